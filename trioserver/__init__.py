@@ -1,0 +1,68 @@
+"""The classic ``socketserver`` framework, rebuilt on Trio's structured concurrency."""
+
+from ._base import BaseServer
+from ._config import Limits, Timeouts
+from ._connection import Connection
+from ._errors import (
+    Draining,
+    IdleTimeout,
+    IncompleteRead,
+    LimitExceeded,
+    PeerGone,
+    RequestEnded,
+    WriteTimeout,
+)
+from ._events import (
+    ListenerSnapshot,
+    Outcome,
+    RequestInfo,
+    RequestRecord,
+    RequestSnapshot,
+    ServerSnapshot,
+    ShutdownReport,
+    Statistics,
+    current_request,
+)
+from ._files import RequestReader, RequestWriter
+from ._handlers import BaseRequestHandler, StreamRequestHandler
+from ._observers import Observer, RequestLogFilter
+from ._program import run
+from ._receiving import IdleBlock
+from ._servers import TCPServer, UnixStreamServer
+from ._transport import Listener, PeerCredentials, Transport
+
+__all__ = [
+    "BaseRequestHandler",
+    "BaseServer",
+    "Connection",
+    "Draining",
+    "IdleBlock",
+    "IdleTimeout",
+    "IncompleteRead",
+    "LimitExceeded",
+    "Limits",
+    "Listener",
+    "ListenerSnapshot",
+    "Observer",
+    "Outcome",
+    "PeerCredentials",
+    "PeerGone",
+    "RequestEnded",
+    "RequestInfo",
+    "RequestLogFilter",
+    "RequestReader",
+    "RequestRecord",
+    "RequestSnapshot",
+    "RequestWriter",
+    "ServerSnapshot",
+    "ShutdownReport",
+    "Statistics",
+    "StreamRequestHandler",
+    "TCPServer",
+    "Timeouts",
+    "Transport",
+    "UnixStreamServer",
+    "WriteTimeout",
+    "current_request",
+    "run",
+]

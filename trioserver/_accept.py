@@ -1,0 +1,218 @@
+"""The accept loop, and what the errors of an accept mean.
+
+They come in three tiers. A connection's own error is counted and forgotten. A
+shortage of descriptors or memory makes the loop pause, longer each time, and
+is told once when it begins and once when it ends; live connections notice
+nothing. Anything else means that the listener is broken, and stops the server.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._address import Address, describe
+from ._observers import error_log, log_safely
+from ._transport import Listener
+
+ACCEPTS_AT_ONCE = 64
+"""Accepts in a row before other tasks have their turn: a burst is taken in at
+once, and a flood does not starve the requests that are being served."""
+
+
+class Door(Protocol):
+    """What an accept loop needs of its run."""
+
+    def is_open(self) -> bool:
+        """Whether clients are still let in."""
+
+    def has_room(self) -> bool:
+        """Whether one more client may be accepted now."""
+
+    async def wait_for_room(self) -> None:
+        """Wait until that is so."""
+
+    def admit(self, listener: Listener) -> bool:
+        """Accept one client and start its task; false when none is waiting."""
+
+    def shed(self, listener: Listener) -> bool:
+        """Accept one client and turn it away; false when none is waiting."""
+
+    def accept_failed(self, address: Address, error: OSError) -> None:
+        """Count an error of an accept."""
+
+
+@enable_ki_protection
+async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor) -> None:
+    """Accept on ``listener`` as long as the door is open and there is room.
+
+    Protected from Ctrl-C, as everything between an accept and its task is; a
+    signal then reaches the main task at its next checkpoint.
+
+    Raises:
+      OSError: of the fatal tier.
+    """
+    shortage: Shortage | None = None
+    while door.is_open():
+        await door.wait_for_room()
+        await listener.wait_acceptable()
+        try:
+            _accept_batch(listener, door)
+        except OSError as error:
+            door.accept_failed(listener.address, error)
+            tier = tier_of(error)
+            if tier is Tier.FATAL:
+                raise
+            if tier is Tier.CAPACITY:
+                shortage = shortage or Shortage(listener.address)
+                if shortage.lasts() and reserve.helps_with(error):
+                    reserve.lend(partial(_shed_all, listener, door))
+                await trio.sleep(shortage.pause(error))
+        else:
+            if shortage is not None:
+                shortage.over()
+                shortage = None
+
+
+def _accept_batch(listener: Listener, door: Door) -> None:
+    for _ in range(ACCEPTS_AT_ONCE):
+        if not (door.is_open() and door.has_room() and door.admit(listener)):
+            return
+
+
+def _shed_all(listener: Listener, door: Door) -> None:
+    for _ in range(ACCEPTS_AT_ONCE):
+        if not door.shed(listener):
+            return
+
+
+class Tier(enum.Enum):
+    """What an error of accept(2) is about."""
+
+    CONNECTION = "one client's own: try the next"
+    CAPACITY = "the program is out of something: wait"
+    FATAL = "the listener itself: stop"
+
+
+_CONNECTION_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        # accept(2): errors already pending on the new connection come out of
+        # the accept, and are to be treated "like EAGAIN by retrying".
+        *("ENETDOWN", "EPROTO", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EHOSTUNREACH"),
+        *("EOPNOTSUPP", "ENETUNREACH", "ECONNABORTED", "ECONNRESET", "ETIMEDOUT"),
+        # A firewall rule forbids this one.
+        "EPERM",
+        # POSIX and Solaris have these in the same role.
+        *("ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT"),
+    )
+    if hasattr(errno, name)
+)
+_DESCRIPTOR_ERRORS = frozenset(
+    getattr(errno, name) for name in ("EMFILE", "ENFILE", "WSAEMFILE") if hasattr(errno, name)
+)
+_CAPACITY_ERRORS = _DESCRIPTOR_ERRORS | frozenset(
+    getattr(errno, name) for name in ("ENOBUFS", "ENOMEM", "WSAENOBUFS") if hasattr(errno, name)
+)
+
+
+def tier_of(error: OSError) -> Tier:
+    """Which tier an error of an accept belongs to."""
+    if error.errno in _CONNECTION_ERRORS:
+        return Tier.CONNECTION
+    if error.errno in _CAPACITY_ERRORS:
+        return Tier.CAPACITY
+    return Tier.FATAL
+
+
+@attrs.define(eq=False)
+class Shortage:
+    """One stretch of capacity errors on one listener: how long to pause, when to shed.
+
+    The pauses grow from 5 ms to 1 s by doubling, as in Go's net/http: a short
+    shortage costs clients nothing to speak of, and a long one costs one try a
+    second. (``socketserver`` tries 400 000 times a second and says nothing.)
+    """
+
+    FIRST_PAUSE = 0.005
+    LONGEST_PAUSE = 1.0
+
+    _address: Address
+    _began: float = attrs.field(factory=trio.current_time)
+    _errors: int = 0
+    _pause: float = 0.0
+    _longest_since: float = math.inf
+
+    def pause(self, error: OSError) -> float:
+        """Seconds to wait after one more error."""
+        if not self._errors:
+            message = "cannot accept on %s, pausing: %s"
+            log_safely(error_log, logging.WARNING, message, describe(self._address), error)
+        self._errors += 1
+        self._pause = min(self._pause * 2 or self.FIRST_PAUSE, self.LONGEST_PAUSE)
+        if self._pause == self.LONGEST_PAUSE and self._longest_since == math.inf:
+            self._longest_since = trio.current_time()
+        return self._pause
+
+    def lasts(self) -> bool:
+        """Whether the pause has stood at its longest for a second."""
+        return trio.current_time() - self._longest_since >= self.LONGEST_PAUSE
+
+    def over(self) -> None:
+        """An accept has worked again."""
+        log_safely(
+            error_log,
+            logging.WARNING,
+            "accepting on %s again, after %d errors in %.3f s",
+            describe(self._address),
+            self._errors,
+            trio.current_time() - self._began,
+        )
+
+
+@attrs.define(eq=False)
+class ReserveDescriptor:
+    """A descriptor kept for the day when there are no others.
+
+    Given back for an instant, it lets queued clients in one by one, to be
+    turned away promptly instead of left hanging. Best effort: another thread
+    can take it in that instant.
+    """
+
+    _descriptor: int | None = None
+
+    def take(self) -> None:
+        """Hold a descriptor, if one is to be had."""
+        if self._descriptor is None:
+            with suppress(OSError):
+                self._descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def give_back(self) -> None:
+        """Hold none."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def helps_with(self, error: OSError) -> bool:
+        """Whether one more free descriptor is what is missing."""
+        return error.errno in _DESCRIPTOR_ERRORS
+
+    def lend(self, use: Callable[[], None]) -> None:
+        """Call ``use`` with one more descriptor free; an `OSError` in it ends it, and no more."""
+        self.give_back()
+        try:
+            with suppress(OSError):
+                use()
+        finally:
+            self.take()

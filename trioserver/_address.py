@@ -1,0 +1,151 @@
+"""Addresses: families, resolving, printing, Unix paths, and whose they are.
+
+Nothing here touches a server's socket; everything but `resolve` is a pure
+function.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import trio
+
+Address: TypeAlias = Any
+"""What the socket module calls an address: ``(host, port)`` for IPv4,
+``(host, port, flowinfo, scope_id)`` for IPv6, a path for Unix sockets
+(``str``, or ``bytes`` for an abstract name; ``""`` for a client without one)."""
+
+_HAS_UNIX = hasattr(socket, "AF_UNIX")
+
+# sun_path holds 108 bytes on Linux and 104 on the BSDs and macOS, and its end
+# is a NUL that must fit (unix(7)).
+LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
+
+
+async def resolve(
+    host: str | None, port: int | str, family: int | None
+) -> list[tuple[socket.AddressFamily, Address]]:
+    """The addresses to listen on for ``host`` and ``port``, IPv4 first.
+
+    Args:
+      host: a name or address; None or ``""`` is every interface.
+      port: a number, 0 for an ephemeral one, or a service name.
+      family: None for every family, or the one to use.
+
+    Raises:
+      OSError: the name does not resolve; the message holds it.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(
+            host or None,
+            port,
+            family=family or socket.AF_UNSPEC,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except socket.gaierror as error:
+        shown = describe((host or "", port))
+        raise socket.gaierror(error.errno, f"{error.strerror}: cannot resolve {shown}") from error
+    # A name can resolve to one address twice (once a protocol, /etc/hosts).
+    unique = dict.fromkeys((entry[0], entry[4]) for entry in found)
+    return sorted(unique, key=lambda entry: entry[0] != socket.AF_INET)
+
+
+def describe(address: Address) -> str:
+    """``address`` as people write it: ``127.0.0.1:80``, ``[::1]:80``, ``unix:/run/x``."""
+    match address:
+        case str() | bytes() | os.PathLike():
+            return f"unix:{_printable(os.fsencode(address))}" if address else "unix:(unnamed)"
+        case (str(host), port, *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            return str(address)
+
+
+def _printable(path: bytes) -> str:
+    if path.startswith(b"\0"):
+        path = b"@" + path[1:]  # as ss(8) and systemd write abstract names
+    return path.decode(errors="backslashreplace")
+
+
+def client_key(address: Address, user_id: int | None) -> object:
+    """What ``Limits.per_client`` counts: one client, as far as an address can tell.
+
+    An IPv6 client commonly owns a /64 network, so that is what counts as one
+    client. A Unix client is its user id, None where the system does not tell.
+    """
+    if not isinstance(address, tuple):
+        return user_id
+    try:
+        ip = ipaddress.ip_address(address[0].partition("%")[0])
+    except ValueError:
+        return address[0]
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    return ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False)
+
+
+def valid_ip_address(address: object) -> str | None:
+    """What is wrong with ``address`` as a place to listen, or None."""
+    if not (isinstance(address, (tuple, list)) and len(address) == 2):
+        return "a pair (host, port) or bound sockets to adopt"
+    host, port = address
+    if not isinstance(host, (str, type(None))):
+        return "a pair (host, port) whose host is a str or None"
+    if isinstance(port, bool) or not isinstance(port, (int, str)):
+        return "a pair (host, port) whose port is an int or a service name"
+    if isinstance(port, int) and not 0 <= port <= 65_535:
+        return "a pair (host, port) whose port is between 0 and 65535"
+    return None
+
+
+def valid_unix_path(path: object) -> str | None:
+    """What is wrong with ``path`` as the name of a Unix socket, or None."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return "a path (str, bytes or os.PathLike) or bound sockets to adopt"
+    raw = os.fsencode(path)
+    if not raw:
+        return "a path that is not empty"
+    if is_abstract(raw):
+        if sys.platform != "linux":
+            return "a path in the file system: abstract names exist on Linux alone"
+        return (
+            None
+            if len(raw) <= LONGEST_UNIX_PATH + 1
+            else f"at most {LONGEST_UNIX_PATH + 1} bytes long"
+        )
+    if b"\0" in raw:
+        return "a path without NUL bytes"
+    if len(raw) > LONGEST_UNIX_PATH:
+        return (
+            f"a path of at most {LONGEST_UNIX_PATH} bytes, the most a socket address holds"
+            f" (this one has {len(raw)}; a relative path may fit)"
+        )
+    return None
+
+
+def is_abstract(path: str | bytes | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a name in Linux's abstract namespace, without a file."""
+    return os.fsencode(path).startswith(b"\0")
+
+
+def adopted_sockets(address: object) -> tuple[socket.socket, ...]:
+    """The sockets that a configured address hands over, none if it is an address."""
+    if isinstance(address, socket.socket):
+        return (address,)
+    if isinstance(address, Sequence) and not isinstance(address, (str, bytes)):
+        sockets = tuple(item for item in address if isinstance(item, socket.socket))
+        return sockets if len(sockets) == len(address) else ()
+    return ()
+
+
+def with_address(error: OSError, doing: str, address: Address) -> OSError:
+    """The same error, of the same class, saying which address it is about."""
+    reason = error.strerror or str(error)
+    return OSError(error.errno or errno.EIO, f"{reason}: cannot {doing} {describe(address)}")

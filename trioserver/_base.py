@@ -1,0 +1,448 @@
+"""`BaseServer`: the fields, the hooks, and the methods for the caller.
+
+A server is configuration and policy. All that changes while it serves is in its
+`Run`, from bind to close; copies and pickles never have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import attrs
+import trio
+
+from ._config import Limits, Timeouts, a, reject, seconds
+from ._errors import leaves, lone_errors
+from ._events import RequestInfo, ServerSnapshot, ShutdownReport, Statistics
+from ._fields import with_fields
+from ._handlers import Handler, check_handler
+from ._hooks import DefaultHooks
+from ._observers import EVENTS, error_log, log_safely
+from ._run import Run
+from ._transport import SocketListener
+
+
+def _valid_handler(_server: object, _field: attrs.Attribute[Any], value: object) -> None:
+    check_handler(value)
+
+
+def _valid_observers(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    expected = "a sequence of observers, each with at least one of " + ", ".join(EVENTS)
+    if not isinstance(value, tuple):
+        reject(TypeError, server, field, expected, value)
+    for observer in value:
+        if isinstance(observer, type) or not any(hasattr(observer, event) for event in EVENTS):
+            reject(TypeError, server, field, expected, observer)
+
+
+def _valid_options(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    expected = "a sequence of (level, name, value), two ints and an int or bytes"
+    if not isinstance(value, tuple):
+        reject(TypeError, server, field, expected, value)
+    for option in value:
+        match option:
+            case (int(), int(), int() | bytes()):
+                pass
+            case _:
+                reject(TypeError, server, field, expected, option)
+
+
+def _as_tuple(value: Any) -> Any:
+    """A tuple of what is iterable; validators refuse the rest by the field's name."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return tuple(value)
+    return value
+
+
+def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(server, BaseServer):
+        server._check_address(field, value)
+
+
+@with_fields
+class BaseServer(DefaultHooks):
+    """What all servers are; derive from one of the socket servers instead.
+
+    Building one does no I/O. Fields can be assigned until the server is bound.
+    What may wait is ``async def``; what only tells, asks or decides at once is
+    plain, and so never a checkpoint.
+
+    Args:
+      server_address: where to listen, or bound sockets to adopt.
+      RequestHandlerClass: a handler class, an async function, or any callable
+        that is called with ``(request, client_address, server)`` and returns
+        an awaitable.
+      timeout: seconds that `handle_request` waits for a request; nothing else.
+      timeouts: how long the server waits, for its clients and for itself.
+      limits: how much it takes on at once.
+      propagate_errors: have a handler's error stop the server, as plain Trio
+        does, instead of going to `handle_error`.
+      observers: objects that are told of every event; see `Observer`.
+      socket_options: ``(level, name, value)``, set before bind.
+
+    Raises:
+      TypeError: a field has a value of the wrong type; it is named.
+      ValueError: a field has a wrong value; it is named.
+    """
+
+    _server_address: Any = attrs.field(
+        alias="server_address", kw_only=False, validator=_valid_address
+    )
+    RequestHandlerClass: Handler = attrs.field(kw_only=False, validator=_valid_handler)
+    timeout: float | None = attrs.field(default=None, validator=seconds(zero=True, optional=True))
+    timeouts: Timeouts = attrs.field(
+        factory=Timeouts, validator=a(Timeouts, "a trioserver.Timeouts")
+    )
+    limits: Limits = attrs.field(factory=Limits, validator=a(Limits, "a trioserver.Limits"))
+    propagate_errors: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    observers: Sequence[object] = attrs.field(
+        default=(), converter=_as_tuple, validator=_valid_observers
+    )
+    socket_options: Sequence[tuple[int, int, int | bytes]] = attrs.field(
+        default=(), converter=_as_tuple, validator=_valid_options
+    )
+
+    @property
+    def server_address(self) -> Any:
+        """The configured address; while bound, the first listener's."""
+        if self._run is not None and self._run.listeners:
+            return self._run.listeners[0].address
+        return self._server_address
+
+    @server_address.setter
+    def server_address(self, address: Any) -> None:
+        self._server_address = address
+
+    def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
+        """Refuse a wrong address, naming ``field``."""
+
+    # Binding and closing -------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise RuntimeError(f"this {type(self).__name__} is bound already: one run at a time")
+        self._report = None
+        run = self._run = Run(self, self._overrides)
+        try:
+            run.listeners = list(await self.server_bind())
+            if not run.listeners:
+                raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
+            await self.server_activate()
+        except BaseException:
+            self._drop(run)
+            self._report = None
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        run = self._run
+        if run is None:
+            return
+        try:
+            await self._end(run, by_force=error is not None)
+        finally:
+            try:
+                await self._close_within_bounds()
+            finally:
+                self._drop(run)
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} needs `async with`, not `with`")
+
+        def __exit__(self, *exception: object) -> None:
+            """Never reached; without it Python's own error would come first."""
+
+    async def server_close(self) -> None:
+        """End a run in progress as leaving the block does, and close.
+
+        To override: called once a run, last, shielded for at most
+        ``timeouts.cleanup`` seconds.
+
+        Raises:
+          RuntimeError: called by a request of this server, which would wait for itself.
+        """
+        run = self._run
+        if run is not None:
+            await self._end(run)
+            self._drop(run)
+
+    async def _end(self, run: Run, *, by_force: bool = False) -> None:
+        """Wait for a run in progress in another task: drain it, or cut it."""
+        if not run.serving:
+            return
+        self._refuse_own_requests(run, "close")
+        try:
+            if not by_force:
+                run.shutdown(self.timeouts.shutdown)
+                await run.stopped.wait()
+        finally:
+            if run.serving:
+                run.cancel("the server is being closed")
+                with trio.move_on_after(self.timeouts.cleanup, shield=True):
+                    await run.stopped.wait()
+
+    async def _close_within_bounds(self) -> None:
+        limit = self.timeouts.cleanup
+        with trio.move_on_after(limit, shield=True) as patience:
+            await self.server_close()
+        if patience.cancelled_caught:
+            message = "%s.server_close did not end within %g s (cleanup)"
+            log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)
+
+    def _drop(self, run: Run) -> None:
+        self._report = run.close()
+        if self._run is run:
+            self._run = None
+        run.ended.set()
+
+    # For the caller ------------------------------------------------------------
+
+    async def serve_forever(
+        self,
+        poll_interval: float = 0.5,
+        *,
+        task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED,
+    ) -> ShutdownReport:
+        """Serve until `shutdown` is called, or until cancelled.
+
+        Outside of ``async with server:`` it binds first and closes last.
+
+        Args:
+          poll_interval: seconds between two calls of `service_actions`.
+          task_status: for ``nursery.start``, which returns the server once it
+            listens. Until then every error is raised there, bare.
+
+        Returns:
+          Who was drained, cancelled or turned away. When it returns, nothing
+          that the server made is left.
+
+        Raises:
+          OSError: it cannot listen; the address is in the message.
+          RuntimeError: it is serving already.
+          BaseException: what ended the server (a broken listener, ``SystemExit``
+            from a handler, ...), without a group around it if it is alone.
+
+        Cancelled, it cancels every request with that reason, waits for them at
+        most ``timeouts.cleanup`` seconds in silence, then names those that do
+        not end, and still waits: nothing outlives the server.
+        """
+        if not poll_interval > 0:
+            raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
+        with lone_errors():
+            if self._run is None:
+                async with self:
+                    return await self._serve(poll_interval, task_status)
+            run = self._run
+            try:
+                return await self._serve(poll_interval, task_status)
+            finally:
+                run.ended.set()
+
+    async def _serve(
+        self, poll_interval: float, task_status: trio.TaskStatus[Self]
+    ) -> ShutdownReport:
+        run = self._idle_run()
+        if self._ends_at_once is not None:
+            run.begin_drain(self._ends_at_once)
+            self._ends_at_once = None
+        return await run.serve(poll_interval, lambda: task_status.started(self))
+
+    @asynccontextmanager
+    async def serving(self, grace: float | None = None) -> AsyncIterator[Self]:
+        """Serve in the background of a block; drain at its end.
+
+        Args:
+          grace: seconds for the drain; None is ``timeouts.shutdown``.
+
+        When the block raises or is cancelled, the server is cancelled, and that
+        exception leaves, bare. When the server fails, the block is cancelled,
+        and the failure is raised.
+        """
+        left_by: BaseException | None = None
+        try:
+            with lone_errors():
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self.serve_forever)
+                    try:
+                        yield self
+                    except BaseException as error:
+                        left_by = error
+                        if self._run is not None:
+                            self._run.cancel("the block of serving() was left with an error")
+                        raise
+                    self.shutdown(grace)
+        except BaseException as error:
+            # A cancelled block says nothing of its own: the failure that
+            # cancelled it does.
+            if left_by is None or error is left_by or _was_cancelled(left_by):
+                raise
+            failure: BaseException | None = left_by
+        else:
+            failure = None
+        finally:
+            del left_by
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+
+    async def handle_request(self) -> None:
+        """Handle one request, completely: when this returns, it is closed.
+
+        After ``timeout`` seconds without a request it calls `handle_timeout`.
+        After `shutdown` it returns at once, without one. Cancelled, either
+        nothing was accepted, or the request was closed.
+
+        Raises:
+          RuntimeError: outside of ``async with server:``, while the server is
+            serving already, or after it was shut down.
+        """
+        run = self._idle_run()
+        seconds = math.inf if self.timeout is None else self.timeout
+        with lone_errors():
+            served = await run.handle_one(seconds)
+        if not served and not run.drain.began:
+            await self.handle_timeout()
+
+    def shutdown(self, grace: float | None = None) -> None:
+        """Begin the drain, and return at once.
+
+        From any task, handler or thread (but not from a bare signal handler:
+        see `trioserver.run`). Called twice, the earlier deadline holds. Before
+        the first run, the next `serve_forever` reports ready and ends at once;
+        after a run has ended it does nothing.
+
+        Args:
+          grace: seconds that requests in flight have to end by themselves,
+            before they are cancelled; None is ``timeouts.shutdown``.
+        """
+        patience = self.timeouts.shutdown if grace is None else _valid_grace(grace)
+        if self._run is None and self._report is None:
+            self._ends_at_once = patience
+        # Only now: another thread may have bound it in between.
+        run = self._run
+        if run is not None:
+            run.shutdown(patience)
+
+    async def wait_closed(self) -> ShutdownReport:
+        """Wait for the end of the run, or return the report of the last one.
+
+        Raises:
+          RuntimeError: there was no run; or called by a request of this server,
+            which would wait for itself.
+        """
+        run = self._run
+        if run is not None:
+            self._refuse_own_requests(run, "wait for")
+            await run.ended.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._report is None and run is not None:
+            self._report = run.report
+        if self._report is None:
+            raise RuntimeError(f"this {type(self).__name__} has not been run")
+        return self._report
+
+    def cancel_request(self, request_id: int, reason: str) -> bool:
+        """Cancel one request, with a reason for its record; false if there is none of that id."""
+        return self._run is not None and self._run.cancel_request(request_id, reason)
+
+    def fileno(self) -> int:
+        """The file descriptor of the first listening socket.
+
+        Raises:
+          RuntimeError: the server is not bound, or not to a socket.
+        """
+        sock = self.socket
+        if sock is None:
+            raise RuntimeError(f"this {type(self).__name__} is not bound to a socket")
+        return sock.fileno()
+
+    @property
+    def socket(self) -> KernelSocket | None:
+        """The first listening socket, for its options; None while unbound."""
+        return next(iter(self.sockets), None)
+
+    @property
+    def sockets(self) -> tuple[KernelSocket, ...]:
+        """All listening sockets, IPv4 first; none while unbound."""
+        listeners = [] if self._run is None else self._run.listeners
+        return tuple(one.socket for one in listeners if isinstance(one, SocketListener))
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server has stopped accepting and waits for its requests."""
+        return self._run is not None and self._run.drain.began
+
+    @property
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """The requests that hold a slot now, oldest first."""
+        active = {} if self._run is None else self._run.ledger.active
+        return tuple(request.info for request in active.values())
+
+    def statistics(self) -> Statistics:
+        """The counts of the run; of the last one while unbound."""
+        if self._run is not None:
+            return self._run.statistics()
+        return Statistics() if self._report is None else self._report.statistics
+
+    def snapshot(self) -> ServerSnapshot:
+        """The server and everything under it at this instant."""
+        if self._run is not None:
+            return self._run.snapshot()
+        return ServerSnapshot(
+            name=type(self).__name__,
+            state="unbound",
+            uptime=0.0,
+            listeners=(),
+            requests=(),
+            statistics=self.statistics(),
+        )
+
+    # Inside ----------------------------------------------------------------------
+
+    def _overrides(self, hook: str) -> bool:
+        """Whether a hook is somebody's own, so that it has to be called."""
+        return getattr(getattr(self, hook), "__func__", None) is not vars(DefaultHooks)[hook]
+
+    def _idle_run(self) -> Run:
+        """The run, if it can be served."""
+        run = self._bound_run()
+        if run.serving:
+            raise RuntimeError(f"this {type(self).__name__} is serving already")
+        if run.drain.began:
+            raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
+        return run
+
+    def _refuse_own_requests(self, run: Run, verb: str) -> None:
+        if run.owns_current_task():
+            raise RuntimeError(
+                f"a request cannot {verb} the server that serves it: it would wait for itself;"
+                " shutdown() does not wait"
+            )
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
+
+
+def _valid_grace(grace: object) -> float:
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)):
+        raise TypeError(f"grace must be a number of seconds or None, not {grace!r}")
+    if not grace >= 0:
+        raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
+    return grace

@@ -1,0 +1,170 @@
+"""Configuration values: `Timeouts` and `Limits`, and the validators of all fields.
+
+A validator's message names the field, what was expected and what was given, so
+that it can be acted on without opening the code. Wrong types are `TypeError`,
+wrong values `ValueError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    # Names for people's type checkers only; nothing is imported when this runs.
+    from ._connection import Connection
+
+Validator: TypeAlias = "Callable[[Any, attrs.Attribute[Any], Any], None]"
+WhenFull: TypeAlias = "Literal['wait', 'refuse'] | Callable[[Connection], Awaitable[object]]"
+
+LARGEST_PORTION = 65_536
+"""Bytes taken from the kernel at once. Larger reads make malloc map and unmap
+memory every time, which halved throughput where it was measured."""
+
+
+def reject(
+    kind: type[Exception],
+    instance: object,
+    field: attrs.Attribute[Any],
+    expected: str,
+    value: object,
+) -> NoReturn:
+    """Raise ``kind`` with a message that names the field."""
+    owner = "" if instance is None else f"{type(instance).__name__}."
+    raise kind(f"{owner}{field.alias} must be {expected}, not {value!r}")
+
+
+def seconds(*, zero: bool = False, optional: bool = False) -> Validator:
+    """A validator for durations in seconds; ``math.inf`` means no limit."""
+    expected = "a number of seconds " + ("of at least 0" if zero else "greater than 0")
+    expected += " or None" if optional else " (math.inf for no limit)"
+
+    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            reject(TypeError, instance, field, expected, value)
+        if math.isnan(value) or value < 0 or (value == 0 and not zero):
+            reject(ValueError, instance, field, expected, value)
+
+    return check
+
+
+def count(minimum: int, *, unit: str = "", optional: bool = False) -> Validator:
+    """A validator for whole numbers of at least ``minimum``."""
+    expected = f"a whole number {unit}of at least {minimum}" + (" or None" if optional else "")
+
+    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+        if optional and value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int):
+            reject(TypeError, instance, field, expected, value)
+        if value < minimum:
+            reject(ValueError, instance, field, expected, value)
+
+    return check
+
+
+def a(kind: type, expected: str) -> Validator:
+    """A validator for instances of ``kind``."""
+
+    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, kind):
+            reject(TypeError, instance, field, expected, value)
+
+    return check
+
+
+def is_async_callable(value: object) -> bool:
+    """Whether calling ``value`` gives a coroutine, as far as can be told without calling it.
+
+    A decorator that hides an ``async def`` behind a plain wrapper is seen
+    through where it used `functools.wraps`.
+    """
+    while isinstance(value, functools.partial):
+        value = value.func
+    if not callable(value):
+        return False
+    if not inspect.isroutine(value):
+        value = type(value).__call__  # an object that is called like a function
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value))
+
+
+def _valid_when_full(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+    expected = "'wait', 'refuse' or an async function of one connection"
+    if isinstance(value, str):
+        if value not in {"wait", "refuse"}:
+            reject(ValueError, instance, field, expected, value)
+    elif not is_async_callable(value):
+        reject(TypeError, instance, field, expected, value)
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """How long a server waits for its clients and for itself, in seconds.
+
+    Every wait on a client has a bound by default; ``math.inf`` takes one away.
+    All of them run on the Trio clock, so a step of the system's clock changes
+    nothing.
+
+    Args:
+      handshake: from accept until ``verify_request`` has decided. Longer than
+        one 3 s TCP retransmission.
+      idle: without a byte from the peer while a read waits, the first byte
+        included. Nothing else counts: neither what we send nor what the
+        handler does between two reads.
+      line: from the first byte of a line or delimited read to its end, so that
+        a byte now and then does not keep a slot for ever.
+      write: without the peer taking a byte while a send waits. A slow reader
+        that makes progress is not ended by it. It also bounds the time that a
+        ``when_full`` function has for one client.
+      request: from accept to close, whatever happens. Nobody is bounded by
+        default: long-lived quiet protocols are legitimate.
+      linger: after the last reply, for input that the handler left unread, so
+        that the reply is not lost to a reset. 0 closes at once.
+      shutdown: the grace of a drain. Below the 30 s that service managers
+        commonly allow between their two signals.
+      cleanup: for what still runs after it was cancelled; also bounds
+        ``handle_error``, ``server_close``, and ``finish`` after a cancellation.
+    """
+
+    handshake: float = attrs.field(default=10, validator=seconds())
+    idle: float = attrs.field(default=300, validator=seconds())
+    line: float = attrs.field(default=60, validator=seconds())
+    write: float = attrs.field(default=30, validator=seconds())
+    request: float = attrs.field(default=math.inf, validator=seconds())
+    linger: float = attrs.field(default=2, validator=seconds(zero=True))
+    shutdown: float = attrs.field(default=15, validator=seconds(zero=True))
+    cleanup: float = attrs.field(default=5, validator=seconds(zero=True))
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much a server takes on at once.
+
+    Args:
+      requests: requests at once, exactly: the slot is taken before the accept.
+        ``Limits(requests=1)`` is the classic synchronous server.
+      when_full: ``"wait"`` leaves further clients in the kernel's queue, where
+        they notice nothing but the delay; ``"refuse"`` accepts and resets
+        them, so that they can go elsewhere; an async function of one
+        connection is given one such client at a time, to say why, for at most
+        ``Timeouts.write`` seconds.
+      per_client: connections of one client at once (IPv6 by its /64 network,
+        Unix sockets by user id); more are always refused. None: no such limit.
+      line: bytes of one line or delimited read, its end included.
+      read: bytes of one read without a size.
+      linger: bytes of unread input that are discarded after the last reply.
+    """
+
+    requests: int = attrs.field(default=1024, validator=count(1))
+    when_full: WhenFull = attrs.field(default="wait", validator=_valid_when_full)
+    per_client: int | None = attrs.field(default=None, validator=count(1, optional=True))
+    line: int = attrs.field(default=65_536, validator=count(1, unit="of bytes "))
+    read: int = attrs.field(default=16 * 1024 * 1024, validator=count(1, unit="of bytes "))
+    linger: int = attrs.field(default=1024 * 1024, validator=count(0, unit="of bytes "))

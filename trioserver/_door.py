@@ -1,0 +1,228 @@
+"""The door of a run: who is let in, who is refused, and who waits.
+
+The accept loops ask it whether there is room, and it turns what they find into
+requests. During a drain it is the waiting room, too: clients whom the kernel
+had accepted already, started as slots fall free.
+
+From the accept until the request's task owns the connection nothing here waits,
+and whatever ``get_request`` does in between, the connection is either handed
+on or closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from ._address import Address, client_key
+from ._config import Limits
+from ._connection import Connection
+from ._events import RequestInfo
+from ._ledger import Ledger
+from ._listeners import LARGEST_BACKLOG
+from ._observers import error_log, log_safely
+from ._receiving import Drain
+from ._request import Hooks, Keeper, Request
+from ._slots import Slots
+from ._transport import Listener
+
+
+class DoorHooks(Hooks, Protocol):
+    """What a door needs of its server."""
+
+    limits: Limits
+
+    def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
+
+
+@attrs.define(eq=False)
+class Door:
+    """Lets clients in, as long as there is room.
+
+    Attributes:
+      waiting: clients accepted by the drain and not yet started.
+      accepts_left: how many more may become requests.
+    """
+
+    _server: DoorHooks
+    _keeper: Keeper
+    _ledger: Ledger
+    _drain: Drain
+    _verifies: bool
+    _spawn: Callable[[Request], None]
+    waiting: deque[Request] = attrs.field(factory=deque)
+    accepts_left: float = math.inf
+    _slots: Slots = attrs.field(init=False)
+    _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _fresh: Connection | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._slots = Slots(self._server.limits)
+
+    # For the accept loops ----------------------------------------------------
+
+    def is_open(self) -> bool:
+        """Whether clients are still let in."""
+        return not self._drain.began and self.accepts_left > 0
+
+    def has_room(self) -> bool:
+        """Whether one more client may be accepted now, be it to turn it away."""
+        return self._slots.has_room()
+
+    async def wait_for_room(self) -> None:
+        """Wait until that is so."""
+        await self._slots.wait_for_room()
+
+    def admit(self, listener: Listener) -> bool:
+        """Accept one client and start its task; false when none is there."""
+        somebody, request = self._next_request(listener)
+        if request is not None:
+            self._let_in(request)
+        return somebody
+
+    def shed(self, listener: Listener) -> bool:
+        """Accept one client and turn it away; false when none is there."""
+        somebody, request = self._next_request(listener)
+        if request is not None:
+            self._refuse(request, "out of descriptors")
+        return somebody
+
+    def accept_failed(self, address: Address, error: OSError) -> None:
+        """An accept on ``address`` met ``error``."""
+        self._ledger.accept_failed(address, error)
+
+    # From the accept to the task ----------------------------------------------
+
+    def accept(self, listener: Listener) -> Connection | None:
+        """Accept a client now, for ``get_request``; None when none is there."""
+        accepted = listener.accept_now()
+        if accepted is None:
+            return None
+        transport, client_address = accepted
+        info = RequestInfo(
+            id=next(self._ids),
+            client_address=client_address,
+            server_address=listener.address,
+            started=trio.current_time(),
+            started_at=time.time(),
+        )
+        self._fresh = Connection(
+            transport,
+            info,
+            timeouts=self._server.timeouts,
+            limits=self._server.limits,
+            drain=self._drain,
+        )
+        return self._fresh
+
+    def _next_request(self, listener: Listener) -> tuple[bool, Request | None]:
+        """Whether a client was there; and its request, unless ``get_request`` dropped it."""
+        self._fresh = None
+        try:
+            answer = self._server.get_request(listener)
+            if answer is None and self._fresh is None:
+                return False, None
+            request = self._request_of(answer)
+        except BaseException as error:
+            if self._fresh is None:
+                raise
+            self._fresh.reset()
+            if not isinstance(error, OSError):
+                raise
+            # The accept itself worked: this is about the client, not the listener.
+            self.accept_failed(listener.address, error)
+            return True, None
+        finally:
+            self._fresh = None
+        return True, request
+
+    def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
+        connection = self._fresh
+        if connection is None:
+            raise TypeError(
+                "get_request must return what super().get_request(listener) accepted, or None"
+            )
+        if answer is None:
+            connection.reset()
+            self._ledger.refused(connection.client_address, "get_request")
+            return None
+        handed, client_address = answer
+        request = Request(
+            connection, handed, client_address, self._server, self._keeper, self._verifies
+        )
+        if self._slots.counts_clients():
+            request.counted_as = client_key(client_address, connection.user_id())
+        return request
+
+    def _let_in(self, request: Request) -> None:
+        when_full = self._server.limits.when_full
+        if self._slots.is_full_for(request.counted_as):
+            self._refuse(request, "too many of this client (per_client)")
+        elif self._slots.free:
+            self._start(request)
+        elif callable(when_full):
+            self._slots.turning_away = True
+            request.turn_away = when_full
+            self._spawn(request)
+        else:
+            self._refuse(request, "the server is full (requests)")
+
+    def _start(self, request: Request) -> None:
+        self._slots.take(request.counted_as)
+        self.accepts_left -= 1
+        self._spawn(request)
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        request.connection.reset()
+        self._ledger.refused(request.client_address, reason)
+
+    def leave(self, request: Request) -> None:
+        """A request's outcome is decided: its place is free."""
+        if request.turn_away is None:
+            self._slots.give_back(request.counted_as)
+        else:
+            self._slots.turned_away()
+        self.start_waiting()
+
+    # The waiting room -----------------------------------------------------------
+
+    def take_in_queue(self, listener: Listener) -> None:
+        """Accept what the kernel has completed, as far as the waiting room goes; reset the rest."""
+        try:
+            for _ in range(LARGEST_BACKLOG):
+                somebody, request = self._next_request(listener)
+                if not somebody:
+                    return
+                if request is not None:
+                    self.waiting.append(request)
+                if len(self.waiting) > self._server.limits.requests:
+                    self._leave_unserved(self.waiting.pop())
+        except Exception as error:  # noqa: BLE001  (whoever began the drain is not to blame)
+            message = "could not accept the clients that were waiting when the drain began"
+            log_safely(error_log, logging.ERROR, message, exc_info=error)
+
+    def start_waiting(self) -> None:
+        """Start the requests in the waiting room, as far as there are slots."""
+        while self.waiting and self._slots.free:
+            request = self.waiting.popleft()
+            if self._slots.is_full_for(request.counted_as):
+                self._leave_unserved(request)
+            else:
+                self._start(request)
+
+    def empty_waiting_room(self) -> None:
+        """Turn away whoever is still waiting."""
+        while self.waiting:
+            self._leave_unserved(self.waiting.popleft())
+
+    def _leave_unserved(self, request: Request) -> None:
+        request.connection.reset()
+        self._ledger.unaccepted(request.client_address)

@@ -1,0 +1,187 @@
+"""How a server class comes to its fields: attrs, without users having to say so.
+
+Two classic idioms go on working. ``request_queue_size = 100`` in a class body,
+or in a plain mix-in, overrides a default; and a subclass may have an
+``__init__`` of its own. So every subclass is made an attrs class when it is
+made, values that bear a field's name become its default and are validated at
+once, and ``__init__`` is an ordinary method that calls the generated one.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
+
+import attrs
+
+from ._config import is_async_callable
+from ._events import ShutdownReport
+from ._run import Run
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(attrs.field,))
+class Configured:
+    """The field-less root of all servers.
+
+    It is apart from `BaseServer` because `dataclass_transform` hides the fields
+    of the class that carries it from type checkers.
+    """
+
+    # What is not configuration: the run, while there is one, and what outlives
+    # it. Annotated here, where they do not become fields.
+    _run: Run | None = None
+    _report: ShutdownReport | None = None
+    _ends_at_once: float | None = None
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # The library's own classes say `@with_fields`, because mypy's
+        # attrs.evolve does not know dataclass_transform.
+        if not _is_ours(cls):
+            _check_colours(cls)
+            with_fields(cls)
+
+    if not TYPE_CHECKING:  # checkers take the signature from the fields
+
+        def __init__(self, *arguments: Any, **fields: Any) -> None:
+            if "bind_and_activate" in fields or len(arguments) > 2:
+                raise TypeError(
+                    f"{type(self).__name__} takes two positional arguments, server_address and"
+                    " RequestHandlerClass. There is no bind_and_activate: building a server binds"
+                    " nothing, `async with server:` does"
+                )
+            self.__attrs_init__(*arguments, **fields)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        field = _fields_of(type(self)).get(name)
+        if field is not None:
+            if self._run is not None:
+                raise RuntimeError(
+                    f"{field.alias} cannot be assigned while the server is bound:"
+                    " close it first, or evolve() a copy"
+                )
+            value = _valid(self, field, value)
+        object.__setattr__(self, name, value)
+
+    def _bound_run(self) -> Run:
+        """The run, of a server that is bound."""
+        if self._run is None:
+            raise RuntimeError(f"this {type(self).__name__} is not bound: use `async with server:`")
+        return self._run
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        for name in ("_run", "_report", "_ends_at_once"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{field.alias}={getattr(self, field.name)!r}"
+            for field in _fields_of(type(self)).values()
+        )
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+    def evolve(self, **changes: Any) -> Self:
+        """An unbound copy with other values for some fields; attributes of your own come along.
+
+        Raises:
+          TypeError: there is no such field; or as building one does.
+          ValueError: as building one does.
+        """
+        names = {
+            field.alias: field.name for field in _fields_of(type(self)).values() if field.alias
+        }
+        unknown = ", ".join(sorted(changes.keys() - names.keys()))
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no field {unknown}; it has {', '.join(sorted(names))}"
+            )
+        twin = copy.copy(self)
+        for alias, value in changes.items():
+            setattr(twin, names[alias], value)
+        return twin
+
+
+def _with_overrides(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """The fields of ``cls``, with what its class bodies say as their defaults."""
+    return [_overridden(cls, _like_inherited(cls, field)) for field in fields]
+
+
+with_fields = attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+    field_transformer=_with_overrides,
+)
+"""Make a server class an attrs class."""
+
+
+def _like_inherited(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    """A field that only restates an inherited one keeps all but the default from it."""
+    if getattr(field, "inherited", False) or field.validator is not None:
+        return field
+    for base in cls.__mro__[1:]:
+        known = _fields_of(base) if attrs.has(base) else {}
+        if field.name in known:
+            if field.default is not attrs.NOTHING:
+                _valid(None, known[field.name], field.default)
+            return known[field.name].evolve(default=field.default, type=field.type)
+    return field
+
+
+def _overridden(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    """The field, with the value that a class body before its definition gives its name."""
+    for base in cls.__mro__:
+        if field.name in inspect.get_annotations(base):
+            return field
+        if field.name in vars(base):
+            value = vars(base)[field.name]
+            _valid(None, field, value)
+            return field.evolve(default=value)
+    return field
+
+
+def _valid(instance: object, field: attrs.Attribute[Any], value: Any) -> Any:
+    """``value`` as the field holds it, or the validator's exception."""
+    if callable(field.converter):
+        value = field.converter(value)
+    if field.validator is not None:
+        field.validator(instance, field, value)
+    return value
+
+
+def _check_colours(cls: type) -> None:
+    """Refuse a method that is plain where the library awaits it, or the other way round."""
+    for base in filter(_is_ours, cls.__mro__):
+        for name, original in vars(base).items():
+            mine = getattr(cls, name)
+            if name.startswith("_") or not inspect.isfunction(original) or mine is original:
+                continue
+            if is_async_callable(original) and not is_async_callable(mine):
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be an `async def`, as in {base.__name__}:"
+                    " what may wait is async"
+                )
+            if is_async_callable(mine) and not is_async_callable(original):
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be a plain `def`, as in {base.__name__}:"
+                    " it must decide at once"
+                )
+
+
+def _fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    return attrs.fields_dict(cast("type[attrs.AttrsInstance]", cls))
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == _LIBRARY

@@ -1,0 +1,314 @@
+"""``rfile`` and ``wfile``: a connection, read and written like a file.
+
+The rules this file keeps:
+
+* What a read returns depends on the bytes alone, never on how they were cut
+  into segments on their way.
+* A read takes its bytes when it has all of them: one that is cancelled, times
+  out or hits a limit has taken nothing.
+* Every operation is a cancellation point. One that reaches the socket is a
+  schedule point, and so is every 16th that does not.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import AsyncIterator, Iterable
+
+import trio
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from ._config import LARGEST_PORTION
+from ._connection import Connection
+from ._errors import Draining, IncompleteRead, LimitExceeded
+from ._transport import Data
+
+# A handler that finds a megabyte of lines in its buffer must not keep the other
+# tasks waiting for all of them; a schedule point at each would cost more than
+# the line.
+_BUFFERED_OPERATIONS = 16
+
+
+class _File:
+    """What both files share."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._turns = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was closed by this side."""
+        return self._connection.state == "closed"
+
+    def fileno(self) -> int:
+        """The connection's file descriptor; -1 once closed, and where there is none."""
+        return self._connection.fileno()
+
+    async def _turn(self) -> None:
+        """The cancellation point of an operation on a buffer."""
+        self._turns += 1
+        if self._turns < _BUFFERED_OPERATIONS:
+            await checkpoint_if_cancelled()
+        else:
+            self._turns = 0
+            await checkpoint()
+
+
+class RequestReader(_File):
+    """What a handler reads from: ``self.rfile``.
+
+    Reads with an explicit size mean what `io.BufferedIOBase` says. Without one,
+    ``Limits.line`` and ``Limits.read`` apply; a read that exceeds them raises
+    `LimitExceeded`, and the bytes stay in the buffer. Every read can also raise
+    what `Connection.receive_some` does. A line or delimited read that is not
+    complete ``Timeouts.line`` seconds after its first byte raises `IdleTimeout`.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._receiver = connection._receiver
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def writable(self) -> bool:
+        """False."""
+        return False
+
+    def at_eof(self) -> bool:
+        """Whether the peer has ended its input and all of it was read."""
+        return self._receiver.at_eof and not self._receiver.buffer
+
+    async def more(self) -> bool:
+        """Wait between two requests for the next one to begin.
+
+        Returns:
+          True when a byte of it is there; False at the end of input, or when
+          the server drains.
+        """
+        await self._turn()
+        self._receiver.check()
+        if self._receiver.buffer:
+            return True
+        try:
+            return await self._receiver.fill(between_requests=True)
+        except Draining:
+            return False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The next line; the loop ends when the peer's input does, or when the server drains."""
+        if not await self.more():
+            raise StopAsyncIteration
+        return await self.readline()
+
+    async def read(self, size: int | None = -1) -> bytes:
+        """Read ``size`` bytes, fewer only at the end of input.
+
+        Without a size, read to the end of input, at most ``Limits.read``.
+        """
+        if size is None or size < 0:
+            return await self._read_all()
+        await self._fill_to(size)
+        return self._receiver.take(size)
+
+    async def read1(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes (64 KiB without one) with at most one receive.
+
+        Returns ``b""`` only at the end of input, or for a ``size`` of 0.
+        """
+        if size < 0:
+            size = LARGEST_PORTION
+        await self._fill_to(min(size, 1))
+        return self._receiver.take(size)
+
+    async def readinto(self, target: bytearray | memoryview) -> int:
+        """Read into ``target`` until it is full or the input ends; how many bytes that was."""
+        return _copy(await self.read(memoryview(target).nbytes), target)
+
+    async def readinto1(self, target: bytearray | memoryview) -> int:
+        """Read into ``target`` with at most one receive; how many bytes that was."""
+        return _copy(await self.read1(memoryview(target).nbytes), target)
+
+    async def readexactly(self, size: int) -> bytes:
+        """Read exactly ``size`` bytes.
+
+        Raises:
+          IncompleteRead: the input ended before; it has what there was.
+        """
+        if size < 0:
+            raise ValueError(f"size must not be negative, but is {size}")
+        data = await self.read(size)
+        if len(data) < size:
+            raise IncompleteRead(
+                f"the input ended after {len(data)} of {size} bytes",
+                partial=data,
+                info=self._connection.info,
+            )
+        return data
+
+    async def readline(self, size: int | None = -1) -> bytes:
+        r"""Read one line with its ``b"\n"``, which only the last line of the input may lack.
+
+        With a size, at most that many bytes of it; without one, a line longer
+        than ``Limits.line`` raises `LimitExceeded`. At the end of input,
+        ``b""``.
+        """
+        if size is not None and size >= 0:
+            end = await self._find(b"\n", within=size, enough=size)
+            return self._receiver.take(size if end is None else end)
+        limit = self._connection.limits.line
+        end = await self._find(b"\n", within=limit, enough=limit + 1)
+        if end is None and len(self._receiver.buffer) > limit:
+            raise self._exceeded("a line", limit, "line")
+        return self._receiver.take(limit if end is None else end)
+
+    async def readuntil(self, delimiter: bytes, *, limit: int | None = None) -> bytes:
+        """Read up to and including ``delimiter``.
+
+        Args:
+          delimiter: at least one byte.
+          limit: bytes that the result may have; ``Limits.line`` without one.
+
+        Raises:
+          IncompleteRead: the input ended before; it has what there was.
+          LimitExceeded: it did not come in time; nothing was taken.
+        """
+        if not delimiter:
+            raise ValueError("delimiter must be at least one byte, not b''")
+        most = self._connection.limits.line if limit is None else limit
+        end = await self._find(delimiter, within=most, enough=most + 1)
+        if end is not None:
+            return self._receiver.take(end)
+        if len(self._receiver.buffer) > most:
+            raise self._exceeded(f"the input before {delimiter!r}", most, "line")
+        partial = self._receiver.take(most)
+        raise IncompleteRead(
+            f"the input ended before {delimiter!r}", partial=partial, info=self._connection.info
+        )
+
+    async def readlines(self, hint: int | None = -1) -> list[bytes]:
+        """Read lines to the end of input, or until they have ``hint`` bytes together.
+
+        Without a hint, ``Limits.read`` bounds all of them together.
+        """
+        if hint is None or hint <= 0:
+            return io.BytesIO(await self._read_all()).readlines()
+        lines: list[bytes] = []
+        try:
+            while sum(map(len, lines)) < hint and (line := await self.readline()):
+                lines.append(line)
+        except BaseException:
+            self._receiver.buffer[:0] = b"".join(lines)
+            raise
+        return lines
+
+    async def peek(self, size: int = 0) -> bytes:
+        """What is buffered, without taking it, after at most one receive.
+
+        Args:
+          size: ignored, as in `io.BufferedReader.peek`.
+        """
+        await self._fill_to(1)
+        return bytes(self._receiver.buffer)
+
+    async def _read_all(self) -> bytes:
+        limit = self._connection.limits.read
+        await self._fill_to(limit + 1)
+        if len(self._receiver.buffer) > limit:
+            raise self._exceeded("the input", limit, "read")
+        return self._receiver.take(limit)
+
+    async def _fill_to(self, size: int) -> None:
+        """Fill the buffer to at least ``size`` bytes, or to the end of input."""
+        await self._turn()
+        self._receiver.check()
+        while len(self._receiver.buffer) < size:
+            if not await self._receiver.fill():
+                return
+
+    async def _find(self, delimiter: bytes, *, within: int, enough: int) -> int | None:
+        """The end of the first ``delimiter`` in the next ``within`` bytes.
+
+        None when they do not hold one: then ``enough`` bytes are buffered, or
+        the input has ended.
+        """
+        await self._turn()
+        receiver, buffer = self._receiver, self._receiver.buffer
+        receiver.check()
+        searched, deadline = 0, math.inf
+        while True:
+            at = buffer.find(delimiter, searched, within)
+            if at >= 0:
+                return at + len(delimiter)
+            if len(buffer) >= enough:
+                return None
+            searched = max(0, len(buffer) - len(delimiter) + 1)
+            if buffer and deadline == math.inf:
+                deadline = trio.current_time() + self._connection.timeouts.line
+            if not await receiver.fill(deadline=deadline):
+                return None
+
+    def _exceeded(self, what: str, limit: int, field: str) -> LimitExceeded:
+        return LimitExceeded(
+            f"{what} is longer than {limit} bytes ({field})", info=self._connection.info
+        )
+
+
+class RequestWriter(_File):
+    """What a handler writes to: ``self.wfile``.
+
+    Unbuffered unless the handler's ``wbufsize`` says otherwise. A buffered one
+    flushes itself when the buffer is full, before a read that must wait for the
+    peer, and when the handler is done.
+    """
+
+    def __init__(self, connection: Connection, size: int) -> None:
+        super().__init__(connection)
+        self._sender = connection._sender
+        self._size = LARGEST_PORTION if size < 0 else size
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    async def write(self, data: Data) -> int:
+        """Write all of ``data``, or raise what `Connection.send_all` does; its size in bytes.
+
+        A write that is cancelled half-way has sent an unknown part, and the
+        connection can only be closed.
+        """
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        if not self._size:
+            await self._sender.send_all(data)
+            return size
+        await self._turn()
+        self._sender.check()
+        self._sender.buffer += data
+        if len(self._sender.buffer) >= self._size:
+            await self._sender.flush()
+        return size
+
+    async def writelines(self, lines: Iterable[Data]) -> None:
+        """Write all of them, as one write."""
+        await self.write(b"".join(lines))
+
+    async def flush(self) -> None:
+        """Send what is buffered."""
+        await self._turn()
+        await self._sender.flush()
+
+
+def _copy(data: bytes, target: bytearray | memoryview) -> int:
+    with memoryview(target) as view:
+        view.cast("B")[: len(data)] = data
+    return len(data)

@@ -1,0 +1,207 @@
+"""The handler classes: a protocol, written as setup, handle and finish.
+
+Where constructing a classic handler handled the request, *awaiting* the
+constructed handler does. So a handler can be built and looked at without
+running, and an ``async def`` of the same three arguments is a handler, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import socketserver
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
+
+import trio
+
+from ._address import Address
+from ._config import is_async_callable
+from ._connection import Connection
+from ._events import RequestInfo
+from ._files import RequestReader, RequestWriter
+from ._receiving import IdleBlock
+
+Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
+"""What a server calls for each request and awaits: a handler class, an async
+function, or anything else that returns an awaitable."""
+
+
+class BaseRequestHandler:
+    """One request, handled by its methods. A new object for each request.
+
+    Override `handle`, and `setup` and `finish` where there is something to
+    prepare and to give back. `finish` runs if and only if `setup` returned:
+    on the ordinary path as ordinary code; after an error or a cancellation
+    shielded, for at most ``Timeouts.cleanup`` seconds, and an error in it is
+    then chained to the one that was there first.
+
+    Attributes:
+      request: the connection.
+      client_address: the peer's address, as kept from the accept.
+      server: the server.
+    """
+
+    def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        self._awaited = False
+        request._handlers_not_awaited += 1
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """The request's own scope: move its deadline, or cancel it with a reason."""
+        return self.request.cancel_scope
+
+    @property
+    def info(self) -> RequestInfo:
+        """The facts of the request."""
+        return self.request.info
+
+    def idle(self) -> IdleBlock:
+        """A block that waits between two requests; see `Connection.idle`."""
+        return self.request.idle()
+
+    async def setup(self) -> None:
+        """Prepare. When it raises, neither `handle` nor `finish` is called."""
+
+    async def handle(self) -> None:
+        """Do all that the request needs. The connection is closed afterwards."""
+
+    async def finish(self) -> None:
+        """Give back what `setup` took."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._serve().__await__()
+
+    async def _serve(self) -> None:
+        if self._awaited:
+            raise RuntimeError(f"{type(self).__name__} was awaited twice for {self.info}")
+        self._awaited = True
+        self.request._handlers_not_awaited -= 1
+        await self.setup()
+        try:
+            await self.handle()
+        except BaseException as error:
+            await self._finish_after(error)
+            raise
+        await self.finish()
+
+    async def _finish_after(self, error: BaseException) -> None:
+        """Run `finish` although a cancellation is pending, or comes; within bounds."""
+        with trio.move_on_after(self.request.timeouts.cleanup, shield=True):
+            try:
+                await self.finish()
+            except Exception as second:  # noqa: BLE001  (raised below, with the first)
+                _chain(error, second)
+
+
+class StreamRequestHandler(BaseRequestHandler):
+    """A handler that reads and writes its connection like files.
+
+    Attributes:
+      rfile: what to read from.
+      wfile: what to write to.
+      connection: the same as ``request``.
+      rbufsize: bytes taken from the transport at once; 0 and less: 64 KiB.
+      wbufsize: bytes to collect before they are sent; 0 sends at once, less
+        than 0 is 64 KiB.
+      timeout: seconds; overrides ``Timeouts.idle`` and ``Timeouts.write`` for
+        this handler.
+      disable_nagle_algorithm: send small writes at once (``TCP_NODELAY``). True
+        unless overridden, unlike the classic class.
+    """
+
+    rbufsize: ClassVar[int] = -1
+    wbufsize: ClassVar[int] = 0
+    timeout: ClassVar[float | None] = None
+    disable_nagle_algorithm: ClassVar[bool] = True
+
+    def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
+        super().__init__(request, client_address, server)
+        self.connection = request
+        self.rfile = RequestReader(request)
+        self.wfile = RequestWriter(request, self.wbufsize)
+        if self.rbufsize > 0:
+            request._receiver.portion = self.rbufsize
+        if self.timeout is not None:
+            request.idle_timeout = request.write_timeout = self.timeout
+        if not self.disable_nagle_algorithm:
+            _enable_nagle(request.socket)
+
+    async def finish(self) -> None:
+        """Send what `wfile` has buffered."""
+        await self.request._sender.flush()
+
+
+def check_handler(handler: object) -> None:
+    """Refuse a handler that can be seen not to work, before its first request.
+
+    Raises:
+      TypeError: it is not callable, or its methods are of the wrong colour;
+        says what to derive from instead.
+    """
+    if not callable(handler):
+        raise TypeError(
+            "RequestHandlerClass must be a handler class or an async function,"
+            f" called with (request, client_address, server), not {handler!r}"
+        )
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not inspect.isclass(handler):
+        return
+    if issubclass(handler, socketserver.BaseRequestHandler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} is a synchronous handler of socketserver:"
+            f" derive it from trioserver.{_counterpart(handler)}, whose methods are async"
+        )
+    if issubclass(handler, BaseRequestHandler):
+        for name in ("setup", "handle", "finish"):
+            if not is_async_callable(getattr(handler, name)):
+                raise TypeError(
+                    f"RequestHandlerClass {handler.__name__} runs as a task, so its {name}()"
+                    f" must be an `async def`, not a plain `def`"
+                )
+
+
+def awaitable(handling: object, handler: object) -> Awaitable[object]:
+    """``handling``, if it is what a handler returns when called.
+
+    Raises:
+      TypeError: it cannot be awaited.
+    """
+    if isinstance(handling, Awaitable):
+        return handling
+    name = getattr(handler, "__name__", repr(handler))
+    raise TypeError(
+        f"RequestHandlerClass {name} returned {handling!r}, which cannot be awaited: in task mode"
+        " a handler is an `async def` function or derives from trioserver.BaseRequestHandler"
+    )
+
+
+def _counterpart(handler: type) -> str:
+    is_stream = issubclass(handler, socketserver.StreamRequestHandler)
+    return "StreamRequestHandler" if is_stream else "BaseRequestHandler"
+
+
+def _enable_nagle(sock: socket.socket | None) -> None:
+    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
+
+def _chain(error: BaseException, second: BaseException) -> None:
+    """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
+
+    ``second`` was raised while ``error`` was being handled, so its own chain
+    leads to ``error`` and is cut there.
+    """
+    _end_of_chain(second, stop=error).__context__ = None
+    _end_of_chain(error).__context__ = second
+
+
+def _end_of_chain(error: BaseException, stop: BaseException | None = None) -> BaseException:
+    while error.__context__ is not None and error.__context__ is not stop:
+        error = error.__context__
+    return error

@@ -1,0 +1,143 @@
+"""Who is told of what happens: observers, and the one that logs.
+
+Observers are called at the instant of the event, from the server's own tasks,
+so they must not wait; what they raise is theirs alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from ._address import Address, describe
+from ._events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
+
+access_log = logging.getLogger("trioserver.access")
+error_log = logging.getLogger("trioserver.error")
+
+
+class Observer:
+    """Somebody who is told of a server's events.
+
+    Derive from it and override what you care about, or give any object with at
+    least one of these methods. All are plain functions that must not wait. One
+    that raises is logged once and never called again in this run; the server
+    does not notice.
+    """
+
+    def server_listening(self, addresses: tuple[Address, ...]) -> None:
+        """The server listens on ``addresses``."""
+
+    def request_started(self, info: RequestInfo) -> None:
+        """A connection was accepted and its task runs."""
+
+    def request_finished(self, info: RequestInfo, outcome: Outcome, record: RequestRecord) -> None:
+        """The request's outcome is decided and its slot is free again."""
+
+    def request_refused(self, client_address: Address, reason: str) -> None:
+        """A client was turned away before it became a request."""
+
+    def accept_failed(self, server_address: Address, error: OSError) -> None:
+        """An accept met ``error``."""
+
+    def draining(self, grace: float) -> None:
+        """The server stopped accepting; requests have ``grace`` seconds left."""
+
+    def server_closed(self, report: ShutdownReport) -> None:
+        """The run is over; nothing of it remains."""
+
+
+EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
+
+
+class LoggingObserver(Observer):
+    """The observer every server has: one INFO record a request, on ``trioserver.access``."""
+
+    def server_listening(self, addresses: tuple[Address, ...]) -> None:
+        shown = ", ".join(map(describe, addresses))
+        log_safely(access_log, logging.INFO, "listening on %s", shown)
+
+    def request_finished(self, info: RequestInfo, outcome: Outcome, record: RequestRecord) -> None:
+        if access_log.isEnabledFor(logging.INFO):
+            fields = {"client_address": info.client_address, "outcome": outcome.value}
+            log_safely(
+                access_log, logging.INFO, "%s", record, extra={"request_id": info.id, **fields}
+            )
+
+    def request_refused(self, client_address: Address, reason: str) -> None:
+        log_safely(
+            access_log, logging.INFO, "client %s refused (%s)", describe(client_address), reason
+        )
+
+    def draining(self, grace: float) -> None:
+        log_safely(access_log, logging.INFO, "draining, %g s of grace", grace)
+
+    def server_closed(self, report: ShutdownReport) -> None:
+        log_safely(access_log, logging.INFO, "closed: %s", report.summary)
+
+
+class RequestLogFilter(logging.Filter):
+    """Puts the current request on every log record that passes.
+
+    Add it to a handler or logger; the record then has ``request_id`` and
+    ``client_address``, both None outside of requests. Attributes that are set
+    already are left alone.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields; lets every record through."""
+        info = current_request()
+        fields = {
+            "request_id": info and info.id,
+            "client_address": info and info.client_address,
+        }
+        for name, value in fields.items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
+@attrs.define(eq=False)
+class Audience:
+    """The observers of one run; forgets those that raise."""
+
+    _observers: list[Any]
+
+    @classmethod
+    def of(cls, observers: Iterable[object]) -> Audience:
+        """The given observers, after the one that logs."""
+        return cls([LoggingObserver(), *observers])
+
+    def tell(self, event: str, *facts: object) -> None:
+        """Call the method named ``event`` on every observer that has it."""
+        for observer in tuple(self._observers):
+            method = getattr(observer, event, None)
+            if method is None:
+                continue
+            try:
+                method(*facts)
+            except Exception as error:  # noqa: BLE001  (the observer's, not the server's)
+                self._observers.remove(observer)
+                log_safely(
+                    error_log,
+                    logging.ERROR,
+                    "an observer raised in %s and is not called again: %s",
+                    event,
+                    type(observer).__name__,
+                    exc_info=error,
+                )
+
+
+def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, **more: Any) -> None:
+    """Log, and survive it.
+
+    A logging handler or filter of the program's may raise, and an exception's
+    own ``__str__`` may. Neither is a reason for a server to end, and there is
+    nobody left to tell.
+    """
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *values, **more)

@@ -1,0 +1,261 @@
+"""The receiving half of a connection, and how a drain ends its waits.
+
+The rules this file keeps:
+
+* A checkpoint first, then the operation: a cancelled receive has taken
+  nothing.
+* The receive is tried at once. Only where it would block is there a wait, and
+  only around that wait is there a cancel scope for the time-out.
+* Whatever ended a wait, its time-out or the drain, the transport is asked once
+  more. Bytes that were there in time count.
+* A drain ends waits *between* requests only: those that say so, and those for
+  the first byte of a connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from types import TracebackType
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint
+
+from ._config import LARGEST_PORTION
+from ._errors import Draining, IdleTimeout, PeerGone
+from ._events import RequestInfo
+from ._transport import Transport
+
+NEW_CONNECTION_GRACE = 0.5
+"""Seconds after its accept in which a connection that has never sent a byte is
+not ended by a drain: its first request may be on its way. (Go's net/http waits
+5 s, and in a drain most such connections are speculative ones of browsers.)"""
+
+
+@attrs.define(eq=False)
+class Drain:
+    """Whether a server drains; one object, which all its connections look at."""
+
+    began: bool = False
+
+
+class _Flushable(Protocol):
+    buffer: bytearray
+
+    async def flush(self) -> None: ...
+
+
+@attrs.frozen(eq=False)
+class _Wait:
+    """A receive that waits: its scope, and whether a drain may end it."""
+
+    scope: trio.CancelScope
+    between_requests: bool
+
+
+@attrs.define(eq=False)
+class Receiver:
+    """Receives from one transport, for one task at a time.
+
+    Attributes:
+      timeout: seconds a receive waits without a byte.
+      portion: bytes that `fill` asks for at once.
+      total: bytes the transport gave so far.
+      buffer: input that was received and not yet taken.
+      at_eof: whether the transport has said that there will be no more.
+      wait: the receive that waits, if one does.
+      ended_idle: whether a drain has ended a wait between requests.
+    """
+
+    _transport: Transport
+    _info: RequestInfo
+    _sender: _Flushable
+    _drain: Drain
+    _accepted: float
+    timeout: float = math.inf
+    portion: int = LARGEST_PORTION
+    total: int = 0
+    buffer: bytearray = attrs.field(factory=bytearray)
+    at_eof: bool = False
+    closed: bool = False
+    wait: _Wait | None = None
+    idle_blocks: list[IdleBlock] = attrs.field(factory=list)
+    ended_idle: bool = False
+    _reset: OSError | None = None
+
+    # For a handler's tasks -------------------------------------------------
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Up to ``max_bytes`` bytes, what is buffered first; ``b""`` at the end of input."""
+        await checkpoint()
+        while True:
+            self.check()
+            if self.buffer:
+                return self.take(max_bytes)
+            data = self._receive_now(max_bytes)
+            if data is not None:
+                return data
+            await self._wait_for_input(between_requests=False, deadline=math.inf)
+
+    async def fill(self, *, between_requests: bool = False, deadline: float = math.inf) -> bool:
+        """Wait for more input and append it to the buffer.
+
+        Args:
+          between_requests: a drain may end the wait.
+          deadline: when to give up, by the Trio clock, whatever arrives.
+
+        Returns:
+          False at the end of input.
+        """
+        await checkpoint()
+        before = len(self.buffer)
+        while True:
+            self.check()
+            if len(self.buffer) > before:
+                return True  # a drain's last look put it there
+            data = self._receive_now(self.portion)
+            if data is not None:
+                self.buffer += data
+                return bool(data)
+            await self._wait_for_input(between_requests=between_requests, deadline=deadline)
+
+    def take(self, size: int) -> bytes:
+        """Take up to ``size`` bytes from the buffer."""
+        if size >= len(self.buffer):
+            data = bytes(self.buffer)
+            self.buffer.clear()
+        else:
+            data = bytes(self.buffer[:size])
+            del self.buffer[:size]
+        return data
+
+    def check(self) -> None:
+        """Raise what a receive would raise before it did anything."""
+        if self.closed:
+            raise trio.ClosedResourceError("the connection was closed by this side")
+        if self.wait is not None:
+            raise trio.BusyResourceError("another task is receiving from this connection")
+
+    async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
+        """Wait until the transport, or the buffer, has something."""
+        if self._sender.buffer:
+            # The peer may be waiting for this before it says another word.
+            await self._sender.flush()
+        between_requests = between_requests or not self.total
+        idle_deadline = trio.current_time() + self.timeout
+        deadline = min(deadline, idle_deadline)
+        if between_requests and self._drain.began:
+            deadline = min(deadline, self.new_until)
+            if deadline <= trio.current_time():
+                raise self.draining()
+        before = len(self.buffer)
+        with trio.CancelScope(deadline=deadline) as scope:
+            self.wait = _Wait(scope, between_requests)
+            try:
+                await self._transport.wait_readable()
+            finally:
+                self.wait = None
+        if not scope.cancelled_caught or len(self.buffer) > before or self._take_in():
+            return
+        if between_requests and self._drain.began:
+            raise self.draining()
+        if deadline == idle_deadline:
+            raise IdleTimeout(
+                f"no byte from the peer for {self.timeout:g} s (idle)", info=self._info
+            )
+        raise IdleTimeout("a line was not complete in time (line)", info=self._info)
+
+    def _receive_now(self, max_bytes: int) -> bytes | None:
+        if self.at_eof:
+            return b""
+        if self._reset is not None:
+            raise self._peer_gone(self._reset)
+        try:
+            data = self._transport.receive_now(max_bytes)
+        except OSError as error:
+            self._reset = error  # the kernel tells it once, and then says "end of input"
+            raise self._peer_gone(error) from error
+        if data:
+            self.total += len(data)
+        elif data is not None:
+            self.at_eof = True
+        return data
+
+    def _take_in(self) -> bool:
+        """Buffer what the transport has now; whether that was anything, be it the end."""
+        before = len(self.buffer)
+        with contextlib.suppress(PeerGone):  # the next receive raises it
+            self.buffer += self._receive_now(self.portion) or b""
+        return len(self.buffer) > before or self.at_eof or self._reset is not None
+
+    def _peer_gone(self, error: OSError) -> PeerGone:
+        return PeerGone(f"the peer is gone: {error.strerror or error}", info=self._info)
+
+    # For the drain ---------------------------------------------------------
+
+    @property
+    def new_until(self) -> float:
+        """Until when, by the Trio clock, a drain waits for the very first byte."""
+        return -math.inf if self.total else self._accepted + NEW_CONNECTION_GRACE
+
+    def end_idle_waits(self) -> None:
+        """End the waits between requests, unless a request has begun."""
+        if self._request_has_begun() or trio.current_time() < self.new_until:
+            return
+        if self.wait is not None and self.wait.between_requests:
+            self.wait.scope.cancel(reason="the server drains")
+        for block in self.idle_blocks:
+            block.end()
+
+    def _request_has_begun(self) -> bool:
+        if not self.buffer and not self.closed:
+            self._take_in()
+            if self.buffer and self.wait is not None:
+                # The bytes left the kernel behind the back of whoever waits there for them.
+                self.wait.scope.cancel(reason="input has arrived")
+        return bool(self.buffer)
+
+    def draining(self) -> Draining:
+        """The exception for a wait that the drain ends."""
+        self.ended_idle = True
+        return Draining("the server drains and no request has begun", info=self._info)
+
+    def drains(self) -> bool:
+        """Whether the server drains."""
+        return self._drain.began
+
+
+class IdleBlock:
+    """What `Connection.idle` returns: a context manager, for one use."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._received = receiver.total
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._received = self._receiver.total
+        self._receiver.idle_blocks.append(self)
+        self._scope.__enter__()
+        if self._receiver.drains():
+            self._receiver.end_idle_waits()
+
+    def end(self) -> None:
+        """Have the block raise `Draining`, unless a request began inside it."""
+        if self._receiver.total == self._received:
+            self._scope.cancel(reason="the server drains")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._receiver.idle_blocks.remove(self)
+        swallowed = self._scope.__exit__(kind, error, traceback)
+        if self._scope.cancelled_caught:
+            # Raised, not fallen through: what the block was to assign is not there.
+            raise self._receiver.draining() from None
+        return bool(swallowed)

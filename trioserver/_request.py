@@ -1,0 +1,320 @@
+"""One request, from its accept to its close: the scopes it runs in, and how it ends.
+
+Every request is one task, and this is all that the task does::
+
+    serve                       inside the request's own cancel scope:
+      converse                    verify_request, process_request, flush
+        contain                   whatever was raised: whose fault, who is told
+      settle                      the outcome is final: slot back, one record
+      part                        half-close, discard unread input, close
+                                and after the scope, in any case: close
+
+The rules that this file keeps:
+
+* Every path through `serve` settles once, and closes the connection.
+* ``Exception`` ends the request; everything else goes on up. A group is split
+  into the two.
+* The library's own steps are protected from Ctrl-C, which would otherwise
+  strike between any two of them; a handler is not, so that it can be
+  interrupted in an endless loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import trio
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
+
+from ._address import Address
+from ._config import Timeouts
+from ._connection import Connection
+from ._errors import (
+    Draining,
+    IdleTimeout,
+    IncompleteRead,
+    LimitExceeded,
+    PeerGone,
+    RequestEnded,
+    WriteTimeout,
+    leaves,
+)
+from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
+from ._observers import error_log, log_safely
+
+T = TypeVar("T")
+
+
+class Hooks(Protocol):
+    """What a request needs of its server."""
+
+    timeouts: Timeouts
+    propagate_errors: bool
+
+    async def verify_request(self, request: Any, client_address: Address) -> bool: ...
+    async def process_request(self, request: Any, client_address: Address) -> None: ...
+    async def shutdown_request(self, request: Any) -> None: ...
+    async def handle_error(self, request: Any, client_address: Address) -> None: ...
+
+
+class Keeper(Protocol):
+    """What a request needs of its run."""
+
+    def started(self, request: Request) -> None: ...
+    def settled(self, request: Request, record: RequestRecord) -> None: ...
+    def closed(self, request: Request) -> None: ...
+
+
+# What the peer did, by the exception that tells; where a group has several of
+# them, the first in this order names the outcome.
+_PEER_OUTCOMES: tuple[tuple[type[RequestEnded], Outcome], ...] = (
+    (IdleTimeout, Outcome.TIMED_OUT),
+    (WriteTimeout, Outcome.TIMED_OUT),
+    (LimitExceeded, Outcome.REFUSED),
+    (PeerGone, Outcome.DISCONNECTED),
+    (IncompleteRead, Outcome.DISCONNECTED),
+    (Draining, Outcome.DRAINED),
+)
+
+
+@attrs.define(eq=False)
+class Request:
+    """A request in flight.
+
+    Attributes:
+      connection: what it owns.
+      handed: what the hooks get as ``request``: the connection, unless
+        ``get_request`` was overridden to wrap it.
+      client_address: what the hooks get as such.
+      verifies: whether ``verify_request`` says anything.
+      turn_away: instead of the server's handler, the function that tells the
+        client that the server is full.
+      counted_as: the key under which ``Limits.per_client`` counts it.
+      task: the task that serves it, once it runs.
+    """
+
+    connection: Connection
+    handed: Any
+    client_address: Address
+    _hooks: Hooks
+    _keeper: Keeper
+    verifies: bool = False
+    turn_away: Callable[[Connection], Awaitable[object]] | None = None
+    counted_as: object = None
+    task: trio.lowlevel.Task | None = None
+    _phase: str = "verifying"
+    _outcome: Outcome | None = None
+    _reason: str = ""
+    _parting: bool = False
+
+    @property
+    def info(self) -> RequestInfo:
+        return self.connection.info
+
+    @enable_ki_protection
+    async def serve(self) -> None:
+        """The whole life of the request's task."""
+        self.task = trio.lowlevel.current_task()
+        enter_request(self.info)
+        self._keeper.started(self)
+        try:
+            with self.connection.cancel_scope:
+                try:
+                    await self._converse()
+                finally:
+                    self._settle()
+                await self._part()
+        finally:
+            try:
+                if not self._parting:
+                    await self._part_after_cancellation()
+            finally:
+                self.connection.close()
+                self._keeper.closed(self)
+
+    # Converse --------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        """Everything up to the outcome, which it decides."""
+        try:
+            if self.turn_away is not None:
+                await self._turn_away(self.turn_away)
+            elif await self._verified():
+                await self._process()
+        except BaseException as error:  # noqa: BLE001  (it raises again what it must)
+            await self._contain(error)
+
+    async def _verified(self) -> bool:
+        if not self.verifies:
+            return True
+        with trio.move_on_after(self._hooks.timeouts.handshake) as patience:
+            if await call_hook(self._hooks.verify_request, self.handed, self.client_address):
+                return True
+            self._decide(Outcome.REFUSED, "verify_request")
+        if patience.cancelled_caught:
+            self._decide(Outcome.TIMED_OUT, "verify_request took too long (handshake)")
+        return False
+
+    async def _process(self) -> None:
+        self._phase = "working"
+        await call_hook(self._hooks.process_request, self.handed, self.client_address)
+        if self.connection._handlers_not_awaited:
+            raise RuntimeError(
+                "a handler was constructed and never awaited:"
+                " finish_request must `await self.RequestHandlerClass(...)`"
+            )
+        await self._flush()
+        drained = self.connection._receiver.ended_idle
+        self._decide(Outcome.DRAINED if drained else Outcome.COMPLETED)
+
+    async def _turn_away(self, say_why: Callable[[Connection], Awaitable[object]]) -> None:
+        self._phase = "working"
+        self._decide(Outcome.REFUSED, "the server is full (requests)")
+        with trio.move_on_after(self._hooks.timeouts.write):
+            await call_hook(say_why, self.connection)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        sender = self.connection._sender
+        if not sender.closed:
+            await sender.flush()
+
+    # Contain ---------------------------------------------------------------
+
+    async def _contain(self, error: BaseException) -> None:
+        """Decide by what was raised; raise again what does not end here."""
+        ours, rest = _split(error)
+        if rest is not None:
+            self._decide_by_cancellation(rest)
+        if ours is not None:
+            peers_doing = self._peers_doing(ours)
+            if peers_doing is not None:
+                self._decide(*peers_doing)
+            else:
+                self._decide(Outcome.FAILED, _in_words(ours))
+                if self._hooks.propagate_errors:
+                    raise error
+                await self._report(ours)
+        if rest is not None:
+            raise rest
+
+    def _decide_by_cancellation(self, error: BaseException) -> None:
+        cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
+        if len(cancelled) < len(leaves(error)):
+            self._decide(Outcome.FAILED, _in_words(error))
+        elif cancelled[0].source == "deadline" and self.connection.cancel_scope.cancel_called:
+            self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
+        else:
+            why = cancelled[0].reason or f"cancelled by a {cancelled[0].source}"
+            self._decide(Outcome.CANCELLED, why)
+
+    def _peers_doing(self, error: BaseException) -> tuple[Outcome, str] | None:
+        """The outcome if nothing but this request's own peer is behind ``error``."""
+        found = leaves(error)
+        if not all(isinstance(leaf, RequestEnded) and leaf.info is self.info for leaf in found):
+            return None
+        for kind, outcome in _PEER_OUTCOMES:
+            for leaf in found:
+                if isinstance(leaf, kind):
+                    return outcome, str(leaf)
+        return None
+
+    async def _report(self, error: BaseException) -> None:
+        """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it."""
+        seconds = self._hooks.timeouts.cleanup
+        with trio.move_on_after(seconds, shield=True) as patience:
+            try:
+                raise error
+            except Exception:  # noqa: BLE001  (handle_error asks for it)
+                try:
+                    await call_hook(self._hooks.handle_error, self.handed, self.client_address)
+                except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
+                    log_safely(
+                        error_log,
+                        logging.ERROR,
+                        "handle_error raised, for %s",
+                        self.info,
+                        exc_info=second,
+                    )
+            finally:
+                del error  # its traceback holds this frame: no cycles
+        if patience.cancelled_caught:
+            message = "handle_error did not end within %g s (cleanup), for %s"
+            log_safely(error_log, logging.ERROR, message, seconds, self.info)
+
+    # Settle ----------------------------------------------------------------
+
+    def _decide(self, outcome: Outcome, reason: str = "") -> None:
+        """Set the outcome; the first decision holds."""
+        if self._outcome is None:
+            self._outcome, self._reason = outcome, reason
+
+    def _settle(self) -> None:
+        self._phase = "closing"
+        info, connection = self.info, self.connection
+        record = RequestRecord(
+            info=info,
+            outcome=self._outcome or Outcome.FAILED,
+            reason=self._reason,
+            duration=trio.current_time() - info.started,
+            bytes_received=connection.bytes_received,
+            bytes_sent=connection.bytes_sent,
+        )
+        self._keeper.settled(self, record)
+
+    # Part ------------------------------------------------------------------
+
+    async def _part(self) -> None:
+        """Let the hooks close; what they raise is reported and changes nothing."""
+        self._parting = True
+        try:
+            await call_hook(self._hooks.shutdown_request, self.handed)
+        except Exception as error:  # noqa: BLE001  (reported; the connection is closed anyway)
+            await self._report(error)
+
+    async def _part_after_cancellation(self) -> None:
+        self.connection._cut = True
+        with trio.move_on_after(self._hooks.timeouts.cleanup, shield=True):
+            await self._part()
+
+    def snapshot(self) -> RequestSnapshot:
+        """The request at this instant."""
+        now, connection = trio.current_time(), self.connection
+        return RequestSnapshot(
+            info=self.info,
+            state=connection.state if self._phase == "working" else self._phase,
+            age=now - self.info.started,
+            time_left=connection.cancel_scope.deadline - now,
+            bytes_received=connection.bytes_received,
+            bytes_sent=connection.bytes_sent,
+        )
+
+
+@disable_ki_protection
+async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Await code of the user's, where Ctrl-C may strike."""
+    try:
+        return await hook(*arguments)
+    except GeneratorExit as error:
+        # As PEP 479 does for StopIteration: raised by hand it is a mistake of
+        # the handler's, and must not look like the end of a coroutine.
+        raise RuntimeError("a handler or hook raised GeneratorExit") from error
+
+
+def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What ends with the request, and what does not."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return (error, None) if isinstance(error, Exception) else (None, error)
+
+
+def _in_words(error: BaseException) -> str:
+    """The exception for a record; its own ``__str__`` may fail."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}" if str(error) else name
+    except Exception:  # noqa: BLE001  (the name will do)
+        return name

@@ -1,0 +1,145 @@
+"""The sending half of a connection.
+
+The rules this file keeps:
+
+* A checkpoint first, then the operation: a send that is cancelled before it
+  had to wait has sent nothing.
+* The send is tried at once. Only where it would block is there a wait, and
+  only around that wait is there a cancel scope for the time-out: a scope costs
+  more than the system call.
+* A send that was cut short has left an unknown part of its data on the wire.
+  Nothing is ever sent after it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint
+
+from ._errors import PeerGone, RequestEnded, WriteTimeout
+from ._events import RequestInfo
+from ._transport import Data, Transport
+
+
+@attrs.define(eq=False)
+class Sender:
+    """Sends to one transport, for one task at a time.
+
+    Attributes:
+      timeout: seconds a send waits without the peer taking a byte.
+      total: bytes the transport took so far.
+      buffer: output that waits for a flush.
+      broken: why nothing can be sent any more, None while it can.
+    """
+
+    _transport: Transport
+    _info: RequestInfo
+    timeout: float = math.inf
+    total: int = 0
+    buffer: bytearray = attrs.field(factory=bytearray)
+    broken: str | None = None
+    closed: bool = False
+    eof_sent: bool = False
+    waiting: bool = False
+    _broken_by: type[Exception] = PeerGone
+
+    async def send_all(self, data: Data) -> None:
+        """Send the buffer, then ``data``. See `Connection.send_all`."""
+        await checkpoint()
+        self.check()
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")
+        buffered = len(self.buffer)
+        if buffered:
+            data = bytes(self.buffer) + data
+        sent = self._send_now(data)
+        if sent < len(data):
+            await self._send_rest(data, sent)
+        if buffered:
+            del self.buffer[:buffered]
+
+    async def flush(self) -> None:
+        """Send the buffer, if there is anything in it."""
+        if self.buffer:
+            await self.send_all(b"")
+
+    async def wait_writable(self) -> None:
+        """Wait until the transport takes a byte."""
+        await checkpoint()
+        self.check()
+        self.waiting = True
+        try:
+            await self._transport.wait_writable()
+        finally:
+            self.waiting = False
+
+    async def send_eof(self) -> None:
+        """Send the buffer, then the end of output. Twice is once."""
+        await checkpoint()
+        if self.eof_sent and not self.closed:
+            return
+        await self.flush()
+        self.check()
+        self.send_eof_now()
+
+    def send_eof_now(self) -> None:
+        """End the output without a look at the buffer."""
+        try:
+            self._transport.send_eof()
+        except OSError as error:
+            raise self._breaks(PeerGone, _gone(error)) from error
+        self.eof_sent = True
+
+    def check(self) -> None:
+        """Raise what a send would raise before it did anything."""
+        if self.closed or self.eof_sent:
+            half = "the connection" if self.closed else "its sending half"
+            raise trio.ClosedResourceError(f"{half} was closed by this side")
+        if self.waiting:
+            raise trio.BusyResourceError("another task is sending to this connection")
+        if self.broken is not None:
+            raise self._breaks(self._broken_by, self.broken)
+
+    def _send_now(self, data: Data) -> int:
+        try:
+            sent = self._transport.send_now(data)
+        except OSError as error:
+            raise self._breaks(PeerGone, _gone(error)) from error
+        self.total += sent
+        return sent
+
+    async def _send_rest(self, data: Data, sent: int) -> None:
+        self.waiting = True
+        try:
+            with memoryview(data) as view:
+                while sent < len(view):
+                    with trio.move_on_after(self.timeout) as patience:
+                        await self._transport.wait_writable()
+                    # Asked once more when the time is up: room made in time counts.
+                    progress = self._send_now(view[sent:])
+                    if not progress and patience.cancelled_caught:
+                        message = f"the peer took no byte for {self.timeout:g} s (write)"
+                        raise self._breaks(WriteTimeout, message)
+                    sent += progress
+        finally:
+            self.waiting = False
+            if 0 < sent < len(data) and self.broken is None:
+                self._breaks(
+                    trio.BrokenResourceError,
+                    "an earlier send was cut short: the connection can only be closed",
+                )
+
+    def _breaks(self, kind: type[Exception], message: str) -> Exception:
+        """The exception for this send, and for every later one."""
+        self.broken, self._broken_by = message, kind
+        self.buffer.clear()
+        if issubclass(kind, RequestEnded):
+            return kind(message, info=self._info)
+        return kind(message)
+
+
+def _gone(error: OSError) -> str:
+    return f"the peer is gone: {error.strerror or error}"

@@ -1,0 +1,209 @@
+"""The seam under every connection: what moves bytes, without ever waiting unasked.
+
+A transport is split in two halves that a connection puts together: operations
+that happen now or not at all, and waits that move nothing. So a connection can
+check for cancellation first and act afterwards, and nothing it reads or sends
+is lost in between. The kernel's sockets are here; the in-memory ones are in
+`trioserver.testing`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from typing import Protocol, TypeAlias
+
+import attrs
+import trio
+
+from ._address import Address
+
+Data: TypeAlias = bytes | bytearray | memoryview
+
+
+@attrs.frozen
+class PeerCredentials:
+    """Who is at the other end of a Unix socket, as the kernel saw it at connect.
+
+    Attributes:
+      pid: process id.
+      uid: user id.
+      gid: group id.
+    """
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Transport(Protocol):
+    """One end of a byte stream. Errors are `OSError`s, as a socket raises them."""
+
+    @property
+    def local_address(self) -> Address:
+        """This end's address."""
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        """Who is at the other end, None where that cannot be told."""
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        """Up to ``max_bytes`` bytes; ``b""`` at the end of input; None if there are none yet."""
+
+    def send_now(self, data: Data) -> int:
+        """Send what can be sent at once; how many bytes that was, 0 if none."""
+
+    async def wait_readable(self) -> None:
+        """Wait until `receive_now` has an answer."""
+
+    async def wait_writable(self) -> None:
+        """Wait until `send_now` takes a byte."""
+
+    def send_eof(self) -> None:
+        """End the sending direction; the peer reads to its end."""
+
+    def close(self) -> None:
+        """Close, now. Whoever waits gets `trio.ClosedResourceError`. Twice is once."""
+
+    def reset(self) -> None:
+        """Close so that the peer sees an error, not an orderly end, where that can be told."""
+
+    def fileno(self) -> int:
+        """The file descriptor, -1 where there is none."""
+
+
+class Listener(Protocol):
+    """Where connections come from. What `BaseServer.server_bind` returns a list of."""
+
+    @property
+    def address(self) -> Address:
+        """The bound address."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether others accept from the same queue, so that a drain must leave it to them."""
+
+    def listen(self, backlog: int) -> None:
+        """Let clients in, at most ``backlog`` at once until they are accepted."""
+
+    def accept_now(self) -> tuple[Transport, Address] | None:
+        """The next client, None if there is none. Raises `OSError` as accept(2) does."""
+
+    async def wait_acceptable(self) -> None:
+        """Wait until `accept_now` has an answer."""
+
+    def close(self) -> None:
+        """Refuse clients from now on, now. Twice is once."""
+
+
+# "Reset on close" (socket(7)): linger on, for no time.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@attrs.define(eq=False)
+class SocketTransport:
+    """The kernel's transport: a connected, non-blocking socket."""
+
+    socket: socket.socket
+
+    @property
+    def local_address(self) -> Address:
+        return self.socket.getsockname()
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        if sys.platform != "linux" or self.socket.family != socket.AF_UNIX:
+            return None
+        fields = struct.Struct("3i")  # struct ucred, unix(7)
+        raw = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, fields.size)
+        return PeerCredentials(*fields.unpack(raw))
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        try:
+            return self.socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+
+    def send_now(self, data: Data) -> int:
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self.socket)
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.wait_writable(self.socket)
+
+    def send_eof(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        if self.socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+
+    def reset(self) -> None:
+        # Fails on a socket that is closed or reset already: then there is nothing to tell.
+        with contextlib.suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.close()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+
+@attrs.define(eq=False)
+class SocketListener:
+    """The kernel's listener: a bound, non-blocking stream socket, and its path if it has one."""
+
+    socket: socket.socket
+    shared: bool = False
+    path: OwnedPath | None = None
+    address: Address = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+        # Kept, because a closed socket has none.
+        self.address = self.socket.getsockname()
+        if self.socket.family != getattr(socket, "AF_UNIX", None):
+            # Accepted sockets inherit it, so it costs nothing a connection. A
+            # reply of several small writes waits 40 ms for an ACK without it.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def listen(self, backlog: int) -> None:
+        self.socket.listen(backlog)
+
+    def accept_now(self) -> tuple[SocketTransport, Address] | None:
+        try:
+            accepted, address = self.socket.accept()
+        except BlockingIOError:
+            return None
+        accepted.setblocking(False)
+        return SocketTransport(accepted), address
+
+    async def wait_acceptable(self) -> None:
+        await trio.lowlevel.wait_readable(self.socket)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        if self.socket.fileno() == -1:
+            return
+        if self.path is not None:
+            # Before the close: while our socket lives, its inode number cannot
+            # be given to somebody else's file.
+            self.path.unlink()
+        trio.lowlevel.notify_closing(self.socket)
+        self.socket.close()
+
+
+class OwnedPath(Protocol):
+    """A file that a listener made, and removes when it closes."""
+
+    def unlink(self) -> None:
+        """Remove the file if it is still the one that was made."""

@@ -1,0 +1,293 @@
+"""A network in memory: bounded pipes, and a listener to connect to.
+
+It behaves as TCP on one machine does, as far as a server can tell: both
+directions hold a bounded number of bytes, the end of input and a reset are
+different things, and closing with unread input resets the connection, which
+destroys what the peer has not read yet. There are no sockets and no threads, so
+all of it can run on `trio.testing.MockClock`.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import trio
+from trio.lowlevel import ParkingLot, checkpoint
+
+import trioserver
+
+DEFAULT_CAPACITY = 65_536
+"""Bytes that one direction holds before a send has to wait."""
+
+
+@attrs.define(eq=False)
+class _Direction:
+    """The bytes on their way from one end to the other."""
+
+    capacity: int
+    data: bytearray = attrs.field(factory=bytearray)
+    ended: bool = False
+    reader_gone: bool = False
+    reset: bool = False
+    readers: ParkingLot = attrs.field(factory=ParkingLot)
+    writers: ParkingLot = attrs.field(factory=ParkingLot)
+
+    def cannot_take(self) -> bool:
+        """Whether a send fails instead of waiting."""
+        return self.ended or self.reset or self.reader_gone
+
+    def changed(self) -> None:
+        """Let everybody who waits look again."""
+        self.readers.unpark_all()
+        self.writers.unpark_all()
+
+    def break_off(self) -> None:
+        """A reset: what was not read is gone, and both ends are told."""
+        self.data.clear()
+        self.reset = True
+        self.changed()
+
+
+@attrs.define(eq=False)
+class MemoryTransport:
+    """One end of a pipe; a `trioserver.Transport`."""
+
+    local_address: Any
+    _incoming: _Direction
+    _outgoing: _Direction
+    peer_credentials: trioserver.PeerCredentials | None = None
+    closed: bool = False
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        self._check_open()
+        incoming = self._incoming
+        if incoming.data:
+            portion = bytes(incoming.data[:max_bytes])
+            del incoming.data[:max_bytes]
+            incoming.changed()
+            return portion
+        if incoming.reset:
+            incoming.reset, incoming.ended = False, True  # told once, as the kernel does
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return b"" if incoming.ended else None
+
+    def send_now(self, data: bytes | bytearray | memoryview) -> int:
+        self._check_open()
+        outgoing = self._outgoing
+        if outgoing.reader_gone and not outgoing.reset:
+            # The peer's kernel answers with a reset, which can overtake what
+            # the peer had sent: the worst case is the one to test with.
+            outgoing.reset = True
+            self._incoming.break_off()
+        if outgoing.ended or outgoing.reset:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        portion = data[: outgoing.capacity - len(outgoing.data)]
+        outgoing.data += portion
+        outgoing.changed()
+        return len(portion)
+
+    async def wait_readable(self) -> None:
+        self._check_open()
+        incoming = self._incoming
+        if incoming.data or incoming.ended or incoming.reset:
+            await checkpoint()
+        else:
+            await incoming.readers.park()
+            self._check_open()
+
+    async def wait_writable(self) -> None:
+        self._check_open()
+        outgoing = self._outgoing
+        if len(outgoing.data) < outgoing.capacity or outgoing.cannot_take():
+            await checkpoint()
+        else:
+            await outgoing.writers.park()
+            self._check_open()
+
+    def send_eof(self) -> None:
+        self._outgoing.ended = True
+        self._outgoing.changed()
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        if self._incoming.data:
+            self.reset()
+        else:
+            self.closed = True
+            self._outgoing.ended = True
+            self._incoming.reader_gone = True
+            self._outgoing.changed()
+            self._incoming.changed()
+
+    def reset(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._incoming.break_off()
+            self._outgoing.break_off()
+
+    def fileno(self) -> int:
+        return -1
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError("this end of the pipe is closed")
+
+
+def memory_pipe(
+    capacity: int = DEFAULT_CAPACITY,
+    *,
+    addresses: tuple[Any, Any] = (("memory", 1), ("memory", 2)),
+) -> tuple[MemoryTransport, MemoryTransport]:
+    """Two connected ends.
+
+    Args:
+      capacity: bytes that each direction holds before a send has to wait.
+      addresses: what the two ends say that their addresses are.
+    """
+    there, back = _Direction(capacity), _Direction(capacity)
+    return MemoryTransport(addresses[0], back, there), MemoryTransport(addresses[1], there, back)
+
+
+@attrs.define(eq=False)
+class MemoryListener:
+    """A place to connect to, without a network; a `trioserver.Listener`.
+
+    Attributes:
+      address: what it says that its address is.
+      capacity: bytes that each direction of a connection holds.
+      shared: what a drain is told; see `trioserver.Listener`.
+      errors: raised by the next accepts, one each, before any client is taken.
+    """
+
+    address: Any
+    capacity: int = DEFAULT_CAPACITY
+    shared: bool = False
+    errors: deque[Exception] = attrs.field(factory=deque)
+    closed: bool = False
+    _backlog: int = 0
+    _queue: deque[MemoryTransport] = attrs.field(factory=deque)
+    _clients: dict[MemoryTransport, Any] = attrs.field(factory=dict)
+    _numbers: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _acceptors: ParkingLot = attrs.field(factory=ParkingLot)
+    _connectors: ParkingLot = attrs.field(factory=ParkingLot)
+
+    def listen(self, backlog: int) -> None:
+        self._backlog = backlog
+
+    async def connect(
+        self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None
+    ) -> trioserver.Connection:
+        """Connect; waits while the queue of clients that are not accepted yet is full.
+
+        Args:
+          client_address: who the server sees; a new one without it.
+          credentials: what the server sees as ``peer_credentials``.
+
+        Returns:
+          The client's end: a stream without time-outs.
+
+        Raises:
+          ConnectionRefusedError: nobody listens.
+        """
+        await checkpoint()
+        while not self.closed and 0 < self._backlog <= len(self._queue):
+            await self._connectors.park()
+        return self.connect_now(client_address, credentials)
+
+    def connect_now(
+        self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None
+    ) -> trioserver.Connection:
+        """The same, without waiting; refused when the queue is full."""
+        if self.closed or len(self._queue) >= self._backlog:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        if client_address is None:
+            client_address = ("memory-client", next(self._numbers))
+        client, server = memory_pipe(self.capacity, addresses=(client_address, self.address))
+        server.peer_credentials = credentials
+        self._clients[server] = client_address
+        self._queue.append(server)
+        self._acceptors.unpark_all()
+        return client_end(client, self.address)
+
+    def accept_now(self) -> tuple[MemoryTransport, Any] | None:
+        if self.errors:
+            raise self.errors.popleft()
+        if not self._queue:
+            return None
+        transport = self._queue.popleft()
+        self._connectors.unpark()
+        return transport, self._clients.pop(transport)
+
+    async def wait_acceptable(self) -> None:
+        if self.closed:
+            raise trio.ClosedResourceError("the listener is closed")
+        if self._queue or self.errors:
+            await checkpoint()
+        else:
+            await self._acceptors.park()
+
+    def fail(self, *errors: Exception) -> None:
+        """Have the next accepts raise these."""
+        self.errors.extend(errors)
+        self._acceptors.unpark_all()
+
+    def close(self) -> None:
+        self.closed = True
+        while self._queue:
+            self._queue.popleft().reset()
+        self._clients.clear()
+        self._acceptors.unpark_all()
+        self._connectors.unpark_all()
+
+
+def client_end(transport: trioserver.Transport, server_address: Any) -> trioserver.Connection:
+    """A stream over a client's transport, without time-outs."""
+    info = trioserver.RequestInfo(
+        id=0,
+        client_address=transport.local_address,
+        server_address=server_address,
+        started=trio.current_time(),
+        started_at=time.time(),
+    )
+    patient = trioserver.Timeouts(idle=math.inf, line=math.inf, write=math.inf)
+    return trioserver.Connection(transport, info, timeouts=patient, limits=trioserver.Limits())
+
+
+class MemoryMixIn(trioserver.BaseServer):
+    """Serves in memory instead: put it first in the bases of a stream server.
+
+    ``class InMemory(MemoryMixIn, MyServer): pass``. Every run has a
+    `MemoryListener` of its own, at the configured address.
+    """
+
+    memory_capacity = DEFAULT_CAPACITY
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        """Make the listener."""
+        return [MemoryListener(self._server_address, self.memory_capacity)]
+
+    @property
+    def listener(self) -> MemoryListener:
+        """The listener of the run in progress."""
+        listener = self._bound_run().listeners[0]
+        assert isinstance(listener, MemoryListener)  # noqa: S101  (for type checkers)
+        return listener
+
+    async def connect(
+        self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None
+    ) -> trioserver.Connection:
+        """Connect to the server; see `MemoryListener.connect`."""
+        return await self.listener.connect(client_address, credentials)
+
+
+class MemoryServer(MemoryMixIn, trioserver.TCPServer):
+    """A stream server in memory; its address is any ``(name, number)``."""
