@@ -205,7 +205,7 @@ class BaseServer(DefaultHooks):
     def _drop(self, run: Run) -> None:
         self._report = run.close()
         if self._run is run:
-            self._run = None
+            self._run = self._ends_at_once = None
         run.ended.set()
 
     # For the caller ------------------------------------------------------------

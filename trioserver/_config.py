@@ -11,16 +11,12 @@ import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import attrs
 
-if TYPE_CHECKING:
-    # Names for people's type checkers only; nothing is imported when this runs.
-    from ._connection import Connection
-
 Validator: TypeAlias = "Callable[[Any, attrs.Attribute[Any], Any], None]"
-WhenFull: TypeAlias = "Literal['wait', 'refuse'] | Callable[[Connection], Awaitable[object]]"
+WhenFull: TypeAlias = "Literal['wait', 'refuse'] | Callable[[Any], Awaitable[object]]"
 
 LARGEST_PORTION = 65_536
 """Bytes taken from the kernel at once. Larger reads make malloc map and unmap

@@ -89,12 +89,13 @@ class RequestReader(_File):
           True when a byte of it is there; False at the end of input, or when
           the server drains.
         """
-        await self._turn()
-        self._receiver.check()
-        if self._receiver.buffer:
-            return True
+        receiver = self._receiver
+        if receiver.buffer:
+            await self._begin()
+            if receiver.buffer:
+                return True
         try:
-            return await self._receiver.fill(between_requests=True)
+            return await receiver.fill(between_requests=True)
         except Draining:
             return False
 
@@ -103,8 +104,13 @@ class RequestReader(_File):
 
     async def __anext__(self) -> bytes:
         """The next line; the loop ends when the peer's input does, or when the server drains."""
-        if not await self.more():
-            raise StopAsyncIteration
+        if not self._receiver.buffer:
+            if not await self.more():
+                raise StopAsyncIteration
+            # That was a schedule point; commonly the whole line came at once.
+            line = self._buffered_line()
+            if line is not None:
+                return line
         return await self.readline()
 
     async def read(self, size: int | None = -1) -> bytes:
@@ -159,14 +165,23 @@ class RequestReader(_File):
         than ``Limits.line`` raises `LimitExceeded`. At the end of input,
         ``b""``.
         """
+        await self._begin()
         if size is not None and size >= 0:
             end = await self._find(b"\n", within=size, enough=size)
             return self._receiver.take(size if end is None else end)
+        line = self._buffered_line()
+        if line is not None:
+            return line
         limit = self._connection.limits.line
         end = await self._find(b"\n", within=limit, enough=limit + 1)
         if end is None and len(self._receiver.buffer) > limit:
             raise self._exceeded("a line", limit, "line")
         return self._receiver.take(limit if end is None else end)
+
+    def _buffered_line(self) -> bytes | None:
+        """The next line, if all of it is buffered and it is within the limit."""
+        at = self._receiver.buffer.find(b"\n", 0, self._connection.limits.line)
+        return None if at < 0 else self._receiver.take(at + 1)
 
     async def readuntil(self, delimiter: bytes, *, limit: int | None = None) -> bytes:
         """Read up to and including ``delimiter``.
@@ -182,6 +197,7 @@ class RequestReader(_File):
         if not delimiter:
             raise ValueError("delimiter must be at least one byte, not b''")
         most = self._connection.limits.line if limit is None else limit
+        await self._begin()
         end = await self._find(delimiter, within=most, enough=most + 1)
         if end is not None:
             return self._receiver.take(end)
@@ -217,6 +233,11 @@ class RequestReader(_File):
         await self._fill_to(1)
         return bytes(self._receiver.buffer)
 
+    async def _begin(self) -> None:
+        """The cancellation point of a read, and what it raises before it does anything."""
+        await self._turn()
+        self._receiver.check()
+
     async def _read_all(self) -> bytes:
         limit = self._connection.limits.read
         await self._fill_to(limit + 1)
@@ -226,8 +247,7 @@ class RequestReader(_File):
 
     async def _fill_to(self, size: int) -> None:
         """Fill the buffer to at least ``size`` bytes, or to the end of input."""
-        await self._turn()
-        self._receiver.check()
+        await self._begin()
         while len(self._receiver.buffer) < size:
             if not await self._receiver.fill():
                 return
@@ -238,9 +258,7 @@ class RequestReader(_File):
         None when they do not hold one: then ``enough`` bytes are buffered, or
         the input has ended.
         """
-        await self._turn()
         receiver, buffer = self._receiver, self._receiver.buffer
-        receiver.check()
         searched, deadline = 0, math.inf
         while True:
             at = buffer.find(delimiter, searched, within)

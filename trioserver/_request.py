@@ -270,8 +270,14 @@ class Request:
     async def _part(self) -> None:
         """Let the hooks close; what they raise is reported and changes nothing."""
         self._parting = True
+        timeouts = self._hooks.timeouts
+        seconds = timeouts.linger + timeouts.cleanup
         try:
-            await call_hook(self._hooks.shutdown_request, self.handed)
+            with trio.move_on_after(seconds) as patience:
+                await call_hook(self._hooks.shutdown_request, self.handed)
+            if patience.cancelled_caught:
+                message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
+                log_safely(error_log, logging.ERROR, message, seconds, self.info)
         except Exception as error:  # noqa: BLE001  (reported; the connection is closed anyway)
             await self._report(error)
 

@@ -71,7 +71,7 @@ class Run:
       door: who is let in.
       ledger: who is here.
       serving: whether `serve` or `handle_one` is at work.
-      stopped: set when `serve` has returned.
+      stopped: set when `serve` or `handle_one` has returned.
       ended: set when the server is done with the run, and `report` is there.
       report: how it ended.
     """
@@ -111,7 +111,7 @@ class Run:
           poll_interval: seconds between two calls of ``service_actions``.
           started: called once clients are let in.
         """
-        self.serving = True
+        self.serving, self.stopped = True, trio.Event()
         try:
             with self._everything:
                 async with trio.open_nursery() as self._requests:
@@ -124,13 +124,15 @@ class Run:
         finally:
             self.serving, self._requests = False, None
             report = self.close()
+            self.ledger.audience.tell("server_closed", report)
             self.stopped.set()
         return report
 
     @enable_ki_protection
     async def handle_one(self, patience: float) -> bool:
         """Serve one request, until it is closed; false if none came in ``patience`` seconds."""
-        self.serving, self.door.accepts_left = True, 1
+        self.serving, self.stopped = True, trio.Event()
+        self.door.accepts_left = 1
         try:
             async with trio.open_nursery() as self._requests:
                 with trio.move_on_after(patience):
@@ -140,6 +142,7 @@ class Run:
                     await self._drain_out()
         finally:
             self.serving, self._requests = False, None
+            self.stopped.set()
         return not self.door.accepts_left
 
     async def _accept_until_drained(
@@ -169,7 +172,7 @@ class Run:
         """Start a request's task. Nothing waits in here, and nothing may fail."""
         requests = self._requests
         if requests is None:
-            raise trio.TrioInternalError("a client was let in outside of a run")
+            raise RuntimeError("a client was let in while nothing serves")
         self.ledger.opened(request)
         requests.start_soon(request.serve, name=f"{type(self._server).__name__} {request.info}")
         if not self.door.is_open():
@@ -301,7 +304,6 @@ class Run:
         self._reserve.give_back()
         if self.report is None:
             self.report = self.ledger.report(self._reason)
-            self.ledger.audience.tell("server_closed", self.report)
         return self.report
 
     # Looking ---------------------------------------------------------------
