@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
@@ -17,47 +17,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import attrs
 import trio
 
-from ._config import Limits, Timeouts, a, reject, seconds
-from ._errors import leaves, lone_errors
+from ._config import Limits, Timeouts, a, as_tuple, seconds, socket_options
+from ._errors import lone_errors
 from ._events import RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from ._fields import with_fields
 from ._handlers import Handler, check_handler
 from ._hooks import DefaultHooks
-from ._observers import EVENTS, error_log, log_safely
+from ._observers import error_log, log_safely, valid_observers
 from ._run import Run
 from ._transport import SocketListener
 
 
 def _valid_handler(_server: object, _field: attrs.Attribute[Any], value: object) -> None:
     check_handler(value)
-
-
-def _valid_observers(server: object, field: attrs.Attribute[Any], value: object) -> None:
-    expected = "a sequence of observers, each with at least one of " + ", ".join(EVENTS)
-    if not isinstance(value, tuple):
-        reject(TypeError, server, field, expected, value)
-    for observer in value:
-        if isinstance(observer, type) or not any(hasattr(observer, event) for event in EVENTS):
-            reject(TypeError, server, field, expected, observer)
-
-
-def _valid_options(server: object, field: attrs.Attribute[Any], value: object) -> None:
-    expected = "a sequence of (level, name, value), two ints and an int or bytes"
-    if not isinstance(value, tuple):
-        reject(TypeError, server, field, expected, value)
-    for option in value:
-        match option:
-            case (int(), int(), int() | bytes()):
-                pass
-            case _:
-                reject(TypeError, server, field, expected, option)
-
-
-def _as_tuple(value: Any) -> Any:
-    """A tuple of what is iterable; validators refuse the rest by the field's name."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        return tuple(value)
-    return value
 
 
 def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -102,10 +74,10 @@ class BaseServer(DefaultHooks):
     limits: Limits = attrs.field(factory=Limits, validator=a(Limits, "a trioserver.Limits"))
     propagate_errors: bool = attrs.field(default=False, validator=a(bool, "True or False"))
     observers: Sequence[object] = attrs.field(
-        default=(), converter=_as_tuple, validator=_valid_observers
+        default=(), converter=as_tuple, validator=valid_observers
     )
     socket_options: Sequence[tuple[int, int, int | bytes]] = attrs.field(
-        default=(), converter=_as_tuple, validator=_valid_options
+        default=(), converter=as_tuple, validator=socket_options
     )
 
     @property
@@ -241,15 +213,14 @@ class BaseServer(DefaultHooks):
         """
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
-        with lone_errors():
-            if self._run is None:
-                async with self:
-                    return await self._serve(poll_interval, task_status)
-            run = self._run
-            try:
+        if self._run is None:
+            async with self:
                 return await self._serve(poll_interval, task_status)
-            finally:
-                run.ended.set()
+        run = self._run
+        try:
+            return await self._serve(poll_interval, task_status)
+        finally:
+            run.ended.set()
 
     async def _serve(
         self, poll_interval: float, task_status: trio.TaskStatus[Self]
@@ -271,34 +242,16 @@ class BaseServer(DefaultHooks):
         exception leaves, bare. When the server fails, the block is cancelled,
         and the failure is raised.
         """
-        left_by: BaseException | None = None
-        try:
-            with lone_errors():
-                async with trio.open_nursery() as nursery:
-                    await nursery.start(self.serve_forever)
-                    try:
-                        yield self
-                    except BaseException as error:
-                        left_by = error
-                        if self._run is not None:
-                            self._run.cancel("the block of serving() was left with an error")
-                        raise
-                    self.shutdown(grace)
-        except BaseException as error:
-            # A cancelled block says nothing of its own: the failure that
-            # cancelled it does.
-            if left_by is None or error is left_by or _was_cancelled(left_by):
-                raise
-            failure: BaseException | None = left_by
-        else:
-            failure = None
-        finally:
-            del left_by
-        if failure is not None:
-            try:
-                raise failure
-            finally:
-                del failure
+        with lone_errors():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.serve_forever)
+                try:
+                    yield self
+                except BaseException:
+                    if self._run is not None:
+                        self._run.cancel("the block of serving() was left with an error")
+                    raise
+                self.shutdown(grace)
 
     async def handle_request(self) -> None:
         """Handle one request, completely: when this returns, it is closed.
@@ -313,8 +266,7 @@ class BaseServer(DefaultHooks):
         """
         run = self._idle_run()
         seconds = math.inf if self.timeout is None else self.timeout
-        with lone_errors():
-            served = await run.handle_one(seconds)
+        served = await run.handle_one(seconds)
         if not served and not run.drain.began:
             await self.handle_timeout()
 
@@ -434,10 +386,6 @@ class BaseServer(DefaultHooks):
                 f"a request cannot {verb} the server that serves it: it would wait for itself;"
                 " shutdown() does not wait"
             )
-
-
-def _was_cancelled(error: BaseException) -> bool:
-    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
 
 
 def _valid_grace(grace: object) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, NoReturn, TypeAlias
 
 import attrs
@@ -74,6 +74,26 @@ def a(kind: type, expected: str) -> Validator:
             reject(TypeError, instance, field, expected, value)
 
     return check
+
+
+def socket_options(instance: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is not a sequence of ``(level, name, value)``."""
+    expected = "a sequence of (level, name, value), two ints and an int or bytes"
+    if not isinstance(value, tuple):
+        reject(TypeError, instance, field, expected, value)
+    for option in value:
+        match option:
+            case (int(), int(), int() | bytes()):
+                pass
+            case _:
+                reject(TypeError, instance, field, expected, option)
+
+
+def as_tuple(value: Any) -> Any:
+    """A tuple of what is iterable; validators refuse the rest by the field's name."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return tuple(value)
+    return value
 
 
 def is_async_callable(value: object) -> bool:

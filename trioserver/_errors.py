@@ -89,35 +89,32 @@ class Draining(RequestEnded):
     """
 
 
-def without_wrapping(error: BaseException) -> BaseException:
-    """The one exception inside nested groups, or ``error`` when there are several.
-
-    Trio's nurseries wrap even a lone exception in a group. A caller of
-    ``serve_forever`` wants the bind error or the ``SystemExit`` itself; the
-    cancellations that an error caused among its neighbours are not news, so
-    they do not count beside it.
-    """
-    found = leaves(error)
-    failures = [leaf for leaf in found if not isinstance(leaf, trio.Cancelled)] or found[:1]
-    return failures[0] if len(failures) == 1 else error
-
-
 @contextmanager
 def lone_errors() -> Iterator[None]:
-    """Let exceptions out as `without_wrapping` has them, with their own context."""
+    """Put around a nursery: take off the group that it wraps around a lone exception.
+
+    Only the nursery's own group, so that a group which somebody raised arrives
+    as it was. Cancellations that an error caused among its neighbours are not
+    news, and do not count beside it.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
-        alone = without_wrapping(group)
-        if alone is group:
+        children = group.exceptions
+        failures = [child for child in children if not _is_cancellation(child)] or children[:1]
+        if len(failures) > 1:
             raise
-        context = alone.__context__
+        alone, context = failures[0], failures[0].__context__
         try:
             raise alone
         finally:
             # Not the group: it is only how the exception came here, and holds it.
             alone.__context__ = context
-            del alone, context
+            del alone, context, failures, children
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from ._address import Address, describe
+from ._config import reject
 from ._events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
 
 access_log = logging.getLogger("trioserver.access")
@@ -52,6 +53,16 @@ class Observer:
 
 
 EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
+
+
+def valid_observers(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    """Refuse what is not a sequence of observers."""
+    expected = "a sequence of observers, each with at least one of " + ", ".join(EVENTS)
+    if not isinstance(value, tuple):
+        reject(TypeError, server, field, expected, value)
+    for observer in value:
+        if isinstance(observer, type) or not any(hasattr(observer, event) for event in EVENTS):
+            reject(TypeError, server, field, expected, observer)
 
 
 class LoggingObserver(Observer):

@@ -54,11 +54,12 @@ async def _serve_all(
 
     with lone_errors(), _receiver() as arrived:
         async with trio.open_nursery() as watch:
-            async with trio.open_nursery() as serving:
-                obey = _Obedience(servers, grace, serving.cancel_scope)
-                watch.start_soon(obey.all, arrived)
-                for number, server in enumerate(servers):
-                    serving.start_soon(serve, number, server)
+            with lone_errors():
+                async with trio.open_nursery() as serving:
+                    obey = _Obedience(servers, grace, serving.cancel_scope)
+                    watch.start_soon(obey.all, arrived)
+                    for number, server in enumerate(servers):
+                        serving.start_soon(serve, number, server)
             watch.cancel_scope.cancel(reason="all servers have ended")
     if obey.cancelled_by is not None:
         raise SystemExit(128 + obey.cancelled_by)

@@ -39,6 +39,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._accept import ReserveDescriptor, accept_loop
 from ._door import Door, DoorHooks
+from ._errors import lone_errors
 from ._events import (
     ListenerSnapshot,
     RequestRecord,
@@ -113,7 +114,7 @@ class Run:
         """
         self.serving, self.stopped = True, trio.Event()
         try:
-            with self._everything:
+            with self._everything, lone_errors():
                 async with trio.open_nursery() as self._requests:
                     try:
                         await self._accept_until_drained(poll_interval, started)
@@ -134,12 +135,13 @@ class Run:
         self.serving, self.stopped = True, trio.Event()
         self.door.accepts_left = 1
         try:
-            async with trio.open_nursery() as self._requests:
-                with trio.move_on_after(patience):
-                    await self._accept_until_drained(math.inf, lambda: None)
-                await self.ledger.until_all_closed_or(self.drain)
-                if self.drain.began:
-                    await self._drain_out()
+            with lone_errors():
+                async with trio.open_nursery() as self._requests:
+                    with trio.move_on_after(patience):
+                        await self._accept_until_drained(math.inf, lambda: None)
+                    await self.ledger.until_all_closed_or(self.drain)
+                    if self.drain.began:
+                        await self._drain_out()
         finally:
             self.serving, self._requests = False, None
             self.stopped.set()
@@ -149,17 +151,18 @@ class Run:
         self, poll_interval: float, started: Callable[[], object]
     ) -> None:
         self._reserve.take()
-        async with trio.open_nursery() as listeners:
-            self._accepting = listeners.cancel_scope
-            for listener in self.listeners:
-                listeners.start_soon(accept_loop, listener, self.door, self._reserve)
-            if self._overrides("service_actions") and poll_interval < math.inf:
-                listeners.start_soon(self._act_every, poll_interval)
-            addresses = tuple(listener.address for listener in self.listeners)
-            self.ledger.audience.tell("server_listening", addresses)
-            started()
-            if self._ends_at_once is not None:
-                self.begin_drain(self._ends_at_once)
+        with lone_errors():
+            async with trio.open_nursery() as listeners:
+                self._accepting = listeners.cancel_scope
+                for listener in self.listeners:
+                    listeners.start_soon(accept_loop, listener, self.door, self._reserve)
+                if self._overrides("service_actions") and poll_interval < math.inf:
+                    listeners.start_soon(self._act_every, poll_interval)
+                addresses = tuple(listener.address for listener in self.listeners)
+                self.ledger.audience.tell("server_listening", addresses)
+                started()
+                if self._ends_at_once is not None:
+                    self.begin_drain(self._ends_at_once)
 
     async def _act_every(self, seconds: float) -> None:
         while True:
