@@ -85,6 +85,21 @@ async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor
                 shortage = None
 
 
+def accept_now(listener: Listener, door: Door) -> bool:
+    """Admit one client that is there now; false if none is, or cannot be accepted.
+
+    Raises:
+      OSError: of the fatal tier.
+    """
+    try:
+        return door.admit(listener)
+    except OSError as error:
+        door.accept_failed(listener.address, error)
+        if tier_of(error) is Tier.FATAL:
+            raise
+        return False
+
+
 def _accept_batch(listener: Listener, door: Door) -> None:
     for _ in range(ACCEPTS_AT_ONCE):
         if not (door.is_open() and door.has_room() and door.admit(listener)):

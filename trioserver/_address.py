@@ -109,7 +109,10 @@ def valid_unix_path(path: object) -> str | None:
     """What is wrong with ``path`` as the name of a Unix socket, or None."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return "a path (str, bytes or os.PathLike) or bound sockets to adopt"
-    raw = os.fsencode(path)
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:
+        return "a path that the file system's encoding can hold"
     if not raw:
         return "a path that is not empty"
     if is_abstract(raw):

@@ -17,10 +17,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import attrs
 import trio
 
-from ._config import Limits, Timeouts, a, as_tuple, seconds, socket_options
+from ._config import (
+    Limits,
+    Timeouts,
+    a,
+    as_tuple,
+    grace_seconds,
+    seconds,
+    socket_options,
+)
 from ._errors import lone_errors
 from ._events import RequestInfo, ServerSnapshot, ShutdownReport, Statistics
-from ._fields import with_fields
 from ._handlers import Handler, check_handler
 from ._hooks import DefaultHooks
 from ._observers import error_log, log_safely, valid_observers
@@ -37,7 +44,14 @@ def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -
         server._check_address(field, value)
 
 
-@with_fields
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
 class BaseServer(DefaultHooks):
     """What all servers are; derive from one of the socket servers instead.
 
@@ -110,6 +124,7 @@ class BaseServer(DefaultHooks):
             self._drop(run)
             self._report = None
             raise
+        run.is_bound()
         return self
 
     async def __aexit__(
@@ -123,9 +138,12 @@ class BaseServer(DefaultHooks):
             return
         try:
             await self._end(run, by_force=error is not None)
+            if run.closed_by_hand:
+                await run.ended.wait()
         finally:
             try:
-                await self._close_within_bounds()
+                if not run.closed_by_hand:
+                    await self._close_within_bounds()
             finally:
                 self._drop(run)
 
@@ -148,6 +166,7 @@ class BaseServer(DefaultHooks):
         """
         run = self._run
         if run is not None:
+            run.closed_by_hand = True
             await self._end(run)
             self._drop(run)
 
@@ -163,7 +182,9 @@ class BaseServer(DefaultHooks):
         finally:
             if run.serving:
                 run.cancel("the server is being closed")
-                with trio.move_on_after(self.timeouts.cleanup, shield=True):
+                # As a nursery waits for its children: they are cancelled, named
+                # if they do not end, and nothing may outlive this.
+                with trio.CancelScope(shield=True):
                     await run.stopped.wait()
 
     async def _close_within_bounds(self) -> None:
@@ -242,6 +263,7 @@ class BaseServer(DefaultHooks):
         exception leaves, bare. When the server fails, the block is cancelled,
         and the failure is raised.
         """
+        grace_seconds(grace)
         with lone_errors():
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.serve_forever)
@@ -282,9 +304,11 @@ class BaseServer(DefaultHooks):
           grace: seconds that requests in flight have to end by themselves,
             before they are cancelled; None is ``timeouts.shutdown``.
         """
-        patience = self.timeouts.shutdown if grace is None else _valid_grace(grace)
+        grace_seconds(grace)
+        patience = self.timeouts.shutdown if grace is None else grace
         if self._run is None and self._report is None:
-            self._ends_at_once = patience
+            earlier = math.inf if self._ends_at_once is None else self._ends_at_once
+            self._ends_at_once = min(patience, earlier)
         # Only now: another thread may have bound it in between.
         run = self._run
         if run is not None:
@@ -374,8 +398,9 @@ class BaseServer(DefaultHooks):
     def _idle_run(self) -> Run:
         """The run, if it can be served."""
         run = self._bound_run()
-        if run.serving:
-            raise RuntimeError(f"this {type(self).__name__} is serving already")
+        if run.serving or not run.bound:
+            doing = "serving" if run.serving else "being bound"
+            raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
         if run.drain.began:
             raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
         return run
@@ -383,14 +408,6 @@ class BaseServer(DefaultHooks):
     def _refuse_own_requests(self, run: Run, verb: str) -> None:
         if run.owns_current_task():
             raise RuntimeError(
-                f"a request cannot {verb} the server that serves it: it would wait for itself;"
+                f"a task of a server cannot {verb} it: it would wait for itself;"
                 " shutdown() does not wait"
             )
-
-
-def _valid_grace(grace: object) -> float:
-    if isinstance(grace, bool) or not isinstance(grace, (int, float)):
-        raise TypeError(f"grace must be a number of seconds or None, not {grace!r}")
-    if not grace >= 0:
-        raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
-    return grace

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -45,7 +46,11 @@ def seconds(*, zero: bool = False, optional: bool = False) -> Validator:
             return
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             reject(TypeError, instance, field, expected, value)
-        if math.isnan(value) or value < 0 or (value == 0 and not zero):
+        try:
+            right = float(value) > 0 or (zero and value == 0)
+        except OverflowError:  # an int beyond what a clock can hold
+            right = False
+        if not right:
             reject(ValueError, instance, field, expected, value)
 
     return check
@@ -94,6 +99,16 @@ def as_tuple(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return tuple(value)
     return value
+
+
+def grace_seconds(grace: object) -> None:
+    """Refuse what is not a grace: seconds, or None."""
+    if grace is None:
+        return
+    if isinstance(grace, bool) or not isinstance(grace, (int, float)):
+        raise TypeError(f"grace must be a number of seconds or None, not {grace!r}")
+    if not 0 <= grace <= sys.float_info.max and grace != math.inf:
+        raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
 
 
 def is_async_callable(value: object) -> bool:

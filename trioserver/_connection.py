@@ -59,6 +59,7 @@ class Connection(trio.abc.HalfCloseableStream):
         )
         self._handlers_not_awaited = 0
         self._cut = False
+        self._turns = 0
 
     # Facts -----------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import attrs
 import trio
 
+from ._accept import Tier, tier_of
 from ._address import Address, client_key
 from ._config import Limits
 from ._connection import Connection
@@ -125,7 +126,8 @@ class Door:
 
     def _next_request(self, listener: Listener) -> tuple[bool, Request | None]:
         """Whether a client was there; and its request, unless ``get_request`` dropped it."""
-        self._fresh = None
+        # A get_request that begins the drain comes back here, from inside.
+        outer, self._fresh = self._fresh, None
         try:
             answer = self._server.get_request(listener)
             if answer is None and self._fresh is None:
@@ -141,7 +143,7 @@ class Door:
             self.accept_failed(listener.address, error)
             return True, None
         finally:
-            self._fresh = None
+            self._fresh = outer
         return True, request
 
     def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
@@ -164,7 +166,10 @@ class Door:
 
     def _let_in(self, request: Request) -> None:
         when_full = self._server.limits.when_full
-        if self._slots.is_full_for(request.counted_as):
+        if self._drain.began:
+            self.waiting.append(request)
+            self.start_waiting()
+        elif self._slots.is_full_for(request.counted_as):
             self._refuse(request, "too many of this client (per_client)")
         elif self._slots.free:
             self._start(request)
@@ -196,18 +201,23 @@ class Door:
 
     def take_in_queue(self, listener: Listener) -> None:
         """Accept what the kernel has completed, as far as the waiting room goes; reset the rest."""
-        try:
-            for _ in range(LARGEST_BACKLOG):
+        for _ in range(LARGEST_BACKLOG):
+            try:
                 somebody, request = self._next_request(listener)
-                if not somebody:
-                    return
-                if request is not None:
-                    self.waiting.append(request)
-                if len(self.waiting) > self._server.limits.requests:
-                    self._leave_unserved(self.waiting.pop())
-        except Exception as error:  # noqa: BLE001  (whoever began the drain is not to blame)
-            message = "could not accept the clients that were waiting when the drain began"
-            log_safely(error_log, logging.ERROR, message, exc_info=error)
+            except Exception as error:  # noqa: BLE001  (whoever began the drain is not to blame)
+                if isinstance(error, OSError):
+                    self.accept_failed(listener.address, error)
+                    if tier_of(error) is Tier.CONNECTION:
+                        continue
+                message = "could not accept the clients that were waiting when the drain began"
+                log_safely(error_log, logging.ERROR, message, exc_info=error)
+                return
+            if not somebody:
+                return
+            if request is not None:
+                self.waiting.append(request)
+            if len(self.waiting) > self._server.limits.requests:
+                self._leave_unserved(self.waiting.pop())
 
     def start_waiting(self) -> None:
         """Start the requests in the waiting room, as far as there are slots."""

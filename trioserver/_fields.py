@@ -17,6 +17,7 @@ import attrs
 
 from ._config import is_async_callable
 from ._events import ShutdownReport
+from ._handlers import Handler
 from ._run import Run
 
 _LIBRARY = __name__.partition(".")[0]
@@ -30,19 +31,22 @@ class Configured:
     of the class that carries it from type checkers.
     """
 
+    # What the default hooks need of the fields, which come later.
+    RequestHandlerClass: Handler
+
     # What is not configuration: the run, while there is one, and what outlives
-    # it. Annotated here, where they do not become fields.
+    # it. Annotated here, where it does not become a field.
     _run: Run | None = None
     _report: ShutdownReport | None = None
     _ends_at_once: float | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        # The library's own classes say `@with_fields`, because mypy's
-        # attrs.evolve does not know dataclass_transform.
+        # The library's own classes are decorated in their source, because
+        # mypy's attrs.evolve does not know dataclass_transform.
         if not _is_ours(cls):
             _check_colours(cls)
-            with_fields(cls)
+            _make_fields(cls)
 
     if not TYPE_CHECKING:  # checkers take the signature from the fields
 
@@ -57,7 +61,9 @@ class Configured:
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = _fields_of(type(self)).get(name)
-        if field is not None:
+        # A field's first assignment is the generated __init__'s, which converts
+        # and validates by itself.
+        if field is not None and name in vars(self):
             if self._run is not None:
                 raise RuntimeError(
                     f"{field.alias} cannot be assigned while the server is bound:"
@@ -82,10 +88,11 @@ class Configured:
         vars(self).update(state)
 
     def __repr__(self) -> str:
-        shown = (
-            f"{field.alias}={getattr(self, field.name)!r}"
-            for field in _fields_of(type(self)).values()
-        )
+        shown = []
+        for field in _fields_of(type(self)).values():
+            if field.repr:
+                show = repr if field.repr is True else field.repr
+                shown.append(f"{field.alias}={show(getattr(self, field.name))}")
         return f"{type(self).__qualname__}({', '.join(shown)})"
 
     def evolve(self, **changes: Any) -> Self:
@@ -95,9 +102,8 @@ class Configured:
           TypeError: there is no such field; or as building one does.
           ValueError: as building one does.
         """
-        names = {
-            field.alias: field.name for field in _fields_of(type(self)).values() if field.alias
-        }
+        fields = _fields_of(type(self))
+        names = {field.alias: field.name for field in fields.values() if field.init and field.alias}
         unknown = ", ".join(sorted(changes.keys() - names.keys()))
         if unknown:
             raise TypeError(
@@ -105,16 +111,18 @@ class Configured:
             )
         twin = copy.copy(self)
         for alias, value in changes.items():
-            setattr(twin, names[alias], value)
+            field = fields[names[alias]]
+            vars(twin)[field.name] = attrs.setters.convert(twin, cast("Any", field), value)
+        attrs.validate(cast("Any", twin))  # all of them, now that they are all there
         return twin
 
 
 def _with_overrides(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
-    """The fields of ``cls``, with what its class bodies say as their defaults."""
+    """The fields of ``cls``, with what class bodies say as their defaults."""
     return [_overridden(cls, _like_inherited(cls, field)) for field in fields]
 
 
-with_fields = attrs.define(
+_make_fields = attrs.define(
     init=False,
     repr=False,
     eq=False,
@@ -123,29 +131,38 @@ with_fields = attrs.define(
     on_setattr=attrs.setters.NO_OP,
     field_transformer=_with_overrides,
 )
-"""Make a server class an attrs class."""
 
 
 def _like_inherited(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
     """A field that only restates an inherited one keeps all but the default from it."""
-    if getattr(field, "inherited", False) or field.validator is not None:
+    if field.name not in inspect.get_annotations(cls) or field.validator is not None:
         return field
-    for base in cls.__mro__[1:]:
-        known = _fields_of(base) if attrs.has(base) else {}
-        if field.name in known:
-            if field.default is not attrs.NOTHING:
-                _valid(None, known[field.name], field.default)
-            return known[field.name].evolve(default=field.default, type=field.type)
+    for base in filter(attrs.has, cls.__mro__[1:]):
+        known = _fields_of(base).get(field.name)
+        if known is not None:
+            is_factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+            if not is_factory and field.default is not attrs.NOTHING:
+                _valid(None, known, field.default)
+            as_own: dict[str, Any] = {"default": field.default, "inherited": False}
+            return known.evolve(**as_own)
     return field
 
 
 def _overridden(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
-    """The field, with the value that a class body before its definition gives its name."""
+    """The field, with the value that some class body before its definition gives its name."""
     for base in cls.__mro__:
-        if field.name in inspect.get_annotations(base):
+        defines_fields = base is cls or "__attrs_attrs__" in vars(base)
+        if defines_fields and field.name in inspect.get_annotations(base):
             return field
-        if field.name in vars(base):
-            value = vars(base)[field.name]
+        for name in {field.name, field.alias or field.name} & vars(base).keys():
+            value = vars(base)[name]
+            if name != field.name:
+                raise TypeError(
+                    f"{cls.__name__}.{name} cannot be a class attribute: pass it, or have"
+                    " an __init__ that does"
+                )
+            if isinstance(value, type(attrs.field())):
+                raise TypeError(f"{cls.__name__}.{name} is a field: it needs an annotation")
             _valid(None, field, value)
             return field.evolve(default=value)
     return field
@@ -153,8 +170,7 @@ def _overridden(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
 
 def _valid(instance: object, field: attrs.Attribute[Any], value: Any) -> Any:
     """``value`` as the field holds it, or the validator's exception."""
-    if callable(field.converter):
-        value = field.converter(value)
+    value = attrs.setters.convert(instance, cast("Any", field), value)
     if field.validator is not None:
         field.validator(instance, field, value)
     return value

@@ -35,7 +35,6 @@ class _File:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._turns = 0
 
     @property
     def closed(self) -> bool:
@@ -48,11 +47,12 @@ class _File:
 
     async def _turn(self) -> None:
         """The cancellation point of an operation on a buffer."""
-        self._turns += 1
-        if self._turns < _BUFFERED_OPERATIONS:
+        connection = self._connection
+        connection._turns += 1
+        if connection._turns < _BUFFERED_OPERATIONS:
             await checkpoint_if_cancelled()
         else:
-            self._turns = 0
+            connection._turns = 0
             await checkpoint()
 
 
@@ -135,11 +135,17 @@ class RequestReader(_File):
 
     async def readinto(self, target: bytearray | memoryview) -> int:
         """Read into ``target`` until it is full or the input ends; how many bytes that was."""
-        return _copy(await self.read(memoryview(target).nbytes), target)
+        with _writable(target) as view:
+            data = await self.read(len(view))
+            view[: len(data)] = data
+        return len(data)
 
     async def readinto1(self, target: bytearray | memoryview) -> int:
         """Read into ``target`` with at most one receive; how many bytes that was."""
-        return _copy(await self.read1(memoryview(target).nbytes), target)
+        with _writable(target) as view:
+            data = await self.read1(len(view))
+            view[: len(data)] = data
+        return len(data)
 
     async def readexactly(self, size: int) -> bytes:
         """Read exactly ``size`` bytes.
@@ -196,6 +202,8 @@ class RequestReader(_File):
         """
         if not delimiter:
             raise ValueError("delimiter must be at least one byte, not b''")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1 byte, not {limit}")
         most = self._connection.limits.line if limit is None else limit
         await self._begin()
         end = await self._find(delimiter, within=most, enough=most + 1)
@@ -310,6 +318,9 @@ class RequestWriter(_File):
             await self._sender.send_all(data)
             return size
         await self._turn()
+        if len(self._sender.buffer) >= self._size:
+            # A flush that was cancelled left it full: no more goes in before it is out.
+            await self._sender.flush()
         self._sender.check()
         self._sender.buffer += data
         if len(self._sender.buffer) >= self._size:
@@ -326,7 +337,9 @@ class RequestWriter(_File):
         await self._sender.flush()
 
 
-def _copy(data: bytes, target: bytearray | memoryview) -> int:
-    with memoryview(target) as view:
-        view.cast("B")[: len(data)] = data
-    return len(data)
+def _writable(target: bytearray | memoryview) -> memoryview:
+    """A view of bytes to read into; refused before anything is read."""
+    view = memoryview(target).cast("B")
+    if view.readonly:
+        raise TypeError(f"cannot read into {type(target).__name__}: it is read-only")
+    return view

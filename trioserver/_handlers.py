@@ -172,6 +172,8 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
     Raises:
       TypeError: it cannot be awaited.
     """
+    if isinstance(handling, BaseRequestHandler):
+        return handling._serve()  # a chain of coroutines, which tracebacks can follow
     if isinstance(handling, Awaitable):
         return handling
     name = getattr(handler, "__name__", repr(handler))

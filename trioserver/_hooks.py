@@ -13,15 +13,13 @@ from typing import Any
 
 from ._address import Address, describe
 from ._fields import Configured
-from ._handlers import Handler, awaitable
+from ._handlers import awaitable
 from ._observers import error_log, log_safely
 from ._transport import Listener
 
 
 class DefaultHooks(Configured):
     """The hooks of `BaseServer`."""
-
-    RequestHandlerClass: Handler
 
     async def server_bind(self) -> Sequence[Listener]:
         """Make the listeners; override it to serve over something else."""

@@ -109,6 +109,11 @@ class Ledger:
         self.audience.tell("draining", grace)
         self._changed.unpark_all()
 
+    def grace_ends(self, deadline: float) -> None:
+        """The grace was cut short."""
+        if self._drain_began is not None:
+            self._grace = deadline - self._drain_began
+
     def statistics(self, waiting: int) -> Statistics:
         """The counts at this instant."""
         return Statistics(

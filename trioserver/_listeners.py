@@ -145,7 +145,7 @@ async def bind_unix(
 
 
 def adopt(sockets: Sequence[socket.socket], families: Iterable[int]) -> list[SocketListener]:
-    """Listeners for sockets that somebody else has bound.
+    """Listeners for sockets that somebody else has bound, IPv4 first.
 
     They are ours from here on, and closed at the end of the run; their paths
     are not unlinked, and what waits in their queues when the server drains is
@@ -158,7 +158,8 @@ def adopt(sockets: Sequence[socket.socket], families: Iterable[int]) -> list[Soc
     for sock in sockets:
         if fault := _unfit(sock, frozenset(families)):
             raise ValueError(f"cannot serve on the socket {sock!r}: it {fault}")
-    return [SocketListener(sock, shared=True) for sock in sockets]
+    in_order = sorted(sockets, key=lambda sock: sock.family != socket.AF_INET)
+    return [SocketListener(sock, shared=True) for sock in in_order]
 
 
 def _unfit(sock: socket.socket, families: frozenset[int]) -> str | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import trio
 
 from ._base import BaseServer
+from ._config import grace_seconds
 from ._errors import lone_errors
 from ._events import ShutdownReport
 
@@ -41,6 +42,7 @@ def run(*servers: BaseServer, grace: float | None = None) -> tuple[ShutdownRepor
     """
     if not servers:
         raise TypeError("run() needs at least one server")
+    grace_seconds(grace)
     return trio.run(_serve_all, servers, grace)
 
 

@@ -84,12 +84,16 @@ class Receiver:
     idle_blocks: list[IdleBlock] = attrs.field(factory=list)
     ended_idle: bool = False
     _reset: OSError | None = None
+    _flushing: bool = False
 
     # For a handler's tasks -------------------------------------------------
 
     async def receive(self, max_bytes: int) -> bytes:
         """Up to ``max_bytes`` bytes, what is buffered first; ``b""`` at the end of input."""
-        await checkpoint()
+        if self._sender.buffer and not self.buffer:
+            await self._flush()
+        else:
+            await checkpoint()
         while True:
             self.check()
             if self.buffer:
@@ -109,7 +113,10 @@ class Receiver:
         Returns:
           False at the end of input.
         """
-        await checkpoint()
+        if self._sender.buffer:
+            await self._flush()
+        else:
+            await checkpoint()
         before = len(self.buffer)
         while True:
             self.check()
@@ -120,6 +127,11 @@ class Receiver:
                 self.buffer += data
                 return bool(data)
             await self._wait_for_input(between_requests=between_requests, deadline=deadline)
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the input were taken so far."""
+        return self.total - len(self.buffer)
 
     def take(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the buffer."""
@@ -135,14 +147,22 @@ class Receiver:
         """Raise what a receive would raise before it did anything."""
         if self.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
-        if self.wait is not None:
+        if self.wait is not None or self._flushing:
             raise trio.BusyResourceError("another task is receiving from this connection")
+
+    async def _flush(self) -> None:
+        """Send what is buffered: the peer may be waiting for it before it says another word."""
+        self.check()
+        self._flushing = True
+        try:
+            await self._sender.flush()
+        except trio.BusyResourceError:
+            await checkpoint()  # another task is sending it
+        finally:
+            self._flushing = False
 
     async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
         """Wait until the transport, or the buffer, has something."""
-        if self._sender.buffer:
-            # The peer may be waiting for this before it says another word.
-            await self._sender.flush()
         between_requests = between_requests or not self.total
         idle_deadline = trio.current_time() + self.timeout
         deadline = min(deadline, idle_deadline)
@@ -232,19 +252,19 @@ class IdleBlock:
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._received = receiver.total
+        self._began_at = receiver.position
         self._scope = trio.CancelScope()
 
     def __enter__(self) -> None:
-        self._received = self._receiver.total
+        self._began_at = self._receiver.position
         self._receiver.idle_blocks.append(self)
         self._scope.__enter__()
         if self._receiver.drains():
             self._receiver.end_idle_waits()
 
     def end(self) -> None:
-        """Have the block raise `Draining`, unless a request began inside it."""
-        if self._receiver.total == self._received:
+        """Have the block raise `Draining`, unless a request was begun inside it."""
+        if self._receiver.position == self._began_at:
             self._scope.cancel(reason="the server drains")
 
     def __exit__(

@@ -109,10 +109,18 @@ class Request:
     _outcome: Outcome | None = None
     _reason: str = ""
     _parting: bool = False
+    _cancelled_because: str = ""
 
     @property
     def info(self) -> RequestInfo:
         return self.connection.info
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the request; the first reason holds."""
+        scope = self.connection.cancel_scope
+        if not scope.cancel_called:
+            self._cancelled_because = reason
+            scope.cancel(reason=reason)
 
     @enable_ki_protection
     async def serve(self) -> None:
@@ -205,11 +213,19 @@ class Request:
         cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
         if len(cancelled) < len(leaves(error)):
             self._decide(Outcome.FAILED, _in_words(error))
-        elif cancelled[0].source == "deadline" and self.connection.cancel_scope.cancel_called:
+        elif self._deadline_was_ours(cancelled[0]):
             self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
         else:
-            why = cancelled[0].reason or f"cancelled by a {cancelled[0].source}"
+            by_whom = f"cancelled, by a {cancelled[0].source} outside of the server"
+            why = cancelled[0].reason or self._cancelled_because or by_whom
             self._decide(Outcome.CANCELLED, why)
+
+    def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
+        """Whether it was the request's own deadline that passed, not one around the server."""
+        scope = self.connection.cancel_scope
+        return (
+            cancelled.source == "deadline" and scope.cancel_called and not self._cancelled_because
+        )
 
     def _peers_doing(self, error: BaseException) -> tuple[Outcome, str] | None:
         """The outcome if nothing but this request's own peer is behind ``error``."""

@@ -37,7 +37,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._accept import ReserveDescriptor, accept_loop
+from ._accept import ReserveDescriptor, accept_loop, accept_now
 from ._door import Door, DoorHooks
 from ._errors import lone_errors
 from ._events import (
@@ -71,7 +71,9 @@ class Run:
       drain: whether the drain has begun.
       door: who is let in.
       ledger: who is here.
+      bound: whether it can be served.
       serving: whether `serve` or `handle_one` is at work.
+      closed_by_hand: whether ``server_close`` was called, by the user or by us.
       stopped: set when `serve` or `handle_one` has returned.
       ended: set when the server is done with the run, and `report` is there.
       report: how it ended.
@@ -83,7 +85,9 @@ class Run:
     drain: Drain = attrs.field(factory=Drain)
     door: Door = attrs.field(init=False)
     ledger: Ledger = attrs.field(init=False)
+    bound: bool = False
     serving: bool = False
+    closed_by_hand: bool = False
     stopped: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
     report: ShutdownReport | None = None
@@ -91,6 +95,7 @@ class Run:
     _bound_at: float = attrs.field(factory=trio.current_time)
     _reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _requests: trio.Nursery | None = None
+    _acceptors: trio.Nursery | None = None
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -101,6 +106,12 @@ class Run:
         self.ledger = Ledger(Audience.of(self._server.observers))
         verifies = self._overrides("verify_request")
         self.door = Door(self._server, self, self.ledger, self.drain, verifies, self._spawn)
+
+    def is_bound(self) -> None:
+        """Binding has succeeded: clients queue."""
+        self.bound = True
+        addresses = tuple(listener.address for listener in self.listeners)
+        self.ledger.audience.tell("server_listening", addresses)
 
     # Serving ---------------------------------------------------------------
 
@@ -125,7 +136,6 @@ class Run:
         finally:
             self.serving, self._requests = False, None
             report = self.close()
-            self.ledger.audience.tell("server_closed", report)
             self.stopped.set()
         return report
 
@@ -139,6 +149,9 @@ class Run:
                 async with trio.open_nursery() as self._requests:
                     with trio.move_on_after(patience):
                         await self._accept_until_drained(math.inf, lambda: None)
+                    if self.door.is_open():
+                        # The last look: who came in the very tick, or was there all the time.
+                        any(accept_now(listener, self.door) for listener in self.listeners)
                     await self.ledger.until_all_closed_or(self.drain)
                     if self.drain.began:
                         await self._drain_out()
@@ -152,14 +165,12 @@ class Run:
     ) -> None:
         self._reserve.take()
         with lone_errors():
-            async with trio.open_nursery() as listeners:
-                self._accepting = listeners.cancel_scope
+            async with trio.open_nursery() as self._acceptors:
+                listeners, self._accepting = self._acceptors, self._acceptors.cancel_scope
                 for listener in self.listeners:
                     listeners.start_soon(accept_loop, listener, self.door, self._reserve)
                 if self._overrides("service_actions") and poll_interval < math.inf:
                     listeners.start_soon(self._act_every, poll_interval)
-                addresses = tuple(listener.address for listener in self.listeners)
-                self.ledger.audience.tell("server_listening", addresses)
                 started()
                 if self._ends_at_once is not None:
                     self.begin_drain(self._ends_at_once)
@@ -187,6 +198,8 @@ class Run:
 
     def settled(self, request: Request, record: RequestRecord) -> None:
         """The request's outcome is decided: slot back, one record, and only then it lingers."""
+        if not self.drain.began and _is_cut_from_outside(request):
+            self._begin_cut()
         self.ledger.settled(request, record)
         self.door.leave(request)
         if len(self.ledger.closing) > self._server.limits.requests:
@@ -198,9 +211,8 @@ class Run:
 
     def _end_oldest_linger(self) -> None:
         for request in self.ledger.closing.values():
-            scope = request.connection.cancel_scope
-            if not scope.cancel_called:
-                scope.cancel(reason="more connections linger than there are slots (requests)")
+            if not request.connection.cancel_scope.cancel_called:
+                request.cancel("more connections linger than there are slots (requests)")
                 return
 
     # Draining --------------------------------------------------------------
@@ -230,6 +242,7 @@ class Run:
             return
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
         if self.drain.began:
+            self.ledger.grace_ends(self._grace.deadline)
             return
         self._reason = self._reason or "shutdown() was called"
         self.drain.began = True
@@ -276,22 +289,26 @@ class Run:
         """Cancel one request; false if there is none of that id."""
         for request in self.ledger.here():
             if request.info.id == request_id:
-                request.connection.cancel_scope.cancel(reason=reason)
+                request.cancel(reason)
                 return True
         return False
+
+    def _begin_cut(self) -> None:
+        """From now on, a request that ends is part of the report."""
+        if not self.drain.began:
+            self.drain.began = True
+            self.ledger.drain_began(0.0)
 
     async def _cut(self, reason: str) -> None:
         """Cancel what is left, wait for it within bounds, and name what does not end."""
         self._reason = self._reason or reason
-        if not self.drain.began:
-            self.drain.began = True
-            self.ledger.drain_began(0.0)
+        self._begin_cut()
         self._accepting.cancel(reason=reason)
         for listener in self.listeners:
             listener.close()
         self.door.empty_waiting_room()
         for request in self.ledger.here():
-            request.connection.cancel_scope.cancel(reason=reason)
+            request.cancel(reason)
         seconds = self._server.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True):
             await self.ledger.until_all_closed()
@@ -307,6 +324,8 @@ class Run:
         self._reserve.give_back()
         if self.report is None:
             self.report = self.ledger.report(self._reason)
+            if self.bound:
+                self.ledger.audience.tell("server_closed", self.report)
         return self.report
 
     # Looking ---------------------------------------------------------------
@@ -331,13 +350,19 @@ class Run:
         )
 
     def owns_current_task(self) -> bool:
-        """Whether the calling task is, or runs under, one of this run's requests."""
+        """Whether the calling task is, or runs under, one of this run's own."""
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task.parent_nursery is not None:
-            if task.parent_nursery is self._requests:
+            if task.parent_nursery in {self._requests, self._acceptors}:
                 return True
             task = task.parent_nursery.parent_task
         return False
+
+
+def _is_cut_from_outside(request: Request) -> bool:
+    """Whether the request's task, which is calling, is cancelled by more than its own scope."""
+    own = request.connection.cancel_scope
+    return trio.current_effective_deadline() == -math.inf and not own.cancel_called
 
 
 def _in_words(error: BaseException) -> str:

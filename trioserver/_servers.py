@@ -12,7 +12,6 @@ import attrs
 from ._address import adopted_sockets, valid_ip_address, valid_unix_path
 from ._base import BaseServer
 from ._config import a, count, reject
-from ._fields import with_fields
 from ._listeners import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix
 from ._transport import Listener
 
@@ -24,7 +23,14 @@ def _valid_family(server: object, field: attrs.Attribute[Any], value: object) ->
         reject(ValueError, server, field, "None, socket.AF_INET or socket.AF_INET6", value)
 
 
-@with_fields
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
 class TCPServer(BaseServer):
     """Serves TCP connections.
 
@@ -63,9 +69,9 @@ class TCPServer(BaseServer):
           ValueError: an adopted socket cannot be served on.
         """
         if sockets := adopted_sockets(self._server_address):
-            return adopt(sockets, self._families())
+            return self._keep(adopt(sockets, self._families()))
         host, port = self._server_address
-        return await bind_ip(
+        bound = await bind_ip(
             host,
             port,
             family=self.address_family,
@@ -73,6 +79,13 @@ class TCPServer(BaseServer):
             reuse_address=self.allow_reuse_address,
             reuse_port=self.allow_reuse_port,
         )
+        return self._keep(bound)
+
+    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
+        """Have the run close them, even when an override fails before it returns them."""
+        if self._run is not None:
+            self._run.listeners = list(listeners)
+        return listeners
 
     def _families(self) -> Sequence[int]:
         return _IP_FAMILIES if self.address_family is None else (self.address_family,)
@@ -105,7 +118,14 @@ def _valid_mode(server: object, field: attrs.Attribute[Any], value: object) -> N
         reject(ValueError, server, field, expected, value)
 
 
-@with_fields
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
 class UnixStreamServer(TCPServer):
     """Serves connections to a Unix socket.
 
@@ -120,9 +140,7 @@ class UnixStreamServer(TCPServer):
         reached; None leaves them to the umask.
     """
 
-    address_family: int | None = attrs.field(
-        default=_UNIX, init=False, repr=False, validator=_always_unix
-    )
+    address_family: int | None = attrs.field(default=_UNIX, repr=False, validator=_always_unix)
     mode: int | None = attrs.field(default=None, validator=_valid_mode)
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
@@ -140,8 +158,9 @@ class UnixStreamServer(TCPServer):
           ValueError: an adopted socket cannot be served on.
         """
         if sockets := adopted_sockets(self._server_address):
-            return adopt(sockets, self._families())
+            return self._keep(adopt(sockets, self._families()))
         backlog = LARGEST_BACKLOG if self.request_queue_size is None else self.request_queue_size
-        return await bind_unix(
+        bound = await bind_unix(
             self._server_address, mode=self.mode, backlog=backlog, options=self.socket_options
         )
+        return self._keep(bound)

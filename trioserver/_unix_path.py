@@ -15,18 +15,20 @@ The rules this file keeps, and why:
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from ._address import is_abstract, with_address
+from ._observers import error_log, log_safely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,14 +56,23 @@ class BoundPath:
         return cls(os.path.abspath(path), found.st_dev, found.st_ino)  # noqa: PTH100  (bytes)
 
     def unlink(self) -> None:
-        """Remove the file if it is still ours; gone or replaced is no error."""
+        """Remove the file if it is still ours; gone or replaced is no error.
+
+        One that cannot be removed is told, and left: whoever closes a listener
+        has more to close.
+        """
         lock = _lock_now(self.path)
-        with suppress(FileNotFoundError):
+        try:
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == (self.device, self.inode):
                 os.unlink(self.path)  # noqa: PTH108  (bytes)
-        if lock is not None:
-            os.close(lock)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log_safely(error_log, logging.WARNING, "cannot remove a socket file: %s", error)
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 async def bind_path(

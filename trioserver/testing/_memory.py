@@ -81,14 +81,19 @@ class MemoryTransport:
 
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
         self._check_open()
-        outgoing = self._outgoing
-        if outgoing.reader_gone and not outgoing.reset:
-            # The peer's kernel answers with a reset, which can overtake what
-            # the peer had sent: the worst case is the one to test with.
-            outgoing.reset = True
-            self._incoming.break_off()
+        incoming, outgoing = self._incoming, self._outgoing
+        if incoming.reset:
+            incoming.reset, incoming.ended = False, True  # told once, by what comes first
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         if outgoing.ended or outgoing.reset:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if outgoing.reader_gone and len(data):
+            # The bytes leave, and the peer's kernel answers them with a reset,
+            # which can overtake what the peer had sent: the worst case is the
+            # one to test with.
+            outgoing.reset = True
+            incoming.break_off()
+            return len(data)
         portion = data[: outgoing.capacity - len(outgoing.data)]
         outgoing.data += portion
         outgoing.changed()
@@ -113,6 +118,8 @@ class MemoryTransport:
             self._check_open()
 
     def send_eof(self) -> None:
+        if self._outgoing.reset:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         self._outgoing.ended = True
         self._outgoing.changed()
 
@@ -181,7 +188,7 @@ class MemoryListener:
     _connectors: ParkingLot = attrs.field(factory=ParkingLot)
 
     def listen(self, backlog: int) -> None:
-        self._backlog = backlog
+        self._backlog = max(backlog, 1)  # as the kernel does
 
     async def connect(
         self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None

@@ -1,0 +1,101 @@
+"""What many tests need: tiny handlers named for what they do, and ways to look."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import attrs
+import trio
+
+import trioserver
+
+
+class Upper(trioserver.StreamRequestHandler):
+    """Answers every line with its upper-case form, as long as lines come."""
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.wfile.write(line.upper())
+
+
+async def hold(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Keeps its slot until it is cancelled."""
+    await trio.sleep_forever()
+
+
+@attrs.define(eq=False)
+class Witness(trioserver.Observer):
+    """Writes down every event, in order, as ``(name, *facts)``."""
+
+    events: list[tuple[Any, ...]] = attrs.field(factory=list)
+
+    def server_listening(self, addresses: Any) -> None:
+        self.events.append(("server_listening", addresses))
+
+    def request_started(self, info: Any) -> None:
+        self.events.append(("request_started", info))
+
+    def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
+        self.events.append(("request_finished", info, outcome, record))
+
+    def request_refused(self, client_address: Any, reason: str) -> None:
+        self.events.append(("request_refused", client_address, reason))
+
+    def accept_failed(self, server_address: Any, error: OSError) -> None:
+        self.events.append(("accept_failed", server_address, error))
+
+    def draining(self, grace: float) -> None:
+        self.events.append(("draining", grace))
+
+    def server_closed(self, report: Any) -> None:
+        self.events.append(("server_closed", report))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the events, in order."""
+        return [event[0] for event in self.events]
+
+    @property
+    def records(self) -> list[trioserver.RequestRecord]:
+        """The record of every request that ended, in order."""
+        return [event[3] for event in self.events if event[0] == "request_finished"]
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The outcome of every request that ended, in order."""
+        return [str(record.outcome) for record in self.records]
+
+
+def descriptors() -> set[int]:
+    """The numbers of the descriptors that this process has open."""
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = {int(entry.name) for entry in entries}
+    return {number for number in numbers if _is_open(number)}
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False  # the one that listed the directory
+    return True
+
+
+async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
+    """Everything up to the end of a stream."""
+    return b"".join([chunk async for chunk in stream])
+
+
+def plain_client(address: Any) -> socket.socket:
+    """A connected, blocking client socket of the standard library, for what Trio would not do."""
+    family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
+    client = socket.socket(family, socket.SOCK_STREAM)
+    client.settimeout(10)
+    try:
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
+    return client
