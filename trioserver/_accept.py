@@ -65,7 +65,9 @@ async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor
     """
     shortage: Shortage | None = None
     while door.is_open():
-        await door.wait_for_room()
+        if not door.has_room():
+            await door.wait_for_room()
+            continue  # the drain may have closed the listener in the same tick
         await listener.wait_acceptable()
         try:
             _accept_batch(listener, door)

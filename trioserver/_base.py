@@ -367,8 +367,8 @@ class BaseServer(DefaultHooks):
     @property
     def requests(self) -> tuple[RequestInfo, ...]:
         """The requests that hold a slot now, oldest first."""
-        active = {} if self._run is None else self._run.ledger.active
-        return tuple(request.info for request in active.values())
+        active = [] if self._run is None else self._run.ledger.in_slots()
+        return tuple(request.info for request in active)
 
     def statistics(self) -> Statistics:
         """The counts of the run; of the last one while unbound."""

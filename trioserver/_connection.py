@@ -58,8 +58,8 @@ class Connection(trio.abc.HalfCloseableStream):
             transport, info, self._sender, drain or Drain(), info.started, timeouts.idle
         )
         self._handlers_not_awaited = 0
-        self._cut = False
         self._turns = 0
+        self._cut = False
 
     # Facts -----------------------------------------------------------------
 
@@ -234,6 +234,13 @@ class Connection(trio.abc.HalfCloseableStream):
         self._sender.closed = self._receiver.closed = True
         self._transport.reset()
 
+    @property
+    def _must_linger(self) -> bool:
+        """Whether closing at once could lose a reply."""
+        sender = self._sender
+        nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
+        return not nothing_to_save and not self._cut and self.timeouts.linger > 0
+
     async def linger(self) -> None:
         """End the output, then discard input until the peer ends it too.
 
@@ -246,10 +253,9 @@ class Connection(trio.abc.HalfCloseableStream):
         peer's end of input, after a send that failed, for a request that was
         cancelled.
         """
-        sender, receiver = self._sender, self._receiver
-        nothing_to_save = receiver.at_eof or sender.closed or sender.broken is not None
-        if nothing_to_save or self._cut or not self.timeouts.linger:
+        if not self._must_linger:
             return
+        sender, receiver = self._sender, self._receiver
         left = self.limits.linger - len(receiver.buffer)
         receiver.buffer.clear()
         gone = contextlib.suppress(OSError, trio.ClosedResourceError)

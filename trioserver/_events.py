@@ -180,7 +180,7 @@ class ShutdownReport:
 
     @property
     def summary(self) -> str:
-        """The report in one line: what ended the run, how long it took, how many ended how."""
+        """The report in one line, with what ended the run, how long it took, how many ended how."""
         counts = Counter(record.outcome for record in self.requests)
         parts = [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]]
         parts.append(f"{len(self.unaccepted)} unaccepted")

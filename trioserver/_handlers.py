@@ -52,7 +52,7 @@ class BaseRequestHandler:
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
-        """The request's own scope: move its deadline, or cancel it with a reason."""
+        """The request's own scope; move its deadline, or cancel it with a reason."""
         return self.request.cancel_scope
 
     @property

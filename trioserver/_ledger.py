@@ -25,14 +25,16 @@ class Ledger:
 
     Attributes:
       audience: who is told.
-      active: requests that hold a slot, by id.
+      active: requests whose outcome is open, by id, oldest first.
       closing: requests whose outcome is decided and whose connection is not
         yet closed, by id, oldest first.
+      lingering: those of them that wait for their peer to close.
     """
 
     audience: Audience
     active: dict[int, Request] = attrs.field(factory=dict)
     closing: dict[int, Request] = attrs.field(factory=dict)
+    lingering: dict[int, Request] = attrs.field(factory=dict)
     _changed: ParkingLot = attrs.field(factory=ParkingLot)
     _accepted: int = 0
     _refused: int = 0
@@ -56,6 +58,8 @@ class Ledger:
         """The request's outcome is decided."""
         del self.active[request.info.id]
         self.closing[request.info.id] = request
+        if request.connection._must_linger:
+            self.lingering[request.info.id] = request
         self._outcomes[record.outcome] += 1
         self._bytes_received += record.bytes_received
         self._bytes_sent += record.bytes_sent
@@ -66,7 +70,12 @@ class Ledger:
     def closed(self, request: Request) -> None:
         """The request's connection is closed; nothing of it is left."""
         del self.closing[request.info.id]
+        self.lingering.pop(request.info.id, None)
         self._changed.unpark_all()
+
+    def in_slots(self) -> list[Request]:
+        """The requests that hold a slot, oldest first."""
+        return [request for request in self.active.values() if request.turn_away is None]
 
     def here(self) -> list[Request]:
         """The requests whose connection is open, oldest first."""
@@ -118,7 +127,7 @@ class Ledger:
         """The counts at this instant."""
         return Statistics(
             accepted=self._accepted,
-            active=len(self.active),
+            active=len(self.in_slots()),
             waiting=waiting,
             lingering=len(self.closing),
             refused=self._refused,

@@ -41,8 +41,9 @@ class Drain:
     began: bool = False
 
 
-class _Flushable(Protocol):
+class _Sender(Protocol):
     buffer: bytearray
+    reset_by: OSError | None
 
     async def flush(self) -> None: ...
 
@@ -71,7 +72,7 @@ class Receiver:
 
     _transport: Transport
     _info: RequestInfo
-    _sender: _Flushable
+    _sender: _Sender
     _drain: Drain
     _accepted: float
     timeout: float = math.inf
@@ -113,11 +114,11 @@ class Receiver:
         Returns:
           False at the end of input.
         """
+        before = len(self.buffer)
         if self._sender.buffer:
             await self._flush()
         else:
             await checkpoint()
-        before = len(self.buffer)
         while True:
             self.check()
             if len(self.buffer) > before:
@@ -200,6 +201,10 @@ class Receiver:
         if data:
             self.total += len(data)
         elif data is not None:
+            if self._sender.reset_by is not None:
+                # A send was told of the reset; this end is no orderly one.
+                self._reset = self._sender.reset_by
+                raise self._peer_gone(self._reset)
             self.at_eof = True
         return data
 

@@ -196,6 +196,7 @@ class Request:
         """Decide by what was raised; raise again what does not end here."""
         ours, rest = _split(error)
         if rest is not None:
+            self.connection._cut = True
             self._decide_by_cancellation(rest)
         if ours is not None:
             peers_doing = self._peers_doing(ours)
@@ -298,7 +299,6 @@ class Request:
             await self._report(error)
 
     async def _part_after_cancellation(self) -> None:
-        self.connection._cut = True
         with trio.move_on_after(self._hooks.timeouts.cleanup, shield=True):
             await self._part()
 

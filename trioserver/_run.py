@@ -202,7 +202,7 @@ class Run:
             self._begin_cut()
         self.ledger.settled(request, record)
         self.door.leave(request)
-        if len(self.ledger.closing) > self._server.limits.requests:
+        if len(self.ledger.lingering) > self._server.limits.requests:
             self._end_oldest_linger()
 
     def closed(self, request: Request) -> None:
@@ -210,7 +210,7 @@ class Run:
         self.ledger.closed(request)
 
     def _end_oldest_linger(self) -> None:
-        for request in self.ledger.closing.values():
+        for request in self.ledger.lingering.values():
             if not request.connection.cancel_scope.cancel_called:
                 request.cancel("more connections linger than there are slots (requests)")
                 return

@@ -33,6 +33,7 @@ class Sender:
       total: bytes the transport took so far.
       buffer: output that waits for a flush.
       broken: why nothing can be sent any more, None while it can.
+      reset_by: the system's error when the peer was found to be gone.
     """
 
     _transport: Transport
@@ -41,6 +42,7 @@ class Sender:
     total: int = 0
     buffer: bytearray = attrs.field(factory=bytearray)
     broken: str | None = None
+    reset_by: OSError | None = None
     closed: bool = False
     eof_sent: bool = False
     waiting: bool = False
@@ -90,7 +92,7 @@ class Sender:
         try:
             self._transport.send_eof()
         except OSError as error:
-            raise self._breaks(PeerGone, _gone(error)) from error
+            raise self._gone_by(error) from error
         self.eof_sent = True
 
     def check(self) -> None:
@@ -107,7 +109,7 @@ class Sender:
         try:
             sent = self._transport.send_now(data)
         except OSError as error:
-            raise self._breaks(PeerGone, _gone(error)) from error
+            raise self._gone_by(error) from error
         self.total += sent
         return sent
 
@@ -132,6 +134,10 @@ class Sender:
                     "an earlier send was cut short: the connection can only be closed",
                 )
 
+    def _gone_by(self, error: OSError) -> Exception:
+        self.reset_by = error
+        return self._breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
+
     def _breaks(self, kind: type[Exception], message: str) -> Exception:
         """The exception for this send, and for every later one."""
         self.broken, self._broken_by = message, kind
@@ -139,7 +145,3 @@ class Sender:
         if issubclass(kind, RequestEnded):
             return kind(message, info=self._info)
         return kind(message)
-
-
-def _gone(error: OSError) -> str:
-    return f"the peer is gone: {error.strerror or error}"

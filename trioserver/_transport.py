@@ -39,7 +39,7 @@ class PeerCredentials:
 
 
 class Transport(Protocol):
-    """One end of a byte stream. Errors are `OSError`s, as a socket raises them."""
+    """One end of a byte stream. Errors are `OSError`, as a socket raises it."""
 
     @property
     def local_address(self) -> Address:

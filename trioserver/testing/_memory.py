@@ -9,6 +9,7 @@ all of it can run on `trio.testing.MockClock`.
 
 from __future__ import annotations
 
+import collections
 import errno
 import itertools
 import math
@@ -178,7 +179,7 @@ class MemoryListener:
     address: Any
     capacity: int = DEFAULT_CAPACITY
     shared: bool = False
-    errors: deque[Exception] = attrs.field(factory=deque)
+    errors: collections.deque[Exception] = attrs.field(factory=deque)
     closed: bool = False
     _backlog: int = 0
     _queue: deque[MemoryTransport] = attrs.field(factory=deque)
@@ -200,7 +201,7 @@ class MemoryListener:
           credentials: what the server sees as ``peer_credentials``.
 
         Returns:
-          The client's end: a stream without time-outs.
+          The client's end, a stream without time-outs.
 
         Raises:
           ConnectionRefusedError: nobody listens.
