@@ -334,7 +334,7 @@ class BaseServer(DefaultHooks):
         return self._report
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
-        """Cancel one request, with a reason for its record; false if there is none of that id."""
+        """Cancel one request, with a reason for its record; false if none of that id is active."""
         return self._run is not None and self._run.cancel_request(request_id, reason)
 
     def fileno(self) -> int:

@@ -286,12 +286,12 @@ class Run:
         self._everything.cancel(reason=reason)
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
-        """Cancel one request; false if there is none of that id."""
-        for request in self.ledger.here():
-            if request.info.id == request_id:
-                request.cancel(reason)
-                return True
-        return False
+        """Cancel one request; false if there is none of that id, or its outcome is decided."""
+        request = self.ledger.active.get(request_id)
+        if request is None:
+            return False
+        request.cancel(reason)
+        return True
 
     def _begin_cut(self) -> None:
         """From now on, a request that ends is part of the report."""
