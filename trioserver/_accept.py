@@ -69,22 +69,23 @@ async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor
             await door.wait_for_room()
             continue  # the drain may have closed the listener in the same tick
         await listener.wait_acceptable()
-        try:
-            _accept_batch(listener, door)
-        except OSError as error:
-            door.accept_failed(listener.address, error)
-            tier = tier_of(error)
-            if tier is Tier.FATAL:
-                raise
-            if tier is Tier.CAPACITY:
-                shortage = shortage or Shortage(listener.address)
-                if shortage.lasts() and reserve.helps_with(error):
-                    reserve.lend(partial(_shed_all, listener, door))
-                await trio.sleep(shortage.pause(error))
-        else:
-            if shortage is not None:
+        admitted, error = _accept_batch(listener, door)
+        if error is None:
+            if shortage is not None and admitted:
                 shortage.over()
                 shortage = None
+            continue
+        door.accept_failed(listener.address, error)
+        tier = tier_of(error)
+        if tier is Tier.FATAL:
+            raise error
+        if tier is Tier.CAPACITY:
+            shortage = shortage or Shortage(listener.address)
+            if admitted:
+                shortage.eases()
+            if shortage.lasts() and reserve.helps_with(error):
+                reserve.lend(partial(_shed_all, listener, door))
+            await trio.sleep(shortage.pause(error))
 
 
 def accept_now(listener: Listener, door: Door) -> bool:
@@ -102,10 +103,17 @@ def accept_now(listener: Listener, door: Door) -> bool:
         return False
 
 
-def _accept_batch(listener: Listener, door: Door) -> None:
-    for _ in range(ACCEPTS_AT_ONCE):
-        if not (door.is_open() and door.has_room() and door.admit(listener)):
-            return
+def _accept_batch(listener: Listener, door: Door) -> tuple[int, OSError | None]:
+    """How many clients were admitted, and the error that ended it, if one did."""
+    admitted = 0
+    try:
+        while door.is_open() and door.has_room() and door.admit(listener):
+            admitted += 1
+            if admitted == ACCEPTS_AT_ONCE:
+                break
+    except OSError as error:
+        return admitted, error
+    return admitted, None
 
 
 def _shed_all(listener: Listener, door: Door) -> None:
@@ -181,6 +189,14 @@ class Shortage:
         if self._pause == self.LONGEST_PAUSE and self._longest_since == math.inf:
             self._longest_since = trio.current_time()
         return self._pause
+
+    def eases(self) -> None:
+        """Somebody was admitted before the error: pause briefly again.
+
+        At the limit, Linux says EMFILE before it looks whether a client is
+        there, so even a batch that took in everybody ends with it.
+        """
+        self._pause, self._longest_since = 0.0, math.inf
 
     def lasts(self) -> bool:
         """Whether the pause has stood at its longest for a second."""

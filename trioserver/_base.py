@@ -143,6 +143,7 @@ class BaseServer(DefaultHooks):
         finally:
             try:
                 if not run.closed_by_hand:
+                    run.closing = True
                     await self._close_within_bounds()
             finally:
                 self._drop(run)
@@ -165,16 +166,22 @@ class BaseServer(DefaultHooks):
           RuntimeError: called by a request of this server, which would wait for itself.
         """
         run = self._run
-        if run is not None:
-            run.closed_by_hand = True
+        if run is None:
+            return
+        if run.closing:
+            run.close()  # this is the hook; whoever calls it does the rest
+            return
+        self._refuse_own_tasks(run, "close")
+        run.closed_by_hand = True
+        try:
             await self._end(run)
+        finally:
             self._drop(run)
 
     async def _end(self, run: Run, *, by_force: bool = False) -> None:
         """Wait for a run in progress in another task: drain it, or cut it."""
         if not run.serving:
             return
-        self._refuse_own_requests(run, "close")
         try:
             if not by_force:
                 run.shutdown(self.timeouts.shutdown)
@@ -232,6 +239,8 @@ class BaseServer(DefaultHooks):
         most ``timeouts.cleanup`` seconds in silence, then names those that do
         not end, and still waits: nothing outlives the server.
         """
+        if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
+            raise TypeError(f"poll_interval must be a number of seconds, not {poll_interval!r}")
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
         if self._run is None:
@@ -323,7 +332,7 @@ class BaseServer(DefaultHooks):
         """
         run = self._run
         if run is not None:
-            self._refuse_own_requests(run, "wait for")
+            self._refuse_own_tasks(run, "wait for")
             await run.ended.wait()
         else:
             await trio.lowlevel.checkpoint()
@@ -405,7 +414,7 @@ class BaseServer(DefaultHooks):
             raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
         return run
 
-    def _refuse_own_requests(self, run: Run, verb: str) -> None:
+    def _refuse_own_tasks(self, run: Run, verb: str) -> None:
         if run.owns_current_task():
             raise RuntimeError(
                 f"a task of a server cannot {verb} it: it would wait for itself;"

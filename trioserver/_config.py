@@ -56,16 +56,23 @@ def seconds(*, zero: bool = False, optional: bool = False) -> Validator:
     return check
 
 
-def count(minimum: int, *, unit: str = "", optional: bool = False) -> Validator:
-    """A validator for whole numbers of at least ``minimum``."""
-    expected = f"a whole number {unit}of at least {minimum}" + (" or None" if optional else "")
+LARGEST_INT = 2**31 - 1
+"""What the system's calls take for an int."""
+
+
+def count(
+    minimum: int, *, most: int | None = None, unit: str = "", optional: bool = False
+) -> Validator:
+    """A validator for whole numbers of at least ``minimum``, and at most ``most`` if given."""
+    span = f"of at least {minimum}" if most is None else f"between {minimum} and {most}"
+    expected = f"a whole number {unit}{span}" + (" or None" if optional else "")
 
     def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
         if optional and value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int):
             reject(TypeError, instance, field, expected, value)
-        if value < minimum:
+        if value < minimum or (most is not None and value > most):
             reject(ValueError, instance, field, expected, value)
 
     return check

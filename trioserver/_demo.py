@@ -89,7 +89,6 @@ async def show(server: trioserver.TCPServer) -> None:
             await busy.receive(b"SHUT DOWN")
 
             await idle.receive(b"")
-            idle.close()
             await busy.receive(b", PLEASE\n")
             await busy.receive(b"")
         report = await server.wait_closed()

@@ -107,6 +107,9 @@ class Door:
         accepted = listener.accept_now()
         if accepted is None:
             return None
+        if self._fresh is not None:
+            # An override looks for the right client, and this one was not.
+            self._drop(self._fresh)
         transport, client_address = accepted
         info = RequestInfo(
             id=next(self._ids),
@@ -153,8 +156,7 @@ class Door:
                 "get_request must return what super().get_request(listener) accepted, or None"
             )
         if answer is None:
-            connection.reset()
-            self._ledger.refused(connection.client_address, "get_request")
+            self._drop(connection)
             return None
         handed, client_address = answer
         request = Request(
@@ -163,6 +165,10 @@ class Door:
         if self._slots.counts_clients():
             request.counted_as = client_key(client_address, connection.user_id())
         return request
+
+    def _drop(self, connection: Connection) -> None:
+        connection.reset()
+        self._ledger.refused(connection.client_address, "get_request")
 
     def _let_in(self, request: Request) -> None:
         when_full = self._server.limits.when_full

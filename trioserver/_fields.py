@@ -188,7 +188,7 @@ def _check_colours(cls: type) -> None:
                     f"{cls.__name__}.{name} must be an `async def`, as in {base.__name__}:"
                     " what may wait is async"
                 )
-            if is_async_callable(mine) and not is_async_callable(original):
+            if not is_async_callable(original) and (is_async_callable(mine) or not callable(mine)):
                 raise TypeError(
                     f"{cls.__name__}.{name} must be a plain `def`, as in {base.__name__}:"
                     " it must decide at once"

@@ -12,7 +12,7 @@ import socket
 import socketserver
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import trio
 
@@ -90,12 +90,24 @@ class BaseRequestHandler:
         await self.finish()
 
     async def _finish_after(self, error: BaseException) -> None:
-        """Run `finish` although a cancellation is pending, or comes; within bounds."""
-        with trio.move_on_after(self.request.timeouts.cleanup, shield=True):
-            try:
+        """Run `finish` although a cancellation is pending, or comes; within bounds.
+
+        What it raises is shown with ``error`` where both end the request, and
+        beside it where they go different ways.
+        """
+        try:
+            with trio.move_on_after(self.request.timeouts.cleanup, shield=True):
                 await self.finish()
-            except Exception as second:  # noqa: BLE001  (raised below, with the first)
-                _chain(error, second)
+        except BaseException as second:  # noqa: BLE001  (whoever handles the error is told of both)
+            if second is error:
+                return
+            if not (isinstance(error, Exception) and isinstance(second, Exception)):
+                name = type(self).__name__
+                message = f"{name}.finish failed after {type(error).__name__}"
+                raise BaseExceptionGroup(message, [error, second]) from None
+            _chain(error, second)
+        finally:
+            del error  # the traceback of the second one holds this frame: no cycles
 
 
 class StreamRequestHandler(BaseRequestHandler):
@@ -132,8 +144,9 @@ class StreamRequestHandler(BaseRequestHandler):
             _enable_nagle(request.socket)
 
     async def finish(self) -> None:
-        """Send what `wfile` has buffered."""
-        await self.request._sender.flush()
+        """Send what `wfile` has buffered, unless the handler has closed the connection."""
+        if not self.wfile.closed:
+            await self.request._sender.flush()
 
 
 def check_handler(handler: object) -> None:
@@ -150,6 +163,11 @@ def check_handler(handler: object) -> None:
         )
     while isinstance(handler, partial):
         handler = handler.func
+    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} is a generator, which cannot be awaited:"
+            " a handler function must be an `async def` without `yield`"
+        )
     if not inspect.isclass(handler):
         return
     if issubclass(handler, socketserver.BaseRequestHandler):
@@ -164,6 +182,17 @@ def check_handler(handler: object) -> None:
                     f"RequestHandlerClass {handler.__name__} runs as a task, so its {name}()"
                     f" must be an `async def`, not a plain `def`"
                 )
+    elif not hasattr(handler, "__await__") and _gives_itself(handler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} cannot be awaited:"
+            " derive it from trioserver.BaseRequestHandler"
+        )
+
+
+def _gives_itself(cls: type) -> bool:
+    """Whether calling ``cls`` gives an instance of it, as far as can be told."""
+    makes_others = any("__new__" in vars(base) for base in cls.__mro__[:-1])
+    return type(cls).__call__ is type.__call__ and not makes_others
 
 
 def awaitable(handling: object, handler: object) -> Awaitable[object]:
@@ -172,8 +201,9 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
     Raises:
       TypeError: it cannot be awaited.
     """
-    if isinstance(handling, BaseRequestHandler):
-        return handling._serve()  # a chain of coroutines, which tracebacks can follow
+    if getattr(type(handling), "__await__", None) is BaseRequestHandler.__await__:
+        # A chain of coroutines, which the stack of a stuck task can follow.
+        return cast("BaseRequestHandler", handling)._serve()
     if isinstance(handling, Awaitable):
         return handling
     name = getattr(handler, "__name__", repr(handler))
@@ -197,13 +227,21 @@ def _chain(error: BaseException, second: BaseException) -> None:
     """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
 
     ``second`` was raised while ``error`` was being handled, so its own chain
-    leads to ``error`` and is cut there.
+    leads to ``error``, and is cut there.
     """
-    _end_of_chain(second, stop=error).__context__ = None
-    _end_of_chain(error).__context__ = second
+    _last_shown(second, before=error).__context__ = None
+    last = _last_shown(error)
+    if last is not second:
+        last.__context__, last.__suppress_context__ = second, False
 
 
-def _end_of_chain(error: BaseException, stop: BaseException | None = None) -> BaseException:
-    while error.__context__ is not None and error.__context__ is not stop:
-        error = error.__context__
-    return error
+def _last_shown(error: BaseException, before: BaseException | None = None) -> BaseException:
+    """The end of the chain that a traceback of ``error`` shows, or what leads to ``before``."""
+    seen = {id(error)}
+    while True:
+        hidden = error.__suppress_context__
+        following = error.__cause__ or (None if hidden else error.__context__)
+        if following is None or following is before or id(following) in seen:
+            return error
+        seen.add(id(following))
+        error = following

@@ -59,8 +59,10 @@ class DefaultHooks(Configured):
 
         The connection is closed afterwards, whatever this does.
         """
-        await request.linger()
-        await self.close_request(request)
+        try:
+            await request.linger()
+        finally:
+            await self.close_request(request)
 
     async def close_request(self, request: Any) -> None:
         """Close the request."""

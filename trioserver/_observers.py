@@ -151,4 +151,4 @@ def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, *
     nobody left to tell.
     """
     with contextlib.suppress(Exception):
-        logger.log(level, message, *values, **more)
+        logger.log(level, message, *values, stacklevel=2, **more)

@@ -192,11 +192,13 @@ class Receiver:
         if self.at_eof:
             return b""
         if self._reset is not None:
-            raise self._peer_gone(self._reset)
+            raise self._peer_gone(self._reset) from self._reset
         try:
             data = self._transport.receive_now(max_bytes)
         except OSError as error:
-            self._reset = error  # the kernel tells it once, and then says "end of input"
+            # The kernel tells it once, and then says "end of input". A copy,
+            # whose traceback does not hold this object.
+            self._reset = OSError(error.errno, error.strerror)
             raise self._peer_gone(error) from error
         if data:
             self.total += len(data)
@@ -204,7 +206,7 @@ class Receiver:
             if self._sender.reset_by is not None:
                 # A send was told of the reset; this end is no orderly one.
                 self._reset = self._sender.reset_by
-                raise self._peer_gone(self._reset)
+                raise self._peer_gone(self._reset) from self._reset
             self.at_eof = True
         return data
 

@@ -22,6 +22,7 @@ The rules that this file keeps:
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
@@ -134,11 +135,12 @@ class Request:
                     await self._converse()
                 finally:
                     self._settle()
-                await self._part()
+                if trio.current_effective_deadline() > -math.inf:
+                    await self._part()
         finally:
             try:
                 if not self._parting:
-                    await self._part_after_cancellation()
+                    await self._part_cancelled()
             finally:
                 self.connection.close()
                 self._keeper.closed(self)
@@ -205,10 +207,15 @@ class Request:
             else:
                 self._decide(Outcome.FAILED, _in_words(ours))
                 if self._hooks.propagate_errors:
-                    raise error
-                await self._report(ours)
+                    self.connection._cut = True
+                    rest = error
+                else:
+                    await self._report(ours)
         if rest is not None:
-            raise rest
+            try:
+                raise _lone(rest)
+            finally:
+                del error, ours, rest  # their tracebacks hold this frame: no cycles
 
     def _decide_by_cancellation(self, error: BaseException) -> None:
         cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
@@ -249,13 +256,14 @@ class Request:
                 try:
                     await call_hook(self._hooks.handle_error, self.handed, self.client_address)
                 except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
-                    log_safely(
-                        error_log,
-                        logging.ERROR,
-                        "handle_error raised, for %s",
-                        self.info,
-                        exc_info=second,
-                    )
+                    if self._peers_doing(second) is None:
+                        log_safely(
+                            error_log,
+                            logging.ERROR,
+                            "handle_error raised, for %s",
+                            self.info,
+                            exc_info=second,
+                        )
             finally:
                 del error  # its traceback holds this frame: no cycles
         if patience.cancelled_caught:
@@ -296,9 +304,12 @@ class Request:
                 message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info)
         except Exception as error:  # noqa: BLE001  (reported; the connection is closed anyway)
-            await self._report(error)
+            if self._peers_doing(error) is None:
+                await self._report(error)
 
-    async def _part_after_cancellation(self) -> None:
+    async def _part_cancelled(self) -> None:
+        """The same after a cancellation, also of a handler that swallowed it."""
+        self.connection._cut = True
         with trio.move_on_after(self._hooks.timeouts.cleanup, shield=True):
             await self._part()
 
@@ -333,8 +344,20 @@ def _split(error: BaseException) -> tuple[BaseException | None, BaseException | 
     return (error, None) if isinstance(error, Exception) else (None, error)
 
 
+def _lone(error: BaseException) -> BaseException:
+    """The one thing that a group says which is not a cancellation; else the error itself.
+
+    Groups of errors are somebody's own and stay as they are. One around a
+    single ``SystemExit`` is only how it came out of a handler's nursery.
+    """
+    said = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    return said[0] if len(said) == 1 and not isinstance(said[0], Exception) else error
+
+
 def _in_words(error: BaseException) -> str:
     """The exception for a record; its own ``__str__`` may fail."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(_in_words, leaves(error)))
     name = type(error).__name__
     try:
         return f"{name}: {error}" if str(error) else name

@@ -73,7 +73,8 @@ class Run:
       ledger: who is here.
       bound: whether it can be served.
       serving: whether `serve` or `handle_one` is at work.
-      closed_by_hand: whether ``server_close`` was called, by the user or by us.
+      closing: whether the hook ``server_close`` is being called for it.
+      closed_by_hand: whether somebody called ``server_close`` himself.
       stopped: set when `serve` or `handle_one` has returned.
       ended: set when the server is done with the run, and `report` is there.
       report: how it ended.
@@ -87,6 +88,7 @@ class Run:
     ledger: Ledger = attrs.field(init=False)
     bound: bool = False
     serving: bool = False
+    closing: bool = False
     closed_by_hand: bool = False
     stopped: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)

@@ -135,7 +135,7 @@ class Sender:
                 )
 
     def _gone_by(self, error: OSError) -> Exception:
-        self.reset_by = error
+        self.reset_by = OSError(error.errno, error.strerror)  # without its traceback
         return self._breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
 
     def _breaks(self, kind: type[Exception], message: str) -> Exception:

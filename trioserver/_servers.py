@@ -11,7 +11,7 @@ import attrs
 
 from ._address import adopted_sockets, valid_ip_address, valid_unix_path
 from ._base import BaseServer
-from ._config import a, count, reject
+from ._config import LARGEST_INT, a, count, reject
 from ._listeners import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix
 from ._transport import Listener
 
@@ -55,7 +55,9 @@ class TCPServer(BaseServer):
     address_family: int | None = attrs.field(default=None, validator=_valid_family)
     allow_reuse_address: bool = attrs.field(default=True, validator=a(bool, "True or False"))
     allow_reuse_port: bool = attrs.field(default=False, validator=a(bool, "True or False"))
-    request_queue_size: int | None = attrs.field(default=None, validator=count(0, optional=True))
+    request_queue_size: int | None = attrs.field(
+        default=None, validator=count(0, most=LARGEST_INT, optional=True)
+    )
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
         if not adopted_sockets(address) and (expected := valid_ip_address(address)):

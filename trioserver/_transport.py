@@ -186,6 +186,8 @@ class SocketListener:
         return SocketTransport(accepted), address
 
     async def wait_acceptable(self) -> None:
+        if self.socket.fileno() == -1:
+            raise trio.ClosedResourceError("the listening socket was closed")
         await trio.lowlevel.wait_readable(self.socket)
 
     def fileno(self) -> int:

@@ -274,21 +274,15 @@ class MemoryMixIn(trioserver.BaseServer):
     """Serves in memory instead: put it first in the bases of a stream server.
 
     ``class InMemory(MemoryMixIn, MyServer): pass``. Every run has a
-    `MemoryListener` of its own, at the configured address.
+    `MemoryListener` of its own, ``server.listener``, at the configured address.
     """
 
     memory_capacity = DEFAULT_CAPACITY
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         """Make the listener."""
-        return [MemoryListener(self._server_address, self.memory_capacity)]
-
-    @property
-    def listener(self) -> MemoryListener:
-        """The listener of the run in progress."""
-        listener = self._bound_run().listeners[0]
-        assert isinstance(listener, MemoryListener)  # noqa: S101  (for type checkers)
-        return listener
+        self.listener = MemoryListener(self.server_address, self.memory_capacity)
+        return [self.listener]
 
     async def connect(
         self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None
