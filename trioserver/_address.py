@@ -61,17 +61,26 @@ def describe(address: Address) -> str:
     """``address`` as people write it: ``127.0.0.1:80``, ``[::1]:80``, ``unix:/run/x``."""
     match address:
         case str() | bytes() | os.PathLike():
-            return f"unix:{_printable(os.fsencode(address))}" if address else "unix:(unnamed)"
+            return f"unix:{_path_in_words(os.fsencode(address))}" if address else "unix:(unnamed)"
         case (str(host), port, *_):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         case _:
             return str(address)
 
 
-def _printable(path: bytes) -> str:
+def _path_in_words(path: bytes) -> str:
     if path.startswith(b"\0"):
         path = b"@" + path[1:]  # as ss(8) and systemd write abstract names
-    return path.decode(errors="backslashreplace")
+    return printable(path.decode(errors="backslashreplace"))
+
+
+def printable(text: str, most: int = 500) -> str:
+    """``text`` on one line, for a log: it may hold what a client sent."""
+    if len(text) > most:
+        text = text[:most] + "..."
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def client_key(address: Address, user_id: int | None) -> object:

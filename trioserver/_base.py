@@ -120,11 +120,11 @@ class BaseServer(DefaultHooks):
             if not run.listeners:
                 raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
             await self.server_activate()
+            run.is_bound()
         except BaseException:
             self._drop(run)
             self._report = None
             raise
-        run.is_bound()
         return self
 
     async def __aexit__(

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from ._address import Address, describe
-from ._config import reject
+from ._config import is_async_callable, reject
 from ._events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
 
 access_log = logging.getLogger("trioserver.access")
@@ -57,11 +57,14 @@ EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_"))
 
 def valid_observers(server: object, field: attrs.Attribute[Any], value: object) -> None:
     """Refuse what is not a sequence of observers."""
-    expected = "a sequence of observers, each with at least one of " + ", ".join(EVENTS)
+    expected = "a sequence of observers, each with at least one of the plain methods "
+    expected += ", ".join(EVENTS)
     if not isinstance(value, tuple):
         reject(TypeError, server, field, expected, value)
     for observer in value:
-        if isinstance(observer, type) or not any(hasattr(observer, event) for event in EVENTS):
+        methods = [getattr(observer, event) for event in EVENTS if hasattr(observer, event)]
+        plain = all(callable(one) and not is_async_callable(one) for one in methods)
+        if isinstance(observer, type) or not methods or not plain:
             reject(TypeError, server, field, expected, observer)
 
 
@@ -113,34 +116,41 @@ class RequestLogFilter(logging.Filter):
 
 
 @attrs.define(eq=False)
+class _Seat:
+    """One observer, and whether it is still told of anything."""
+
+    observer: Any
+    dropped: bool = False
+
+
+@attrs.define(eq=False)
 class Audience:
     """The observers of one run; forgets those that raise."""
 
-    _observers: list[Any]
+    _seats: list[_Seat]
 
     @classmethod
     def of(cls, observers: Iterable[object]) -> Audience:
         """The given observers, after the one that logs."""
-        return cls([LoggingObserver(), *observers])
+        return cls([_Seat(observer) for observer in (LoggingObserver(), *observers)])
 
     def tell(self, event: str, *facts: object) -> None:
-        """Call the method named ``event`` on every observer that has it."""
-        for observer in tuple(self._observers):
-            method = getattr(observer, event, None)
-            if method is None:
+        """Call the method named ``event`` on every observer that has it.
+
+        One event can lead to another: an observer may shut the server down.
+        """
+        for seat in self._seats:
+            if seat.dropped:
                 continue
             try:
-                method(*facts)
+                method = getattr(seat.observer, event, None)
+                if method is not None:
+                    method(*facts)
             except Exception as error:  # noqa: BLE001  (the observer's, not the server's)
-                self._observers.remove(observer)
-                log_safely(
-                    error_log,
-                    logging.ERROR,
-                    "an observer raised in %s and is not called again: %s",
-                    event,
-                    type(observer).__name__,
-                    exc_info=error,
-                )
+                seat.dropped = True
+                message = "an observer raised in %s and is not called again: %s"
+                name = type(seat.observer).__name__
+                log_safely(error_log, logging.ERROR, message, event, name, exc_info=error)
 
 
 def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, **more: Any) -> None:

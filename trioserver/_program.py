@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import attrs
 import trio
 
 from ._base import BaseServer
@@ -21,7 +22,8 @@ def run(*servers: BaseServer, grace: float | None = None) -> tuple[ShutdownRepor
     """Serve until a signal, as the main job of a program.
 
     The first SIGTERM or SIGINT (Ctrl-C) drains all servers, the second cancels
-    what is left, a third ends the process on the spot.
+    what is left, a third ends the process on the spot, even one whose handler
+    never lets go of the processor.
 
     Args:
       servers: at least one; they are served side by side. When one fails, the
@@ -54,60 +56,64 @@ async def _serve_all(
     async def serve(number: int, server: BaseServer) -> None:
         reports[number] = await server.serve_forever()
 
-    with lone_errors(), _receiver() as arrived:
-        async with trio.open_nursery() as watch:
-            with lone_errors():
-                async with trio.open_nursery() as serving:
-                    obey = _Obedience(servers, grace, serving.cancel_scope)
-                    watch.start_soon(obey.all, arrived)
-                    for number, server in enumerate(servers):
-                        serving.start_soon(serve, number, server)
-            watch.cancel_scope.cancel(reason="all servers have ended")
-    if obey.cancelled_by is not None:
-        raise SystemExit(128 + obey.cancelled_by)
+    everything = trio.CancelScope()
+    obedience = _Obedience(servers, grace, everything)
+    with _signals_go_to(obedience.obey), everything, lone_errors():
+        async with trio.open_nursery() as nursery:
+            for number, server in enumerate(servers):
+                nursery.start_soon(serve, number, server)
+    if obedience.cancelled_by is not None:
+        raise SystemExit(128 + obedience.cancelled_by)
     return tuple(reports[number] for number in range(len(servers)))
 
 
-@contextmanager
-def _receiver() -> Iterator[AsyncIterator[int]]:
-    """The signals that arrive while the block runs; handlers are as before afterwards."""
-    if threading.current_thread() is threading.main_thread():
-        with trio.open_signal_receiver(*_SIGNALS) as arrived:
-            yield arrived
-    else:
-        yield _never()
-
-
-async def _never() -> AsyncIterator[int]:
-    await trio.sleep_forever()
-    yield 0
-
-
+@attrs.define
 class _Obedience:
-    """What each signal does: the first drains, the second cancels, the third ends the process."""
+    """What signals do: the first drains, the second cancels."""
 
-    def __init__(
-        self, servers: tuple[BaseServer, ...], grace: float | None, everything: trio.CancelScope
-    ) -> None:
-        self.cancelled_by: int | None = None
-        self._servers = servers
-        self._grace = grace
-        self._everything = everything
-        self._draining = False
+    _servers: tuple[BaseServer, ...]
+    _grace: float | None
+    _everything: trio.CancelScope
+    _draining: bool = False
+    cancelled_by: int | None = None
 
-    async def all(self, arrived: AsyncIterator[int]) -> None:
-        async for number in arrived:
-            self._one(number)
-
-    def _one(self, number: int) -> None:
+    def obey(self, number: int) -> None:
         if not self._draining:
             self._draining = True
             # In one step, so that all have stopped accepting before any waits.
             for server in self._servers:
                 server.shutdown(self._grace)
-        elif self.cancelled_by is None:
+        else:
             self.cancelled_by = number
             self._everything.cancel(reason=f"a second signal: {signal.Signals(number).name}")
+
+
+@contextmanager
+def _signals_go_to(obey: Callable[[int], None]) -> Iterator[None]:
+    """Have ``obey`` called in the Trio thread with the first two signals; the third kills.
+
+    Not `trio.open_signal_receiver`, because the third is for a program whose
+    handler keeps the Trio thread: Python runs this between two of its bytecodes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    token = trio.lowlevel.current_trio_token()
+    arrived = 0
+
+    def handle(number: int, _frame: object) -> None:
+        nonlocal arrived
+        arrived += 1
+        if arrived <= 2:
+            token.run_sync_soon(obey, number)
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None: it was not installed from Python, and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

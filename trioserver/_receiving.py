@@ -279,10 +279,9 @@ class IdleBlock:
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         self._receiver.idle_blocks.remove(self)
-        swallowed = self._scope.__exit__(kind, error, traceback)
+        self._scope.__exit__(kind, error, traceback)
         if self._scope.cancelled_caught:
             # Raised, not fallen through: what the block was to assign is not there.
             raise self._receiver.draining() from None
-        return bool(swallowed)

@@ -30,7 +30,7 @@ import attrs
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from ._address import Address
+from ._address import Address, printable
 from ._config import Timeouts
 from ._connection import Connection
 from ._errors import (
@@ -128,10 +128,10 @@ class Request:
         """The whole life of the request's task."""
         self.task = trio.lowlevel.current_task()
         enter_request(self.info)
-        self._keeper.started(self)
         try:
             with self.connection.cancel_scope:
                 try:
+                    self._keeper.started(self)
                     await self._converse()
                 finally:
                     self._settle()
@@ -360,6 +360,6 @@ def _in_words(error: BaseException) -> str:
         return "; ".join(map(_in_words, leaves(error)))
     name = type(error).__name__
     try:
-        return f"{name}: {error}" if str(error) else name
+        return printable(f"{name}: {error}" if str(error) else name)
     except Exception:  # noqa: BLE001  (the name will do)
         return name

@@ -238,6 +238,7 @@ class Run:
 
         Called again, the earlier deadline holds.
         """
+        self._reason = self._reason or "shutdown() was called"
         if self._requests is None:
             earlier = math.inf if self._ends_at_once is None else self._ends_at_once
             self._ends_at_once = min(seconds, earlier)
@@ -246,7 +247,6 @@ class Run:
         if self.drain.began:
             self.ledger.grace_ends(self._grace.deadline)
             return
-        self._reason = self._reason or "shutdown() was called"
         self.drain.began = True
         self._accepting.cancel(reason="the server drains")
         for listener in self.listeners:
@@ -325,7 +325,7 @@ class Run:
             listener.close()
         self._reserve.give_back()
         if self.report is None:
-            self.report = self.ledger.report(self._reason)
+            self.report = self.ledger.report(self._reason or "the server was closed")
             if self.bound:
                 self.ledger.audience.tell("server_closed", self.report)
         return self.report
