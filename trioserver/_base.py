@@ -244,18 +244,18 @@ class BaseServer(DefaultHooks):
         if not poll_interval > 0:
             raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
         if self._run is None:
-            async with self:
-                return await self._serve(poll_interval, task_status)
-        run = self._run
+            async with self as server:
+                run = server._idle_run()
+                return await self._serve(run, poll_interval, task_status)
+        run = self._idle_run()
         try:
-            return await self._serve(poll_interval, task_status)
+            return await self._serve(run, poll_interval, task_status)
         finally:
             run.ended.set()
 
     async def _serve(
-        self, poll_interval: float, task_status: trio.TaskStatus[Self]
+        self, run: Run, poll_interval: float, task_status: trio.TaskStatus[Self]
     ) -> ShutdownReport:
-        run = self._idle_run()
         if self._ends_at_once is not None:
             run.begin_drain(self._ends_at_once)
             self._ends_at_once = None

@@ -59,7 +59,7 @@ class Connection(trio.abc.HalfCloseableStream):
         )
         self._handlers_not_awaited = 0
         self._turns = 0
-        self._cut = False
+        self._must_not_linger = False
 
     # Facts -----------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whether closing at once could lose a reply."""
         sender = self._sender
         nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
-        return not nothing_to_save and not self._cut and self.timeouts.linger > 0
+        return not nothing_to_save and not self._must_not_linger and self.timeouts.linger > 0
 
     async def linger(self) -> None:
         """End the output, then discard input until the peer ends it too.

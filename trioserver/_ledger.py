@@ -65,7 +65,6 @@ class Ledger:
         self._bytes_sent += record.bytes_sent
         if self._drain_began is not None:
             self._records.append(record)
-        self.audience.tell("request_finished", record.info, record.outcome, record)
 
     def closed(self, request: Request) -> None:
         """The request's connection is closed; nothing of it is left."""

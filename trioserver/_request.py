@@ -64,9 +64,10 @@ class Hooks(Protocol):
 class Keeper(Protocol):
     """What a request needs of its run."""
 
-    def started(self, request: Request) -> None: ...
-    def settled(self, request: Request, record: RequestRecord) -> None: ...
-    def closed(self, request: Request) -> None: ...
+    def on_start(self, request: Request) -> None: ...
+    def on_fatal(self, reason: str) -> None: ...
+    def on_outcome(self, request: Request, record: RequestRecord) -> None: ...
+    def on_close(self, request: Request) -> None: ...
 
 
 # What the peer did, by the exception that tells; where a group has several of
@@ -131,7 +132,7 @@ class Request:
         try:
             with self.connection.cancel_scope:
                 try:
-                    self._keeper.started(self)
+                    self._keeper.on_start(self)
                     await self._converse()
                 finally:
                     self._settle()
@@ -140,10 +141,10 @@ class Request:
         finally:
             try:
                 if not self._parting:
-                    await self._part_cancelled()
+                    await self._part_shielded()
             finally:
                 self.connection.close()
-                self._keeper.closed(self)
+                self._keeper.on_close(self)
 
     # Converse --------------------------------------------------------------
 
@@ -198,7 +199,7 @@ class Request:
         """Decide by what was raised; raise again what does not end here."""
         ours, rest = _split(error)
         if rest is not None:
-            self.connection._cut = True
+            self.connection._must_not_linger = True
             self._decide_by_cancellation(rest)
         if ours is not None:
             peers_doing = self._peers_doing(ours)
@@ -207,11 +208,13 @@ class Request:
             else:
                 self._decide(Outcome.FAILED, _in_words(ours))
                 if self._hooks.propagate_errors:
-                    self.connection._cut = True
+                    self.connection._must_not_linger = True
                     rest = error
                 else:
                     await self._report(ours)
         if rest is not None:
+            if not _is_cancellation(rest):
+                self._keeper.on_fatal(f"the server failed: {_in_words(rest)}")
             try:
                 raise _lone(rest)
             finally:
@@ -219,12 +222,13 @@ class Request:
 
     def _decide_by_cancellation(self, error: BaseException) -> None:
         cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
-        if len(cancelled) < len(leaves(error)):
+        if not _is_cancellation(error):
             self._decide(Outcome.FAILED, _in_words(error))
         elif self._deadline_was_ours(cancelled[0]):
             self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
         else:
-            by_whom = f"cancelled, by a {cancelled[0].source} outside of the server"
+            own = self.connection.cancel_scope.cancel_called
+            by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
             why = cancelled[0].reason or self._cancelled_because or by_whom
             self._decide(Outcome.CANCELLED, why)
 
@@ -249,26 +253,22 @@ class Request:
     async def _report(self, error: BaseException) -> None:
         """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it."""
         seconds = self._hooks.timeouts.cleanup
-        with trio.move_on_after(seconds, shield=True) as patience:
-            try:
-                raise error
-            except Exception:  # noqa: BLE001  (handle_error asks for it)
+        try:
+            # The try is outside: what a hook raises when it is cut is its error, too.
+            with trio.move_on_after(seconds, shield=True) as patience:
                 try:
+                    raise error
+                except Exception:  # noqa: BLE001  (handle_error asks for it)
                     await call_hook(self._hooks.handle_error, self.handed, self.client_address)
-                except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
-                    if self._peers_doing(second) is None:
-                        log_safely(
-                            error_log,
-                            logging.ERROR,
-                            "handle_error raised, for %s",
-                            self.info,
-                            exc_info=second,
-                        )
-            finally:
-                del error  # its traceback holds this frame: no cycles
-        if patience.cancelled_caught:
-            message = "handle_error did not end within %g s (cleanup), for %s"
-            log_safely(error_log, logging.ERROR, message, seconds, self.info)
+            if patience.cancelled_caught:
+                message = "handle_error did not end within %g s (cleanup), for %s"
+                log_safely(error_log, logging.ERROR, message, seconds, self.info)
+        except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
+            if self._peers_doing(second) is None:
+                message = "handle_error raised, for %s"
+                log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
+        finally:
+            del error  # its traceback holds this frame: no cycles
 
     # Settle ----------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Request:
             bytes_received=connection.bytes_received,
             bytes_sent=connection.bytes_sent,
         )
-        self._keeper.settled(self, record)
+        self._keeper.on_outcome(self, record)
 
     # Part ------------------------------------------------------------------
 
@@ -307,9 +307,9 @@ class Request:
             if self._peers_doing(error) is None:
                 await self._report(error)
 
-    async def _part_cancelled(self) -> None:
+    async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
-        self.connection._cut = True
+        self.connection._must_not_linger = True
         with trio.move_on_after(self._hooks.timeouts.cleanup, shield=True):
             await self._part()
 
@@ -342,6 +342,10 @@ def _split(error: BaseException) -> tuple[BaseException | None, BaseException | 
     if isinstance(error, BaseExceptionGroup):
         return error.split(Exception)
     return (error, None) if isinstance(error, Exception) else (None, error)
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
 
 
 def _lone(error: BaseException) -> BaseException:

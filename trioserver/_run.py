@@ -5,14 +5,16 @@ in) and in its `Ledger` (who is here). A run is made when the server is bound an
 dropped when it is closed::
 
     serve
-      requests nursery              owns every request, until the very end
-        accept_until_drained
-          listeners nursery           owns the accept loops, one a listener,
-            accept_loop                 and service_actions
-        drain_out                   when the accept loops have ended
-          grace                       requests end by themselves
+      requests nursery              owns every request, until the very end, and
+                                      service_actions, until the drain
+        accept                      until the drain begins
+          loops nursery               owns the accept loops, one a listener
+        drain_out                   while requests are left
+          grace                       they end by themselves
           cut                         the rest is cancelled, with a reason, and
                                         who still runs after cleanup is named
+
+`handle_one` is the same for a single request: its end leaves the listeners open.
 
 The rules that this file keeps:
 
@@ -20,17 +22,19 @@ The rules that this file keeps:
   request's task owns the connection there is no checkpoint and no Ctrl-C.
 * `begin_drain` is one step: when it returns, no listener accepts, what the
   kernel had accepted is in the waiting room, and every idle wait is ended.
-* Whatever ends a run, a request is cancelled with a reason, has one outcome,
-  and is closed before `serve` returns.
+* Whatever ends a run, a request that is cancelled is cancelled with a reason;
+  every request has one outcome, and is closed before `serve` returns.
 """
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -75,8 +79,10 @@ class Run:
       serving: whether `serve` or `handle_one` is at work.
       closing: whether the hook ``server_close`` is being called for it.
       closed_by_hand: whether somebody called ``server_close`` himself.
-      stopped: set when `serve` or `handle_one` has returned.
-      ended: set when the server is done with the run, and `report` is there.
+      stopped: set when the `serve` or `handle_one` at work has returned; who
+        closes the server waits for it.
+      ended: set when the server is done with the run, too, and `report` is
+        there; ``wait_closed`` waits for it.
       report: how it ended.
     """
 
@@ -94,14 +100,16 @@ class Run:
     ended: trio.Event = attrs.field(factory=trio.Event)
     report: ShutdownReport | None = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
+    _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
+    # The nursery of the requests, as long as one may be started.
     _requests: trio.Nursery | None = None
-    _acceptors: trio.Nursery | None = None
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _ends_at_once: float | None = None
+    _drain_when_serving: float | None = None
     _reason: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -117,7 +125,6 @@ class Run:
 
     # Serving ---------------------------------------------------------------
 
-    @enable_ki_protection
     async def serve(self, poll_interval: float, started: Callable[[], object]) -> ShutdownReport:
         """Serve until drained; raise what ended it otherwise.
 
@@ -125,62 +132,89 @@ class Run:
           poll_interval: seconds between two calls of ``service_actions``.
           started: called once clients are let in.
         """
-        self.serving, self.stopped = True, trio.Event()
+
+        async def until_drained(requests: trio.Nursery) -> None:
+            try:
+                if self._overrides("service_actions"):
+                    requests.start_soon(self._act_every, poll_interval)
+                await self._accept(started)
+                await self._drain_out()
+            except BaseException as error:
+                self._stop_accepting(_in_words(error))
+                await self._cut(_in_words(error))
+                raise
+
+        self.door.accepts_left = math.inf
         try:
-            with self._everything, lone_errors():
-                async with trio.open_nursery() as self._requests:
-                    try:
-                        await self._accept_until_drained(poll_interval, started)
-                        await self._drain_out()
-                    except BaseException as error:
-                        await self._cut(_in_words(error))
-                        raise
+            await self._with_requests(until_drained)
         finally:
-            self.serving, self._requests = False, None
             report = self.close()
-            self.stopped.set()
         return report
 
-    @enable_ki_protection
     async def handle_one(self, patience: float) -> bool:
-        """Serve one request, until it is closed; false if none came in ``patience`` seconds."""
-        self.serving, self.stopped = True, trio.Event()
+        """Serve one request, until it is closed; false if none came in ``patience`` seconds.
+
+        The listeners stay open, also when this is cancelled.
+        """
+
+        async def until_closed(_: trio.Nursery) -> None:
+            try:
+                with trio.move_on_after(patience):
+                    await self._accept(lambda: None)
+                if self.door.is_open():
+                    # The last look: who came in the very tick, or was there all the time.
+                    any(accept_now(listener, self.door) for listener in self.listeners)
+                await self.ledger.until_all_closed_or(self.drain)
+                if self.drain.began:
+                    await self._drain_out()
+            except BaseException as error:
+                await self._cut(_in_words(error))
+                raise
+
         self.door.accepts_left = 1
+        if self._drain_when_serving is not None:
+            self._stop_accepting("shutdown() was called")
+            await trio.lowlevel.checkpoint()
+            return False
+        await self._with_requests(until_closed)
+        return self.door.accepts_left < 1 or self._everything.cancel_called
+
+    @enable_ki_protection
+    async def _with_requests(self, body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+        """Call ``body`` inside the nursery that owns the requests, and wait for them all."""
+        self.serving, self.stopped = True, trio.Event()
+        self._everything = trio.CancelScope()
         try:
-            with lone_errors():
-                async with trio.open_nursery() as self._requests:
-                    with trio.move_on_after(patience):
-                        await self._accept_until_drained(math.inf, lambda: None)
-                    if self.door.is_open():
-                        # The last look: who came in the very tick, or was there all the time.
-                        any(accept_now(listener, self.door) for listener in self.listeners)
-                    await self.ledger.until_all_closed_or(self.drain)
-                    if self.drain.began:
-                        await self._drain_out()
+            with self._everything, lone_errors():
+                async with trio.open_nursery() as requests:
+                    self._requests = requests
+                    await body(requests)
+                    # Nobody is left. From here on the nursery is closed to new
+                    # tasks, one tick before it is over.
+                    self._requests = None
         finally:
             self.serving, self._requests = False, None
             self.stopped.set()
-        return not self.door.accepts_left
 
-    async def _accept_until_drained(
-        self, poll_interval: float, started: Callable[[], object]
-    ) -> None:
+    async def _accept(self, started: Callable[[], object]) -> None:
+        """Let clients in, until the door closes."""
         self._reserve.take()
         with lone_errors():
-            async with trio.open_nursery() as self._acceptors:
-                listeners, self._accepting = self._acceptors, self._acceptors.cancel_scope
+            async with trio.open_nursery() as loops:
+                self._accepting = loops.cancel_scope
                 for listener in self.listeners:
-                    listeners.start_soon(accept_loop, listener, self.door, self._reserve)
-                if self._overrides("service_actions") and poll_interval < math.inf:
-                    listeners.start_soon(self._act_every, poll_interval)
+                    loops.start_soon(accept_loop, listener, self.door, self._reserve)
                 started()
-                if self._ends_at_once is not None:
-                    self.begin_drain(self._ends_at_once)
+                if self._drain_when_serving is not None:
+                    self.begin_drain(self._drain_when_serving)
 
     async def _act_every(self, seconds: float) -> None:
-        while True:
-            await call_hook(self._server.service_actions)
-            await trio.sleep(seconds)
+        # Not beside the accept loops: one that cannot be cancelled, in a
+        # thread say, must not hold up the drain.
+        with self._acting:
+            while True:
+                await call_hook(self._server.service_actions)
+                await trio.sleep(seconds)
 
     # A request's life ------------------------------------------------------
 
@@ -189,30 +223,42 @@ class Run:
         requests = self._requests
         if requests is None:
             raise RuntimeError("a client was let in while nothing serves")
+        # In the server's context: during a drain the caller is another client's task.
+        name = f"{type(self._server).__name__} {request.info}"
+        self._context.copy().run(partial(requests.start_soon, request.serve, name=name))
         self.ledger.opened(request)
-        requests.start_soon(request.serve, name=f"{type(self._server).__name__} {request.info}")
         if not self.door.is_open():
-            self._accepting.cancel(reason="no more requests are taken")
+            self._accepting.cancel(reason="handle_request has its request")
 
-    def started(self, request: Request) -> None:
+    def on_start(self, request: Request) -> None:
         """The request's task runs."""
         self.ledger.audience.tell("request_started", request.info)
 
-    def settled(self, request: Request, record: RequestRecord) -> None:
-        """The request's outcome is decided: slot back, one record, and only then it lingers."""
-        if not self.drain.began and _is_cut_from_outside(request):
-            self._begin_cut()
+    def on_fatal(self, reason: str) -> None:
+        """A request has raised what stops the server: nobody waits until it is closed."""
+        if self.door.accepts_left > 1:
+            self._stop_accepting(reason)
+            self._grace.cancel(reason=reason)
+
+    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+        """Slot back, and one record; only then does the connection linger."""
+        if self.door.accepts_left > 1 and _is_cancelled_from_outside(request):
+            # The requests may notice it before the task of serve() does.
+            self._begin_report()
+            self.door.empty_waiting_room()
         self.ledger.settled(request, record)
         self.door.leave(request)
+        self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
         if len(self.ledger.lingering) > self._server.limits.requests:
             self._end_oldest_linger()
 
-    def closed(self, request: Request) -> None:
+    def on_close(self, request: Request) -> None:
         """The request's connection is closed."""
         self.ledger.closed(request)
 
     def _end_oldest_linger(self) -> None:
-        for request in self.ledger.lingering.values():
+        *older, _newest = self.ledger.lingering.values()
+        for request in older:
             if not request.connection.cancel_scope.cancel_called:
                 request.cancel("more connections linger than there are slots (requests)")
                 return
@@ -223,7 +269,7 @@ class Run:
         """Begin the drain, from whatever task or thread."""
         try:
             at_home = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:
+        except RuntimeError:  # a thread without Trio
             at_home = False
         if at_home:
             self.begin_drain(seconds)
@@ -236,23 +282,30 @@ class Run:
     def begin_drain(self, seconds: float) -> None:
         """Stop accepting, take in what the kernel has, end the idle waits: in one step.
 
-        Called again, the earlier deadline holds.
+        Called again, the earlier deadline holds. Called while nothing serves,
+        it is done as soon as something does.
         """
         self._reason = self._reason or "shutdown() was called"
         if self._requests is None:
-            earlier = math.inf if self._ends_at_once is None else self._ends_at_once
-            self._ends_at_once = min(seconds, earlier)
+            earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
+            self._drain_when_serving = min(seconds, earlier)
             return
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
         if self.drain.began:
             self.ledger.grace_ends(self._grace.deadline)
             return
+        # First, because get_request is called below, and may come back here.
         self.drain.began = True
+        # Before the listeners are closed: the loops that wait for them are
+        # then cancelled, instead of finding them closed.
         self._accepting.cancel(reason="the server drains")
+        self._acting.cancel(reason="the server drains")
         for listener in self.listeners:
-            if not listener.shared:
-                self.door.take_in_queue(listener)
-            listener.close()
+            try:
+                if not listener.shared:  # else what is queued is for the others, too
+                    self.door.take_in_queue(listener)
+            finally:
+                listener.close()
         self._end_idle_waits()
         self.ledger.drain_began(seconds)
         self.door.start_waiting()
@@ -263,13 +316,14 @@ class Run:
 
     async def _drain_out(self) -> None:
         """Wait for the requests as long as the grace lasts, then cut."""
-        with self._grace:
+        with self._grace, lone_errors():
             async with trio.open_nursery() as watch:
                 watch.start_soon(self._end_waits_of_new)
                 await self.ledger.until_all_closed()
                 watch.cancel_scope.cancel(reason="all requests have ended")
         if self._grace.cancelled_caught:
-            await self._cut("the grace is over")
+            was_cancelled = trio.current_time() < self._grace.deadline
+            await self._cut(self._reason if was_cancelled else "the grace is over")
 
     async def _end_waits_of_new(self) -> None:
         """End the idle waits of connections that were too new when the drain began."""
@@ -280,10 +334,10 @@ class Run:
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
 
-    # Cutting ---------------------------------------------------------------
+    # Ending at once ----------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
-        """End the run at once; `serve` returns when everything is cleaned up."""
+        """End what is at work; it returns when everything is cleaned up."""
         self._reason = reason
         self._everything.cancel(reason=reason)
 
@@ -295,26 +349,32 @@ class Run:
         request.cancel(reason)
         return True
 
-    def _begin_cut(self) -> None:
+    def _begin_report(self) -> None:
         """From now on, a request that ends is part of the report."""
         if not self.drain.began:
             self.drain.began = True
             self.ledger.drain_began(0.0)
 
-    async def _cut(self, reason: str) -> None:
-        """Cancel what is left, wait for it within bounds, and name what does not end."""
+    def _stop_accepting(self, reason: str) -> None:
+        """Close the listeners on whoever is queued. The requests go on."""
         self._reason = self._reason or reason
-        self._begin_cut()
+        self._begin_report()
         self._accepting.cancel(reason=reason)
+        self._acting.cancel(reason=reason)
         for listener in self.listeners:
             listener.close()
+
+    async def _cut(self, reason: str) -> None:
+        """Cancel the requests, wait for them within bounds, and name those that do not end."""
         self.door.empty_waiting_room()
         for request in self.ledger.here():
             request.cancel(reason)
         seconds = self._server.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True):
             await self.ledger.until_all_closed()
-        for request in self.ledger.here():
+        # One turn more, for a cleanup of 0.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        for request in self.ledger.active.values():
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(request.task)
             log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)
@@ -352,16 +412,16 @@ class Run:
         )
 
     def owns_current_task(self) -> bool:
-        """Whether the calling task is, or runs under, one of this run's own."""
+        """Whether the calling task is, or runs under, a request or ``service_actions``."""
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task.parent_nursery is not None:
-            if task.parent_nursery in {self._requests, self._acceptors}:
+            if task.parent_nursery is self._requests:
                 return True
             task = task.parent_nursery.parent_task
         return False
 
 
-def _is_cut_from_outside(request: Request) -> bool:
+def _is_cancelled_from_outside(request: Request) -> bool:
     """Whether the request's task, which is calling, is cancelled by more than its own scope."""
     own = request.connection.cancel_scope
     return trio.current_effective_deadline() == -math.inf and not own.cancel_called
