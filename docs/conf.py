@@ -78,3 +78,4 @@ def resolve_public_name(
 def setup(app: Sphinx) -> None:
     """Connect the hook above."""
     app.connect("missing-reference", resolve_public_name)
+python_use_unqualified_type_names = True

@@ -34,6 +34,8 @@ once, and a flood does not starve the requests that are being served."""
 class Door(Protocol):
     """What an accept loop needs of its run."""
 
+    reserve: ReserveDescriptor
+
     def is_open(self) -> bool:
         """Whether clients are still let in."""
 
@@ -54,7 +56,7 @@ class Door(Protocol):
 
 
 @enable_ki_protection
-async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor) -> None:
+async def accept_loop(listener: Listener, door: Door) -> None:
     """Accept on ``listener`` as long as the door is open and there is room.
 
     Protected from Ctrl-C, as everything between an accept and its task is; a
@@ -83,8 +85,8 @@ async def accept_loop(listener: Listener, door: Door, reserve: ReserveDescriptor
             shortage = shortage or Shortage(listener.address)
             if admitted:
                 shortage.eases()
-            if shortage.lasts() and reserve.helps_with(error):
-                reserve.lend(partial(_shed_all, listener, door))
+            if shortage.lasts() and door.reserve.helps_with(error):
+                door.reserve.lend(partial(_shed_all, listener, door))
             await trio.sleep(shortage.pause(error))
 
 

@@ -336,7 +336,7 @@ class BaseServer(DefaultHooks):
             await run.ended.wait()
         else:
             await trio.lowlevel.checkpoint()
-        if self._report is None and run is not None:
+        if self._report is None and run is not None and run.bound:
             self._report = run.report
         if self._report is None:
             raise RuntimeError(f"this {type(self).__name__} has not been run")

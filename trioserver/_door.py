@@ -17,12 +17,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
 import trio
 
-from ._accept import Tier, tier_of
+from ._accept import ReserveDescriptor, Tier, tier_of
 from ._address import Address, client_key
 from ._config import Limits
 from ._connection import Connection
@@ -51,6 +52,7 @@ class Door:
     Attributes:
       waiting: clients accepted by the drain and not yet started.
       accepts_left: how many more may become requests.
+      reserve: for the day when there are no descriptors.
     """
 
     _server: DoorHooks
@@ -61,6 +63,7 @@ class Door:
     _spawn: Callable[[Request], None]
     waiting: deque[Request] = attrs.field(factory=deque)
     accepts_left: float = math.inf
+    reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _fresh: Connection | None = None
@@ -215,6 +218,9 @@ class Door:
                     self.accept_failed(listener.address, error)
                     if tier_of(error) is Tier.CONNECTION:
                         continue
+                    if tier_of(error) is Tier.CAPACITY:
+                        self.reserve.lend(partial(self._turn_queue_away, listener))
+                        return
                 message = "could not accept the clients that were waiting when the drain began"
                 log_safely(error_log, logging.ERROR, message, exc_info=error)
                 return
@@ -224,6 +230,14 @@ class Door:
                 self.waiting.append(request)
             if len(self.waiting) > self._server.limits.requests:
                 self._leave_unserved(self.waiting.pop())
+
+    def _turn_queue_away(self, listener: Listener) -> None:
+        for _ in range(LARGEST_BACKLOG):
+            somebody, request = self._next_request(listener)
+            if not somebody:
+                return
+            if request is not None:
+                self._leave_unserved(request)
 
     def start_waiting(self) -> None:
         """Start the requests in the waiting room, as far as there are slots."""

@@ -12,6 +12,7 @@ import socket
 import socketserver
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
+from traceback import format_exception_only
 from typing import Any, ClassVar, TypeAlias, cast
 
 import trio
@@ -227,9 +228,16 @@ def _chain(error: BaseException, second: BaseException) -> None:
     """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
 
     ``second`` was raised while ``error`` was being handled, so its own chain
-    leads to ``error``, and is cut there.
+    leads to ``error``, and is cut there. One that holds it in a group as well
+    cannot be chained without a circle, and is noted instead.
     """
-    _last_shown(second, before=error).__context__ = None
+    link = _last_shown(second, before=error)
+    link.__context__ = None
+    if link.__cause__ is error:
+        link.__cause__, link.__suppress_context__ = None, False
+    if _leads_to(second, error):
+        error.add_note("finish() then raised " + format_exception_only(second)[-1].strip())
+        return
     last = _last_shown(error)
     if last is not second:
         last.__context__, last.__suppress_context__ = second, False
@@ -245,3 +253,18 @@ def _last_shown(error: BaseException, before: BaseException | None = None) -> Ba
             return error
         seen.add(id(following))
         error = following
+
+
+def _leads_to(start: BaseException, goal: BaseException) -> bool:
+    """Whether ``goal`` is in the chains or groups of ``start``."""
+    found: list[BaseException] = [start]
+    seen: set[int] = set()
+    while found:
+        error = found.pop()
+        if error is goal:
+            return True
+        if id(error) not in seen:
+            seen.add(id(error))
+            parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+            found += [part for part in (error.__cause__, error.__context__, *parts) if part]
+    return False

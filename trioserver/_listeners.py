@@ -68,7 +68,8 @@ async def bind_ip(
             if tries and error.errno == errno.EADDRINUSE:
                 continue
             raise
-        return [SocketListener(sock, shared=reuse_port) for sock in sockets]
+        # Not shared, even with reuse_port: each such socket has a queue of its own.
+        return [SocketListener(sock) for sock in sockets]
 
 
 def _bind_all(

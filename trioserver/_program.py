@@ -54,7 +54,10 @@ async def _serve_all(
     reports: dict[int, ShutdownReport] = {}
 
     async def serve(number: int, server: BaseServer) -> None:
-        reports[number] = await server.serve_forever()
+        async with server:
+            if obedience.draining:  # it came before there was anything to shut down
+                server.shutdown(grace)
+            reports[number] = await server.serve_forever()
 
     everything = trio.CancelScope()
     obedience = _Obedience(servers, grace, everything)
@@ -74,12 +77,12 @@ class _Obedience:
     _servers: tuple[BaseServer, ...]
     _grace: float | None
     _everything: trio.CancelScope
-    _draining: bool = False
+    draining: bool = False
     cancelled_by: int | None = None
 
     def obey(self, number: int) -> None:
-        if not self._draining:
-            self._draining = True
+        if not self.draining:
+            self.draining = True
             # In one step, so that all have stopped accepting before any waits.
             for server in self._servers:
                 server.shutdown(self._grace)

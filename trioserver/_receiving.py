@@ -101,6 +101,7 @@ class Receiver:
                 return self.take(max_bytes)
             data = self._receive_now(max_bytes)
             if data is not None:
+                self._note_in_idle_blocks()
                 return data
             await self._wait_for_input(between_requests=False, deadline=math.inf)
 
@@ -129,13 +130,9 @@ class Receiver:
                 return bool(data)
             await self._wait_for_input(between_requests=between_requests, deadline=deadline)
 
-    @property
-    def position(self) -> int:
-        """How many bytes of the input were taken so far."""
-        return self.total - len(self.buffer)
-
     def take(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the buffer."""
+        self._note_in_idle_blocks()
         if size >= len(self.buffer):
             data = bytes(self.buffer)
             self.buffer.clear()
@@ -244,9 +241,16 @@ class Receiver:
                 self.wait.scope.cancel(reason="input has arrived")
         return bool(self.buffer)
 
+    def _note_in_idle_blocks(self) -> None:
+        """Input was taken: in the blocks in which that happened a request has begun."""
+        for block in self.idle_blocks:
+            block.note_input()
+
     def draining(self) -> Draining:
-        """The exception for a wait that the drain ends."""
+        """The exception for a wait that the drain ends; it ends those of other tasks, too."""
         self.ended_idle = True
+        for block in self.idle_blocks:
+            block.end()
         return Draining("the server drains and no request has begun", info=self._info)
 
     def drains(self) -> bool:
@@ -259,19 +263,29 @@ class IdleBlock:
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._began_at = receiver.position
+        self._task: trio.lowlevel.Task | None = None
+        self._request_began = False
         self._scope = trio.CancelScope()
 
     def __enter__(self) -> None:
-        self._began_at = self._receiver.position
+        self._task = trio.lowlevel.current_task()
         self._receiver.idle_blocks.append(self)
         self._scope.__enter__()
         if self._receiver.drains():
             self._receiver.end_idle_waits()
 
+    def note_input(self) -> None:
+        """Input was taken; in this block, if by its task or a child of that."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task is not self._task:
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        if task is not None:
+            self._request_began = True
+
     def end(self) -> None:
         """Have the block raise `Draining`, unless a request was begun inside it."""
-        if self._receiver.position == self._began_at:
+        if not self._request_began:
             self._scope.cancel(reason="the server drains")
 
     def __exit__(
@@ -281,6 +295,7 @@ class IdleBlock:
         traceback: TracebackType | None,
     ) -> None:
         self._receiver.idle_blocks.remove(self)
+        self._task = None
         self._scope.__exit__(kind, error, traceback)
         if self._scope.cancelled_caught:
             # Raised, not fallen through: what the block was to assign is not there.

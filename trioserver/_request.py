@@ -303,9 +303,12 @@ class Request:
             if patience.cancelled_caught:
                 message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info)
-        except Exception as error:  # noqa: BLE001  (reported; the connection is closed anyway)
-            if self._peers_doing(error) is None:
-                await self._report(error)
+        except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
+            ours, rest = _split(error)
+            if ours is not None and self._peers_doing(ours) is None:
+                await self._report(ours)
+            if rest is not None:
+                raise rest from None
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""

@@ -41,7 +41,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._accept import ReserveDescriptor, accept_loop, accept_now
+from ._accept import accept_loop, accept_now
 from ._door import Door, DoorHooks
 from ._errors import lone_errors
 from ._events import (
@@ -102,7 +102,6 @@ class Run:
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
     _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     _bound_at: float = attrs.field(factory=trio.current_time)
-    _reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     # The nursery of the requests, as long as one may be started.
     _requests: trio.Nursery | None = None
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -198,12 +197,12 @@ class Run:
 
     async def _accept(self, started: Callable[[], object]) -> None:
         """Let clients in, until the door closes."""
-        self._reserve.take()
+        self.door.reserve.take()
         with lone_errors():
             async with trio.open_nursery() as loops:
                 self._accepting = loops.cancel_scope
                 for listener in self.listeners:
-                    loops.start_soon(accept_loop, listener, self.door, self._reserve)
+                    loops.start_soon(accept_loop, listener, self.door)
                 started()
                 if self._drain_when_serving is not None:
                     self.begin_drain(self._drain_when_serving)
@@ -383,7 +382,7 @@ class Run:
         """Close what is left of the run, without waiting; twice is once."""
         for listener in self.listeners:
             listener.close()
-        self._reserve.give_back()
+        self.door.reserve.give_back()
         if self.report is None:
             self.report = self.ledger.report(self._reason or "the server was closed")
             if self.bound:

@@ -13,6 +13,7 @@ The rules this file keeps:
 
 from __future__ import annotations
 
+import errno
 import math
 
 import attrs
@@ -135,7 +136,8 @@ class Sender:
                 )
 
     def _gone_by(self, error: OSError) -> Exception:
-        self.reset_by = OSError(error.errno, error.strerror)  # without its traceback
+        if error.errno != errno.EPIPE:  # which also follows a peer's orderly end
+            self.reset_by = OSError(error.errno, error.strerror)  # without its traceback
         return self._breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
 
     def _breaks(self, kind: type[Exception], message: str) -> Exception:

@@ -279,6 +279,11 @@ class MemoryMixIn(trioserver.BaseServer):
 
     memory_capacity = DEFAULT_CAPACITY
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("listener", None)  # a copy has none, until it is bound
+        return state
+
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         """Make the listener."""
         self.listener = MemoryListener(self.server_address, self.memory_capacity)
