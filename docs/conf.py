@@ -31,6 +31,7 @@ html_title = f"trioserver {release}"
 
 default_role = "obj"  # `trioserver.Limits` is a link, in docstrings as here
 autodoc_member_order = "bysource"
+python_use_unqualified_type_names = True
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
 
@@ -78,4 +79,3 @@ def resolve_public_name(
 def setup(app: Sphinx) -> None:
     """Connect the hook above."""
     app.connect("missing-reference", resolve_public_name)
-python_use_unqualified_type_names = True

@@ -151,8 +151,8 @@ class Timeouts:
     nothing.
 
     Args:
-      handshake: from accept until ``verify_request`` has decided. Longer than
-        one 3 s TCP retransmission.
+      handshake: for ``verify_request`` to decide. Longer than one 3 s TCP
+        retransmission.
       idle: without a byte from the peer while a read waits, the first byte
         included. Nothing else counts: neither what we send nor what the
         handler does between two reads.

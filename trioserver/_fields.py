@@ -185,14 +185,10 @@ def _check_colours(cls: type) -> None:
                 continue
             if is_async_callable(original) and not is_async_callable(mine):
                 raise TypeError(
-                    f"{cls.__name__}.{name} must be an `async def`, as in {base.__name__}:"
-                    " what may wait is async"
+                    f"{cls.__name__}.{name} must be an `async def`: what may wait is async"
                 )
             if not is_async_callable(original) and (is_async_callable(mine) or not callable(mine)):
-                raise TypeError(
-                    f"{cls.__name__}.{name} must be a plain `def`, as in {base.__name__}:"
-                    " it must decide at once"
-                )
+                raise TypeError(f"{cls.__name__}.{name} must be a plain `def`: it must not wait")
 
 
 def _fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:

@@ -212,7 +212,11 @@ class Run:
         # thread say, must not hold up the drain.
         with self._acting:
             while True:
-                await call_hook(self._server.service_actions)
+                try:
+                    await call_hook(self._server.service_actions)
+                except Exception as error:
+                    self._reason = self._reason or _in_words(error)
+                    raise
                 await trio.sleep(seconds)
 
     # A request's life ------------------------------------------------------

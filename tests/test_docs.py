@@ -1,0 +1,881 @@
+"""The documentation: its code runs, and its tables leave nothing out."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import importlib.util
+import inspect
+import io
+import logging
+import math
+import os
+import re
+import socket
+import socketserver
+import sys
+import textwrap
+import threading
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from support import read_to_end
+
+import trioserver
+import trioserver.testing
+from trioserver._accept import Tier, tier_of
+from trioserver._request import _PEER_OUTCOMES
+from trioserver.testing import MemoryMixIn, MemoryServer
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+MEMORY = ("memory", 1)
+
+
+def snippet(name: str) -> ModuleType:
+    """A file of ``docs/snippets``, as a module; one snippet may import another by its name."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, DOCS / "snippets" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def page(name: str) -> str:
+    """The source of a page."""
+    return (DOCS / f"{name}.rst").read_text(encoding="utf-8")
+
+
+# The snippets ------------------------------------------------------------------
+
+
+async def test_tutorial_echo(autojump_clock: trio.testing.MockClock) -> None:
+    """The first server of the tutorial echoes, and says who is there."""
+    with redirect_stdout(io.StringIO()) as printed:
+        async with MemoryServer(MEMORY, snippet("tutorial_echo").echo).serving() as server:
+            client = await server.connect(("you", 1))
+            await client.send_all(b"hello")
+            assert await client.receive_some() == b"hello"
+            await client.send_eof()
+            assert await client.receive_some() == b""
+    assert printed.getvalue() == "('you', 1) is here\n('you', 1) is gone\n"
+
+
+async def test_tutorial_timer(autojump_clock: trio.testing.MockClock) -> None:
+    """Two clients' timers run side by side; one client's run one after the other."""
+    async with MemoryServer(MEMORY, snippet("tutorial_timer").Timer).serving() as server:
+        first, second = await server.connect(), await server.connect()
+        await first.send_all(b"20 egg\n20 toast\n")
+        await second.send_all(b"10 tea\n")
+        assert await second.receive_some() == b"tea is ready\n"
+        assert trio.current_time() == 10
+        assert await first.receive_some() == b"egg is ready\n"
+        assert trio.current_time() == 20
+        assert await first.receive_some() == b"toast is ready\n"
+        assert trio.current_time() == 40
+
+
+async def test_tutorial_timer_met_with_nonsense(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A line that is not a timer ends its own client, with one ERROR record."""
+    async with MemoryServer(MEMORY, snippet("tutorial_timer").Timer).serving() as server:
+        bystander, client = await server.connect(), await server.connect(("you", 1))
+        await client.send_all(b"soon\n")
+        assert await client.receive_some() == b""
+        await bystander.send_all(b"0 tea\n")
+        assert await bystander.receive_some() == b"tea is ready\n"
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == "error while serving you:1"
+    assert "ValueError: not enough values to unpack" in (caplog.text)
+
+
+async def test_tutorial_timers_end_with_their_client(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A client that vanishes takes its timers with it: the first that rings ends the others."""
+    server = MemoryServer(MEMORY, snippet("tutorial_timers").Timers)
+    async with server.serving():
+        client = await server.connect()
+        await client.send_all(b"180 tea\n360 egg\n")
+        await trio.testing.wait_all_tasks_blocked()
+        client.reset()
+        await trio.sleep(180)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not server.requests
+        assert server.statistics().outcomes[trioserver.Outcome.DISCONNECTED] == 1
+
+
+async def test_tutorial_timers_ring_in_a_drain(autojump_clock: trio.testing.MockClock) -> None:
+    """A drain lets running timers ring, as long as the grace lasts, and cuts the rest."""
+    async with MemoryServer(MEMORY, snippet("tutorial_timers").Timers).serving() as server:
+        hopeful, hopeless = await server.connect(), await server.connect()
+        await hopeful.send_all(b"10 tea\n")
+        await hopeless.send_all(b"360 egg\n")
+        await trio.testing.wait_all_tasks_blocked()
+        server.shutdown()
+        assert await hopeful.receive_some() == b"tea is ready\n"
+        assert trio.current_time() == 10
+        assert await hopeless.receive_some() == b""
+        assert trio.current_time() == 15
+        report = await server.wait_closed()
+    assert len(report.drained) == 1
+    assert len(report.cancelled) == 1
+
+
+async def test_tutorial_timer_kept_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    """With the default time-outs, a timer of more than five minutes ends with its silent client."""
+
+    class Impatient(snippet("tutorial_timers").Timers):  # type: ignore[misc]
+        timeout = None
+
+    async with MemoryServer(MEMORY, Impatient).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"360 egg\n")
+        assert await client.receive_some() == b""
+        assert trio.current_time() == 300
+
+
+async def test_tutorial_test(autojump_clock: trio.testing.MockClock) -> None:
+    """The test that the tutorial ends with passes."""
+    snippet("tutorial_timers")
+    await snippet("tutorial_test").test_tea_is_ready_before_the_egg(autojump_clock)
+
+
+async def test_stop_as_a_task_and_as_a_block() -> None:
+    """Both ways to serve inside a program answer, drain and report."""
+    stop = snippet("stop")
+    server = trioserver.TCPServer(("127.0.0.1", 0), stop.Upper)
+    for way in (stop.as_a_task, stop.as_a_block):
+        with trio.fail_after(10), redirect_stdout(io.StringIO()) as printed:
+            await way(server)
+        assert "b'HELLO\\n'" in printed.getvalue()
+        assert "shutdown() was called" in printed.getvalue()
+
+
+async def test_stop_several() -> None:
+    """Two servers under one nursery both answer, and both end."""
+    stop = snippet("stop")
+    first = trioserver.TCPServer(("127.0.0.1", 0), stop.Upper)
+    with trio.fail_after(10), redirect_stdout(io.StringIO()) as printed:
+        await stop.several(first, first.evolve())
+    assert printed.getvalue() == "b'HELLO\\n'\n" * 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGUSR2")
+async def test_stop_by_signal() -> None:
+    """A signal of the program's own choice drains the server."""
+    stop = snippet("stop")
+    server = trioserver.TCPServer(("127.0.0.1", 0), stop.Upper, observers=[SignalWhenListening()])
+    with trio.fail_after(10):
+        await stop.by_signal(server)
+    assert not server.draining
+
+
+class SignalWhenListening(trioserver.Observer):
+    """Sends this process the signal, once the receiver had time to be there."""
+
+    def server_listening(self, addresses: Any) -> None:
+        trio.lowlevel.spawn_system_task(self._signal)
+
+    async def _signal(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        os.kill(os.getpid(), __import__("signal").SIGUSR2)
+
+
+async def test_stop_with_a_goodbye(autojump_clock: trio.testing.MockClock) -> None:
+    """A handler whose loop was ended by a drain can still speak."""
+    async with MemoryServer(MEMORY, snippet("stop").Polite).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await client.receive_some() == b"HELLO\n"
+        server.shutdown()
+        assert await client.receive_some() == b"BYE\n"
+        assert await client.receive_some() == b""
+
+
+async def test_stop_without_a_goodbye(autojump_clock: trio.testing.MockClock) -> None:
+    """The same handler says nothing to a client that ends by itself."""
+    async with MemoryServer(MEMORY, snippet("stop").Polite).serving() as server:
+        client = await server.connect()
+        await client.send_eof()
+        assert await client.receive_some() == b""
+
+
+async def test_stop_from_a_handler(autojump_clock: trio.testing.MockClock) -> None:
+    """A handler may shut its own server down, and still gets its reply out."""
+    async with MemoryServer(MEMORY, snippet("stop").Stoppable).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"stop the server\n")
+        assert await client.receive_some() == b"STOP THE SERVER\n"
+        assert server.draining
+        assert await client.receive_some() == b""
+        report = await server.wait_closed()
+    assert report.grace == 1
+
+
+async def test_stop_idle_echo(autojump_clock: trio.testing.MockClock) -> None:
+    """A function whose wait stands in an idle block echoes, and ends when the server drains."""
+    async with MemoryServer(MEMORY, snippet("stop").echo).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"hello")
+        assert await client.receive_some() == b"hello"
+        server.shutdown()
+        assert await client.receive_some() == b""
+        assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("handler", ["Reverse", "ReverseSoon"])
+async def test_keep_alive_requests(handler: str, autojump_clock: trio.testing.MockClock) -> None:
+    """Requests follow each other on one connection, however they are cut."""
+    async with MemoryServer(MEMORY, getattr(snippet("keep_alive"), handler)).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"\0\0\0\x03abc\0\0")
+        assert await client.receive_some() == b"\0\0\0\x03cba"
+        await client.send_all(b"\0\x02de")
+        assert await client.receive_some() == b"\0\0\0\x02ed"
+        server.shutdown()
+        assert await client.receive_some() == b""
+        report = await server.wait_closed()
+    assert len(report.drained) == 1
+
+
+async def test_keep_alive_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """A request gets ten seconds, the wait for the next one sixty."""
+    async with MemoryServer(MEMORY, snippet("keep_alive").ReverseSoon).serving() as server:
+        slow, silent = await server.connect(), await server.connect()
+        await trio.sleep(50)
+        await slow.send_all(b"\0\0\0\x03a")
+        assert await slow.receive_some() == b""
+        assert trio.current_time() == 60
+        assert await silent.receive_some() == b""
+        assert trio.current_time() == 60
+        assert server.statistics().outcomes[trioserver.Outcome.TIMED_OUT] == 2
+
+
+async def test_keep_alive_size(autojump_clock: trio.testing.MockClock) -> None:
+    """A request that says that it is too large is not waited for."""
+    async with MemoryServer(MEMORY, snippet("keep_alive").Reverse).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"\xff\xff\xff\xff")
+        assert await client.receive_some() == b""
+        assert trio.current_time() == 0
+
+
+async def test_keep_alive_news(autojump_clock: trio.testing.MockClock) -> None:
+    """News arrive while there are some; a drain ends the wait with a goodbye."""
+    keep_alive = snippet("keep_alive")
+    server = MemoryServer(MEMORY, keep_alive.News)
+    server.readers = set()
+    async with server.serving():
+        client = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        keep_alive.publish(server, b"rain\n")
+        assert await client.receive_some() == b"rain\n"
+        server.shutdown()
+        assert await client.receive_some() == b"that was the news\n"
+    assert server.readers == set()
+
+
+async def test_keep_alive_news_that_nobody_takes(autojump_clock: trio.testing.MockClock) -> None:
+    """A reader whose channel is full is told so, and publishing does not wait for it."""
+    keep_alive = snippet("keep_alive")
+    server = MemoryServer(MEMORY, keep_alive.News)
+    server.readers = set()
+    async with server.serving():
+        client = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(1 + 10 + 1):  # one goes straight to the wait, ten are kept
+            keep_alive.publish(server, b"rain\n")
+        assert server.readers == set()
+        assert await read_to_end(client) == b"rain\n" * 11 + b"you read too slowly\n"
+
+
+def in_memory(server: Any) -> Any:
+    """The same server, in memory."""
+
+    class InMemory(MemoryMixIn, type(server)):  # type: ignore[misc]
+        pass
+
+    fields = attrs.fields_dict(type(server)).values()
+    values = {field.alias: getattr(server, field.name) for field in fields}
+    return InMemory(**{**values, "server_address": MEMORY})
+
+
+async def test_limits_explained(autojump_clock: trio.testing.MockClock) -> None:
+    """A client that finds the server full is told so."""
+    server = in_memory(snippet("limits").explain)
+    async with server.serving():
+        guests = [await server.connect() for _ in range(100)]
+        unlucky = await server.connect()
+        assert await unlucky.receive_some() == b"421 too busy, try again later\r\n"
+        for guest in guests:
+            await guest.aclose()
+
+
+async def test_limits_refused(autojump_clock: trio.testing.MockClock) -> None:
+    """A client that finds the server full is reset."""
+    server = in_memory(snippet("limits").refuse)
+    async with server.serving():
+        guests = [await server.connect() for _ in range(100)]
+        unlucky = await server.connect()
+        with pytest.raises(trio.BrokenResourceError):
+            await unlucky.receive_some()
+        for guest in guests:
+            await guest.aclose()
+
+
+@pytest.mark.parametrize(("name", "most"), [("wait", 100), ("one_by_one", 1)])
+async def test_limits_waited_for(
+    name: str, most: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A client that finds the server full waits, and is served when a slot falls free."""
+    server = in_memory(getattr(snippet("limits"), name))
+    async with server.serving():
+        guests = [await server.connect() for _ in range(most + 1)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(server.requests) == most
+        await guests[0].aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [info.id for info in server.requests][-1] == most + 1
+        for guest in guests[1:]:
+            await guest.aclose()
+
+
+async def test_limits_per_client(autojump_clock: trio.testing.MockClock) -> None:
+    """One address gets five connections, and another one is not concerned."""
+    server = in_memory(snippet("limits").fair)
+    async with server.serving():
+        guests = [await server.connect(("192.0.2.1", port)) for port in range(5)]
+        greedy = await server.connect(("192.0.2.1", 5))
+        guests.append(await server.connect(("192.0.2.2", 0)))
+        with pytest.raises(trio.BrokenResourceError):
+            await greedy.receive_some()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(server.requests) == 6
+        for guest in guests:
+            await guest.aclose()
+
+
+async def test_limits_verified(autojump_clock: trio.testing.MockClock) -> None:
+    """A client from elsewhere is turned away before its request begins."""
+    limits = snippet("limits")
+    server = in_memory(limits.Private(("localhost", 0), snippet("tutorial_echo").echo))
+    with redirect_stdout(io.StringIO()):
+        async with server.serving():
+            friend = await server.connect(("10.1.2.3", 1))
+            stranger = await server.connect(("192.0.2.1", 1))
+            assert await stranger.receive_some() == b""
+            await friend.send_all(b"hello")
+            assert await friend.receive_some() == b"hello"
+            await friend.send_eof()
+            await friend.receive_some()
+
+
+async def test_logs_name_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Records of a handler's own logger carry the id of its request."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    try:
+        snippet("logs").set_up_logging()
+        async with MemoryServer(MEMORY, snippet("logs").Upper).serving() as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
+    finally:
+        root.setLevel(level)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "INFO trioserver.access [None] listening on memory:1",
+        "INFO upper [1] a line of 6 bytes",
+    ]
+
+
+async def test_logs_counter(autojump_clock: trio.testing.MockClock) -> None:
+    """An observer counts how requests ended."""
+    logs = snippet("logs")
+    counter = logs.Counter()
+    limits = trioserver.Limits(requests=1, when_full="refuse")
+    server = MemoryServer(MEMORY, logs.Upper, observers=[counter], limits=limits)
+    async with server.serving():
+        client, unlucky = await server.connect(), await server.connect()
+        with pytest.raises(trio.BrokenResourceError):
+            await unlucky.receive_some()
+        await client.send_eof()
+        await client.receive_some()
+    assert counter.outcomes == {trioserver.Outcome.COMPLETED: 1}
+    assert counter.refused == 1
+
+
+async def test_logs_handle_error(autojump_clock: trio.testing.MockClock) -> None:
+    """An overridden handle_error has the exception, and can still answer."""
+
+    async def fail(request: Any, client_address: Any, server: Any) -> None:
+        raise LookupError("no such page")
+
+    server = in_memory(snippet("logs").Reporting(("localhost", 0), fail))
+    async with server.serving():
+        client = await server.connect()
+        assert await client.receive_some() == b"500 that was our fault\r\n"
+    assert isinstance(server.last_error, LookupError)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs peer credentials")
+async def test_sockets_unix(tmp_path: Path) -> None:
+    """A Unix server knows its clients, has the mode it was given, and leaves no file."""
+    path = tmp_path / "whoami"
+    async with snippet("sockets").on_a_path(path).serving():
+        assert path.stat().st_mode & 0o777 == 0o660
+        with trio.fail_after(10):
+            async with await trio.open_unix_socket(path) as client:
+                assert await client.receive_some() == b"you are user %d\n" % os.getuid()
+    assert not path.exists()
+
+
+async def test_sockets_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets that a parent bound are found by their numbers, and served."""
+    sockets, stop = snippet("sockets"), snippet("stop")
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        monkeypatch.setattr(sockets, "FIRST", os.dup(bound.fileno()))
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        server = sockets.inherited(stop.Upper)
+        with trio.fail_after(10), redirect_stdout(io.StringIO()) as printed:
+            async with server.serving():
+                await stop.talk_to(bound.getsockname())
+    assert printed.getvalue() == "b'HELLO\\n'\n"
+
+
+async def test_listener_tap() -> None:
+    """A server over wrapped transports serves as before, and what passes is shown."""
+    server = snippet("listener").TappedServer(("127.0.0.1", 0), snippet("stop").Upper)
+    with trio.fail_after(10), redirect_stdout(io.StringIO()) as printed:
+        async with server.serving():
+            await snippet("stop").talk_to(server.server_address)
+    assert printed.getvalue() == "< b'hello\\n'\n> b'HELLO\\n'\nb'HELLO\\n'\n"
+
+
+IN_MEMORY = [name for name in vars(snippet("in_memory")) if name.startswith("test_")]
+ON_A_SOCKET = IN_MEMORY.pop()
+
+
+@pytest.mark.parametrize("test", IN_MEMORY)
+async def test_in_memory_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
+    """The tests on the page about testing pass, each on a virtual clock of its own."""
+    await getattr(snippet("in_memory"), test)(autojump_clock)
+
+
+async def test_in_memory_socket_test() -> None:
+    """The last of them, on a real socket, passes by a real clock."""
+    assert ON_A_SOCKET == "test_greets_on_a_socket"
+    with trio.fail_after(10):
+        await snippet("in_memory").test_greets_on_a_socket()
+
+
+def ask(address: tuple[str, int]) -> bytes:
+    """What the classic example's server answers."""
+    with socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"hello world\n")
+        return client.makefile("rb").read()
+
+
+async def test_porting_example() -> None:
+    """The example before and after porting answers and prints the same."""
+    outputs = []
+    with redirect_stdout(io.StringIO()) as printed:
+        before = snippet("porting_before").Upper
+        with socketserver.TCPServer(("127.0.0.1", 0), before) as classic:
+            thread = threading.Thread(target=classic.handle_request)
+            thread.start()
+            outputs.append(ask(classic.server_address))
+            thread.join()
+    outputs.append(printed.getvalue())
+    with redirect_stdout(io.StringIO()) as printed:
+        server = trioserver.TCPServer(("127.0.0.1", 0), snippet("porting_after").Upper)
+        async with server.serving():
+            with trio.fail_after(10):
+                outputs.append(await trio.to_thread.run_sync(ask, server.server_address))
+    outputs.append(printed.getvalue())
+    assert (
+        outputs[:2]
+        == outputs[2:]
+        == [
+            b"HELLO WORLD",
+            "127.0.0.1 wrote:\nb'hello world'\n",
+        ]
+    )
+
+
+async def test_nested_servers_drain_together(autojump_clock: trio.testing.MockClock) -> None:
+    """A server in a request of another drains along with it."""
+    inner = MemoryServer(("inner", 1), snippet("tutorial_timer").Timer)
+    outer = MemoryServer(("outer", 1), snippet("nested").Outer)
+    outer.inner = inner
+    async with outer.serving():
+        await outer.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        client = await inner.connect()
+        await client.send_all(b"3 tea\n")
+        await trio.testing.wait_all_tasks_blocked()
+        outer.shutdown()
+        await trio.sleep(0.5)  # since it never sent a byte, the outer client may just be new
+        await trio.testing.wait_all_tasks_blocked()
+        assert inner.draining
+        assert await client.receive_some() == b"tea is ready\n"
+    assert (await inner.wait_closed()).clean
+
+
+@pytest.mark.parametrize(("talks_until", "ended_at"), [(0, 30), (110, 120)])
+async def test_limits_strict(
+    talks_until: float, ended_at: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The strict server ends a silent client after 30 s, and a busy one after 120 s."""
+    server = in_memory(snippet("limits").strict(("localhost", 0), snippet("stop").Upper))
+    async with server.serving():
+        client = await server.connect()
+        while trio.current_time() < talks_until:
+            await client.send_all(b"hello\n")
+            await client.receive_some()
+            await trio.sleep(10)
+        assert await client.receive_some() == b""
+        assert trio.current_time() == ended_at
+
+
+async def test_limits_ban(autojump_clock: trio.testing.MockClock) -> None:
+    """One client's requests are ended, with the reason in their records, and no others."""
+    async with MemoryServer(MEMORY, snippet("limits").hold).serving() as server:
+        bad, good = await server.connect(("192.0.2.1", 1)), await server.connect(("192.0.2.2", 1))
+        await trio.testing.wait_all_tasks_blocked()
+        snippet("limits").ban(server, "192.0.2.1")
+        assert await bad.receive_some() == b""
+        assert [info.client_address[0] for info in server.requests] == ["192.0.2.2"]
+        await good.aclose()
+
+
+# What the pages show ---------------------------------------------------------
+
+
+def assert_shown(lines: str, name: str) -> None:
+    """Each line is somewhere on the page."""
+    shown = page(name)
+    for line in lines.splitlines():
+        assert line in shown
+
+
+async def test_shown_report(autojump_clock: trio.testing.MockClock) -> None:
+    """The report in the explanation of the shutdown is a real one."""
+    limits = trioserver.Limits(requests=1)
+    timer = snippet("tutorial_timer").Timer
+    async with MemoryServer(MEMORY, timer, limits=limits).serving() as server:
+        for port, line in ((51022, b"3 tea\n"), (51024, b"9 egg\n"), (51026, b""), (51028, b"")):
+            client = await server.connect(("192.0.2.1", port))
+            await client.send_all(line)
+            if line.startswith(b"3"):
+                await trio.sleep(1)
+        server.shutdown(5)
+        report = await server.wait_closed()
+    assert_shown(str(report), "explanation/shutdown")
+
+
+async def test_shown_report_of_the_tutorial(autojump_clock: trio.testing.MockClock) -> None:
+    """So is the one at the end of the tutorial."""
+    async with MemoryServer(MEMORY, snippet("tutorial_timers").Timers).serving() as server:
+        first = await server.connect(("127.0.0.1", 51022))
+        await trio.sleep(1)
+        second = await server.connect(("127.0.0.1", 51024))
+        await second.send_all(b"100 egg\n")
+        await trio.sleep(2)
+        await first.send_all(b"10 tea\n")
+        await trio.sleep(1)
+        server.shutdown()
+        report = await server.wait_closed()
+    assert_shown(str(report), "tutorial")
+
+
+async def test_shown_endings(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The three endings in the explanation of errors are real records."""
+    caplog.set_level(logging.INFO)
+
+    async def listen(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        request.idle_timeout = {51022: 300, 51024: math.inf, 51026: math.inf}[client_address[1]]
+        if client_address[1] == 51024:
+            request.cancel_scope.deadline = 400
+        await request.recv()
+        await request.recv()
+
+    async with MemoryServer(MEMORY, listen).serving() as server:
+        for port in (51022, 51024, 51026):
+            client = await server.connect(("192.0.2.1", port))
+            if port != 51022:
+                await client.send_all(b"x")
+        await trio.sleep(400)
+        server.shutdown()
+    records = [message for message in caplog.messages if message.startswith("request")]
+    assert len(records) == 3
+    assert_shown("\n".join(record.partition(", ")[0] for record in records), "explanation/errors")
+
+
+async def test_shown_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lines on the page about logging are real ones."""
+    caplog.set_level(logging.INFO)
+
+    async def answer(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        await trio.sleep(0.013)
+        await request.sendall(await request.recv(6))
+
+    limits = trioserver.Limits(requests=1, when_full="refuse")
+    async with MemoryServer(("127.0.0.1", 9999), answer, limits=limits).serving() as server:
+        client = await server.connect(("127.0.0.1", 51022))
+        await client.send_all(b"hello\n")
+        await server.connect(("127.0.0.1", 51024))
+        await client.receive_some()
+    shown = [f"{it.levelname}:{it.name}:{it.getMessage()}" for it in caplog.records]
+    assert len(shown[:-2]) == 3  # and one for the drain, one for the end
+    assert_shown("\n".join(shown[:-2]), "how-to/log")
+
+
+# What the pages cover ----------------------------------------------------------
+
+DOCUMENTED = sorted(
+    [
+        *(f"trioserver.{name}" for name in trioserver.__all__),
+        *(f"trioserver.testing.{name}" for name in trioserver.testing.__all__),
+    ]
+)
+REFERENCE = [f"reference/{file.stem}" for file in sorted((DOCS / "reference").glob("*.rst"))]
+
+
+def described(name: str) -> list[str]:
+    """The names that a page of the reference describes, with their modules."""
+    module, found = "", []
+    for line in page(name).splitlines():
+        directive = re.match(r"\.\. (\w+):: ([\w.]+)", line)
+        if directive is not None and directive[1] in {"currentmodule", "module"}:
+            module = directive[2]
+        elif directive is not None and directive[1].startswith("auto"):
+            found.append(f"{module}.{directive[2]}")
+    return found
+
+
+def test_reference_describes_every_public_name_once() -> None:
+    """Every name of ``__all__`` is in the reference, in one place, and nothing else is."""
+    assert sorted(name for each in REFERENCE for name in described(each)) == DOCUMENTED
+
+
+def test_reference_describes_every_member_of_a_server() -> None:
+    """The grouped members of `BaseServer` are all there are."""
+    names = re.findall(
+        r"^   \.\. auto(?:method|property):: (\w+)", page("reference/servers"), re.MULTILINE
+    )
+    fields = {field.name for field in attrs.fields(trioserver.BaseServer)}
+    public = {name for name in dir(trioserver.BaseServer) if not name.startswith("_")} - fields
+    assert sorted(names) == sorted(public)
+
+
+def table(name: str, under: str) -> list[list[str]]:
+    """The rows of the first list-table after the line ``under``, but for its header."""
+    _, found, after = page(name).partition(f"\n{under}\n")
+    assert found, under
+    rows: list[list[str]] = []
+    for line in after[after.index("   * - ") :].splitlines():
+        if line.startswith("   * -"):
+            rows.append([line[6:]])
+        elif line.startswith("     -"):
+            rows[-1].append(line[6:])
+        elif not line or line.startswith("       "):
+            rows[-1][-1] += " " + line.strip()
+        else:
+            break
+    return [[cell.strip() for cell in row] for row in rows[1:]]
+
+
+def literals(cell: str) -> list[str]:
+    """The literals in a cell."""
+    return re.findall(r"``(.+?)``", cell)
+
+
+def as_shown(default: Any) -> str:
+    """A field's default, as the tables show it."""
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return f"{default.factory.__name__}()"
+    if isinstance(default, int) and default >= 2**16:
+        return f"{default >> 20} MiB" if default >= 2**20 else f"{default >> 10} KiB"
+    return f'"{default}"' if isinstance(default, str) else repr(default)
+
+
+@pytest.mark.parametrize(
+    ("title", "cls", "base"),
+    [
+        ("`BaseServer`", trioserver.BaseServer, None),
+        ("`TCPServer`, besides", trioserver.TCPServer, trioserver.BaseServer),
+        ("`UnixStreamServer`, besides", trioserver.UnixStreamServer, trioserver.TCPServer),
+        ("`Timeouts`", trioserver.Timeouts, None),
+        ("`Limits`", trioserver.Limits, None),
+    ],
+)
+def test_field_table(title: str, cls: Any, base: Any) -> None:
+    """The tables of fields have every field, with its default, in order."""
+    inherited = set() if base is None else {field.name for field in attrs.fields(base)}
+    expected = [
+        [field.alias, [] if field.default is attrs.NOTHING else [as_shown(field.default)]]
+        for field in attrs.fields(cls)
+        if field.name not in inherited
+    ]
+    rows = table("reference/fields", f".. list-table:: {title}")
+    assert [[literals(name)[0], literals(default)] for name, default, _ in rows] == expected
+    assert all(meaning for _, _, meaning in rows)
+
+
+def test_docstrings_name_every_field() -> None:
+    """Every field is documented in its class, or in the one it comes from."""
+    for cls in (trioserver.UnixStreamServer, trioserver.Timeouts, trioserver.Limits):
+        documented = "".join(inspect.getdoc(base) or "" for base in cls.__mro__)
+        for field in attrs.fields(cls):
+            assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
+
+
+def classic_names(cls: type) -> set[str]:
+    """The public names a class of socketserver defines, and those its objects get."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    targets = [
+        leaf
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        for leaf in ast.walk(target)
+    ]
+    attributes = {
+        leaf.attr
+        for leaf in targets
+        if isinstance(leaf, ast.Attribute)
+        and isinstance(leaf.ctx, ast.Store)
+        and isinstance(leaf.value, ast.Name)
+        and leaf.value.id == "self"
+    }
+    names = {name for name in {*vars(cls), *attributes} if not name.startswith("_")}
+    return names | ({"__enter__", "__exit__"} & vars(cls).keys())
+
+
+CLASSIC = sorted({"BaseServer", *socketserver.__all__})
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_porting_covers(name: str) -> None:
+    """The porting page has every class of socketserver, and all that it defines."""
+    cls = getattr(socketserver, name)
+    ready_made = "MixIn" not in name and name.startswith(("Threading", "Forking"))
+    title = "Ready-made servers" if ready_made else name
+    title = "UnixStreamServer, UnixDatagramServer" if name.startswith("Unix") else title
+    rows = table("how-to/porting", title)
+    covered = {literal for row in rows for literal in literals(row[0])}
+    assert {name, *classic_names(cls)} - covered == set()
+
+
+def test_porting_invents_nothing() -> None:
+    """Every name in the porting tables is one of socketserver's, be it of 3.12 and newer."""
+    titles = re.findall(r"^(.+)\n~+$", page("how-to/porting"), re.MULTILINE)
+    mentioned = {
+        literal
+        for title in titles
+        for row in table("how-to/porting", title)
+        for literal in literals(row[0])
+    }
+    known = {*CLASSIC, "bind_and_activate", "ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
+    known.update(*(classic_names(getattr(socketserver, name)) for name in CLASSIC))
+    assert mentioned - known == set()
+
+
+PORTED = {
+    "BaseServer": trioserver.BaseServer,
+    "TCPServer": trioserver.TCPServer,
+    "UDPServer": trioserver.TCPServer,
+    "UnixStreamServer, UnixDatagramServer": trioserver.UnixStreamServer,
+    "ThreadingMixIn": trioserver.TCPServer,
+    "ForkingMixIn": trioserver.TCPServer,
+    "Ready-made servers": trioserver.TCPServer,
+    "BaseRequestHandler": trioserver.BaseRequestHandler,
+    "StreamRequestHandler": trioserver.StreamRequestHandler,
+    "DatagramRequestHandler": trioserver.StreamRequestHandler,
+}
+
+
+@pytest.mark.parametrize("title", PORTED)
+def test_porting_says_what_is_there(title: str) -> None:
+    """What a table calls the same is there, of the same colour; what is gone or to come is not."""
+    cls = PORTED[title]
+    there = {"request", "client_address", "server", "connection", *dir(cls)}
+    there.update(field.alias for field in (attrs.fields(cls) if attrs.has(cls) else ()))
+    for names, here, _ in table("how-to/porting", title):
+        for name in literals(names):
+            if "the same" in here:
+                assert name in there, name
+                is_async = inspect.iscoroutinefunction(getattr(cls, name, None))
+                assert is_async == here.startswith(("``async``", "``await``")), name
+            elif here == "gone":
+                assert name not in there, name
+            elif here.startswith("later"):
+                assert name not in trioserver.__all__, name
+
+
+def test_errnos_of_the_accept_tiers() -> None:
+    """The tiers on the page about accept errors are those of the code."""
+    rows = table(
+        "explanation/accept-errors",
+        "Accepting a client can fail, and the errors mean three different things.",
+    )
+    shown = {row[0]: {getattr(errno, it) for it in literals(row[1])} for row in rows}
+    for number in errno.errorcode:
+        tier = tier_of(OSError(number, ""))
+        assert (number in shown["one client"]) == (tier is Tier.CONNECTION), errno.errorcode[number]
+        assert (number in shown["capacity"]) == (tier is Tier.CAPACITY), errno.errorcode[number]
+
+
+def pages() -> list[str]:
+    """The names of all pages."""
+    return [str(file.relative_to(DOCS).with_suffix("")) for file in sorted(DOCS.rglob("*.rst"))]
+
+
+def test_outcomes_of_the_errors() -> None:
+    """The outcomes in the table of a client's errors are what handlers that raise them end with."""
+    rows = table(
+        "explanation/errors",
+        "program. A read or send raises one of these, and a handler may catch it:",
+    )
+    shown = {row[0].strip("`"): literals(row[2])[0] for row in rows}
+    real = {kind.__name__: outcome.value for kind, outcome in _PEER_OUTCOMES}
+    assert shown == real
+
+
+def test_glossary_has_only_words_that_are_used() -> None:
+    """Each term of the glossary is in order, and on some other page."""
+    terms = re.findall(r"^   (\w.*)$", page("glossary").partition(".. glossary::")[2], re.MULTILINE)
+    assert len(terms) > 20
+    assert terms == sorted(terms)
+    prose = " ".join(page(name) for name in pages() if name != "glossary")
+    words = " ".join(prose.split()).lower().replace("back-pressure*", "back-pressure")
+    assert [term for term in terms if term not in words] == []
+
+
+def test_every_snippet_is_shown() -> None:
+    """A snippet that no page includes is dead; Sphinx finds those that do not exist."""
+    shown = {
+        Path(name).name for each in pages() for name in re.findall(r"(snippets/\S+)", page(each))
+    }
+    assert shown == {file.name for file in (DOCS / "snippets").glob("*.py")}
