@@ -35,9 +35,23 @@ GROUPS = {
     "EX": "01 02 04 05 07 08 10 11 12 13 14",  # exceptions
     "NW": "01 02 03 04 05 06 07 08",  # network
 }
-SCENARIOS = frozenset(
-    f"{group}-{number}" for group, numbers in GROUPS.items() for number in numbers.split()
-)
+# Those that a later release has to cover as a whole; tests may name them already.
+FURTHER_GROUPS = {
+    "CX": "01 03 04 06 07 08 09 12 13",  # cancellation at every checkpoint
+    "CK": "01 02 03 04 05 06",  # clocks and memory transports
+    "CP": "01 02 04",  # compatibility with socketserver
+    "LK": "01 03 04 05 06 07",  # leaks and soaks
+}
+
+
+def _ids(groups: dict[str, str]) -> frozenset[str]:
+    return frozenset(
+        f"{group}-{number}" for group, numbers in groups.items() for number in numbers.split()
+    )
+
+
+SCENARIOS = _ids(GROUPS)
+FURTHER_SCENARIOS = _ids(FURTHER_GROUPS)
 
 _ID = re.compile(r"\b[A-Z]{2}-\d{2}\b")
 _EXCUSE = re.compile(r"^- (?P<id>[A-Z]{2}-\d{2}): \S", re.MULTILINE)
@@ -50,7 +64,10 @@ def problems(tests: Path = TESTS) -> list[str]:
     return [
         *(f"{it}: neither tested nor excused" for it in sorted(SCENARIOS - tested - excused)),
         *(f"{it}: both tested and excused" for it in sorted(tested & excused)),
-        *(f"{it}: no such scenario" for it in sorted((tested | excused) - SCENARIOS)),
+        *(
+            f"{it}: no such scenario"
+            for it in sorted((tested | excused) - SCENARIOS - FURTHER_SCENARIOS)
+        ),
     ]
 
 

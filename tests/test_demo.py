@@ -1,0 +1,179 @@
+"""``python -m trioserver``, and its demonstration: the first thing that people see."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from trioserver import __main__, _demo
+
+
+def run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The demonstration, run in ``folder``, which it also uses for temporary files."""
+    return subprocess.run(
+        [sys.executable, "-X", "dev", "-m", "trioserver", "demo"],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+CONVERSATION = r"""
+{server} on {address}
+  client 1  connects
+  client 1  sends     b'hello, trio\n'
+  server    receives  b'hello, trio\n' from client 1
+  server    sends     b'HELLO, TRIO\n' to client 1
+  client 1  receives  b'HELLO, TRIO\n'
+  client 2  connects
+  client 2  sends     b'shut down, please\n'
+  server    receives  b'shut down, please\n' from client 2
+  server    sends     b'SHUT DOWN' to client 2, and drains
+"""
+
+# These come from two clients at once, and may do so in any order.
+DRAIN = r"""
+  client 2  receives  b'SHUT DOWN'
+  client 1  receives  the end
+  server    sends     b', PLEASE\n' to client 2
+  client 2  receives  b', PLEASE\n'
+  client 2  receives  the end
+"""
+
+REPORT = r"""
+Report: shutdown\(\) was called: ended in [01]\.\d+ s of 2 s grace, 1 completed, 1 drained, 0 unaccepted
+  request 1 from \S+ drained after .*
+  request 2 from \S+ completed after .*
+"""  # noqa: E501  (as it is printed)
+
+
+def chapter(server: str, transcript: str) -> str:
+    """What the demonstration says of one server."""
+    found = re.search(rf"^{server} on .*?(?=^$)", transcript, re.MULTILINE | re.DOTALL)
+    assert found, transcript
+    return found[0]
+
+
+def test_demo_tells_the_life_of_two_servers() -> None:
+    """From any directory: two conversations, two drains, two reports, and nothing is left."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = run_demo(Path(folder))
+        assert list(Path(folder).iterdir()) == []
+    assert (done.returncode, done.stderr) == (0, "")
+    for server, address in (
+        ("TCPServer", r"127\.0\.0\.1:\d+"),
+        ("UnixStreamServer", rf"{re.escape(folder)}/\S+"),
+    ):
+        told = chapter(server, done.stdout)
+        found = re.match(rf"{server} on ({address})\n", told)
+        assert found, told
+        conversation = CONVERSATION.format(server=server, address=found[1])
+        assert told.startswith(conversation.lstrip("\n")), told
+        for line in DRAIN.strip("\n").split("\n"):
+            assert told.count(line) == 1, told
+        assert re.search(REPORT, told), told
+    assert done.stdout.endswith("\nEvery reply was right, and nothing is left running.\n")
+
+
+def test_demo_fails_when_a_reply_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong reply is shown, and is the exit status."""
+
+    async def whisper(self: _demo.Upper) -> None:
+        async for line in self.rfile:
+            await self.wfile.write(line.lower())
+
+    monkeypatch.setattr(_demo.Upper, "handle", whisper)
+    assert __main__.main(["demo"]) == 1
+    told = capsys.readouterr().out
+    wrong = r"client 1 received b'hello, trio\n', not b'HELLO, TRIO\n'"
+    assert told.endswith(f"\nWRONG: {wrong}\n")
+
+
+def test_demo_fails_when_a_reply_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The busy client must get its whole reply."""
+
+    async def stop_half_way(self: _demo.Upper) -> None:
+        async for line in self.rfile:
+            await self.wfile.write(line.upper().removesuffix(b", PLEASE\n"))
+            if line.startswith(b"shut down"):
+                self.server.shutdown()
+
+    monkeypatch.setattr(_demo.Upper, "handle", stop_half_way)
+    assert __main__.main(["demo"]) == 1
+    told = capsys.readouterr().out
+    assert told.endswith("\n" + r"WRONG: client 2 received b'', not b', PLEASE\n'" + "\n")
+
+
+def test_demo_ends_at_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C in the middle of a request ends it with one line and the usual status."""
+
+    async def interrupt(self: _demo.Upper) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(_demo.Upper, "handle", interrupt)
+    assert __main__.main(["demo"]) == 130
+    assert capsys.readouterr().out.endswith("\nInterrupted.\n")
+
+
+def test_demo_skips_what_the_system_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without Unix sockets it says so, and shows the rest."""
+    other_system = {name: fact for name, fact in vars(socket).items() if name != "AF_UNIX"}
+    monkeypatch.setattr(_demo, "socket", SimpleNamespace(**other_system))
+    assert __main__.main(["demo"]) == 0
+    told = capsys.readouterr().out
+    assert "TCPServer on 127.0.0.1:" in told
+    assert "UnixStreamServer is skipped: this system has no Unix sockets.\n" in told
+    assert told.endswith("Every reply was right, and nothing is left running.\n")
+
+
+def test_main_without_arguments_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing to do is a question: the answer is the list of commands."""
+    assert __main__.main([]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: python -m trioserver ")
+    assert re.search(r"^ +demo  +\w", printed, re.MULTILINE)
+
+
+def test_main_refuses_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that does not exist is status 2, with the usage on standard error."""
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main(["demonstrate"])
+    assert exit_.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("usage: python -m trioserver ")
+    assert "demonstrate" in captured.err
+
+
+def test_main_is_the_status_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `main` returns is the status that the process ends with."""
+    monkeypatch.setattr(_demo, "demo", lambda: 3)
+    monkeypatch.setattr(sys, "argv", ["trioserver", "demo"])
+    monkeypatch.delitem(sys.modules, "trioserver.__main__")
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module("trioserver", run_name="__main__")
+    assert exit_.value.code == 3

@@ -1,0 +1,777 @@
+"""A server, with a fault after every step: nothing is left, nothing is lost, nothing is silent.
+
+And the sweep itself: it has to find what is planted for it to find.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import signal
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias
+
+import attrs
+import pytest
+import trio
+from support import Witness
+from sweep import Found, Scenario, Trial, cancel_at, one, sweep, sweep_pairs
+
+import trioserver
+from trioserver._transport import SocketListener
+from trioserver.testing import MemoryListener, MemoryServer
+
+# Books: what everybody did, to be compared afterwards -----------------------------
+
+
+@attrs.define(eq=False)
+class Books:
+    """What a server, its handlers and its clients did in one trial.
+
+    Attributes:
+      witness: the server's events.
+      accepted: every connection it accepted.
+      calls: how often ``setup`` returned, and ``finish`` was called.
+      written: whole replies that were sent, by client address.
+      errors: what somebody found wrong at once.
+    """
+
+    witness: Witness = attrs.field(factory=Witness)
+    accepted: list[trioserver.Connection] = attrs.field(factory=list)
+    calls: Counter[str] = attrs.field(factory=Counter)
+    written: Counter[Any] = attrs.field(factory=Counter)
+    errors: list[str] = attrs.field(factory=list)
+
+    def faults(self) -> Iterator[str]:
+        """What does not balance."""
+        for connection in self.accepted:
+            if connection.state != "closed" or connection.fileno() != -1:
+                yield f"{connection!r} is open"
+        if self.calls["setup"] != self.calls["finish"]:
+            yield f"setup and finish are no pairs: {dict(self.calls)}"
+        served = [it.info.id for it in self.accepted if not self.turned_away(it.client_address)]
+        started = [it[1].id for it in self.witness.events if it[0] == "request_started"]
+        ended = [record.info.id for record in self.witness.records]
+        if not sorted(served) == sorted(started) == sorted(ended):
+            yield f"accepted {served}, started {started}, ended {ended}"
+        if self.witness.names.count("server_listening") != self.witness.names.count(
+            "server_closed"
+        ):
+            yield f"a beginning and no end, or the reverse: {self.witness.names}"
+        yield from self.errors
+
+    def turned_away(self, address: Any) -> bool:
+        """Whether the client was told to go, unserved, and the witness was told of it."""
+        return ("request_refused", address) in [it[:2] for it in self.witness.events]
+
+
+class ErrorsInto(logging.Handler):
+    """Writes logged errors in the books of the trial that runs."""
+
+    books = Books()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.books.errors.append(f"logged: {record.getMessage()}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def errors_into() -> Iterator[ErrorsInto]:
+    """Whatever a server logs as an error is a fault."""
+    handler = ErrorsInto(logging.ERROR)
+    logging.getLogger("trioserver").addHandler(handler)
+    yield handler
+    logging.getLogger("trioserver").removeHandler(handler)
+
+
+# The server ------------------------------------------------------------------------
+
+
+class Careful(trioserver.StreamRequestHandler):
+    """Answers lines in upper case."""
+
+    async def setup(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.server.books.calls["setup"] += 1
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.answer(line)
+
+    async def answer(self, line: bytes) -> None:
+        await self.wfile.write(line.upper())
+        self.server.books.written[self.client_address] += 1
+
+    async def finish(self) -> None:
+        self.server.books.calls["finish"] += 1
+        await trio.lowlevel.checkpoint()
+        await super().finish()
+
+
+class Idling(Careful):
+    """The same, with a wait of its own between two requests."""
+
+    async def handle(self) -> None:
+        while True:
+            with self.idle():
+                line = await self.rfile.readline()
+            if not line:
+                return
+            await self.answer(line)
+
+
+class Buffering(Careful):
+    """The same, with replies that are sent when the next request is waited for."""
+
+    wbufsize = -1
+
+    async def answer(self, line: bytes) -> None:
+        await self.wfile.write(line.upper())
+
+
+class WatchedMixIn(trioserver.BaseServer):
+    """Writes in its books whom it accepts."""
+
+    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+        accepted = super().get_request(listener)
+        if accepted is not None:
+            self.books.accepted.append(accepted[0])
+        return accepted
+
+
+class InMemory(WatchedMixIn, MemoryServer):
+    """Watched, in memory."""
+
+    PLACE = ("memory", 1)
+    JUMP_AFTER = 0.0
+
+    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
+        """A client's stream, and its address."""
+        stream = await self.connect()
+        return stream, stream.client_address
+
+
+class OnTCP(WatchedMixIn, trioserver.TCPServer):
+    """Watched, on the loopback interface."""
+
+    PLACE = ("127.0.0.1", 0)
+    JUMP_AFTER = 0.01
+
+    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
+        """A client's stream, and its address."""
+        sock = trio.socket.socket()
+        try:
+            await sock.connect(self.server_address)
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock), sock.getsockname()
+
+
+Kind: TypeAlias = type[InMemory] | type[OnTCP]
+both = pytest.mark.parametrize("kind", [InMemory, OnTCP])
+
+
+# The clients -----------------------------------------------------------------------
+
+LINES = [b"one\n", b"two\n", b"three\n"]
+ANSWERS = b"".join(LINES).upper()
+
+
+@attrs.frozen(eq=False)
+class Client:
+    """Sends three lines, one by one or at once, and judges what comes back.
+
+    Attributes:
+      server: whose client it is.
+      pipelines: whether it sends all of them at once.
+      must_get: whether what it asks before a drain must be answered; else only
+        what was sent must arrive.
+    """
+
+    server: Any
+    pipelines: bool
+    must_get: bool
+
+    async def talk(self) -> None:
+        """The whole conversation; a server that is not there has none."""
+        if self.server.snapshot().state == "unbound":
+            return
+        with suppress(OSError):
+            stream, address = await self.server.dial()
+            async with stream:
+                due, got = await self._converse(stream)
+            self._judge(address, due, got)
+
+    async def _converse(self, stream: trio.abc.HalfCloseableStream) -> tuple[int, bytes]:
+        """How many bytes were due, and what came."""
+        due, got = 0, b""
+        with suppress(trio.BrokenResourceError):
+            for lines in [b"".join(LINES)] if self.pipelines else LINES:
+                await stream.send_all(lines)
+                if not self.server.draining:
+                    due += len(lines)
+                wanted = len(got) + len(lines)
+                while len(got) < wanted and (data := await stream.receive_some()):
+                    got += data
+            await stream.send_eof()
+            got += b"".join([data async for data in stream])
+        return due, got
+
+    def _judge(self, address: Any, due: int, got: bytes) -> None:
+        books = self.server.books
+        if not ANSWERS.startswith(got):
+            books.errors.append(f"got {got!r}")
+        if got.count(b"\n") < books.written[address]:
+            books.errors.append(f"{books.written[address]} replies were sent, and {got!r} arrived")
+        if self.must_get and len(got) < due and not books.turned_away(address):
+            books.errors.append(f"{due} bytes of replies were due, and {got!r} arrived")
+
+
+# The scenario ----------------------------------------------------------------------
+
+Fault: TypeAlias = Callable[[Any, trio.CancelScope], object]
+
+
+def cancel(server: Any, scope: trio.CancelScope) -> None:
+    """The hard way."""
+    scope.cancel()
+
+
+def shut_down(server: Any, scope: trio.CancelScope) -> None:
+    """The gentle way."""
+    server.shutdown(5)
+
+
+def shut_down_at_once(server: Any, scope: trio.CancelScope) -> None:
+    """A drain that nobody has time for."""
+    server.shutdown(0)
+
+
+def ctrl_c(server: Any, scope: trio.CancelScope) -> None:
+    """What the terminal does."""
+    signal.raise_signal(signal.SIGINT)
+
+
+@attrs.frozen
+class Listening:
+    """A task status that does something when the server listens."""
+
+    then: Callable[[], object]
+
+    def started(self, server: object = None) -> None:
+        """The server listens."""
+        self.then()
+
+
+async def serve_forever(server: Any, listening: Callable[[], object]) -> None:
+    """Serve in this task."""
+    await server.serve_forever(task_status=Listening(listening))
+
+
+async def serve_in_a_block(server: Any, listening: Callable[[], object]) -> None:
+    """Serve in the background of a block."""
+    async with server.serving():
+        listening()
+        await server.wait_closed()
+
+
+@attrs.define(eq=False)
+class Setting:
+    """A scenario: a server in the main task, and three clients that nothing cancels.
+
+    Attributes:
+      kind: which server.
+      faults: what to fire, in this order, given the server and the scope that
+        it runs in.
+      handler: what handles its requests.
+      gentle: whether the fault must not lose what was asked before it.
+      victim: makes a client as soon as the server listens, whose ``reset`` is
+        the fault instead.
+      limits: the server's.
+      serve: how it is served.
+    """
+
+    kind: Kind
+    faults: Sequence[Fault] = ()
+    handler: Any = Careful
+    gentle: bool = False
+    victim: Callable[[Any], Any] | None = None
+    limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
+    serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
+
+    async def __call__(self, trial: Trial) -> None:
+        """Run it."""
+        books = ErrorsInto.books = Books()
+        trial.afterwards(books.faults)
+        server: Any = self.kind(
+            self.kind.PLACE, self.handler, limits=self.limits, observers=[books.witness]
+        )
+        server.books = books
+        scope, listening = trio.CancelScope(), trio.Event()
+        if self.victim is None:
+            trial.arm(*[partial(fault, server, scope) for fault in self.faults])
+        victims: list[Any] = []
+
+        def let_them_in() -> None:
+            if self.victim is not None:
+                victims.append(self.victim(server))
+                trial.arm(victims[0].reset)
+            listening.set()
+
+        try:
+            async with trio.open_nursery() as clients:
+                clients.start_soon(self._three_clients, trial, server, listening)
+                try:
+                    with scope:
+                        await self.serve(server, let_them_in)
+                finally:
+                    listening.set()
+        finally:
+            for victim in victims:
+                victim.reset()
+
+    async def _three_clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        must_get = self.gentle or not trial.at
+        with trio.move_on_after(30, shield=True) as patience:
+            await listening.wait()
+            async with trio.open_nursery() as clients:
+                for pipelines in (True, False, False):
+                    clients.start_soon(Client(server, pipelines, must_get).talk)
+            server.shutdown(5)
+        if patience.cancelled_caught:
+            trial.complain("clients waited for half a minute")
+
+    def sweep(self, **options: Any) -> int:
+        """Sweep over it."""
+        return sweep(self, jump_after=self.kind.JUMP_AFTER, **options)
+
+
+# Faults in a server ----------------------------------------------------------------
+
+
+@both
+def test_cancelled_after_every_step(kind: Kind) -> None:
+    """Wherever ``serve_forever`` is cancelled, nothing is left and every request has a record."""
+    assert Setting(kind, [cancel]).sweep() > 200
+
+
+def test_block_cancelled_after_every_step() -> None:
+    """The same around a ``serving`` block."""
+    assert Setting(InMemory, [cancel], serve=serve_in_a_block).sweep() > 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler"),
+    [(InMemory, Careful), (InMemory, Idling), (InMemory, Buffering), (OnTCP, Careful)],
+)
+def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
+    """Wherever the drain begins, what was asked before it is answered, in full."""
+    assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 200
+
+
+@both
+def test_shut_down_after_every_step_with_few_slots(kind: Kind) -> None:
+    """The same where clients wait for a slot, or are turned away and counted."""
+    limits = trioserver.Limits(requests=1)
+    assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep() > 200
+
+
+def test_shut_down_at_once_after_every_step() -> None:
+    """The same with a grace of zero, but for what is not answered."""
+    assert Setting(InMemory, [shut_down_at_once]).sweep() > 200
+
+
+@both
+def test_ctrl_c_after_every_step(kind: Kind) -> None:
+    """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    assert Setting(kind, [ctrl_c]).sweep(expected=KeyboardInterrupt) > 200
+
+
+@pytest.mark.parametrize("second", [cancel, ctrl_c])
+def test_second_fault_during_a_shutdown(second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, everything is closed all the same."""
+    expected = KeyboardInterrupt if second is ctrl_c else None
+    setting = Setting(InMemory, [shut_down, second])
+    assert sweep_pairs(setting, every=5, expected=expected) > 100
+
+
+class VictimOnTCP:
+    """A client that has sent its lines, never reads, and resets its connection."""
+
+    def __init__(self, server: OnTCP) -> None:
+        self.socket = socket.create_connection(server.server_address)
+        self.socket.sendall(b"".join(LINES))
+
+    def reset(self) -> None:
+        """Reset it; twice is once."""
+        if self.socket.fileno() != -1:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.close()
+
+
+class VictimInMemory:
+    """The same, in memory."""
+
+    def __init__(self, server: InMemory) -> None:
+        self.connection = server.listener.connect_now()
+        self.connection._transport.send_now(b"".join(LINES))
+
+    def reset(self) -> None:
+        """Reset it; twice is once."""
+        self.connection.reset()
+
+
+@pytest.mark.parametrize(("kind", "victim"), [(InMemory, VictimInMemory), (OnTCP, VictimOnTCP)])
+def test_client_reset_after_every_step(kind: Kind, victim: Any) -> None:
+    """Wherever one client is reset, the others get all their replies, and it has its record."""
+    assert Setting(kind, gentle=True, victim=victim).sweep(every=2) > 100
+
+
+async def test_one_request_cancelled_after_every_step_of_its_own() -> None:
+    """Wherever one request is cancelled, the others get all their replies."""
+    for step in itertools.count(1):
+        fired = await cancel_first_request(step)
+        if not fired:
+            break
+    assert step > 5
+
+
+async def cancel_first_request(step: int) -> bool:
+    """Serve three clients, and cancel the first one's request after so many steps of its task."""
+    fired = False
+
+    class Fragile(InMemory):
+        async def process_request(self, request: Any, client_address: Any) -> None:
+            handling = super().process_request(request, client_address)
+            await cancel_at(handling, step if request.info.id == 1 else 0, partial(fire, request))
+
+    def fire(request: Any) -> None:
+        nonlocal fired
+        fired = server.cancel_request(request.info.id, "swept")
+
+    books = Books()
+    server = Fragile(InMemory.PLACE, Careful, observers=[books.witness])
+    server.books = books
+    with trio.fail_after(10):
+        async with server.serving(), trio.open_nursery() as clients:
+            for number in range(3):
+                clients.start_soon(Client(server, number == 1, must_get=number > 0).talk)
+                await trio.testing.wait_all_tasks_blocked()
+    assert list(books.faults()) == []
+    assert books.witness.outcomes.count("cancelled") == fired
+    assert books.witness.outcomes.count("completed") == 3 - fired
+    return fired
+
+
+# What is planted is found ------------------------------------------------------------
+
+
+class HastyMixIn:
+    """A listener that accepts a client, waits a moment, and only then hands it on."""
+
+    held: Any = None
+
+    async def wait_acceptable(self: Any) -> None:
+        await super().wait_acceptable()
+        self.held = super().accept_now()
+        await trio.lowlevel.checkpoint()  # the bug
+
+    def accept_now(self) -> tuple[Any, Any] | None:
+        held, self.held = self.held, None
+        return held
+
+
+class HastyListener(HastyMixIn, MemoryListener):
+    """The same, in memory."""
+
+
+class HastySocketListener(HastyMixIn, SocketListener):
+    """The same, with the kernel's sockets."""
+
+
+class Hasty(InMemory):
+    """A server that waits between the accept and the request's task."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        self.listener = HastyListener(self.PLACE)
+        return [self.listener]
+
+
+class HastyOnTCP(OnTCP):
+    """The same, on TCP."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        return [HastySocketListener(it.socket) for it in await super().server_bind()]
+
+
+class Careless:
+    """A handler whose ``finish`` is skipped when it is cancelled."""
+
+    def __init__(self, request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        self.request, self.calls = request, server.books.calls
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.serve().__await__()
+
+    async def serve(self) -> None:
+        self.calls["setup"] += 1
+        async for line in trioserver.RequestReader(self.request):
+            await self.request.sendall(line.upper())
+        self.calls["finish"] += 1  # the bug: no try, no finally
+
+
+class Stale(Careful):
+    """A handler that executes a line again when the drain ends its wait for the next."""
+
+    async def handle(self) -> None:
+        line = b""
+        while not self.server.draining:
+            with suppress(trioserver.Draining):
+                with self.idle():
+                    line = await self.rfile.readline()
+            if not line:
+                return
+            await self.answer(line)  # the bug: whose line is it?
+
+
+def complaint_about(scenario: Scenario, **options: Any) -> str:
+    """What the sweep says."""
+    with pytest.raises(Found) as found:
+        sweep(scenario, **options)
+    return str(found.value)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("kind", [Hasty, HastyOnTCP])
+def test_a_wait_between_accept_and_start_is_found(kind: Any) -> None:
+    """A client that is lost there leaves an open connection, or a client that waits for ever."""
+    complaint = complaint_about(Setting(kind, [cancel]), jump_after=kind.JUMP_AFTER)
+    assert "clients waited" in complaint or "descriptors are still open" in complaint
+    gc.collect()  # what was leaked on purpose
+
+
+def test_a_skipped_finish_is_found() -> None:
+    """A handler that is not finished when it is cancelled does not balance."""
+    complaint = complaint_about(Setting(InMemory, [cancel], Careless))
+    assert "setup and finish are no pairs" in complaint
+
+
+def test_a_request_executed_twice_is_found() -> None:
+    """A client that gets an answer too many says so."""
+    complaint = complaint_about(Setting(InMemory, [shut_down], Stale))
+    assert "got b'ONE\\nONE\\n" in complaint
+
+
+def test_a_request_lost_in_a_drain_is_found() -> None:
+    """A handler that does not look for what has arrived already leaves an answer due."""
+
+    class Hurried(Careful):
+        async def handle(self) -> None:
+            while not self.server.draining and await self.rfile.more():  # the bug: not its affair
+                await self.answer(await self.rfile.readline())
+
+    complaint = complaint_about(Setting(InMemory, [shut_down], Hurried, gentle=True))
+    assert "replies were due" in complaint
+
+
+# The sweep itself ----------------------------------------------------------------------
+
+
+async def three_steps(trial: Trial) -> None:
+    """A program that is cancelled in peace."""
+    with trio.CancelScope() as scope:
+        trial.arm(scope.cancel)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+
+
+def test_sweep_fires_after_every_step() -> None:
+    """As many runs as steps, for each seed, each with its fault fired."""
+    steps = [one(three_steps, seed=seed).steps for seed in (0, 1)]
+    assert min(steps) >= 3
+    assert sweep(three_steps, seeds=(0, 1)) == sum(steps)
+
+
+def test_sweep_repeats_a_schedule() -> None:
+    """The same seed is the same order of the same tasks; another seed is not."""
+
+    async def race(trial: Trial) -> None:
+        trial.arm()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(three_checkpoints, order := object())
+                order_of.append(order)
+
+    ran: list[object] = []
+    order_of: list[object] = []
+
+    async def three_checkpoints(who: object) -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+            ran.append(order_of.index(who))
+
+    def order(seed: int) -> list[object]:
+        ran.clear()
+        order_of.clear()
+        one(race, seed=seed)
+        return list(ran)
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_sweep_finds_a_scenario_that_arms_nothing() -> None:
+    """A scenario that is never hurt proves nothing."""
+
+    async def unarmed(trial: Trial) -> None:
+        await trio.lowlevel.checkpoint()
+
+    assert "never called arm()" in complaint_about(unarmed)
+
+
+def test_sweep_finds_a_fault_that_is_not_fired() -> None:
+    """Nor does one whose fault comes too late."""
+    trial = one(three_steps, (1000,))
+    assert trial.complaints(None) == ["only 0 of the faults were fired"]
+
+
+def test_sweep_finds_a_fault_that_fails() -> None:
+    """What the action raises is not swallowed, as Trio would."""
+
+    async def wrong(trial: Trial) -> None:
+        trial.arm(lambda: 1 / 0)
+        await trio.lowlevel.checkpoint()
+
+    assert "the fault itself failed: ZeroDivisionError" in complaint_about(wrong)
+
+
+def test_sweep_finds_an_exception() -> None:
+    """A scenario that raises, or does not raise what it must, is at fault."""
+
+    async def fails_when_cancelled(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope.cancel)
+            await trio.lowlevel.checkpoint()
+            return
+        raise KeyError("mine")
+
+    assert "it raised KeyError('mine')" in complaint_about(fails_when_cancelled)
+    assert "instead of OSError" in complaint_about(three_steps, expected=OSError)
+
+
+def test_sweep_finds_a_descriptor() -> None:
+    """A socket that is left open, and known to somebody, is a leak."""
+    kept = []
+
+    async def leaks(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope.cancel)
+            sock = socket.socket()
+            await trio.lowlevel.checkpoint()
+            sock.close()
+            return
+        kept.append(sock)
+
+    assert "1 descriptors are still open" in complaint_about(leaks)
+    for sock in kept:
+        sock.close()
+
+
+def test_sweep_finds_a_warning_in_the_garbage() -> None:
+    """What only a garbage collection brings to light is traced to its step."""
+
+    async def never_awaited(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope.cancel)
+            await trio.lowlevel.checkpoint()
+            return
+        cycle: list[object] = [three_steps(trial)]
+        cycle.append(cycle)
+
+    complaint = complaint_about(never_awaited)
+    assert "RuntimeWarning: coroutine 'three_steps' was never awaited" in complaint
+    assert "a fault after step " in complaint
+
+
+def test_sweep_finds_a_hang() -> None:
+    """A program that waits for ever ends all the same, and is told apart."""
+
+    async def hangs(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope.cancel)
+            await trio.lowlevel.checkpoint()
+            return
+        await trio.sleep_forever()
+
+    assert "it hangs" in complaint_about(hangs)
+
+
+def test_sweep_finds_a_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs in circles never lets the clock jump; its steps are counted."""
+    monkeypatch.setattr("sweep.MOST_STEPS", 1000)
+
+    async def circles(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope.cancel)
+            await trio.lowlevel.checkpoint()
+            return
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    assert "it runs in circles: 1000 steps" in complaint_about(circles)
+
+
+def test_sweep_refuses_what_it_cannot_repeat() -> None:
+    """A scenario that takes other steps each time cannot be swept."""
+    lengths = iter(range(1, 100))
+
+    async def erratic(trial: Trial) -> None:
+        trial.arm()
+        for _ in range(next(lengths)):
+            await trio.lowlevel.checkpoint()
+
+    assert "not deterministic" in complaint_about(erratic)
+
+
+def test_sweep_says_where_everybody_was() -> None:
+    """A complaint names the seed, the step, and the line each task waited in."""
+
+    async def waits_here(trial: Trial) -> None:
+        trial.arm(lambda: 1 / 0)
+        await trio.lowlevel.checkpoint()
+
+    complaint = complaint_about(waits_here)
+    assert "a fault after step 1, seed 0" in complaint
+    assert "waits_here:" in complaint
+
+
+async def test_cancel_at_fires_once_at_its_step() -> None:
+    """The coroutine notices nothing: it gets what it waits for, and its result comes out."""
+    fired_after = []
+
+    async def counts() -> str:
+        for number in range(5):
+            steps.append(number)
+            await trio.lowlevel.checkpoint()
+        return "done"
+
+    steps: list[int] = []
+    assert await cancel_at(counts(), 3, lambda: fired_after.append(list(steps))) == "done"
+    assert fired_after == [[0, 1, 2]]
+
+
+async def test_cancel_at_delivers_the_cancellation() -> None:
+    """A scope that is cancelled at a step ends the coroutine in that step's wait."""
+
+    async def waits() -> None:
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        await cancel_at(waits(), 1, scope.cancel)
+    assert scope.cancelled_caught
