@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_seconds_of_a_wrong_type(make: Make, name: str, value: Any) -> None:
 def test_seconds_say_how_to_have_no_limit() -> None:
     """Whoever writes None for "no limit" is told about ``math.inf``."""
     with pytest.raises(TypeError, match=r"math\.inf for no limit"):
-        Timeouts(idle=None)  # type: ignore[arg-type]
+        Timeouts(idle=None)
 
 
 # Counts -----------------------------------------------------------------------
@@ -191,7 +192,7 @@ def test_count_of_a_wrong_type(make: Make, name: str, value: Any) -> None:
     assert repr(value) in message
 
 
-@pytest.mark.parametrize("value", ["wait", "refuse", turn_away, TurnAway()])
+@pytest.mark.parametrize("value", ["wait", "refuse", turn_away, TurnAway(), partial(turn_away)])
 def test_when_full(value: Any) -> None:
     """Two words, or any async callable."""
     assert Limits(when_full=value).when_full is value

@@ -384,6 +384,17 @@ async def test_peer_gone_while_sending(autojump_clock: object) -> None:
         assert caught.value.info is request.info
 
 
+@pytest.mark.parametrize("transport", [over_memory, over_tcp])
+async def test_peer_gone_before_the_end_of_output(transport: Over, short_path: Path) -> None:
+    """There is nobody left to tell that the output ends."""
+    async with transport(short_path) as connect:
+        request, client = await connect()
+        break_off(client)
+        for _ in range(2):
+            with pytest.raises(trioserver.PeerGone):
+                await request.send_eof()
+
+
 async def test_peer_gone_has_the_kernels_error_as_its_cause(autojump_clock: object) -> None:
     """What the system said is not lost."""
     request, far = pipe()
@@ -739,6 +750,7 @@ async def test_peer_credentials_over_unix(short_path: Path) -> None:
         request, _ = await connect()
         expected = trioserver.PeerCredentials(os.getpid(), os.getuid(), os.getgid())
         assert request.peer_credentials == expected
+        assert request.user_id() == os.getuid()
 
 
 async def test_peer_credentials_elsewhere(short_path: Path) -> None:
@@ -746,6 +758,7 @@ async def test_peer_credentials_elsewhere(short_path: Path) -> None:
     async with over_tcp(short_path) as connect:
         request, _ = await connect()
         assert request.peer_credentials is None
+        assert request.user_id() is None
 
 
 async def test_blocking_client_is_served(short_path: Path) -> None:

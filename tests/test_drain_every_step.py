@@ -228,7 +228,7 @@ class KeptAlive:
       connections: how many clients.
     """
 
-    kind: type[InMemory] | type[OnTCP]
+    kind: type[InMemory | OnTCP]
     handler: Any
     connections: int
 

@@ -232,7 +232,7 @@ def test_override_with_typing_and_abstract_bases() -> None:
         @abc.abstractmethod
         async def verify_request(self, request: Any, client_address: Any) -> bool: ...
 
-    assert size_of(Typed[int]) == 100  # type: ignore[arg-type]
+    assert size_of(Typed[int]) == 100
     assert size_of(new("Concrete", Abstract, verify_request=coroutine)) == 100
     with pytest.raises(TypeError, match="abstract"):
         size_of(Abstract)
@@ -257,13 +257,13 @@ def test_new_fields_have_values_of_their_own() -> None:
 def test_new_field_without_default_is_needed() -> None:
     """A field without a default must be given."""
     with pytest.raises(TypeError, match="count"):
-        Greeting(ADDRESS, Upper)  # type: ignore[call-arg]
+        Greeting(ADDRESS, Upper)
 
 
 def test_new_fields_are_keywords_only() -> None:
     """There are two positional arguments, as ever."""
     with pytest.raises(TypeError, match="two positional arguments"):
-        Greeting(ADDRESS, Upper, "hi", count=1)  # type: ignore[misc]
+        Greeting(ADDRESS, Upper, "hi", count=1)
 
 
 def test_new_field_is_inherited_and_overridden() -> None:
@@ -442,7 +442,7 @@ def test_assignment_is_validated() -> None:
     with pytest.raises(ValueError, match=r"Sized\.request_queue_size must be .*, not -1"):
         server.request_queue_size = -1
     with pytest.raises(TypeError, match=r"Sized\.limits must be"):
-        server.limits = None  # type: ignore[assignment]
+        server.limits = None
     assert server.request_queue_size == 5
     assert server.limits == Limits()
 
@@ -506,13 +506,13 @@ async def test_assignment_while_bound(name: str) -> None:
 async def test_own_attributes_at_any_time() -> None:
     """LC-01: what is not a field is the user's own, bound or not."""
     server = MemoryServer(MEMORY, Upper)
-    server.database = "one"  # type: ignore[attr-defined]
+    server.database = "one"
     async with server:
-        server.database = "two"  # type: ignore[attr-defined]
-        del server.database  # type: ignore[attr-defined]
-        server.cache = {}  # type: ignore[attr-defined]
+        server.database = "two"
+        del server.database
+        server.cache = {}
     assert not hasattr(server, "database")
-    assert server.cache == {}  # type: ignore[attr-defined]
+    assert server.cache == {}
 
 
 # Copies ------------------------------------------------------------------------------------------
@@ -530,8 +530,8 @@ def test_evolve() -> None:
 def test_evolve_takes_own_attributes_along() -> None:
     """Attributes that are not fields come along."""
     server = TCPServer(ADDRESS, Upper)
-    server.database = "postgres"  # type: ignore[attr-defined]
-    assert server.evolve().database == "postgres"  # type: ignore[attr-defined]
+    server.database = "postgres"
+    assert server.evolve().database == "postgres"
 
 
 def test_evolve_validates_and_converts() -> None:

@@ -633,6 +633,19 @@ async def test_readinto_unfit_target_takes_nothing(
     assert await rfile.read() == b"abcdefghij"
 
 
+async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock: object) -> None:
+    """A cancelled `readinto` has written nothing, and the target can be resized again."""
+    rfile, _, far = pipe()
+    far.send_now(b"ab")
+    target = bytearray(b"....")
+    with trio.move_on_after(1) as scope:
+        await rfile.readinto(target)
+    assert scope.cancelled_caught
+    target += b"!"
+    assert target == b"....!"
+    assert await rfile.read(2) == b"ab"
+
+
 async def test_lines_of_input(autojump_clock: object) -> None:
     """The loop ends with the input; the last line may lack its end."""
     assert [line async for line in reader_of(b"a\n\nb")] == [b"a\n", b"\n", b"b"]

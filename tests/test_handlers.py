@@ -598,7 +598,7 @@ def test_handler_with_an_inherited_plain_method() -> None:
     class Plain:
         def handle(self) -> None: ...
 
-    class Mixed(Plain, trioserver.BaseRequestHandler):  # type: ignore[misc]
+    class Mixed(Plain, trioserver.BaseRequestHandler):
         pass
 
     with pytest.raises(TypeError, match=r"Mixed .* handle\(\)"):
@@ -779,7 +779,7 @@ async def test_timeout_of_a_handler_object(autojump_clock: object) -> None:
 
     class Graded(trioserver.StreamRequestHandler):
         def __init__(self, request: Any, client_address: Any, server: Any) -> None:
-            self.timeout = client_address[1]  # type: ignore[misc]
+            self.timeout = client_address[1]
             super().__init__(request, client_address, server)
 
         async def handle(self) -> None:

@@ -77,6 +77,11 @@ class Door:
         """Whether clients are still let in."""
         return not self._drain.began and self.accepts_left > 0
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether as many requests are taken as come, not just ``handle_request``'s one."""
+        return self.accepts_left == math.inf
+
     def has_room(self) -> bool:
         """Whether one more client may be accepted now, be it to turn it away."""
         return self._slots.has_room()

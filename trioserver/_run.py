@@ -102,8 +102,8 @@ class Run:
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
     _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     _bound_at: float = attrs.field(factory=trio.current_time)
-    # The nursery of the requests, as long as one may be started.
     _requests: trio.Nursery | None = None
+    _may_spawn: bool = False
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -124,6 +124,7 @@ class Run:
 
     # Serving ---------------------------------------------------------------
 
+    @enable_ki_protection
     async def serve(self, poll_interval: float, started: Callable[[], object]) -> ShutdownReport:
         """Serve until drained; raise what ended it otherwise.
 
@@ -150,6 +151,7 @@ class Run:
             report = self.close()
         return report
 
+    @enable_ki_protection
     async def handle_one(self, patience: float) -> bool:
         """Serve one request, until it is closed; false if none came in ``patience`` seconds.
 
@@ -186,12 +188,13 @@ class Run:
         try:
             with self._everything, lone_errors():
                 async with trio.open_nursery() as requests:
-                    self._requests = requests
+                    self._requests, self._may_spawn = requests, True
                     await body(requests)
-                    # Nobody is left. From here on the nursery is closed to new
-                    # tasks, one tick before it is over.
-                    self._requests = None
+                    # From here on the nursery is closed to new tasks, and that
+                    # one tick before it is over.
+                    self._may_spawn = False
         finally:
+            self._may_spawn = False
             self.serving, self._requests = False, None
             self.stopped.set()
 
@@ -224,7 +227,7 @@ class Run:
     def _spawn(self, request: Request) -> None:
         """Start a request's task. Nothing waits in here, and nothing may fail."""
         requests = self._requests
-        if requests is None:
+        if requests is None or not self._may_spawn:
             raise RuntimeError("a client was let in while nothing serves")
         # In the server's context: during a drain the caller is another client's task.
         name = f"{type(self._server).__name__} {request.info}"
@@ -239,13 +242,13 @@ class Run:
 
     def on_fatal(self, reason: str) -> None:
         """A request has raised what stops the server: nobody waits until it is closed."""
-        if self.door.accepts_left > 1:
+        if self.door.takes_all:
             self._stop_accepting(reason)
             self._grace.cancel(reason=reason)
 
     def on_outcome(self, request: Request, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
-        if self.door.accepts_left > 1 and _is_cancelled_from_outside(request):
+        if self.door.takes_all and _is_cancelled_from_outside(request):
             # The requests may notice it before the task of serve() does.
             self._begin_report()
             self.door.empty_waiting_room()
@@ -289,7 +292,7 @@ class Run:
         it is done as soon as something does.
         """
         self._reason = self._reason or "shutdown() was called"
-        if self._requests is None:
+        if not self._may_spawn:
             earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
             self._drain_when_serving = min(seconds, earlier)
             return

@@ -126,7 +126,7 @@ async def connection(request: trioserver.Connection) -> None:
     assert_type(request.peer_credentials, trioserver.PeerCredentials | None)
     assert_type(request.bytes_received + request.bytes_sent, int)
     with request.idle():
-        await trio.sleep_forever()
+        await trio.sleep(1)
     await request.send_eof()
     request.reset()
     await request.recv("5")  # type: ignore[arg-type]
