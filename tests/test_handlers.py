@@ -557,24 +557,6 @@ async def test_handler_constructed_beside_another(autojump_clock: object) -> Non
     assert "never awaited" in str((await serve_one(undecided)).error)
 
 
-async def test_handler_whose_construction_failed_is_not_missed(autojump_clock: object) -> None:
-    """A factory may try a handler that refuses, and take another."""
-
-    class Picky(Say):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            raise LookupError("not for me")
-
-    def first_that_fits(*arguments: Any) -> Say:
-        try:
-            return Picky(*arguments)
-        except LookupError:
-            return Say(*arguments)
-
-    result = await serve_one(first_that_fits)
-    assert (result.reply, result.errors) == (b"hello", [])
-
-
 # Of the wrong colour, told when the server is built ---------------------------
 
 

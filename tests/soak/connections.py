@@ -3,6 +3,7 @@
     python tests/soak/connections.py                        # 100 000 polite clients
     python tests/soak/connections.py 20000 --misbehave      # one in three is not
     python tests/soak/connections.py 20000 --misbehave --no-gc --unix
+    python tests/soak/connections.py 10000 --only vanish    # each resets its connection
 
 Prints descriptors, tasks, threads and memory as it goes, and what a thousand
 connections cost in the end. Exits 1 if anything has grown: descriptors, tasks
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ FEWEST = 10_000
 SAMPLES = 20
 WARM_UP = SAMPLES // 2
 MOST_KIB_PER_1000 = 1.0
+
+Behaviour = Callable[[socket.socket, random.Random], Awaitable[None]]
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 LINE_LIMIT = 1000
@@ -135,10 +138,9 @@ async def provoke(client: socket.socket, rng: random.Random) -> None:
     assert await receive(client) == b""
 
 
-MISBEHAVIOUR: tuple[Callable[..., Any], ...] = (
-    *(vanish, leave_unread, cut_short, exceed, talk_rubbish, provoke) * 50,
-    stay_silent,  # not often: it takes as long as the time-out
-)
+QUICK: tuple[Behaviour, ...] = (vanish, leave_unread, cut_short, exceed, talk_rubbish, provoke)
+MISBEHAVIOUR = QUICK * 50 + (stay_silent,)  # which takes as long as the time-out
+BY_NAME = {behave.__name__: behave for behave in QUICK}
 
 
 def reset_on_close(client: socket.socket) -> None:
@@ -240,8 +242,7 @@ async def soak(options: argparse.Namespace, folder: str) -> list[str]:
                 await until_quiet(server)
                 samples.append(Sample.take(number, time.monotonic() - began))
                 print(samples[-1], flush=True)
-            rude = options.misbehave and number % 3 == 0
-            behave = rng.choice(MISBEHAVIOUR) if rude else polite
+            behave = choose(options, number, rng)
             with await connect(server.server_address) as client:
                 await behave(client, rng)
         await until_quiet(server)
@@ -256,6 +257,13 @@ async def soak(options: argparse.Namespace, folder: str) -> list[str]:
     return found
 
 
+def choose(options: argparse.Namespace, number: int, rng: random.Random) -> Behaviour:
+    """How the next client behaves."""
+    if options.only:
+        return BY_NAME[options.only]
+    return rng.choice(MISBEHAVIOUR) if options.misbehave and number % 3 == 0 else polite
+
+
 async def until_quiet(server: trioserver.BaseServer) -> None:
     """Wait until every connection so far is closed."""
     with trio.fail_after(60):
@@ -268,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("count", type=int, nargs="?", default=100_000, help="connections")
     parser.add_argument("--misbehave", action="store_true", help="one client in three")
+    parser.add_argument("--only", choices=BY_NAME, help="all clients do this")
     parser.add_argument("--seed", type=int, default=1, help="for the misbehaving ones")
     parser.add_argument("--unix", action="store_true", help="over a Unix socket")
     parser.add_argument("--no-gc", action="store_true", help="without the garbage collector")
