@@ -79,6 +79,12 @@ async def addresses(server: trioserver.TCPServer) -> list[Any]:
         return [sock.getsockname() for sock in server.sockets]
 
 
+async def try_to_serve(server: trioserver.TCPServer) -> None:
+    """Serve; when nothing keeps it from that, not for long."""
+    with trio.fail_after(10):
+        await server.serve_forever()
+
+
 async def asked(address: Any) -> bytes:
     """What a server at ``address`` answers."""
     with trio.fail_after(10):
@@ -201,7 +207,7 @@ async def test_port_by_service_name() -> None:
     """A port may be the name of a service."""
     server = trioserver.TCPServer(("192.0.2.1", "domain"), Upper)
     with pytest.raises(OSError, match=r"192\.0\.2\.1:53"):
-        await server.serve_forever()
+        await try_to_serve(server)
 
 
 async def test_name_with_many_addresses() -> None:
@@ -224,7 +230,7 @@ async def test_name_that_does_not_resolve() -> None:
     resolving_to()
     server = trioserver.TCPServer(("no-such-host", 80), Upper)
     with pytest.raises(socket.gaierror, match="cannot resolve no-such-host:80") as caught:
-        await server.serve_forever()
+        await try_to_serve(server)
     assert caught.value.errno == socket.EAI_NONAME
 
 
@@ -259,7 +265,7 @@ async def test_all_families_missing() -> None:
     resolving_to(UNKNOWN)
     before = descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:0") as caught:
-        await trioserver.TCPServer(("anywhere", 0), Upper).serve_forever()
+        await try_to_serve(trioserver.TCPServer(("anywhere", 0), Upper))
     assert caught.value.errno == errno.EAFNOSUPPORT
     assert descriptors() == before
 
@@ -268,7 +274,7 @@ async def test_all_families_missing() -> None:
 async def test_missing_address_that_was_asked_for() -> None:
     """NW-03: an IPv6 address of nobody's, asked for alone, is an error that names it."""
     with pytest.raises(OSError, match=re.escape("[2001:db8::1]:0")) as caught:
-        await trioserver.TCPServer(("2001:db8::1", 0), Upper).serve_forever()
+        await try_to_serve(trioserver.TCPServer(("2001:db8::1", 0), Upper))
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
@@ -293,7 +299,7 @@ async def test_two_servers_on_one_port() -> None:
     async with first.serving():
         second = first.evolve(server_address=first.server_address)
         with pytest.raises(OSError, match="cannot listen on") as caught:
-            await second.serve_forever()
+            await try_to_serve(second)
         assert caught.value.errno == errno.EADDRINUSE
         assert await asked(first.server_address) == b"ASKED\n"
 
@@ -304,11 +310,21 @@ async def test_one_address_taken_closes_the_others(taken: tuple[str, int]) -> No
     resolving_to((socket.AF_INET, ("127.0.0.2", port)), (socket.AF_INET, taken))
     before = descriptors()
     with pytest.raises(OSError, match=rf"127\.0\.0\.1:{port}") as caught:
-        await trioserver.TCPServer(("both", port), Upper).serve_forever()
+        await try_to_serve(trioserver.TCPServer(("both", port), Upper))
     assert caught.value.errno == errno.EADDRINUSE
     assert descriptors() == before
     with socket.create_server(("127.0.0.2", port)):
         pass
+
+
+async def test_one_address_of_nobodys_closes_the_others() -> None:
+    """LC-03: an IPv4 address that is not this machine's is an error, also beside a good one."""
+    resolving_to((socket.AF_INET, LOOPBACK), (socket.AF_INET, NOBODYS))
+    before = descriptors()
+    with pytest.raises(OSError, match=r"192\.0\.2\.1:[1-9]") as caught:
+        await try_to_serve(trioserver.TCPServer(("both", 0), Upper))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+    assert descriptors() == before
 
 
 async def test_bad_address_many_times() -> None:
@@ -317,7 +333,7 @@ async def test_bad_address_many_times() -> None:
     before = descriptors()
     for _ in range(1024):
         with pytest.raises(OSError, match=r"192\.0\.2\.1:0"):
-            await server.serve_forever()
+            await try_to_serve(server)
     assert descriptors() == before
 
 
@@ -357,7 +373,7 @@ async def test_port_never_free_in_the_second_family(monkeypatch: pytest.MonkeyPa
     tried = refusing_binds(monkeypatch, "127.0.0.2", times=float("inf"))
     before = descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.2:[1-9]") as caught:
-        await trioserver.TCPServer(("both", 0), Upper).serve_forever()
+        await try_to_serve(trioserver.TCPServer(("both", 0), Upper))
     assert caught.value.errno == errno.EADDRINUSE
     assert len(tried) > 1
     assert descriptors() == before
@@ -370,7 +386,7 @@ async def test_fixed_port_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None
     resolving_to((socket.AF_INET, free), (socket.AF_INET, ("127.0.0.2", free[1])))
     tried = refusing_binds(monkeypatch, "127.0.0.2", times=1)
     with pytest.raises(OSError, match=r"127\.0\.0\.2"):
-        await trioserver.TCPServer(("both", free[1]), Upper).serve_forever()
+        await try_to_serve(trioserver.TCPServer(("both", free[1]), Upper))
     assert len(tried) == 1
 
 
@@ -394,7 +410,7 @@ async def test_restart_while_old_connections_wait(reuse: bool) -> None:
         assert await addresses(again) == [address]
     else:
         with pytest.raises(OSError, match="cannot listen on"):
-            await again.serve_forever()
+            await try_to_serve(again)
 
 
 # Options ---------------------------------------------------------------------
@@ -440,7 +456,7 @@ async def test_socket_option_that_is_refused() -> None:
     server = trioserver.TCPServer(LOOPBACK, Upper, socket_options=[(socket.SOL_SOCKET, 9999, 1)])
     before = descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:0") as caught:
-        await server.serve_forever()
+        await try_to_serve(server)
     assert caught.value.errno == errno.ENOPROTOOPT
     assert descriptors() == before
 
@@ -611,7 +627,7 @@ async def test_adopted_socket_runs_once() -> None:
     async with server.serving():
         pass
     with pytest.raises(ValueError, match="is closed"):
-        await server.serve_forever()
+        await try_to_serve(server)
 
 
 async def test_adopted_socket_belongs_to_its_owner_until_bound() -> None:
@@ -688,7 +704,7 @@ async def test_adopted_socket_that_is_unfit(make: Any, fault: str) -> None:
     with closing(make()) as unfit, socket.create_server(LOOPBACK) as good:
         before = descriptors()
         with pytest.raises(ValueError, match=fault):
-            await trioserver.TCPServer([good, unfit], Upper).serve_forever()
+            await try_to_serve(trioserver.TCPServer([good, unfit], Upper))
         assert descriptors() == before
 
 
@@ -698,7 +714,7 @@ async def test_adopted_socket_of_another_family_than_configured() -> None:
     with socket.create_server(LOOPBACK) as sock:
         server = trioserver.TCPServer(sock, Upper, address_family=socket.AF_INET6)
         with pytest.raises(ValueError, match="AF_INET6 was expected"):
-            await server.serve_forever()
+            await try_to_serve(server)
 
 
 @pytest.mark.parametrize("address", [[], 3, "localhost", ["localhost", 80, 1], [object()]])

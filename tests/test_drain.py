@@ -12,7 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import pytest
@@ -26,20 +26,19 @@ from trioserver._transport import SocketListener
 from trioserver.testing import MemoryMixIn, MemoryServer
 
 
-@pytest.fixture(autouse=True)
-async def watchdog(nursery: trio.Nursery) -> None:
-    """Fails a test in which everybody waits for ever: on a virtual clock, in an instant."""
+class InMemory(MemoryServer):
+    """A server in memory; who waits for ever fails, in an instant of real time."""
 
-    async def bark() -> None:
-        await trio.sleep(80_000)
-        raise AssertionError("it hangs")
+    @asynccontextmanager
+    async def serving(self, grace: float | None = None) -> AsyncIterator[Self]:
+        with trio.fail_after(80_000):
+            async with super().serving(grace):
+                yield self
 
-    nursery.start_soon(bark)
 
-
-def in_memory(handler: Any, **fields: Any) -> MemoryServer:
+def in_memory(handler: Any, **fields: Any) -> InMemory:
     """A server in memory."""
-    return MemoryServer(("memory", 1), handler, **fields)
+    return InMemory(("memory", 1), handler, **fields)
 
 
 def on_tcp(handler: Any, **fields: Any) -> trioserver.TCPServer:
@@ -991,7 +990,7 @@ async def test_waiting_room_gives_a_new_client_half_a_second(autojump_clock: Moc
 async def test_shutdown_called_by_get_request(autojump_clock: MockClock) -> None:
     """A hook that shuts the server down in the middle of an accept loses nobody."""
 
-    class OnlyOne(MemoryServer):
+    class OnlyOne(InMemory):
         def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
             accepted = super().get_request(listener)
             if accepted is not None:
@@ -1234,7 +1233,7 @@ async def test_requests_in_flight_finish(autojump_clock: MockClock) -> None:
 async def test_request_in_verification_is_in_flight(autojump_clock: MockClock) -> None:
     """A client that is looked at when the drain begins is let in, and served."""
 
-    class Slow(MemoryServer):
+    class Slow(InMemory):
         async def verify_request(self, request: Any, client_address: Any) -> bool:
             await trio.sleep(1)
             return True
@@ -1318,7 +1317,7 @@ async def test_grace_without_end(autojump_clock: MockClock) -> None:
     """``math.inf`` waits as long as it takes."""
 
     async def a_day(request: Connection, client_address: Any, server: Any) -> None:
-        await trio.sleep(86_400)
+        await trio.sleep(70_000)
         await request.sendall(b"done")
 
     async with in_memory(a_day).serving() as server:
@@ -1667,7 +1666,7 @@ async def test_handler_that_ends_in_time_is_not_named(
 class Nest:
     """Three servers, each in a handler of the one before, and a client of each."""
 
-    servers: list[MemoryServer]
+    servers: list[InMemory]
     clients: list[Connection] = attrs.field(factory=list)
 
 

@@ -781,6 +781,17 @@ async def test_every_end_passes_the_hooks(handle: Any, autojump_clock: Any, capl
     assert server.steps.count("close_request") == 1
 
 
+class Thorough(TellsInMemory):
+    """Takes a second to close a request."""
+
+    closed_at: list[float] = attrs.field(factory=list)
+
+    async def close_request(self, request: Any) -> None:
+        await trio.sleep(1)
+        await super().close_request(request)
+        self.closed_at.append(trio.current_time())
+
+
 @pytest.mark.parametrize(
     "handle",
     [
@@ -793,13 +804,6 @@ async def test_every_end_passes_the_hooks(handle: Any, autojump_clock: Any, capl
 )
 async def test_cancelled_request_has_time_for_the_hooks(handle: Any, autojump_clock: Any) -> None:
     """EX-05: after a cancellation, be it swallowed, the hooks may still wait; nobody lingers."""
-    closed = []
-
-    class Thorough(TellsInMemory):
-        async def close_request(self, request: Any) -> None:
-            await trio.sleep(1)
-            await super().close_request(request)
-            closed.append(trio.current_time())
 
     class Handler(trioserver.StreamRequestHandler):
         async def handle(self) -> None:
@@ -809,7 +813,18 @@ async def test_cancelled_request_has_time_for_the_hooks(handle: Any, autojump_cl
     async with server.serving():
         client = await server.connect()
         await ended(client)
-    assert closed == [1 if handle is Endings.cancels_itself else 21]
+    assert server.closed_at == [1 if handle is Endings.cancels_itself else 21]
+
+
+async def test_cancelled_server_has_time_for_the_hooks(autojump_clock: Any) -> None:
+    """EX-05: the same when it is not the request that was cancelled, but all around it."""
+    server = memory(hold, Thorough)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert server.closed_at == [1]
 
 
 async def test_cut_while_lingering_passes_the_hooks(autojump_clock: Any) -> None:

@@ -56,6 +56,12 @@ def umask() -> Iterator[Any]:
     os.umask(before)
 
 
+async def try_to_serve(server: trioserver.TCPServer) -> None:
+    """Serve; when nothing keeps it from that, not for long."""
+    with trio.fail_after(10):
+        await server.serve_forever()
+
+
 async def asked(address: str | bytes) -> bytes:
     """What a server at ``address`` answers."""
     with trio.fail_after(10), trio.socket.socket(socket.AF_UNIX) as client:
@@ -89,7 +95,7 @@ async def check_refused(path: str | bytes, reason: str = "") -> None:
     """A server is refused ``path``, says so with its name, and leaves all as it was."""
     before, file = descriptors(), look_at(path)
     with pytest.raises(OSError, match=f"{reason}.*cannot listen on unix:") as caught:
-        await trioserver.UnixStreamServer(path, Upper).serve_forever()
+        await try_to_serve(trioserver.UnixStreamServer(path, Upper))
     assert caught.value.errno == errno.EADDRINUSE
     assert descriptors() == before
     after = look_at(path)
@@ -204,7 +210,7 @@ async def test_folder_that_is_missing(folder: Path) -> None:
     server = trioserver.UnixStreamServer(folder / "missing" / "socket", Upper)
     before = descriptors()
     with pytest.raises(FileNotFoundError, match="missing/socket"):
-        await server.serve_forever()
+        await try_to_serve(server)
     assert descriptors() == before
 
 
@@ -535,7 +541,7 @@ async def test_lock_of_the_folder_that_is_never_free(
     with locked(folder):
         before = descriptors()
         with pytest.raises(OSError, match=r"holds the lock of the directory.*unix:/") as caught:
-            await trioserver.UnixStreamServer(path, Upper).serve_forever()
+            await try_to_serve(trioserver.UnixStreamServer(path, Upper))
         assert caught.value.errno == errno.EAGAIN
         assert trio.current_time() == pytest.approx(1)
         assert descriptors() == before
@@ -548,7 +554,7 @@ async def test_start_cancelled_while_it_waits_for_the_lock(
     with locked(folder):
         before = descriptors()
         with trio.move_on_after(0.3) as patience:
-            await trioserver.UnixStreamServer(path, Upper).serve_forever()
+            await try_to_serve(trioserver.UnixStreamServer(path, Upper))
         assert patience.cancelled_caught
         assert descriptors() == before
         assert not is_there(path)
@@ -604,7 +610,7 @@ async def end_in_activate(server: trioserver.UnixStreamServer) -> None:
             raise OopsError
 
     with suppress(OopsError):
-        await Fails(server.server_address, Upper).serve_forever()
+        await try_to_serve(Fails(server.server_address, Upper))
 
 
 async def end_in_bind(server: trioserver.UnixStreamServer) -> None:
@@ -616,7 +622,7 @@ async def end_in_bind(server: trioserver.UnixStreamServer) -> None:
             raise OopsError
 
     with suppress(OopsError):
-        await Fails(server.server_address, Upper).serve_forever()
+        await try_to_serve(Fails(server.server_address, Upper))
 
 
 ENDS = [
@@ -651,7 +657,7 @@ async def test_file_is_removed_when_it_cannot_listen(
     monkeypatch.setattr(socket.socket, "listen", fail)
     before = descriptors()
     with pytest.raises(OSError, match="cannot listen on unix:"):
-        await trioserver.UnixStreamServer(path, Upper).serve_forever()
+        await try_to_serve(trioserver.UnixStreamServer(path, Upper))
     assert not is_there(path)
     assert descriptors() == before
 
@@ -774,7 +780,7 @@ async def test_abstract_name_in_use() -> None:
     name = abstract_name()
     async with trioserver.UnixStreamServer(name, Upper):
         with pytest.raises(OSError, match=f"cannot listen on unix:@{name[1:]}") as caught:
-            await trioserver.UnixStreamServer(name, Upper).serve_forever()
+            await try_to_serve(trioserver.UnixStreamServer(name, Upper))
         assert caught.value.errno == errno.EADDRINUSE
 
 

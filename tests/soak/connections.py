@@ -7,8 +7,9 @@
 
 Prints descriptors, tasks, threads and memory as it goes, and what a thousand
 connections cost in the end. Exits 1 if anything has grown: descriptors, tasks
-or threads at all, or memory by more than 1 KiB per 1000 connections after the
-first half, which is for warming up. Linux: it reads /proc.
+or threads at all; Python's memory blocks by one per 100 connections; or the
+process by more than 1 KiB per 1000 connections, if there were enough of them to
+tell. The first half is for warming up. Linux: it reads /proc.
 
 A misbehaving client is drawn by a seeded generator; the seed is an argument.
 """
@@ -37,9 +38,11 @@ import trio
 import trioserver
 
 FEWEST = 10_000
+ENOUGH = 50_000  # for less, a page more or less is the whole slope
 SAMPLES = 20
 WARM_UP = SAMPLES // 2
 MOST_KIB_PER_1000 = 1.0
+MOST_BLOCKS_PER_1000 = 10.0
 
 Behaviour = Callable[[socket.socket, random.Random], Awaitable[None]]
 
@@ -177,11 +180,14 @@ class Sample:
     descriptors: int
     tasks: int
     threads: int
+    blocks: int
     kib: int
 
     @classmethod
     def take(cls, connections: int, seconds: float) -> Sample:
         """Look now."""
+        if gc.isenabled():
+            gc.collect()
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         (rss,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
         return cls(
@@ -190,6 +196,7 @@ class Sample:
             descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
             tasks=trio.lowlevel.current_statistics().tasks_living,
             threads=threading.active_count(),
+            blocks=sys.getallocatedblocks(),
             kib=int(rss),
         )
 
@@ -197,27 +204,35 @@ class Sample:
         return (
             f"{self.connections:>9} connections {self.seconds:8.1f} s"
             f" {self.descriptors:4} fds {self.tasks:4} tasks {self.threads:3} threads"
-            f" {self.kib:8} KiB"
+            f" {self.blocks:9} blocks {self.kib:8} KiB"
         )
 
 
 def troubles(samples: list[Sample]) -> list[str]:
     """Print what a thousand connections cost; say what has grown."""
     warm = samples[WARM_UP:]
-    thousands = [sample.connections / 1000 for sample in warm]
-    slope = statistics.linear_regression(thousands, [sample.kib for sample in warm]).slope
     first, last = warm[0], warm[-1]
     rate = (last.connections - first.connections) / (last.seconds - first.seconds)
+    kib, blocks = slope(warm, "kib"), slope(warm, "blocks")
     print(f"{rate:.0f} connections a second, client and server in one thread")
-    print(f"{slope:+.2f} KiB per 1000 connections (at most {MOST_KIB_PER_1000})")
+    print(f"{blocks:+.2f} blocks per 1000 connections (at most {MOST_BLOCKS_PER_1000:g})")
+    print(f"{kib:+.2f} KiB per 1000 connections (at most {MOST_KIB_PER_1000:g})")
     found = [
         f"{name} went from {getattr(first, name)} to {getattr(last, name)}"
         for name in ("descriptors", "tasks", "threads")
         if getattr(first, name) != getattr(last, name)
     ]
-    if slope > MOST_KIB_PER_1000:
-        found.append("memory grows")
+    if blocks > MOST_BLOCKS_PER_1000:
+        found.append("Python's memory grows")
+    if kib > MOST_KIB_PER_1000 and last.connections >= ENOUGH:
+        found.append("the process grows")
     return found
+
+
+def slope(samples: list[Sample], name: str) -> float:
+    """By how much a figure grows per 1000 connections."""
+    thousands = [sample.connections / 1000 for sample in samples]
+    return statistics.linear_regression(thousands, [getattr(it, name) for it in samples]).slope
 
 
 # The soak --------------------------------------------------------------------------
