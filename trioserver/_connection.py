@@ -51,7 +51,9 @@ class Connection(trio.abc.HalfCloseableStream):
         self.info = info
         self.timeouts = timeouts
         self.limits = limits
-        self.cancel_scope = trio.CancelScope(deadline=info.started + timeouts.request)
+        self.cancel_scope: trio.CancelScope = trio.CancelScope(
+            deadline=info.started + timeouts.request
+        )
         self._transport = transport
         self._sender = Sender(transport, info, timeouts.write)
         self._receiver = Receiver(

@@ -135,8 +135,8 @@ class StreamRequestHandler(BaseRequestHandler):
     def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
         super().__init__(request, client_address, server)
         self.connection = request
-        self.rfile = RequestReader(request)
-        self.wfile = RequestWriter(request, self.wbufsize)
+        self.rfile: RequestReader = RequestReader(request)
+        self.wfile: RequestWriter = RequestWriter(request, self.wbufsize)
         if self.rbufsize > 0:
             request._receiver.portion = self.rbufsize
         if self.timeout is not None:

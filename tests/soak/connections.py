@@ -7,7 +7,7 @@
 
 Prints descriptors, tasks, threads and memory as it goes, and what a thousand
 connections cost in the end. Exits 1 if anything has grown: descriptors, tasks
-or threads at all; Python's memory blocks by one per 100 connections; or the
+or threads at all; Python's memory blocks by 30 per 1000 connections; or the
 process by more than 1 KiB per 1000 connections, if there were enough of them to
 tell. The first half is for warming up. Linux: it reads /proc.
 
@@ -42,7 +42,7 @@ ENOUGH = 50_000  # for less, a page more or less is the whole slope
 SAMPLES = 20
 WARM_UP = SAMPLES // 2
 MOST_KIB_PER_1000 = 1.0
-MOST_BLOCKS_PER_1000 = 10.0
+MOST_BLOCKS_PER_1000 = 30.0
 
 Behaviour = Callable[[socket.socket, random.Random], Awaitable[None]]
 

@@ -286,7 +286,7 @@ class MemoryMixIn(trioserver.BaseServer):
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         """Make the listener."""
-        self.listener = MemoryListener(self.server_address, self.memory_capacity)
+        self.listener: MemoryListener = MemoryListener(self.server_address, self.memory_capacity)
         return [self.listener]
 
     async def connect(
