@@ -573,6 +573,16 @@ async def test_fatal_error_under_a_handled_request() -> None:
     assert caught.value is error
 
 
+async def test_fatal_error_in_the_last_look_of_a_handled_request() -> None:
+    """AE-04: also when `handle_request` only looks, and does not wait."""
+    error = error_of("EBADF")
+    async with MemoryServer(MEMORY, Upper, timeout=0) as server:
+        server.listener.fail(error)
+        with pytest.raises(OSError, match="Bad file") as caught:
+            await server.handle_request()
+    assert caught.value is error
+
+
 async def test_listening_socket_shut_down_underfoot() -> None:
     """AE-04: a listening socket that somebody shuts down ends the server with its own error."""
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
@@ -802,6 +812,25 @@ async def test_get_request_raising_before_the_accept() -> None:
         nursery.start_soon(connect)
         error = await failure_of(server, KeyError)
     assert error.args == ("mine",)
+
+
+async def test_get_request_that_makes_a_request_up() -> None:
+    """AE-05: a request that did not come from an accept is a TypeError, and ends the server."""
+
+    class Inventive(MemoryServer):
+        def get_request(self, listener: trioserver.Listener) -> Any:
+            return object(), "nobody"
+
+    server = Inventive(MEMORY, Upper)
+
+    async def connect() -> None:
+        await settled()
+        server.listener.connect_now()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        error = await failure_of(server, TypeError)
+    assert "super().get_request" in str(error)
 
 
 async def test_get_request_that_keeps_the_client_for_itself() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import resource
+import signal
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -1381,6 +1382,30 @@ async def test_shutdown_takes_in_what_the_kernel_had_in_one_step(
         assert server.statistics().waiting == 1
         assert server.snapshot().state == "draining"
         assert [listener.accepting for listener in server.snapshot().listeners] == [False]
+
+
+def test_ctrl_c_in_the_middle_of_the_drain_waits_for_its_end() -> None:
+    """It strikes when the step is whole: the listener closed, the queued client taken in."""
+    steps: list[object] = []
+
+    class Interrupted(InMemory):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            accepted = super().get_request(listener)
+            if accepted is not None:
+                signal.raise_signal(signal.SIGINT)
+            return accepted
+
+    async def main() -> None:
+        async with Interrupted(("memory", 1), hold).serving() as server:
+            server.listener.connect_now()
+            server.shutdown(5)
+            steps.extend([server.listener.closed, len(server.requests)])
+            await trio.lowlevel.checkpoint()
+            steps.append("not interrupted")
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert steps == [True, 1]
 
 
 async def test_draining_event_comes_once(autojump_clock: MockClock) -> None:

@@ -961,6 +961,24 @@ async def test_base_exception_ends_the_block_of_serving(autojump_clock: Any) -> 
     assert left == ["cancelled"]
 
 
+async def test_base_exception_beside_a_cancellation(autojump_clock: Any) -> None:
+    """EX-02: it is bare also when the server was being cancelled at that moment."""
+    error = SystemExit(3)
+
+    async def exits(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    server = memory(exits)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve_until, server, error))
+        await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_base_exception_leaves_handle_request(autojump_clock: Any) -> None:
     """EX-02: from handle_request it arrives bare, too, with the request closed."""
     error = SystemExit(3)

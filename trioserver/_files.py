@@ -290,8 +290,8 @@ class RequestWriter(_File):
     """What a handler writes to: ``self.wfile``.
 
     Unbuffered unless the handler's ``wbufsize`` says otherwise. A buffered one
-    flushes itself when the buffer is full, before a read that must wait for the
-    peer, and when the handler is done.
+    flushes itself when the buffer is full, before a read that reaches the
+    transport, and when the handler is done.
     """
 
     def __init__(self, connection: Connection, size: int) -> None:
