@@ -375,6 +375,51 @@ async def test_one_start_and_one_finish_when_cut_in_the_tick_of_the_accept(
     assert witness.outcomes == ["cancelled"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "outcome"),
+    [
+        ("close", "cancel", "completed"),
+        ("cancel", "close", "cancelled"),
+        ("reset", "cancel", "disconnected"),
+        ("cancel", "reset", "cancelled"),
+    ],
+)
+async def test_one_finish_when_an_end_and_a_cancellation_meet(
+    first: str, second: str, outcome: str, autojump_clock: Any
+) -> None:
+    """CX-13: of two things in one tick the one that came first decides, and there is one record."""
+    witness = Witness()
+    server = memory(Upper, observers=[witness])
+    async with server.serving():
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await client.receive_some() == b"HELLO\n"
+        actions = {
+            "close": client.close,
+            "reset": client.reset,
+            "cancel": functools.partial(server.cancel_request, 1, "not welcome"),
+        }
+        actions[first]()
+        actions[second]()
+        await trio.testing.wait_all_tasks_blocked()
+        assert witness.outcomes == [outcome]
+
+
+async def test_one_finish_when_the_last_byte_and_a_cancellation_meet(autojump_clock: Any) -> None:
+    """CX-13: a request whose last byte came in the tick of its cancellation is cancelled, once."""
+    witness = Witness()
+    server = memory(Upper, observers=[witness])
+    async with server.serving():
+        client = await server.connect()
+        await client.send_all(b"hel")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send_all(b"lo\n")
+        server.cancel_request(1, "not welcome")
+        assert await read_to_end(client) == b""
+    assert witness.outcomes == ["cancelled"]
+    assert witness.records[0].bytes_received == 6
+
+
 async def test_record_measures_the_request(autojump_clock: Any) -> None:
     """A record has the bytes both ways, and the time from accept to outcome, without the linger."""
 

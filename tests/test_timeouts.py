@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pytest
 import trio
+import trio.testing
 from support import Upper, Witness, hold, plain_client, read_to_end
 
 import trioserver
@@ -623,6 +624,23 @@ async def test_handshake_does_not_bound_the_handler(autojump_clock: Any) -> None
         assert await client.receive_some() == b"HELLO\n"
 
 
+@pytest.mark.parametrize(("grace", "moment"), [(4, 4), (20, 10)])
+async def test_handshake_ends_during_the_drain(
+    grace: float, moment: float, autojump_clock: Any
+) -> None:
+    """EX-08: a drain waits for verifications as long as they, and it, may last."""
+    server = memory(Upper, Guarded, handshake=10)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        for _ in range(3):
+            await server.connect(("slow", math.inf))
+        await trio.testing.wait_all_tasks_blocked()
+        server.shutdown(grace)
+        report = await server.wait_closed()
+    assert trio.current_time() == moment + (2 if moment == 10 else 0)  # they linger, if not cut
+    assert [record.duration for record in report.requests] == [moment] * 3
+
+
 async def test_handshake_runs_within_the_request(autojump_clock: Any) -> None:
     """TO-02: the shorter limit of the whole request ends a verification, too."""
     witness = Witness()
@@ -1120,7 +1138,7 @@ async def test_handle_timeout_sleeps(autojump_clock: Any) -> None:
 
 
 async def test_cleanup_bounds_finish_after_a_cancellation(autojump_clock: Any) -> None:
-    """CX-12: a finish() that does not end is cut, the limit after the request was cancelled."""
+    """EX-05: a finish() that does not end is cut, the limit after the request was cancelled."""
 
     class Clinging(trioserver.BaseRequestHandler):
         async def handle(self) -> None:

@@ -198,27 +198,32 @@ class Request:
     async def _contain(self, error: BaseException) -> None:
         """Decide by what was raised; raise again what does not end here."""
         ours, rest = _split(error)
-        if rest is not None:
-            self.connection._must_not_linger = True
-            self._decide_by_cancellation(rest)
-        if ours is not None:
-            peers_doing = self._peers_doing(ours)
-            if peers_doing is not None:
-                self._decide(*peers_doing)
-            else:
+        try:
+            if rest is not None:
+                self.connection._must_not_linger = True
+                self._decide_by_cancellation(rest)
+            if ours is not None and not self._is_peers_doing(ours):
                 self._decide(Outcome.FAILED, _in_words(ours))
                 if self._hooks.propagate_errors:
                     self.connection._must_not_linger = True
                     rest = error
                 else:
                     await self._report(ours)
-        if rest is not None:
-            if not _is_cancellation(rest):
-                self._keeper.on_fatal(f"the server failed: {_in_words(rest)}")
-            try:
+            if rest is not None:
+                if not _is_cancellation(rest):
+                    self._keeper.on_fatal(f"the server failed: {_in_words(rest)}")
                 raise _lone(rest)
-            finally:
-                del error, ours, rest  # their tracebacks hold this frame: no cycles
+        finally:
+            # Their tracebacks hold this frame, since Python 3.12 also as the
+            # caller of a deeper one: no cycles.
+            del error, ours, rest
+
+    def _is_peers_doing(self, error: BaseException) -> bool:
+        """Whether nothing but this request's own peer is behind ``error``; decides so, then."""
+        outcome = self._peers_doing(error)
+        if outcome is not None:
+            self._decide(*outcome)
+        return outcome is not None
 
     def _decide_by_cancellation(self, error: BaseException) -> None:
         cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
@@ -305,10 +310,13 @@ class Request:
                 log_safely(error_log, logging.ERROR, message, seconds, self.info)
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
             ours, rest = _split(error)
-            if ours is not None and self._peers_doing(ours) is None:
-                await self._report(ours)
-            if rest is not None:
-                raise rest from None
+            try:
+                if ours is not None and self._peers_doing(ours) is None:
+                    await self._report(ours)
+                if rest is not None:
+                    raise rest from None
+            finally:
+                del ours, rest  # no cycles, as in _contain
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
