@@ -394,6 +394,7 @@ async def test_one_finish_when_an_end_and_a_cancellation_meet(
         client = await server.connect()
         await client.send_all(b"hello\n")
         assert await client.receive_some() == b"HELLO\n"
+        await trio.testing.wait_all_tasks_blocked()
         actions = {
             "close": client.close,
             "reset": client.reset,

@@ -375,9 +375,21 @@ def test_cancelled_after_every_step(kind: Kind, handler: Any) -> None:
     assert Setting(kind, [cancel], handler).sweep() > 200
 
 
+class Sloppy(InMemory):
+    """A server whose hooks close nothing."""
+
+    async def shutdown_request(self, request: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def test_hooks_that_close_nothing_cancelled_after_every_step() -> None:
+    """Every connection is closed whatever the hooks do."""
+    assert Setting(Sloppy, [cancel]).sweep(seeds=(0,)) > 50
+
+
 def test_block_cancelled_after_every_step() -> None:
     """The same around a ``serving`` block."""
-    assert Setting(InMemory, [cancel], serve=serve_in_a_block).sweep() > 200
+    assert Setting(InMemory, [cancel], serve=serve_in_a_block).sweep(seeds=(0,)) > 50
 
 
 @pytest.mark.parametrize(
@@ -399,12 +411,12 @@ def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
 def test_shut_down_after_every_step_with_few_slots(kind: Kind) -> None:
     """The same where clients wait for a slot, or are turned away and counted."""
     limits = trioserver.Limits(requests=1)
-    assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep() > 200
+    assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep(seeds=(0, 1)) > 100
 
 
 def test_shut_down_at_once_after_every_step() -> None:
     """The same with a grace of zero, but for what is not answered."""
-    assert Setting(InMemory, [shut_down_at_once]).sweep() > 200
+    assert Setting(InMemory, [shut_down_at_once]).sweep(seeds=(0,)) > 50
 
 
 @both
