@@ -38,10 +38,6 @@ class Visited(MemoryServer):
         self.listener.connect_now()
 
 
-async def nothing(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-    """Ends at once."""
-
-
 async def until_draining(server: trioserver.BaseServer) -> None:
     """Return when the server drains."""
     while not server.draining:
