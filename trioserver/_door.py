@@ -59,17 +59,22 @@ class Door:
     _keeper: Keeper
     _ledger: Ledger
     _drain: Drain
-    _verifies: bool
+    _overrides: Callable[[str], bool]
     _spawn: Callable[[Request], None]
     waiting: deque[Request] = attrs.field(factory=deque)
     accepts_left: float = math.inf
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
+    _verifies: bool = attrs.field(init=False)
+    _parts_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _fresh: Connection | None = None
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self._server.limits)
+        self._verifies = self._overrides("verify_request")
+        closers = ("shutdown_request", "close_request")
+        self._parts_by_default = not any(map(self._overrides, closers))
 
     # For the accept loops ----------------------------------------------------
 
@@ -168,7 +173,13 @@ class Door:
             return None
         handed, client_address = answer
         request = Request(
-            connection, handed, client_address, self._server, self._keeper, self._verifies
+            connection,
+            handed,
+            client_address,
+            self._server,
+            self._keeper,
+            self._verifies,
+            self._parts_by_default,
         )
         if self._slots.counts_clients():
             request.counted_as = client_key(client_address, connection.user_id())

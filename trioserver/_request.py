@@ -66,7 +66,9 @@ class Keeper(Protocol):
 
     def on_start(self, request: Request) -> None: ...
     def on_fatal(self, reason: str) -> None: ...
-    def on_outcome(self, request: Request, record: RequestRecord) -> None: ...
+    def on_outcome(
+        self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
+    ) -> None: ...
     def on_close(self, request: Request) -> None: ...
 
 
@@ -92,6 +94,7 @@ class Request:
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
       verifies: whether ``verify_request`` says anything.
+      parts_by_default: whether nobody has overridden how a request is closed.
       turn_away: instead of the server's handler, the function that tells the
         client that the server is full.
       counted_as: the key under which ``Limits.per_client`` counts it.
@@ -104,6 +107,7 @@ class Request:
     _hooks: Hooks
     _keeper: Keeper
     verifies: bool = False
+    parts_by_default: bool = False
     turn_away: Callable[[Connection], Awaitable[object]] | None = None
     counted_as: object = None
     task: trio.lowlevel.Task | None = None
@@ -135,8 +139,9 @@ class Request:
                     self._keeper.on_start(self)
                     await self._converse()
                 finally:
-                    self._settle()
-                if trio.current_effective_deadline() > -math.inf:
+                    cancelled = trio.current_effective_deadline() == -math.inf
+                    self._settle(cancelled=cancelled)
+                if not cancelled:
                     await self._part()
         finally:
             try:
@@ -282,7 +287,7 @@ class Request:
         if self._outcome is None:
             self._outcome, self._reason = outcome, reason
 
-    def _settle(self) -> None:
+    def _settle(self, *, cancelled: bool) -> None:
         self._phase = "closing"
         info, connection = self.info, self.connection
         record = RequestRecord(
@@ -293,21 +298,19 @@ class Request:
             bytes_received=connection.bytes_received,
             bytes_sent=connection.bytes_sent,
         )
-        self._keeper.on_outcome(self, record)
+        from_outside = cancelled and not connection.cancel_scope.cancel_called
+        self._keeper.on_outcome(self, record, cancelled_from_outside=from_outside)
 
     # Part ------------------------------------------------------------------
 
     async def _part(self) -> None:
         """Let the hooks close; what they raise is reported and changes nothing."""
         self._parting = True
-        timeouts = self._hooks.timeouts
-        seconds = timeouts.linger + timeouts.cleanup
         try:
-            with trio.move_on_after(seconds) as patience:
+            if self.parts_by_default:  # which bounds itself, and saves a scope
                 await call_hook(self._hooks.shutdown_request, self.handed)
-            if patience.cancelled_caught:
-                message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
-                log_safely(error_log, logging.ERROR, message, seconds, self.info)
+            else:
+                await self._part_within_bounds()
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
             ours, rest = _split(error)
             try:
@@ -317,6 +320,15 @@ class Request:
                     raise rest from None
             finally:
                 del ours, rest  # no cycles, as in _contain
+
+    async def _part_within_bounds(self) -> None:
+        timeouts = self._hooks.timeouts
+        seconds = timeouts.linger + timeouts.cleanup
+        with trio.move_on_after(seconds) as patience:
+            await call_hook(self._hooks.shutdown_request, self.handed)
+        if patience.cancelled_caught:
+            message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
+            log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""

@@ -113,8 +113,7 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(Audience.of(self._server.observers))
-        verifies = self._overrides("verify_request")
-        self.door = Door(self._server, self, self.ledger, self.drain, verifies, self._spawn)
+        self.door = Door(self._server, self, self.ledger, self.drain, self._overrides, self._spawn)
 
     def is_bound(self) -> None:
         """Binding has succeeded: clients queue."""
@@ -246,9 +245,11 @@ class Run:
             self._stop_accepting(reason)
             self._grace.cancel(reason=reason)
 
-    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+    def on_outcome(
+        self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
+    ) -> None:
         """Slot back, and one record; only then does the connection linger."""
-        if self.door.takes_all and _is_cancelled_from_outside(request):
+        if cancelled_from_outside and self.door.takes_all:
             # The requests may notice it before the task of serve() does.
             self._begin_report()
             self.door.empty_waiting_room()
@@ -425,12 +426,6 @@ class Run:
                 return True
             task = task.parent_nursery.parent_task
         return False
-
-
-def _is_cancelled_from_outside(request: Request) -> bool:
-    """Whether the request's task, which is calling, is cancelled by more than its own scope."""
-    own = request.connection.cancel_scope
-    return trio.current_effective_deadline() == -math.inf and not own.cancel_called
 
 
 def _in_words(error: BaseException) -> str:
