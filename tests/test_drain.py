@@ -442,6 +442,65 @@ async def test_draining_let_out_is_no_error(
     assert sum(" drained " in record.getMessage() for record in caplog.records) == 1
 
 
+class BuffersThenIdles(trioserver.StreamRequestHandler):
+    """Leaves its reply in the buffer, and lets `Draining` out of the wait for the next request."""
+
+    wbufsize = -1
+
+    async def handle(self) -> None:
+        await self.wfile.write(await self.rfile.readline())
+        with self.idle():
+            await trio.sleep_forever()
+
+
+class BuffersThenIdlesAndHasAFinish(BuffersThenIdles):
+    async def finish(self) -> None:
+        """Its own, which knows nothing of the buffer."""
+
+
+async def buffers_then_idles(request: Connection, client_address: Any, server: Any) -> None:
+    """The same as a function."""
+    await trioserver.RequestWriter(request, -1).write(await request.recv())
+    with request.idle():
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "handler", [BuffersThenIdles, BuffersThenIdlesAndHasAFinish, buffers_then_idles]
+)
+async def test_reply_in_the_buffer_is_sent_when_idle_raises(
+    handler: Any, autojump_clock: MockClock
+) -> None:
+    """Who lets it out has ended properly, so what he wrote reaches the client."""
+    async with in_memory(handler).serving() as server:
+        client = await server.connect()
+        await client.send_all(b"one\n")
+        await trio.sleep(1)
+        server.shutdown(60)
+        assert await last_words(client) == b"one\n"
+        report = await server.wait_closed()
+    assert [record.outcome for record in report.requests] == [Outcome.DRAINED]
+
+
+async def test_reply_in_the_buffer_that_nobody_takes_is_timed_out(
+    autojump_clock: MockClock,
+) -> None:
+    """The last flush keeps to the write time-out, also of a request that the drain ended."""
+
+    async def buffers(request: Connection, client_address: Any, server: Any) -> None:
+        await trioserver.RequestWriter(request, 1_000_000).write(bytes(999_999))
+        with request.idle():
+            await trio.sleep_forever()
+
+    async with in_memory(buffers).serving() as server:
+        await server.connect()
+        await trio.sleep(1)
+        server.shutdown(60)
+        report = await server.wait_closed()
+    assert [record.outcome for record in report.requests] == [Outcome.TIMED_OUT]
+    assert trio.current_time() == 1 + Timeouts().write
+
+
 async def test_draining_caught_lets_the_handler_say_goodbye(autojump_clock: MockClock) -> None:
     """GS-07: what is written after it reaches the client, before its end of input."""
     send, source = trio.open_memory_channel[bytes](0)

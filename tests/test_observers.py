@@ -633,6 +633,68 @@ async def test_observer_that_exits(event: str, autojump_clock: Any) -> None:
     assert server.snapshot().state == "unbound"
 
 
+class ExitsInTheSweep(MemoryServer):
+    """Its get_request exits in a drain."""
+
+    error: Any = None
+
+    def get_request(self, listener: Any) -> Any:
+        if self.draining:
+            raise self.error
+        return super().get_request(listener)
+
+
+def exits_in_its_drain(how: str, error: SystemExit) -> MemoryServer:
+    """A server of whose drain somebody makes an exit."""
+    if how == "observer":
+        return memory(Upper, observers=[Raises("draining", error)])
+    return memory(Upper, ExitsInTheSweep, error=error)
+
+
+@pytest.mark.parametrize("how", ["observer", "get_request"])
+async def test_exit_in_a_drain_begun_by_a_thread(how: str) -> None:
+    """EX-02: there is no caller to raise it to, so the server does, after all was closed."""
+    error = SystemExit(3)
+    server = exits_in_its_drain(how, error)
+    clients: list[trioserver.Connection] = []
+
+    async def whole_run() -> None:
+        async with server.serving():
+            client = await server.connect()
+            clients.append(client)
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
+            await trio.to_thread.run_sync(server.shutdown, 5)
+            await trio.sleep_forever()
+
+    with trio.fail_after(10):
+        with pytest.raises(SystemExit) as caught:
+            await whole_run()
+        assert await read_to_end(clients[0]) == b""
+    assert caught.value is error
+    assert server.snapshot().state == "unbound"
+
+
+@pytest.mark.parametrize("how", ["observer", "get_request"])
+async def test_exit_in_a_drain_leaves_the_drain_whole(how: str, autojump_clock: Any) -> None:
+    """It is raised by ``shutdown``; whoever catches it there finds a server that drains."""
+    error = SystemExit(3)
+    server = exits_in_its_drain(how, error)
+    with trio.fail_after(60):
+        async with server.serving():
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
+            with pytest.raises(SystemExit) as caught:
+                server.shutdown(50)
+            assert await read_to_end(client) == b""
+            client.close()
+            report = await server.wait_closed()
+    assert caught.value is error
+    assert [record.outcome for record in report.requests] == [trioserver.Outcome.DRAINED]
+    assert (report.grace, report.duration) == (50, 0)
+
+
 async def test_observer_shuts_the_server_down(autojump_clock: Any) -> None:
     """An observer may call what is plain on the server: this one has seen enough after three."""
 

@@ -114,8 +114,8 @@ class Ledger:
     def drain_began(self, grace: float) -> None:
         """From now on, ended requests are part of the report."""
         self._drain_began, self._grace = trio.current_time(), grace
-        self.audience.tell("draining", grace)
         self._changed.unpark_all()
+        self.audience.tell("draining", grace)
 
     def grace_ends(self, deadline: float) -> None:
         """The grace was cut short."""

@@ -176,15 +176,23 @@ class Request:
 
     async def _process(self) -> None:
         self._phase = "working"
-        await call_hook(self._hooks.process_request, self.handed, self.client_address)
+        outcome, reason = Outcome.COMPLETED, ""
+        try:
+            await call_hook(self._hooks.process_request, self.handed, self.client_address)
+        except Exception as error:
+            # Who lets Draining out has ended properly: his last reply goes out, too.
+            outcome, reason = self._peers_doing(error) or (Outcome.FAILED, "")
+            if outcome is not Outcome.DRAINED:
+                raise
         if self.connection._handlers_not_awaited:
             raise RuntimeError(
                 "a handler was constructed and never awaited:"
                 " finish_request must `await self.RequestHandlerClass(...)`"
             )
         await self._flush()
-        drained = self.connection._receiver.ended_idle
-        self._decide(Outcome.DRAINED if drained else Outcome.COMPLETED)
+        if self.connection._receiver.ended_idle:
+            outcome = Outcome.DRAINED
+        self._decide(outcome, reason)
 
     async def _turn_away(self, say_why: Callable[[Connection], Awaitable[object]]) -> None:
         self._phase = "working"

@@ -33,7 +33,7 @@ import logging
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Protocol
 
@@ -283,7 +283,19 @@ class Run:
         else:
             # When its trio.run has ended, there is nothing left to drain.
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.begin_drain, seconds)
+                self._token.run_sync_soon(self._begin_drain_for_a_thread, seconds)
+
+    def _begin_drain_for_a_thread(self, seconds: float) -> None:
+        """Begin the drain where no caller is left who could be told of an exception."""
+        try:
+            self.begin_drain(seconds)
+        except BaseException as error:
+            requests = self._requests
+            if requests is None or not self._may_spawn:
+                raise
+            # Of an observer or a get_request that exits. Trio would take it for
+            # an error of its own; raised in a task of the run it stops the server.
+            requests.start_soon(_raise, error)
 
     @enable_ki_protection
     def begin_drain(self, seconds: float) -> None:
@@ -307,15 +319,18 @@ class Run:
         # then cancelled, instead of finding them closed.
         self._accepting.cancel(reason="the server drains")
         self._acting.cancel(reason="the server drains")
-        for listener in self.listeners:
-            try:
+        with ExitStack() as in_any_case:
+            # Last in, first out. A get_request or an observer may raise
+            # SystemExit, and half a drain would wait for requests it never told.
+            in_any_case.callback(self.door.start_waiting)
+            in_any_case.callback(self.ledger.drain_began, seconds)
+            in_any_case.callback(self._end_idle_waits)
+            for listener in self.listeners:
+                in_any_case.callback(listener.close)
+            for listener in self.listeners:
                 if not listener.shared:  # else what is queued is for the others, too
                     self.door.take_in_queue(listener)
-            finally:
                 listener.close()
-        self._end_idle_waits()
-        self.ledger.drain_began(seconds)
-        self.door.start_waiting()
 
     def _end_idle_waits(self) -> None:
         for request in self.ledger.active.values():
@@ -426,6 +441,10 @@ class Run:
                 return True
             task = task.parent_nursery.parent_task
         return False
+
+
+async def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _in_words(error: BaseException) -> str:
