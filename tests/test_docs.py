@@ -30,7 +30,7 @@ from support import read_to_end
 import trioserver
 import trioserver.testing
 from trioserver._accept import Tier, tier_of
-from trioserver._request import _PEER_OUTCOMES
+from trioserver._verdict import _PEER_OUTCOMES
 from trioserver.testing import MemoryMixIn, MemoryServer
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -116,7 +116,7 @@ class BaseServer(DefaultHooks):
         self._report = None
         run = self._run = Run(self, self._overrides)
         try:
-            run.listeners = list(await self.server_bind())
+            run.listeners[:] = await self.server_bind()
             if not run.listeners:
                 raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
             await self.server_activate()

@@ -30,21 +30,12 @@ import attrs
 import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
-from ._address import Address, printable
+from ._address import Address
 from ._config import Timeouts
 from ._connection import Connection
-from ._errors import (
-    Draining,
-    IdleTimeout,
-    IncompleteRead,
-    LimitExceeded,
-    PeerGone,
-    RequestEnded,
-    WriteTimeout,
-    leaves,
-)
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from ._observers import error_log, log_safely
+from ._verdict import cancellations, in_words, lone, peers_doing, split
 
 T = TypeVar("T")
 
@@ -70,18 +61,6 @@ class Keeper(Protocol):
         self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
     ) -> None: ...
     def on_close(self, request: Request) -> None: ...
-
-
-# What the peer did, by the exception that tells; where a group has several of
-# them, the first in this order names the outcome.
-_PEER_OUTCOMES: tuple[tuple[type[RequestEnded], Outcome], ...] = (
-    (IdleTimeout, Outcome.TIMED_OUT),
-    (WriteTimeout, Outcome.TIMED_OUT),
-    (LimitExceeded, Outcome.REFUSED),
-    (PeerGone, Outcome.DISCONNECTED),
-    (IncompleteRead, Outcome.DISCONNECTED),
-    (Draining, Outcome.DRAINED),
-)
 
 
 @attrs.define(eq=False)
@@ -181,7 +160,7 @@ class Request:
             await call_hook(self._hooks.process_request, self.handed, self.client_address)
         except Exception as error:
             # Who lets Draining out has ended properly: his last reply goes out, too.
-            outcome, reason = self._peers_doing(error) or (Outcome.FAILED, "")
+            outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
             if outcome is not Outcome.DRAINED:
                 raise
         if self.connection._handlers_not_awaited:
@@ -210,22 +189,22 @@ class Request:
 
     async def _contain(self, error: BaseException) -> None:
         """Decide by what was raised; raise again what does not end here."""
-        ours, rest = _split(error)
+        ours, rest = split(error)
         try:
             if rest is not None:
                 self.connection._must_not_linger = True
-                self._decide_by_cancellation(rest)
+                self._decide_by_what_goes_on(rest)
             if ours is not None and not self._is_peers_doing(ours):
-                self._decide(Outcome.FAILED, _in_words(ours))
+                self._decide(Outcome.FAILED, in_words(ours))
                 if self._hooks.propagate_errors:
                     self.connection._must_not_linger = True
                     rest = error
                 else:
                     await self._report(ours)
             if rest is not None:
-                if not _is_cancellation(rest):
-                    self._keeper.on_fatal(f"the server failed: {_in_words(rest)}")
-                raise _lone(rest)
+                if not cancellations(rest):
+                    self._keeper.on_fatal(f"the server failed: {in_words(rest)}")
+                raise lone(rest)
         finally:
             # Their tracebacks hold this frame, since Python 3.12 also as the
             # caller of a deeper one: no cycles.
@@ -233,15 +212,15 @@ class Request:
 
     def _is_peers_doing(self, error: BaseException) -> bool:
         """Whether nothing but this request's own peer is behind ``error``; decides so, then."""
-        outcome = self._peers_doing(error)
+        outcome = peers_doing(error, self.info)
         if outcome is not None:
             self._decide(*outcome)
         return outcome is not None
 
-    def _decide_by_cancellation(self, error: BaseException) -> None:
-        cancelled = [leaf for leaf in leaves(error) if isinstance(leaf, trio.Cancelled)]
-        if not _is_cancellation(error):
-            self._decide(Outcome.FAILED, _in_words(error))
+    def _decide_by_what_goes_on(self, error: BaseException) -> None:
+        cancelled = cancellations(error)
+        if not cancelled:
+            self._decide(Outcome.FAILED, in_words(error))
         elif self._deadline_was_ours(cancelled[0]):
             self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
         else:
@@ -257,17 +236,6 @@ class Request:
             cancelled.source == "deadline" and scope.cancel_called and not self._cancelled_because
         )
 
-    def _peers_doing(self, error: BaseException) -> tuple[Outcome, str] | None:
-        """The outcome if nothing but this request's own peer is behind ``error``."""
-        found = leaves(error)
-        if not all(isinstance(leaf, RequestEnded) and leaf.info is self.info for leaf in found):
-            return None
-        for kind, outcome in _PEER_OUTCOMES:
-            for leaf in found:
-                if isinstance(leaf, kind):
-                    return outcome, str(leaf)
-        return None
-
     async def _report(self, error: BaseException) -> None:
         """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it."""
         seconds = self._hooks.timeouts.cleanup
@@ -282,7 +250,7 @@ class Request:
                 message = "handle_error did not end within %g s (cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info)
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
-            if self._peers_doing(second) is None:
+            if peers_doing(second, self.info) is None:
                 message = "handle_error raised, for %s"
                 log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
         finally:
@@ -320,9 +288,9 @@ class Request:
             else:
                 await self._part_within_bounds()
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
-            ours, rest = _split(error)
+            ours, rest = split(error)
             try:
-                if ours is not None and self._peers_doing(ours) is None:
+                if ours is not None and peers_doing(ours, self.info) is None:
                     await self._report(ours)
                 if rest is not None:
                     raise rest from None
@@ -366,35 +334,3 @@ async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         # As PEP 479 does for StopIteration: raised by hand it is a mistake of
         # the handler's, and must not look like the end of a coroutine.
         raise RuntimeError("a handler or hook raised GeneratorExit") from error
-
-
-def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """What ends with the request, and what does not."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(Exception)
-    return (error, None) if isinstance(error, Exception) else (None, error)
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
-
-
-def _lone(error: BaseException) -> BaseException:
-    """The one thing that a group says which is not a cancellation; else the error itself.
-
-    Groups of errors are somebody's own and stay as they are. One around a
-    single ``SystemExit`` is only how it came out of a handler's nursery.
-    """
-    said = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
-    return said[0] if len(said) == 1 and not isinstance(said[0], Exception) else error
-
-
-def _in_words(error: BaseException) -> str:
-    """The exception for a record; its own ``__str__`` may fail."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(map(_in_words, leaves(error)))
-    name = type(error).__name__
-    try:
-        return printable(f"{name}: {error}" if str(error) else name)
-    except Exception:  # noqa: BLE001  (the name will do)
-        return name

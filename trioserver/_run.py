@@ -1,8 +1,8 @@
-"""One run of a server: its nurseries, its drain, its end.
+"""One run of a server: its nurseries, and what happens in which.
 
 All that changes while a server serves is here, in the run's `Door` (who is let
-in) and in its `Ledger` (who is here). A run is made when the server is bound and
-dropped when it is closed::
+in), its `Ledger` (who is here) and its `Shutdown` (how it ends). A run is made
+when the server is bound and dropped when it is closed::
 
     serve
       requests nursery              owns every request, until the very end, and
@@ -20,8 +20,6 @@ The rules that this file keeps:
 
 * A slot is free before a client is accepted, and from the accept until the
   request's task owns the connection there is no checkpoint and no Ctrl-C.
-* `begin_drain` is one step: when it returns, no listener accepts, what the
-  kernel had accepted is in the waiting room, and every idle wait is ended.
 * Whatever ends a run, a request that is cancelled is cancelled with a reason;
   every request has one outcome, and is closed before `serve` returns.
 """
@@ -29,11 +27,9 @@ The rules that this file keeps:
 from __future__ import annotations
 
 import contextvars
-import logging
 import math
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -52,9 +48,10 @@ from ._events import (
     Statistics,
 )
 from ._ledger import Ledger
-from ._observers import Audience, error_log, log_safely
-from ._receiving import NEW_CONNECTION_GRACE, Drain
+from ._observers import Audience
+from ._receiving import Drain
 from ._request import Request, call_hook
+from ._shutdown import Shutdown
 from ._transport import Listener
 
 
@@ -105,15 +102,13 @@ class Run:
     _requests: trio.Nursery | None = None
     _may_spawn: bool = False
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _ending: Shutdown = attrs.field(init=False)
     _drain_when_serving: float | None = None
-    _reason: str = ""
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(Audience.of(self._server.observers))
         self.door = Door(self._server, self, self.ledger, self.drain, self._overrides, self._spawn)
+        self._ending = Shutdown(self._server, self.listeners, self.door, self.ledger, self.drain)
 
     def is_bound(self) -> None:
         """Binding has succeeded: clients queue."""
@@ -137,10 +132,10 @@ class Run:
                 if self._overrides("service_actions"):
                     requests.start_soon(self._act_every, poll_interval)
                 await self._accept(started)
-                await self._drain_out()
+                await self._ending.drain_out()
             except BaseException as error:
-                self._stop_accepting(_in_words(error))
-                await self._cut(_in_words(error))
+                self._ending.stop_accepting(_in_words(error))
+                await self._ending.cut(_in_words(error))
                 raise
 
         self.door.accepts_left = math.inf
@@ -166,14 +161,14 @@ class Run:
                     any(accept_now(listener, self.door) for listener in self.listeners)
                 await self.ledger.until_all_closed_or(self.drain)
                 if self.drain.began:
-                    await self._drain_out()
+                    await self._ending.drain_out()
             except BaseException as error:
-                await self._cut(_in_words(error))
+                await self._ending.cut(_in_words(error))
                 raise
 
         self.door.accepts_left = 1
         if self._drain_when_serving is not None:
-            self._stop_accepting("shutdown() was called")
+            self._ending.stop_accepting("shutdown() was called")
             await trio.lowlevel.checkpoint()
             return False
         await self._with_requests(until_closed)
@@ -202,7 +197,7 @@ class Run:
         self.door.reserve.take()
         with lone_errors():
             async with trio.open_nursery() as loops:
-                self._accepting = loops.cancel_scope
+                self._ending.accepting = loops.cancel_scope
                 for listener in self.listeners:
                     loops.start_soon(accept_loop, listener, self.door)
                 started()
@@ -212,12 +207,12 @@ class Run:
     async def _act_every(self, seconds: float) -> None:
         # Not beside the accept loops: one that cannot be cancelled, in a
         # thread say, must not hold up the drain.
-        with self._acting:
+        with self._ending.acting:
             while True:
                 try:
                     await call_hook(self._server.service_actions)
                 except Exception as error:
-                    self._reason = self._reason or _in_words(error)
+                    self._ending.because(_in_words(error))
                     raise
                 await trio.sleep(seconds)
 
@@ -233,7 +228,7 @@ class Run:
         self._context.copy().run(partial(requests.start_soon, request.serve, name=name))
         self.ledger.opened(request)
         if not self.door.is_open():
-            self._accepting.cancel(reason="handle_request has its request")
+            self._ending.accepting.cancel(reason="handle_request has its request")
 
     def on_start(self, request: Request) -> None:
         """The request's task runs."""
@@ -242,8 +237,8 @@ class Run:
     def on_fatal(self, reason: str) -> None:
         """A request has raised what stops the server: nobody waits until it is closed."""
         if self.door.takes_all:
-            self._stop_accepting(reason)
-            self._grace.cancel(reason=reason)
+            self._ending.stop_accepting(reason)
+            self._ending.end_grace(reason)
 
     def on_outcome(
         self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
@@ -251,24 +246,16 @@ class Run:
         """Slot back, and one record; only then does the connection linger."""
         if cancelled_from_outside and self.door.takes_all:
             # The requests may notice it before the task of serve() does.
-            self._begin_report()
+            self._ending.begin_report()
             self.door.empty_waiting_room()
         self.ledger.settled(request, record)
         self.door.leave(request)
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
-        if len(self.ledger.lingering) > self._server.limits.requests:
-            self._end_oldest_linger()
+        self._ending.end_oldest_linger()
 
     def on_close(self, request: Request) -> None:
         """The request's connection is closed."""
         self.ledger.closed(request)
-
-    def _end_oldest_linger(self) -> None:
-        *older, _newest = self.ledger.lingering.values()
-        for request in older:
-            if not request.connection.cancel_scope.cancel_called:
-                request.cancel("more connections linger than there are slots (requests)")
-                return
 
     # Draining --------------------------------------------------------------
 
@@ -304,63 +291,18 @@ class Run:
         Called again, the earlier deadline holds. Called while nothing serves,
         it is done as soon as something does.
         """
-        self._reason = self._reason or "shutdown() was called"
+        self._ending.because("shutdown() was called")
         if not self._may_spawn:
             earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
             self._drain_when_serving = min(seconds, earlier)
             return
-        self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
-        if self.drain.began:
-            self.ledger.grace_ends(self._grace.deadline)
-            return
-        # First, because get_request is called below, and may come back here.
-        self.drain.began = True
-        # Before the listeners are closed: the loops that wait for them are
-        # then cancelled, instead of finding them closed.
-        self._accepting.cancel(reason="the server drains")
-        self._acting.cancel(reason="the server drains")
-        with ExitStack() as in_any_case:
-            # Last in, first out. A get_request or an observer may raise
-            # SystemExit, and half a drain would wait for requests it never told.
-            in_any_case.callback(self.door.start_waiting)
-            in_any_case.callback(self.ledger.drain_began, seconds)
-            in_any_case.callback(self._end_idle_waits)
-            for listener in self.listeners:
-                in_any_case.callback(listener.close)
-            for listener in self.listeners:
-                if not listener.shared:  # else what is queued is for the others, too
-                    self.door.take_in_queue(listener)
-                listener.close()
-
-    def _end_idle_waits(self) -> None:
-        for request in self.ledger.active.values():
-            request.connection._receiver.end_idle_waits()
-
-    async def _drain_out(self) -> None:
-        """Wait for the requests as long as the grace lasts, then cut."""
-        with self._grace, lone_errors():
-            async with trio.open_nursery() as watch:
-                watch.start_soon(self._end_waits_of_new)
-                await self.ledger.until_all_closed()
-                watch.cancel_scope.cancel(reason="all requests have ended")
-        if self._grace.cancelled_caught:
-            was_cancelled = trio.current_time() < self._grace.deadline
-            await self._cut(self._reason if was_cancelled else "the grace is over")
-
-    async def _end_waits_of_new(self) -> None:
-        """End the idle waits of connections that were too new when the drain began."""
-        until = trio.current_time() + NEW_CONNECTION_GRACE
-        while (now := trio.current_time()) < until:
-            active = self.ledger.active.values()
-            times = (request.connection._receiver.new_until for request in active)
-            await trio.sleep_until(min((time for time in times if time > now), default=until))
-            self._end_idle_waits()
+        self._ending.begin(seconds)
 
     # Ending at once ----------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
         """End what is at work; it returns when everything is cleaned up."""
-        self._reason = reason
+        self._ending.reason = reason
         self._everything.cancel(reason=reason)
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
@@ -371,43 +313,13 @@ class Run:
         request.cancel(reason)
         return True
 
-    def _begin_report(self) -> None:
-        """From now on, a request that ends is part of the report."""
-        if not self.drain.began:
-            self.drain.began = True
-            self.ledger.drain_began(0.0)
-
-    def _stop_accepting(self, reason: str) -> None:
-        """Close the listeners on whoever is queued. The requests go on."""
-        self._reason = self._reason or reason
-        self._begin_report()
-        self._accepting.cancel(reason=reason)
-        self._acting.cancel(reason=reason)
-        for listener in self.listeners:
-            listener.close()
-
-    async def _cut(self, reason: str) -> None:
-        """Cancel the requests, wait for them within bounds, and name those that do not end."""
-        self.door.empty_waiting_room()
-        for request in self.ledger.here():
-            request.cancel(reason)
-        seconds = self._server.timeouts.cleanup
-        with trio.move_on_after(seconds, shield=True):
-            await self.ledger.until_all_closed()
-        # One turn more, for a cleanup of 0.
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        for request in self.ledger.active.values():
-            message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
-            stack = _stack_of(request.task)
-            log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)
-
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""
         for listener in self.listeners:
             listener.close()
         self.door.reserve.give_back()
         if self.report is None:
-            self.report = self.ledger.report(self._reason or "the server was closed")
+            self.report = self.ledger.report(self._ending.reason or "the server was closed")
             if self.bound:
                 self.ledger.audience.tell("server_closed", self.report)
         return self.report
@@ -451,9 +363,3 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, trio.Cancelled):
         return error.reason or "serve_forever was cancelled"
     return f"the server failed: {type(error).__name__}"
-
-
-def _stack_of(task: trio.lowlevel.Task | None) -> str:
-    if task is None:
-        return "(its task has not started)"
-    return "".join(traceback.StackSummary.extract(task.iter_await_frames()).format())

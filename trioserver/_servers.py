@@ -86,7 +86,7 @@ class TCPServer(BaseServer):
     def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
         """Have the run close them, even when an override fails before it returns them."""
         if self._run is not None:
-            self._run.listeners = list(listeners)
+            self._run.listeners[:] = listeners
         return listeners
 
     def _families(self) -> Sequence[int]:

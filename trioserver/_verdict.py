@@ -1,0 +1,81 @@
+"""Whose fault an exception is: what it says of the request that it ended.
+
+Pure functions of the exception. A handler may raise a group, and a group may
+hold what the peer did, what the handler did and what was done to it, all at
+once.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from ._address import printable
+from ._errors import (
+    Draining,
+    IdleTimeout,
+    IncompleteRead,
+    LimitExceeded,
+    PeerGone,
+    RequestEnded,
+    WriteTimeout,
+    leaves,
+)
+from ._events import Outcome, RequestInfo
+
+# What the peer did, by the exception that tells; where a group has several of
+# them, the first in this order names the outcome.
+_PEER_OUTCOMES: tuple[tuple[type[RequestEnded], Outcome], ...] = (
+    (IdleTimeout, Outcome.TIMED_OUT),
+    (WriteTimeout, Outcome.TIMED_OUT),
+    (LimitExceeded, Outcome.REFUSED),
+    (PeerGone, Outcome.DISCONNECTED),
+    (IncompleteRead, Outcome.DISCONNECTED),
+    (Draining, Outcome.DRAINED),
+)
+
+
+def peers_doing(error: BaseException, info: RequestInfo) -> tuple[Outcome, str] | None:
+    """The outcome, and why, if nothing but the peer of request ``info`` is behind ``error``."""
+    found = leaves(error)
+    if not all(isinstance(leaf, RequestEnded) and leaf.info is info for leaf in found):
+        return None
+    for kind, outcome in _PEER_OUTCOMES:
+        for leaf in found:
+            if isinstance(leaf, kind):
+                return outcome, str(leaf)
+    return None
+
+
+def split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What ends with the request, and what goes on up."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Exception)
+    return (error, None) if isinstance(error, Exception) else (None, error)
+
+
+def cancellations(error: BaseException) -> list[trio.Cancelled]:
+    """The cancellations in ``error``, if there is nothing else in it."""
+    found = leaves(error)
+    cancelled = [leaf for leaf in found if isinstance(leaf, trio.Cancelled)]
+    return cancelled if len(cancelled) == len(found) else []
+
+
+def lone(error: BaseException) -> BaseException:
+    """The one thing that a group says which is not a cancellation; else the error itself.
+
+    Groups of errors are somebody's own and stay as they are. One around a
+    single ``SystemExit`` is only how it came out of a handler's nursery.
+    """
+    said = [leaf for leaf in leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    return said[0] if len(said) == 1 and not isinstance(said[0], Exception) else error
+
+
+def in_words(error: BaseException) -> str:
+    """The exception for a record; its own ``__str__`` may fail."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(in_words, leaves(error)))
+    name = type(error).__name__
+    try:
+        return printable(f"{name}: {error}" if str(error) else name)
+    except Exception:  # noqa: BLE001  (the name will do)
+        return name
