@@ -706,6 +706,41 @@ async def test_get_request_wraps_a_client() -> None:
     assert seen == [*expected, ("shutdown", Wrapped)]
 
 
+async def test_get_request_wraps_a_client_for_a_class(autojump_clock: object) -> None:
+    """AE-05: a handler class is given the wrapper, too, and cleans up in its time."""
+
+    class Wrapped:
+        def __init__(self, connection: trioserver.Connection) -> None:
+            self.connection = connection
+
+        async def linger(self) -> None:
+            """Nothing."""
+
+        async def aclose(self) -> None:
+            """Nothing."""
+
+    class Wrapping(MemoryServer):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            found = super().get_request(listener)
+            return found and (Wrapped(found[0]), found[1])
+
+    class Fails(trioserver.BaseRequestHandler):
+        async def handle(self) -> None:
+            raise ValueError("its own")
+
+        async def finish(self) -> None:
+            try:
+                await trio.sleep(60)
+            finally:
+                self.request.connection.reset()
+
+    timeouts = trioserver.Timeouts(cleanup=3)
+    async with Wrapping(MEMORY, Fails, timeouts=timeouts).serving() as server:
+        await expect_reset(await server.connect())
+        assert trio.current_time() == 3
+    assert server.statistics().outcomes[trioserver.Outcome.FAILED] == 1
+
+
 class Overridden(trioserver.TCPServer):
     """Does with each client what its attribute says."""
 

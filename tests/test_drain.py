@@ -1020,6 +1020,31 @@ async def test_waiting_room_survives_a_shortage_of_descriptors(
     assert caplog.text == ""
 
 
+async def test_get_request_that_raises_in_a_shortage_is_not_the_caller_s(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """shutdown() does not raise what a get_request raises while the rest is turned away."""
+
+    class Raises(InMemory):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            answer = super().get_request(listener)
+            if answer is not None and self.draining:
+                raise ValueError("its own")
+            return answer
+
+    server = Raises(("memory", 1), a_second)
+    async with server.serving():
+        client = await server.connect()
+        await wait_all_tasks_blocked()
+        queued = server.listener.connect_now()
+        server.listener.errors.append(OSError(errno.EMFILE, "too many"))
+        server.shutdown(5)
+        with pytest.raises(trio.BrokenResourceError):
+            await queued.receive_some()
+        assert await last_words(client) == b"done"
+    assert "its own" in caplog.text
+
+
 async def test_waiting_client_that_left_costs_nothing(autojump_clock: MockClock) -> None:
     """One that went away while it waited gets its turn, and is over at once."""
     async with in_memory(greets, limits=Limits(requests=2)).serving() as server:
@@ -1062,6 +1087,50 @@ async def test_shutdown_called_by_get_request(autojump_clock: MockClock) -> None
         assert [await last_words(client) for client in clients] == [b"done"] * 3
         report = await server.wait_closed()
     assert report.statistics.accepted == 3
+
+
+async def test_shutdown_called_by_get_request_before_it_accepts(
+    autojump_clock: MockClock,
+) -> None:
+    """The drain then takes in the very client whom it was called for, who is served like others."""
+
+    class EnoughAfterOne(InMemory):
+        calls = 0
+
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            self.calls += 1
+            if self.calls == 3:  # the second found that there was nobody else
+                self.shutdown(5)
+            return super().get_request(listener)
+
+    server = EnoughAfterOne(("memory", 1), a_second)
+    async with server.serving():
+        busy = await server.connect()
+        await wait_all_tasks_blocked()
+        late = await server.connect()
+        assert await last_words(busy) == b"done"
+        assert await last_words(late) == b"done"
+        report = await server.wait_closed()
+    assert (len(report.completed), report.reason) == (2, "shutdown() was called")
+    assert report.statistics.accept_errors == 0
+
+
+async def test_shutdown_called_by_get_request_before_it_accepts_on_tcp() -> None:
+    """The listening socket is closed by then, and that is no broken listener."""
+
+    class Enough(trioserver.TCPServer):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            self.shutdown(5)
+            return super().get_request(listener)
+
+    server = Enough(("127.0.0.1", 0), Upper)
+    async with on_loopback(server) as address:
+        with plain_client(address) as client:
+            client.sendall(b"hello\n")
+            client.shutdown(socket.SHUT_WR)
+            assert await trio.to_thread.run_sync(read_all, client) == b"HELLO\n"
+        report = await server.wait_closed()
+    assert (len(report.completed), report.statistics.accept_errors) == (1, 0)
 
 
 async def test_shutdown_called_by_an_observer(autojump_clock: MockClock) -> None:
@@ -1371,6 +1440,26 @@ async def test_report_s_grace_is_the_one_that_held(autojump_clock: MockClock) ->
         server.shutdown(1)
         report = await server.wait_closed()
     assert report.grace == 3
+
+
+async def test_report_of_a_cancelled_run_has_no_grace(autojump_clock: MockClock) -> None:
+    """A shutdown that comes during the clean-up gives nobody a grace any more."""
+
+    async def cleans_up(request: Connection, client_address: Any, server: Any) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(3)
+
+    server = in_memory(cleans_up)
+    with trio.CancelScope() as scope:
+        async with server.serving():
+            await server.connect()
+            await trio.sleep(1)
+            scope.cancel(reason="enough")
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+                server.shutdown(15)
+    report = await server.wait_closed()
+    assert (report.grace, report.duration, report.reason) == (0, 2, "enough")
 
 
 async def test_grace_without_end(autojump_clock: MockClock) -> None:
@@ -1691,6 +1780,78 @@ async def test_handler_that_will_not_end_is_named_and_waited_for(
     assert "client:7" in record.getMessage()
     assert f"in {stuck_in}\n" in record.getMessage()  # a frame of its stack
     assert [str(record.outcome) for record in report.requests] == ["completed"]
+
+
+async def test_hook_that_will_not_end_is_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So is a request whose outcome is decided, and which does not close."""
+
+    class WillNotClose(InMemory):
+        async def shutdown_request(self, request: Connection) -> None:
+            await shields_itself(request, None, self)
+
+    server = WillNotClose(("memory", 1), greets, timeouts=Timeouts(cleanup=4))
+    async with server.serving():
+        client = await server.connect(("client", 7))
+        await client.send_all(b"hello\n")
+        await wait_all_tasks_blocked()
+        server.shutdown(0)
+        await server.wait_closed()
+    assert trio.current_time() == 60
+    named = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert "in shields_itself\n" in named[0]
+    assert "client:7" in named[0]
+
+
+@pytest.mark.parametrize(("cancelled", "seconds"), [(False, 6), (True, 4)])
+async def test_hook_that_is_cut_is_named(
+    cancelled: bool, seconds: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shutdown_request that takes too long is ended, and somebody is told."""
+
+    class TakesLong(InMemory):
+        async def shutdown_request(self, request: Connection) -> None:
+            await trio.sleep(60)
+
+    server = TakesLong(("memory", 1), a_second, timeouts=Timeouts(cleanup=4, linger=2))
+    async with server.serving():
+        async with await server.connect() as client:
+            await wait_all_tasks_blocked()
+            if cancelled:
+                server.cancel_request(1, "enough")
+            with suppress(trio.BrokenResourceError):
+                await read_to_end(client)
+        assert trio.current_time() == seconds + (not cancelled)
+    [named] = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"shutdown_request did not end within {seconds} s" in named
+
+
+async def test_hook_of_a_wrapped_request_is_bounded(autojump_clock: MockClock) -> None:
+    """What get_request made of the connection closes itself in bounds, too."""
+
+    class Wrapped:
+        def __init__(self, connection: Connection) -> None:
+            self.connection = connection
+
+        async def linger(self) -> None:
+            await trio.sleep(60)
+
+        async def aclose(self) -> None:
+            """Nothing."""
+
+    class Wraps(InMemory):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            answer = super().get_request(listener)
+            return answer and (Wrapped(answer[0]), answer[1])
+
+    async def replies(request: Wrapped, client_address: Any, server: Any) -> None:
+        await request.connection.sendall(b"hello")
+
+    server = Wraps(("memory", 1), replies, timeouts=Timeouts(cleanup=4, linger=2))
+    async with server.serving():
+        assert await last_words(await server.connect()) == b"hello"
+        assert trio.current_time() == 6
 
 
 async def test_handler_that_will_not_end_holds_nobody_else_up(

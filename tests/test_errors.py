@@ -414,6 +414,31 @@ async def test_strange_exceptions_are_contained(
         assert told is error
 
 
+async def test_generator_exit_in_a_child_task_is_contained(autojump_clock: Any) -> None:
+    """EX-11: also from a handler's nursery, where a cancellation of the others comes with it."""
+    error = GeneratorExit()
+
+    async def leave() -> None:
+        raise error
+
+    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        if request.info.id == 1:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave)
+                nursery.start_soon(trio.sleep_forever)
+        await Upper(request, client_address, server)
+
+    server = memory(handler)
+    async with server.serving():
+        await ended(await server.connect())
+        await assert_answers(server)
+    [told] = server.errors
+    assert isinstance(told, ExceptionGroup)
+    [mistake] = told.exceptions
+    assert isinstance(mistake, RuntimeError)
+    assert mistake.__cause__ is error
+
+
 async def test_endless_recursion_is_contained(autojump_clock: Any) -> None:
     """EX-11: a handler that recurses until Python stops it is one request's error."""
 

@@ -1539,6 +1539,62 @@ async def test_handle_request_handles_one(autojump_clock: MockClock) -> None:
             assert await read_to_end(client) == b"%d A\n" % number
 
 
+@pytest.mark.parametrize("ticks", range(8))
+@pytest.mark.parametrize("by", ["task", "thread"])
+async def test_handle_request_that_ends_takes_nobody_else(by: str, ticks: int) -> None:
+    """A shutdown in any tick of its end lets nobody in: who is queued is turned away or reset."""
+    server = MemoryServer(ADDRESS, hold)
+    with trio.fail_after(10):
+        async with server:
+            scope = trio.CancelScope()
+
+            async def handle() -> None:
+                with scope:
+                    await server.handle_request()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(handle)
+                first = await server.connect()
+                while not server.requests:
+                    await trio.lowlevel.checkpoint()
+                queued = await server.connect()
+                scope.cancel(reason="enough")
+                for _ in range(ticks):
+                    await trio.lowlevel.checkpoint()
+                if by == "task":
+                    server.shutdown(0)
+                else:
+                    trio.lowlevel.current_trio_token().run_sync_soon(server.shutdown, 0)
+            assert server.statistics().active == 0
+        for client in (first, queued):
+            with suppress(trio.BrokenResourceError):
+                assert await client.receive_some() == b""
+    statistics = server.statistics()
+    assert statistics.accepted == sum(statistics.outcomes.values())
+
+
+async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: MockClock) -> None:
+    """Nor does a shutdown that its failing request causes."""
+
+    class EnoughAfterOne(trioserver.Observer):
+        server: Any = None
+
+        def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
+            self.server.shutdown(5)
+
+    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        raise SystemExit(3)
+
+    observer = EnoughAfterOne()
+    server = observer.server = MemoryServer(ADDRESS, leave, observers=[observer])
+    async with server:
+        await server.connect()
+        await server.connect()
+        with pytest.raises(SystemExit):
+            await server.handle_request()
+    assert server.statistics().accepted == 1
+
+
 async def test_handle_request_over_sockets() -> None:
     """The classic loop, over TCP: the connection is closed when `handle_request` returns."""
     server = trioserver.TCPServer(LOOPBACK, Upper)

@@ -651,9 +651,10 @@ def exits_in_its_drain(how: str, error: SystemExit) -> MemoryServer:
     return memory(Upper, ExitsInTheSweep, error=error)
 
 
+@pytest.mark.parametrize("by", ["task", "thread"])
 @pytest.mark.parametrize("how", ["observer", "get_request"])
-async def test_exit_in_a_drain_begun_by_a_thread(how: str) -> None:
-    """EX-02: there is no caller to raise it to, so the server does, after all was closed."""
+async def test_exit_in_a_drain(how: str, by: str) -> None:
+    """EX-02: whoever calls ``shutdown`` is not to blame; the server raises it, at its end."""
     error = SystemExit(3)
     server = exits_in_its_drain(how, error)
     clients: list[trioserver.Connection] = []
@@ -664,7 +665,10 @@ async def test_exit_in_a_drain_begun_by_a_thread(how: str) -> None:
             clients.append(client)
             await client.send_all(b"hello\n")
             assert await client.receive_some() == b"HELLO\n"
-            await trio.to_thread.run_sync(server.shutdown, 5)
+            if by == "task":
+                server.shutdown(5)
+            else:
+                await trio.to_thread.run_sync(server.shutdown, 5)
             await trio.sleep_forever()
 
     with trio.fail_after(10):
@@ -673,26 +677,49 @@ async def test_exit_in_a_drain_begun_by_a_thread(how: str) -> None:
         assert await read_to_end(clients[0]) == b""
     assert caught.value is error
     assert server.snapshot().state == "unbound"
+    assert sum(server.statistics().outcomes.values()) == 1
 
 
-@pytest.mark.parametrize("how", ["observer", "get_request"])
-async def test_exit_in_a_drain_leaves_the_drain_whole(how: str, autojump_clock: Any) -> None:
-    """It is raised by ``shutdown``; whoever catches it there finds a server that drains."""
+async def test_exit_met_by_a_request(autojump_clock: Any) -> None:
+    """An observer's exit in an event that a request causes leaves that request settled."""
     error = SystemExit(3)
-    server = exits_in_its_drain(how, error)
-    with trio.fail_after(60):
+    witness = Witness()
+    server = memory(hold, observers=[Raises("draining", error), witness])
+
+    async def whole_run() -> None:
+        with trio.CancelScope() as scope:
+            async with server.serving():
+                await server.connect()
+                await trio.sleep(1)
+                scope.cancel(reason="enough")
+                await trio.sleep_forever()
+
+    with pytest.raises(SystemExit) as caught:
+        await whole_run()
+    assert caught.value is error
+    statistics = server.statistics()
+    assert (statistics.accepted, statistics.active, statistics.lingering) == (1, 0, 0)
+    assert statistics.outcomes[trioserver.Outcome.CANCELLED] == 1
+    assert witness.names.count("request_finished") == 1
+
+
+@pytest.mark.parametrize("event", ["request_started", "request_finished"])
+async def test_exit_is_the_reason_for_the_others(event: str, autojump_clock: Any) -> None:
+    """Whom an observer's exit cuts is told so, in words of the server's."""
+    server = memory(Upper, observers=[Raises(event, SystemExit(3))])
+
+    async def whole_run() -> None:
         async with server.serving():
             client = await server.connect()
-            await client.send_all(b"hello\n")
-            assert await client.receive_some() == b"HELLO\n"
-            with pytest.raises(SystemExit) as caught:
-                server.shutdown(50)
-            assert await read_to_end(client) == b""
-            client.close()
-            report = await server.wait_closed()
-    assert caught.value is error
-    assert [record.outcome for record in report.requests] == [trioserver.Outcome.DRAINED]
-    assert (report.grace, report.duration) == (50, 0)
+            await trio.sleep(1)
+            await client.send_eof()
+            await trio.sleep_forever()
+
+    with pytest.raises(SystemExit):
+        await whole_run()
+    report = await server.wait_closed()
+    assert report.reason == "the server failed: SystemExit: 3"
+    assert {record.reason for record in report.requests} <= {report.reason}
 
 
 async def test_observer_shuts_the_server_down(autojump_clock: Any) -> None:

@@ -288,8 +288,9 @@ class BaseServer(DefaultHooks):
         """Handle one request, completely: when this returns, it is closed.
 
         After ``timeout`` seconds without a request it calls `handle_timeout`.
-        After `shutdown` it returns at once, without one. Cancelled, either
-        nothing was accepted, or the request was closed.
+        After `shutdown` it returns at once, without one. When `shutdown` comes
+        while it is at work, who is queued then is served, too, as in every
+        drain. Cancelled, either nothing was accepted, or the request was closed.
 
         Raises:
           RuntimeError: outside of ``async with server:``, while the server is

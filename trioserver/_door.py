@@ -69,6 +69,7 @@ class Door:
     _parts_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _fresh: Connection | None = None
+    _takes_in: bool = False
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self._server.limits)
@@ -117,6 +118,8 @@ class Door:
 
     def accept(self, listener: Listener) -> Connection | None:
         """Accept a client now, for ``get_request``; None when none is there."""
+        if self._drain.began and not self._takes_in:
+            return None  # a get_request has begun the drain, which has taken them all
         accepted = listener.accept_now()
         if accepted is None:
             return None
@@ -178,8 +181,8 @@ class Door:
             client_address,
             self._server,
             self._keeper,
-            self._verifies,
-            self._parts_by_default,
+            verifies=self._verifies,
+            parts_by_default=self._parts_by_default and handed is connection,
         )
         if self._slots.counts_clients():
             request.counted_as = client_key(client_address, connection.user_id())
@@ -225,20 +228,32 @@ class Door:
     # The waiting room -----------------------------------------------------------
 
     def take_in_queue(self, listener: Listener) -> None:
-        """Accept what the kernel has completed, as far as the waiting room goes; reset the rest."""
+        """Accept what the kernel has completed, as far as the waiting room goes; reset the rest.
+
+        Raises nothing: whoever began the drain is not to blame.
+        """
+        self._takes_in = True
+        try:
+            self._take_in(listener)
+        except Exception as error:  # noqa: BLE001  (a get_request's)
+            message = "could not accept the clients that were waiting when the drain began"
+            log_safely(error_log, logging.ERROR, message, exc_info=error)
+        except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
+            self._keeper.on_exit(error)
+        finally:
+            self._takes_in = False
+
+    def _take_in(self, listener: Listener) -> None:
         for _ in range(LARGEST_BACKLOG):
             try:
                 somebody, request = self._next_request(listener)
-            except Exception as error:  # noqa: BLE001  (whoever began the drain is not to blame)
-                if isinstance(error, OSError):
-                    self.accept_failed(listener.address, error)
-                    if tier_of(error) is Tier.CONNECTION:
-                        continue
-                    if tier_of(error) is Tier.CAPACITY:
-                        self.reserve.lend(partial(self._turn_queue_away, listener))
-                        return
-                message = "could not accept the clients that were waiting when the drain began"
-                log_safely(error_log, logging.ERROR, message, exc_info=error)
+            except OSError as error:
+                self.accept_failed(listener.address, error)
+                if tier_of(error) is Tier.CONNECTION:
+                    continue
+                if tier_of(error) is Tier.FATAL:
+                    raise
+                self.reserve.lend(partial(self._turn_queue_away, listener))
                 return
             if not somebody:
                 return

@@ -39,31 +39,33 @@ class BaseRequestHandler:
     then chained to the one that was there first.
 
     Attributes:
-      request: the connection.
+      request: the connection, or what an overridden ``get_request`` made of it.
       client_address: the peer's address, as kept from the accept.
       server: the server.
     """
 
-    def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
+    request: Any
+
+    def __init__(self, request: Any, client_address: Address, server: Any) -> None:
         self.request = request
         self.client_address = client_address
         self.server = server
         self._awaited = False
-        request._handlers_not_awaited += 1
+        self._count_as_not_awaited(1)
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
         """The request's own scope; move its deadline, or cancel it with a reason."""
-        return self.request.cancel_scope
+        return cast("trio.CancelScope", self.request.cancel_scope)
 
     @property
     def info(self) -> RequestInfo:
         """The facts of the request."""
-        return self.request.info
+        return cast("RequestInfo", self.request.info)
 
     def idle(self) -> IdleBlock:
         """A block that waits between two requests; see `Connection.idle`."""
-        return self.request.idle()
+        return cast("IdleBlock", self.request.idle())
 
     async def setup(self) -> None:
         """Prepare. When it raises, neither `handle` nor `finish` is called."""
@@ -81,7 +83,7 @@ class BaseRequestHandler:
         if self._awaited:
             raise RuntimeError(f"{type(self).__name__} was awaited twice for {self.info}")
         self._awaited = True
-        self.request._handlers_not_awaited -= 1
+        self._count_as_not_awaited(-1)
         await self.setup()
         try:
             await self.handle()
@@ -90,6 +92,10 @@ class BaseRequestHandler:
             raise
         await self.finish()
 
+    def _count_as_not_awaited(self, change: int) -> None:
+        if isinstance(self.request, Connection):  # and not what get_request made of it
+            self.request._handlers_not_awaited += change
+
     async def _finish_after(self, error: BaseException) -> None:
         """Run `finish` although a cancellation is pending, or comes; within bounds.
 
@@ -97,7 +103,8 @@ class BaseRequestHandler:
         beside it where they go different ways.
         """
         try:
-            with trio.move_on_after(self.request.timeouts.cleanup, shield=True):
+            owner = self.request if isinstance(self.request, Connection) else self.server
+            with trio.move_on_after(owner.timeouts.cleanup, shield=True):
                 await self.finish()
         except BaseException as second:  # noqa: BLE001  (whoever handles the error is told of both)
             if second is error:
@@ -131,6 +138,8 @@ class StreamRequestHandler(BaseRequestHandler):
     wbufsize: ClassVar[int] = 0
     timeout: ClassVar[float | None] = None
     disable_nagle_algorithm: ClassVar[bool] = True
+
+    request: Connection
 
     def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
         super().__init__(request, client_address, server)

@@ -120,7 +120,7 @@ class Ledger:
     def grace_ends(self, deadline: float) -> None:
         """The grace was cut short."""
         if self._drain_began is not None:
-            self._grace = deadline - self._drain_began
+            self._grace = min(self._grace, deadline - self._drain_began)
 
     def statistics(self, waiting: int) -> Statistics:
         """The counts at this instant."""

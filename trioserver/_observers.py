@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -27,7 +27,7 @@ class Observer:
     Derive from it and override what you care about, or give any object with at
     least one of these methods. All are plain functions that must not wait. One
     that raises is logged once and never called again in this run; the server
-    does not notice.
+    does not notice. ``SystemExit`` from one stops the server, in order.
     """
 
     def server_listening(self, addresses: tuple[Address, ...]) -> None:
@@ -128,11 +128,19 @@ class Audience:
     """The observers of one run; forgets those that raise."""
 
     _seats: list[_Seat]
+    _on_exit: Callable[[BaseException], None]
 
     @classmethod
-    def of(cls, observers: Iterable[object]) -> Audience:
-        """The given observers, after the one that logs."""
-        return cls([_Seat(observer) for observer in (LoggingObserver(), *observers)])
+    def of(cls, observers: Iterable[object], on_exit: Callable[[BaseException], None]) -> Audience:
+        """The given observers, after the one that logs.
+
+        Args:
+          observers: who is told.
+          on_exit: raises what is no `Exception`, a ``SystemExit`` say, where
+            nothing is half done.
+        """
+        seats = [_Seat(observer) for observer in (LoggingObserver(), *observers)]
+        return cls(seats, on_exit)
 
     def tell(self, event: str, *facts: object) -> None:
         """Call the method named ``event`` on every observer that has it.
@@ -151,6 +159,8 @@ class Audience:
                 message = "an observer raised in %s and is not called again: %s"
                 name = type(seat.observer).__name__
                 log_safely(error_log, logging.ERROR, message, event, name, exc_info=error)
+            except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
+                self._on_exit(error)
 
 
 def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, **more: Any) -> None:

@@ -35,7 +35,7 @@ from ._config import Timeouts
 from ._connection import Connection
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from ._observers import error_log, log_safely
-from ._verdict import cancellations, in_words, lone, peers_doing, split
+from ._verdict import as_errors, cancellations, in_words, lone, peers_doing, split
 
 T = TypeVar("T")
 
@@ -56,10 +56,10 @@ class Keeper(Protocol):
     """What a request needs of its run."""
 
     def on_start(self, request: Request) -> None: ...
-    def on_fatal(self, reason: str) -> None: ...
-    def on_outcome(
-        self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
-    ) -> None: ...
+    def on_exit(self, error: BaseException) -> None: ...
+    def on_fatal(self, request: Request, reason: str) -> None: ...
+    def on_cancelled_from_outside(self) -> None: ...
+    def on_outcome(self, request: Request, record: RequestRecord) -> None: ...
     def on_close(self, request: Request) -> None: ...
 
 
@@ -93,7 +93,6 @@ class Request:
     _phase: str = "verifying"
     _outcome: Outcome | None = None
     _reason: str = ""
-    _parting: bool = False
     _cancelled_because: str = ""
 
     @property
@@ -112,6 +111,7 @@ class Request:
         """The whole life of the request's task."""
         self.task = trio.lowlevel.current_task()
         enter_request(self.info)
+        parted = False
         try:
             with self.connection.cancel_scope:
                 try:
@@ -121,10 +121,11 @@ class Request:
                     cancelled = trio.current_effective_deadline() == -math.inf
                     self._settle(cancelled=cancelled)
                 if not cancelled:
+                    parted = True
                     await self._part()
         finally:
             try:
-                if not self._parting:
+                if not parted:  # cancelled, or something goes on up
                     await self._part_shielded()
             finally:
                 self.connection.close()
@@ -198,12 +199,11 @@ class Request:
                 self._decide(Outcome.FAILED, in_words(ours))
                 if self._hooks.propagate_errors:
                     self.connection._must_not_linger = True
-                    rest = error
+                    rest = error  # all of it goes on up
                 else:
                     await self._report(ours)
             if rest is not None:
-                if not cancellations(rest):
-                    self._keeper.on_fatal(f"the server failed: {in_words(rest)}")
+                self._announce(rest)
                 raise lone(rest)
         finally:
             # Their tracebacks hold this frame, since Python 3.12 also as the
@@ -226,8 +226,14 @@ class Request:
         else:
             own = self.connection.cancel_scope.cancel_called
             by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
+            # Trio knows best, unless a deadline struck that somebody had moved.
             why = cancelled[0].reason or self._cancelled_because or by_whom
             self._decide(Outcome.CANCELLED, why)
+
+    def _announce(self, error: BaseException) -> None:
+        """Something goes on up: tell the run now, not when the connection is closed."""
+        if not cancellations(error):
+            self._keeper.on_fatal(self, f"the server failed: {in_words(error)}")
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""
@@ -253,6 +259,9 @@ class Request:
             if peers_doing(second, self.info) is None:
                 message = "handle_error raised, for %s"
                 log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
+        except BaseException as second:
+            self._announce(second)
+            raise
         finally:
             del error  # its traceback holds this frame: no cycles
 
@@ -274,14 +283,14 @@ class Request:
             bytes_received=connection.bytes_received,
             bytes_sent=connection.bytes_sent,
         )
-        from_outside = cancelled and not connection.cancel_scope.cancel_called
-        self._keeper.on_outcome(self, record, cancelled_from_outside=from_outside)
+        if cancelled and not connection.cancel_scope.cancel_called:
+            self._keeper.on_cancelled_from_outside()
+        self._keeper.on_outcome(self, record)
 
     # Part ------------------------------------------------------------------
 
     async def _part(self) -> None:
         """Let the hooks close; what they raise is reported and changes nothing."""
-        self._parting = True
         try:
             if self.parts_by_default:  # which bounds itself, and saves a scope
                 await call_hook(self._hooks.shutdown_request, self.handed)
@@ -293,6 +302,7 @@ class Request:
                 if ours is not None and peers_doing(ours, self.info) is None:
                     await self._report(ours)
                 if rest is not None:
+                    self._announce(rest)
                     raise rest from None
             finally:
                 del ours, rest  # no cycles, as in _contain
@@ -309,8 +319,12 @@ class Request:
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
         self.connection._must_not_linger = True
-        with trio.move_on_after(self._hooks.timeouts.cleanup, shield=True):
+        seconds = self._hooks.timeouts.cleanup
+        with trio.move_on_after(seconds, shield=True) as patience:
             await self._part()
+        if patience.cancelled_caught and self.connection.state != "closed":
+            message = "shutdown_request did not end within %g s (cleanup), for %s"
+            log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
     def snapshot(self) -> RequestSnapshot:
         """The request at this instant."""
@@ -331,6 +345,8 @@ async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     try:
         return await hook(*arguments)
     except GeneratorExit as error:
-        # As PEP 479 does for StopIteration: raised by hand it is a mistake of
-        # the handler's, and must not look like the end of a coroutine.
-        raise RuntimeError("a handler or hook raised GeneratorExit") from error
+        raise as_errors(error) from error
+    except BaseExceptionGroup as group:
+        if group.subgroup(GeneratorExit) is None:
+            raise
+        raise as_errors(group) from None

@@ -22,6 +22,11 @@ The rules that this file keeps:
   request's task owns the connection there is no checkpoint and no Ctrl-C.
 * Whatever ends a run, a request that is cancelled is cancelled with a reason;
   every request has one outcome, and is closed before `serve` returns.
+
+To follow one client through the files: `_accept` waits for it, `_door` lets it
+in, `_request` serves it, `_connection` is what it talks to, `_verdict` says
+whose fault its end was, `_ledger` writes that down, and `_shutdown` is how all
+of them end.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ from ._receiving import Drain
 from ._request import Request, call_hook
 from ._shutdown import Shutdown
 from ._transport import Listener
+from ._verdict import cancellations, in_words
 
 
 class RunHooks(DoorHooks, Protocol):
@@ -100,14 +106,21 @@ class Run:
     _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _requests: trio.Nursery | None = None
-    _may_spawn: bool = False
+    _takes_requests: bool = False
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _ending: Shutdown = attrs.field(init=False)
     _drain_when_serving: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.ledger = Ledger(Audience.of(self._server.observers))
-        self.door = Door(self._server, self, self.ledger, self.drain, self._overrides, self._spawn)
+        self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit))
+        self.door = Door(
+            self._server,
+            keeper=self,
+            ledger=self.ledger,
+            drain=self.drain,
+            overrides=self._overrides,
+            spawn=self._spawn,
+        )
         self._ending = Shutdown(self._server, self.listeners, self.door, self.ledger, self.drain)
 
     def is_bound(self) -> None:
@@ -163,6 +176,8 @@ class Run:
                 if self.drain.began:
                     await self._ending.drain_out()
             except BaseException as error:
+                # The listeners stay open, but a shutdown() is one of the next run now.
+                self._takes_requests = False
                 await self._ending.cut(_in_words(error))
                 raise
 
@@ -172,6 +187,7 @@ class Run:
             await trio.lowlevel.checkpoint()
             return False
         await self._with_requests(until_closed)
+        # Cut by server_close, it has had its turn: no handle_timeout.
         return self.door.accepts_left < 1 or self._everything.cancel_called
 
     @enable_ki_protection
@@ -182,13 +198,13 @@ class Run:
         try:
             with self._everything, lone_errors():
                 async with trio.open_nursery() as requests:
-                    self._requests, self._may_spawn = requests, True
-                    await body(requests)
-                    # From here on the nursery is closed to new tasks, and that
-                    # one tick before it is over.
-                    self._may_spawn = False
+                    self._requests, self._takes_requests = requests, True
+                    try:
+                        await body(requests)
+                    finally:
+                        # The nursery is closed to new tasks one tick before it is over.
+                        self._takes_requests = False
         finally:
-            self._may_spawn = False
             self.serving, self._requests = False, None
             self.stopped.set()
 
@@ -211,8 +227,9 @@ class Run:
             while True:
                 try:
                     await call_hook(self._server.service_actions)
-                except Exception as error:
-                    self._ending.because(_in_words(error))
+                except BaseException as error:
+                    if not cancellations(error):
+                        self._ending.fail(_in_words(error), culprit=None)
                     raise
                 await trio.sleep(seconds)
 
@@ -221,33 +238,46 @@ class Run:
     def _spawn(self, request: Request) -> None:
         """Start a request's task. Nothing waits in here, and nothing may fail."""
         requests = self._requests
-        if requests is None or not self._may_spawn:
+        if requests is None or not self._takes_requests:
             raise RuntimeError("a client was let in while nothing serves")
         # In the server's context: during a drain the caller is another client's task.
         name = f"{type(self._server).__name__} {request.info}"
         self._context.copy().run(partial(requests.start_soon, request.serve, name=name))
         self.ledger.opened(request)
-        if not self.door.is_open():
+        if self.door.accepts_left < 1:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
     def on_start(self, request: Request) -> None:
         """The request's task runs."""
         self.ledger.audience.tell("request_started", request.info)
 
-    def on_fatal(self, reason: str) -> None:
-        """A request has raised what stops the server: nobody waits until it is closed."""
+    def on_fatal(self, request: Request | None, reason: str) -> None:
+        """What a request raises stops the server: nobody waits until it is closed."""
         if self.door.takes_all:
-            self._ending.stop_accepting(reason)
-            self._ending.end_grace(reason)
+            self._ending.fail(reason, culprit=request)
+        else:
+            self._takes_requests = False
 
-    def on_outcome(
-        self, request: Request, record: RequestRecord, *, cancelled_from_outside: bool
-    ) -> None:
-        """Slot back, and one record; only then does the connection linger."""
-        if cancelled_from_outside and self.door.takes_all:
-            # The requests may notice it before the task of serve() does.
+    def on_exit(self, error: BaseException) -> None:
+        """An observer or a get_request has raised what stops the server.
+
+        They are called from the midst of other things, which are not to be left
+        half done, so a task of its own raises it. Where there is none yet, or
+        none any more, nothing is half done.
+        """
+        if self._requests is None:
+            raise error
+        self.on_fatal(None, _in_words(error))
+        self._requests.start_soon(_raise, error)
+
+    def on_cancelled_from_outside(self) -> None:
+        """The requests may notice it before the task of ``serve`` does."""
+        if self.door.takes_all:
             self._ending.begin_report()
             self.door.empty_waiting_room()
+
+    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+        """Slot back, and one record; only then does the connection linger."""
         self.ledger.settled(request, record)
         self.door.leave(request)
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
@@ -270,19 +300,7 @@ class Run:
         else:
             # When its trio.run has ended, there is nothing left to drain.
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._begin_drain_for_a_thread, seconds)
-
-    def _begin_drain_for_a_thread(self, seconds: float) -> None:
-        """Begin the drain where no caller is left who could be told of an exception."""
-        try:
-            self.begin_drain(seconds)
-        except BaseException as error:
-            requests = self._requests
-            if requests is None or not self._may_spawn:
-                raise
-            # Of an observer or a get_request that exits. Trio would take it for
-            # an error of its own; raised in a task of the run it stops the server.
-            requests.start_soon(_raise, error)
+                self._token.run_sync_soon(self.begin_drain, seconds)
 
     @enable_ki_protection
     def begin_drain(self, seconds: float) -> None:
@@ -292,7 +310,7 @@ class Run:
         it is done as soon as something does.
         """
         self._ending.because("shutdown() was called")
-        if not self._may_spawn:
+        if not self._takes_requests:
             earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
             self._drain_when_serving = min(seconds, earlier)
             return
@@ -362,4 +380,4 @@ async def _raise(error: BaseException) -> None:
 def _in_words(error: BaseException) -> str:
     if isinstance(error, trio.Cancelled):
         return error.reason or "serve_forever was cancelled"
-    return f"the server failed: {type(error).__name__}"
+    return f"the server failed: {in_words(error)}"

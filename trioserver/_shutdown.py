@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import traceback
-from contextlib import ExitStack
 from typing import Protocol
 
 import attrs
@@ -30,6 +29,7 @@ from ._errors import lone_errors
 from ._ledger import Ledger
 from ._observers import error_log, log_safely
 from ._receiving import NEW_CONNECTION_GRACE, Drain
+from ._request import Request
 from ._transport import Listener
 
 
@@ -59,6 +59,7 @@ class Shutdown:
     accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _why_cut: str = "the grace is over"
 
     def because(self, reason: str) -> None:
         """Note why the run ends; the first reason holds."""
@@ -81,17 +82,13 @@ class Shutdown:
         # Before the listeners are closed: the loops that wait for them are
         # then cancelled, instead of finding them closed.
         self._cancel_loops("the server drains")
-        with ExitStack() as in_any_case:
-            # Last in, first out. A get_request or an observer may raise
-            # SystemExit, and half a drain would wait for requests it never told.
-            in_any_case.callback(self._door.start_waiting)
-            in_any_case.callback(self._ledger.drain_began, seconds)
-            in_any_case.callback(self._end_idle_waits)
-            in_any_case.callback(self._close_listeners)
-            for listener in self._listeners:
-                if not listener.shared:  # else what is queued is for the others, too
-                    self._door.take_in_queue(listener)
-                listener.close()
+        for listener in self._listeners:
+            if not listener.shared:  # else what is queued is for the others, too
+                self._door.take_in_queue(listener)
+            listener.close()
+        self._end_idle_waits()
+        self._ledger.drain_began(seconds)
+        self._door.start_waiting()
 
     def _end_idle_waits(self) -> None:
         for request in self._ledger.active.values():
@@ -105,8 +102,7 @@ class Shutdown:
                 await self._ledger.until_all_closed()
                 watch.cancel_scope.cancel(reason="all requests have ended")
         if self._grace.cancelled_caught:
-            was_cancelled = trio.current_time() < self._grace.deadline
-            await self.cut(self.reason if was_cancelled else "the grace is over")
+            await self.cut(self._why_cut)
 
     async def _end_waits_of_new(self) -> None:
         """End the idle waits of connections that were too new when the drain began."""
@@ -117,10 +113,6 @@ class Shutdown:
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
 
-    def end_grace(self, reason: str) -> None:
-        """Let the drain wait no longer: cut, now or when it comes to that."""
-        self._grace.cancel(reason=reason)
-
     # The end at once -----------------------------------------------------------
 
     def stop_accepting(self, reason: str) -> None:
@@ -129,6 +121,18 @@ class Shutdown:
         self.begin_report()
         self._cancel_loops(reason)
         self._close_listeners()
+
+    def fail(self, reason: str, culprit: Request | None) -> None:
+        """Something goes on up: cancel all but who raised it, while there is a reason to give.
+
+        What it raises would cancel them, too, in Trio's words.
+        """
+        self.stop_accepting(reason)
+        self._why_cut = reason
+        self._grace.cancel(reason=reason)
+        for request in self._ledger.here():
+            if request is not culprit:
+                request.cancel(reason)
 
     def begin_report(self) -> None:
         """From now on, a request that ends is part of the report."""
@@ -146,7 +150,7 @@ class Shutdown:
             await self._ledger.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        for request in self._ledger.active.values():
+        for request in self._ledger.here():
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(request.task)
             log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)

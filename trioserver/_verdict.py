@@ -53,6 +53,22 @@ def split(error: BaseException) -> tuple[BaseException | None, BaseException | N
     return (error, None) if isinstance(error, Exception) else (None, error)
 
 
+def as_errors(error: BaseException) -> BaseException:
+    """``error``, with an error in the place of every ``GeneratorExit`` in it.
+
+    As PEP 479 does for ``StopIteration``: raised by hand it is a mistake of the
+    handler's, and must not look like the end of a coroutine.
+    """
+    if isinstance(error, GeneratorExit):
+        mistake = RuntimeError("a handler or hook raised GeneratorExit")
+        mistake.__cause__ = error
+        return mistake
+    if isinstance(error, BaseExceptionGroup) and error.subgroup(GeneratorExit):
+        group = error.derive([as_errors(child) for child in error.exceptions])
+        return group.with_traceback(error.__traceback__)
+    return error
+
+
 def cancellations(error: BaseException) -> list[trio.Cancelled]:
     """The cancellations in ``error``, if there is nothing else in it."""
     found = leaves(error)

@@ -58,7 +58,6 @@ class Named(trioserver.BaseRequestHandler):
         self.name = name
 
     async def handle(self) -> None:
-        assert_type(self.request, trioserver.Connection)
         await self.request.sendall(self.name.encode())
 
 
