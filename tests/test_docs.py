@@ -725,7 +725,9 @@ def as_shown(default: Any) -> str:
     [
         ("`BaseServer`", trioserver.BaseServer, None),
         ("`TCPServer`, besides", trioserver.TCPServer, trioserver.BaseServer),
+        ("`UDPServer`, besides", trioserver.UDPServer, trioserver.BaseServer),
         ("`UnixStreamServer`, besides", trioserver.UnixStreamServer, trioserver.TCPServer),
+        ("`UnixDatagramServer`, besides", trioserver.UnixDatagramServer, trioserver.UDPServer),
         ("`Timeouts`", trioserver.Timeouts, None),
         ("`Limits`", trioserver.Limits, None),
     ],
@@ -745,7 +747,8 @@ def test_field_table(title: str, cls: Any, base: Any) -> None:
 
 def test_docstrings_name_every_field() -> None:
     """Every field is documented in its class, or in the one it comes from."""
-    for cls in (trioserver.UnixStreamServer, trioserver.Timeouts, trioserver.Limits):
+    servers = (trioserver.UnixStreamServer, trioserver.UnixDatagramServer)
+    for cls in (*servers, trioserver.Timeouts, trioserver.Limits):
         documented = "".join(inspect.getdoc(base) or "" for base in cls.__mro__)
         for field in attrs.fields(cls):
             assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
@@ -805,14 +808,14 @@ def test_porting_invents_nothing() -> None:
 PORTED = {
     "BaseServer": trioserver.BaseServer,
     "TCPServer": trioserver.TCPServer,
-    "UDPServer": trioserver.TCPServer,
+    "UDPServer": trioserver.UDPServer,
     "UnixStreamServer, UnixDatagramServer": trioserver.UnixStreamServer,
     "ThreadingMixIn": trioserver.TCPServer,
     "ForkingMixIn": trioserver.TCPServer,
     "Ready-made servers": trioserver.TCPServer,
     "BaseRequestHandler": trioserver.BaseRequestHandler,
     "StreamRequestHandler": trioserver.StreamRequestHandler,
-    "DatagramRequestHandler": trioserver.StreamRequestHandler,
+    "DatagramRequestHandler": trioserver.DatagramRequestHandler,
 }
 
 
@@ -820,7 +823,7 @@ PORTED = {
 def test_porting_says_what_is_there(title: str) -> None:
     """What a table calls the same is there, of the same colour; what is gone or to come is not."""
     cls = PORTED[title]
-    there = {"request", "client_address", "server", "connection", *dir(cls)}
+    there = {"request", "client_address", "server", "connection", "packet", *dir(cls)}
     there.update(field.alias for field in (attrs.fields(cls) if attrs.has(cls) else ()))
     for names, here, _ in table("how-to/porting", title):
         for name in literals(names):

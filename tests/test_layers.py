@@ -14,8 +14,11 @@ PACKAGE = Path(trioserver.__file__).parent
 # layer files may import each other, but not in circles.
 LAYERS = (
     "_errors.py _config.py",
-    "_address.py _events.py _observers.py _transport.py _verdict.py",
-    "_receiving.py _sending.py _connection.py _files.py _unix_path.py _listeners.py _slots.py",
+    "_address.py _events.py _observers.py _transport.py _datagram_socket.py _verdict.py",
+    (
+        "_receiving.py _sending.py _connection.py _datagram.py _files.py"
+        " _unix_path.py _listeners.py _slots.py"
+    ),
     "_handlers.py _request.py _accept.py _ledger.py",
     "_door.py _shutdown.py _run.py",
     "_fields.py _hooks.py _base.py",

@@ -30,7 +30,7 @@ from support import Upper, read_to_end
 
 import trioserver
 from trioserver._listeners import bind_ip, bind_unix
-from trioserver._transport import SocketTransport
+from trioserver._transport import SocketListener, SocketTransport
 from trioserver.testing import MemoryListener, MemoryServer, memory_pipe
 from trioserver.testing._memory import client_end
 
@@ -565,13 +565,15 @@ async def memory_place(folder: Path) -> Place:
 
 async def tcp_place(folder: Path) -> Place:
     """A TCP listener on this machine."""
-    (listener,) = await bind_ip("127.0.0.1", 0)
+    (sock,) = await bind_ip("127.0.0.1", 0)
+    listener = SocketListener(sock)
     return Place(listener, partial(kernel_client, listener.address))
 
 
 async def unix_place(folder: Path) -> Place:
     """A listener on a Unix socket."""
-    (listener,) = await bind_unix(folder / "s", mode=None, backlog=100)
+    sock, path = await bind_unix(folder / "s", mode=None, backlog=100)
+    listener = SocketListener(sock, path=path)
     return Place(listener, partial(kernel_client, listener.address))
 
 

@@ -3,6 +3,7 @@
 from ._base import BaseServer
 from ._config import Limits, Timeouts
 from ._connection import Connection
+from ._datagram import Datagram, DatagramSocket
 from ._errors import (
     Draining,
     IdleTimeout,
@@ -24,17 +25,21 @@ from ._events import (
     current_request,
 )
 from ._files import RequestReader, RequestWriter
-from ._handlers import BaseRequestHandler, StreamRequestHandler
+from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._observers import Observer, RequestLogFilter
 from ._program import run
 from ._receiving import IdleBlock
-from ._servers import TCPServer, UnixStreamServer
-from ._transport import Listener, PeerCredentials, Transport
+from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ._transport import DatagramTransport, Listener, PeerCredentials, Transport
 
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
     "Connection",
+    "Datagram",
+    "DatagramRequestHandler",
+    "DatagramSocket",
+    "DatagramTransport",
     "Draining",
     "IdleBlock",
     "IdleTimeout",
@@ -61,6 +66,8 @@ __all__ = [
     "TCPServer",
     "Timeouts",
     "Transport",
+    "UDPServer",
+    "UnixDatagramServer",
     "UnixStreamServer",
     "WriteTimeout",
     "current_request",

@@ -125,7 +125,7 @@ def _shed_all(listener: Listener, door: Door) -> None:
 
 
 class Tier(enum.Enum):
-    """What an error of accept(2) is about."""
+    """What an error of accept(2), or of receiving a datagram, is about."""
 
     CONNECTION = "one client's own: try the next"
     CAPACITY = "the program is out of something: wait"
@@ -141,6 +141,9 @@ _CONNECTION_ERRORS = frozenset(
         *("EOPNOTSUPP", "ENETUNREACH", "ECONNABORTED", "ECONNRESET", "ETIMEDOUT"),
         # A firewall rule forbids this one.
         "EPERM",
+        # Datagrams: this one was too large; on some systems, an earlier reply
+        # did not arrive, which the next receive is told.
+        *("EMSGSIZE", "ECONNREFUSED"),
         # POSIX and Solaris have these in the same role.
         *("ENOSR", "ESOCKTNOSUPPORT", "EPROTONOSUPPORT"),
     )

@@ -29,7 +29,7 @@ LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
 
 
 async def resolve(
-    host: str | None, port: int | str, family: int | None
+    host: str | None, port: int | str, family: int | None, kind: int = socket.SOCK_STREAM
 ) -> list[tuple[socket.AddressFamily, Address]]:
     """The addresses to listen on for ``host`` and ``port``, IPv4 first.
 
@@ -37,6 +37,7 @@ async def resolve(
       host: a name or address; None or ``""`` is every interface.
       port: a number, 0 for an ephemeral one, or a service name.
       family: None for every family, or the one to use.
+      kind: for streams or for datagrams; names of services depend on it.
 
     Raises:
       OSError: the name does not resolve; the message holds it.
@@ -46,7 +47,7 @@ async def resolve(
             host or None,
             port,
             family=family or socket.AF_UNSPEC,
-            type=socket.SOCK_STREAM,
+            type=kind,
             flags=socket.AI_PASSIVE,
         )
     except socket.gaierror as error:

@@ -26,17 +26,21 @@ from ._config import (
     seconds,
     socket_options,
 )
+from ._connection import Connection
+from ._datagram_socket import DatagramListener
 from ._errors import lone_errors
 from ._events import RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from ._handlers import Handler, check_handler
 from ._hooks import DefaultHooks
 from ._observers import error_log, log_safely, valid_observers
+from ._receiving import Drain
+from ._request import Exchange
 from ._run import Run
-from ._transport import SocketListener
+from ._transport import Listener, SocketListener
 
 
-def _valid_handler(_server: object, _field: attrs.Attribute[Any], value: object) -> None:
-    check_handler(value)
+def _valid_handler(server: object, _field: attrs.Attribute[Any], value: object) -> None:
+    check_handler(value, kind=getattr(server, "socket_type", None))
 
 
 def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -367,7 +371,8 @@ class BaseServer(DefaultHooks):
     def sockets(self) -> tuple[KernelSocket, ...]:
         """All listening sockets, IPv4 first; none while unbound."""
         listeners = [] if self._run is None else self._run.listeners
-        return tuple(one.socket for one in listeners if isinstance(one, SocketListener))
+        kernels = (SocketListener, DatagramListener)
+        return tuple(one.socket for one in listeners if isinstance(one, kernels))
 
     @property
     def draining(self) -> bool:
@@ -400,6 +405,16 @@ class BaseServer(DefaultHooks):
         )
 
     # Inside ----------------------------------------------------------------------
+
+    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+        """What a request owns, over what a listener has accepted."""
+        return Connection(transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain)
+
+    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
+        """Have the run close them, even when an override fails before it returns them."""
+        if self._run is not None:
+            self._run.listeners[:] = listeners
+        return listeners
 
     def _overrides(self, hook: str) -> bool:
         """Whether a hook is somebody's own, so that it has to be called."""

@@ -243,6 +243,26 @@ class Connection(trio.abc.HalfCloseableStream):
         nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
         return not nothing_to_save and not self._must_not_linger and self.timeouts.linger > 0
 
+    async def _flush(self) -> None:
+        """Send what is buffered, unless the handler has closed the connection."""
+        if not self._sender.closed:
+            await self._sender.flush()
+
+    # For the drain ---------------------------------------------------------
+
+    @property
+    def _new_until(self) -> float:
+        return self._receiver.new_until
+
+    @property
+    def _ended_idle(self) -> bool:
+        return self._receiver.ended_idle
+
+    def _end_idle_waits(self) -> None:
+        self._receiver.end_idle_waits()
+
+    # Parting ---------------------------------------------------------------
+
     async def linger(self) -> None:
         """End the output, then discard input until the peer ends it too.
 

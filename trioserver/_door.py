@@ -4,9 +4,9 @@ The accept loops ask it whether there is room, and it turns what they find into
 requests. During a drain it is the waiting room, too: clients whom the kernel
 had accepted already, started as slots fall free.
 
-From the accept until the request's task owns the connection nothing here waits,
-and whatever ``get_request`` does in between, the connection is either handed
-on or closed.
+A client is a connection, or the sender of one datagram: a request's *exchange*.
+From the accept until the request's task owns it nothing here waits, and
+whatever ``get_request`` does in between, it is either handed on or closed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ import trio
 from ._accept import ReserveDescriptor, Tier, tier_of
 from ._address import Address, client_key
 from ._config import Limits
-from ._connection import Connection
 from ._events import RequestInfo
 from ._ledger import Ledger
 from ._listeners import LARGEST_BACKLOG
 from ._observers import error_log, log_safely
 from ._receiving import Drain
-from ._request import Hooks, Keeper, Request
+from ._request import Exchange, Hooks, Keeper, Request
 from ._slots import Slots
-from ._transport import Listener
+from ._transport import DatagramTransport, Listener, Transport
 
 
 class DoorHooks(Hooks, Protocol):
@@ -43,6 +42,9 @@ class DoorHooks(Hooks, Protocol):
     limits: Limits
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
+    def _exchange_over(
+        self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
+    ) -> Exchange: ...
 
 
 @attrs.define(eq=False)
@@ -68,7 +70,7 @@ class Door:
     _verifies: bool = attrs.field(init=False)
     _parts_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
-    _fresh: Connection | None = None
+    _fresh: Exchange | None = None
     _takes_in: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -116,7 +118,7 @@ class Door:
 
     # From the accept to the task ----------------------------------------------
 
-    def accept(self, listener: Listener) -> Connection | None:
+    def accept(self, listener: Listener) -> Exchange | None:
         """Accept a client now, for ``get_request``; None when none is there."""
         if self._drain.began and not self._takes_in:
             return None  # a get_request has begun the drain, which has taken them all
@@ -134,13 +136,7 @@ class Door:
             started=trio.current_time(),
             started_at=time.time(),
         )
-        self._fresh = Connection(
-            transport,
-            info,
-            timeouts=self._server.timeouts,
-            limits=self._server.limits,
-            drain=self._drain,
-        )
+        self._fresh = self._server._exchange_over(transport, info, self._drain)
         return self._fresh
 
     def _next_request(self, listener: Listener) -> tuple[bool, Request | None]:
@@ -166,31 +162,31 @@ class Door:
         return True, request
 
     def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
-        connection = self._fresh
-        if connection is None:
+        exchange = self._fresh
+        if exchange is None:
             raise TypeError(
                 "get_request must return what super().get_request(listener) accepted, or None"
             )
         if answer is None:
-            self._drop(connection)
+            self._drop(exchange)
             return None
         handed, client_address = answer
         request = Request(
-            connection,
+            exchange,
             handed,
             client_address,
             self._server,
             self._keeper,
             verifies=self._verifies,
-            parts_by_default=self._parts_by_default and handed is connection,
+            parts_by_default=self._parts_by_default and handed is exchange,
         )
         if self._slots.counts_clients():
-            request.counted_as = client_key(client_address, connection.user_id())
+            request.counted_as = client_key(client_address, exchange.user_id())
         return request
 
-    def _drop(self, connection: Connection) -> None:
-        connection.reset()
-        self._ledger.refused(connection.client_address, "get_request")
+    def _drop(self, exchange: Exchange) -> None:
+        exchange.reset()
+        self._ledger.refused(exchange.info.client_address, "get_request")
 
     def _let_in(self, request: Request) -> None:
         when_full = self._server.limits.when_full
@@ -214,7 +210,7 @@ class Door:
         self._spawn(request)
 
     def _refuse(self, request: Request, reason: str) -> None:
-        request.connection.reset()
+        request.exchange.reset()
         self._ledger.refused(request.client_address, reason)
 
     def leave(self, request: Request) -> None:
@@ -285,5 +281,5 @@ class Door:
             self._leave_unserved(self.waiting.popleft())
 
     def _leave_unserved(self, request: Request) -> None:
-        request.connection.reset()
+        request.exchange.reset()
         self._ledger.unaccepted(request.client_address)

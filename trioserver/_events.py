@@ -43,7 +43,8 @@ class RequestInfo:
     Attributes:
       id: counts up from 1 in each run of a server.
       client_address: the peer's address, as kept from the accept.
-      server_address: the address of the listener that accepted it.
+      server_address: the address of the listener that accepted it; of a
+        datagram to a wildcard address, the very one it was sent to.
       mode: where its handler runs.
       started: when it was accepted, by the Trio clock.
       started_at: the same by the system's clock, as of `time.time`.
@@ -109,13 +110,16 @@ class Statistics:
     """Counts of one run of a server, from bind to now.
 
     Attributes:
-      accepted: connections that became requests.
+      accepted: connections, or datagrams, that became requests.
       active: requests that hold a slot now.
       waiting: clients accepted when the drain began and not yet started.
       lingering: connections past their outcome, not yet closed.
       refused: clients turned away before they became requests.
       unaccepted: clients turned away because the server drained.
-      accept_errors: errors that an accept met, of all tiers.
+      accept_errors: errors that an accept met, of all tiers; each datagram
+        that was too large is one.
+      dropped: datagrams that the kernel dropped unreceived, because they came
+        faster than they were taken; only Linux tells, and for UDP.
       outcomes: how many requests ended how.
       bytes_received: over all ended requests.
       bytes_sent: over all ended requests.
@@ -128,6 +132,7 @@ class Statistics:
     refused: int = 0
     unaccepted: int = 0
     accept_errors: int = 0
+    dropped: int = 0
     outcomes: Mapping[Outcome, int] = attrs.field(factory=lambda: dict.fromkeys(Outcome, 0))
     bytes_received: int = 0
     bytes_sent: int = 0

@@ -15,13 +15,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import AsyncIterator, Iterable
+from typing import Protocol
 
 import trio
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._config import LARGEST_PORTION
-from ._connection import Connection
+from ._config import LARGEST_PORTION, Limits, Timeouts
 from ._errors import Draining, IncompleteRead, LimitExceeded
+from ._events import RequestInfo
 from ._transport import Data
 
 # A handler that finds a megabyte of lines in its buffer must not keep the other
@@ -30,10 +31,49 @@ from ._transport import Data
 _BUFFERED_OPERATIONS = 16
 
 
+class Input(Protocol):
+    """What a reader reads from; see `Receiver`."""
+
+    buffer: bytearray
+    at_eof: bool
+
+    def check(self) -> None: ...
+    def take(self, size: int) -> bytes: ...
+    async def fill(self, *, between_requests: bool = False, deadline: float = ...) -> bool: ...
+
+
+class Output(Protocol):
+    """What a writer writes to; see `Sender`."""
+
+    buffer: bytearray
+
+    def check(self) -> None: ...
+    async def send_all(self, data: Data) -> None: ...
+    async def flush(self) -> None: ...
+
+
+class ReadableAndWritable(Protocol):
+    """What the files need of a connection, or of a datagram."""
+
+    timeouts: Timeouts
+    limits: Limits
+    _turns: int
+
+    @property
+    def info(self) -> RequestInfo: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def _receiver(self) -> Input: ...
+    @property
+    def _sender(self) -> Output: ...
+    def fileno(self) -> int: ...
+
+
 class _File:
     """What both files share."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ReadableAndWritable) -> None:
         self._connection = connection
 
     @property
@@ -66,7 +106,7 @@ class RequestReader(_File):
     complete ``Timeouts.line`` seconds after its first byte raises `IdleTimeout`.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: ReadableAndWritable) -> None:
         super().__init__(connection)
         self._receiver = connection._receiver
 
@@ -294,7 +334,7 @@ class RequestWriter(_File):
     transport, and when the handler is done.
     """
 
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: ReadableAndWritable, size: int) -> None:
         super().__init__(connection)
         self._sender = connection._sender
         self._size = LARGEST_PORTION if size < 0 else size

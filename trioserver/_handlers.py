@@ -11,6 +11,7 @@ import inspect
 import socket
 import socketserver
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
 from functools import partial
 from traceback import format_exception_only
 from typing import Any, ClassVar, TypeAlias, cast
@@ -20,9 +21,9 @@ import trio
 from ._address import Address
 from ._config import is_async_callable
 from ._connection import Connection
+from ._datagram import Datagram, DatagramSocket
 from ._events import RequestInfo
 from ._files import RequestReader, RequestWriter
-from ._receiving import IdleBlock
 
 Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
 """What a server calls for each request and awaits: a handler class, an async
@@ -39,7 +40,8 @@ class BaseRequestHandler:
     then chained to the one that was there first.
 
     Attributes:
-      request: the connection, or what an overridden ``get_request`` made of it.
+      request: the `Connection`, or the `Datagram` of a datagram server (or
+        what an overridden ``get_request`` made of it).
       client_address: the peer's address, as kept from the accept.
       server: the server.
     """
@@ -63,9 +65,9 @@ class BaseRequestHandler:
         """The facts of the request."""
         return cast("RequestInfo", self.request.info)
 
-    def idle(self) -> IdleBlock:
+    def idle(self) -> AbstractContextManager[None]:
         """A block that waits between two requests; see `Connection.idle`."""
-        return cast("IdleBlock", self.request.idle())
+        return cast("AbstractContextManager[None]", self.request.idle())
 
     async def setup(self) -> None:
         """Prepare. When it raises, neither `handle` nor `finish` is called."""
@@ -93,7 +95,7 @@ class BaseRequestHandler:
         await self.finish()
 
     def _count_as_not_awaited(self, change: int) -> None:
-        if isinstance(self.request, Connection):  # and not what get_request made of it
+        if isinstance(self.request, (Connection, Datagram)):  # and not what get_request made of it
             self.request._handlers_not_awaited += change
 
     async def _finish_after(self, error: BaseException) -> None:
@@ -103,7 +105,8 @@ class BaseRequestHandler:
         beside it where they go different ways.
         """
         try:
-            owner = self.request if isinstance(self.request, Connection) else self.server
+            ours = isinstance(self.request, (Connection, Datagram))
+            owner = self.request if ours else self.server
             with trio.move_on_after(owner.timeouts.cleanup, shield=True):
                 await self.finish()
         except BaseException as second:  # noqa: BLE001  (whoever handles the error is told of both)
@@ -120,6 +123,9 @@ class BaseRequestHandler:
 
 class StreamRequestHandler(BaseRequestHandler):
     """A handler that reads and writes its connection like files.
+
+    It serves datagrams, too, as `DatagramRequestHandler` does, so that one
+    class can do both.
 
     Attributes:
       rfile: what to read from.
@@ -159,8 +165,40 @@ class StreamRequestHandler(BaseRequestHandler):
             await self.request._sender.flush()
 
 
-def check_handler(handler: object) -> None:
+class DatagramRequestHandler(BaseRequestHandler):
+    """A handler that reads a datagram like a file, and writes one.
+
+    What it has written when it returns is sent to the client, as one datagram.
+    Nothing is sent if nothing was written, or after an error.
+
+    Attributes:
+      packet: the datagram.
+      socket: what to send others with; see `DatagramSocket.sendto`.
+      rfile: the datagram, to read from.
+      wfile: the reply, to write to.
+    """
+
+    request: Datagram
+
+    def __init__(self, request: Datagram, client_address: Address, server: Any) -> None:
+        if not isinstance(request, tuple):
+            raise TypeError(
+                f"{type(self).__name__} serves datagrams, not {type(request).__name__}s:"
+                " derive it from trioserver.StreamRequestHandler"
+            )
+        super().__init__(request, client_address, server)
+        self.packet: bytes = request.data
+        self.socket: DatagramSocket = request.socket
+        self.rfile: RequestReader = RequestReader(request)
+        self.wfile: RequestWriter = RequestWriter(request, 0)
+
+
+def check_handler(handler: object, *, kind: int | None = None) -> None:
     """Refuse a handler that can be seen not to work, before its first request.
+
+    Args:
+      handler: what a server was given.
+      kind: the type of the server's sockets, if it has one.
 
     Raises:
       TypeError: it is not callable, or its methods are of the wrong colour;
@@ -178,12 +216,20 @@ def check_handler(handler: object) -> None:
             f"RequestHandlerClass {handler.__name__} is a generator, which cannot be awaited:"
             " a handler function must be an `async def` without `yield`"
         )
-    if not inspect.isclass(handler):
-        return
+    if inspect.isclass(handler):
+        _check_class(handler, kind)
+
+
+def _check_class(handler: type, kind: int | None) -> None:
     if issubclass(handler, socketserver.BaseRequestHandler):
         raise TypeError(
             f"RequestHandlerClass {handler.__name__} is a synchronous handler of socketserver:"
             f" derive it from trioserver.{_counterpart(handler)}, whose methods are async"
+        )
+    if kind == socket.SOCK_STREAM and issubclass(handler, DatagramRequestHandler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} serves datagrams, and this server has"
+            " connections: derive it from trioserver.StreamRequestHandler"
         )
     if issubclass(handler, BaseRequestHandler):
         for name in ("setup", "handle", "finish"):
@@ -224,12 +270,14 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
 
 
 def _counterpart(handler: type) -> str:
-    is_stream = issubclass(handler, socketserver.StreamRequestHandler)
-    return "StreamRequestHandler" if is_stream else "BaseRequestHandler"
+    for theirs in (socketserver.StreamRequestHandler, socketserver.DatagramRequestHandler):
+        if issubclass(handler, theirs):
+            return theirs.__name__
+    return "BaseRequestHandler"
 
 
-def _enable_nagle(sock: socket.socket | None) -> None:
-    if sock is not None and sock.family in {socket.AF_INET, socket.AF_INET6}:
+def _enable_nagle(sock: object) -> None:
+    if isinstance(sock, socket.socket) and sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 

@@ -7,6 +7,7 @@ one record a request, and the counts agree with it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 import trio
@@ -17,6 +18,7 @@ from ._events import Outcome, RequestRecord, ShutdownReport, Statistics
 from ._observers import Audience
 from ._receiving import Drain
 from ._request import Request
+from ._transport import Listener
 
 
 @attrs.define(eq=False)
@@ -25,6 +27,7 @@ class Ledger:
 
     Attributes:
       audience: who is told.
+      listeners: where clients come from, and datagrams get lost.
       active: requests whose outcome is open, by id, oldest first.
       closing: requests whose outcome is decided and whose connection is not
         yet closed, by id, oldest first.
@@ -32,6 +35,7 @@ class Ledger:
     """
 
     audience: Audience
+    listeners: Sequence[Listener]
     active: dict[int, Request] = attrs.field(factory=dict)
     closing: dict[int, Request] = attrs.field(factory=dict)
     lingering: dict[int, Request] = attrs.field(factory=dict)
@@ -58,7 +62,7 @@ class Ledger:
         """The request's outcome is decided."""
         del self.active[request.info.id]
         self.closing[request.info.id] = request
-        if request.connection._must_linger:
+        if request.exchange._must_linger:
             self.lingering[request.info.id] = request
         self._outcomes[record.outcome] += 1
         self._bytes_received += record.bytes_received
@@ -132,6 +136,7 @@ class Ledger:
             refused=self._refused,
             unaccepted=len(self._unaccepted),
             accept_errors=self._accept_errors,
+            dropped=sum(getattr(listener, "dropped", 0) for listener in self.listeners),
             outcomes={outcome: self._outcomes[outcome] for outcome in Outcome},
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,

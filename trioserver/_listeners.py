@@ -1,7 +1,7 @@
 """Binding sockets: every way in which a server gets its listeners.
 
-Every function that binds either returns listeners that own all the sockets it
-made, or raises and has closed them.
+Every function that binds either returns all the sockets it made, or raises and
+has closed them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from ._address import Address, resolve, with_address
-from ._transport import Listener, SocketListener
+from ._transport import Listener, OwnedPath
 from ._unix_path import bind_path
 
 LARGEST_BACKLOG = 65_535
@@ -24,28 +25,32 @@ because some systems keep it in 16 bits and 65536 would become 0."""
 _SAME_PORT_TRIES = 20
 
 SocketOption = tuple[int, int, int | bytes]
+L = TypeVar("L", bound=Listener)
 
 
 async def bind_ip(
     host: str | None,
     port: int | str,
     *,
+    kind: int = socket.SOCK_STREAM,
     family: int | None = None,
     options: Iterable[SocketOption] = (),
     reuse_address: bool = True,
     reuse_port: bool = False,
-) -> list[SocketListener]:
-    """TCP sockets bound to every address of ``host``, all on one port, IPv4 first.
+) -> list[socket.socket]:
+    """Sockets bound to every address of ``host``, all on one port, IPv4 first.
 
     A family that the machine lacks is left out, as long as one is left.
 
     Args:
       host: name or address; None or ``""`` is every interface.
       port: 0 for an ephemeral port, the same on every address.
+      kind: TCP or UDP, by the type of their sockets.
       family: None for every family that ``host`` has.
       options: ``(level, name, value)``, set before bind.
       reuse_address: bind although connections of an earlier server are in
-        TIME_WAIT. Never set on Windows, where it means stealing the port.
+        TIME_WAIT. Never set on Windows, where it means stealing the port. (For
+        UDP it means that everywhere; there it is wanted for multicast alone.)
       reuse_port: share the port with other processes that set it too.
 
     Raises:
@@ -58,22 +63,34 @@ async def bind_ip(
         if not hasattr(socket, "SO_REUSEPORT"):
             raise OSError(errno.ENOPROTOOPT, "allow_reuse_port: this system has no SO_REUSEPORT")
         settings.append((socket.SOL_SOCKET, socket.SO_REUSEPORT, 1))
-    addresses = await resolve(host, port, family)
+    addresses = await resolve(host, port, family, kind)
     tries = _SAME_PORT_TRIES if addresses[0][1][1] == 0 and len(addresses) > 1 else 1
     while True:
         tries -= 1
         try:
-            sockets = _bind_all(addresses, settings)
+            return _bind_all(addresses, kind, settings)
         except OSError as error:
             if tries and error.errno == errno.EADDRINUSE:
                 continue
             raise
-        # Not shared, even with reuse_port: each such socket has a queue of its own.
-        return [SocketListener(sock) for sock in sockets]
+
+
+def listeners_of(
+    sockets: Sequence[socket.socket], make_listener: Callable[[socket.socket], L]
+) -> list[L]:
+    """A listener for each socket, or all of them closed."""
+    try:
+        return [make_listener(sock) for sock in sockets]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
 
 
 def _bind_all(
-    addresses: Sequence[tuple[socket.AddressFamily, Address]], options: Sequence[SocketOption]
+    addresses: Sequence[tuple[socket.AddressFamily, Address]],
+    kind: int,
+    options: Sequence[SocketOption],
 ) -> list[socket.socket]:
     """A socket for each address, on the port of the first, or none at all."""
     bound: list[socket.socket] = []
@@ -84,7 +101,7 @@ def _bind_all(
             if bound:
                 port = port or bound[0].getsockname()[1]
             try:
-                bound.append(_bind_one(family, (host, port, *rest), options))
+                bound.append(_bind_one(family, kind, (host, port, *rest), options))
             except OSError as error:
                 missing = with_address(error, "listen on", (host, port, *rest))
                 if not _lacks_family(family, error):
@@ -99,9 +116,9 @@ def _bind_all(
 
 
 def _bind_one(
-    family: socket.AddressFamily, address: Address, options: Sequence[SocketOption]
+    family: socket.AddressFamily, kind: int, address: Address, options: Sequence[SocketOption]
 ) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
             # One socket a family: clients' addresses are plain, never ::ffff:1.2.3.4.
@@ -130,44 +147,49 @@ async def bind_unix(
     path: str | bytes | os.PathLike[str],
     *,
     mode: int | None,
-    backlog: int,
+    backlog: int | None,
     options: Iterable[SocketOption] = (),
-) -> list[SocketListener]:
-    """A Unix stream socket that listens on ``path``; see `bind_path`."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+) -> tuple[socket.socket, OwnedPath | None]:
+    """A socket bound to ``path``, and its file; see `bind_path`.
+
+    It listens, unless ``backlog`` is None: then it is for datagrams.
+    """
+    kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
+    sock = socket.socket(socket.AF_UNIX, kind)
     try:
         for level, name, value in options:
             sock.setsockopt(level, name, value)
-        owned = await bind_path(sock, path, mode=mode, backlog=backlog)
-        return [SocketListener(sock, path=owned)]
+        return sock, await bind_path(sock, path, mode=mode, backlog=backlog)
     except BaseException:
         sock.close()
         raise
 
 
-def adopt(sockets: Sequence[socket.socket], families: Iterable[int]) -> list[SocketListener]:
-    """Listeners for sockets that somebody else has bound, IPv4 first.
+def adopt(
+    sockets: Sequence[socket.socket], families: Iterable[int], kind: int
+) -> list[socket.socket]:
+    """The sockets that somebody else has bound, IPv4 first.
 
     They are ours from here on, and closed at the end of the run; their paths
     are not unlinked, and what waits in their queues when the server drains is
     left there, for whoever else has them.
 
     Raises:
-      ValueError: a socket is closed, is not a stream socket of one of
+      ValueError: a socket is closed, is not of the right kind and of one of
         ``families``, is not bound, or is connected; none is changed.
     """
     for sock in sockets:
-        if fault := _unfit(sock, frozenset(families)):
+        if fault := _unfit(sock, frozenset(families), kind):
             raise ValueError(f"cannot serve on the socket {sock!r}: it {fault}")
-    in_order = sorted(sockets, key=lambda sock: sock.family != socket.AF_INET)
-    return [SocketListener(sock, shared=True) for sock in in_order]
+    return sorted(sockets, key=lambda sock: sock.family != socket.AF_INET)
 
 
-def _unfit(sock: socket.socket, families: frozenset[int]) -> str | None:
+def _unfit(sock: socket.socket, families: frozenset[int], kind: int) -> str | None:
     if sock.fileno() == -1:
         return "is closed"
-    if sock.type != socket.SOCK_STREAM:
-        return f"is a {sock.type.name} socket; a SOCK_STREAM one was expected"
+    if sock.type != kind:
+        expected = socket.SocketKind(kind).name
+        return f"is a {sock.type.name} socket; a {expected} one was expected"
     if sock.family not in families:
         expected = " or ".join(sorted(socket.AddressFamily(family).name for family in families))
         return f"is of family {socket.AddressFamily(sock.family).name}; {expected} was expected"
@@ -178,7 +200,7 @@ def _unfit(sock: socket.socket, families: frozenset[int]) -> str | None:
         sock.getpeername()
     except OSError:
         return None
-    return "is connected to a client; a listening one was expected"
+    return "is connected to a client; one that is not was expected"
 
 
 def activate(listeners: Iterable[Listener], backlog: int | None) -> None:

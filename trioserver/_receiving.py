@@ -133,13 +133,7 @@ class Receiver:
     def take(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the buffer."""
         self._note_in_idle_blocks()
-        if size >= len(self.buffer):
-            data = bytes(self.buffer)
-            self.buffer.clear()
-        else:
-            data = bytes(self.buffer[:size])
-            del self.buffer[:size]
-        return data
+        return cut(self.buffer, size)
 
     def check(self) -> None:
         """Raise what a receive would raise before it did anything."""
@@ -256,6 +250,17 @@ class Receiver:
     def drains(self) -> bool:
         """Whether the server drains."""
         return self._drain.began
+
+
+def cut(buffer: bytearray, size: int) -> bytes:
+    """Take up to ``size`` bytes off the front of ``buffer``."""
+    if size >= len(buffer):
+        data = bytes(buffer)
+        buffer.clear()
+    else:
+        data = bytes(buffer[:size])
+        del buffer[:size]
+    return data
 
 
 class IdleBlock:

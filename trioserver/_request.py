@@ -32,12 +32,57 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._address import Address
 from ._config import Timeouts
-from ._connection import Connection
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from ._observers import error_log, log_safely
 from ._verdict import as_errors, cancellations, in_words, lone, peers_doing, split
 
 T = TypeVar("T")
+
+
+class Exchange(Protocol):
+    """What a request owns: the connection of one client, or one datagram."""
+
+    cancel_scope: trio.CancelScope
+    _must_not_linger: bool
+    _handlers_not_awaited: int
+
+    @property
+    def info(self) -> RequestInfo: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+
+    async def _flush(self) -> None:
+        """Send what the handler has left in a buffer."""
+
+    def close(self) -> None:
+        """Give it back, in order. Twice is once."""
+
+    def reset(self) -> None:
+        """Give it back so that the peer sees an error, where that can be told."""
+
+    # For the drain.
+
+    @property
+    def _new_until(self) -> float:
+        """Until when, by the Trio clock, a drain waits for the very first byte."""
+
+    @property
+    def _ended_idle(self) -> bool:
+        """Whether a drain has ended a wait between two requests."""
+
+    @property
+    def _must_linger(self) -> bool:
+        """Whether closing at once could lose a reply."""
+
+    def _end_idle_waits(self) -> None:
+        """End the waits between two requests, unless one has begun."""
+
+    def user_id(self) -> int | None:
+        """The user id of a client on this machine; None where it cannot be told."""
 
 
 class Hooks(Protocol):
@@ -68,8 +113,8 @@ class Request:
     """A request in flight.
 
     Attributes:
-      connection: what it owns.
-      handed: what the hooks get as ``request``: the connection, unless
+      exchange: what it owns.
+      handed: what the hooks get as ``request``: the exchange, unless
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
       verifies: whether ``verify_request`` says anything.
@@ -80,14 +125,14 @@ class Request:
       task: the task that serves it, once it runs.
     """
 
-    connection: Connection
+    exchange: Exchange
     handed: Any
     client_address: Address
     _hooks: Hooks
     _keeper: Keeper
     verifies: bool = False
     parts_by_default: bool = False
-    turn_away: Callable[[Connection], Awaitable[object]] | None = None
+    turn_away: Callable[[Any], Awaitable[object]] | None = None
     counted_as: object = None
     task: trio.lowlevel.Task | None = None
     _phase: str = "verifying"
@@ -97,11 +142,11 @@ class Request:
 
     @property
     def info(self) -> RequestInfo:
-        return self.connection.info
+        return self.exchange.info
 
     def cancel(self, reason: str) -> None:
         """Cancel the request; the first reason holds."""
-        scope = self.connection.cancel_scope
+        scope = self.exchange.cancel_scope
         if not scope.cancel_called:
             self._cancelled_because = reason
             scope.cancel(reason=reason)
@@ -113,7 +158,7 @@ class Request:
         enter_request(self.info)
         parted = False
         try:
-            with self.connection.cancel_scope:
+            with self.exchange.cancel_scope:
                 try:
                     self._keeper.on_start(self)
                     await self._converse()
@@ -128,7 +173,7 @@ class Request:
                 if not parted:  # cancelled, or something goes on up
                     await self._part_shielded()
             finally:
-                self.connection.close()
+                self.exchange.close()
                 self._keeper.on_close(self)
 
     # Converse --------------------------------------------------------------
@@ -164,27 +209,22 @@ class Request:
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
             if outcome is not Outcome.DRAINED:
                 raise
-        if self.connection._handlers_not_awaited:
+        if self.exchange._handlers_not_awaited:
             raise RuntimeError(
                 "a handler was constructed and never awaited:"
                 " finish_request must `await self.RequestHandlerClass(...)`"
             )
-        await self._flush()
-        if self.connection._receiver.ended_idle:
+        await self.exchange._flush()
+        if self.exchange._ended_idle:
             outcome = Outcome.DRAINED
         self._decide(outcome, reason)
 
-    async def _turn_away(self, say_why: Callable[[Connection], Awaitable[object]]) -> None:
+    async def _turn_away(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
         self._phase = "working"
         self._decide(Outcome.REFUSED, "the server is full (requests)")
         with trio.move_on_after(self._hooks.timeouts.write):
-            await call_hook(say_why, self.connection)
-            await self._flush()
-
-    async def _flush(self) -> None:
-        sender = self.connection._sender
-        if not sender.closed:
-            await sender.flush()
+            await call_hook(say_why, self.exchange)
+            await self.exchange._flush()
 
     # Contain ---------------------------------------------------------------
 
@@ -193,12 +233,12 @@ class Request:
         ours, rest = split(error)
         try:
             if rest is not None:
-                self.connection._must_not_linger = True
+                self.exchange._must_not_linger = True
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._is_peers_doing(ours):
                 self._decide(Outcome.FAILED, in_words(ours))
                 if self._hooks.propagate_errors:
-                    self.connection._must_not_linger = True
+                    self.exchange._must_not_linger = True
                     rest = error  # all of it goes on up
                 else:
                     await self._report(ours)
@@ -224,7 +264,7 @@ class Request:
         elif self._deadline_was_ours(cancelled[0]):
             self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
         else:
-            own = self.connection.cancel_scope.cancel_called
+            own = self.exchange.cancel_scope.cancel_called
             by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
             # Trio knows best, unless a deadline struck that somebody had moved.
             why = cancelled[0].reason or self._cancelled_because or by_whom
@@ -237,7 +277,7 @@ class Request:
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""
-        scope = self.connection.cancel_scope
+        scope = self.exchange.cancel_scope
         return (
             cancelled.source == "deadline" and scope.cancel_called and not self._cancelled_because
         )
@@ -274,16 +314,16 @@ class Request:
 
     def _settle(self, *, cancelled: bool) -> None:
         self._phase = "closing"
-        info, connection = self.info, self.connection
+        info, exchange = self.info, self.exchange
         record = RequestRecord(
             info=info,
             outcome=self._outcome or Outcome.FAILED,
             reason=self._reason,
             duration=trio.current_time() - info.started,
-            bytes_received=connection.bytes_received,
-            bytes_sent=connection.bytes_sent,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
         )
-        if cancelled and not connection.cancel_scope.cancel_called:
+        if cancelled and not exchange.cancel_scope.cancel_called:
             self._keeper.on_cancelled_from_outside()
         self._keeper.on_outcome(self, record)
 
@@ -318,24 +358,24 @@ class Request:
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
-        self.connection._must_not_linger = True
+        self.exchange._must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True) as patience:
             await self._part()
-        if patience.cancelled_caught and self.connection.state != "closed":
+        if patience.cancelled_caught and self.exchange.state != "closed":
             message = "shutdown_request did not end within %g s (cleanup), for %s"
             log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
     def snapshot(self) -> RequestSnapshot:
         """The request at this instant."""
-        now, connection = trio.current_time(), self.connection
+        now, exchange = trio.current_time(), self.exchange
         return RequestSnapshot(
             info=self.info,
-            state=connection.state if self._phase == "working" else self._phase,
+            state=exchange.state if self._phase == "working" else self._phase,
             age=now - self.info.started,
-            time_left=connection.cancel_scope.deadline - now,
-            bytes_received=connection.bytes_received,
-            bytes_sent=connection.bytes_sent,
+            time_left=exchange.cancel_scope.deadline - now,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
         )
 
 

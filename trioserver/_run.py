@@ -112,7 +112,7 @@ class Run:
     _drain_when_serving: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit))
+        self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit), self.listeners)
         self.door = Door(
             self._server,
             keeper=self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -12,8 +13,13 @@ import attrs
 from ._address import adopted_sockets, valid_ip_address, valid_unix_path
 from ._base import BaseServer
 from ._config import LARGEST_INT, a, count, reject
-from ._listeners import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix
-from ._transport import Listener
+from ._datagram import Datagram
+from ._datagram_socket import DatagramListener
+from ._events import RequestInfo
+from ._listeners import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix, listeners_of
+from ._receiving import Drain
+from ._request import Exchange
+from ._transport import Listener, SocketListener
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -60,8 +66,7 @@ class TCPServer(BaseServer):
     )
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
-        if not adopted_sockets(address) and (expected := valid_ip_address(address)):
-            reject(_kind(address, (tuple, list)), self, field, expected, address)
+        _check_ip_address(self, field, address)
 
     async def server_bind(self) -> Sequence[Listener]:
         """Bind to every address of the host, or adopt the given sockets.
@@ -71,36 +76,111 @@ class TCPServer(BaseServer):
           ValueError: an adopted socket cannot be served on.
         """
         if sockets := adopted_sockets(self._server_address):
-            return self._keep(adopt(sockets, self._families()))
-        host, port = self._server_address
-        bound = await bind_ip(
-            host,
-            port,
-            family=self.address_family,
-            options=self.socket_options,
-            reuse_address=self.allow_reuse_address,
-            reuse_port=self.allow_reuse_port,
-        )
-        return self._keep(bound)
-
-    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
-        """Have the run close them, even when an override fails before it returns them."""
-        if self._run is not None:
-            self._run.listeners[:] = listeners
-        return listeners
+            adopted = adopt(sockets, self._families(), self.socket_type)
+            return self._keep(listeners_of(adopted, partial(SocketListener, shared=True)))
+        # Not shared, even with reuse_port: each such socket has a queue of its own.
+        return self._keep(listeners_of(await _bind_host(self), SocketListener))
 
     def _families(self) -> Sequence[int]:
-        return _IP_FAMILIES if self.address_family is None else (self.address_family,)
+        return _families(self.address_family)
 
     async def server_activate(self) -> None:
         """Listen, with a queue of ``request_queue_size``."""
         activate(self._bound_run().listeners, self.request_queue_size)
 
 
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
+class UDPServer(BaseServer):
+    """Serves UDP datagrams, each of which is a request of its own.
+
+    ``server_address`` is as for `TCPServer`. Handlers run side by side, so a
+    client's replies need not come in the order of its datagrams, unless
+    ``Limits(requests=1)`` says so. While all slots are taken, datagrams wait in
+    the kernel, and are dropped there when its buffer (``SO_RCVBUF``) is full.
+
+    Args:
+      address_family: None for every family that the host resolves to, or
+        ``AF_INET`` or ``AF_INET6``.
+      allow_reuse_address: set ``SO_REUSEADDR``. For UDP there is no TIME_WAIT:
+        it lets a second server take the port over, silently, and is wanted for
+        multicast alone.
+      allow_reuse_port: let other processes that say so, too, bind the same port.
+      max_packet_size: bytes of the largest datagram; larger ones are detected,
+        counted (``Statistics.accept_errors``) and dropped, never cut.
+    """
+
+    socket_type: ClassVar[int] = socket.SOCK_DGRAM
+
+    address_family: int | None = attrs.field(default=None, validator=_valid_family)
+    allow_reuse_address: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    allow_reuse_port: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    max_packet_size: int = attrs.field(
+        default=65_535, validator=count(1, most=LARGEST_INT, unit="of bytes ")
+    )
+
+    def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
+        _check_ip_address(self, field, address)
+
+    async def server_bind(self) -> Sequence[Listener]:
+        """Bind to every address of the host, or adopt the given sockets.
+
+        Raises:
+          OSError: with the address in its message; nothing stays bound.
+          ValueError: an adopted socket cannot be served on.
+        """
+        make_listener = partial(DatagramListener, largest=self.max_packet_size)
+        if sockets := adopted_sockets(self._server_address):
+            adopted = adopt(sockets, self._families(), self.socket_type)
+            return self._keep(listeners_of(adopted, partial(make_listener, shared=True)))
+        return self._keep(listeners_of(await _bind_host(self), make_listener))
+
+    def _families(self) -> Sequence[int]:
+        return _families(self.address_family)
+
+    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+        if transport.local_address != info.server_address:
+            info = attrs.evolve(info, server_address=transport.local_address)
+        return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
+
+
+# What the two IP servers share ------------------------------------------------------
+
+
+def _check_ip_address(server: BaseServer, field: attrs.Attribute[Any], address: object) -> None:
+    if not adopted_sockets(address) and (expected := valid_ip_address(address)):
+        reject(_kind(address, (tuple, list)), server, field, expected, address)
+
+
+def _families(family: int | None) -> Sequence[int]:
+    return _IP_FAMILIES if family is None else (family,)
+
+
+async def _bind_host(server: TCPServer | UDPServer) -> Sequence[socket.socket]:
+    host, port = server._server_address
+    return await bind_ip(
+        host,
+        port,
+        kind=server.socket_type,
+        family=server.address_family,
+        options=server.socket_options,
+        reuse_address=server.allow_reuse_address,
+        reuse_port=server.allow_reuse_port,
+    )
+
+
 def _kind(address: object, right: tuple[type, ...]) -> type[Exception]:
     """What is wrong with an address: its value if it is of the right type, else its type."""
     return ValueError if isinstance(address, right) else TypeError
 
+
+# The Unix servers ---------------------------------------------------------------------
 
 _UNIX = getattr(socket, "AF_UNIX", None)
 
@@ -146,8 +226,7 @@ class UnixStreamServer(TCPServer):
     mode: int | None = attrs.field(default=None, validator=_valid_mode)
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
-        if not adopted_sockets(address) and (expected := valid_unix_path(address)):
-            reject(_kind(address, (str, bytes, os.PathLike)), self, field, expected, address)
+        _check_unix_address(self, field, address)
 
     async def server_bind(self) -> Sequence[Listener]:
         """Bind to the path and listen, or adopt the given sockets.
@@ -159,10 +238,56 @@ class UnixStreamServer(TCPServer):
           OSError: with the path in its message; nothing stays bound.
           ValueError: an adopted socket cannot be served on.
         """
-        if sockets := adopted_sockets(self._server_address):
-            return self._keep(adopt(sockets, self._families()))
+        if adopted_sockets(self._server_address):
+            return await super().server_bind()
         backlog = LARGEST_BACKLOG if self.request_queue_size is None else self.request_queue_size
-        bound = await bind_unix(
+        sock, path = await bind_unix(
             self._server_address, mode=self.mode, backlog=backlog, options=self.socket_options
         )
-        return self._keep(bound)
+        return self._keep([SocketListener(sock, path=path)])
+
+
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
+class UnixDatagramServer(UDPServer):
+    """Serves datagrams sent to a Unix socket, each of which is a request of its own.
+
+    ``server_address`` is as for `UnixStreamServer`. A client that wants a reply
+    binds its own socket; one that has not has the address ``""``. While all
+    slots are taken, datagrams wait in the kernel, and then their senders wait.
+
+    Args:
+      mode: permission bits of the socket file, in force before it can be
+        reached; None leaves them to the umask.
+    """
+
+    address_family: int | None = attrs.field(default=_UNIX, repr=False, validator=_always_unix)
+    mode: int | None = attrs.field(default=None, validator=_valid_mode)
+
+    def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
+        _check_unix_address(self, field, address)
+
+    async def server_bind(self) -> Sequence[Listener]:
+        """Bind to the path, or adopt the given sockets.
+
+        Raises:
+          OSError: with the path in its message; nothing stays bound.
+          ValueError: an adopted socket cannot be served on.
+        """
+        if adopted_sockets(self._server_address):
+            return await super().server_bind()
+        sock, path = await bind_unix(
+            self._server_address, mode=self.mode, backlog=None, options=self.socket_options
+        )
+        return self._keep([DatagramListener(sock, self.max_packet_size, path=path)])
+
+
+def _check_unix_address(server: BaseServer, field: attrs.Attribute[Any], address: object) -> None:
+    if not adopted_sockets(address) and (expected := valid_unix_path(address)):
+        reject(_kind(address, (str, bytes, os.PathLike)), server, field, expected, address)

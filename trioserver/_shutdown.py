@@ -92,7 +92,7 @@ class Shutdown:
 
     def _end_idle_waits(self) -> None:
         for request in self._ledger.active.values():
-            request.connection._receiver.end_idle_waits()
+            request.exchange._end_idle_waits()
 
     async def drain_out(self) -> None:
         """Wait for the requests as long as the grace lasts, then cut."""
@@ -109,7 +109,7 @@ class Shutdown:
         until = trio.current_time() + NEW_CONNECTION_GRACE
         while (now := trio.current_time()) < until:
             active = self._ledger.active.values()
-            times = (request.connection._receiver.new_until for request in active)
+            times = (request.exchange._new_until for request in active)
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
 
@@ -171,7 +171,7 @@ class Shutdown:
             return
         *older, _newest = self._ledger.lingering.values()
         for request in older:
-            if not request.connection.cancel_scope.cancel_called:
+            if not request.exchange.cancel_scope.cancel_called:
                 request.cancel("more connections linger than there are slots (requests)")
                 return
 

@@ -1,10 +1,11 @@
-"""The seam under every connection: what moves bytes, without ever waiting unasked.
+"""The seam under every request: what moves bytes, without ever waiting unasked.
 
 A transport is split in two halves that a connection puts together: operations
 that happen now or not at all, and waits that move nothing. So a connection can
 check for cancellation first and act afterwards, and nothing it reads or sends
-is lost in between. The kernel's sockets are here; the in-memory ones are in
-`trioserver.testing`.
+is lost in between. A datagram comes whole, so its transport only goes back. The
+kernel's stream sockets are here, its datagram sockets in `_datagram_socket`,
+the in-memory ones in `trioserver.testing`.
 """
 
 from __future__ import annotations
@@ -74,8 +75,36 @@ class Transport(Protocol):
         """The file descriptor, -1 where there is none."""
 
 
+class DatagramTransport(Protocol):
+    """One datagram that was received, and the way back."""
+
+    @property
+    def data(self) -> bytes:
+        """What was received, whole."""
+
+    @property
+    def local_address(self) -> Address:
+        """The address it was sent to, as far as that can be told."""
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        """Who sent it, None where that cannot be told."""
+
+    def send_now(self, data: Data, address: Address) -> bool:
+        """Send one datagram if that can be done at once; whether it was. Raises `OSError`."""
+
+    async def wait_writable(self) -> None:
+        """Wait until it is worth trying again."""
+
+    def fileno(self) -> int:
+        """The file descriptor of the shared socket, -1 where there is none."""
+
+    def close(self) -> None:
+        """Give the way back up. Twice is once."""
+
+
 class Listener(Protocol):
-    """Where connections come from. What `BaseServer.server_bind` returns a list of."""
+    """Where clients come from. What `BaseServer.server_bind` returns a list of."""
 
     @property
     def address(self) -> Address:
@@ -88,8 +117,11 @@ class Listener(Protocol):
     def listen(self, backlog: int) -> None:
         """Let clients in, at most ``backlog`` at once until they are accepted."""
 
-    def accept_now(self) -> tuple[Transport, Address] | None:
-        """The next client, None if there is none. Raises `OSError` as accept(2) does."""
+    def accept_now(self) -> tuple[Transport | DatagramTransport, Address] | None:
+        """The next client, None if there is none. Raises `OSError` as accept(2) does.
+
+        A `DatagramTransport` if it is one of a datagram server, else a `Transport`.
+        """
 
     async def wait_acceptable(self) -> None:
         """Wait until `accept_now` has an answer."""

@@ -76,16 +76,20 @@ class BoundPath:
 
 
 async def bind_path(
-    sock: socket.socket, path: str | bytes | os.PathLike[str], *, mode: int | None, backlog: int
+    sock: socket.socket,
+    path: str | bytes | os.PathLike[str],
+    *,
+    mode: int | None,
+    backlog: int | None,
 ) -> BoundPath | None:
     """Bind ``sock`` to ``path`` and listen, replacing a file whose server is dead.
 
     Args:
-      sock: an unbound Unix stream socket.
+      sock: an unbound Unix socket.
       path: where; a name of the abstract namespace has no file.
       mode: permission bits of the file, in force before it can be reached;
         None leaves them to the umask.
-      backlog: as for listen(2).
+      backlog: as for listen(2); None for a datagram socket, which does not.
 
     Returns:
       The file to remove at the end, None if there is none.
@@ -99,7 +103,7 @@ async def bind_path(
     try:
         if is_abstract(raw):
             sock.bind(raw)
-            sock.listen(backlog)
+            _listen(sock, backlog)
             return None
         async with _directory_lock(raw) as locked:
             if locked:
@@ -109,13 +113,18 @@ async def bind_path(
             bound = BoundPath.of(raw)
             try:
                 _widen(raw, mode)
-                sock.listen(backlog)
+                _listen(sock, backlog)
             except BaseException:
                 bound.unlink()
                 raise
             return bound
     except OSError as error:
         raise with_address(error, "listen on", path) from error
+
+
+def _listen(sock: socket.socket, backlog: int | None) -> None:
+    if backlog is not None:
+        sock.listen(backlog)
 
 
 def _remove_if_dead(path: bytes, kind: int) -> None:

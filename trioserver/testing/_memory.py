@@ -270,7 +270,16 @@ def client_end(transport: trioserver.Transport, server_address: Any) -> trioserv
     return trioserver.Connection(transport, info, timeouts=patient, limits=trioserver.Limits())
 
 
-class MemoryMixIn(trioserver.BaseServer):
+class MemoryBase(trioserver.BaseServer):
+    """A server in memory: one that makes its listener itself, for each run."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("listener", None)  # a copy has none, until it is bound
+        return state
+
+
+class MemoryMixIn(MemoryBase):
     """Serves in memory instead: put it first in the bases of a stream server.
 
     ``class InMemory(MemoryMixIn, MyServer): pass``. Every run has a
@@ -278,11 +287,6 @@ class MemoryMixIn(trioserver.BaseServer):
     """
 
     memory_capacity = DEFAULT_CAPACITY
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("listener", None)  # a copy has none, until it is bound
-        return state
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         """Make the listener."""
