@@ -1595,6 +1595,36 @@ async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: MockC
     assert server.statistics().accepted == 1
 
 
+async def test_handle_request_that_fails_in_a_drain(autojump_clock: MockClock) -> None:
+    """Whom the drain had accepted is turned away, and the failure arrives as it was."""
+    error = SystemExit(3)
+
+    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        await trio.sleep(2)
+        raise error
+
+    server = MemoryServer(ADDRESS, leave, limits=trioserver.Limits(requests=1))
+    async with server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_system_exit, error, server.handle_request)
+            await server.connect()
+            await trio.sleep(1)
+            waiting = await server.connect()
+            server.shutdown(60)
+            with pytest.raises(trio.BrokenResourceError):
+                await waiting.receive_some()
+    statistics = server.statistics()
+    assert (statistics.accepted, statistics.unaccepted, statistics.active) == (1, 1, 0)
+    assert statistics.outcomes[trioserver.Outcome.FAILED] == 1
+
+
+async def expect_system_exit(error: SystemExit, call: Callable[[], Awaitable[None]]) -> None:
+    """Await a call that raises just that."""
+    with pytest.raises(SystemExit) as caught:
+        await call()
+    assert caught.value is error
+
+
 async def test_handle_request_over_sockets() -> None:
     """The classic loop, over TCP: the connection is closed when `handle_request` returns."""
     server = trioserver.TCPServer(LOOPBACK, Upper)

@@ -257,6 +257,7 @@ class Run:
             self._ending.fail(reason, culprit=request)
         else:
             self._takes_requests = False
+            self.door.empty_waiting_room()
 
     def on_exit(self, error: BaseException) -> None:
         """An observer or a get_request has raised what stops the server.
