@@ -16,7 +16,7 @@ LAYERS = (
     "_errors.py _config.py",
     "_address.py _events.py _observers.py _transport.py _datagram_socket.py _verdict.py",
     (
-        "_receiving.py _sending.py _connection.py _datagram.py _files.py"
+        "_receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py _writer.py"
         " _unix_path.py _listeners.py _slots.py"
     ),
     "_handlers.py _request.py _accept.py _ledger.py",

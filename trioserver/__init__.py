@@ -24,13 +24,14 @@ from ._events import (
     Statistics,
     current_request,
 )
-from ._files import RequestReader, RequestWriter
 from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._observers import Observer, RequestLogFilter
 from ._program import run
+from ._reader import RequestReader
 from ._receiving import IdleBlock
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from ._transport import DatagramTransport, Listener, PeerCredentials, Transport
+from ._writer import RequestWriter
 
 __all__ = [
     "BaseRequestHandler",

@@ -23,7 +23,8 @@ from ._config import is_async_callable
 from ._connection import Connection
 from ._datagram import Datagram, DatagramSocket
 from ._events import RequestInfo
-from ._files import RequestReader, RequestWriter
+from ._reader import RequestReader
+from ._writer import RequestWriter
 
 Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
 """What a server calls for each request and awaits: a handler class, an async
