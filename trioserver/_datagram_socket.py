@@ -39,6 +39,10 @@ _SO_RXQ_OVFL = 40 if _LINUX else None
 _WILDCARD = "0.0.0.0"  # noqa: S104  (to recognise one, not to bind to it)
 _WILDCARD_V6 = "::"
 
+# What Linux takes from SO_RCVBUF for an empty datagram is more (768 bytes on
+# x86-64): its headers and its bookkeeping count.
+_LEAST_COST = 256
+
 _in_pktinfo = struct.Struct("i4s4s")  # ip(7): interface, our address, the header's address
 _in6_pktinfo = struct.Struct("16sI")  # ipv6(7): the header's address, interface
 _ucred = struct.Struct("3i")  # unix(7): process, user, group
@@ -55,6 +59,8 @@ class DatagramListener:
       shared: whether others receive from the same socket.
       path: the socket file to remove.
       address: the bound address.
+      most_queued: datagrams that the kernel can hold at once, so that a drain
+        under a flood comes to an end.
       dropped: datagrams that the kernel dropped because nobody had received
         the earlier ones in time, as far as it tells (on Linux, for UDP, as of
         the last datagram received).
@@ -65,6 +71,7 @@ class DatagramListener:
     shared: bool = False
     path: OwnedPath | None = None
     address: Address = attrs.field(init=False)
+    most_queued: int = attrs.field(init=False)
     dropped: int = 0
     closed: bool = False
     _ways_back: int = 0
@@ -75,6 +82,8 @@ class DatagramListener:
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
+        room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.most_queued = room // _LEAST_COST + 1
         self._buffer = bytearray(self.largest)
         self._room_for_notes = _ask_for_notes(self.socket, self.address)
 

@@ -240,7 +240,7 @@ class Door:
             self._takes_in = False
 
     def _take_in(self, listener: Listener) -> None:
-        for _ in range(LARGEST_BACKLOG):
+        for _ in range(getattr(listener, "most_queued", LARGEST_BACKLOG)):
             try:
                 somebody, request = self._next_request(listener)
             except OSError as error:

@@ -104,7 +104,12 @@ class DatagramTransport(Protocol):
 
 
 class Listener(Protocol):
-    """Where clients come from. What `BaseServer.server_bind` returns a list of."""
+    """Where clients come from. What `BaseServer.server_bind` returns a list of.
+
+    It may also have ``most_queued``, how many clients can be queued at once,
+    which bounds what a drain takes in; and ``dropped``, how many were lost
+    before anybody could take them.
+    """
 
     @property
     def address(self) -> Address:
