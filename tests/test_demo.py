@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+import trioserver
 from trioserver import __main__, _demo
 
 
@@ -69,8 +70,27 @@ def chapter(server: str, transcript: str) -> str:
     return found[0]
 
 
-def test_demo_tells_the_life_of_two_servers() -> None:
-    """From any directory: two conversations, two drains, two reports, and nothing is left."""
+DATAGRAMS = r"""
+{server} on {address}
+  client 1  sends     b'hello, trio'
+  server    receives  b'hello, trio' from client 1
+  server    sends     b'HELLO, TRIO' to client 1
+  client 1  receives  b'HELLO, TRIO'
+  client 2  sends     b'shut down, please'
+  server    receives  b'shut down, please' from client 2
+  server    drains    while it works for client 2
+  server    sends     b'SHUT DOWN, PLEASE' to client 2
+  client 2  receives  b'SHUT DOWN, PLEASE'
+"""
+
+REPORT_OF_DATAGRAMS = r"""
+Report: shutdown\(\) was called: ended in [01]\.\d+ s of 2 s grace, 1 completed, 0 unaccepted
+  request 2 from \S+ completed after .*
+"""
+
+
+def test_demo_tells_the_life_of_four_servers() -> None:
+    """From any directory: four conversations, four drains, four reports, and nothing is left."""
     with tempfile.TemporaryDirectory() as folder:
         done = run_demo(Path(folder))
         assert list(Path(folder).iterdir()) == []
@@ -87,6 +107,17 @@ def test_demo_tells_the_life_of_two_servers() -> None:
         for line in DRAIN.strip("\n").split("\n"):
             assert told.count(line) == 1, told
         assert re.search(REPORT, told), told
+    for server, address in (
+        ("UDPServer", r"127\.0\.0\.1:\d+"),
+        ("UnixDatagramServer", rf"{re.escape(folder)}/\S+"),
+    ):
+        told = chapter(server, done.stdout)
+        found = re.match(rf"{server} on ({address})\n", told)
+        assert found, told
+        conversation = DATAGRAMS.format(server=server, address=found[1]).lstrip("\n")
+        assert told.startswith(conversation), told
+        report = REPORT_OF_DATAGRAMS.lstrip("\n")
+        assert re.fullmatch(report, told.removeprefix(conversation)), told
     assert done.stdout.endswith("\nEvery reply was right, and nothing is left running.\n")
 
 
@@ -123,16 +154,50 @@ def test_demo_fails_when_a_reply_is_cut(
     assert told.endswith("\n" + r"WRONG: client 2 received b'', not b', PLEASE\n'" + "\n")
 
 
-def test_demo_ends_at_an_interrupt(
+def test_demo_fails_when_a_datagram_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reply of more than was asked for is wrong, too: a datagram is received whole."""
+
+    async def shout(self: _demo.UpperDatagram) -> None:
+        await self.wfile.write(self.packet.upper() + b"!")
+
+    monkeypatch.setattr(_demo.UpperDatagram, "handle", shout)
+    assert __main__.main(["demo"]) == 1
+    told = capsys.readouterr().out
+    assert told.endswith("\nWRONG: client 1 received b'HELLO, TRIO!', not b'HELLO, TRIO'\n")
+
+
+def test_demo_fails_when_a_drain_loses_the_reply(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The datagram that is being worked on must get its reply."""
+
+    async def forget(self: _demo.UpperDatagram) -> None:
+        if self.packet.startswith(b"shut down"):
+            self.server.shutdown()
+        else:
+            await self.wfile.write(self.packet.upper())
+
+    monkeypatch.setattr(_demo.UpperDatagram, "handle", forget)
+    monkeypatch.setattr(_demo, "PATIENCE", 1)
+    assert __main__.main(["demo"]) == 1
+    told = capsys.readouterr().out
+    assert told.endswith("\nWRONG: client 2 received nothing, not b'SHUT DOWN, PLEASE'\n")
+
+
+@pytest.mark.parametrize("handler", [_demo.Upper, _demo.UpperDatagram])
+def test_demo_ends_at_an_interrupt(
+    handler: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Ctrl-C in the middle of a request ends it with one line and the usual status."""
 
-    async def interrupt(self: _demo.Upper) -> None:
+    async def interrupt(self: trioserver.BaseRequestHandler) -> None:
         signal.raise_signal(signal.SIGINT)
         await trio.sleep_forever()
 
-    monkeypatch.setattr(_demo.Upper, "handle", interrupt)
+    monkeypatch.setattr(handler, "handle", interrupt)
+    monkeypatch.setattr(_demo, "PATIENCE", 1)
     assert __main__.main(["demo"]) == 130
     assert capsys.readouterr().out.endswith("\nInterrupted.\n")
 
@@ -145,8 +210,8 @@ def test_demo_skips_what_the_system_lacks(
     monkeypatch.setattr(_demo, "socket", SimpleNamespace(**other_system))
     assert __main__.main(["demo"]) == 0
     told = capsys.readouterr().out
-    assert "TCPServer on 127.0.0.1:" in told
-    assert "UnixStreamServer is skipped: this system has no Unix sockets.\n" in told
+    assert re.findall(r"^\w+Server on", told, re.MULTILINE) == ["TCPServer on", "UDPServer on"]
+    assert "The Unix servers are skipped: this system has no Unix sockets.\n" in told
     assert told.endswith("Every reply was right, and nothing is left running.\n")
 
 

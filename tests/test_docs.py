@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import inspect
 import io
+import itertools
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ import sys
 import textwrap
 import threading
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +33,7 @@ import trioserver
 import trioserver.testing
 from trioserver._accept import Tier, tier_of
 from trioserver._verdict import _PEER_OUTCOMES
-from trioserver.testing import MemoryMixIn, MemoryServer
+from trioserver.testing import MemoryDatagramServer, MemoryMixIn, MemoryServer
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MEMORY = ("memory", 1)
@@ -468,6 +470,189 @@ async def test_listener_tap() -> None:
     assert printed.getvalue() == "< b'hello\\n'\n> b'HELLO\\n'\nb'HELLO\\n'\n"
 
 
+async def test_datagrams_answered(autojump_clock: trio.testing.MockClock) -> None:
+    """Class, function and the class for both kinds answer a datagram with one."""
+    datagrams = snippet("datagrams")
+    for handler, sent, answer in (
+        (datagrams.Upper, b"hello", b"HELLO"),
+        (datagrams.echo, b"hello", b"hello"),
+        (datagrams.Add, b"1 2\n3\n4 5", b"3\n3\n9\n"),
+    ):
+        async with MemoryDatagramServer(MEMORY, handler).serving() as server:
+            client = server.client()
+            await client.send(sent)
+            with trio.fail_after(60):
+                assert await client.receive() == answer
+            await trio.testing.wait_all_tasks_blocked()
+            assert client.received() == []
+
+
+async def test_datagrams_and_streams_by_one_class() -> None:
+    """The same class adds up over both; over TCP it answers each line as it comes."""
+    by_stream, by_datagram = snippet("datagrams").on_both(("127.0.0.1", 0))
+    with trio.fail_after(10):
+        async with by_stream.serving(), by_datagram.serving():
+            async with await trio.open_tcp_stream(*by_stream.server_address) as client:
+                for line, total in ((b"1 2\n", b"3\n"), (b"3\n", b"3\n")):
+                    await client.send_all(line)
+                    assert await client.receive_some() == total
+            with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sender:
+                await sender.sendto(b"1 2\n3\n", by_datagram.server_address)
+                assert await sender.recv(100) == b"3\n3\n"
+
+
+async def test_datagrams_in_parts(autojump_clock: trio.testing.MockClock) -> None:
+    """A report that is too large for one datagram comes in several, which are numbered."""
+    server = MemoryDatagramServer(MEMORY, snippet("datagrams").in_parts)
+    server.report = b"x" * 2500
+    async with server.serving():
+        client = server.client()
+        await client.send(b"report, please")
+        await trio.testing.wait_all_tasks_blocked()
+        parts = [part.partition(b"\n") for part in client.received()]
+    assert [(number, len(text)) for number, _, text in parts] == [
+        (b"1 of 3", 1200),
+        (b"2 of 3", 1200),
+        (b"3 of 3", 100),
+    ]
+
+
+async def test_datagrams_relayed(autojump_clock: trio.testing.MockClock) -> None:
+    """What one guest says all others hear; one who is gone is forgotten, and harms nobody."""
+    server = MemoryDatagramServer(MEMORY, snippet("datagrams").Relay)
+    server.guests = set()
+    async with server.serving():
+        ann, bob, cid = (server.client() for _ in range(3))
+        for guest in (ann, bob, cid):
+            await guest.send(b"I am here")
+            await trio.testing.wait_all_tasks_blocked()
+        assert [len(guest.received()) for guest in (ann, bob, cid)] == [2, 1, 0]
+        bob.close()
+        await ann.send(b"hello")
+        await trio.testing.wait_all_tasks_blocked()
+        assert (ann.received(), cid.received()) == ([], [b"hello"])
+        assert server.guests == {ann.address, cid.address}
+        assert server.statistics().outcomes["completed"] == 4
+
+
+async def test_datagrams_relayed_for_a_hundred(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever claims many addresses cannot make the server remember more than a hundred."""
+    server = MemoryDatagramServer(MEMORY, snippet("datagrams").Relay)
+    server.guests = set()
+    async with server.serving():
+        for _ in range(150):
+            await server.client().send(b"me, too")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(server.guests) == 100
+
+
+def datagrams_in_memory(server: trioserver.UDPServer) -> Any:
+    """The same datagram server, in memory."""
+    return MemoryDatagramServer(MEMORY, server.RequestHandlerClass, limits=server.limits)
+
+
+async def test_datagrams_in_order(autojump_clock: trio.testing.MockClock) -> None:
+    """One at a time: the replies come in the order of the datagrams."""
+
+    async def slower_at_first(request: trioserver.Datagram, address: Any, server: Any) -> None:
+        await trio.sleep(10 / int(request.data))
+        await request.reply(request.data)
+
+    server = datagrams_in_memory(snippet("datagrams").in_order(("localhost", 0), slower_at_first))
+    async with server.serving():
+        client = server.client()
+        for number in range(1, 6):
+            await client.send(b"%d" % number)
+        with trio.fail_after(60):
+            replies = [await client.receive() for _ in range(5)]
+        assert replies == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_datagrams_for_many() -> None:
+    """The buffer that was asked for is there, as far as the system goes."""
+    sockopt = (socket.SOL_SOCKET, socket.SO_RCVBUF)
+    with socket.socket(type=socket.SOCK_DGRAM) as usual:
+        usual.setsockopt(*sockopt, 4 * 2**20)
+        given = usual.getsockopt(*sockopt)
+    datagrams = snippet("datagrams")
+    async with datagrams.for_many(("127.0.0.1", 0), datagrams.Upper) as server:
+        assert server.socket.getsockopt(*sockopt) == given
+        assert server.limits.requests == 200
+
+
+async def test_datagrams_refused_with_an_excuse(autojump_clock: trio.testing.MockClock) -> None:
+    """Those who find the server full are told so."""
+
+    async def sleep(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+        await trio.sleep(1)
+
+    server = datagrams_in_memory(snippet("datagrams").with_an_excuse(("localhost", 0), sleep))
+    async with server.serving():
+        first, unlucky = server.client(), server.client()
+        for _ in range(200):
+            await first.send(b"work")
+        await unlucky.send(b"work")
+        with trio.fail_after(60):
+            assert await unlucky.receive() == b"busy, ask again later\n"
+        assert first.received() == []
+
+
+async def test_datagrams_too_large(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the observer prints of one is what the page shows."""
+    datagrams = snippet("datagrams")
+    server = trioserver.UDPServer(
+        ("127.0.0.1", 0), datagrams.echo, max_packet_size=1000, observers=[datagrams.TooLarge()]
+    )
+    with trio.fail_after(10), trio.socket.socket(type=trio.socket.SOCK_DGRAM) as client:
+        async with server.serving():
+            for size in (1001, 1000):
+                await client.sendto(b"x" * size, server.server_address)
+            assert await client.recv(2000) == b"x" * 1000
+            assert server.statistics().accept_errors == 1
+        port = client.getsockname()[1]
+    assert_shown(capsys.readouterr().out.replace(f":{port} ", ":51022 "), "how-to/datagrams")
+
+
+snippet("datagrams")  # which the tests import
+DATAGRAM_TESTS = [name for name in vars(snippet("datagrams_test")) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("test", DATAGRAM_TESTS)
+async def test_datagrams_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
+    """The tests on the page about datagrams pass, each on a virtual clock of its own."""
+    await getattr(snippet("datagrams_test"), test)(autojump_clock)
+
+
+async def test_multicast() -> None:
+    """Two servers of one machine that have joined a group both answer who asks it."""
+    multicast, lo = snippet("multicast"), "127.0.0.1"
+    with socket.socket(type=socket.SOCK_DGRAM) as probe:
+        joined = socket.inet_aton(multicast.GROUP) + socket.inet_aton(lo)
+        try:
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        except OSError as error:
+            pytest.skip(f"no multicast on the loopback interface: {error}")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+
+            async def member(port: int) -> trioserver.UDPServer:
+                serve = partial(multicast.serve_group, multicast.GROUP, port, multicast.here, lo)
+                server: trioserver.UDPServer = await nursery.start(serve)
+                return server
+
+            first = await member(0)
+            port = first.server_address[1]
+            await member(port)
+
+            def ask_group() -> list[tuple[str, str]]:
+                answers = multicast.who_is_there(multicast.GROUP, port, lo, seconds=5)
+                return list(itertools.islice(answers, 2))
+
+            answers = await trio.to_thread.run_sync(ask_group)
+            nursery.cancel_scope.cancel()
+    assert answers == [(lo, socket.gethostname())] * 2
+
+
 IN_MEMORY = [name for name in vars(snippet("in_memory")) if name.startswith("test_")]
 ON_A_SOCKET = IN_MEMORY.pop()
 
@@ -864,6 +1049,34 @@ def test_outcomes_of_the_errors() -> None:
     shown = {row[0].strip("`"): literals(row[2])[0] for row in rows}
     real = {kind.__name__: outcome.value for kind, outcome in _PEER_OUTCOMES}
     assert shown == real
+
+
+def sections(name: str) -> dict[str, str]:
+    """The sections of a page, by their titles."""
+    _, *parts = re.split(r"^(\S.*)\n-{3,}$", page(name), flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+PROMISES = {
+    title: text for title, text in sections("explanation/promises").items() if title[0].isdigit()
+}
+
+
+def test_promises_are_ten() -> None:
+    """They are numbered, and none is lost."""
+    assert [int(title.partition(".")[0]) for title in PROMISES] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("title", PROMISES)
+def test_promise_is_held_by_tests(title: str) -> None:
+    """Each promise names tests, and all of them are there."""
+    named = re.findall(r"^- ``tests/(test_\w+\.py)::(test_\w+)``$", PROMISES[title], re.MULTILINE)
+    assert named
+    assert len(named) == len(set(named)) == PROMISES[title].count("``tests/")
+    for file, name in named:
+        tree = ast.parse((DOCS.parent / "tests" / file).read_text(encoding="utf-8"))
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        assert name in {node.name for node in tree.body if isinstance(node, functions)}, file
 
 
 def test_glossary_has_only_words_that_are_used() -> None:

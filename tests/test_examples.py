@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +24,7 @@ import trio
 from support import Witness, read_to_end
 
 import trioserver
-from trioserver.testing import MemoryMixIn
+from trioserver.testing import MemoryDatagramServer, MemoryMixIn
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -88,7 +92,16 @@ async def connect() -> AsyncIterator[Connect]:
         await client.stream.aclose()
 
 
-async def ending(server: trioserver.TCPServer) -> trioserver.ShutdownReport:
+@asynccontextmanager
+async def datagram_client(server: trioserver.UDPServer) -> AsyncIterator[trio.socket.SocketType]:
+    """A UDP socket that sends to the bound port of this machine, with a bound on its waits."""
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as client:
+        await client.connect(("127.0.0.1", server.server_address[1]))
+        with trio.fail_after(10):
+            yield client
+
+
+async def ending(server: trioserver.BaseServer) -> trioserver.ShutdownReport:
     """The report of a server that ends."""
     with trio.fail_after(10):
         return await server.wait_closed()
@@ -149,6 +162,17 @@ async def listening(process: trio.Process) -> str:
     return found[1]
 
 
+async def printed_lines(process: trio.Process, count: int) -> list[str]:
+    """The next lines that a program prints."""
+    assert process.stdout is not None
+    printed = b""
+    while printed.count(b"\n") < count:
+        portion = await process.stdout.receive_some()
+        assert portion, f"it ended and printed {printed!r}"
+        printed += portion
+    return printed.decode().splitlines()
+
+
 async def interrupted(process: trio.Process) -> tuple[int, str, str]:
     """What becomes of a program at Ctrl-C: its status, what it printed, what it logged after it."""
     assert process.stdout is not None
@@ -172,9 +196,12 @@ PROGRAMS = {
     "access_control": ["0", "127.0.0.0/8"],
     "chat": ["0"],
     "classic_tcp": ["0"],
+    "classic_udp": ["0"],
     "function_handler": ["0", "good morning"],
     "handle_request_loop": ["0"],
     "line_protocol": ["0"],
+    "ntp": ["0"],
+    "syslog_receiver": ["0"],
     "two_servers": ["0", "0"],
 }
 
@@ -185,18 +212,19 @@ async def test_example_runs_as_a_program(name: str) -> None:
     async with program(name, *PROGRAMS[name]) as process:
         host, _, port = (await listening(process)).rpartition(":")
         assert host in {"127.0.0.1", "0.0.0.0"}
-        assert port not in {"0", "9999", "9998"}
+        assert port not in {"0", "9999", "9998", "9123", "9514"}
         status, _, logged = await interrupted(process)
     assert status == 0
     assert "Traceback" not in logged
 
 
 def test_every_server_runs_as_a_program() -> None:
-    """Of the examples, only these two are run in tests of their own instead."""
-    assert set(NAMES) - set(PROGRAMS) == {"classic_tcp_client", "unix_server"}
+    """Of the examples, only these three are run in tests of their own instead."""
+    others = {"classic_tcp_client", "classic_udp_client", "unix_server"}
+    assert set(NAMES) - set(PROGRAMS) == others
 
 
-# The classic pair ---------------------------------------------------------------
+# The classic pairs --------------------------------------------------------------
 
 SERVER_PRINTS = """\
 127.0.0.1 wrote:
@@ -247,12 +275,45 @@ async def test_classic_tcp_recv_takes_what_one_send_brought(
     await client.hears_the_end()
 
 
-async def test_classic_tcp_client_needs_a_word() -> None:
-    """Without words the client shows how it is used."""
-    async with program("classic_tcp_client") as process:
+async def test_classic_udp_and_its_client_print_what_they_always_did() -> None:
+    """Over UDP, the output of both is exactly that of the pair over TCP."""
+    async with program("classic_udp", "0") as server:
+        port = (await listening(server)).rpartition(":")[2]
+        first = await output("classic_udp_client", "--port", port, "hello", "world", "with", "TCP")
+        second = await output("classic_udp_client", "--port", port, "python", "is", "nice")
+        status, printed, _ = await interrupted(server)
+    assert first + second == CLIENT_PRINTS
+    assert (status, printed) == (0, SERVER_PRINTS)
+
+
+async def test_classic_udp_answers_each_datagram(
+    nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A datagram needs no end of line, and has one reply."""
+    server = await nursery.start(example("classic_udp").main, 0)
+    async with datagram_client(server) as client:
+        for word in (b"  hello", b"again\n"):
+            await client.send(word)
+            assert await client.recv(1024) == word.strip().upper()
+    assert capsys.readouterr().out == ("127.0.0.1 wrote:\nb'hello'\n127.0.0.1 wrote:\nb'again'\n")
+
+
+async def needs_a_word(client: str) -> None:
+    """Without words a client shows how it is used."""
+    async with program(client) as process:
         assert process.stderr is not None
         assert (await read_to_end(process.stderr)).startswith(b"usage:")
         assert await process.wait() == 2
+
+
+async def test_classic_tcp_client_needs_a_word() -> None:
+    """Without words the TCP client shows how it is used."""
+    await needs_a_word("classic_tcp_client")
+
+
+async def test_classic_udp_client_needs_a_word() -> None:
+    """Without words the UDP client shows how it is used."""
+    await needs_a_word("classic_udp_client")
 
 
 # A request at a time ------------------------------------------------------------
@@ -282,6 +343,160 @@ async def test_handle_request_loop_tells_when_nobody_comes(
     await trio.sleep(12)
     line = "nobody came for 5 seconds\n0 requests so far\n"
     assert capsys.readouterr().out == 2 * line
+
+
+# The time -----------------------------------------------------------------------
+
+SNTP = struct.Struct("!4B2I4s4Q")
+
+
+def question(version: int = 4, mode: int = 3, asked_at: int = 0x0123_4567_89AB_CDEF) -> bytes:
+    """What an SNTP client sends: nothing but its version, its mode, and when it did so."""
+    return bytes([version << 3 | mode, 0, 6, 0]) + bytes(36) + asked_at.to_bytes(8)
+
+
+def since_1970(timestamp: int) -> float:
+    """A time of NTP's as one of Python's."""
+    return (timestamp >> 32) - 2_208_988_800 + (timestamp & 0xFFFF_FFFF) / 2**32
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("extension", [b"", b"an authenticator"])
+async def test_ntp_tells_the_time(version: int, extension: bytes, nursery: trio.Nursery) -> None:
+    """The answer is of the client's version, repeats its time, and has that of this machine."""
+    server = await nursery.start(example("ntp").main, 0)
+    async with datagram_client(server) as client:
+        before = time.time()
+        await client.send(question(version) + extension)
+        answer = await client.recv(1024)
+        after = time.time()
+    first, stratum, poll, _, delay, dispersion, clock, *times = SNTP.unpack(answer)
+    assert (first >> 6, first >> 3 & 7, first & 7) == (0, version, 4)
+    assert (stratum, poll, delay, dispersion, clock) == (1, 6, 0, 0, b"LOCL")
+    reference, asked_at, received, sent = times
+    assert asked_at == 0x0123_4567_89AB_CDEF
+    a_moment = 0.001  # for the float's precision, and a system clock that is being adjusted
+    assert before - a_moment <= since_1970(received) <= since_1970(sent) <= after + a_moment
+    assert reference <= received
+
+
+def test_ntp_counts_from_1900() -> None:
+    """Its timestamps are those of RFC 5905's examples, and begin anew in 2036."""
+    timestamp = example("ntp").timestamp
+    assert timestamp(0) == 2_208_988_800 << 32
+    assert timestamp(946_684_800.5) == (3_155_673_600 << 32) + (1 << 31)  # in the year 2000
+    assert timestamp(2**32 - 2_208_988_800) == 0
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"",
+        question()[:47],
+        question(version=0),
+        question(version=5),
+        *(question(mode=mode) for mode in (0, 1, 2, 4, 5, 6, 7)),
+    ],
+)
+async def test_ntp_ignores_the_rest(nonsense: bytes, nursery: trio.Nursery) -> None:
+    """What is no question of a client has no reply: two such servers cannot talk to each other."""
+    server = await nursery.start(example("ntp").main, 0)
+    async with datagram_client(server) as client:
+        await client.send(nonsense)
+        await client.send(question())
+        assert await client.recv(1024)
+    server.shutdown(grace=5)
+    counted = (await ending(server)).statistics
+    assert (counted.outcomes["completed"], counted.bytes_sent) == (2, SNTP.size)
+
+
+# Logs ---------------------------------------------------------------------------
+
+
+def send_logs(address: str | tuple[str, int]) -> None:
+    """Log some messages as every Python program can."""
+    handler = SysLogHandler(address, facility="local3")
+    try:
+        for level, message in (
+            (logging.DEBUG, "looking for the door"),
+            (logging.INFO, "the door is öffen"),
+            (logging.WARNING, "it is cold\nand windy"),
+            (logging.ERROR, "the door is stuck"),
+            (logging.CRITICAL, "fire"),
+        ):
+            handler.emit(logging.LogRecord("house", level, __file__, 1, message, None, None))
+    finally:
+        handler.close()
+
+
+LOGGED = [
+    "local3.debug looking for the door",
+    "local3.info the door is öffen",
+    r"local3.warning it is cold\nand windy",
+    "local3.err the door is stuck",
+    "local3.crit fire",
+]
+
+
+@pytest.mark.parametrize("over", ["udp", "unix"])
+async def test_syslog_receiver_prints_what_logging_sends(over: str, short_folder: Path) -> None:
+    """Messages of the standard library's handler come out in order, with names for their codes."""
+    path = short_folder / "log"
+    async with program("syslog_receiver", "0" if over == "udp" else str(path)) as receiver:
+        where = await listening(receiver)
+        port = where.rpartition(":")[2]
+        address = ("127.0.0.1", int(port)) if over == "udp" else str(path)
+        await trio.to_thread.run_sync(send_logs, address)
+        assert await printed_lines(receiver, len(LOGGED)) == LOGGED
+        status, printed, logged = await interrupted(receiver)
+    assert (status, printed) == (0, "")
+    assert "Traceback" not in logged
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"<34>Oct 11 22:14:15 mymachine su: no", "auth.crit Oct 11 22:14:15 mymachine su: no"),
+        (
+            b"<165>1 2003-10-11T22:14:15Z - - - - - no",
+            "local4.notice 1 2003-10-11T22:14:15Z - - - - - no",
+        ),
+        (b"<0>kernel", "kern.emerg kernel"),
+        (b"<191>the last", "local7.debug the last"),
+        (b"<192>one more", "user.notice <192>one more"),
+        (b"<0191>four digits", "user.notice <0191>four digits"),
+        (b"no priority", "user.notice no priority"),
+        (b"", "user.notice "),
+        (b"<14>\x1b[2J\xff\r\n\0", r"user.info \x1b[2J\xff\r"),
+    ],
+)
+async def test_syslog_receiver_makes_one_line_of_anything(
+    sent: bytes,
+    shown: str,
+    autojump_clock: trio.testing.MockClock,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever was sent is one printable line, and nobody gets a reply."""
+    async with MemoryDatagramServer(("memory", 1), example("syslog_receiver").show).serving() as it:
+        client = it.client()
+        await client.send(sent)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.received() == []
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
+async def test_syslog_receiver_is_a_part_of_a_program(
+    nursery: trio.Nursery, short_folder: Path
+) -> None:
+    """Started in a nursery it listens where it was told, with room for a burst."""
+    main = example("syslog_receiver").main
+    over_udp = await nursery.start(main, "0")
+    room = over_udp.socket.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF)
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as usual:
+        assert room > usual.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF)
+    over_unix = await nursery.start(main, str(short_folder / "log"))
+    assert over_unix.server_address == str(short_folder / "log")
 
 
 # Unix ---------------------------------------------------------------------------

@@ -1,19 +1,26 @@
-"""``python -m trioserver demo``: the life of a server, from bind to drain, twice.
+"""``python -m trioserver demo``: the life of a server, from bind to drain, four times.
 
-The servers are this library's, over TCP and over a Unix socket. Their clients
-are plain blocking sockets, each of whose calls runs in a thread.
+The servers are this library's: over TCP and UDP, and over Unix sockets of both
+kinds. Their clients are plain blocking sockets, each of whose calls runs in a thread.
 """
 
 from __future__ import annotations
 
 import socket
 import tempfile
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import trio
 
 import trioserver
+
+PATIENCE = 5
+"""Seconds that a client waits for a reply."""
+
+Address: TypeAlias = "tuple[str, int] | str"
 
 
 class Upper(trioserver.StreamRequestHandler):
@@ -35,30 +42,54 @@ class Upper(trioserver.StreamRequestHandler):
             await self.wfile.write(answer)
 
 
+class UpperDatagram(trioserver.DatagramRequestHandler):
+    """Answers a datagram in upper case; asked to shut down, it does that before it answers."""
+
+    async def handle(self) -> None:
+        """Answer one datagram; what was written is sent when this returns."""
+        client = f"client {self.info.id}"
+        say("server", "receives", f"{self.packet!r} from {client}")
+        if self.packet.startswith(b"shut down"):
+            say("server", "drains", f"while it works for {client}")
+            self.server.shutdown(grace=2)
+            await trio.sleep(0.3)
+        say("server", "sends", f"{self.packet.upper()!r} to {client}")
+        await self.wfile.write(self.packet.upper())
+
+
 class Client:
     """A plain blocking socket that says what it does."""
 
-    def __init__(self, name: str, address: tuple[str, int] | str) -> None:
+    def __init__(self, name: str, address: Address, kind: int) -> None:
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
         self.name = name
         self.address = address
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        self.socket.settimeout(5)
+        self.by_datagrams = kind == socket.SOCK_DGRAM
+        self.socket = socket.socket(family, kind)
+        self.socket.settimeout(PATIENCE)
         self.close = self.socket.close
+        if self.by_datagrams:
+            if isinstance(address, str):
+                self.socket.bind(f"{address}-{name[-1]}")  # without a name of its own, no reply
+            self.socket.connect(address)  # tells nobody: it is where `send` sends to
 
     async def connect(self) -> None:
         """Connect to the server."""
         say(self.name, "connects")
         await trio.to_thread.run_sync(self.socket.connect, self.address)
 
-    async def send(self, line: bytes) -> None:
-        """Send a line."""
-        say(self.name, "sends", repr(line))
-        await trio.to_thread.run_sync(self.socket.sendall, line)
+    async def send(self, data: bytes) -> None:
+        """Send a line, or a datagram."""
+        say(self.name, "sends", repr(data))
+        await trio.to_thread.run_sync(self.socket.sendall, data)
 
     async def receive(self, expected: bytes) -> None:
         """Receive what comes next, ``b""`` for the end."""
-        received = await trio.to_thread.run_sync(self.socket.recv, len(expected) or 1)
+        most = 65_535 if self.by_datagrams else len(expected) or 1
+        try:
+            received = await trio.to_thread.run_sync(self.socket.recv, most)
+        except TimeoutError:
+            raise WrongReplyError(f"{self.name} received nothing, not {expected!r}") from None
         say(self.name, "receives", repr(received) if received else "the end")
         if received != expected:
             raise WrongReplyError(f"{self.name} received {received!r}, not {expected!r}")
@@ -68,43 +99,65 @@ class WrongReplyError(Exception):
     """A client received something else than it should."""
 
 
-async def show(server: trioserver.TCPServer) -> None:
-    """One server's life: one client is idle when it drains, the other has half of its reply."""
+async def talk_in_lines(address: Address) -> None:
+    """One client is idle when the server drains, the other has half of its reply."""
+    with (
+        closing(Client("client 1", address, socket.SOCK_STREAM)) as idle,
+        closing(Client("client 2", address, socket.SOCK_STREAM)) as busy,
+    ):
+        await idle.connect()
+        await idle.send(b"hello, trio\n")
+        await idle.receive(b"HELLO, TRIO\n")
+
+        await busy.connect()
+        await busy.send(b"shut down, please\n")
+        busy.socket.shutdown(socket.SHUT_WR)  # no other request will follow
+        await busy.receive(b"SHUT DOWN")
+
+        await idle.receive(b"")
+        await busy.receive(b", PLEASE\n")
+        await busy.receive(b"")
+
+
+async def talk_in_datagrams(address: Address) -> None:
+    """One client has its reply when the server drains, the other one waits for it."""
+    with (
+        closing(Client("client 1", address, socket.SOCK_DGRAM)) as done,
+        closing(Client("client 2", address, socket.SOCK_DGRAM)) as busy,
+    ):
+        await done.send(b"hello, trio")
+        await done.receive(b"HELLO, TRIO")
+
+        await busy.send(b"shut down, please")
+        await busy.receive(b"SHUT DOWN, PLEASE")
+
+
+async def show(
+    server: trioserver.TCPServer | trioserver.UDPServer, talk: Callable[[Address], Awaitable[None]]
+) -> None:
+    """One server's life."""
     async with server.serving(grace=2):
         address = server.server_address
         where = address if isinstance(address, str) else "{}:{}".format(*address)
         tell(f"{type(server).__name__} on {where}")
-
-        with (
-            closing(Client("client 1", address)) as idle,
-            closing(Client("client 2", address)) as busy,
-        ):
-            await idle.connect()
-            await idle.send(b"hello, trio\n")
-            await idle.receive(b"HELLO, TRIO\n")
-
-            await busy.connect()
-            await busy.send(b"shut down, please\n")
-            busy.socket.shutdown(socket.SHUT_WR)  # no other request will follow
-            await busy.receive(b"SHUT DOWN")
-
-            await idle.receive(b"")
-            await busy.receive(b", PLEASE\n")
-            await busy.receive(b"")
+        await talk(address)
         report = await server.wait_closed()
-    tell(f"Report: {report}")
+    tell(f"Report: {report}\n")
 
 
 async def show_all() -> None:
-    """The same over TCP and over a Unix socket."""
-    tell("A server answers each line in upper case. Its clients are plain blocking sockets.\n")
-    await show(trioserver.TCPServer(("127.0.0.1", 0), Upper))
-    tell("")
-    if hasattr(socket, "AF_UNIX"):
-        with tempfile.TemporaryDirectory(prefix="trioserver-") as folder:
-            await show(trioserver.UnixStreamServer(str(Path(folder, "upper")), Upper))
-    else:
-        tell("UnixStreamServer is skipped: this system has no Unix sockets.")
+    """The same over TCP and UDP, and over Unix sockets of both kinds."""
+    tell("Servers answer in upper case, in lines or in datagrams. Their clients are plain")
+    tell("blocking sockets.\n")
+    await show(trioserver.TCPServer(("127.0.0.1", 0), Upper), talk_in_lines)
+    await show(trioserver.UDPServer(("127.0.0.1", 0), UpperDatagram), talk_in_datagrams)
+    if not hasattr(socket, "AF_UNIX"):
+        tell("The Unix servers are skipped: this system has no Unix sockets.\n")
+        return
+    with tempfile.TemporaryDirectory(prefix="trioserver-") as folder:
+        lines, datagrams = str(Path(folder, "lines")), str(Path(folder, "datagrams"))
+        await show(trioserver.UnixStreamServer(lines, Upper), talk_in_lines)
+        await show(trioserver.UnixDatagramServer(datagrams, UpperDatagram), talk_in_datagrams)
 
 
 def demo() -> int:
@@ -113,10 +166,10 @@ def demo() -> int:
     try:
         trio.run(show_all)
     except* WrongReplyError as wrong:
-        status, verdict = 1, f"WRONG: {wrong.exceptions[0]}"
+        status, verdict = 1, f"\nWRONG: {wrong.exceptions[0]}"
     except* KeyboardInterrupt:  # last, for it may have made a reply wrong
-        status, verdict = 130, "Interrupted."
-    tell(f"\n{verdict}")
+        status, verdict = 130, "\nInterrupted."
+    tell(verdict)
     return status
 
 
