@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demonstration = commands.add_parser(
         "demo",
         help="serve, talk and drain, before your eyes",
-        description="Serve streams and datagrams over IP and Unix sockets, talk to them, drain them.",
+        description="Serve streams and datagrams, over IP and Unix sockets; talk; drain.",
     )
     demonstration.set_defaults(command=demo)
     command = getattr(parser.parse_args(arguments), "command", None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from typing import Any, Literal, NamedTuple, NoReturn, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import attrs
 import trio
@@ -30,9 +30,12 @@ _PEER_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
         *("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN"),
+        # A firewall forbids it; or a Unix client talks to somebody else alone
+        # (it has connected its socket to him).
+        "EPERM",
         # The file of a Unix client: removed, not ours to write, of another
-        # kind by now, shut; or in a folder that is gone.
-        *("ENOENT", "EACCES", "EPROTOTYPE", "EPIPE", "ENOTDIR"),
+        # kind by now, shut; or in a folder that is gone, or a circle of links.
+        *("ENOENT", "EACCES", "EPROTOTYPE", "EPIPE", "ENOTDIR", "ELOOP"),
     )
 )
 
@@ -47,7 +50,7 @@ class DatagramSocket:
         self._transport = transport
         self._info = info
         self._timeout = timeout
-        self._waiting = 0
+        self._waits: list[trio.CancelScope] = []
         self._closed = False
         self._total = 0
 
@@ -69,6 +72,7 @@ class DatagramSocket:
           data: at most what the protocol takes (65 507 bytes over IPv4).
           address: commonly ``client_address``; to there it goes from the
             address that was asked, also where the server is bound to a wildcard.
+            A host in numbers: to look a name up would keep everybody waiting.
 
         Returns:
           The bytes of ``data``.
@@ -92,34 +96,40 @@ class DatagramSocket:
             if not self._transport.send_now(view, address):
                 await self._send_when_possible(view, address)
         except OSError as error:
-            self._raise(error, address)
+            if self._is_clients_doing(error, address):
+                fault = f"the client cannot be reached: {error.strerror or error}"
+                raise PeerGone(fault, info=self._info) from error
+            raise
         self._total += view.nbytes
         return view.nbytes
 
     async def _send_when_possible(self, data: Data, address: Any) -> None:
-        self._waiting += 1
-        try:
-            with trio.move_on_after(self._timeout) as patience:
-                sent = False
-                while not sent:
+        with trio.move_on_after(self._timeout) as patience:
+            self._waits.append(patience)
+            try:
+                while True:
                     await self._transport.wait_writable()
                     self._check_open()
-                    sent = self._transport.send_now(data, address)
-        finally:
-            self._waiting -= 1
+                    if self._transport.send_now(data, address):
+                        return
+            finally:
+                self._waits.remove(patience)
+        self._check_open()
         # Asked once more when the time is up: room made in time counts.
-        if patience.cancelled_caught and not self._transport.send_now(data, address):
+        if not self._transport.send_now(data, address):
             message = f"no room for a datagram for {self._timeout:g} s (write)"
             if address == self._info.client_address:
                 raise WriteTimeout(message, info=self._info)
             raise TimeoutError(message)
 
-    def _raise(self, error: OSError, address: Any) -> NoReturn:
-        is_clients = address == self._info.client_address and not isinstance(error, TimeoutError)
-        if is_clients and error.errno in _PEER_ERRORS:
-            message = f"the client cannot be reached: {error.strerror or error}"
-            raise PeerGone(message, info=self._info) from error
-        raise error
+    def _is_clients_doing(self, error: OSError, address: Any) -> bool:
+        return address == self._info.client_address and error.errno in _PEER_ERRORS
+
+    def _close(self) -> None:
+        """Send no more; who waits to is told (`trio.ClosedResourceError`)."""
+        self._closed = True
+        for wait in self._waits:
+            wait.cancel(reason="the way back was closed")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -227,7 +237,7 @@ class Datagram(_Pair):
         """What the request is doing now."""
         if self.socket._closed:
             return "closed"
-        return "writing" if self.socket._waiting else "working"
+        return "writing" if self.socket._waits else "working"
 
     @property
     def write_timeout(self) -> float:
@@ -257,7 +267,7 @@ class Datagram(_Pair):
 
     def close(self) -> None:
         """Give up the way back; nothing can be sent any more. Twice is once."""
-        self.socket._closed = True
+        self.socket._close()
         self._transport.close()
 
     reset = close

@@ -36,6 +36,14 @@ _LINUX = sys.platform == "linux"
 _IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8 if _LINUX else None)
 _IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
 _SO_RXQ_OVFL = 40 if _LINUX else None
+_SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", None)
+_SCM_RIGHTS = getattr(socket, "SCM_RIGHTS", None)
+# The options of IP_RECVERR and IPV6_RECVERR, from <linux/in.h> and <linux/in6.h>.
+_RECVERR: dict[int, tuple[int, int]] = (
+    {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+    if _LINUX
+    else {}
+)
 _WILDCARD = "0.0.0.0"  # noqa: S104  (to recognise one, not to bind to it)
 _WILDCARD_V6 = "::"
 
@@ -43,10 +51,21 @@ _WILDCARD_V6 = "::"
 # x86-64): its headers and its bookkeeping count.
 _LEAST_COST = 256
 
+# On a Unix socket they count, whatever their size, up to net.unix.max_dgram_qlen:
+# 10 unless raised, and 512 where systemd raises it.
+_MOST_ON_UNIX = 4096
+
 _in_pktinfo = struct.Struct("i4s4s")  # ip(7): interface, our address, the header's address
 _in6_pktinfo = struct.Struct("16sI")  # ipv6(7): the header's address, interface
 _ucred = struct.Struct("3i")  # unix(7): process, user, group
 _drops = struct.Struct("I")  # socket(7): datagrams dropped since the socket was made
+
+# For the notes that somebody else has asked for by an option of his own (the
+# time of arrival, say): they can come first, and leave no room for ours.
+_ROOM_FOR_OTHERS = 256
+
+# What Linux notes on a datagram that was sent before it was asked to note who did.
+_NOBODY = PeerCredentials(pid=0, uid=65_534, gid=65_534)
 
 
 @attrs.define(eq=False)
@@ -71,21 +90,26 @@ class DatagramListener:
     shared: bool = False
     path: OwnedPath | None = None
     address: Address = attrs.field(init=False)
-    most_queued: int = attrs.field(init=False)
     dropped: int = 0
     closed: bool = False
     _ways_back: int = 0
     _buffer: bytearray = attrs.field(init=False)
+    _keeps_errors: bool = attrs.field(init=False)
     _room_for_notes: int = attrs.field(init=False)
     _turn_to_wait: trio.Lock = attrs.field(factory=trio.Lock)
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
-        room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self.most_queued = room // _LEAST_COST + 1
         self._buffer = bytearray(self.largest)
+        self._keeps_errors = _keeps_errors(self.socket)
         self._room_for_notes = _ask_for_notes(self.socket, self.address)
+
+    @property
+    def most_queued(self) -> int:
+        room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        most = room // _LEAST_COST + 1
+        return max(most, _MOST_ON_UNIX) if self.is_unix() else most
 
     def listen(self, backlog: int) -> None:
         """Nothing: a bound socket receives."""
@@ -97,6 +121,8 @@ class DatagramListener:
         try:
             size, notes, flags, sender = self._receive()
         except BlockingIOError:
+            if self._keeps_errors:
+                self._forget_errors()
             return None
         client_address = UNNAMED if sender is None else sender
         told = self._understand(notes)
@@ -119,11 +145,17 @@ class DatagramListener:
     def _understand(self, notes: Iterable[Note]) -> _Told:
         told = _Told(self.address)
         for level, kind, value in notes:
-            if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL:
+            if (level, kind, len(value)) == (socket.SOL_SOCKET, _SO_RXQ_OVFL, _drops.size):
                 [self.dropped] = _drops.unpack(value)
             else:
                 told.understand(level, kind, value)
         return told
+
+    def _forget_errors(self) -> None:
+        """Empty the queue that ip(7) calls IP_RECVERR: poll(2) never waits while it is full."""
+        with suppress(OSError):
+            while True:
+                self.socket.recvmsg(0, 0, socket.MSG_ERRQUEUE)
 
     async def wait_acceptable(self) -> None:
         """Wait until `accept_now` has an answer."""
@@ -133,6 +165,9 @@ class DatagramListener:
 
     def send_now(self, data: Data, address: Address, notes: Iterable[Note]) -> bool:
         """Send a datagram if that can be done at once; whether it was."""
+        if self._keeps_errors:
+            # Clears what an earlier one met, which would be raised here.
+            self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
             if notes:
                 self.socket.sendmsg([data], notes, 0, address)
@@ -150,7 +185,7 @@ class DatagramListener:
 
     def is_unix(self) -> bool:
         """Whether it is a Unix socket."""
-        return self.socket.family == getattr(socket, "AF_UNIX", None)
+        return _is_unix(self.socket)
 
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""
@@ -191,27 +226,31 @@ class _Told:
     peer_credentials: PeerCredentials | None = None
 
     def understand(self, level: int, kind: int, value: bytes) -> None:
-        """Take one note in."""
-        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+        """Take one note in; there may be others, and the last one may be cut off."""
+        note = (level, kind, len(value))
+        if note == (socket.IPPROTO_IP, _IP_PKTINFO, _in_pktinfo.size):
             _, reply_from, _ = _in_pktinfo.unpack(value)
             self._asked(socket.inet_ntop(socket.AF_INET, reply_from))
             # No interface: the routing table knows better.
             self.reply_notes = [(level, kind, _in_pktinfo.pack(0, reply_from, bytes(4)))]
-        elif level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
+        elif note == (socket.IPPROTO_IPV6, _IPV6_PKTINFO, _in6_pktinfo.size):
             asked, interface = _in6_pktinfo.unpack(value)
             address = IPv6Address(asked)
             if not address.is_multicast:  # from which nobody can reply
-                self._asked(str(address))
                 interface = interface if address.is_link_local else 0
+                self._asked(str(address), interface)
                 self.reply_notes = [(level, kind, _in6_pktinfo.pack(asked, interface))]
-        elif level == socket.SOL_SOCKET and _LINUX and kind == socket.SCM_CREDENTIALS:
-            self.peer_credentials = PeerCredentials(*_ucred.unpack(value))
-        elif level == socket.SOL_SOCKET and kind == getattr(socket, "SCM_RIGHTS", None):
+        elif note == (socket.SOL_SOCKET, _SCM_CREDENTIALS, _ucred.size):
+            credentials = PeerCredentials(*_ucred.unpack(value))
+            self.peer_credentials = None if credentials == _NOBODY else credentials
+        elif level == socket.SOL_SOCKET and kind == _SCM_RIGHTS:
             _close_descriptors(value)
 
-    def _asked(self, host: str) -> None:
-        _, *rest = self.local_address
-        self.local_address = (host, *rest)
+    def _asked(self, host: str, interface: int | None = None) -> None:
+        _, port, *rest = self.local_address
+        if interface is not None:
+            rest[-1] = interface
+        self.local_address = (host, port, *rest)
 
 
 @attrs.define(eq=False)
@@ -240,7 +279,10 @@ class _Received:
         # From the address that was asked; only to who asked there, for the
         # way to somebody else may lead through another interface.
         notes = self._told.reply_notes if address == self._client_address else ()
-        return self._listener.send_now(data, address, notes)
+        sent = self._listener.send_now(data, address, notes)
+        if sent:
+            self._pause = 0.0
+        return sent
 
     async def wait_writable(self) -> None:
         if self._listener.is_unix():
@@ -260,9 +302,20 @@ class _Received:
             self._listener.way_back_closed()
 
 
+def _is_unix(sock: socket.socket) -> bool:
+    return sock.family == getattr(socket, "AF_UNIX", None)
+
+
+def _keeps_errors(sock: socket.socket) -> bool:
+    """Whether somebody has had the kernel keep what becomes of datagrams that were sent."""
+    asked = _RECVERR.get(sock.family)
+    return asked is not None and bool(sock.getsockopt(*asked))
+
+
 def _ask_for_notes(sock: socket.socket, address: Address) -> int:
     """Have the kernel note on each datagram what it can; the room that its notes need."""
-    room = 0
+    # On a Unix socket there is none to spare: descriptors would come in.
+    room = 0 if _is_unix(sock) else _ROOM_FOR_OTHERS
     for level, name, size in _notes_to_ask_for(sock.family, address):
         with suppress(OSError):  # a kernel that cannot
             sock.setsockopt(level, name, 1)
@@ -272,7 +325,7 @@ def _ask_for_notes(sock: socket.socket, address: Address) -> int:
 
 def _notes_to_ask_for(family: int, address: Address) -> Iterable[tuple[int, int, int]]:
     """Options that ask for notes, each with the size of the note."""
-    if family == getattr(socket, "AF_UNIX", None):
+    if family not in {socket.AF_INET, socket.AF_INET6}:
         if _LINUX:
             yield socket.SOL_SOCKET, socket.SO_PASSCRED, _ucred.size
         return

@@ -54,6 +54,7 @@ class MemoryDatagramClient:
         """Send one datagram; lost without a sign if the server has no room for it.
 
         Raises:
+          trio.ClosedResourceError: this client was closed.
           ConnectionRefusedError: nobody receives there any more.
           OSError: EMSGSIZE, it is larger than a datagram can be.
         """
@@ -62,16 +63,17 @@ class MemoryDatagramClient:
 
     def send_now(self, data: bytes) -> None:
         """The same from plain code, without a checkpoint."""
+        self._check_open()
         _check_size(data)
         self._listener.deliver(bytes(data), self)
 
     async def receive(self) -> bytes:
         """The next datagram; waits for one."""
         await checkpoint()
+        self._check_open()
         while not self._inbox:
-            if self._closed:
-                raise trio.ClosedResourceError("this client was closed")
             await self._arrivals.park()
+            self._check_open()
         self._room.unpark_all()
         return self._inbox.popleft()
 
@@ -85,8 +87,14 @@ class MemoryDatagramClient:
     def close(self) -> None:
         """Be gone: from now on, replies are refused."""
         self._closed = True
+        if self._listener.clients.get(self.address) is self:
+            del self._listener.clients[self.address]
         self._arrivals.unpark_all()
         self._room.unpark_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("this client was closed")
 
     def take_in(self, data: bytes) -> bool:
         """Take a reply in, for the server; false if there is no room for it."""

@@ -1,0 +1,315 @@
+"""The network in memory for datagrams: what a server can tell of it is what the kernel tells it."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import pickle
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trioserver
+from trioserver.testing import (
+    MemoryDatagramClient,
+    MemoryDatagramListener,
+    MemoryDatagramMixIn,
+    MemoryDatagramServer,
+)
+
+ADDRESS = ("memory", 1)
+
+
+async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    """Sends back what came."""
+    await request.reply(request.data)
+
+
+def received(listener: MemoryDatagramListener) -> Any:
+    """The next datagram of a listener: what it is, and who sent it."""
+    found = listener.accept_now()
+    assert found is not None
+    return found
+
+
+# Receiving -------------------------------------------------------------------
+
+
+def test_datagrams_come_in_order_and_whole() -> None:
+    """Datagrams of all clients are one queue; each is whole, and has its sender."""
+    listener = MemoryDatagramListener(ADDRESS)
+    assert listener.accept_now() is None
+    one, two = listener.client(), listener.client(("two", 5))
+    assert one.address != two.address == ("two", 5)
+    for client, data in [(one, b"1"), (two, b""), (one, b"2" * 65_507)]:
+        client.send_now(data)
+    for client, data in [(one, b"1"), (two, b""), (one, b"2" * 65_507)]:
+        datagram, address = received(listener)
+        assert (datagram.data, address) == (data, client.address)
+        assert (datagram.local_address, datagram.fileno()) == (ADDRESS, -1)
+    assert listener.accept_now() is None
+
+
+def test_what_was_sent_does_not_change() -> None:
+    """A buffer may be used again as soon as it was sent."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client, data = listener.client(), bytearray(b"sent")
+    client.send_now(data)
+    data[:] = b"lost"
+    datagram, address = received(listener)
+    assert datagram.data == b"sent"
+    assert datagram.send_now(data, address)
+    data[:] = b"sent"
+    assert client.received() == [b"lost"]
+
+
+def test_full_queue_drops_and_counts() -> None:
+    """What there is no room for is dropped and counted, without a sign to the sender."""
+    listener = MemoryDatagramListener(ADDRESS, capacity=3)
+    client = listener.client()
+    for number in range(5):
+        client.send_now(b"%d" % number)
+    assert [received(listener)[0].data for _ in range(3)] == [b"0", b"1", b"2"]
+    assert (listener.accept_now(), listener.dropped) == (None, 2)
+
+
+def test_sizes_are_limited() -> None:
+    """Too large to be sent is the sender's error; too large to be received drops that one."""
+    listener = MemoryDatagramListener(ADDRESS, largest=4)
+    client = listener.client()
+    with pytest.raises(OSError, match="too long") as caught:
+        client.send_now(bytes(65_508))
+    assert caught.value.errno == errno.EMSGSIZE
+    for data in [b"12345", b"1234"]:
+        client.send_now(data)
+    with pytest.raises(OSError, match="more than 4 bytes") as caught:
+        listener.accept_now()
+    assert caught.value.errno == errno.EMSGSIZE
+    datagram, address = received(listener)
+    assert datagram.data == b"1234"
+    with pytest.raises(OSError, match="too long"):
+        datagram.send_now(memoryview(bytes(8 * 8_192)).cast("Q"), address)
+
+
+def test_injected_errors_come_first() -> None:
+    """Each injected error is raised once, and takes no datagram along."""
+    listener = MemoryDatagramListener(ADDRESS)
+    listener.client().send_now(b"kept")
+    listener.fail(OSError("one"), OSError("two"))
+    for words in ("one", "two"):
+        with pytest.raises(OSError, match=words):
+            listener.accept_now()
+    assert received(listener)[0].data == b"kept"
+
+
+async def test_wait_until_acceptable(autojump_clock: Any) -> None:
+    """A wait ends with a datagram, an injected error or the close, and is a checkpoint anyway."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client()
+
+    async def wait(seconds: float) -> None:
+        began = trio.current_time()
+        with trio.fail_after(10):
+            await listener.wait_acceptable()
+        assert trio.current_time() - began == seconds
+
+    async with trio.open_nursery() as nursery:
+        for act in [
+            lambda: client.send_now(b"x"),
+            lambda: listener.fail(OSError()),
+            listener.close,
+        ]:
+            nursery.start_soon(wait, 1)
+            await trio.sleep(1)
+            act()
+            await wait_all_tasks_blocked()
+            if not listener.closed:
+                with trio.testing.assert_checkpoints():
+                    await wait(0)
+                listener.errors.clear()
+                while listener.accept_now():
+                    pass
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.wait_acceptable()
+
+
+def test_closed_listener_refuses() -> None:
+    """A closed listener has no datagrams, and who sends is told."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client()
+    client.send_now(b"lost")
+    listener.listen(5)
+    listener.close()
+    listener.close()
+    with pytest.raises(ConnectionRefusedError):
+        client.send_now(b"late")
+    with pytest.raises(OSError, match="closed") as caught:
+        listener.accept_now()
+    assert caught.value.errno == errno.EBADF
+
+
+def test_reply_after_the_listener_is_closed() -> None:
+    """A datagram that was received can be answered although the listener is closed."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client()
+    client.send_now(b"?")
+    datagram, address = received(listener)
+    listener.close()
+    assert datagram.send_now(b"!", address)
+    assert client.received() == [b"!"]
+
+
+# Replying ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["", ("nobody", 1)])
+def test_nobody_is_there(address: Any) -> None:
+    """A reply to nobody is refused."""
+    listener = MemoryDatagramListener(ADDRESS)
+    listener.client("").send_now(b"?")
+    datagram, _ = received(listener)
+    with pytest.raises(ConnectionRefusedError):
+        datagram.send_now(b"!", address)
+
+
+async def test_full_client_makes_its_senders_wait(autojump_clock: Any) -> None:
+    """A client keeps as many datagrams as it has capacity; more wait until it receives."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client(capacity=2)
+    client.send_now(b"?")
+    datagram, address = received(listener)
+    assert [datagram.send_now(data, address) for data in (b"1", b"2", b"3")] == [True, True, False]
+
+    async def wait(seconds: float) -> None:
+        began = trio.current_time()
+        with trio.fail_after(10):
+            await datagram.wait_writable()
+        assert trio.current_time() - began == seconds
+
+    for makes_room in ["receive", "received", "close"]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, 1)
+            await trio.sleep(1)
+            if makes_room == "receive":
+                assert await client.receive() == b"1"
+            elif makes_room == "received":
+                assert client.received() == [b"2", b"3"]
+            else:
+                client.close()
+        with trio.testing.assert_checkpoints():
+            await wait(0)
+        while makes_room != "close" and datagram.send_now(b"3", address):
+            pass
+    with pytest.raises(ConnectionRefusedError):
+        datagram.send_now(b"4", address)
+
+
+async def test_receive_waits_its_turn(autojump_clock: Any) -> None:
+    """Each of several that receive gets a datagram of its own; cancelled, it has taken none."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client()
+    client.send_now(b"?")
+    datagram, address = received(listener)
+    got = []
+
+    async def receive() -> None:
+        got.append(await client.receive())
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(receive)
+            with trio.move_on_after(1) as scope:
+                await client.receive()
+            assert scope.cancelled_caught
+            for data in (b"1", b"2", b"3"):
+                datagram.send_now(data, address)
+        assert sorted(got) == [b"1", b"2", b"3"]
+        datagram.send_now(b"4", address)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.receive()
+        assert client.received() == [b"4"]
+
+
+async def test_closed_client(autojump_clock: Any) -> None:
+    """A closed client neither sends nor receives; who waits is told; the listener forgets it."""
+    listener = MemoryDatagramListener(ADDRESS)
+    client = listener.client()
+
+    async def receive() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await client.receive()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked()
+            client.close()
+            client.close()
+        await receive()
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send(b"late")
+    assert (listener.accept_now(), listener.clients) == (None, {})
+
+
+def test_address_changes_hands() -> None:
+    """A second client can take an address over; the end of the first changes nothing for it."""
+    listener = MemoryDatagramListener(ADDRESS)
+    first, second = listener.client("name"), listener.client("name")
+    first.send_now(b"?")
+    datagram, address = received(listener)
+    first.close()
+    assert datagram.send_now(b"!", address)
+    assert second.received() == [b"!"]
+
+
+# Servers ---------------------------------------------------------------------------
+
+
+async def test_send_and_receive_are_checkpoints(autojump_clock: Any) -> None:
+    """Both are checkpoints, and a cancelled send has sent nothing."""
+    server = MemoryDatagramServer(ADDRESS, echo)
+    async with server.serving():
+        client = server.client()
+        with trio.testing.assert_checkpoints():
+            await client.send(b"one")
+        await wait_all_tasks_blocked()
+        with trio.testing.assert_checkpoints():
+            assert await client.receive() == b"one"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await client.send(b"two")
+        await wait_all_tasks_blocked()
+        assert (client.received(), server.statistics().accepted) == ([], 1)
+
+
+class Mine(trioserver.UnixDatagramServer):
+    max_packet_size = 3
+
+
+class InMemory(MemoryDatagramMixIn, Mine):
+    memory_capacity = 2
+
+
+async def test_any_datagram_server_in_memory(autojump_clock: Any) -> None:
+    """The mix-in takes a server off the network, with its limits; each run has a listener."""
+    server = InMemory("/not/there", echo)
+    listeners = []
+    for _ in range(2):
+        async with server.serving():
+            assert (server.server_address, server.socket) == ("/not/there", None)
+            listeners.append(server.listener)
+            client = server.client()
+            assert isinstance(client, MemoryDatagramClient)
+            for data in [b"1234", b"123", b"lost"]:
+                client.send_now(data)
+            await wait_all_tasks_blocked()
+            assert client.received() == [b"123"]
+            counts = server.statistics()
+            assert (counts.accept_errors, counts.dropped) == (1, 1)
+            assert not hasattr(pickle.loads(pickle.dumps(server)), "listener")  # noqa: S301
+            assert not hasattr(copy.copy(server), "listener")
+    assert listeners[0] is not listeners[1]
