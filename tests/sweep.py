@@ -17,9 +17,9 @@ and then once for each step. After every run nothing may be left: no task, no
 descriptor, no warning, no exception that was not expected. What else must hold
 is for the scenario to say, by `Trial.complain` or `Trial.afterwards`.
 
-What it costs: 2 to 5 ms a run. Collecting garbage after each would cost 20 ms,
-so that is done after every 50th, and only when it brings something to light are
-those 50 repeated one by one to find whose it is.
+What it costs: 2 to 5 ms a run. Collecting garbage after each would cost more
+than that, so it is done after every 50th, and only when it brings something to
+light are those 50 repeated one by one to find whose it is.
 
 Traps, for whoever writes a scenario:
 
@@ -33,6 +33,7 @@ Traps, for whoever writes a scenario:
 from __future__ import annotations
 
 import gc
+import signal
 import types
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
@@ -141,7 +142,7 @@ class Trial(trio.abc.Instrument):
         self._watchdog = trio.CancelScope(deadline=PATIENCE)
         before = descriptors()
         clock = MockClock(autojump_threshold=jump_after)
-        with _fixed_schedule(self.seed), _warnings_into(self._complaints):
+        with _fixed_schedule(self.seed), _warnings_into(self._complaints), _ctrl_c_heeded():
             try:
                 trio.run(self._watched, scenario, instruments=[self], clock=clock)
             except BaseException as error:  # noqa: BLE001  (judged below)
@@ -246,18 +247,24 @@ def sweep_pairs(
     """
     runs = 0
     for seed in seeds:
+        trials = []
         for first in range(1, _steps_of(scenario, seed, jump_after) + 1, every):
             alone = one(scenario, (first,), seed=seed, jump_after=jump_after)
-            trials = [(first, second) for second in range(first + 1, alone.steps + 1, every)]
-            _run_all(scenario, trials, seed=seed, expected=expected, jump_after=jump_after)
-            runs += len(trials)
+            trials += [(first, second) for second in range(first + 1, alone.steps + 1, every)]
+        _run_all(scenario, trials, seed=seed, expected=expected, jump_after=jump_after)
+        runs += len(trials)
     return runs
+
+
+def check(trial: Trial) -> None:
+    """Raise `Found` if anything is wrong with a trial, but for its garbage."""
+    _judge(trial, trial.complaints(None))
 
 
 def _steps_of(scenario: Scenario, seed: int, jump_after: float) -> int:
     """How many steps the scenario has without a fault, when it is fit to be swept."""
     trial = one(scenario, seed=seed, jump_after=jump_after)
-    _judge(trial, trial.complaints(None))
+    check(trial)
     if not trial.steps:
         raise Found("the scenario never called arm()")
     if not jump_after and trial.trace != one(scenario, seed=seed).trace:
@@ -273,18 +280,19 @@ def _run_all(
     expected: type[BaseException] | None,
     jump_after: float,
 ) -> None:
-    for start in range(0, len(trials), RUNS_PER_COLLECTION):
-        batch = trials[start : start + RUNS_PER_COLLECTION]
-        with _collection_of_garbage() as brought_to_light:
-            for at in batch:
-                trial = one(scenario, at, seed=seed, jump_after=jump_after)
-                _judge(trial, trial.complaints(expected))
-        if brought_to_light:
-            for at in batch:
-                with _collection_of_garbage() as found:
+    with _all_else_kept():
+        for start in range(0, len(trials), RUNS_PER_COLLECTION):
+            batch = trials[start : start + RUNS_PER_COLLECTION]
+            with _collection_of_garbage() as brought_to_light:
+                for at in batch:
                     trial = one(scenario, at, seed=seed, jump_after=jump_after)
-                _judge(trial, found)
-            raise Found(f"somewhere in {batch}, with seed {seed}: {brought_to_light}")
+                    _judge(trial, trial.complaints(expected))
+            if brought_to_light:
+                for at in batch:
+                    with _collection_of_garbage() as found:
+                        trial = one(scenario, at, seed=seed, jump_after=jump_after)
+                    _judge(trial, found)
+                raise Found(f"somewhere in {batch}, with seed {seed}: {brought_to_light}")
 
 
 def _judge(trial: Trial, complaints: Sequence[str]) -> None:
@@ -310,6 +318,16 @@ def _fixed_schedule(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def _ctrl_c_heeded() -> Iterator[None]:
+    """Have SIGINT raise `KeyboardInterrupt`, also where it is ignored, as in a background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _warnings_into(complaints: list[str]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -318,11 +336,21 @@ def _warnings_into(complaints: list[str]) -> Iterator[None]:
 
 
 @contextmanager
+def _all_else_kept() -> Iterator[None]:
+    """Have collections in the block look only at what is made in it, which is soon done."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def _collection_of_garbage() -> Iterator[list[str]]:
     """Collect garbage at the end of the block, and only there; gives what that complained of."""
     complaints: list[str] = []
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield complaints

@@ -1106,11 +1106,14 @@ async def test_many_idle_connections() -> None:
             await trio.lowlevel.checkpoint()
         await settled()
         cost = (resident_kib() - before) / 10_000
-        async with await server.connect() as client:
+        latencies = []
+        for _ in range(5):
             began = time.perf_counter()
-            await client.send_all(b"hello\n")
-            assert await client.receive_some() == b"HELLO\n"
-            latency = time.perf_counter() - began
+            async with await server.connect() as client:
+                await client.send_all(b"hello\n")
+                assert await client.receive_some() == b"HELLO\n"
+            latencies.append(time.perf_counter() - began)
+        latency = min(latencies)  # what else the machine does is not the server's doing
         for client in clients:
             await client.aclose()
     print(f"{cost:.1f} KiB an idle connection, both ends; {latency * 1000:.2f} ms for the next")

@@ -5,23 +5,26 @@ And the sweep itself: it has to find what is planted for it to find.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import itertools
 import logging
+import os
 import signal
 import socket
 import struct
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 import pytest
 import trio
-from support import Witness
-from sweep import Found, Scenario, Trial, cancel_at, one, sweep, sweep_pairs
+from support import Witness, plain_client
+from sweep import Found, Scenario, Trial, cancel_at, check, one, sweep, sweep_pairs
 
 import trioserver
 from trioserver._transport import SocketListener
@@ -36,17 +39,38 @@ class Books:
 
     Attributes:
       witness: the server's events.
-      accepted: every connection it accepted.
+      run: the server's run, which the server itself forgets.
+      accepted: every connection, or datagram, that it accepted.
       calls: how often ``setup`` returned, and ``finish`` was called.
       written: whole replies that were sent, by client address.
-      errors: what somebody found wrong at once.
+      cut: the addresses of those whose request was cancelled alone.
+      errors: what somebody found wrong at once, and errors that were logged.
+      named: logged errors that had to be.
     """
 
     witness: Witness = attrs.field(factory=Witness)
-    accepted: list[trioserver.Connection] = attrs.field(factory=list)
+    run: Any = None
+    accepted: list[Any] = attrs.field(factory=list)
     calls: Counter[str] = attrs.field(factory=Counter)
     written: Counter[Any] = attrs.field(factory=Counter)
+    cut: list[Any] = attrs.field(factory=list)
     errors: list[str] = attrs.field(factory=list)
+    named: list[str] = attrs.field(factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Write down in the block, too, whatever a server logs as an error."""
+        log, handler = logging.getLogger("trioserver"), ErrorsInto(self)
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
+    @property
+    def records(self) -> list[trioserver.RequestRecord]:
+        """The record of every request that ended."""
+        return self.witness.records
 
     def faults(self) -> Iterator[str]:
         """What does not balance."""
@@ -55,38 +79,48 @@ class Books:
                 yield f"{connection!r} is open"
         if self.calls["setup"] != self.calls["finish"]:
             yield f"setup and finish are no pairs: {dict(self.calls)}"
-        served = [it.info.id for it in self.accepted if not self.turned_away(it.client_address)]
-        started = [it[1].id for it in self.witness.events if it[0] == "request_started"]
-        ended = [record.info.id for record in self.witness.records]
-        if not sorted(served) == sorted(started) == sorted(ended):
-            yield f"accepted {served}, started {started}, ended {ended}"
+        started = [it[1] for it in self.witness.events if it[0] == "request_started"]
+        ended = [record.info for record in self.records]
+        if sorted(it.id for it in started) != sorted(it.id for it in ended):
+            yield f"started {started}, ended {ended}"
+        accepted = Counter(it.client_address for it in self.accepted)
+        if accepted != Counter(it.client_address for it in started) + self.refused():
+            yield f"accepted {accepted}, started {started}, turned away {self.refused()}"
         if self.witness.names.count("server_listening") != self.witness.names.count(
             "server_closed"
         ):
             yield f"a beginning and no end, or the reverse: {self.witness.names}"
+        if self.run is not None:
+            yield from self._kept()
         yield from self.errors
 
-    def turned_away(self, address: Any) -> bool:
-        """Whether the client was told to go, unserved, and the witness was told of it."""
-        return ("request_refused", address) in [it[:2] for it in self.witness.events]
+    def _kept(self) -> Iterator[str]:
+        """What a run that is over still counts as taken."""
+        slots, ledger = self.run.door._slots, self.run.ledger
+        full = slots.free < slots._limits.requests or slots.turning_away or slots._by_client
+        if full or slots.free > slots._limits.requests:
+            yield f"slots were not given back, or too many: {slots}"
+        if ledger.here() or ledger.lingering:
+            yield f"requests are still in the books: {ledger.here()}"
+
+    def refused(self) -> Counter[Any]:
+        """How many were told to go, unserved, and the witness was told of it; by address."""
+        return Counter(it[1] for it in self.witness.events if it[0] == "request_refused")
 
 
 class ErrorsInto(logging.Handler):
     """Writes logged errors in the books of the trial that runs."""
 
-    books = Books()
+    def __init__(self, books: Books) -> None:
+        super().__init__(logging.ERROR)
+        self.books = books
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.books.errors.append(f"logged: {record.getMessage()}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def errors_into() -> Iterator[ErrorsInto]:
-    """Whatever a server logs as an error is a fault."""
-    handler = ErrorsInto(logging.ERROR)
-    logging.getLogger("trioserver").addHandler(handler)
-    yield handler
-    logging.getLogger("trioserver").removeHandler(handler)
+        message = record.getMessage()
+        if "has not ended" in message:
+            self.books.named.append(message)
+        else:
+            self.books.errors.append(f"logged: {message}")
 
 
 # The server ------------------------------------------------------------------------
@@ -153,6 +187,11 @@ class WatchedMixIn(trioserver.BaseServer):
             self.books.accepted.append(accepted[0])
         return accepted
 
+    @classmethod
+    def left_behind(cls) -> Iterator[str]:
+        """What a server of this kind has not cleared away; it is gone afterwards."""
+        yield from ()
+
 
 class InMemory(WatchedMixIn, MemoryServer):
     """Watched, in memory."""
@@ -183,8 +222,44 @@ class OnTCP(WatchedMixIn, trioserver.TCPServer):
         return trio.SocketStream(sock), sock.getsockname()
 
 
-Kind: TypeAlias = type[InMemory] | type[OnTCP]
-both = pytest.mark.parametrize("kind", [InMemory, OnTCP])
+class LeavesNoFile(WatchedMixIn):
+    """Watched, at a path of the current directory."""
+
+    PLACE = "swept.socket"
+    JUMP_AFTER = 0.0  # the kernel carries bytes from one socket to the other at once
+
+    @classmethod
+    def left_behind(cls) -> Iterator[str]:
+        """The socket file, if it is there."""
+        with suppress(FileNotFoundError):
+            Path(cls.PLACE).unlink()
+            yield "the socket file is still there"
+
+
+class OnUnix(LeavesNoFile, trioserver.UnixStreamServer):
+    """Watched, on a Unix socket."""
+
+    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
+        """A client's stream, and its address."""
+        plain = socket.socket(socket.AF_UNIX)
+        plain.bind("")  # to any abstract name, so that the books know whose it is
+        sock = trio.socket.from_stdlib_socket(plain)
+        try:
+            await sock.connect(self.PLACE)
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock), sock.getsockname()
+
+
+Kind: TypeAlias = type[InMemory] | type[OnTCP] | type[OnUnix]
+all_kinds = pytest.mark.parametrize("kind", [InMemory, OnTCP, OnUnix])
+
+
+@pytest.fixture(autouse=True)
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket files are made in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
 
 
 # The clients -----------------------------------------------------------------------
@@ -241,7 +316,8 @@ class Client:
             books.errors.append(f"got {got!r}")
         if got.count(b"\n") < books.written[address]:
             books.errors.append(f"{books.written[address]} replies were sent, and {got!r} arrived")
-        if self.must_get and len(got) < due and not books.turned_away(address):
+        told_to_go = address in books.refused() or address in books.cut
+        if self.must_get and len(got) < due and not told_to_go:
             books.errors.append(f"{due} bytes of replies were due, and {got!r} arrived")
 
 
@@ -293,6 +369,14 @@ async def serve_in_a_block(server: Any, listening: Callable[[], object]) -> None
         await server.wait_closed()
 
 
+async def serve_one_by_one(server: Any, listening: Callable[[], object]) -> None:
+    """Serve one request after the other."""
+    async with server:
+        listening()
+        while not server.draining:
+            await server.handle_request()
+
+
 @attrs.define(eq=False)
 class Setting:
     """A scenario: a server in the main task, and three clients that nothing cancels.
@@ -307,6 +391,8 @@ class Setting:
         the fault instead.
       limits: the server's.
       serve: how it is served.
+      patience: seconds in which every client must have been served.
+      books: those of the last trial.
     """
 
     kind: Kind
@@ -316,11 +402,18 @@ class Setting:
     victim: Callable[[Any], Any] | None = None
     limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
     serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
+    patience: float = 30
+    books: Books = attrs.field(factory=Books)
 
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
-        books = ErrorsInto.books = Books()
+        books = self.books = Books()
         trial.afterwards(books.faults)
+        trial.afterwards(self.kind.left_behind)
+        with books.open():
+            await self._run(trial, books)
+
+    async def _run(self, trial: Trial, books: Books) -> None:
         server: Any = self.kind(
             self.kind.PLACE, self.handler, limits=self.limits, observers=[books.witness]
         )
@@ -331,6 +424,7 @@ class Setting:
         victims: list[Any] = []
 
         def let_them_in() -> None:
+            books.run = server._run
             if self.victim is not None:
                 victims.append(self.victim(server))
                 trial.arm(victims[0].reset)
@@ -350,29 +444,49 @@ class Setting:
 
     async def _three_clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
         must_get = self.gentle or not trial.at
-        with trio.move_on_after(30, shield=True) as patience:
+        with trio.move_on_after(self.patience, shield=True) as patience:
             await listening.wait()
             async with trio.open_nursery() as clients:
                 for pipelines in (True, False, False):
                     clients.start_soon(Client(server, pipelines, must_get).talk)
             server.shutdown(5)
         if patience.cancelled_caught:
-            trial.complain("clients waited for half a minute")
+            trial.complain(f"clients waited for {self.patience} s")
 
     def sweep(self, **options: Any) -> int:
-        """Sweep over it."""
-        return sweep(self, jump_after=self.kind.JUMP_AFTER, **options)
+        """Sweep over it; see `sweep.sweep`."""
+        return sweep(self, **self._options, **options)
+
+    def sweep_pairs(self, **options: Any) -> int:
+        """Sweep over it with two faults; see `sweep.sweep_pairs`."""
+        return sweep_pairs(self, **self._options, **options)
+
+    def one(self, *at: int, seed: int = 0) -> Trial:
+        """Try it once; see `sweep.one`."""
+        return one(self, at, seed=seed, jump_after=self.kind.JUMP_AFTER)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        expected = KeyboardInterrupt if ctrl_c in self.faults else None
+        return {"jump_after": self.kind.JUMP_AFTER, "expected": expected}
 
 
 # Faults in a server ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "handler"), [(InMemory, Careful), (InMemory, HangsUp), (OnTCP, HangsUp)]
+    ("kind", "handler"),
+    [(InMemory, Careful), (InMemory, HangsUp), (OnTCP, HangsUp), (OnUnix, HangsUp)],
 )
 def test_cancelled_after_every_step(kind: Kind, handler: Any) -> None:
-    """Wherever ``serve_forever`` is cancelled, nothing is left and every request has a record."""
+    """CX-01: wherever it is cancelled, nothing is left and every request has a record."""
     assert Setting(kind, [cancel], handler).sweep() > 200
+
+
+def test_cancelled_after_every_step_with_few_slots() -> None:
+    """CX-03: every slot comes back, of the server's and of the clients', wherever it was held."""
+    setting = Setting(InMemory, [cancel], limits=trioserver.Limits(requests=2, per_client=2))
+    assert setting.sweep() > 150
 
 
 class Sloppy(InMemory):
@@ -387,9 +501,11 @@ def test_hooks_that_close_nothing_cancelled_after_every_step() -> None:
     assert Setting(Sloppy, [cancel]).sweep(seeds=(0,)) > 50
 
 
-def test_block_cancelled_after_every_step() -> None:
-    """The same around a ``serving`` block."""
-    assert Setting(InMemory, [cancel], serve=serve_in_a_block).sweep(seeds=(0,)) > 50
+@pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
+@pytest.mark.parametrize("kind", [InMemory, OnUnix])
+def test_block_cancelled_after_every_step(kind: Kind, serve: Any) -> None:
+    """CX-01: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
+    assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,)) > 50
 
 
 @pytest.mark.parametrize(
@@ -400,6 +516,7 @@ def test_block_cancelled_after_every_step() -> None:
         (InMemory, Idling),
         (InMemory, Buffering),
         (OnTCP, HangsUp),
+        (OnUnix, HangsUp),
     ],
 )
 def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
@@ -407,9 +524,9 @@ def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
     assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 200
 
 
-@both
+@all_kinds
 def test_shut_down_after_every_step_with_few_slots(kind: Kind) -> None:
-    """The same where clients wait for a slot, or are turned away and counted."""
+    """CX-03: the same where clients wait for a slot, or are turned away and counted."""
     limits = trioserver.Limits(requests=1)
     assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep(seeds=(0, 1)) > 100
 
@@ -419,18 +536,20 @@ def test_shut_down_at_once_after_every_step() -> None:
     assert Setting(InMemory, [shut_down_at_once]).sweep(seeds=(0,)) > 50
 
 
-@both
+@all_kinds
 def test_ctrl_c_after_every_step(kind: Kind) -> None:
     """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
-    assert Setting(kind, [ctrl_c]).sweep(expected=KeyboardInterrupt) > 200
+    assert Setting(kind, [ctrl_c]).sweep() > 200
 
 
-@pytest.mark.parametrize("second", [cancel, ctrl_c])
-def test_second_fault_during_a_shutdown(second: Fault) -> None:
-    """Whenever somebody loses patience with a drain, everything is closed all the same."""
-    expected = KeyboardInterrupt if second is ctrl_c else None
-    setting = Setting(InMemory, [shut_down, second])
-    assert sweep_pairs(setting, every=5, expected=expected) > 100
+@all_kinds
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once])
+def test_second_fault_during_a_shutdown(kind: Kind, second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, everything is closed all the same.
+
+    A sample of the pairs; soak/sweeps.py tries them all.
+    """
+    assert Setting(kind, [shut_down, second]).sweep_pairs(every=7) > 50
 
 
 class VictimOnTCP:
@@ -459,46 +578,299 @@ class VictimInMemory:
         self.connection.reset()
 
 
-@pytest.mark.parametrize(("kind", "victim"), [(InMemory, VictimInMemory), (OnTCP, VictimOnTCP)])
-def test_client_reset_after_every_step(kind: Kind, victim: Any) -> None:
+class VictimOnUnix(VictimOnTCP):
+    """The same, on a Unix socket: closed with replies that it has not read."""
+
+    def __init__(self, server: OnUnix) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(server.PLACE)
+        self.socket.sendall(b"".join(LINES))
+
+
+VICTIMS: dict[Kind, Any] = {
+    InMemory: VictimInMemory,
+    OnTCP: VictimOnTCP,
+    OnUnix: VictimOnUnix,
+}
+
+
+@all_kinds
+def test_client_reset_after_every_step(kind: Kind) -> None:
     """Wherever one client is reset, the others get all their replies, and it has its record."""
-    assert Setting(kind, gentle=True, victim=victim).sweep(every=2) > 100
+    assert Setting(kind, gentle=True, victim=VICTIMS[kind]).sweep(every=2) > 100
 
 
-async def test_one_request_cancelled_after_every_step_of_its_own() -> None:
-    """Wherever one request is cancelled, the others get all their replies."""
-    for step in itertools.count(1):
-        fired = await cancel_first_request(step)
-        if not fired:
-            break
-    assert step > 5
+# One request ------------------------------------------------------------------------
 
 
-async def cancel_first_request(step: int) -> bool:
-    """Serve three clients, and cancel the first one's request after so many steps of its task."""
-    fired = False
+def cut_in_its_step(kind: Any, step: int) -> Any:
+    """A server that cancels its first request after so many steps of that one's task."""
 
-    class Fragile(InMemory):
+    class Fragile(kind):  # type: ignore[misc]
         async def process_request(self, request: Any, client_address: Any) -> None:
             handling = super().process_request(request, client_address)
-            await cancel_at(handling, step if request.info.id == 1 else 0, partial(fire, request))
+            at = step if request.info.id == 1 else 0
+            await cancel_at(handling, at, partial(self.cut, request))
 
-    def fire(request: Any) -> None:
-        nonlocal fired
-        fired = server.cancel_request(request.info.id, "swept")
+        def cut(self, request: Any) -> None:
+            if self.cancel_request(request.info.id, "swept"):
+                self.books.cut.append(request.client_address)
 
-    books = Books()
-    server = Fragile(InMemory.PLACE, Careful, observers=[books.witness])
-    server.books = books
-    with trio.fail_after(10):
-        async with server.serving(), trio.open_nursery() as clients:
-            for number in range(3):
-                clients.start_soon(Client(server, number == 1, must_get=number > 0).talk)
-                await trio.testing.wait_all_tasks_blocked()
-    assert list(books.faults()) == []
-    assert books.witness.outcomes.count("cancelled") == fired
-    assert books.witness.outcomes.count("completed") == 3 - fired
-    return fired
+    return Fragile
+
+
+def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any = Careful) -> int:
+    """Cancel one request at each of its own checkpoints; how many there were."""
+    runs = 0
+    for seed in seeds:
+        for step in itertools.count(1):
+            setting = Setting(cut_in_its_step(kind, step), handler=handler)
+            check(setting.one(seed=seed))
+            outcomes = Counter(setting.books.witness.outcomes)
+            cut = len(setting.books.cut)
+            assert outcomes == Counter(completed=3 - cut, cancelled=cut)
+            if not cut:
+                break
+            runs += 1
+    return runs
+
+
+@all_kinds
+def test_one_request_cancelled_after_every_step_of_its_own(kind: Kind) -> None:
+    """CX-04: wherever one request is cancelled, the others get all their replies."""
+    assert sweep_one_request(kind) > 15
+
+
+# Those that will not end ------------------------------------------------------------
+
+
+class Stubborn(Careful):
+    """The same, but the first one has shielded itself for a minute."""
+
+    async def handle(self) -> None:
+        if self.info.id == 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+        await super().handle()
+
+
+@pytest.mark.parametrize("fault", [cancel, shut_down_at_once])
+def test_stubborn_request_cut_after_every_step(fault: Fault) -> None:
+    """CX-12: who shields himself is named with its stack, waited for, and holds nobody else up."""
+    struck = 0.0
+
+    def timed(server: Any, scope: trio.CancelScope) -> None:
+        nonlocal struck
+        struck = trio.current_time()
+        fault(server, scope)
+
+    named = 0
+    for seed in (0, 1, 2):
+        setting = Setting(InMemory, [timed], Stubborn, patience=100)
+        for step in range(1, setting.one(seed=seed).steps + 1):
+            check(setting.one(step, seed=seed))
+            ends = {it.info.id: it.info.started + it.duration for it in setting.books.records}
+            late = [number for number, end in ends.items() if end > struck + 5]
+            assert late in ([], [1])
+            assert len(setting.books.named) == len(late)
+            assert all("await trio.sleep(60)" in message for message in setting.books.named)
+            named += len(late)
+    assert named > 20
+
+
+# Start-up ---------------------------------------------------------------------------
+
+
+class TwoAddresses(trio.abc.HostnameResolver):
+    """Resolves every name to two addresses, after a while."""
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        found = [f"127.0.0.{number}" for number in (1, 2)]
+        return [(socket.AF_INET, type, proto, "", (address, port)) for address in found]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+class SlowlyMixIn(trioserver.BaseServer):
+    """Takes a while to bind and to listen."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        await trio.lowlevel.checkpoint()
+        listeners = await super().server_bind()
+        await trio.lowlevel.checkpoint()
+        return listeners
+
+    async def server_activate(self) -> None:
+        await trio.lowlevel.checkpoint()
+        await super().server_activate()
+        await trio.lowlevel.checkpoint()
+
+
+class SlowTCP(SlowlyMixIn, trioserver.TCPServer):
+    PLACE = ("two.addresses", 0)
+
+
+class SlowUDP(SlowlyMixIn, trioserver.UDPServer):
+    PLACE = ("two.addresses", 0)
+
+
+class SlowUnix(SlowlyMixIn, trioserver.UnixStreamServer):
+    PLACE = LeavesNoFile.PLACE
+
+
+class SlowUnixDatagrams(SlowlyMixIn, trioserver.UnixDatagramServer):
+    PLACE = LeavesNoFile.PLACE
+
+
+async def start_by_itself(server: Any, listening: Callable[[], object]) -> None:
+    """Start in another task, which is told when it listens."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        listening()
+
+
+@attrs.define(eq=False)
+class Start:
+    """A scenario: a server that starts, and ends as soon as it listens.
+
+    A Unix server finds its directory locked at first.
+
+    Attributes:
+      kind: which server.
+      fault: what to fire.
+      serve: how it is started.
+    """
+
+    kind: Any
+    fault: Fault
+    serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
+
+    async def __call__(self, trial: Trial) -> None:
+        """Run it."""
+        trial.afterwards(LeavesNoFile.left_behind)
+        trio.socket.set_custom_hostname_resolver(TwoAddresses())
+        books, server = Books(), self.kind(self.kind.PLACE, Careful)
+        trial.afterwards(books.faults)
+        scope = trio.CancelScope()
+        with books.open(), locked_directory() as unlock:
+            async with trio.open_nursery() as others:
+                others.start_soon(unlock)
+                trial.arm(partial(self.fault, server, scope))
+                with scope:
+                    await self.serve(server, partial(server.shutdown, 0))
+        if server.snapshot().state != "unbound" or server.sockets:
+            trial.complain(f"{server!r} is bound")
+
+    def sweep(self, **options: Any) -> int:
+        """Sweep over it; see `sweep.sweep`."""
+        expected = KeyboardInterrupt if self.fault is ctrl_c else None
+        return sweep(self, expected=expected, **options)
+
+    def one(self, *at: int, seed: int = 0) -> Trial:
+        """Try it once; see `sweep.one`."""
+        return one(self, at, seed=seed)
+
+
+@contextmanager
+def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
+    """Lock the current directory; gives what unlocks it after a while."""
+    directory = os.open(".", os.O_RDONLY)
+
+    async def unlock() -> None:
+        await trio.sleep(0.025)
+        fcntl.flock(directory, fcntl.LOCK_UN)
+
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield unlock
+    finally:
+        os.close(directory)
+
+
+@pytest.mark.parametrize("kind", [SlowTCP, SlowUDP, SlowUnix, SlowUnixDatagrams])
+@pytest.mark.parametrize(
+    "serve", [serve_forever, serve_in_a_block, serve_one_by_one, start_by_itself]
+)
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down])
+def test_start_after_every_step(kind: Any, serve: Any, fault: Fault) -> None:
+    """CX-08: a start is broken off at any step, resolving and binding too: no socket, no file."""
+    assert Start(kind, fault, serve).sweep() > 25
+
+
+class Named(SlowlyMixIn, trioserver.TCPServer):
+    """A name that a thread resolves."""
+
+    PLACE = ("localhost", 0)
+
+
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down])
+def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
+    """CX-08: the same where the system resolves the name."""
+
+    async def scenario(trial: Trial) -> None:
+        server = Named(Named.PLACE, Careful)
+        with trio.CancelScope() as scope:
+            trial.arm(partial(fault, server, scope))
+            await serve_forever(server, partial(server.shutdown, 0))
+
+    expected = KeyboardInterrupt if fault is ctrl_c else None
+    # The clock must not jump while the thread is at work.
+    assert sweep(scenario, expected=expected, jump_after=5) > 25
+
+
+# Two things in one tick ---------------------------------------------------------------
+
+
+def say_the_last_byte(client: socket.socket) -> None:
+    """The request is complete."""
+    client.sendall(b"\n")
+
+
+def end_the_output(client: socket.socket) -> None:
+    """The request is all that there is."""
+    client.shutdown(socket.SHUT_WR)
+
+
+def leave(client: socket.socket) -> None:
+    """Nobody is there to answer."""
+    client.close()
+
+
+@pytest.mark.parametrize("kind", [OnTCP, OnUnix])
+@pytest.mark.parametrize("client_is_first", [True, False])
+@pytest.mark.parametrize("do", [say_the_last_byte, end_the_output, leave])
+def test_cancelled_in_the_tick_of_the_clients_act(
+    kind: Any, client_is_first: bool, do: Callable[[socket.socket], None]
+) -> None:
+    """CX-13: a request that is cancelled in that tick is cancelled, with a reason, and once."""
+    all_books: list[Books] = []
+
+    async def scenario(trial: Trial) -> None:
+        books = Books()
+        all_books.append(books)
+        trial.afterwards(books.faults)
+        server: Any = kind(kind.PLACE, Careful, observers=[books.witness])
+        server.books = books
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve_forever)
+                with plain_client(server.server_address) as client:
+                    client.sendall(b"one")
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    acts = [partial(do, client), partial(scope.cancel, reason="in this tick")]
+                    for act in acts if client_is_first else reversed(acts):
+                        act()
+                    await server.wait_closed()
+
+    for seed in range(5):
+        check(one(scenario, seed=seed, jump_after=0.02))
+    ends = [(it.outcome, it.reason) for books in all_books for it in books.records]
+    assert ends == [("cancelled", "in this tick")] * 5
 
 
 # What is planted is found ------------------------------------------------------------

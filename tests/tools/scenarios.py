@@ -26,18 +26,19 @@ TESTS = Path(__file__).resolve().parents[1]
 # A number is never given to another scenario, so there are gaps.
 GROUPS = {
     "LC": "01 02 03 04 05 07 08 09 10 11 12 13",  # lifecycle
+    "CX": "01 03 04 06 07 08 09 12 13",  # cancellation at every checkpoint
     "GS": "01 02 03 04 06 07 09 10 11 12 14 15",  # graceful shutdown under load
     "TO": "01 02 03 04 06 07 09 10 11 12",  # time-outs
     "BP": "01 02 03 06 07 08 09 10 11 12",  # backpressure and limits
     "AE": "01 02 04 05 06 07",  # accept errors
     "CM": "01 03 04 05 06 07 08 10 11 12 13 16 17 18 19",  # client misbehaviour
+    "UD": "01 02 03 04 07 08 09 10 11 12 13 14",  # datagrams
     "UX": "01 02 04 06 07 08 09 10 12 14",  # Unix sockets
     "EX": "01 02 04 05 07 08 10 11 12 13 14",  # exceptions
     "NW": "01 02 03 04 05 06 07 08",  # network
 }
 # Those that a later release has to cover as a whole; tests may name them already.
 FURTHER_GROUPS = {
-    "CX": "01 03 04 06 07 08 09 12 13",  # cancellation at every checkpoint
     "CK": "01 02 03 04 05 06",  # clocks and memory transports
     "CP": "01 02 04",  # compatibility with socketserver
     "LK": "01 03 04 05 06 07",  # leaks and soaks

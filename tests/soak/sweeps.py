@@ -1,0 +1,189 @@
+"""Every fault after every step, on every kind of server, and every pair of faults.
+
+    python tests/soak/sweeps.py                    # seeds 0, 1 and 2: a quarter of an hour
+    python tests/soak/sweeps.py --seeds 7 --only udp --only pairs
+    python tests/soak/sweeps.py --list
+
+The suite tries a sample of these: see `sweep.py` for how, and test_sweep.py and
+test_sweep_datagrams.py for what must hold. Prints for each sweep its points (the
+steps of the scenario, in all schedules), the runs, the findings and the seconds,
+and what was found. Exits 1 if anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import test_sweep as streams
+import test_sweep_datagrams as datagrams
+from sweep import Found
+from test_sweep import cancel, ctrl_c, shut_down, shut_down_at_once
+
+import trioserver
+
+STREAMS = {"memory": streams.InMemory, "tcp": streams.OnTCP, "unix": streams.OnUnix}
+DATAGRAMS = {
+    "memory-datagrams": datagrams.InMemory,
+    "udp": datagrams.OnUDP,
+    "udp-wildcard": datagrams.OnWildcard,
+    "unix-datagrams": datagrams.OnUnix,
+}
+FEW = trioserver.Limits(requests=2, per_client=2)
+
+
+@attrs.frozen
+class Sweep:
+    """One sweep.
+
+    Attributes:
+      name: what to call it: which server, which handler, which fault.
+      run: sweeps over one schedule; how many runs it took.
+      points: how many steps there are in one schedule.
+    """
+
+    name: str
+    run: Callable[[int], int]
+    points: Callable[[int], int]
+
+
+def of(name: str, setting: Any, *, pairs: bool = False) -> Sweep:
+    """A sweep over a scenario."""
+
+    def run(seed: int) -> int:
+        sweep = setting.sweep_pairs if pairs else setting.sweep
+        return int(sweep(seeds=(seed,)))
+
+    return Sweep(name, run, lambda seed: int(setting.one(seed=seed).steps))
+
+
+def of_one_request(name: str, sweep_one: Callable[..., int], kind: Any, handler: Any) -> Sweep:
+    """A sweep over the steps of one request."""
+
+    def run(seed: int) -> int:
+        return sweep_one(kind, seeds=(seed,), handler=handler)
+
+    return Sweep(f"{name} cancel_request", run, run)
+
+
+def all_sweeps() -> Iterator[Sweep]:
+    """All of them."""
+    for where, kind in STREAMS.items():
+        for handler in (streams.Careful, streams.HangsUp, streams.Idling, streams.Buffering):
+            setting = partial(streams.Setting, kind, handler=handler)
+            name = f"{where} {handler.__name__}"
+            yield of(f"{name} cancel", setting([cancel]))
+            yield of(f"{name} shutdown", setting([shut_down], gentle=True))
+            yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
+            yield of(f"{name} ctrl-c", setting([ctrl_c]))
+            yield of(f"{name} reset", setting(gentle=True, victim=streams.VICTIMS[kind]))
+            yield of_one_request(name, streams.sweep_one_request, kind, handler)
+        few = partial(streams.Setting, kind, limits=FEW)
+        yield of(f"{where} few-slots cancel", few([cancel]))
+        yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
+        yield of(f"{where} block cancel", few([cancel], serve=streams.serve_in_a_block))
+        yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
+    for where, kind in DATAGRAMS.items():
+        for handler in (datagrams.Writes, datagrams.Sends):
+            setting = partial(datagrams.Setting, kind, handler=handler)
+            name = f"{where} {handler.__name__}"
+            yield of(f"{name} cancel", setting([cancel]))
+            yield of(f"{name} shutdown", setting([shut_down], gentle=True, drains=True))
+            yield of(f"{name} shutdown-at-once", setting([shut_down_at_once], drains=True))
+            yield of(f"{name} ctrl-c", setting([ctrl_c]))
+            yield of(f"{name} client-leaves", setting(gentle=True))
+            yield of_one_request(name, datagrams.sweep_one_request, kind, handler)
+        few = partial(datagrams.Setting, kind, limits=trioserver.Limits(requests=2))
+        yield of(f"{where} few-slots cancel", few([cancel]))
+        yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True, drains=True))
+        yield of(f"{where} block cancel", few([cancel], serve=datagrams.serve_in_a_block))
+        yield of(f"{where} handle_request cancel", few([cancel], serve=datagrams.serve_one_by_one))
+    for kind in (
+        *(streams.SlowTCP, streams.SlowUDP),
+        *(streams.SlowUnix, streams.SlowUnixDatagrams),
+    ):
+        for fault in (cancel, ctrl_c, shut_down):
+            yield of(f"start {kind.__name__} {fault.__name__}", streams.Start(kind, fault))
+    for second in (cancel, ctrl_c, shut_down_at_once):
+        faults = [shut_down, second]
+        for where, kind in STREAMS.items():
+            name = f"{where} pairs shutdown-{second.__name__}"
+            yield of(name, streams.Setting(kind, faults), pairs=True)
+        for where, kind in DATAGRAMS.items():
+            name = f"{where} pairs shutdown-{second.__name__}"
+            fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
+            yield of(name, fewer, pairs=True)
+
+
+@attrs.define
+class Figures:
+    """What it came to."""
+
+    points: int = 0
+    runs: int = 0
+    findings: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:6} points {self.runs:7} runs {self.findings:3} findings"
+            f" {self.seconds:7.1f} s"
+        )
+
+
+def do(sweep: Sweep, seeds: Sequence[int]) -> Figures:
+    """Run a sweep; what it finds is printed."""
+    figures, began = Figures(), time.perf_counter()
+    for seed in seeds:
+        try:
+            figures.points += sweep.points(seed)
+            figures.runs += sweep.run(seed)
+        except (Found, AssertionError) as found:
+            figures.findings += 1  # the first one of this schedule; the others may follow from it
+            print(f"FOUND: {sweep.name}: {found}")
+    figures.seconds = time.perf_counter() - began
+    return figures
+
+
+def main() -> None:
+    """Run the sweeps that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="which schedules")
+    parser.add_argument(
+        "--only", action="append", default=[], help="only sweeps with this word in their name"
+    )
+    parser.add_argument("--list", action="store_true", help="only print their names")
+    options = parser.parse_args()
+    chosen = [it for it in all_sweeps() if all(word in it.name.split() for word in options.only)]
+    if not chosen:
+        parser.error("no such sweep")
+    total = Figures()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for sweep in chosen:
+            if options.list:
+                print(sweep.name)
+                continue
+            figures = do(sweep, options.seeds)
+            print(f"{sweep.name:45} {figures}", flush=True)
+            total.points += figures.points
+            total.runs += figures.runs
+            total.findings += figures.findings
+            total.seconds += figures.seconds
+    if not options.list:
+        print(f"{f'{len(chosen)} sweeps':45} {total}")
+    sys.exit(1 if total.findings else 0)
+
+
+if __name__ == "__main__":
+    main()
