@@ -271,6 +271,53 @@ async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
     assert counts.outcomes[trioserver.Outcome.CANCELLED] == 1
 
 
+@pytest.mark.parametrize("timeout", [0, 10])
+async def test_handle_request_passes_over_errors_of_clients(
+    timeout: float, autojump_clock: Any
+) -> None:
+    """Neither what is too large nor whom get_request drops hides the next one."""
+
+    class Picky(MemoryDatagramServer):
+        def get_request(self, listener: Any) -> Any:
+            accepted = super().get_request(listener)
+            return None if accepted and accepted[0].data == b"ours?" else accepted
+
+    server = Picky(("memory", 1), echo, timeout=timeout, max_packet_size=5)
+    async with server:
+        client = server.client()
+        for word in [b"too large", b"ours?", b"too large", b"yes", b"again"]:
+            client.send_now(word)
+        for word in [b"yes", b"again"]:
+            await server.handle_request()
+            assert client.received() == [word]
+    counts = server.statistics()
+    assert (counts.accepted, counts.accept_errors, counts.refused) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("timeout", [0, 10])
+async def test_exit_of_an_observer_ends_the_last_look(
+    timeout: float, autojump_clock: Any
+) -> None:
+    """An observer that ends the program while one is passed over: nobody else is let in."""
+
+    class Exits(Witness):
+        def accept_failed(self, server_address: Any, error: OSError) -> None:
+            raise SystemExit(3)
+
+    witness = Exits()
+    server = MemoryDatagramServer(
+        ("memory", 1), echo, timeout=timeout, max_packet_size=5, observers=[witness]
+    )
+    async with server:
+        client = server.client()
+        client.send_now(b"too large")
+        client.send_now(b"next")
+        with pytest.raises(SystemExit):
+            await server.handle_request()
+    assert client.received() == []
+    assert "request_started" not in witness.names
+
+
 # The end of a run -----------------------------------------------------------------
 
 
@@ -288,17 +335,46 @@ async def test_drain_serves_what_is_queued(word: bytes, autojump_clock: Any) -> 
             client.send_now(word)
         await wait_all_tasks_blocked()
         assert server.statistics().accept_errors == 2
-        server.shutdown(grace=30)
+        server.shutdown(grace=60)
         counts = server.statistics()
-        assert (counts.accept_errors, counts.waiting, counts.unaccepted) == (7, 2, 3)
+        assert (counts.accept_errors, counts.waiting, counts.unaccepted) == (7, 5, 0)
         with pytest.raises(ConnectionRefusedError):
             clients[0].send_now(b"too late")
         report = await server.wait_closed()
-    assert [client.received() for client in clients] == [[word]] * 4 + [[]] * 3
-    assert report.duration == 20
-    assert sorted(report.unaccepted) == sorted(client.address for client in clients[4:])
-    assert [str(record.outcome) for record in report.requests] == ["completed"] * 4
-    assert witness.names.count("request_started") == witness.names.count("request_finished") == 4
+    assert [client.received() for client in clients] == [[word]] * 7
+    assert report.duration == 40
+    assert not report.unaccepted
+    assert [str(record.outcome) for record in report.requests] == ["completed"] * 7
+    assert witness.names.count("request_started") == witness.names.count("request_finished") == 7
+
+
+@pytest.mark.parametrize(("requests", "taken_in"), [(1, 4096), (4100, 4100)])
+async def test_drain_takes_in_a_bounded_number(
+    requests: int, taken_in: int, autojump_clock: Any
+) -> None:
+    """UD-11: with a queue larger than any by default, the rest is dropped, and reported."""
+    waits = trio.Event()
+
+    async def wait(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+        await waits.wait()
+
+    server = memory(wait, limits=trioserver.Limits(requests=requests))
+    server.memory_capacity = requests + 5000
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        client = server.client()
+        for _ in range(requests):
+            client.send_now(b"served")
+        await wait_all_tasks_blocked()
+        for _ in range(5000):
+            client.send_now(b"queued")
+        server.shutdown()
+        counts = server.statistics()
+        assert (counts.active, counts.waiting) == (requests, taken_in)
+        assert counts.unaccepted == 5000 - taken_in
+        waits.set()
+        report = await server.wait_closed()
+    assert len(report.completed) == requests + taken_in
 
 
 async def test_drain_cuts_at_the_end_of_the_grace(autojump_clock: Any) -> None:

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._address import Address, describe
+from ._listeners import most_queued
 from ._observers import error_log, log_safely
 from ._transport import Listener
 
@@ -90,19 +91,28 @@ async def accept_loop(listener: Listener, door: Door) -> None:
             await trio.sleep(shortage.pause(error))
 
 
-def accept_now(listener: Listener, door: Door) -> bool:
-    """Admit one client that is there now; false if none is, or cannot be accepted.
+def accept_now(listener: Listener, door: Door) -> None:
+    """Admit who is there now, as far as the door is open.
+
+    Whom the door drops or turns away, and who is an error of its own, does not
+    hide the next one.
 
     Raises:
       OSError: of the fatal tier.
     """
-    try:
-        return door.admit(listener)
-    except OSError as error:
-        door.accept_failed(listener.address, error)
-        if tier_of(error) is Tier.FATAL:
-            raise
-        return False
+    for _ in range(most_queued(listener)):
+        if not door.is_open():
+            return
+        try:
+            if not door.admit(listener):
+                return
+        except OSError as error:
+            door.accept_failed(listener.address, error)
+            tier = tier_of(error)
+            if tier is Tier.FATAL:
+                raise
+            if tier is Tier.CAPACITY:
+                return
 
 
 def _accept_batch(listener: Listener, door: Door) -> tuple[int, OSError | None]:

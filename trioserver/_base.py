@@ -410,6 +410,10 @@ class BaseServer(DefaultHooks):
         """What a request owns, over what a listener has accepted."""
         return Connection(transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain)
 
+    def _waiting_room(self) -> int:
+        """How many clients a drain takes in who have to wait for a slot."""
+        return self.limits.requests
+
     def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
         """Have the run close them, even when an override fails before it returns them."""
         if self._run is not None:

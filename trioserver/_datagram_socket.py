@@ -79,7 +79,7 @@ class DatagramListener:
       path: the socket file to remove.
       address: the bound address.
       most_queued: datagrams that the kernel can hold at once, so that a drain
-        under a flood comes to an end.
+        under a flood comes to an end; 0 once the socket is closed.
       dropped: datagrams that the kernel dropped because nobody had received
         the earlier ones in time, as far as it tells (on Linux, for UDP, as of
         the last datagram received).
@@ -107,6 +107,8 @@ class DatagramListener:
 
     @property
     def most_queued(self) -> int:
+        if self.fileno() == -1:
+            return 0
         room = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         most = room // _LEAST_COST + 1
         return max(most, _MOST_ON_UNIX) if self.is_unix() else most

@@ -28,7 +28,7 @@ from ._address import Address, client_key
 from ._config import Limits
 from ._events import RequestInfo
 from ._ledger import Ledger
-from ._listeners import LARGEST_BACKLOG
+from ._listeners import most_queued
 from ._observers import error_log, log_safely
 from ._receiving import Drain
 from ._request import Exchange, Hooks, Keeper, Request
@@ -45,6 +45,7 @@ class DoorHooks(Hooks, Protocol):
     def _exchange_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
     ) -> Exchange: ...
+    def _waiting_room(self) -> int: ...
 
 
 @attrs.define(eq=False)
@@ -240,7 +241,7 @@ class Door:
             self._takes_in = False
 
     def _take_in(self, listener: Listener) -> None:
-        for _ in range(getattr(listener, "most_queued", LARGEST_BACKLOG)):
+        for _ in range(most_queued(listener)):
             try:
                 somebody, request = self._next_request(listener)
             except OSError as error:
@@ -255,11 +256,11 @@ class Door:
                 return
             if request is not None:
                 self.waiting.append(request)
-            if len(self.waiting) > self._server.limits.requests:
+            if len(self.waiting) > self._server._waiting_room():
                 self._leave_unserved(self.waiting.pop())
 
     def _turn_queue_away(self, listener: Listener) -> None:
-        for _ in range(LARGEST_BACKLOG):
+        for _ in range(most_queued(listener)):
             somebody, request = self._next_request(listener)
             if not somebody:
                 return

@@ -214,3 +214,9 @@ def activate(listeners: Iterable[Listener], backlog: int | None) -> None:
             listener.listen(LARGEST_BACKLOG if backlog is None else backlog)
         except OSError as error:
             raise with_address(error, "listen on", listener.address) from error
+
+
+def most_queued(listener: Listener) -> int:
+    """How many clients can be queued at ``listener`` at once, at most."""
+    queued: int = getattr(listener, "most_queued", LARGEST_BACKLOG)
+    return queued

@@ -169,9 +169,9 @@ class Run:
             try:
                 with trio.move_on_after(patience):
                     await self._accept(lambda: None)
-                if self.door.is_open():
-                    # The last look: who came in the very tick, or was there all the time.
-                    any(accept_now(listener, self.door) for listener in self.listeners)
+                # The last look: who came in the very tick, or was there all the time.
+                for listener in self.listeners:
+                    accept_now(listener, self.door)
                 await self.ledger.until_all_closed_or(self.drain)
                 if self.drain.began:
                     await self._ending.drain_out()
@@ -257,6 +257,7 @@ class Run:
             self._ending.fail(reason, culprit=request)
         else:
             self._takes_requests = False
+            self.door.accepts_left = 0
             self.door.empty_waiting_room()
 
     def on_exit(self, error: BaseException) -> None:

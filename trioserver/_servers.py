@@ -21,6 +21,11 @@ from ._receiving import Drain
 from ._request import Exchange
 from ._transport import Listener, SocketListener
 
+DATAGRAMS_TAKEN_IN = 4096
+"""Datagrams that a drain takes in, or ``limits.requests`` if that is more. The buffer that
+Linux gives a socket unless told otherwise (212 992 bytes) holds 278 of them at most, and
+the queue of a Unix socket 512 where systemd has set it."""
+
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -148,6 +153,10 @@ class UDPServer(BaseServer):
         if transport.local_address != info.server_address:
             info = attrs.evolve(info, server_address=transport.local_address)
         return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
+
+    def _waiting_room(self) -> int:
+        # Unlike a connection, a datagram that is turned away tells its client nothing.
+        return max(super()._waiting_room(), DATAGRAMS_TAKEN_IN)
 
 
 # What the two IP servers share ------------------------------------------------------
