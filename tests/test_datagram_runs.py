@@ -271,9 +271,9 @@ async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
     assert counts.outcomes[trioserver.Outcome.CANCELLED] == 1
 
 
-@pytest.mark.parametrize("timeout", [0, 10])
+@pytest.mark.parametrize("patience", [0, 10])
 async def test_handle_request_passes_over_errors_of_clients(
-    timeout: float, autojump_clock: Any
+    patience: float, autojump_clock: Any
 ) -> None:
     """Neither what is too large nor whom get_request drops hides the next one."""
 
@@ -282,7 +282,7 @@ async def test_handle_request_passes_over_errors_of_clients(
             accepted = super().get_request(listener)
             return None if accepted and accepted[0].data == b"ours?" else accepted
 
-    server = Picky(("memory", 1), echo, timeout=timeout, max_packet_size=5)
+    server = Picky(("memory", 1), echo, timeout=patience, max_packet_size=5)
     async with server:
         client = server.client()
         for word in [b"too large", b"ours?", b"too large", b"yes", b"again"]:
@@ -294,10 +294,8 @@ async def test_handle_request_passes_over_errors_of_clients(
     assert (counts.accepted, counts.accept_errors, counts.refused) == (2, 2, 1)
 
 
-@pytest.mark.parametrize("timeout", [0, 10])
-async def test_exit_of_an_observer_ends_the_last_look(
-    timeout: float, autojump_clock: Any
-) -> None:
+@pytest.mark.parametrize("patience", [0, 10])
+async def test_exit_of_an_observer_ends_the_last_look(patience: float, autojump_clock: Any) -> None:
     """An observer that ends the program while one is passed over: nobody else is let in."""
 
     class Exits(Witness):
@@ -306,7 +304,7 @@ async def test_exit_of_an_observer_ends_the_last_look(
 
     witness = Exits()
     server = MemoryDatagramServer(
-        ("memory", 1), echo, timeout=timeout, max_packet_size=5, observers=[witness]
+        ("memory", 1), echo, timeout=patience, max_packet_size=5, observers=[witness]
     )
     async with server:
         client = server.client()

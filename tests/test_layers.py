@@ -14,7 +14,10 @@ PACKAGE = Path(trioserver.__file__).parent
 # layer files may import each other, but not in circles.
 LAYERS = (
     "_errors.py _config.py",
-    "_address.py _events.py _observers.py _transport.py _datagram_socket.py _verdict.py",
+    (
+        "_address.py _events.py _observers.py _transport.py"
+        " _datagram_notes.py _datagram_socket.py _verdict.py"
+    ),
     (
         "_receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py _writer.py"
         " _unix_path.py _listeners.py _slots.py"

@@ -7,45 +7,30 @@ closes with the last datagram that could still be answered.
 
 from __future__ import annotations
 
-import array
 import errno
-import os
 import socket
-import struct
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import IPv6Address
-from typing import TypeAlias
 
 import attrs
 import trio
 
 from ._address import Address, describe
+from ._datagram_notes import Note, Told, ask_for_notes, is_unix
 from ._transport import Data, DatagramTransport, OwnedPath, PeerCredentials
-
-Note: TypeAlias = tuple[int, int, bytes]
-"""What the socket module calls an ancillary data item: (level, type, data)."""
 
 UNNAMED = ""
 """The address of a client whose socket is not bound: nobody can reply to it."""
 
 _LINUX = sys.platform == "linux"
-# Not in the socket module of every Python; the numbers are those of
-# <linux/in.h> and <asm-generic/socket.h>.
-_IP_PKTINFO = getattr(socket, "IP_PKTINFO", 8 if _LINUX else None)
-_IPV6_PKTINFO = getattr(socket, "IPV6_PKTINFO", None)
-_SO_RXQ_OVFL = 40 if _LINUX else None
-_SCM_CREDENTIALS = getattr(socket, "SCM_CREDENTIALS", None)
-_SCM_RIGHTS = getattr(socket, "SCM_RIGHTS", None)
-# The options of IP_RECVERR and IPV6_RECVERR, from <linux/in.h> and <linux/in6.h>.
+# The options of IP_RECVERR and IPV6_RECVERR, from <linux/in.h> and <linux/in6.h>,
+# which the socket module does not have.
 _RECVERR: dict[int, tuple[int, int]] = (
     {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
     if _LINUX
     else {}
 )
-_WILDCARD = "0.0.0.0"  # noqa: S104  (to recognise one, not to bind to it)
-_WILDCARD_V6 = "::"
 
 # What Linux takes from SO_RCVBUF for an empty datagram is more (768 bytes on
 # x86-64): its headers and its bookkeeping count.
@@ -54,18 +39,6 @@ _LEAST_COST = 256
 # On a Unix socket they count, whatever their size, up to net.unix.max_dgram_qlen:
 # 10 unless raised, and 512 where systemd raises it.
 _MOST_ON_UNIX = 4096
-
-_in_pktinfo = struct.Struct("i4s4s")  # ip(7): interface, our address, the header's address
-_in6_pktinfo = struct.Struct("16sI")  # ipv6(7): the header's address, interface
-_ucred = struct.Struct("3i")  # unix(7): process, user, group
-_drops = struct.Struct("I")  # socket(7): datagrams dropped since the socket was made
-
-# For the notes that somebody else has asked for by an option of his own (the
-# time of arrival, say): they can come first, and leave no room for ours.
-_ROOM_FOR_OTHERS = 256
-
-# What Linux notes on a datagram that was sent before it was asked to note who did.
-_NOBODY = PeerCredentials(pid=0, uid=65_534, gid=65_534)
 
 
 @attrs.define(eq=False)
@@ -103,7 +76,7 @@ class DatagramListener:
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
         self._buffer = bytearray(self.largest)
         self._keeps_errors = _keeps_errors(self.socket)
-        self._room_for_notes = _ask_for_notes(self.socket, self.address)
+        self._room_for_notes = ask_for_notes(self.socket, self.address)
 
     @property
     def most_queued(self) -> int:
@@ -127,7 +100,9 @@ class DatagramListener:
                 self._forget_errors()
             return None
         client_address = UNNAMED if sender is None else sender
-        told = self._understand(notes)
+        told = Told.by(notes, self.address)
+        if told.dropped is not None:
+            self.dropped = told.dropped
         if flags & socket.MSG_TRUNC:
             raise OSError(
                 errno.EMSGSIZE,
@@ -143,15 +118,6 @@ class DatagramListener:
             size, sender = self.socket.recvfrom_into(self._buffer)
             return size, [], 0, sender
         return self.socket.recvmsg_into([self._buffer], self._room_for_notes)
-
-    def _understand(self, notes: Iterable[Note]) -> _Told:
-        told = _Told(self.address)
-        for level, kind, value in notes:
-            if (level, kind, len(value)) == (socket.SOL_SOCKET, _SO_RXQ_OVFL, _drops.size):
-                [self.dropped] = _drops.unpack(value)
-            else:
-                told.understand(level, kind, value)
-        return told
 
     def _forget_errors(self) -> None:
         """Empty the queue that ip(7) calls IP_RECVERR: poll(2) never waits while it is full."""
@@ -187,7 +153,7 @@ class DatagramListener:
 
     def is_unix(self) -> bool:
         """Whether it is a Unix socket."""
-        return _is_unix(self.socket)
+        return is_unix(self.socket)
 
     def fileno(self) -> int:
         """The file descriptor, -1 once closed."""
@@ -220,49 +186,13 @@ class DatagramListener:
 
 
 @attrs.define(eq=False)
-class _Told:
-    """What the kernel has noted on a datagram."""
-
-    local_address: Address
-    reply_notes: list[Note] = attrs.field(factory=list)
-    peer_credentials: PeerCredentials | None = None
-
-    def understand(self, level: int, kind: int, value: bytes) -> None:
-        """Take one note in; there may be others, and the last one may be cut off."""
-        note = (level, kind, len(value))
-        if note == (socket.IPPROTO_IP, _IP_PKTINFO, _in_pktinfo.size):
-            _, reply_from, _ = _in_pktinfo.unpack(value)
-            self._asked(socket.inet_ntop(socket.AF_INET, reply_from))
-            # No interface: the routing table knows better.
-            self.reply_notes = [(level, kind, _in_pktinfo.pack(0, reply_from, bytes(4)))]
-        elif note == (socket.IPPROTO_IPV6, _IPV6_PKTINFO, _in6_pktinfo.size):
-            asked, interface = _in6_pktinfo.unpack(value)
-            address = IPv6Address(asked)
-            if not address.is_multicast:  # from which nobody can reply
-                interface = interface if address.is_link_local else 0
-                self._asked(str(address), interface)
-                self.reply_notes = [(level, kind, _in6_pktinfo.pack(asked, interface))]
-        elif note == (socket.SOL_SOCKET, _SCM_CREDENTIALS, _ucred.size):
-            credentials = PeerCredentials(*_ucred.unpack(value))
-            self.peer_credentials = None if credentials == _NOBODY else credentials
-        elif level == socket.SOL_SOCKET and kind == _SCM_RIGHTS:
-            _close_descriptors(value)
-
-    def _asked(self, host: str, interface: int | None = None) -> None:
-        _, port, *rest = self.local_address
-        if interface is not None:
-            rest[-1] = interface
-        self.local_address = (host, port, *rest)
-
-
-@attrs.define(eq=False)
 class _Received:
     """The kernel's `DatagramTransport`."""
 
     _listener: DatagramListener
     data: bytes
     _client_address: Address
-    _told: _Told
+    _told: Told
     _open: bool = True
     _pause: float = 0.0
 
@@ -304,45 +234,7 @@ class _Received:
             self._listener.way_back_closed()
 
 
-def _is_unix(sock: socket.socket) -> bool:
-    return sock.family == getattr(socket, "AF_UNIX", None)
-
-
 def _keeps_errors(sock: socket.socket) -> bool:
     """Whether somebody has had the kernel keep what becomes of datagrams that were sent."""
     asked = _RECVERR.get(sock.family)
     return asked is not None and bool(sock.getsockopt(*asked))
-
-
-def _ask_for_notes(sock: socket.socket, address: Address) -> int:
-    """Have the kernel note on each datagram what it can; the room that its notes need."""
-    # On a Unix socket there is none to spare: descriptors would come in.
-    room = 0 if _is_unix(sock) else _ROOM_FOR_OTHERS
-    for level, name, size in _notes_to_ask_for(sock.family, address):
-        with suppress(OSError):  # a kernel that cannot
-            sock.setsockopt(level, name, 1)
-            room += socket.CMSG_SPACE(size)
-    return room
-
-
-def _notes_to_ask_for(family: int, address: Address) -> Iterable[tuple[int, int, int]]:
-    """Options that ask for notes, each with the size of the note."""
-    if family not in {socket.AF_INET, socket.AF_INET6}:
-        if _LINUX:
-            yield socket.SOL_SOCKET, socket.SO_PASSCRED, _ucred.size
-        return
-    if _SO_RXQ_OVFL is not None:
-        yield socket.SOL_SOCKET, _SO_RXQ_OVFL, _drops.size
-    # On a wildcard the kernel would choose the address that a reply comes from.
-    if family == socket.AF_INET and address[0] == _WILDCARD and _IP_PKTINFO is not None:
-        yield socket.IPPROTO_IP, _IP_PKTINFO, _in_pktinfo.size
-    if family == socket.AF_INET6 and address[0] == _WILDCARD_V6 and _IPV6_PKTINFO is not None:
-        yield socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, _in6_pktinfo.size
-
-
-def _close_descriptors(value: bytes) -> None:
-    """Close descriptors that a client has passed, and nobody asked for."""
-    numbers = array.array("i")
-    numbers.frombytes(value[: len(value) - len(value) % numbers.itemsize])
-    for number in numbers:
-        os.close(number)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def failures(where: Iterable[str], limit: int | None) -> tuple[int, set[str]]:
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=None if limit is None else lambda: lower(limit),
+            preexec_fn=lambda: prepare(limit),
         )
         if not results.exists():
             raise RuntimeError(
@@ -68,8 +69,11 @@ def name_of(case: ET.Element) -> str:
     return f"{file}.py::{case.attrib['name'].partition('[')[0]}"
 
 
-def lower(limit: int) -> None:
-    """Have at most so many descriptors; whoever needs more may say so."""
+def prepare(limit: int | None) -> None:
+    """Have at most so many descriptors, and heed Ctrl-C, which a shell's background job ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if limit is None:
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
