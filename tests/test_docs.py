@@ -913,6 +913,7 @@ def as_shown(default: Any) -> str:
         ("`UDPServer`, besides", trioserver.UDPServer, trioserver.BaseServer),
         ("`UnixStreamServer`, besides", trioserver.UnixStreamServer, trioserver.TCPServer),
         ("`UnixDatagramServer`, besides", trioserver.UnixDatagramServer, trioserver.UDPServer),
+        ("`ThreadingMixIn`, besides", trioserver.ThreadingMixIn, trioserver.BaseServer),
         ("`Timeouts`", trioserver.Timeouts, None),
         ("`Limits`", trioserver.Limits, None),
     ],
@@ -995,7 +996,7 @@ PORTED = {
     "TCPServer": trioserver.TCPServer,
     "UDPServer": trioserver.UDPServer,
     "UnixStreamServer, UnixDatagramServer": trioserver.UnixStreamServer,
-    "ThreadingMixIn": trioserver.TCPServer,
+    "ThreadingMixIn": trioserver.ThreadingTCPServer,
     "ForkingMixIn": trioserver.TCPServer,
     "Ready-made servers": trioserver.TCPServer,
     "BaseRequestHandler": trioserver.BaseRequestHandler,
@@ -1009,6 +1010,7 @@ def test_porting_says_what_is_there(title: str) -> None:
     """What a table calls the same is there, of the same colour; what is gone or to come is not."""
     cls = PORTED[title]
     there = {"request", "client_address", "server", "connection", "packet", *dir(cls)}
+    there.update(trioserver.__all__)
     there.update(field.alias for field in (attrs.fields(cls) if attrs.has(cls) else ()))
     for names, here, _ in table("how-to/porting", title):
         for name in literals(names):

@@ -1188,8 +1188,8 @@ class Classic(socketserver.StreamRequestHandler):
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
-        (None, "must be a handler class or an async function"),
-        ("Upper", "must be a handler class or an async function"),
+        (None, "must be a handler class or a function"),
+        ("Upper", "must be a handler class or a function"),
         (PlainHandle, r"PlainHandle .* handle\(\) must be an `async def`"),
         (PlainFinish, r"PlainFinish .* finish\(\) must be an `async def`"),
         (Classic, r"Classic .* derive it from trioserver.StreamRequestHandler"),

@@ -786,7 +786,7 @@ async def test_per_client_forgets_who_has_left() -> None:
 
 def test_slots_remember_only_who_is_here() -> None:
     """BP-07: 100 000 clients, 3 at a time, never fill the table with more than 3."""
-    slots = Slots(Limits(per_client=1))
+    slots = Slots(Limits(per_client=1), 1024)
     here, most = [], 0
     for number in range(100_000):
         here.append(client_key((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1), None))

@@ -30,6 +30,13 @@ from ._program import run
 from ._reader import RequestReader
 from ._receiving import IdleBlock
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ._threads import (
+    ThreadingMixIn,
+    ThreadingTCPServer,
+    ThreadingUDPServer,
+    ThreadingUnixDatagramServer,
+    ThreadingUnixStreamServer,
+)
 from ._transport import DatagramTransport, Listener, PeerCredentials, Transport
 from ._writer import RequestWriter
 
@@ -65,6 +72,11 @@ __all__ = [
     "Statistics",
     "StreamRequestHandler",
     "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "ThreadingUnixDatagramServer",
+    "ThreadingUnixStreamServer",
     "Timeouts",
     "Transport",
     "UDPServer",

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import attrs
 import trio
@@ -29,8 +29,8 @@ from ._config import (
 from ._connection import Connection
 from ._datagram_socket import DatagramListener
 from ._errors import lone_errors
-from ._events import RequestInfo, ServerSnapshot, ShutdownReport, Statistics
-from ._handlers import Handler, check_handler
+from ._events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
+from ._handlers import Handler, check_callable, check_handler
 from ._hooks import DefaultHooks
 from ._observers import error_log, log_safely, valid_observers
 from ._receiving import Drain
@@ -39,8 +39,10 @@ from ._run import Run
 from ._transport import Listener, SocketListener
 
 
-def _valid_handler(server: object, _field: attrs.Attribute[Any], value: object) -> None:
-    check_handler(value, kind=getattr(server, "socket_type", None))
+def _valid_handler(server: Any, _field: attrs.Attribute[Any], value: object) -> None:
+    check_callable(value)
+    if server is not None:
+        server._check_handler(value)
 
 
 def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -111,6 +113,16 @@ class BaseServer(DefaultHooks):
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
         """Refuse a wrong address, naming ``field``."""
+
+    # Where handlers run: the mix-ins say otherwise.
+
+    _mode: ClassVar[Mode] = "task"
+    _connection_class: ClassVar[type[Connection]] = Connection
+
+    @classmethod
+    def _check_handler(cls, handler: object) -> None:
+        """Refuse a handler that cannot run there."""
+        check_handler(handler, kind=getattr(cls, "socket_type", None))
 
     # Binding and closing -------------------------------------------------------
 
@@ -408,7 +420,13 @@ class BaseServer(DefaultHooks):
 
     def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
         """What a request owns, over what a listener has accepted."""
-        return Connection(transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain)
+        return self._connection_class(
+            transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
+        )
+
+    def _most_requests(self) -> int:
+        """How many requests may be served at once."""
+        return self.limits.requests
 
     def _waiting_room(self) -> int:
         """How many clients a drain takes in who have to wait for a slot."""

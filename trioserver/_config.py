@@ -32,7 +32,11 @@ def reject(
     value: object,
 ) -> NoReturn:
     """Raise ``kind`` with a message that names the field."""
-    owner = "" if instance is None else f"{type(instance).__name__}."
+    if instance is None:
+        owner = ""
+    else:
+        cls = instance if inspect.isclass(instance) else type(instance)
+        owner = f"{cls.__name__}."
     raise kind(f"{owner}{field.alias} must be {expected}, not {value!r}")
 
 

@@ -21,6 +21,7 @@ from ._config import LARGEST_PORTION, Limits, Timeouts
 from ._events import RequestInfo
 from ._receiving import Drain, IdleBlock, Receiver
 from ._sending import Sender
+from ._slots import KeepsSlot
 from ._transport import Data, PeerCredentials, SocketTransport, Transport
 
 
@@ -62,6 +63,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._handlers_not_awaited = 0
         self._turns = 0
         self._must_not_linger = False
+        self._left_behind: KeepsSlot | None = None
 
     # Facts -----------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ._config import LARGEST_PORTION, Limits, Timeouts
 from ._errors import PeerGone, WriteTimeout
 from ._events import RequestInfo
 from ._receiving import cut
+from ._slots import KeepsSlot
 from ._transport import Data, DatagramTransport, PeerCredentials
 
 # What a send to a client that is not there, or no longer, can meet.
@@ -175,6 +176,7 @@ class Datagram(_Pair):
     _handlers_not_awaited: int
     _turns: int
     _must_not_linger: bool
+    _left_behind: KeepsSlot | None
 
     def __new__(
         cls,
@@ -197,6 +199,7 @@ class Datagram(_Pair):
         self._handlers_not_awaited = 0
         self._turns = 0
         self._must_not_linger = False
+        self._left_behind = None
         return self
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import attrs
 import trio
@@ -26,7 +26,7 @@ import trio
 from ._accept import ReserveDescriptor, Tier, tier_of
 from ._address import Address, client_key
 from ._config import Limits
-from ._events import RequestInfo
+from ._events import Mode, RequestInfo
 from ._ledger import Ledger
 from ._listeners import most_queued
 from ._observers import error_log, log_safely
@@ -40,12 +40,14 @@ class DoorHooks(Hooks, Protocol):
     """What a door needs of its server."""
 
     limits: Limits
+    _mode: ClassVar[Mode]
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
     def _exchange_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
     ) -> Exchange: ...
     def _waiting_room(self) -> int: ...
+    def _most_requests(self) -> int: ...
 
 
 @attrs.define(eq=False)
@@ -75,7 +77,7 @@ class Door:
     _takes_in: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._slots = Slots(self._server.limits)
+        self._slots = Slots(self._server.limits, self._server._most_requests())
         self._verifies = self._overrides("verify_request")
         closers = ("shutdown_request", "close_request")
         self._parts_by_default = not any(map(self._overrides, closers))
@@ -134,6 +136,7 @@ class Door:
             id=next(self._ids),
             client_address=client_address,
             server_address=listener.address,
+            mode=self._server._mode,
             started=trio.current_time(),
             started_at=time.time(),
         )

@@ -10,11 +10,14 @@ import contextvars
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 
 from ._address import Address, describe
+
+Mode: TypeAlias = Literal["task", "thread"]
+"""Where a handler runs."""
 
 
 class Outcome(enum.StrEnum):
@@ -34,6 +37,8 @@ class Outcome(enum.StrEnum):
     """The server drained while the connection was between two requests."""
     CANCELLED = "cancelled"
     """The grace was over, or somebody cancelled it; the reason says who."""
+    ABANDONED = "abandoned"
+    """It was cancelled, or took too long, and its thread has not ended since."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +58,7 @@ class RequestInfo:
     id: int
     client_address: Address
     server_address: Address
-    mode: Literal["task"] = "task"
+    mode: Mode = "task"
     started: float
     started_at: float
 
@@ -179,9 +184,14 @@ class ShutdownReport:
         return self.ended(Outcome.CANCELLED)
 
     @property
+    def abandoned(self) -> tuple[RequestRecord, ...]:
+        """The requests that were cut, and whose threads went on."""
+        return self.ended(Outcome.ABANDONED)
+
+    @property
     def clean(self) -> bool:
         """Whether nobody was cut and nobody was turned away."""
-        return not self.cancelled and not self.unaccepted
+        return not self.cancelled and not self.abandoned and not self.unaccepted
 
     @property
     def summary(self) -> str:

@@ -46,7 +46,7 @@ class Configured:
         # mypy's attrs.evolve does not know dataclass_transform.
         if not _is_ours(cls):
             _check_colours(cls)
-            _make_fields(cls)
+            make_fields(cls)
 
     if not TYPE_CHECKING:  # checkers take the signature from the fields
 
@@ -122,7 +122,9 @@ def _with_overrides(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs
     return [_overridden(cls, _like_inherited(cls, field)) for field in fields]
 
 
-_make_fields = attrs.define(
+# Also for classes with more than one of our bases: seen in their source, mypy's attrs
+# plugin would give each base an __attrs_init__ that is incompatible with the others.
+make_fields = attrs.define(
     init=False,
     repr=False,
     eq=False,
@@ -163,16 +165,20 @@ def _overridden(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
                 )
             if isinstance(value, type(attrs.field())):
                 raise TypeError(f"{cls.__name__}.{name} is a field: it needs an annotation")
-            _valid(None, field, value)
+            _valid(cls, field, value)
             return field.evolve(default=value)
     return field
 
 
-def _valid(instance: object, field: attrs.Attribute[Any], value: Any) -> Any:
-    """``value`` as the field holds it, or the validator's exception."""
-    value = attrs.setters.convert(instance, cast("Any", field), value)
+def _valid(owner: object, field: attrs.Attribute[Any], value: Any) -> Any:
+    """``value`` as the field holds it, or the validator's exception.
+
+    Args:
+      owner: the server; or the class whose default it is to be.
+    """
+    value = attrs.setters.convert(owner, cast("Any", field), value)
     if field.validator is not None:
-        field.validator(instance, field, value)
+        field.validator(owner, field, value)
     return value
 
 

@@ -194,22 +194,26 @@ class DatagramRequestHandler(BaseRequestHandler):
         self.wfile: RequestWriter = RequestWriter(request, 0)
 
 
+def check_callable(handler: object) -> None:
+    """Refuse what is no handler anywhere."""
+    if not callable(handler):
+        raise TypeError(
+            "RequestHandlerClass must be a handler class or a function, called with"
+            f" (request, client_address, server), not {handler!r}"
+        )
+
+
 def check_handler(handler: object, *, kind: int | None = None) -> None:
     """Refuse a handler that can be seen not to work, before its first request.
 
     Args:
-      handler: what a server was given.
+      handler: what a server was given; callable.
       kind: the type of the server's sockets, if it has one.
 
     Raises:
-      TypeError: it is not callable, or its methods are of the wrong colour;
-        says what to derive from instead.
+      TypeError: its methods are of the wrong colour; says what to derive from
+        instead.
     """
-    if not callable(handler):
-        raise TypeError(
-            "RequestHandlerClass must be a handler class or an async function,"
-            f" called with (request, client_address, server), not {handler!r}"
-        )
     while isinstance(handler, partial):
         handler = handler.func
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):

@@ -34,6 +34,7 @@ from ._address import Address
 from ._config import Timeouts
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from ._observers import error_log, log_safely
+from ._slots import KeepsSlot
 from ._verdict import as_errors, cancellations, in_words, lone, peers_doing, split
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Exchange(Protocol):
     cancel_scope: trio.CancelScope
     _must_not_linger: bool
     _handlers_not_awaited: int
+    _left_behind: KeepsSlot | None
 
     @property
     def info(self) -> RequestInfo: ...
@@ -261,14 +263,17 @@ class Request:
         cancelled = cancellations(error)
         if not cancelled:
             self._decide(Outcome.FAILED, in_words(error))
-        elif self._deadline_was_ours(cancelled[0]):
-            self._decide(Outcome.TIMED_OUT, "the request took too long (request)")
-        else:
-            own = self.exchange.cancel_scope.cancel_called
-            by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
-            # Trio knows best, unless a deadline struck that somebody had moved.
-            why = cancelled[0].reason or self._cancelled_because or by_whom
-            self._decide(Outcome.CANCELLED, why)
+            return
+        outcome, why = self._why_cancelled(cancelled[0])
+        self._decide(Outcome.ABANDONED if self.exchange._left_behind else outcome, why)
+
+    def _why_cancelled(self, cancelled: trio.Cancelled) -> tuple[Outcome, str]:
+        if self._deadline_was_ours(cancelled):
+            return Outcome.TIMED_OUT, "the request took too long (request)"
+        own = self.exchange.cancel_scope.cancel_called
+        by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
+        # Trio knows best, unless a deadline struck that somebody had moved.
+        return Outcome.CANCELLED, cancelled.reason or self._cancelled_because or by_whom
 
     def _announce(self, error: BaseException) -> None:
         """Something goes on up: tell the run now, not when the connection is closed."""

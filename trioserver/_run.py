@@ -281,7 +281,11 @@ class Run:
     def on_outcome(self, request: Request, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
         self.ledger.settled(request, record)
-        self.door.leave(request)
+        thread = request.exchange._left_behind
+        if thread is None:
+            self.door.leave(request)
+        else:
+            thread.after = partial(self.door.leave, request)
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
         self._ending.end_oldest_linger()
 

@@ -150,7 +150,8 @@ class Shutdown:
             await self._ledger.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        for request in self._ledger.here():
+        stubborn = (it for it in self._ledger.here() if not it.exchange._left_behind)
+        for request in stubborn:
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(request.task)
             log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)

@@ -7,12 +7,23 @@ decided, so the limit is exact: there is never one request more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
 import attrs
 from trio.lowlevel import ParkingLot
 
 from ._config import Limits
+
+
+class KeepsSlot(Protocol):
+    """Works on for a request after its outcome, so that its slot is not free yet.
+
+    Attributes:
+      after: what to call when it is.
+    """
+
+    after: Callable[[], object] | None
 
 
 @attrs.define(eq=False)
@@ -25,13 +36,14 @@ class Slots:
     """
 
     _limits: Limits
+    _most: int
     free: int = attrs.field(init=False)
     turning_away: bool = False
     _by_client: Counter[Hashable] = attrs.field(factory=Counter)
     _changed: ParkingLot = attrs.field(factory=ParkingLot)
 
     def __attrs_post_init__(self) -> None:
-        self.free = self._limits.requests
+        self.free = self._most
 
     def has_room(self) -> bool:
         """Whether one more client may be accepted, be it to turn it away."""

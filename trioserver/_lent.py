@@ -1,0 +1,118 @@
+"""A connection whose socket is lent to somebody who does not run in Trio.
+
+While it is lent, the connection's facts are those of the loan, and a drain ends
+the borrower's idle waits. Afterwards the connection is whole again: the server
+lingers and closes as ever.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Literal
+
+import trio
+
+from ._blocking_socket import BlockingSocket, SocketUse
+from ._connection import Connection
+from ._receiving import NEW_CONNECTION_GRACE
+
+
+class LentConnection(Connection):
+    """A `Connection` that can lend its socket to a thread."""
+
+    _use: SocketUse | None = None
+
+    @contextmanager
+    def _lend(self, *, ends_idle: bool) -> Iterator[BlockingSocket]:
+        """Lend the socket, as a blocking one with a descriptor of its own.
+
+        Args:
+          ends_idle: whether a drain may end the borrower's waits between requests.
+
+        Raises:
+          RuntimeError: the connection is over something else than a kernel socket.
+        """
+        ours = self.socket
+        if ours is None:
+            raise RuntimeError(
+                "handlers in threads need the kernel's sockets: this connection is over"
+                f" a {type(self._transport).__name__}"
+            )
+        receiver, sender = self._receiver, self._sender
+        until_new = receiver.new_until - trio.current_time()
+        use = self._use = SocketUse(
+            info=self.info,
+            drain=receiver._drain,
+            new_until=time.monotonic() + until_new,
+            ends_idle=ends_idle,
+            idle=receiver.timeout,
+            write=sender.timeout,
+            pending=receiver.buffer,
+            received=receiver.total,
+            sent=sender.total,
+            at_eof=receiver.at_eof,
+        )
+        try:
+            yield BlockingSocket.sharing(ours, use)
+        finally:
+            self._take_back(use)
+
+    def _take_back(self, use: SocketUse) -> None:
+        """Note what has become of the connection meanwhile."""
+        receiver, sender = self._receiver, self._sender
+        receiver.total, sender.total = use.received, use.sent
+        receiver.at_eof = use.at_eof
+        receiver.ended_idle = receiver.ended_idle or use.ended_idle
+        if use.fault is not None and not isinstance(use.fault, TimeoutError):
+            sender.broken = f"the peer is gone: {use.fault.strerror or use.fault}"
+        use.fault = None  # its traceback leads back here: no cycles
+        self._use = None
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.setblocking(False)
+
+    def _interrupt(self) -> None:
+        """End whatever the borrower waits for in his socket, at once."""
+        if self.socket is not None:
+            with suppress(OSError):  # the peer is gone already
+                self.socket.shutdown(socket.SHUT_RDWR)
+
+    # While it is lent ----------------------------------------------------------
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that were read so far."""
+        return super().bytes_received if self._use is None else self._use.received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that were written so far."""
+        return super().bytes_sent if self._use is None else self._use.sent
+
+    @property
+    def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
+        """What the connection is doing now; ``idle`` is a wait between two requests."""
+        use = self._use
+        if use is None:
+            return super().state
+        if use.writing:
+            return "writing"
+        if not use.reading:
+            return "working"
+        return "idle" if use.waits_idle() else "reading"
+
+    @property
+    def _new_until(self) -> float:
+        if self._use is None:
+            return super()._new_until
+        return -math.inf if self._use.received else self.info.started + NEW_CONNECTION_GRACE
+
+    def _end_idle_waits(self) -> None:
+        if self._use is None:
+            super()._end_idle_waits()
+        elif self.socket is not None:
+            self._use.end_idle_wait(self.socket)

@@ -1,0 +1,139 @@
+"""Synchronous handlers: what runs in a thread, and what it is given there.
+
+Those of `socketserver`, unmodified, and plain functions of the same three
+arguments. As ever, constructing such a handler handles the request.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import socketserver
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import trio
+
+from ._address import Address
+from ._config import is_async_callable
+from ._datagram import DatagramSocket
+from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from ._transport import Data
+
+SyncHandler: TypeAlias = Callable[[Any, Address, Any], object]
+"""What a server calls in a thread for each request."""
+
+
+class ThreadDatagramSocket:
+    """The way back from one datagram, for a handler in a thread. It can only send."""
+
+    def __init__(self, way_back: DatagramSocket, token: trio.lowlevel.TrioToken) -> None:
+        self._way_back = way_back
+        self._token = token
+
+    def __repr__(self) -> str:
+        return repr(self._way_back).replace("DatagramSocket", type(self).__name__)
+
+    def getsockname(self) -> Any:
+        """The address that the datagram was sent to."""
+        return self._way_back.getsockname()
+
+    def sendto(self, data: Data, *flags_and_address: Any) -> int:
+        """Send one datagram: ``sendto(data, address)``, or ``sendto(data, flags, address)``.
+
+        It is sent by the server's own thread, within ``Timeouts.write``. Flags
+        have no effect.
+
+        Returns:
+          The bytes of ``data``.
+
+        Raises:
+          PeerGone: the client cannot be reached, or has no address.
+          WriteTimeout: the client's queue was full for ``Timeouts.write`` seconds.
+          OSError: the system refused it.
+          trio.ClosedResourceError: the request is over.
+        """
+        if len(flags_and_address) not in {1, 2}:
+            raise TypeError("sendto takes (data, address) or (data, flags, address)")
+        address = flags_and_address[-1]
+        return trio.from_thread.run(self._way_back.sendto, data, address, trio_token=self._token)
+
+
+def handle(handler: SyncHandler, request: Any, client_address: Address, server: Any) -> None:
+    """Have ``handler`` handle the request.
+
+    Raises:
+      TypeError: it turns out to be asynchronous.
+    """
+    result = handler(request, client_address, server)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # it was never started
+        raise TypeError(
+            f"RequestHandlerClass {_name(handler)} returned {result!r}, which would have to be"
+            " awaited: in a thread a handler is a plain function, or derives from"
+            " socketserver.BaseRequestHandler"
+        )
+
+
+def check_sync_handler(handler: object, *, kind: int | None = None) -> None:
+    """Refuse a handler that can be seen not to work in a thread.
+
+    Args:
+      handler: what a server was given; callable.
+      kind: the type of the server's sockets, if it has one.
+
+    Raises:
+      TypeError: its methods are of the wrong colour, or it is for the other
+        kind of server; says what to derive from instead.
+    """
+    while isinstance(handler, partial):
+        handler = handler.func
+    name = _name(handler)
+    if not inspect.isclass(handler):
+        if is_async_callable(handler) or inspect.isasyncgenfunction(handler):
+            raise TypeError(
+                f"RequestHandlerClass {name} is asynchronous, and this server runs handlers in"
+                " threads: it must be a plain `def`, or the server one without ThreadingMixIn"
+            )
+        return
+    if issubclass(handler, BaseRequestHandler):
+        raise TypeError(
+            f"RequestHandlerClass {name} is an asynchronous handler, and this server runs handlers"
+            f" in threads: derive it from socketserver.{_counterpart(handler)}, or the server from"
+            " one without ThreadingMixIn"
+        )
+    for method in ("setup", "handle", "finish"):
+        if is_async_callable(getattr(handler, method, None)):
+            raise TypeError(
+                f"RequestHandlerClass {name} runs in a thread, so its {method}() must be a plain"
+                " `def`, not an `async def`"
+            )
+    _check_kind(handler, name, kind)
+
+
+def _check_kind(handler: type, name: str, kind: int | None) -> None:
+    datagrams = issubclass(handler, socketserver.DatagramRequestHandler)
+    streams = issubclass(handler, socketserver.StreamRequestHandler)
+    if datagrams and kind == socket.SOCK_STREAM:
+        raise TypeError(
+            f"RequestHandlerClass {name} serves datagrams, and this server has connections:"
+            " derive it from socketserver.StreamRequestHandler"
+        )
+    if streams and kind == socket.SOCK_DGRAM:
+        raise TypeError(
+            f"RequestHandlerClass {name} serves connections, and this server has datagrams:"
+            " derive it from socketserver.DatagramRequestHandler"
+        )
+
+
+def _counterpart(handler: type) -> str:
+    for ours in (StreamRequestHandler, DatagramRequestHandler):
+        if issubclass(handler, ours):
+            return ours.__name__
+    return "BaseRequestHandler"
+
+
+def _name(handler: object) -> str:
+    return getattr(handler, "__name__", repr(handler))

@@ -1,0 +1,138 @@
+"""Threads: the mix-in under which synchronous handlers run, and the four ready-made servers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+import trio
+
+from ._address import Address
+from ._base import BaseServer
+from ._blocking_socket import BlockingSocket
+from ._config import LARGEST_INT, a, count
+from ._connection import Connection
+from ._datagram import Datagram
+from ._events import Mode
+from ._fields import make_fields
+from ._lent import LentConnection
+from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ._sync_handlers import ThreadDatagramSocket, check_sync_handler, handle
+from ._worker_thread import ThreadCall
+
+
+@make_fields
+class ThreadingMixIn(BaseServer):
+    """Runs each handler in a thread: put it first in the bases of a server.
+
+    Handlers are synchronous: derived from the classes of `socketserver`, or
+    plain functions. All else (hooks, time-outs, limits, the drain, records)
+    is as without it, and runs in Trio's own thread.
+
+    A thread has a blocking `socket.socket`, or a pair of data and a socket that
+    can only ``sendto``. When its request is cancelled, whatever it waits for
+    in that socket ends at once, and ``trio.from_thread.check_cancelled`` raises
+    `trio.Cancelled`. A thread that takes no notice is left behind after
+    ``timeouts.cleanup`` seconds: named in the log with its stack, and counted
+    as `Outcome.ABANDONED`. It keeps its slot until it ends.
+
+    Args:
+      max_threads: how many threads at once; of it and ``limits.requests`` the
+        smaller counts.
+      daemon_threads: leave a thread that was cancelled behind at once.
+      block_on_close: whether closing waits for threads beyond the grace, for
+        ``timeouts.cleanup`` seconds.
+      ends_idle_reads: whether a drain ends a read that waits when nothing was
+        read since the last write: a keep-alive connection between two requests.
+    """
+
+    max_threads: int = attrs.field(
+        default=40, validator=count(1, most=LARGEST_INT, unit="of threads ")
+    )
+    daemon_threads: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    block_on_close: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+    ends_idle_reads: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+
+    _mode: ClassVar[Mode] = "thread"
+    _connection_class: ClassVar[type[Connection]] = LentConnection
+
+    async def finish_request(self, request: Any, client_address: Address) -> None:
+        """Construct the handler in a thread, which handles the request."""
+        if isinstance(request, LentConnection):
+            await self._finish_connection(request, client_address)
+        elif isinstance(request, Datagram):
+            await self._finish_datagram(request, client_address)
+        else:
+            raise TypeError(
+                "a handler in a thread is given the socket of a Connection or Datagram, not of"
+                f" {request!r}, which get_request has made of it"
+            )
+
+    async def _finish_connection(self, request: LentConnection, client_address: Address) -> None:
+        await request._flush()
+        with request._lend(ends_idle=self.ends_idle_reads) as sock:
+            call = self._call_for(request, request._interrupt)
+            try:
+                await call.run(partial(self._handle_and_end, sock, client_address))
+            finally:
+                if call.is_over():
+                    sock.end()
+
+    def _handle_and_end(self, sock: BlockingSocket, client_address: Address) -> None:
+        """What a thread does for a connection."""
+        try:
+            handle(self.RequestHandlerClass, sock, client_address, self)
+        except OSError as error:
+            ended = sock.as_ended(error)
+            if ended is None:
+                raise
+            raise ended from error
+        finally:
+            sock.end()
+
+    async def _finish_datagram(self, request: Datagram, client_address: Address) -> None:
+        way_back = ThreadDatagramSocket(request.socket, trio.lowlevel.current_trio_token())
+        pair = (request.data, way_back)
+        # Nothing that a thread could wait for in its socket takes longer than Timeouts.write.
+        call = self._call_for(request, lambda: None)
+        await call.run(partial(handle, self.RequestHandlerClass, pair, client_address, self))
+
+    def _call_for(self, request: LentConnection | Datagram, interrupt: Any) -> ThreadCall:
+        return ThreadCall(
+            request.info,
+            interrupt=interrupt,
+            patience=self._patience,
+            left_behind=partial(setattr, request, "_left_behind"),
+        )
+
+    def _patience(self) -> float:
+        waits = not self.daemon_threads and (self.block_on_close or not self.draining)
+        return self.timeouts.cleanup if waits else 0.0
+
+    def _most_requests(self) -> int:
+        return min(self.limits.requests, self.max_threads)
+
+    @classmethod
+    def _check_handler(cls, handler: object) -> None:
+        check_sync_handler(handler, kind=getattr(cls, "socket_type", None))
+
+
+@make_fields
+class ThreadingTCPServer(ThreadingMixIn, TCPServer):
+    """Serves TCP connections, each handler in a thread."""
+
+
+@make_fields
+class ThreadingUDPServer(ThreadingMixIn, UDPServer):
+    """Serves UDP datagrams, each handler in a thread."""
+
+
+@make_fields
+class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
+    """Serves Unix stream connections, each handler in a thread."""
+
+
+@make_fields
+class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
+    """Serves Unix datagrams, each handler in a thread."""

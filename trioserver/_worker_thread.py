@@ -1,0 +1,127 @@
+"""One call in a thread, for a request that can be cancelled while it runs.
+
+Trio cannot stop a thread. What it waits for in its socket can be ended, so most
+end at once; one that computes, or waits for something else, is waited for within
+bounds and then left behind, named, and counted until it ends.
+
+The request's slot is the thread's token. A slot is taken before a client is
+accepted and kept until the thread has ended, so an accepted client never waits
+for a thread, and threads that were left behind count.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import NoneType
+from typing import cast
+
+import attrs
+import trio
+
+from ._errors import RequestEnded
+from ._events import RequestInfo
+from ._observers import error_log, log_safely
+from ._verdict import in_words
+
+
+@attrs.define(eq=False)
+class ThreadCall:
+    """A function that runs in a thread for one request.
+
+    Attributes:
+      info: the facts of the request.
+      interrupt: ends whatever the thread waits for in its socket.
+      patience: seconds from a cancellation until the thread is left behind.
+      left_behind: called with this call when that happens.
+      after: called in Trio's thread when a thread that was left behind has
+        ended, if Trio still runs.
+    """
+
+    info: RequestInfo
+    interrupt: Callable[[], object]
+    patience: Callable[[], float]
+    left_behind: Callable[[ThreadCall], object]
+    after: Callable[[], object] | None = None
+    _started: bool = False
+    _ended: trio.Event = attrs.field(factory=trio.Event)
+    _thread: int | None = None
+    _error: BaseException | None = None
+
+    async def run(self, function: Callable[[], object]) -> None:
+        """Call it, and raise what it raises.
+
+        Cancelled, it ends the thread's waits, and waits for its end for
+        ``patience`` seconds. What is raised in the thread after that is told in
+        the log; but what ends programs goes on.
+        """
+        try:
+            await trio.to_thread.run_sync(
+                self._call,
+                function,
+                thread_name=str(self.info),
+                abandon_on_cancel=True,  # else this would not be told of a cancellation
+                limiter=cast("trio.CapacityLimiter", self),  # its two methods are all that counts
+            )
+        except trio.Cancelled as cancelled:
+            if self._started:
+                await self._end(cancelled)
+            raise
+        finally:
+            self._error = None  # no cycles
+
+    def is_over(self) -> bool:
+        """Whether there is no thread, not yet or not any more."""
+        return not self._started or self._ended.is_set()
+
+    # As a limiter. Trio calls the second one when the thread has ended, also
+    # after a cancellation, in its own thread.
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """The slot was taken before the client was accepted."""
+        self._started = True
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """The thread has ended, or could not be started."""
+        self._ended.set()
+        if self.after is not None:
+            self.after()
+
+    # In the thread -------------------------------------------------------------
+
+    def _call(self, function: Callable[[], object]) -> None:
+        self._thread = threading.get_ident()
+        try:
+            function()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._thread = None
+
+    # After a cancellation --------------------------------------------------------
+
+    async def _end(self, cancelled: trio.Cancelled) -> None:
+        self.interrupt()
+        seconds = self.patience()
+        with trio.move_on_after(seconds, shield=True):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            self.left_behind(self)
+            message = (
+                "the thread of %s has not ended %g s after it was cancelled (cleanup);"
+                " left behind:\n%s"
+            )
+            log_safely(error_log, logging.ERROR, message, self.info, seconds, self._stack())
+        elif not isinstance(self._error, (trio.Cancelled, RequestEnded, NoneType)):
+            if not isinstance(self._error, Exception):
+                raise BaseExceptionGroup("a handler's thread", [cancelled, self._error])
+            message = "%s raised after it was cancelled: %s"
+            log_safely(error_log, logging.INFO, message, self.info, in_words(self._error))
+
+    def _stack(self) -> str:
+        frame = None if self._thread is None else sys._current_frames().get(self._thread)
+        return "" if frame is None else "".join(traceback.format_stack(frame))
