@@ -1,5 +1,6 @@
 """The classic ``socketserver`` framework, rebuilt on Trio's structured concurrency."""
 
+from ._adopt import adopt
 from ._base import BaseServer
 from ._config import Limits, Timeouts
 from ._connection import Connection
@@ -83,6 +84,7 @@ __all__ = [
     "UnixDatagramServer",
     "UnixStreamServer",
     "WriteTimeout",
+    "adopt",
     "current_request",
     "run",
 ]

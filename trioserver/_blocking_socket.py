@@ -108,13 +108,22 @@ class BlockingSocket(socket.socket):
         So it can be closed at any time, by whoever is the last to use it, and
         never meets a number that has been given to somebody else.
         """
-        twin = cls(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
-        twin._use = use
-        # The two share one mode, and the Trio side has made it non-blocking.
-        twin.settimeout(None)
-        _set_kernel_timeout(twin, socket.SO_RCVTIMEO, use.idle)
-        _set_kernel_timeout(twin, socket.SO_SNDTIMEO, use.write)
+        twin = cls.twin_of(sock)
+        twin.keep_account(use)
         return twin
+
+    @classmethod
+    def twin_of(cls, sock: socket.socket) -> BlockingSocket:
+        """The same, before anybody uses it."""
+        return cls(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
+
+    def keep_account(self, use: SocketUse) -> None:
+        """Begin to; every operation needs it."""
+        self._use = use
+        # The twins share one mode, and the Trio side has made it non-blocking.
+        self.settimeout(None)
+        _set_kernel_timeout(self, socket.SO_RCVTIMEO, use.idle)
+        _set_kernel_timeout(self, socket.SO_SNDTIMEO, use.write)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
         """A plain socket for the same connection."""

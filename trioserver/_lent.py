@@ -28,7 +28,7 @@ class LentConnection(Connection):
 
     @contextmanager
     def _lend(self, *, ends_idle: bool) -> Iterator[BlockingSocket]:
-        """Lend the socket, as a blocking one with a descriptor of its own.
+        """Lend the socket for the length of a block, as a blocking one of its own descriptor.
 
         Args:
           ends_idle: whether a drain may end the borrower's waits between requests.
@@ -42,9 +42,17 @@ class LentConnection(Connection):
                 "handlers in threads need the kernel's sockets: this connection is over"
                 f" a {type(self._transport).__name__}"
             )
+        use = self._open_loan(ends_idle=ends_idle)
+        try:
+            yield BlockingSocket.sharing(ours, use)
+        finally:
+            self._take_back()
+
+    def _open_loan(self, *, ends_idle: bool) -> SocketUse:
+        """From now on, the facts of the connection are those of the loan."""
         receiver, sender = self._receiver, self._sender
         until_new = receiver.new_until - trio.current_time()
-        use = self._use = SocketUse(
+        self._use = SocketUse(
             info=self.info,
             drain=receiver._drain,
             new_until=time.monotonic() + until_new,
@@ -56,13 +64,13 @@ class LentConnection(Connection):
             sent=sender.total,
             at_eof=receiver.at_eof,
         )
-        try:
-            yield BlockingSocket.sharing(ours, use)
-        finally:
-            self._take_back(use)
+        return self._use
 
-    def _take_back(self, use: SocketUse) -> None:
-        """Note what has become of the connection meanwhile."""
+    def _take_back(self) -> None:
+        """End the loan, and note what has become of the connection meanwhile."""
+        use = self._use
+        if use is None:
+            return
         receiver, sender = self._receiver, self._sender
         receiver.total, sender.total = use.received, use.sent
         receiver.at_eof = use.at_eof
@@ -104,6 +112,15 @@ class LentConnection(Connection):
         if not use.reading:
             return "working"
         return "idle" if use.waits_idle() else "reading"
+
+    @property
+    def _ended_idle(self) -> bool:
+        return super()._ended_idle or (self._use is not None and self._use.ended_idle)
+
+    @property
+    def _must_linger(self) -> bool:
+        at_eof = self._use is not None and self._use.at_eof
+        return super()._must_linger and not at_eof
 
     @property
     def _new_until(self) -> float:

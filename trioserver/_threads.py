@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import trio
@@ -18,7 +18,7 @@ from ._events import Mode
 from ._fields import make_fields
 from ._lent import LentConnection
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from ._sync_handlers import ThreadDatagramSocket, check_sync_handler, handle
+from ._sync_handlers import SyncHandler, ThreadDatagramSocket, check_sync_handler, handle
 from ._worker_thread import ThreadCall
 
 
@@ -46,6 +46,9 @@ class ThreadingMixIn(BaseServer):
       ends_idle_reads: whether a drain ends a read that waits when nothing was
         read since the last write: a keep-alive connection between two requests.
     """
+
+    if TYPE_CHECKING:  # the same field, for handlers of the other colour
+        RequestHandlerClass: SyncHandler = attrs.field(kw_only=False)  # type: ignore[assignment]
 
     max_threads: int = attrs.field(
         default=40, validator=count(1, most=LARGEST_INT, unit="of threads ")

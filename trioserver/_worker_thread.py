@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from types import NoneType
-from typing import cast
+from typing import TypeVar, cast
 
 import attrs
 import trio
@@ -26,6 +26,8 @@ from ._errors import RequestEnded
 from ._events import RequestInfo
 from ._observers import error_log, log_safely
 from ._verdict import in_words
+
+T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -37,6 +39,7 @@ class ThreadCall:
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
       left_behind: called with this call when that happens.
+      interrupted: whether it was cancelled; the thread may look at it, too.
       after: called in Trio's thread when a thread that was left behind has
         ended, if Trio still runs.
     """
@@ -45,21 +48,22 @@ class ThreadCall:
     interrupt: Callable[[], object]
     patience: Callable[[], float]
     left_behind: Callable[[ThreadCall], object]
+    interrupted: bool = False
     after: Callable[[], object] | None = None
     _started: bool = False
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _thread: int | None = None
     _error: BaseException | None = None
 
-    async def run(self, function: Callable[[], object]) -> None:
-        """Call it, and raise what it raises.
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call it, and return or raise what it does.
 
         Cancelled, it ends the thread's waits, and waits for its end for
         ``patience`` seconds. What is raised in the thread after that is told in
         the log; but what ends programs goes on.
         """
         try:
-            await trio.to_thread.run_sync(
+            return await trio.to_thread.run_sync(
                 self._call,
                 function,
                 thread_name=str(self.info),
@@ -92,10 +96,10 @@ class ThreadCall:
 
     # In the thread -------------------------------------------------------------
 
-    def _call(self, function: Callable[[], object]) -> None:
+    def _call(self, function: Callable[[], T]) -> T:
         self._thread = threading.get_ident()
         try:
-            function()
+            return function()
         except BaseException as error:
             self._error = error
             raise
@@ -105,6 +109,7 @@ class ThreadCall:
     # After a cancellation --------------------------------------------------------
 
     async def _end(self, cancelled: trio.Cancelled) -> None:
+        self.interrupted = True
         self.interrupt()
         seconds = self.patience()
         with trio.move_on_after(seconds, shield=True):

@@ -1,0 +1,185 @@
+"""`adopt`: serve with an object of `socketserver` that somebody else has built, as it is."""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import socketserver
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import attrs
+import trio
+
+from ._adopted import AdoptedServer, overrides
+from ._config import Limits, Timeouts
+from ._events import ShutdownReport
+from ._observers import error_log, log_safely
+
+_BYPASSED = ("serve_forever", "handle_request", "process_request", "process_request_thread")
+
+
+async def adopt(
+    server: socketserver.BaseServer,
+    *,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    max_threads: int = 40,
+    observers: Sequence[object] = (),
+    forking: Literal["threads"] | None = None,
+    task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
+) -> ShutdownReport:
+    """Serve with ``server`` until it is shut down: instead of its ``serve_forever``.
+
+    Its own ``get_request``, ``verify_request``, ``finish_request``,
+    ``handle_error``, ``shutdown_request`` and ``service_actions`` are called, all
+    but the first in threads; see `ThreadingMixIn` for what becomes of a thread
+    whose request is cancelled. One with ``socketserver.ThreadingMixIn`` serves up
+    to ``max_threads`` requests at once; another one, one after the other.
+
+    Its ``shutdown()`` begins the drain, from any thread or task, before this was
+    called, too. It returns when nobody else is let in; this function, when
+    everybody has been served. Cancelled, it cancels the requests. In any case
+    the server's ``server_close`` is called at the end.
+
+    Args:
+      server: bound and active.
+      limits: how much it takes on at once.
+      timeouts: how long it waits, in seconds.
+      max_threads: how many threads at once.
+      observers: see `Observer`.
+      forking: ``"threads"`` to run the handlers of a ``ForkingMixIn`` in threads.
+      task_status: ``started(server)`` is called once clients are let in.
+
+    Returns:
+      Who was served to the end, and who was not.
+
+    Raises:
+      TypeError: ``server`` is none, or a forking one: a running Trio program
+        must not fork, and in threads its handlers are not isolated.
+      ValueError: it is not bound, or closed.
+    """
+    _check(server, forking)
+    _warn_of_bypassed(server)
+    limits = limits or Limits()
+    if not isinstance(server, (socketserver.ThreadingMixIn, *_FORKING)):
+        limits = attrs.evolve(limits, requests=1)
+    ours = AdoptedServer(
+        server,
+        limits=limits,
+        timeouts=timeouts or Timeouts(),
+        max_threads=max_threads,
+        daemon_threads=getattr(server, "daemon_threads", False),
+        block_on_close=getattr(server, "block_on_close", True),
+        ends_idle_reads=getattr(server, "ends_idle_reads", True),
+    )
+    try:
+        with _shut_down_by_its_own(server, ours) as stopped:
+            ours.observers = (*observers, _Tells(stopped))
+            return await ours.serve_forever(task_status=_Started(task_status, server))
+    finally:
+        await _close(server, ours.timeouts.cleanup)
+
+
+_FORKING = (socketserver.ForkingMixIn,) if hasattr(socketserver, "ForkingMixIn") else ()
+
+
+def _check(server: Any, forking: str | None) -> None:
+    if not isinstance(server, (socketserver.TCPServer, socketserver.UDPServer)):
+        raise TypeError(f"adopt() takes a server object of socketserver, not {server!r}")
+    if forking not in {None, "threads"}:
+        raise ValueError(f'forking must be None or "threads", not {forking!r}')
+    if isinstance(server, _FORKING) and forking is None:
+        raise TypeError(
+            f"{type(server).__name__} forks, which a running Trio program must not do:"
+            ' pass forking="threads" to run its handlers in threads, without their isolation'
+        )
+    if server.fileno() == -1:
+        raise ValueError(f"{type(server).__name__} is closed")
+    if not server.socket.getsockname() or _not_listening(server.socket):
+        raise ValueError(
+            f"{type(server).__name__} is not bound and listening: call its server_bind() and"
+            " server_activate() first"
+        )
+
+
+def _not_listening(sock: socket.socket) -> bool:
+    is_stream = sock.type == socket.SOCK_STREAM
+    return is_stream and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def _warn_of_bypassed(server: socketserver.BaseServer) -> None:
+    for name in _BYPASSED:
+        if overrides(server, name):
+            warnings.warn(
+                f"{type(server).__name__}.{name} is not called under adopt()", stacklevel=3
+            )
+
+
+@attrs.frozen(eq=False)
+class _Started:
+    """Reports their server as started, not ours."""
+
+    _task_status: trio.TaskStatus[Any]
+    _server: socketserver.BaseServer
+
+    def started(self, value: object = None) -> None:
+        """Ours is."""
+        self._task_status.started(self._server)
+
+
+@attrs.frozen(eq=False)
+class _Tells:
+    """An observer that sets an event when nobody else is let in."""
+
+    _stopped: threading.Event
+
+    def draining(self, grace: float) -> None:
+        """The drain has begun."""
+        self._stopped.set()
+
+
+@contextmanager
+def _shut_down_by_its_own(
+    server: socketserver.BaseServer, ours: AdoptedServer
+) -> Iterator[threading.Event]:
+    """Have the object's ``shutdown`` end the run.
+
+    That sets a flag, and waits for an event that only ``serve_forever`` sets.
+    Subclasses override it and call the original, so it stays, and what it waits
+    for is ours: the event is kept (who waits for it already must be woken) and
+    its ``wait`` is replaced.
+    """
+    stopped: threading.Event = server._BaseServer__is_shut_down  # type: ignore[attr-defined]
+    home = threading.get_ident()
+
+    def wait(timeout: float | None = None) -> bool:
+        ours.shutdown()
+        # To wait in Trio's own thread would be to wait for oneself.
+        return threading.get_ident() == home or threading.Event.wait(stopped, timeout)
+
+    # In this order, so that a shutdown() in another thread is either seen below
+    # or comes here.
+    stopped.wait = wait  # type: ignore[method-assign]
+    stopped.clear()
+    if server._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+        ours.shutdown()
+    try:
+        yield stopped
+    finally:
+        del stopped.wait
+        server._BaseServer__shutdown_request = False  # type: ignore[attr-defined]
+        stopped.set()
+
+
+async def _close(server: socketserver.BaseServer, seconds: float) -> None:
+    """Call its ``server_close``, in a thread: it may join others."""
+    with trio.move_on_after(seconds, shield=True) as patience:
+        await trio.to_thread.run_sync(server.server_close, abandon_on_cancel=seconds != math.inf)
+    if patience.cancelled_caught:
+        message = "%s.server_close did not end within %g s (cleanup)"
+        log_safely(error_log, logging.ERROR, message, type(server).__name__, seconds)
