@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -88,6 +90,13 @@ async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that nobody tells of."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.001)
+
+
 def plain_client(address: Any) -> socket.socket:
     """A connected, blocking client socket of the standard library, for what Trio would not do."""
     family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
@@ -99,3 +108,19 @@ def plain_client(address: Any) -> socket.socket:
         client.close()
         raise
     return client
+
+
+@asynccontextmanager
+async def running(server: trioserver.BaseServer) -> AsyncIterator[Any]:
+    """Serve on real sockets, for twenty real seconds at most; gives the address."""
+    with trio.fail_after(20):
+        async with server.serving():
+            yield server.server_address
+
+
+async def connect(server: trioserver.BaseServer) -> trio.SocketStream:
+    """A client's connection to a server on a real socket."""
+    assert server.socket is not None
+    sock = trio.socket.socket(server.socket.family, socket.SOCK_STREAM)
+    await sock.connect(server.server_address)
+    return trio.SocketStream(sock)

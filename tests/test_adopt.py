@@ -256,6 +256,45 @@ async def test_their_verify_request_turns_clients_away() -> None:
     assert witness.outcomes == ["refused"]
 
 
+async def test_their_get_request_is_called_when_somebody_is_there() -> None:
+    """As ever, so it may wait: not even a drain calls it for nobody."""
+
+    class Waits(socketserver.ThreadingTCPServer):
+        def get_request(self) -> Any:
+            self.socket.settimeout(2)
+            return super().get_request()
+
+    server = Waits(THERE, Upper)
+    async with adopted(server) as reports:
+        for _ in range(2):
+            assert await in_thread(ask, server.server_address) == b"HELLO\n"
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    assert reports.report.statistics.accept_errors == 0
+
+
+async def test_error_in_their_get_request_is_one_clients() -> None:
+    """As ever: it costs nobody else anything."""
+
+    class Strict(socketserver.ThreadingTCPServer):
+        calls = 0
+
+        def get_request(self) -> Any:
+            self.calls += 1
+            request, client_address = super().get_request()
+            if self.calls == 1:
+                request.close()
+                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client left in the handshake")
+            return request, client_address
+
+    server = Strict(THERE, Upper)
+    async with adopted(server) as reports:
+        with plain_client(server.server_address) as client:
+            assert await in_thread(client.recv, 1) == b""
+        assert await in_thread(ask, server.server_address) == b"HELLO\n"
+    assert reports.report.statistics.accept_errors == 1
+
+
 async def test_handle_error_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Some let errors through on purpose; it ends nothing."""
 
@@ -421,8 +460,8 @@ async def test_idle_keep_alive_connection_is_drained() -> None:
             client.request("GET", "/")
             return client.getresponse().read()
 
-        witness = Witness()
-        async with adopted(server, observers=[witness]) as reports:
+        no_linger = trioserver.Timeouts(linger=0)  # else for the client, who is in no hurry
+        async with adopted(server, timeouts=no_linger) as reports:
             for _ in range(3):
                 assert await in_thread(fetch) == b"ok"
             # The thread is back in its read a moment after the answer is here.

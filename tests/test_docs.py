@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import http.server
 import importlib.util
 import inspect
 import io
@@ -12,6 +13,7 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import socketserver
 import sys
@@ -20,14 +22,14 @@ import threading
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from support import read_to_end
+from support import read_to_end, until
 
 import trioserver
 import trioserver.testing
@@ -190,7 +192,7 @@ class SignalWhenListening(trioserver.Observer):
 
     async def _signal(self) -> None:
         await trio.testing.wait_all_tasks_blocked()
-        os.kill(os.getpid(), __import__("signal").SIGUSR2)
+        os.kill(os.getpid(), signal.SIGUSR2)
 
 
 async def test_stop_with_a_goodbye(autojump_clock: trio.testing.MockClock) -> None:
@@ -651,6 +653,243 @@ async def test_multicast() -> None:
             answers = await trio.to_thread.run_sync(ask_group)
             nursery.cancel_scope.cancel()
     assert answers == [(lo, socket.gethostname())] * 2
+
+
+async def test_threads_upper() -> None:
+    """A handler of socketserver answers line after line; a drain ends it between two."""
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), snippet("threads").Upper)
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                for line in (b"hello\n", b"again\n"):
+                    await client.send_all(line)
+                    assert await client.receive_some() == line.upper()
+                server.shutdown()
+                assert await read_to_end(client) == b""
+        assert len((await server.wait_closed()).drained) == 1
+
+
+async def test_threads_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one client waits for the function to sleep, another one is served."""
+    threads, awake = snippet("threads"), threading.Event()
+    monkeypatch.setattr(threads, "time", SimpleNamespace(sleep=lambda seconds: awake.wait(10)))
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), threads.slow)
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as first:
+                async with await trio.open_tcp_stream(*server.server_address) as second:
+                    await until(lambda: len(server.requests) == 2)
+                    awake.set()
+                    for client in (first, second):
+                        assert await read_to_end(client) == b"sorry for the delay\n"
+
+
+@pytest.mark.parametrize(("guests", "answer"), [("127.0.0.1\n", b"HELLO\n"), ("10.0.0.1\n", b"")])
+async def test_threads_guarded(guests: str, answer: bytes, tmp_path: Path) -> None:
+    """Who is on the list is served; the hook is asynchronous, the handler is not."""
+    guest_list = tmp_path / "guests"
+    guest_list.write_text(guests, encoding="utf-8")
+    threads = snippet("threads")
+    server = threads.Guarded(("127.0.0.1", 0), threads.Upper, guest_list=guest_list)
+    assert server.max_threads == 100
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"hello\n")
+                assert await client.receive_some() == answer
+
+
+async def test_threads_smallest_factor() -> None:
+    """It finds the factor; in a search that would take years, it notices its cancellation."""
+    handler = snippet("threads").SmallestFactor
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"91\n")
+                assert await read_to_end(client) == b"7\n"
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"%d\n" % (2**61 - 1))
+                await until(lambda: any(it.bytes_received for it in server.snapshot().requests))
+                server.shutdown(grace=0)
+                assert [it.outcome for it in (await server.wait_closed()).requests] == ["cancelled"]
+
+
+async def test_threads_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has Trio do has a bound of its own, and goes on although the request is cancelled."""
+    threads = snippet("threads")
+    rings, heard = trio.Event(), trio.Event()
+    opened = []
+
+    async def somebody_opens(bell: bytes) -> bytes:
+        if bell == b"back\n":
+            rings.set()
+            await heard.wait()
+        opened.append(bell)
+        return b"come in\n"
+
+    monkeypatch.setattr(threads, "somebody_opens", somebody_opens)
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), threads.Door)
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"front\n")
+                assert await client.receive_some() == b"come in\n"
+                await client.send_all(b"back\n")
+                await rings.wait()
+                server.shutdown(grace=0)
+                assert await read_to_end(client) == b""  # it has been cancelled
+                heard.set()
+        (record,) = (await server.wait_closed()).requests
+        assert record.outcome == "cancelled"
+    assert opened == [b"front\n", b"back\n"]
+
+
+async def test_threads_door_that_nobody_opens(autojump_clock: trio.testing.MockClock) -> None:
+    """Its bound is five seconds."""
+    assert await snippet("threads").ring(b"front\n") == b"come in\n"
+    assert trio.current_time() == 3
+    assert await snippet("threads").ring(b"back\n") == b"nobody is at home\n"
+    assert trio.current_time() == 8
+
+
+def take_mail(request: socket.socket, client_address: Any, server: Any) -> None:
+    """The part of SMTP that the guess of a drain is wrong for."""
+    request.recv(100)
+    request.sendall(b"354 go ahead\r\n")
+    message = request.recv(100)
+    request.sendall(b"250 ok\r\n" if message else b"451 and your message?\r\n")
+
+
+@pytest.mark.parametrize(
+    ("server_class", "answer"),
+    [
+        (trioserver.ThreadingTCPServer, b"451 and your message?\r\n"),
+        (snippet("threads").Mail, b"250 ok\r\n"),
+    ],
+)
+async def test_threads_mail(server_class: Any, answer: bytes) -> None:
+    """After DATA, a drain cuts the message off where the page says so, and not if it is told."""
+    server = server_class(("127.0.0.1", 0), take_mail)
+    with trio.fail_after(10):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"DATA\r\n")
+                assert await client.receive_some() == b"354 go ahead\r\n"
+                await until(lambda: server.snapshot().requests[0].state == "idle")
+                server.shutdown()
+                if not server.ends_idle_reads:
+                    await client.send_all(b"hello\r\n.\r\n")
+                assert await read_to_end(client) == answer
+
+
+async def test_threads_datagrams() -> None:
+    """Each datagram has a reply, an empty one included."""
+    server = snippet("threads").on_datagrams(("127.0.0.1", 0))
+    with trio.fail_after(10), trio.socket.socket(type=trio.socket.SOCK_DGRAM) as client:
+        async with server.serving():
+            for packet in (b"hello", b""):
+                await client.sendto(packet, server.server_address)
+                assert await client.recv(100) == packet.upper()
+
+
+async def test_threads_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """What the pages show of a thread that goes on is what is logged of one."""
+    caplog.set_level(logging.INFO)
+    enough = threading.Event()
+
+    def hang(request: socket.socket, client_address: Any, server: Any) -> None:
+        enough.wait(10)
+
+    timeouts = trioserver.Timeouts(request=0.05, cleanup=0.05)
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), hang, timeouts=timeouts)
+    try:
+        with trio.fail_after(10):
+            async with server.serving():
+                async with await trio.open_tcp_stream(*server.server_address) as client:
+                    assert await read_to_end(client) == b""
+                await until(lambda: server.statistics().outcomes[trioserver.Outcome.ABANDONED])
+    finally:
+        enough.set()
+    named, record = (it for it in caplog.messages if "request 1" in it)
+    named = re.sub(
+        r"from \S+ has not ended 0.05 s", "from 127.0.0.1:51022 has not ended 5 s", named
+    )
+    assert "enough.wait(10)" in named
+    assert_shown(named.splitlines()[0], "how-to/threads")
+    record = re.sub(r"^request 1 from \S+", "request 4 from 192.0.2.1:51028", record)
+    assert_shown(re.sub(r"after \S+ s, .*", "after 405.000 s, ...", record), "explanation/errors")
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """One page, and no word about it."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, text: str, *values: Any) -> None:
+        pass
+
+
+def http_server() -> http.server.ThreadingHTTPServer:
+    """One as others build it."""
+    return http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)
+
+
+async def test_adopt_beside_others() -> None:
+    """An adopted server is a task of a nursery, and ends by its own shutdown."""
+    server = http_server()
+    with trio.fail_after(10), redirect_stdout(io.StringIO()) as printed:
+        await snippet("adopt").beside_others(server)
+    assert printed.getvalue() == "b'404'\n"
+    assert server.fileno() == -1
+
+
+async def test_adopt_serve_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first lines of the page serve, until shutdown, and print the report."""
+    adopt, server = snippet("adopt"), http_server()
+
+    def build(address: Any, handler: Any) -> http.server.ThreadingHTTPServer:
+        assert (address, handler) == (("localhost", 9999), http.server.SimpleHTTPRequestHandler)
+        return server
+
+    monkeypatch.setattr(http.server, "ThreadingHTTPServer", build)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(adopt.serve_files)
+            await adopt.talk_to(server.server_address)
+            await trio.to_thread.run_sync(server.shutdown)
+    assert re.match(r"b'404'\nshutdown\(\) was called: ended in ", capsys.readouterr().out)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGTERM")
+async def test_adopt_until_signal() -> None:
+    """A signal of the program drains the server."""
+    server = http_server()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(snippet("adopt").until_signal, server)
+            with redirect_stdout(io.StringIO()):
+                await snippet("adopt").talk_to(server.server_address)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert server.fileno() == -1
+
+
+async def test_adopt_within_bounds() -> None:
+    """The bounds are in force: the eleventh client of one address is refused."""
+    server = http_server()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(snippet("adopt").within_bounds(server))
+            clients = [await trio.open_tcp_stream(*server.server_address) for _ in range(10)]
+            with pytest.raises((OSError, trio.BrokenResourceError)):
+                async with await trio.open_tcp_stream(*server.server_address) as unlucky:
+                    await unlucky.receive_some()
+            for client in clients:
+                await client.aclose()
+            server.shutdown()
 
 
 IN_MEMORY = [name for name in vars(snippet("in_memory")) if name.startswith("test_")]

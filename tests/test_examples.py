@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.util
 import logging
 import re
 import signal
+import socketserver
 import stat
 import struct
 import subprocess
 import sys
 import tempfile
 import time
+import xmlrpc.client
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from wsgiref.validate import validator
 
 import pytest
 import trio
-from support import Witness, read_to_end
+from support import Witness, read_to_end, until
 
 import trioserver
 from trioserver.testing import MemoryDatagramServer, MemoryMixIn
@@ -194,15 +198,19 @@ async def output(name: str, *arguments: str) -> str:
 
 PROGRAMS = {
     "access_control": ["0", "127.0.0.0/8"],
+    "adopt_existing": ["0"],
     "chat": ["0"],
     "classic_tcp": ["0"],
     "classic_udp": ["0"],
     "function_handler": ["0", "good morning"],
     "handle_request_loop": ["0"],
+    "http_files": ["0"],
     "line_protocol": ["0"],
     "ntp": ["0"],
     "syslog_receiver": ["0"],
     "two_servers": ["0", "0"],
+    "wsgi_app": ["0"],
+    "xmlrpc_server": ["0"],
 }
 
 
@@ -219,8 +227,8 @@ async def test_example_runs_as_a_program(name: str) -> None:
 
 
 def test_every_server_runs_as_a_program() -> None:
-    """Of the examples, only these three are run in tests of their own instead."""
-    others = {"classic_tcp_client", "classic_udp_client", "unix_server"}
+    """Of the examples, only these four are run in tests of their own instead."""
+    others = {"classic_tcp_client", "classic_udp_client", "threaded_tcp_server", "unix_server"}
     assert set(NAMES) - set(PROGRAMS) == others
 
 
@@ -314,6 +322,150 @@ async def test_classic_tcp_client_needs_a_word() -> None:
 async def test_classic_udp_client_needs_a_word() -> None:
     """Without words the UDP client shows how it is used."""
     await needs_a_word("classic_udp_client")
+
+
+# In threads -----------------------------------------------------------------------
+
+THREADED_PRINTS = """\
+Server loop running in thread: Thread-1
+Received: Thread-2: Hello World 1
+Received: Thread-3: Hello World 2
+Received: Thread-4: Hello World 3
+"""
+
+
+async def test_threaded_tcp_server_prints_what_it_always_did() -> None:
+    """The text is the classic one, but for the names of threads: each bears that of its request."""
+    printed = await output("threaded_tcp_server", "0")
+    printed = printed.replace("thread: MainThread\n", "thread: Thread-1\n")
+    printed = re.sub(
+        r"request (\d+) from 127\.0\.0\.1:\d+:", lambda it: f"Thread-{int(it[1]) + 1}:", printed
+    )
+    assert printed == THREADED_PRINTS
+
+
+@asynccontextmanager
+async def http_client(
+    server: trioserver.TCPServer | socketserver.BaseServer,
+) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
+    """Asks for pages over one connection, which it keeps as long as the server lets it."""
+    client = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+
+    def ask_now(path: str, method: str, body: bytes | None) -> tuple[int, bytes]:
+        client.request(method, path, body)
+        answer = client.getresponse()
+        return answer.status, answer.read()
+
+    async def ask(path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+        return await trio.to_thread.run_sync(ask_now, path, method, body)
+
+    try:
+        with trio.fail_after(20):
+            yield ask
+    finally:
+        client.close()
+
+
+async def test_http_files_serves_a_folder(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Many files come over one connection, which is idle in the end, and does not delay a drain."""
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "text.txt").write_bytes(b"hello " * 100_000)
+    server = await nursery.start(example("http_files").main, 0, str(tmp_path))
+    async with http_client(server) as ask:
+        for _ in range(3):
+            assert await ask("/a%20folder/text.txt") == (200, b"hello " * 100_000)
+        status, listing = await ask("/")
+        assert status == 200
+        assert b"a folder/" in listing
+        assert server.statistics().accepted == 1
+        server.shutdown(grace=20)
+        report = await ending(server)
+        assert [str(record.outcome) for record in report.requests] == ["drained"]
+
+
+async def test_http_files_has_no_others(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """What is not in the folder is not found, be it beside it."""
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    server = await nursery.start(example("http_files").main, 0, str(tmp_path / "inside"))
+    for path in ("/nothing", "/../secret", "/..%2fsecret"):
+        async with http_client(server) as ask:
+            assert (await ask(path))[0] == 404
+
+
+async def test_wsgi_app_greets(nursery: trio.Nursery) -> None:
+    """The application says who asks, and for what."""
+    server = await nursery.start(example("wsgi_app").main, 0)
+    async with http_client(server) as ask:
+        assert await ask("/some/page?x=1") == (200, b"Hello, 127.0.0.1: this is /some/page\n")
+
+
+async def test_wsgi_app_serves_any_application(nursery: trio.Nursery) -> None:
+    """One that keeps to the letter of WSGI, and reads its input; it is told that it has threads."""
+
+    def reverse(environ: Any, start_response: Any) -> list[bytes]:
+        assert environ["wsgi.multithread"] is True
+        assert environ["SERVER_PORT"] == str(server.server_address[1])
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [body[::-1]]
+
+    server = example("wsgi_app").make_server(0, validator(reverse))
+    await nursery.start(server.serve_forever)
+    async with http_client(server) as ask:
+        assert await ask("/", "POST", b"hello") == (200, b"olleh")
+
+
+async def test_xmlrpc_server_is_called(nursery: trio.Nursery) -> None:
+    """Calls have results, wrong ones a fault, and many at once are all counted."""
+    server = await nursery.start(example("xmlrpc_server").main, 0)
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+
+    def call(name: str, *arguments: Any) -> Any:
+        with xmlrpc.client.ServerProxy(url) as proxy:
+            return getattr(proxy, name)(*arguments)
+
+    counts = []
+
+    async def count() -> None:
+        counts.append(await trio.to_thread.run_sync(call, "count"))
+
+    with trio.fail_after(20):
+        assert await trio.to_thread.run_sync(call, "add", 40, 2) == 42
+        names = await trio.to_thread.run_sync(call, "system.listMethods")
+        assert {"add", "count"} < set(names)
+        with pytest.raises(xmlrpc.client.Fault, match="TypeError"):
+            await trio.to_thread.run_sync(call, "add", 40)
+        async with trio.open_nursery() as callers:
+            for _ in range(30):
+                callers.start_soon(count)
+    assert sorted(counts) == list(range(1, 31))
+
+
+async def test_adopt_existing_is_a_part_of_a_program(nursery: trio.Nursery) -> None:
+    """Started in a nursery it gives the object, which serves, and ends by its own shutdown."""
+    server = await nursery.start(example("adopt_existing").main, 0)
+    async with http_client(server) as ask:
+        for number in (1, 2, 3):
+            assert await ask("/") == (200, b"visit number %d\n" % number)
+        server.shutdown()
+        await until(lambda: server.fileno() == -1)
+
+
+async def test_adopt_existing_drains_at_ctrl_c() -> None:
+    """As a program, Ctrl-C ends an idle client at once, and prints who was there."""
+    async with program("adopt_existing", "0") as process:
+        port = int((await listening(process)).rpartition(":")[2])
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+            answer = b""
+            while b"visit number 1\n" not in answer:
+                answer += await stream.receive_some()
+            status, printed, logged = await interrupted(process)
+    assert status == 0
+    assert re.match(r"shutdown\(\) was called: ended in .*, 1 drained, 0 unaccepted\n", printed)
+    assert "Traceback" not in logged
 
 
 # A request at a time ------------------------------------------------------------

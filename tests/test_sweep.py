@@ -97,8 +97,8 @@ class Books:
     def _kept(self) -> Iterator[str]:
         """What a run that is over still counts as taken."""
         slots, ledger = self.run.door._slots, self.run.ledger
-        full = slots.free < slots._limits.requests or slots.turning_away or slots._by_client
-        if full or slots.free > slots._limits.requests:
+        full = slots.free < slots._most or slots.turning_away or slots._by_client
+        if full or slots.free > slots._most:
             yield f"slots were not given back, or too many: {slots}"
         if ledger.here() or ledger.lingering:
             yield f"requests are still in the books: {ledger.here()}"
@@ -408,6 +408,7 @@ class Setting:
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
         books = self.books = Books()
+        trial.varies = issubclass(self.kind, trioserver.ThreadingMixIn)
         trial.afterwards(books.faults)
         trial.afterwards(self.kind.left_behind)
         with books.open():

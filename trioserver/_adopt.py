@@ -43,8 +43,8 @@ async def adopt(
 
     Its ``shutdown()`` begins the drain, from any thread or task, before this was
     called, too. It returns when nobody else is let in; this function, when
-    everybody has been served. Cancelled, it cancels the requests. In any case
-    the server's ``server_close`` is called at the end.
+    everybody has been served. Cancelled, it cancels the requests. However it
+    ends once it has begun to serve, the server's ``server_close`` is called.
 
     Args:
       server: bound and active.
@@ -65,12 +65,11 @@ async def adopt(
     """
     _check(server, forking)
     _warn_of_bypassed(server)
-    limits = limits or Limits()
     if not isinstance(server, (socketserver.ThreadingMixIn, *_FORKING)):
-        limits = attrs.evolve(limits, requests=1)
+        max_threads = 1  # limits.requests is how many may wait in a drain, too
     ours = AdoptedServer(
         server,
-        limits=limits,
+        limits=limits or Limits(),
         timeouts=timeouts or Timeouts(),
         max_threads=max_threads,
         daemon_threads=getattr(server, "daemon_threads", False),

@@ -9,6 +9,7 @@ for each request, as ever.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import socketserver
 import ssl
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from ._accept import Tier, tier_of
 from ._address import Address
 from ._blocking_socket import BlockingSocket
 from ._datagram import Datagram
@@ -84,7 +86,11 @@ class AdoptedTransport(SocketTransport):
 
     def close(self) -> None:
         super().close()
-        if not self.in_use:
+        if self.in_use:
+            return
+        if isinstance(self.theirs, BlockingSocket):
+            self.theirs.end()  # its close() would tell the peer of an orderly end
+        else:
             self.theirs.close()
 
     def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
@@ -135,6 +141,7 @@ class AdoptedListener:
         self.address: Address = self._socket.getsockname()
         self._datagrams = self._socket.type == socket.SOCK_DGRAM
         self._closed = False
+        self._gets_its_own = overrides(theirs, "get_request")
         if self._datagrams:
             # Blocking, for its handlers send with it; but not for a receive, when
             # the kernel has woken us for a datagram that it then finds broken.
@@ -152,10 +159,18 @@ class AdoptedListener:
         """What their ``get_request`` returns."""
         if self._closed:
             raise OSError(errno.EBADF, "the listener is closed")
+        if not _has_somebody(self._socket):
+            return None  # as ever, get_request is not called for nobody: it may wait, or tell
         try:
             request, client_address = self._theirs.get_request()
         except BlockingIOError:
             return None
+        except OSError as error:
+            theirs = self._gets_its_own and self._socket.fileno() != -1
+            if not theirs or tier_of(error) is not Tier.FATAL:
+                raise
+            # For socketserver every error in it is one client's, as of a TLS handshake.
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}") from error
         if self._datagrams:
             return AdoptedDatagramTransport(request, self.address), client_address
         try:
@@ -179,6 +194,16 @@ class AdoptedListener:
             trio.lowlevel.notify_closing(self._socket)
             if not self._datagrams:
                 self._socket.close()
+
+
+def _has_somebody(sock: socket.socket) -> bool:
+    if sock.fileno() == -1:
+        return True  # get_request says what that means
+    if sys.platform == "win32":
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 # The least that is not 0, which would mean "for ever": one microsecond.
@@ -273,7 +298,10 @@ class AdoptedServer(ThreadingMixIn):
             ended = theirs.as_ended(error) if isinstance(theirs, BlockingSocket) else None
             if ended is None:
                 raise
-            raise ended from error
+            try:
+                raise ended from error
+            finally:
+                del ended  # no cycles
         finally:
             if call.interrupted and request._left_behind is call:
                 self.theirs.shutdown_request(theirs)

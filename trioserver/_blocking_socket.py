@@ -2,35 +2,42 @@
 
 It is a `socket.socket` in every way. Beside that it keeps account of its use,
 which the server looks at from its own thread: how many bytes went where, and
-whether the handler waits for a request that has not begun. That is how a
-drain can end such waits and no others.
+what the handler waits for. A wait for a request that has not begun is a wait
+for the drain, too, and whichever comes first, the thread sees itself: nobody
+else could tell whether a request had begun by the time that he ended the wait.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
+from ._config import LARGEST_INT
 from ._errors import IdleTimeout, PeerGone, RequestEnded, WriteTimeout
 from ._events import RequestInfo
-from ._receiving import Drain, cut
+from ._receiving import Bell, Drain, cut
+
+T = TypeVar("T")
+
+_NOT_WAITING: int = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 @attrs.define(eq=False)
 class SocketUse:
     """What a handler's thread does with its socket, for another thread to look at.
 
-    Each attribute is written by one side alone, and a stale value does no harm:
-    a drain looks again, and so does the socket before it waits.
+    Each attribute is written by one side alone, and a stale value does no harm.
 
     Attributes:
       info: the facts of the request.
@@ -47,7 +54,8 @@ class SocketUse:
       answered: whether nothing was read since the last write.
       at_eof: whether a read has met the end of input.
       ended_idle: whether the drain has ended a wait.
-      fault: the last error of the socket, which is the peer's doing.
+      broken: why nothing can be sent any more, as far as that has been met.
+      cut_short: whether a write has failed of which a part may have been sent.
     """
 
     info: RequestInfo
@@ -64,34 +72,37 @@ class SocketUse:
     answered: bool = True
     at_eof: bool = False
     ended_idle: bool = False
-    fault: OSError | None = None
+    broken: str | None = None
+    cut_short: bool = False
 
     def waits_idle(self) -> bool:
         """Whether a read waits for the first byte of a request."""
         return self.reading and self.answered and not self.pending
 
-    def may_end(self) -> bool:
-        """Whether a drain may end that wait now."""
-        return self.ends_idle and (self.received > 0 or time.monotonic() >= self.new_until)
+    def request_may_come_until(self) -> float:
+        """Until when, by `time.monotonic`, such a wait may go on; ``inf`` while nothing drains."""
+        if not self.drain.began:
+            return math.inf
+        return -math.inf if self.received else self.new_until
 
-    def end_idle_wait(self, sock: socket.socket) -> None:
-        """End the wait for the first byte of a request, if there is one: for a drain.
-
-        The handler sees the end of input, and can still write. A request that
-        arrives in this very moment is read first, so it is not lost.
-        """
-        if self.waits_idle() and self.may_end() and not self.ended_idle:
-            self.ended_idle = True
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RD)
+    def blame_peer(self, error: OSError, kind: type[RequestEnded]) -> None:
+        """Note on ``error`` that the peer is behind it."""
+        vars(error)["_means"] = kind, self.info
 
     def as_ended(self, error: OSError) -> RequestEnded | None:
         """``error`` in the server's words, if it is what the peer has done to the socket."""
-        if error is not self.fault:
+        kind: type[RequestEnded] | None
+        kind, info = vars(error).get("_means", (None, None))
+        if kind is None or info is not self.info:
             return None
-        if isinstance(error, TimeoutError):
-            return IdleTimeout(f"the peer was silent for too long: {error}", info=self.info)
-        return PeerGone(f"the peer is gone: {error.strerror or error}", info=self.info)
+        return kind(f"{_IN_WORDS[kind]}: {error.strerror or error}", info=info)
+
+
+_IN_WORDS: dict[type[RequestEnded], str] = {
+    PeerGone: "the peer is gone",
+    IdleTimeout: "the peer was silent for too long",
+    WriteTimeout: "the peer took nothing for too long",
+}
 
 
 class BlockingSocket(socket.socket):
@@ -139,55 +150,107 @@ class BlockingSocket(socket.socket):
         """``error`` in the server's words, if it is what the peer has done to this socket."""
         return self._use.as_ended(error)
 
+    def _real_close(self, *arguments: Any) -> None:
+        """What `socket.socket.close` does when no files are left that were made of it."""
+        with suppress(OSError):
+            # It has a twin, so the peer would not be told.
+            self.shutdown(socket.SHUT_WR)
+        super()._real_close(*arguments)  # type: ignore[misc]
+
     # Receiving ---------------------------------------------------------------
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """As `socket.socket.recv`."""
-        use = self._use
-        if use.pending:
+        if self._use.pending:
             return self._from_pending(size, flags)
-        self._begin_read()
-        try:
-            data = super().recv(size, flags)
-        except OSError as error:
-            raise self._failed(error, flags, reading=True) from None
-        finally:
-            use.reading = False
+        data = self._receive(super().recv, size, flags, size, flags)
+        if data is None:
+            return b""
         self._was_read(len(data), size, flags)
         return data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As `socket.socket.recv_into`."""
-        use = self._use
-        if use.pending:
-            view = memoryview(buffer).cast("B")
-            data = self._from_pending(nbytes or len(view), flags)
-            view[: len(data)] = data
-            return len(data)
-        self._begin_read()
-        try:
-            size = super().recv_into(buffer, nbytes, flags)
-        except OSError as error:
-            raise self._failed(error, flags, reading=True) from None
-        finally:
-            use.reading = False
-        self._was_read(size, nbytes or len(buffer), flags)
-        return size
+        with memoryview(buffer).cast("B") as view:
+            size = nbytes or len(view)
+            if self._use.pending:
+                data = self._from_pending(min(size, len(view)), flags)
+                view[: len(data)] = data
+                return len(data)
+        got = self._receive(super().recv_into, size, flags, buffer, nbytes, flags)
+        if got is None:
+            return 0
+        self._was_read(got, size, flags)
+        return got
 
     def recvfrom(self, size: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """As `socket.socket.recvfrom`, of a connection: nobody's address."""
         return self.recv(size, flags), None
 
-    def _from_pending(self, size: int, flags: int) -> bytes:
-        pending = self._use.pending
-        return bytes(pending[:size]) if flags & socket.MSG_PEEK else cut(pending, size)
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        """As `socket.socket.recvfrom_into`, of a connection: nobody's address."""
+        return self.recv_into(buffer, nbytes, flags), None
 
-    def _begin_read(self) -> None:
+    def recvmsg(self, size: int, space: int = 0, flags: int = 0, /) -> tuple[bytes, Any, int, Any]:
+        """As `socket.socket.recvmsg`."""
+        if self._use.pending:
+            return self._from_pending(size, flags), [], 0, None
+        got = self._receive(super().recvmsg, size, flags, size, space, flags)
+        if got is None:
+            return b"", [], 0, None
+        self._was_read(len(got[0]), size, flags)
+        return got
+
+    def recvmsg_into(
+        self, buffers: Iterable[Any], space: int = 0, flags: int = 0, /
+    ) -> tuple[int, Any, int, Any]:
+        """As `socket.socket.recvmsg_into`."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        data, *rest = self.recvmsg(sum(map(len, views)), space, flags)
+        left = data
+        for view in views:
+            portion, left = left[: len(view)], left[len(view) :]
+            view[: len(portion)] = portion
+        return len(data), *rest
+
+    def _from_pending(self, size: int, flags: int) -> bytes:
+        use = self._use
+        use.answered = False
+        return bytes(use.pending[:size]) if flags & socket.MSG_PEEK else cut(use.pending, size)
+
+    def _receive(
+        self, function: Callable[..., T], wanted: int, flags: int, *arguments: Any
+    ) -> T | None:
+        """What ``function`` receives; None if a drain comes before a request."""
         use = self._use
         use.reading = True
-        # After it says that it waits: a drain that begins now sees it, or is seen.
-        if use.drain.began:
-            use.end_idle_wait(self)
+        try:
+            if wanted and use.ends_idle and use.waits_idle() and not self._request_comes(flags):
+                use.ended_idle = True
+                return None
+            return function(*arguments)
+        except OSError as error:
+            raise self._failed(error, flags, reading=True) from None
+        finally:
+            use.reading = False
+
+    def _request_comes(self, flags: int) -> bool:
+        """Wait for input or its end; false if a drain comes first and neither is there."""
+        use, patience = self._use, self.gettimeout()
+        if patience is None:
+            patience = use.idle if self._blocks() else 0
+        if not patience or flags & _NOT_WAITING or self.fileno() == -1:
+            return True  # or it does not wait
+        deadline = time.monotonic() + patience
+        while True:
+            until = use.request_may_come_until()
+            bell = use.drain.bell if until == math.inf else None
+            if _has_input(self, bell, min(until, deadline) - time.monotonic()):
+                return True
+            if use.request_may_come_until() <= time.monotonic():
+                return False
+            if deadline <= time.monotonic():
+                raise BlockingIOError if self.gettimeout() is None else TimeoutError("timed out")
 
     def _was_read(self, size: int, wanted: int, flags: int) -> None:
         use = self._use
@@ -213,8 +276,9 @@ class BlockingSocket(socket.socket):
         return self._write(super().sendmsg, buffers, *arguments)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """As `socket.socket.sendfile`."""
-        return self._write(super().sendfile, file, offset, count)
+        """As `socket.socket.sendfile`, by `send`: the kernel's way knows no time-out."""
+        sent: int = self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined]
+        return sent
 
     def _write(
         self, function: Any, what: Any, *arguments: Any, size: int | None = None, flags: int = 0
@@ -224,6 +288,7 @@ class BlockingSocket(socket.socket):
         try:
             sent = function(what, *arguments)
         except OSError as error:
+            use.cut_short = use.cut_short or size is not None
             raise self._failed(error, flags, reading=False) from None
         finally:
             use.writing = False
@@ -238,18 +303,38 @@ class BlockingSocket(socket.socket):
         """The exception for an operation that met ``error``."""
         use = self._use
         if isinstance(error, BlockingIOError):
-            if flags & getattr(socket, "MSG_DONTWAIT", 0) or not self._blocks():
+            if flags & _NOT_WAITING or not self._blocks():
                 return error  # as was asked for
             if reading:
                 message = f"no byte from the peer for {use.idle:g} s (idle)"
                 return IdleTimeout(message, info=use.info)
-            return WriteTimeout(f"the peer took no byte for {use.write:g} s (write)", info=use.info)
-        if self.fileno() != -1 and isinstance(error, (ConnectionError, TimeoutError)):
-            use.fault = error
+            use.broken = f"the peer took no byte for {use.write:g} s (write)"
+            return WriteTimeout(use.broken, info=use.info)
+        if self.fileno() == -1:
+            return error
+        if isinstance(error, ConnectionError) or error.errno == errno.ETIMEDOUT:
+            use.broken = f"the peer is gone: {error.strerror or error}"
+            use.blame_peer(error, PeerGone)
+        elif isinstance(error, TimeoutError):  # the handler's own
+            use.blame_peer(error, IdleTimeout if reading else WriteTimeout)
         return error
 
     def _blocks(self) -> bool:
         return self.gettimeout() is None and os.get_blocking(self.fileno())
+
+
+def _has_input(sock: socket.socket, bell: Bell | None, seconds: float) -> bool:
+    """Wait for input, or its end; false when the time is up, or the bell rings, without."""
+    bells = () if bell is None or bell.fileno() == -1 else (bell,)
+    longest = None if seconds == math.inf else min(max(0.0, seconds), LARGEST_INT / 1000)
+    if sys.platform == "win32":
+        readable, _, _ = select.select([sock, *bells], [], [], longest)
+        return sock in readable
+    poll = select.poll()
+    for one in (sock, *bells):
+        poll.register(one.fileno(), select.POLLIN)
+    events = poll.poll(None if longest is None else math.ceil(longest * 1000))
+    return any(number == sock.fileno() for number, _ in events)
 
 
 def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float) -> None:
@@ -257,10 +342,10 @@ def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float) -> Non
     if seconds == math.inf:
         return
     if sys.platform == "win32":
-        value: bytes | int = max(1, round(seconds * 1000))
+        value: bytes | int = min(max(1, round(seconds * 1000)), LARGEST_INT)
     else:
-        whole = int(seconds)
         # struct timeval; zeros would mean "for ever".
-        value = struct.pack("ll", whole, max(round((seconds - whole) * 1e6), 0 if whole else 1))
+        microseconds = max(1, round(min(seconds, LARGEST_INT) * 1_000_000))
+        value = struct.pack("ll", *divmod(microseconds, 1_000_000))
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, option, value)

@@ -1,13 +1,12 @@
 """A connection whose socket is lent to somebody who does not run in Trio.
 
-While it is lent, the connection's facts are those of the loan, and a drain ends
-the borrower's idle waits. Afterwards the connection is whole again: the server
+While it is lent, the connection's facts are those of the loan, and a drain wakes
+the borrower from his idle waits. Afterwards the connection is whole again: the server
 lingers and closes as ever.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from collections.abc import Iterator
@@ -18,13 +17,13 @@ import trio
 
 from ._blocking_socket import BlockingSocket, SocketUse
 from ._connection import Connection
-from ._receiving import NEW_CONNECTION_GRACE
 
 
 class LentConnection(Connection):
     """A `Connection` that can lend its socket to a thread."""
 
     _use: SocketUse | None = None
+    _cut_short: bool = False
 
     @contextmanager
     def _lend(self, *, ends_idle: bool) -> Iterator[BlockingSocket]:
@@ -51,6 +50,8 @@ class LentConnection(Connection):
     def _open_loan(self, *, ends_idle: bool) -> SocketUse:
         """From now on, the facts of the connection are those of the loan."""
         receiver, sender = self._receiver, self._sender
+        if ends_idle and not receiver._drain.began:
+            receiver._drain.bell.hang()
         until_new = receiver.new_until - trio.current_time()
         self._use = SocketUse(
             info=self.info,
@@ -75,13 +76,19 @@ class LentConnection(Connection):
         receiver.total, sender.total = use.received, use.sent
         receiver.at_eof = use.at_eof
         receiver.ended_idle = receiver.ended_idle or use.ended_idle
-        if use.fault is not None and not isinstance(use.fault, TimeoutError):
-            sender.broken = f"the peer is gone: {use.fault.strerror or use.fault}"
-        use.fault = None  # its traceback leads back here: no cycles
+        sender.broken = sender.broken or use.broken or ("cut short" if use.cut_short else None)
+        self._cut_short = use.cut_short
         self._use = None
         if self.socket is not None:
             with suppress(OSError):
                 self.socket.setblocking(False)
+
+    def close(self) -> None:
+        """Close; so that the peer sees an error, if a write was cut short."""
+        if self._cut_short:
+            self.reset()  # half a reply must not look like a whole one
+        else:
+            super().close()
 
     def _interrupt(self) -> None:
         """End whatever the borrower waits for in his socket, at once."""
@@ -122,14 +129,8 @@ class LentConnection(Connection):
         at_eof = self._use is not None and self._use.at_eof
         return super()._must_linger and not at_eof
 
-    @property
-    def _new_until(self) -> float:
-        if self._use is None:
-            return super()._new_until
-        return -math.inf if self._use.received else self.info.started + NEW_CONNECTION_GRACE
-
     def _end_idle_waits(self) -> None:
         if self._use is None:
             super()._end_idle_waits()
-        elif self.socket is not None:
-            self._use.end_idle_wait(self.socket)
+        else:
+            self._use.drain.bell.ring()

@@ -342,6 +342,7 @@ class Run:
         for listener in self.listeners:
             listener.close()
         self.door.reserve.give_back()
+        self.drain.bell.take_down()
         if self.report is None:
             self.report = self.ledger.report(self._ending.reason or "the server was closed")
             if self.bound:

@@ -67,12 +67,12 @@ def handle(handler: SyncHandler, request: Any, client_address: Address, server: 
       TypeError: it turns out to be asynchronous.
     """
     result = handler(request, client_address, server)
-    if inspect.isawaitable(result):
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
         if inspect.iscoroutine(result):
             result.close()  # it was never started
         raise TypeError(
-            f"RequestHandlerClass {_name(handler)} returned {result!r}, which would have to be"
-            " awaited: in a thread a handler is a plain function, or derives from"
+            f"RequestHandlerClass {_name(handler)} returned {result!r}, in which nothing has"
+            " run yet: in a thread a handler is a plain function, or derives from"
             " socketserver.BaseRequestHandler"
         )
 

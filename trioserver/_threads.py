@@ -90,27 +90,30 @@ class ThreadingMixIn(BaseServer):
             ended = sock.as_ended(error)
             if ended is None:
                 raise
-            raise ended from error
+            try:
+                raise ended from error
+            finally:
+                del ended  # no cycles
         finally:
             sock.end()
 
     async def _finish_datagram(self, request: Datagram, client_address: Address) -> None:
         way_back = ThreadDatagramSocket(request.socket, trio.lowlevel.current_trio_token())
         pair = (request.data, way_back)
-        # Nothing that a thread could wait for in its socket takes longer than Timeouts.write.
-        call = self._call_for(request, lambda: None)
+        call = self._call_for(request, request.close)
         await call.run(partial(handle, self.RequestHandlerClass, pair, client_address, self))
 
     def _call_for(self, request: LentConnection | Datagram, interrupt: Any) -> ThreadCall:
         return ThreadCall(
             request.info,
             interrupt=interrupt,
-            patience=self._patience,
+            patience=partial(self._patience, request),
             left_behind=partial(setattr, request, "_left_behind"),
         )
 
-    def _patience(self) -> float:
-        waits = not self.daemon_threads and (self.block_on_close or not self.draining)
+    def _patience(self, request: LentConnection | Datagram) -> float:
+        closes = self.draining or not request.cancel_scope.cancel_called  # cancelled from outside
+        waits = not self.daemon_threads and (self.block_on_close or not closes)
         return self.timeouts.cleanup if waits else 0.0
 
     def _most_requests(self) -> int:

@@ -38,7 +38,8 @@ class ThreadCall:
       info: the facts of the request.
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
-      left_behind: called with this call when that happens.
+      left_behind: called with this call when that happens; and with None when
+        the thread has ended after all before anybody has set ``after``.
       interrupted: whether it was cancelled; the thread may look at it, too.
       after: called in Trio's thread when a thread that was left behind has
         ended, if Trio still runs.
@@ -47,13 +48,14 @@ class ThreadCall:
     info: RequestInfo
     interrupt: Callable[[], object]
     patience: Callable[[], float]
-    left_behind: Callable[[ThreadCall], object]
+    left_behind: Callable[[ThreadCall | None], object]
     interrupted: bool = False
     after: Callable[[], object] | None = None
     _started: bool = False
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _thread: int | None = None
     _error: BaseException | None = None
+    _is_left_behind: bool = False
 
     async def run(self, function: Callable[[], T]) -> T:
         """Call it, and return or raise what it does.
@@ -63,7 +65,7 @@ class ThreadCall:
         the log; but what ends programs goes on.
         """
         try:
-            return await trio.to_thread.run_sync(
+            result = await trio.to_thread.run_sync(
                 self._call,
                 function,
                 thread_name=str(self.info),
@@ -75,7 +77,13 @@ class ThreadCall:
                 await self._end(cancelled)
             raise
         finally:
-            self._error = None  # no cycles
+            error, self._error = self._error, None  # no cycles
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        return cast("T", result)
 
     def is_over(self) -> bool:
         """Whether there is no thread, not yet or not any more."""
@@ -93,18 +101,22 @@ class ThreadCall:
         self._ended.set()
         if self.after is not None:
             self.after()
+        elif self._is_left_behind:
+            self.left_behind(None)  # not for long: nobody has noticed yet
 
     # In the thread -------------------------------------------------------------
 
-    def _call(self, function: Callable[[], T]) -> T:
+    def _call(self, function: Callable[[], T]) -> T | None:
         self._thread = threading.get_ident()
         try:
             return function()
-        except BaseException as error:
-            self._error = error
-            raise
+        except BaseException as error:  # noqa: BLE001  (it is raised in Trio's thread)
+            # Not through Trio, which would hold it in a frame of its own traceback.
+            if not self._is_left_behind:
+                self._error = error
         finally:
             self._thread = None
+        return None
 
     # After a cancellation --------------------------------------------------------
 
@@ -115,6 +127,7 @@ class ThreadCall:
         with trio.move_on_after(seconds, shield=True):
             await self._ended.wait()
         if not self._ended.is_set():
+            self._is_left_behind = True
             self.left_behind(self)
             message = (
                 "the thread of %s has not ended %g s after it was cancelled (cleanup);"

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import resource
+import socketserver
 import statistics
 import subprocess
 import sys
@@ -49,6 +50,16 @@ class Upper(trioserver.StreamRequestHandler):
             await self.wfile.write(line.upper())
 
 
+class UpperInThread(socketserver.StreamRequestHandler):
+    """The same, for a thread."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            if line == b"fail\n":
+                raise ValueError("asked for")
+            self.wfile.write(line.upper())
+
+
 @attrs.define(eq=False)
 class Tally(trioserver.Observer):
     """Counts how requests ended."""
@@ -62,10 +73,15 @@ class Tally(trioserver.Observer):
         return in_words(self.outcomes)
 
 
-def make_server(kind: str, folder: str, handler: Any, **fields: Any) -> Any:
-    """A server of one of `KINDS` that counts its handlers' errors instead of logging them."""
+def make_server(
+    kind: str, folder: str, handler: Any, *, threads: bool = False, **fields: Any
+) -> Any:
+    """A server of one of `KINDS` that counts its handlers' errors instead of logging them.
+
+    With ``threads``, one of `STREAM_KINDS` whose handlers run in threads.
+    """
     address = ("127.0.0.1", 0) if kind in {"tcp", "udp"} else f"{folder}/s"
-    server = _QUIET[kind](address, handler, **fields)
+    server = _QUIET[f"{kind}-threads" if threads else kind](address, handler, **fields)
     server.handler_errors = Counter()
     return server
 
@@ -83,6 +99,8 @@ _QUIET = {
     "unix": _quiet(trioserver.UnixStreamServer),
     "udp": _quiet(trioserver.UDPServer),
     "unix-datagram": _quiet(trioserver.UnixDatagramServer),
+    "tcp-threads": _quiet(trioserver.ThreadingTCPServer),
+    "unix-threads": _quiet(trioserver.ThreadingUnixStreamServer),
 }
 
 
@@ -326,6 +344,7 @@ async def in_steps(
     count: int,
     do: str,
     kind: str,
+    threads: bool = False,
     **facts: Any,
 ) -> tuple[Counter[str], trioserver.Statistics]:
     """Serve ``count`` clients, one after the other, with a sample every 5 %.
@@ -335,6 +354,8 @@ async def in_steps(
     Args:
       do: what the clients are told.
       kind: one of `KINDS`.
+      threads: whether handlers run in threads. What they share is made for the first
+        of them, and idle ones are kept for ten seconds, so neither is counted.
       facts: what else it takes, but for the address and the numbers of the clients.
 
     Returns:
@@ -344,12 +365,19 @@ async def in_steps(
     step, nudges = count // STEPS, 0
     async with Clients.start() as clients, server.serving():
         where = {"kind": kind, "address": server.server_address}
+        if threads:
+            totals += Counter(await clients.do(do, **facts, **where, first=count, count=1))
+            nudges = 1
+            await until(lambda: is_quiet(server))
+            await until(lambda: threading.active_count() == 1)
         growth.sample(0)
         for done in range(step, step * STEPS + 1, step):
             totals += Counter(await clients.do(do, **facts, **where, first=done - step, count=step))
             while not await all_done(server, done + nudges) and kind == "udp" and nudges < 100:
                 await clients.do("nudge", **where)
                 nudges += 1
+            if threads and done == count:
+                await until(lambda: threading.active_count() == 1)
             growth.sample(done)
         counts = server.statistics()
     verdict.promise(

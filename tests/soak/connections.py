@@ -5,6 +5,7 @@
     python tests/soak/connections.py --gc-off --kind unix
     python tests/soak/connections.py 20000 --kind udp --misbehave
     python tests/soak/connections.py 20000 --only vanish      # all of them reset
+    python tests/soak/connections.py --threads                # handlers run in threads
 
 Descriptors, tasks and threads are as before in the end, every client has one
 record, and after the first 10 000 the process grows by less than 1 KiB for a
@@ -23,6 +24,7 @@ from _common import (
     Growth,
     Tally,
     Upper,
+    UpperInThread,
     Verdict,
     arguments,
     in_steps,
@@ -44,7 +46,8 @@ async def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> No
     server = make_server(
         options.kind,
         folder,
-        Upper,
+        UpperInThread if options.threads else Upper,
+        threads=options.threads,
         limits=trioserver.Limits(line=1000),
         timeouts=trioserver.Timeouts(idle=1, line=1.5, write=0.5, linger=0.5),
         observers=[tally],
@@ -59,6 +62,7 @@ async def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> No
         count=options.count,
         do="visit",
         kind=options.kind,
+        threads=options.threads,
         seed=options.seed,
         misbehave=options.misbehave,
         only=options.only,
@@ -72,10 +76,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("count", type=int, nargs="?", default=100_000, help="clients")
     parser.add_argument("--kind", choices=KINDS, default="tcp")
+    parser.add_argument("--threads", action="store_true", help="handlers run in threads")
     parser.add_argument("--misbehave", action="store_true", help="one client in three")
     parser.add_argument("--only", choices=BEHAVIOURS, help="all clients do this")
     parser.add_argument("--seed", type=int, default=1, help="for the misbehaving ones")
-    run(soak, parser.parse_args())
+    options = parser.parse_args()
+    if options.threads and not is_stream(options.kind):
+        parser.error("--threads needs --kind tcp or unix")
+    run(soak, options)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ GROUPS = {
     "UX": "01 02 04 06 07 08 09 10 12 14",  # Unix sockets
     "EX": "01 02 04 05 07 08 10 11 12 13 14",  # exceptions
     "NW": "01 02 03 04 05 06 07 08",  # network
+    "TH": "02 03 04 05 07 08 09 10",  # threads
 }
 # Those that a later release has to cover as a whole; tests may name them already.
 FURTHER_GROUPS = {

@@ -1,0 +1,111 @@
+"""The same faults where handlers run in threads, whose steps nobody schedules."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_sweep import (
+    Fault,
+    OnTCP,
+    OnUnix,
+    Setting,
+    VictimOnTCP,
+    VictimOnUnix,
+    cancel,
+    ctrl_c,
+    shut_down,
+    shut_down_at_once,
+)
+
+import trioserver
+
+
+@pytest.fixture(autouse=True)
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket files are made in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+_one_at_a_time = threading.Lock()
+
+
+class Careful(socketserver.StreamRequestHandler):
+    """Answers lines in upper case, and keeps its books."""
+
+    def setup(self) -> None:
+        super().setup()
+        with _one_at_a_time:
+            self.server.books.calls["setup"] += 1
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+
+    def finish(self) -> None:
+        with _one_at_a_time:
+            self.server.books.calls["finish"] += 1
+        super().finish()
+
+
+class ThreadsOnTCP(trioserver.ThreadingMixIn, OnTCP):
+    """Watched, on the loopback interface."""
+
+    JUMP_AFTER = 1.0  # the clock must not jump while a thread is at work
+
+
+class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
+    """Watched, on a Unix socket."""
+
+    JUMP_AFTER = 1.0
+
+
+all_kinds = pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
+
+
+@all_kinds
+def test_cancelled_after_every_step(kind: Any) -> None:
+    """Wherever it is cancelled, nothing is left and every request has a record."""
+    assert Setting(kind, [cancel], Careful).sweep() > 60
+
+
+@all_kinds
+def test_shut_down_after_every_step(kind: Any) -> None:
+    """Wherever the drain begins, what was asked before it is answered, in full."""
+    assert Setting(kind, [shut_down], Careful, gentle=True).sweep() > 60
+
+
+@all_kinds
+def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
+    """The same where clients wait for a slot."""
+    limits = trioserver.Limits(requests=1)
+    setting = Setting(kind, [shut_down], Careful, gentle=True, limits=limits)
+    assert setting.sweep() > 60
+
+
+@all_kinds
+def test_ctrl_c_after_every_step(kind: Any) -> None:
+    """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    assert Setting(kind, [ctrl_c], Careful).sweep() > 60
+
+
+@all_kinds
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once])
+def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, everything is closed all the same."""
+    assert Setting(kind, [shut_down, second], Careful).sweep_pairs(every=3) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "victim"), [(ThreadsOnTCP, VictimOnTCP), (ThreadsOnUnix, VictimOnUnix)]
+)
+def test_client_reset_after_every_step(kind: Any, victim: Any) -> None:
+    """Wherever one client is reset, the others get all their replies."""
+    setting = Setting(kind, gentle=True, victim=victim, handler=Careful)
+    assert setting.sweep(seeds=(0,), every=5) > 5
