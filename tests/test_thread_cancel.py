@@ -359,7 +359,7 @@ async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixtur
     assert not report.clean
     assert "1 abandoned" in report.summary
     [told] = [it for it in caplog.records if it.levelname == "ERROR"]
-    assert "has not ended 0.2 s after it was cancelled (cleanup); left behind" in told.getMessage()
+    assert "still runs 0.2 s after it was cancelled; left behind" in told.getMessage()
     assert "self.go.wait(20)" in told.getMessage()
     assert not deaf.is_over.is_set()
 
@@ -382,7 +382,7 @@ async def test_datagram_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("cancels", ["request", "grace"])
 async def test_daemon_threads(deaf: Deaf, cancels: str, caplog: pytest.LogCaptureFixture) -> None:
-    """With ``daemon_threads``, nobody waits for a thread that was cancelled."""
+    """With ``daemon_threads``, nobody waits long for a thread that was cancelled."""
     witness = Witness()
     async with running(server := on_tcp(deaf, daemon_threads=True, observers=[witness])):
         async with await connect(server):
@@ -395,6 +395,18 @@ async def test_daemon_threads(deaf: Deaf, cancels: str, caplog: pytest.LogCaptur
             await until(lambda: bool(witness.records))
             assert time.perf_counter() - began < SOON
     assert witness.outcomes == ["abandoned"]
+
+
+async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
+    """One that waits in its socket is given the moment that it takes to end."""
+    witness = Witness()
+    async with running(server := on_tcp(Upper, daemon_threads=True, observers=[witness])):
+        async with await connect(server) as client:
+            await client.send_all(b"half a line")
+            await until(lambda: bool(server.requests))
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["cancelled"]
 
 
 async def test_block_on_close(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:

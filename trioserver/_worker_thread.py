@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import NoneType
 from typing import TypeVar, cast
 
@@ -129,10 +130,7 @@ class ThreadCall:
         if not self._ended.is_set():
             self._is_left_behind = True
             self.left_behind(self)
-            message = (
-                "the thread of %s has not ended %g s after it was cancelled (cleanup);"
-                " left behind:\n%s"
-            )
+            message = "the thread of %s still runs %g s after it was cancelled; left behind:\n%s"
             log_safely(error_log, logging.ERROR, message, self.info, seconds, self._stack())
         elif not isinstance(self._error, (trio.Cancelled, RequestEnded, NoneType)):
             if not isinstance(self._error, Exception):
@@ -141,5 +139,15 @@ class ThreadCall:
             log_safely(error_log, logging.INFO, message, self.info, in_words(self._error))
 
     def _stack(self) -> str:
+        """Where the thread is, from the handler on."""
         frame = None if self._thread is None else sys._current_frames().get(self._thread)
-        return "" if frame is None else "".join(traceback.format_stack(frame))
+        if frame is None:
+            return ""
+        stack = traceback.extract_stack(frame)
+        ours = [Path(entry.filename).parent == Path(__file__).parent for entry in stack]
+        # Threading, Trio and this library have called it; what it has called since
+        # may be of this library, too.
+        start = ours.index(True) if True in ours else 0
+        while start < len(stack) - 1 and ours[start]:
+            start += 1
+        return "".join(traceback.format_list(stack[start:]))
