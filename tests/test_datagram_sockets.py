@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, descriptors
+from support import Witness, descriptors, until
 
 import trioserver
 
@@ -100,13 +100,6 @@ async def ask(server: Any, data: bytes = b"still there?") -> bytes:
         answer, sender = await client.recvfrom(100_000)
         assert sender == server.server_address
         return bytes(answer)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.001)
 
 
 def is_there(address: Any) -> bool:

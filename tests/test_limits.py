@@ -560,6 +560,10 @@ class Ending:
     says: bytes = b""
     leaves: Callable[[trioserver.Connection], object] | None = None
 
+    def __str__(self) -> str:
+        leaves = self.leaves.__name__ if self.leaves else "stays"
+        return f"{self.outcome} {self.name} {self.says[:20]!r} {leaves}"
+
 
 ENDINGS = (
     Ending("completed", says=b"return\n"),

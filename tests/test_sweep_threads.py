@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from test_sweep import (
     Fault,
     OnTCP,
@@ -53,6 +54,22 @@ class Careful(socketserver.StreamRequestHandler):
         super().finish()
 
 
+class Calls(Careful):
+    """Has Trio's thread do the work."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(trio.from_thread.run(upper, line))
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+
+
+async def upper(line: bytes) -> bytes:
+    """As `bytes.upper`, in two steps."""
+    await trio.lowlevel.checkpoint()
+    return line.upper()
+
+
 class ThreadsOnTCP(trioserver.ThreadingMixIn, OnTCP):
     """Watched, on the loopback interface."""
 
@@ -66,18 +83,21 @@ class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
 
 
 all_kinds = pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
+both_handlers = pytest.mark.parametrize("handler", [Careful, Calls])
 
 
+@both_handlers
 @all_kinds
-def test_cancelled_after_every_step(kind: Any) -> None:
-    """Wherever it is cancelled, nothing is left and every request has a record."""
-    assert Setting(kind, [cancel], Careful).sweep() > 60
+def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
+    """CX-07: wherever it is cancelled, nothing is left and every request has a record."""
+    assert Setting(kind, [cancel], handler).sweep() > 60
 
 
+@both_handlers
 @all_kinds
-def test_shut_down_after_every_step(kind: Any) -> None:
-    """Wherever the drain begins, what was asked before it is answered, in full."""
-    assert Setting(kind, [shut_down], Careful, gentle=True).sweep() > 60
+def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
+    """GS-11: wherever the drain begins, what was asked before it is answered, in full."""
+    assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 60
 
 
 @all_kinds

@@ -403,7 +403,7 @@ async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
     async with running(server := on_tcp(Upper, daemon_threads=True, observers=[witness])):
         async with await connect(server) as client:
             await client.send_all(b"half a line")
-            await until(lambda: bool(server.requests))
+            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [11])
             server.cancel_request(1, "enough")
             await until(lambda: bool(witness.records))
     assert witness.outcomes == ["cancelled"]
@@ -732,6 +732,29 @@ async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:
         server.cancel_request(1, "enough")
         await until(lambda: bool(witness.records))
     assert witness.outcomes == ["cancelled"]
+
+
+async def test_handler_cancels_another_request() -> None:
+    """``self.server.cancel_request`` works from a thread; of one that is over it says so."""
+    answers: list[bool] = []
+
+    def cancels(request: socket.socket, client_address: Any, server: Any) -> None:
+        if request.recv(1) == b"c":
+            answers.extend(
+                server.cancel_request(number, "another one wants it") for number in (1, 9)
+            )
+
+    witness = Witness()
+    async with running(server := on_tcp(cancels, observers=[witness])):
+        async with await connect(server) as client:
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+            assert await ask(server, b"c") == b""
+            with trio.fail_after(SOON):
+                assert await read_to_end(client) == b""
+            await until(lambda: len(witness.records) == 2)
+    assert answers == [True, False]
+    [record] = [it for it in witness.records if it.info.id == 1]
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "another one wants it")
 
 
 async def test_many_requests_cancelled_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import gc
 import os
 import resource
@@ -738,6 +739,47 @@ async def test_finish_request_can_be_wrapped() -> None:
     assert witness.records[0].bytes_sent == 11
 
 
+async def test_connection_that_is_lent_is_busy() -> None:
+    """A hook that uses it while the thread does is told; it would keep Trio from running."""
+    errors: list[Exception] = []
+
+    class Meddles(trioserver.ThreadingTCPServer):
+        async def process_request(self, request: Any, client_address: Any) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(super().process_request, request, client_address)
+                await until(lambda: request.state == "idle")
+                for use in (request.recv, partial(request.sendall, b"x"), request.send_eof):
+                    try:
+                        await use()
+                    except trio.BusyResourceError as error:
+                        errors.append(error)
+
+    async with running(server := Meddles(THERE, Upper)):
+        async with await connect(server) as client:
+            await until(lambda: len(errors) == 3)
+            await client.send_all(b"x\n")
+            await client.send_eof()
+            assert await read_to_end(client) == b"X\n"
+
+
+async def test_no_descriptor_left_for_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a drain can wake nobody, and leaves waits to the grace; all else goes on."""
+
+    def none_left() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with running(server := on_tcp(Upper)):
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socketpair", none_left)
+            assert await ask(server, b"x\n") == b"X\n"
+            async with await connect(server) as client:
+                await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+                server.shutdown(0.05)
+                assert await read_to_end(client) == b""
+        report = await server.wait_closed()
+    assert [str(it.outcome) for it in report.requests] == ["cancelled"]
+
+
 async def test_handler_calls_trio() -> None:
     """``trio.from_thread`` works in a handler."""
 
@@ -777,6 +819,48 @@ async def test_nothing_is_left() -> None:
     # Trio keeps a thread for ten seconds, for its next call, under another name.
     assert [it for it in threading.enumerate() if it.name.startswith("request ")] == []
     assert all(file.raw.fileno() == -1 for file in kept)
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "timed_out", "disconnected", "cancelled"])
+async def test_no_garbage_however_it_ends(ends: str) -> None:
+    """TH-10: nothing of a request is in a cycle, which would keep it until a collection."""
+
+    class Fails(Upper):
+        def handle(self) -> None:
+            super().handle()
+            if ends == "failed":
+                raise ValueError(ends)
+
+    class Silent(trioserver.ThreadingTCPServer):
+        async def handle_error(self, request: Any, client_address: Any) -> None: ...
+
+    async def one(number: int) -> None:
+        with plain_client(address) as client:
+            client.sendall(b"x\n")
+            await until(lambda: [it.bytes_sent for it in server.snapshot().requests] == [2])
+            if ends == "cancelled":
+                server.cancel_request(number, ends)
+            elif ends == "disconnected":
+                client.close()  # over unread input: a reset
+            elif ends != "timed_out":
+                client.shutdown(socket.SHUT_WR)
+            await until(lambda: len(witness.records) == number)
+        await until(lambda: not server.snapshot().requests)
+
+    witness = Witness()
+    timeouts = Timeouts(idle=0.02 if ends == "timed_out" else 10)
+    fields: dict[str, Any] = {"observers": [witness], "timeouts": timeouts}
+    async with running(server := Silent(THERE, Fails, **fields)) as address:
+        await one(1)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(2, 22):
+                await one(number)
+            assert gc.collect() < 20  # less than one object a request
+        finally:
+            gc.enable()
+    assert set(witness.outcomes) == {ends}
 
 
 def resident() -> int:

@@ -323,9 +323,13 @@ def _shake_hands(request: Any) -> None:
 
 def _in_the_light_of(error: BaseException | None, function: Callable[[], T]) -> T:
     """Call ``function`` with ``error`` as `sys.exception`, as it is in the calling thread."""
+    error = error or RuntimeError("handle_error was called without an error")
+    before = error.__traceback__
     try:
-        raise error or RuntimeError("handle_error was called without an error")
+        raise error
     except BaseException:  # noqa: BLE001  (the function asks for it)
         return function()
     finally:
+        # The frames of this thread hold what was called, and that the error: no cycles.
+        error.__traceback__ = before
         del error

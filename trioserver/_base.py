@@ -360,7 +360,10 @@ class BaseServer(DefaultHooks):
         return self._report
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
-        """Cancel one request, with a reason for its record; false if none of that id is active."""
+        """Cancel one request, with a reason for its record; false if none of that id is active.
+
+        From any task, handler or thread.
+        """
         return self._run is not None and self._run.cancel_request(request_id, reason)
 
     def fileno(self) -> int:

@@ -96,7 +96,7 @@ class Connection(trio.abc.HalfCloseableStream):
         wait = self._receiver.wait
         if self._sender.closed:
             return "closed"
-        if self._sender.waiting:
+        if self._sender.busy:
             return "writing"
         if wait is not None and not wait.between_requests:
             return "reading"

@@ -50,12 +50,12 @@ class LentConnection(Connection):
     def _open_loan(self, *, ends_idle: bool) -> SocketUse:
         """From now on, the facts of the connection are those of the loan."""
         receiver, sender = self._receiver, self._sender
-        if ends_idle and not receiver._drain.began:
-            receiver._drain.bell.hang()
+        if ends_idle and not receiver.drain.began:
+            receiver.drain.bell.hang()
         until_new = receiver.new_until - trio.current_time()
         self._use = SocketUse(
             info=self.info,
-            drain=receiver._drain,
+            drain=receiver.drain,
             new_until=time.monotonic() + until_new,
             ends_idle=ends_idle,
             idle=receiver.timeout,
@@ -65,6 +65,8 @@ class LentConnection(Connection):
             sent=sender.total,
             at_eof=receiver.at_eof,
         )
+        # Others who would read or write meanwhile are told so: they would block all of Trio.
+        receiver.busy = sender.busy = True
         return self._use
 
     def _take_back(self) -> None:
@@ -73,6 +75,7 @@ class LentConnection(Connection):
         if use is None:
             return
         receiver, sender = self._receiver, self._sender
+        receiver.busy = sender.busy = False
         receiver.total, sender.total = use.received, use.sent
         receiver.at_eof = use.at_eof
         receiver.ended_idle = receiver.ended_idle or use.ended_idle

@@ -46,9 +46,10 @@ class Bell:
     _ear: socket.socket | None = None
 
     def hang(self) -> None:
-        """Make it, if that has not been done."""
+        """Make it, if that has not been done. Without descriptors for it, nobody is woken."""
         if self._ear is None:
-            self._rope, self._ear = socket.socketpair()
+            with contextlib.suppress(OSError):
+                self._rope, self._ear = socket.socketpair()
 
     def ring(self) -> None:
         """Wake all who wait for it, now and later. Twice is once."""
@@ -99,6 +100,7 @@ class Receiver:
     """Receives from one transport, for one task at a time.
 
     Attributes:
+      drain: whether the server drains.
       timeout: seconds a receive waits without a byte.
       portion: bytes that `fill` asks for at once.
       total: bytes the transport gave so far.
@@ -106,12 +108,14 @@ class Receiver:
       at_eof: whether the transport has said that there will be no more.
       wait: the receive that waits, if one does.
       ended_idle: whether a drain has ended a wait between requests.
+      busy: whether something else than a wait keeps others from receiving: a flush
+        before it, or a loan of the socket.
     """
 
     _transport: Transport
     _info: RequestInfo
     _sender: _Sender
-    _drain: Drain
+    drain: Drain
     _accepted: float
     timeout: float = math.inf
     portion: int = LARGEST_PORTION
@@ -123,7 +127,7 @@ class Receiver:
     idle_blocks: list[IdleBlock] = attrs.field(factory=list)
     ended_idle: bool = False
     _reset: OSError | None = None
-    _flushing: bool = False
+    busy: bool = False
 
     # For a handler's tasks -------------------------------------------------
 
@@ -177,26 +181,26 @@ class Receiver:
         """Raise what a receive would raise before it did anything."""
         if self.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
-        if self.wait is not None or self._flushing:
+        if self.wait is not None or self.busy:
             raise trio.BusyResourceError("another task is receiving from this connection")
 
     async def _flush(self) -> None:
         """Send what is buffered: the peer may be waiting for it before it says another word."""
         self.check()
-        self._flushing = True
+        self.busy = True
         try:
             await self._sender.flush()
         except trio.BusyResourceError:
             await checkpoint()  # another task is sending it
         finally:
-            self._flushing = False
+            self.busy = False
 
     async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
         """Wait until the transport, or the buffer, has something."""
         between_requests = between_requests or not self.total
         idle_deadline = trio.current_time() + self.timeout
         deadline = min(deadline, idle_deadline)
-        if between_requests and self._drain.began:
+        if between_requests and self.drain.began:
             deadline = min(deadline, self.new_until)
             if deadline <= trio.current_time():
                 raise self.draining()
@@ -209,7 +213,7 @@ class Receiver:
                 self.wait = None
         if not scope.cancelled_caught or len(self.buffer) > before or self._take_in():
             return
-        if between_requests and self._drain.began:
+        if between_requests and self.drain.began:
             raise self.draining()
         if deadline == idle_deadline:
             raise IdleTimeout(
@@ -287,7 +291,7 @@ class Receiver:
 
     def drains(self) -> bool:
         """Whether the server drains."""
-        return self._drain.began
+        return self.drain.began
 
 
 def cut(buffer: bytearray, size: int) -> bytes:

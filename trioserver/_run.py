@@ -297,16 +297,20 @@ class Run:
 
     def shutdown(self, seconds: float) -> None:
         """Begin the drain, from whatever task or thread."""
+        self._at_home(self.begin_drain, seconds)
+
+    def _at_home(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call it in Trio's thread: now, if that is here."""
         try:
             at_home = trio.lowlevel.current_trio_token() is self._token
         except RuntimeError:  # a thread without Trio
             at_home = False
         if at_home:
-            self.begin_drain(seconds)
+            function(*arguments)
         else:
-            # When its trio.run has ended, there is nothing left to drain.
+            # When its trio.run has ended, there is nothing left to end.
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.begin_drain, seconds)
+                self._token.run_sync_soon(function, *arguments)
 
     @enable_ki_protection
     def begin_drain(self, seconds: float) -> None:
@@ -331,11 +335,15 @@ class Run:
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
         """Cancel one request; false if there is none of that id, or its outcome is decided."""
-        request = self.ledger.active.get(request_id)
-        if request is None:
+        if request_id not in self.ledger.active:
             return False
-        request.cancel(reason)
+        self._at_home(self._cancel_active, request_id, reason)
         return True
+
+    def _cancel_active(self, request_id: int, reason: str) -> None:
+        request = self.ledger.active.get(request_id)
+        if request is not None:
+            request.cancel(reason)
 
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""

@@ -35,6 +35,7 @@ class Sender:
       buffer: output that waits for a flush.
       broken: why nothing can be sent any more, None while it can.
       reset_by: the system's error when the peer was found to be gone.
+      busy: whether a send waits, or the socket is lent.
     """
 
     _transport: Transport
@@ -46,7 +47,7 @@ class Sender:
     reset_by: OSError | None = None
     closed: bool = False
     eof_sent: bool = False
-    waiting: bool = False
+    busy: bool = False
     _broken_by: type[Exception] = PeerGone
 
     async def send_all(self, data: Data) -> None:
@@ -73,11 +74,11 @@ class Sender:
         """Wait until the transport takes a byte."""
         await checkpoint()
         self.check()
-        self.waiting = True
+        self.busy = True
         try:
             await self._transport.wait_writable()
         finally:
-            self.waiting = False
+            self.busy = False
 
     async def send_eof(self) -> None:
         """Send the buffer, then the end of output. Twice is once."""
@@ -101,7 +102,7 @@ class Sender:
         if self.closed or self.eof_sent:
             half = "the connection" if self.closed else "its sending half"
             raise trio.ClosedResourceError(f"{half} was closed by this side")
-        if self.waiting:
+        if self.busy:
             raise trio.BusyResourceError("another task is sending to this connection")
         if self.broken is not None:
             raise self._breaks(self._broken_by, self.broken)
@@ -115,7 +116,7 @@ class Sender:
         return sent
 
     async def _send_rest(self, data: Data, sent: int) -> None:
-        self.waiting = True
+        self.busy = True
         try:
             with memoryview(data) as view:
                 while sent < len(view):
@@ -128,7 +129,7 @@ class Sender:
                         raise self._breaks(WriteTimeout, message)
                     sent += progress
         finally:
-            self.waiting = False
+            self.busy = False
             if 0 < sent < len(data) and self.broken is None:
                 self._breaks(
                     trio.BrokenResourceError,

@@ -1,0 +1,113 @@
+"""Other people's servers and handlers, unmodified, under load and through a drain."""
+
+from __future__ import annotations
+
+import itertools
+import socketserver
+import threading
+from typing import Any
+
+import attrs
+import packages
+import pytest
+import standard_library
+import trio
+import trio.testing
+from case import App, Case, answer_to
+
+import trioserver
+
+CLIENTS = 20
+EXCHANGES = 10
+"""Of each client, before the drain."""
+
+CASES = [*standard_library.CASES, *packages.CASES]
+
+
+@attrs.define
+class Traffic:
+    """Clients, each in a thread, that ask until they are turned away."""
+
+    case: Case
+    app: App
+    address: Any
+    answered: list[int] = attrs.field(factory=list)
+    _numbers: Any = attrs.field(factory=itertools.count)
+    _warm: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0))
+    _draining: threading.Event = attrs.field(factory=threading.Event)
+
+    def client(self) -> None:
+        """What one of them does."""
+        try:
+            with self.case.client(self.address, self.app) as ask:
+                for count in itertools.count(1):
+                    number = next(self._numbers)
+                    assert ask(number) == answer_to(number)
+                    self.answered.append(number)
+                    if count == EXCHANGES:
+                        self._warm.release()
+                    if self.case.clients_leave and self._draining.is_set():
+                        break
+        except self.case.turned_away:
+            if not self._draining.is_set():
+                raise
+
+    async def through_a_drain(self, at_once: int, shutdown: Any) -> None:
+        """Have all of them ask at once, and drain when ``at_once`` wait for their answers."""
+        clients = trio.CapacityLimiter(CLIENTS)
+        async with trio.open_nursery() as nursery:
+            for _ in range(CLIENTS):
+                nursery.start_soon(lambda: trio.to_thread.run_sync(self.client, limiter=clients))
+            for _ in range(CLIENTS):
+                await trio.to_thread.run_sync(self._warm.acquire, abandon_on_cancel=True)
+            self.app.hold()
+            await trio.to_thread.run_sync(self.app.wait_inside, at_once)
+            self._draining.set()
+            shutdown()
+            await trio.testing.wait_all_tasks_blocked(0.02)  # all that is left is to answer
+            self.app.release()
+
+    def check(self, report: trioserver.ShutdownReport, at_once: int) -> None:
+        """Nobody was cut off: whatever has reached the application was answered whole."""
+        assert sorted(self.app.asked()) == sorted(self.answered)
+        assert len(self.answered) >= CLIENTS * EXCHANGES + at_once
+        assert len(report.requests) >= at_once
+        assert report.clean, report
+        ended = report.statistics.outcomes
+        assert ended[trioserver.Outcome.FAILED] == ended[trioserver.Outcome.TIMED_OUT] == 0
+
+
+def of(cases: list[Case]) -> Any:
+    """A test for each case."""
+    return pytest.mark.parametrize("case", cases, ids=str)
+
+
+@of([case for case in CASES if case.ours is not None])
+async def test_their_handler_on_our_server(case: Case) -> None:
+    """Their handler class runs on one of our servers, at least 200 exchanges and a drain."""
+    app = case.app()
+    server = case.ours(app)
+    with trio.fail_after(60):
+        async with server:
+            traffic = Traffic(case, app, server.server_address)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(traffic.through_a_drain, CLIENTS, server.shutdown)
+                report = await server.serve_forever()
+                app.server_is_over()
+    traffic.check(report, CLIENTS)
+
+
+@pytest.mark.filterwarnings("ignore:.*serve_forever is not called under adopt")  # Werkzeug
+@of(CASES)
+async def test_their_server_adopted(case: Case) -> None:
+    """Their server object is adopted as it is, at least 200 exchanges and a drain."""
+    app = case.app()
+    server = case.theirs(app)
+    at_once = CLIENTS if isinstance(server, socketserver.ThreadingMixIn) else 1
+    with trio.fail_after(60):
+        traffic = Traffic(case, app, server.server_address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(traffic.through_a_drain, at_once, lambda: case.drain(server))
+            report = await trioserver.adopt(server)
+            app.server_is_over()
+    traffic.check(report, at_once)
