@@ -4,10 +4,10 @@
     python tests/soak/sweeps.py --seeds 7 --only udp --only pairs
     python tests/soak/sweeps.py --list
 
-The suite tries a sample of these: see `sweep.py` for how, and test_sweep.py and
-test_sweep_datagrams.py for what must hold. Prints for each sweep its points (the
-steps of the scenario, in all schedules), the runs, the findings and the seconds,
-and what was found. Exits 1 if anything was.
+The suite tries a sample of these: see `sweep.py` for how, and test_sweep.py,
+test_sweep_datagrams.py and test_sweep_threads.py for what must hold. Prints for each
+sweep its points (the steps of the scenario, in all schedules), the runs, the findings
+and the seconds, and what was found. Exits 1 if anything was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import test_sweep as streams
 import test_sweep_datagrams as datagrams
+import test_sweep_threads as threads
 from sweep import Found
 from test_sweep import cancel, ctrl_c, shut_down, shut_down_at_once
 
@@ -39,6 +40,10 @@ DATAGRAMS = {
     "udp": datagrams.OnUDP,
     "udp-wildcard": datagrams.OnWildcard,
     "unix-datagrams": datagrams.OnUnix,
+}
+THREADS = {
+    "threads-tcp": (threads.ThreadsOnTCP, streams.VictimOnTCP),
+    "threads-unix": (threads.ThreadsOnUnix, streams.VictimOnUnix),
 }
 FEW = trioserver.Limits(requests=2, per_client=2)
 
@@ -79,6 +84,14 @@ def of_one_request(name: str, sweep_one: Callable[..., int], kind: Any, handler:
 
 def all_sweeps() -> Iterator[Sweep]:
     """All of them."""
+    yield from of_streams()
+    yield from of_datagrams()
+    yield from of_threads()
+    yield from of_starts()
+
+
+def of_streams() -> Iterator[Sweep]:
+    """Streams, handled by tasks."""
     for where, kind in STREAMS.items():
         for handler in (streams.Careful, streams.HangsUp, streams.Idling, streams.Buffering):
             setting = partial(streams.Setting, kind, handler=handler)
@@ -94,6 +107,12 @@ def all_sweeps() -> Iterator[Sweep]:
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
         yield of(f"{where} block cancel", few([cancel], serve=streams.serve_in_a_block))
         yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
+        for name, faults in pairs_of_faults():
+            yield of(f"{where} {name}", streams.Setting(kind, faults), pairs=True)
+
+
+def of_datagrams() -> Iterator[Sweep]:
+    """Datagrams, handled by tasks."""
     for where, kind in DATAGRAMS.items():
         for handler in (datagrams.Writes, datagrams.Sends):
             setting = partial(datagrams.Setting, kind, handler=handler)
@@ -109,21 +128,44 @@ def all_sweeps() -> Iterator[Sweep]:
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True, drains=True))
         yield of(f"{where} block cancel", few([cancel], serve=datagrams.serve_in_a_block))
         yield of(f"{where} handle_request cancel", few([cancel], serve=datagrams.serve_one_by_one))
+        for name, faults in pairs_of_faults():
+            fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
+            yield of(f"{where} {name}", fewer, pairs=True)
+
+
+def of_threads() -> Iterator[Sweep]:
+    """Streams, handled by threads, whose own steps nobody schedules."""
+    for where, (kind, victim) in THREADS.items():
+        for handler in (threads.Careful, threads.Calls):
+            setting = partial(streams.Setting, kind, handler=handler)
+            name = f"{where} {handler.__name__}"
+            yield of(f"{name} cancel", setting([cancel]))
+            yield of(f"{name} shutdown", setting([shut_down], gentle=True))
+            yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
+            yield of(f"{name} ctrl-c", setting([ctrl_c]))
+            yield of(f"{name} reset", setting(gentle=True, victim=victim))
+        few = partial(streams.Setting, kind, handler=threads.Careful, limits=FEW)
+        yield of(f"{where} few-slots cancel", few([cancel]))
+        yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
+        for name, faults in pairs_of_faults():
+            setting = streams.Setting(kind, faults, threads.Careful)
+            yield of(f"{where} {name}", setting, pairs=True)
+
+
+def of_starts() -> Iterator[Sweep]:
+    """Servers that are only about to start."""
     for kind in (
         *(streams.SlowTCP, streams.SlowUDP),
         *(streams.SlowUnix, streams.SlowUnixDatagrams),
     ):
         for fault in (cancel, ctrl_c, shut_down):
             yield of(f"start {kind.__name__} {fault.__name__}", streams.Start(kind, fault))
+
+
+def pairs_of_faults() -> Iterator[tuple[str, list[Any]]]:
+    """What may come after a shutdown."""
     for second in (cancel, ctrl_c, shut_down_at_once):
-        faults = [shut_down, second]
-        for where, kind in STREAMS.items():
-            name = f"{where} pairs shutdown-{second.__name__}"
-            yield of(name, streams.Setting(kind, faults), pairs=True)
-        for where, kind in DATAGRAMS.items():
-            name = f"{where} pairs shutdown-{second.__name__}"
-            fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
-            yield of(name, fewer, pairs=True)
+        yield f"pairs shutdown-{second.__name__}", [shut_down, second]
 
 
 @attrs.define
