@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from support import descriptors
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,3 +17,11 @@ def ctrl_c_is_heeded() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def nothing_stays_open() -> Iterator[None]:
+    """Whatever a test does with servers, all descriptors are closed at its end."""
+    before = descriptors()
+    yield
+    assert descriptors() == before

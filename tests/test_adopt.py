@@ -15,27 +15,17 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-import trustme
+from adopting import THERE, Upper, adopted, ask, in_thread
 from support import Witness, descriptors, plain_client, until
 
 import trioserver
 
-THERE = ("127.0.0.1", 0)
-
-
-class Upper(socketserver.StreamRequestHandler):
-    """Answers every line with its upper-case form."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 class UpperDatagram(socketserver.DatagramRequestHandler):
@@ -43,49 +33,6 @@ class UpperDatagram(socketserver.DatagramRequestHandler):
 
     def handle(self) -> None:
         self.wfile.write(self.packet.upper())
-
-
-class Reports:
-    """Where the report of an adoption is put when it is over."""
-
-    report: trioserver.ShutdownReport
-    is_over = False
-
-
-@asynccontextmanager
-async def adopted(server: Any, **options: Any) -> AsyncIterator[Reports]:
-    """Serve with ``server`` for the length of the block, then shut it down as its owner would."""
-    reports = Reports()
-
-    async def run(*, task_status: trio.TaskStatus[Any]) -> None:
-        reports.report = await trioserver.adopt(server, task_status=task_status, **options)
-        reports.is_over = True
-
-    with trio.fail_after(20):
-        async with trio.open_nursery() as nursery:
-            assert await nursery.start(run) is server
-            yield reports
-            await in_thread(server.shutdown)
-
-
-async def in_thread(function: Any, *arguments: Any) -> Any:
-    """Call what may wait."""
-    return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
-
-
-def ask(address: Any, question: bytes = b"hello\n") -> bytes:
-    """One question and its answer, of a client that then leaves."""
-    with plain_client(address) as client:
-        client.sendall(question)
-        return client.recv(1000)
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_open() -> Iterator[None]:
-    """Whatever a test does with servers, all descriptors are closed at its end."""
-    before = descriptors()
-    yield
-    assert descriptors() == before
 
 
 # Every kind ----------------------------------------------------------------------------
@@ -505,6 +452,7 @@ async def test_thread_that_is_left_behind_closes_its_request(
 ) -> None:
     """Nobody closes a descriptor under a thread that still works with it."""
     go, seen, ended = threading.Event(), [], threading.Event()
+    before = descriptors()
 
     class Stubborn(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -530,6 +478,7 @@ async def test_thread_that_is_left_behind_closes_its_request(
         go.set()
         assert await in_thread(ended.wait, 5)
     assert seen != [-1]
+    await until(lambda: descriptors() == before)
 
 
 async def test_peer_that_resets_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
@@ -558,57 +507,6 @@ async def test_time_outs_hold() -> None:
     assert witness.outcomes == ["timed_out"]
 
 
-# TLS -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who signs the server's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture
-def over_tls(authority: trustme.CA) -> socketserver.ThreadingTCPServer:
-    """A server whose listening socket was wrapped, as werkzeug does it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    server = socketserver.ThreadingTCPServer(THERE, Upper)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    return server
-
-
-async def test_tls_listener(authority: trustme.CA, over_tls: Any) -> None:
-    """A client that says nothing keeps nobody else from being served."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-
-    def ask_over_tls() -> bytes:
-        with plain_client(over_tls.server_address) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost") as client:
-                client.sendall(b"secret\n")
-                return client.recv(100)
-
-    witness = Witness()
-    with plain_client(over_tls.server_address), plain_client(over_tls.server_address) as liar:
-        timeouts = trioserver.Timeouts(handshake=5, shutdown=0)
-        async with adopted(over_tls, timeouts=timeouts, observers=[witness]):
-            assert await in_thread(ask_over_tls) == b"SECRET\n"
-            liar.sendall(b"this is not TLS" * 10)
-            await until(lambda: "disconnected" in witness.outcomes)
-    assert "completed" in witness.outcomes
-
-
-async def test_tls_handshake_is_bounded(over_tls: Any) -> None:
-    """By ``timeouts.handshake``."""
-    witness = Witness()
-    with plain_client(over_tls.server_address) as silent:
-        timeouts = trioserver.Timeouts(handshake=0.1)
-        async with adopted(over_tls, timeouts=timeouts, observers=[witness]):
-            await in_thread(silent.recv, 1)
-            await until(lambda: witness.records)
-    assert witness.outcomes == ["timed_out"]
-
-
 # What cannot be adopted --------------------------------------------------------------------------
 
 
@@ -629,10 +527,66 @@ async def test_what_is_no_server_is_refused() -> None:
         await trioserver.adopt(object())  # type: ignore[arg-type]
 
 
-async def test_server_that_is_not_ready_is_refused() -> None:
+async def test_server_without_a_socket_is_refused() -> None:
+    """There is nothing to wait for a client with."""
+
+    class Serial(socketserver.BaseServer):
+        socket = None
+
+    with pytest.raises(TypeError, match="Serial has no socket to serve with: its socket is None"):
+        await trioserver.adopt(Serial(THERE, Upper))
+
+
+async def test_server_that_derives_from_the_base_alone() -> None:
+    """It may make its own socket, and need not have a ``fileno``."""
+
+    class Own(socketserver.BaseServer):
+        def __init__(self) -> None:
+            super().__init__(THERE, Upper)
+            self.socket = socket.create_server(THERE)
+            self.server_address = self.socket.getsockname()
+
+        def get_request(self) -> Any:
+            return self.socket.accept()
+
+        def server_close(self) -> None:
+            self.socket.close()
+
+    server, witness = Own(), Witness()
+    async with adopted(server, observers=[witness]):
+        assert await in_thread(ask, server.server_address) == b"HELLO\n"
+        await until(lambda: witness.records)
+    assert witness.outcomes == ["completed"]
+
+
+async def test_server_that_is_being_adopted_is_refused() -> None:
+    """And goes on with who has it."""
+    server = socketserver.ThreadingTCPServer(THERE, Upper)
+    async with adopted(server):
+        with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
+            await trioserver.adopt(server)
+        assert await in_thread(ask, server.server_address) == b"HELLO\n"
+
+
+async def test_flags_that_are_not_quite_true() -> None:
+    """Others have never had to be particular about them."""
+
+    class Old(socketserver.ThreadingTCPServer):
+        daemon_threads = 1  # type: ignore[assignment]
+        block_on_close = 0  # type: ignore[assignment]
+        ends_idle_reads = None
+
+    server = Old(THERE, Upper)
+    async with adopted(server):
+        assert await in_thread(ask, server.server_address) == b"HELLO\n"
+
+
+@pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
+async def test_server_that_is_not_ready_is_refused(kind: Any) -> None:
     """Not bound, not listening, closed: each says what to do, and nothing is closed."""
-    server = socketserver.TCPServer(THERE, Upper, bind_and_activate=False)
-    for make_ready in (server.server_bind, server.server_activate):
+    server = kind(THERE, Upper, bind_and_activate=False)
+    steps = [server.server_bind, server.server_activate]
+    for make_ready in steps if kind is socketserver.TCPServer else steps[:1]:
         with pytest.raises(ValueError, match="not bound and listening"):
             await trioserver.adopt(server)
         make_ready()

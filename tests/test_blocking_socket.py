@@ -423,6 +423,22 @@ async def test_duplicate_is_a_plain_socket() -> None:
     assert descriptors() == before
 
 
+async def test_duplicate_has_the_same_timeout() -> None:
+    """As everywhere."""
+    seen: list[float | None] = []
+
+    def copies(sock: socket.socket, client_address: Any, server: Any) -> None:
+        for seconds in (None, 3):
+            sock.settimeout(seconds)
+            with sock.dup() as twin:
+                seen.append(twin.gettimeout())
+                twin.sendall(twin.recv(1))
+
+    async with running(server := on_tcp(copies)):
+        assert await ask(server, b"hi") == b"hi"
+    assert seen == [None, 3]
+
+
 async def test_detached_descriptor_is_the_handlers() -> None:
     """Who takes the number closes it."""
 
@@ -435,16 +451,158 @@ async def test_detached_descriptor_is_the_handlers() -> None:
         assert await ask(server, b"") == b"hello"
 
 
+async def test_detached_descriptor_outlives_its_request() -> None:
+    """It may have been handed to somebody who goes on with the connection."""
+    handed: list[int] = []
+    go = threading.Event()
+
+    def hands_over(sock: socket.socket, client_address: Any, server: Any) -> None:
+        handed.append(sock.detach())
+
+    def goes_on() -> None:
+        assert go.wait(10)
+        os.write(handed[0], b"later")
+        os.close(handed[0])
+
+    witness = Witness()
+    thread = threading.Thread(target=goes_on)
+    thread.start()
+    async with running(server := on_tcp(hands_over, observers=[witness])):
+        async with await connect(server) as client:
+            await until(lambda: bool(witness.records))
+            await until(lambda: not server.statistics().lingering)
+            go.set()
+            assert await read_to_end(client) == b"later"
+    thread.join()
+    assert witness.outcomes == ["completed"]
+
+
+async def test_other_ways_to_the_descriptor_know_no_timeout() -> None:
+    """``timeouts.idle`` is for the handler's socket: who has the number waits as ever."""
+    got: list[bytes] = []
+
+    def reads(sock: socket.socket, client_address: Any, server: Any) -> None:
+        sock.sendall(b"x")
+        got.append(os.read(sock.fileno(), 10))
+
+    async with running(server := on_tcp(reads, timeouts=Timeouts(idle=0.05))):
+        async with await connect(server) as client:
+            assert await client.receive_some(1) == b"x"
+            await trio.sleep(0.2)  # longer than the time-out
+            await client.send_all(b"late")
+            assert await read_to_end(client) == b""
+    assert got == [b"late"]
+
+
+async def test_default_timeout_of_all_sockets() -> None:
+    """``socket.setdefaulttimeout`` is for handlers, too; Trio's thread does not wait for it."""
+    seen: list[float | None] = []
+
+    def looks(sock: socket.socket, client_address: Any, server: Any) -> None:
+        seen.append(sock.gettimeout())
+        sock.sendall(sock.recv(10))
+
+    socket.setdefaulttimeout(7)
+    try:
+        async with running(server := on_tcp(looks)):
+            assert await ask(server, b"hello") == b"hello"
+    finally:
+        socket.setdefaulttimeout(None)
+    assert seen == [7]
+
+
+def closes(sock: socket.socket) -> None:
+    """One way to end the output."""
+    sock.close()
+
+
+def shuts(sock: socket.socket) -> None:
+    """Another."""
+    sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("ends", [closes, shuts])
+async def test_reply_survives_a_write_after_its_end(ends: Any) -> None:
+    """A handler that has ended its output, and then writes, has harmed nobody."""
+
+    def writes_on(sock: socket.socket, client_address: Any, server: Any) -> None:
+        sock.sendall(bytes(300_000))
+        ends(sock)
+        with pytest.raises(OSError):  # noqa: PT011
+            sock.sendall(b"more")
+
+    witness = Witness()
+    async with running(server := on_tcp(writes_on, observers=[witness])):
+        async with await connect(server) as client:
+            await client.send_all(b"which nobody reads")
+            await trio.sleep(0.1)  # a slow reader
+            assert len(await read_to_end(client)) == 300_000
+    assert witness.outcomes == ["completed"]
+
+
+async def test_own_mistake_is_not_the_peers() -> None:
+    """A write after the handler's own end is its error, not a peer that is gone."""
+
+    def writes_on(sock: socket.socket, client_address: Any, server: Any) -> None:
+        sock.shutdown(socket.SHUT_WR)
+        sock.sendall(b"more")
+
+    record = await record_of(writes_on)
+    assert record.outcome is Outcome.FAILED
+    assert record.reason.startswith("BrokenPipeError")
+
+
+async def test_handlers_linger_holds_up_nobody() -> None:
+    """``SO_LINGER`` would have Trio's own close wait, and everybody with it."""
+
+    def lingers(sock: socket.socket, client_address: Any, server: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 5]).tobytes())
+        sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(100_000))
+
+    witness = Witness()
+    timeouts = Timeouts(linger=0.1)
+    async with running(server := on_tcp(lingers, observers=[witness], timeouts=timeouts)):
+        async with await connect(server):  # which reads nothing
+            began = time.perf_counter()
+            await until(lambda: bool(witness.records))
+            await until(lambda: not server.statistics().lingering)
+            assert time.perf_counter() - began < 2
+
+
+async def test_sendmsg_that_does_not_wait() -> None:
+    """With ``MSG_DONTWAIT``, a full socket is no time-out."""
+    met: list[type[Exception]] = []
+
+    def sends(sock: socket.socket, client_address: Any, server: Any) -> None:
+        try:
+            while True:
+                sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
+        except OSError as error:
+            met.append(type(error))
+
+    async with running(server := on_tcp(sends)):
+        async with await connect(server) as client:
+            await until(lambda: bool(met))
+            assert len(await read_to_end(client)) > 100_000
+    assert met == [BlockingIOError]
+
+
 async def test_no_descriptor_left_for_a_handler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its request fails, and nothing else."""
+    """For one that wants its own: its request fails, and nothing else."""
 
     def none_left(number: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    def detaches(sock: socket.socket, client_address: Any, server: Any) -> None:
+        os.close(sock.detach())
+
     before = descriptors()
-    async with running(server := on_tcp(recv)):
+    async with running(server := on_tcp(detaches)):
         with monkeypatch.context() as patch:
             patch.setattr(socket, "dup", none_left)
             assert await ask(server, b"") == b""

@@ -227,6 +227,42 @@ async def test_request_that_has_begun_is_finished(handler: Any) -> None:
     assert [str(it.outcome) for it in report.requests] == ["drained"]
 
 
+@pytest.mark.parametrize("handler", [Upper, OwnTimeout], ids=lambda it: it.__name__)
+async def test_request_that_begins_in_the_segment_of_another_is_finished(handler: Any) -> None:
+    """Its beginning waits in the handler's file while the one before is answered."""
+    async with running(server := on_tcp(handler)):
+        async with await connect(server) as client:
+            await client.send_all(b"one\ntw")
+            assert await client.receive_some(100) == b"ONE\n"
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
+            server.shutdown(8)
+            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
+            await client.send_all(b"o\n")
+            assert await read_to_end(client) == b"TWO\n"
+        report = await server.wait_closed()
+    assert [str(it.outcome) for it in report.requests] == ["drained"]
+
+
+async def test_empty_write_is_no_answer() -> None:
+    """A request whose handler has written nothing yet is read to its end."""
+
+    class Writes(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = self.rfile.readline()
+            self.wfile.write(b"")
+            self.wfile.write(head + self.rfile.readline())
+
+    async with running(server := on_tcp(Writes)):
+        async with await connect(server) as client:
+            await client.send_all(b"head\n")
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
+            server.shutdown(8)
+            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
+            await client.send_all(b"body\n")
+            assert await read_to_end(client) == b"head\nbody\n"
+        await server.wait_closed()
+
+
 class Halves(socketserver.BaseRequestHandler):
     """Reads one half of its request in one way, and the other in another way."""
 

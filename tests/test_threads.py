@@ -602,9 +602,20 @@ class _AsyncHandle(socketserver.StreamRequestHandler):
     async def handle(self) -> None: ...  # type: ignore[override]
 
 
+def _generator(request: Any, client_address: Any, server: Any) -> Any:
+    yield
+
+
+class _GeneratorHandle(socketserver.StreamRequestHandler):
+    def handle(self) -> Any:
+        yield
+
+
 WRONG: list[tuple[Any, str]] = [
     (_asynchronous, "is asynchronous, and this server runs handlers in threads"),
     (_AsyncHandle, r"its handle\(\) must be a plain `def`"),
+    (_generator, "has a `yield`, so calling it runs nothing"),
+    (_GeneratorHandle, r"has a `yield` in its handle\(\), so calling it runs nothing"),
     (
         trioserver.BaseRequestHandler,
         "derive it from socketserver.BaseRequestHandler, or the server",
@@ -634,7 +645,7 @@ def _hides_a_coroutine(request: Any, client_address: Any, server: Any) -> Any:
 
 
 def _hides_a_generator(request: Any, client_address: Any, server: Any) -> Any:
-    yield
+    return _generator(request, client_address, server)
 
 
 def _hides_an_async_generator(request: Any, client_address: Any, server: Any) -> Any:
@@ -674,7 +685,7 @@ async def test_wrapped_connection_is_refused(caplog: pytest.LogCaptureFixture) -
     async with running(server := Wraps(THERE, Upper, observers=[witness])):
         assert await ask(server, b"") == b""
     assert witness.outcomes == ["failed"]
-    assert "which get_request has made of it" in caplog.text
+    assert "needs the Connection or Datagram itself" in caplog.text
 
 
 async def test_memory_transport_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -778,6 +789,56 @@ async def test_no_descriptor_left_for_the_bell(monkeypatch: pytest.MonkeyPatch) 
                 assert await read_to_end(client) == b""
         report = await server.wait_closed()
     assert [str(it.outcome) for it in report.requests] == ["cancelled"]
+
+
+async def test_handler_looks_at_the_server() -> None:
+    """``requests``, ``statistics()`` and ``snapshot()`` work from any thread, all the time."""
+    seen: list[tuple[int, int, str]] = []
+
+    def looks(request: socket.socket, client_address: Any, server: Any) -> None:
+        for _ in range(300):
+            requests, counts, tree = server.requests, server.statistics(), server.snapshot()
+            assert len(requests) >= 1
+            assert tree.requests[0].age >= 0
+        seen.append((len(tree.requests), counts.accepted, tree.state))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads meet in the middle of everything
+    try:
+        witness = Witness()
+        async with running(server := on_tcp(looks, observers=[witness])):
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(ask, server, b"")
+            await until(lambda: len(witness.outcomes) == 20)
+    finally:
+        sys.setswitchinterval(before)
+    assert witness.outcomes == ["completed"] * 20
+    assert all(0 < requests <= 20 and state == "serving" for requests, _, state in seen)
+
+
+async def test_names_are_looked_up_in_the_handlers_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that sends to a name keeps nobody else waiting."""
+    threads: list[str] = []
+    look_up = socket.getaddrinfo
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return look_up(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+
+    def sends(request: Any, client_address: Any, server: Any) -> None:
+        data, way_back = request
+        way_back.sendto(data.upper(), ("localhost", client_address[1]))
+
+    async with running(server := trioserver.ThreadingUDPServer(THERE, sends)):
+        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            await client.connect(server.server_address)
+            await client.send(b"hello")
+            with trio.fail_after(5):
+                assert await client.recv(100) == b"HELLO"
+    assert [name.partition(" ")[0] for name in threads if "Main" not in name] == ["request"]
 
 
 async def test_handler_calls_trio() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 import socketserver
 import threading
@@ -15,10 +14,12 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from ._adopted import AdoptedServer, overrides
+from ._adopted import AdoptedServer
+from ._adopted_listener import listens, overrides
 from ._config import Limits, Timeouts
 from ._events import ShutdownReport
 from ._observers import error_log, log_safely
+from ._threads import A_MOMENT
 
 _BYPASSED = ("serve_forever", "handle_request", "process_request", "process_request_thread")
 
@@ -41,10 +42,11 @@ async def adopt(
     whose request is cancelled. One with ``socketserver.ThreadingMixIn`` serves up
     to ``max_threads`` requests at once; another one, one after the other.
 
-    Its ``shutdown()`` begins the drain, from any thread or task, before this was
-    called, too. It returns when nobody else is let in; this function, when
-    everybody has been served. Cancelled, it cancels the requests. However it
-    ends once it has begun to serve, the server's ``server_close`` is called.
+    Its ``shutdown()`` begins the drain, from any thread or task, and returns when
+    nobody else is let in; this function, when everybody has been served. Before
+    this was called, it waits until it is: so from another thread only, for in
+    Trio's it would wait for ever. Cancelled, this cancels the requests. However
+    it ends once it has begun to serve, the server's ``server_close`` is called.
 
     Args:
       server: bound and active.
@@ -59,9 +61,13 @@ async def adopt(
       Who was served to the end, and who was not.
 
     Raises:
-      TypeError: ``server`` is none, or a forking one: a running Trio program
-        must not fork, and in threads its handlers are not isolated.
+      TypeError: ``server`` is not a server of `socketserver`, has no socket, or
+        is a forking one: a running Trio program must not fork, and in threads
+        its handlers are not isolated.
       ValueError: it is not bound, or closed.
+      RuntimeError: it is being served by this function already.
+      OSError: its socket was closed while it was being served, as was found when
+        somebody came.
     """
     _check(server, forking)
     _warn_of_bypassed(server)
@@ -72,9 +78,9 @@ async def adopt(
         limits=limits or Limits(),
         timeouts=timeouts or Timeouts(),
         max_threads=max_threads,
-        daemon_threads=getattr(server, "daemon_threads", False),
-        block_on_close=getattr(server, "block_on_close", True),
-        ends_idle_reads=getattr(server, "ends_idle_reads", True),
+        daemon_threads=bool(getattr(server, "daemon_threads", False)),
+        block_on_close=bool(getattr(server, "block_on_close", True)),
+        ends_idle_reads=bool(getattr(server, "ends_idle_reads", True)),
     )
     try:
         with _shut_down_by_its_own(server, ours) as stopped:
@@ -88,27 +94,26 @@ _FORKING = (socketserver.ForkingMixIn,) if hasattr(socketserver, "ForkingMixIn")
 
 
 def _check(server: Any, forking: str | None) -> None:
-    if not isinstance(server, (socketserver.TCPServer, socketserver.UDPServer)):
+    if not isinstance(server, socketserver.BaseServer):
         raise TypeError(f"adopt() takes a server object of socketserver, not {server!r}")
+    name, sock = type(server).__name__, getattr(server, "socket", None)
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"{name} has no socket to serve with: its socket is {sock!r}")
     if forking not in {None, "threads"}:
         raise ValueError(f'forking must be None or "threads", not {forking!r}')
     if isinstance(server, _FORKING) and forking is None:
         raise TypeError(
-            f"{type(server).__name__} forks, which a running Trio program must not do:"
+            f"{name} forks, which a running Trio program must not do:"
             ' pass forking="threads" to run its handlers in threads, without their isolation'
         )
-    if server.fileno() == -1:
-        raise ValueError(f"{type(server).__name__} is closed")
-    if not server.socket.getsockname() or _not_listening(server.socket):
+    if "wait" in vars(server._BaseServer__is_shut_down):  # type: ignore[attr-defined]
+        raise RuntimeError(f"{name} is being served by adopt() already")
+    if sock.fileno() == -1:
+        raise ValueError(f"{name} is closed")
+    if not listens(sock):
         raise ValueError(
-            f"{type(server).__name__} is not bound and listening: call its server_bind() and"
-            " server_activate() first"
+            f"{name} is not bound and listening: call its server_bind() and server_activate() first"
         )
-
-
-def _not_listening(sock: socket.socket) -> bool:
-    is_stream = sock.type == socket.SOCK_STREAM
-    return is_stream and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 def _warn_of_bypassed(server: socketserver.BaseServer) -> None:
@@ -176,9 +181,14 @@ def _shut_down_by_its_own(
 
 
 async def _close(server: socketserver.BaseServer, seconds: float) -> None:
-    """Call its ``server_close``, in a thread: it may join others."""
-    with trio.move_on_after(seconds, shield=True) as patience:
-        await trio.to_thread.run_sync(server.server_close, abandon_on_cancel=seconds != math.inf)
+    """Call its ``server_close``, in a thread: it may join others.
+
+    The thread has not to wait for others, and at least the moment that most of
+    them need: the call is made whatever the bound.
+    """
+    close, alone = server.server_close, trio.CapacityLimiter(1)
+    with trio.move_on_after(max(seconds, A_MOMENT), shield=True) as patience:
+        await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=alone)
     if patience.cancelled_caught:
         message = "%s.server_close did not end within %g s (cleanup)"
         log_safely(error_log, logging.ERROR, message, type(server).__name__, seconds)

@@ -1,187 +1,84 @@
 """What a handler in a thread gets as its connection: a blocking socket that tells what it does.
 
-It is a `socket.socket` in every way. Beside that it keeps account of its use,
-which the server looks at from its own thread: how many bytes went where, and
-what the handler waits for. A wait for a request that has not begun is a wait
-for the drain, too, and whichever comes first, the thread sees itself: nobody
-else could tell whether a request had begun by the time that he ended the wait.
+It is a `socket.socket` for the descriptor that the server has, too, and that the
+server closes. Every operation is tried at once, and waits only where it would block:
+so a wait can end for more than one reason, and the server's time-outs are not the
+kernel's, which would reach everybody who has the descriptor.
+
+The rules this file keeps:
+
+* No operation waits in the kernel, whatever the descriptor's mode. That is what the
+  handler thinks it is from the moment in which it asks for the number.
+* Closing ends the output and no more: the number is not free before the server has
+  closed it. Who detaches gets the number, and the server another one.
+* An error is the peer's only if the handler has not ended its output itself.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
-import select
 import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-import attrs
+import trio
 
-from ._config import LARGEST_INT
-from ._errors import IdleTimeout, PeerGone, RequestEnded, WriteTimeout
-from ._events import RequestInfo
-from ._receiving import Bell, Drain, cut
+from ._errors import IdleTimeout, PeerGone, WriteTimeout
+from ._socket_use import SocketUse, wait_for_room
+from ._transport import NOT_WAITING, RESET_ON_CLOSE
 
 T = TypeVar("T")
 
-_NOT_WAITING: int = getattr(socket, "MSG_DONTWAIT", 0)
+# Plain ints: with socket's enums, the arithmetic took longer than the system call.
+_ALL = int(getattr(socket, "MSG_WAITALL", 0))
+_PEEK = int(socket.MSG_PEEK)
 
 
-@attrs.define(eq=False)
-class SocketUse:
-    """What a handler's thread does with its socket, for another thread to look at.
+class Accounting(socket.socket):
+    """The operations of a socket, which keep account of a `SocketUse`."""
 
-    Each attribute is written by one side alone, and a stale value does no harm.
-
-    Attributes:
-      info: the facts of the request.
-      drain: whether the server drains.
-      new_until: until when, by `time.monotonic`, a drain waits for a first byte.
-      ends_idle: whether a drain may end a wait between two requests.
-      idle: seconds that a read waits for a byte, for messages.
-      write: seconds that a write waits for room, for messages.
-      pending: input that was received before the handler got its socket.
-      received: bytes read so far.
-      sent: bytes written so far.
-      reading: whether a read waits.
-      writing: whether a write waits.
-      answered: whether nothing was read since the last write.
-      at_eof: whether a read has met the end of input.
-      ended_idle: whether the drain has ended a wait.
-      broken: why nothing can be sent any more, as far as that has been met.
-      cut_short: whether a write has failed of which a part may have been sent.
-    """
-
-    info: RequestInfo
-    drain: Drain
-    new_until: float = -math.inf
-    ends_idle: bool = True
-    idle: float = math.inf
-    write: float = math.inf
-    pending: bytearray = attrs.field(factory=bytearray)
-    received: int = 0
-    sent: int = 0
-    reading: bool = False
-    writing: bool = False
-    answered: bool = True
-    at_eof: bool = False
-    ended_idle: bool = False
-    broken: str | None = None
-    cut_short: bool = False
-
-    def waits_idle(self) -> bool:
-        """Whether a read waits for the first byte of a request."""
-        return self.reading and self.answered and not self.pending
-
-    def request_may_come_until(self) -> float:
-        """Until when, by `time.monotonic`, such a wait may go on; ``inf`` while nothing drains."""
-        if not self.drain.began:
-            return math.inf
-        return -math.inf if self.received else self.new_until
-
-    def blame_peer(self, error: OSError, kind: type[RequestEnded]) -> None:
-        """Note on ``error`` that the peer is behind it."""
-        vars(error)["_means"] = kind, self.info
-
-    def as_ended(self, error: OSError) -> RequestEnded | None:
-        """``error`` in the server's words, if it is what the peer has done to the socket."""
-        kind: type[RequestEnded] | None
-        kind, info = vars(error).get("_means", (None, None))
-        if kind is None or info is not self.info:
-            return None
-        return kind(f"{_IN_WORDS[kind]}: {error.strerror or error}", info=info)
-
-
-_IN_WORDS: dict[type[RequestEnded], str] = {
-    PeerGone: "the peer is gone",
-    IdleTimeout: "the peer was silent for too long",
-    WriteTimeout: "the peer took nothing for too long",
-}
-
-
-class BlockingSocket(socket.socket):
-    """A blocking socket that keeps account of its `SocketUse`."""
-
-    __slots__ = ("_use",)
+    __slots__ = ()
 
     _use: SocketUse
-
-    @classmethod
-    def sharing(cls, sock: socket.socket, use: SocketUse) -> BlockingSocket:
-        """One for the connection of ``sock``, with a descriptor of its own.
-
-        So it can be closed at any time, by whoever is the last to use it, and
-        never meets a number that has been given to somebody else.
-        """
-        twin = cls.twin_of(sock)
-        twin.keep_account(use)
-        return twin
-
-    @classmethod
-    def twin_of(cls, sock: socket.socket) -> BlockingSocket:
-        """The same, before anybody uses it."""
-        return cls(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
-
-    def keep_account(self, use: SocketUse) -> None:
-        """Begin to; every operation needs it."""
-        self._use = use
-        # The twins share one mode, and the Trio side has made it non-blocking.
-        self.settimeout(None)
-        _set_kernel_timeout(self, socket.SO_RCVTIMEO, use.idle)
-        _set_kernel_timeout(self, socket.SO_SNDTIMEO, use.write)
-
-    def dup(self) -> socket.socket:  # type: ignore[override]
-        """A plain socket for the same connection."""
-        return socket.socket(self.family, self.type, self.proto, fileno=socket.dup(self.fileno()))
-
-    def end(self) -> None:
-        """Close, whoever still has files made of it."""
-        number = self.detach()
-        if number != -1:
-            socket.close(number)
-
-    def as_ended(self, error: OSError) -> RequestEnded | None:
-        """``error`` in the server's words, if it is what the peer has done to this socket."""
-        return self._use.as_ended(error)
-
-    def _real_close(self, *arguments: Any) -> None:
-        """What `socket.socket.close` does when no files are left that were made of it."""
-        with suppress(OSError):
-            # It has a twin, so the peer would not be told.
-            self.shutdown(socket.SHUT_WR)
-        super()._real_close(*arguments)  # type: ignore[misc]
 
     # Receiving ---------------------------------------------------------------
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """As `socket.socket.recv`."""
+        if flags & _ALL:
+            buffer = bytearray(size)
+            return bytes(buffer[: self.recv_into(buffer, size, flags)])
         if self._use.pending:
             return self._from_pending(size, flags)
-        data = self._receive(super().recv, size, flags, size, flags)
-        if data is None:
-            return b""
-        self._was_read(len(data), size, flags)
-        return data
+        data = self._receive(super().recv, size, flags, size, flags | NOT_WAITING)
+        return b"" if data is None else data
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """As `socket.socket.recv_into`."""
         with memoryview(buffer).cast("B") as view:
             size = nbytes or len(view)
-            if self._use.pending:
-                data = self._from_pending(min(size, len(view)), flags)
-                view[: len(data)] = data
-                return len(data)
-        got = self._receive(super().recv_into, size, flags, buffer, nbytes, flags)
-        if got is None:
-            return 0
-        self._was_read(got, size, flags)
-        return got
+            if not flags & _ALL:
+                return self._into(view, size, flags)
+            flags &= ~_ALL
+            done = 0
+            while done < size and (got := self._into(view[done:], size - done, flags)):
+                done += got
+            return done
+
+    def _into(self, view: memoryview, size: int, flags: int) -> int:
+        if self._use.pending:
+            data = self._from_pending(min(size, len(view)), flags)
+            view[: len(data)] = data
+            return len(data)
+        into = super().recv_into
+        return self._receive(into, size, flags, view, size, flags | NOT_WAITING) or 0
 
     def recvfrom(self, size: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """As `socket.socket.recvfrom`, of a connection: nobody's address."""
@@ -195,11 +92,9 @@ class BlockingSocket(socket.socket):
         """As `socket.socket.recvmsg`."""
         if self._use.pending:
             return self._from_pending(size, flags), [], 0, None
-        got = self._receive(super().recvmsg, size, flags, size, space, flags)
-        if got is None:
-            return b"", [], 0, None
-        self._was_read(len(got[0]), size, flags)
-        return got
+        message = super().recvmsg
+        got = self._receive(message, size, flags, size, space, flags | NOT_WAITING)
+        return (b"", [], 0, None) if got is None else got
 
     def recvmsg_into(
         self, buffers: Iterable[Any], space: int = 0, flags: int = 0, /
@@ -216,64 +111,84 @@ class BlockingSocket(socket.socket):
     def _from_pending(self, size: int, flags: int) -> bytes:
         use = self._use
         use.answered = False
-        return bytes(use.pending[:size]) if flags & socket.MSG_PEEK else cut(use.pending, size)
+        data = bytes(use.pending[:size])
+        if not flags & _PEEK:
+            del use.pending[:size]
+        return data
 
     def _receive(
         self, function: Callable[..., T], wanted: int, flags: int, *arguments: Any
     ) -> T | None:
-        """What ``function`` receives; None if a drain comes before a request."""
+        """What ``function`` receives; None if a drain comes before a request, or the end."""
         use = self._use
         use.reading = True
         try:
-            if wanted and use.ends_idle and use.waits_idle() and not self._request_comes(flags):
-                use.ended_idle = True
-                return None
-            return function(*arguments)
+            got = self._receive_in_time(function, flags, arguments)
         except OSError as error:
-            raise self._failed(error, flags, reading=True) from None
+            raise self._failed(error, reading=True) from None
         finally:
             use.reading = False
-
-    def _request_comes(self, flags: int) -> bool:
-        """Wait for input or its end; false if a drain comes first and neither is there."""
-        use, patience = self._use, self.gettimeout()
-        if patience is None:
-            patience = use.idle if self._blocks() else 0
-        if not patience or flags & _NOT_WAITING or self.fileno() == -1:
-            return True  # or it does not wait
-        deadline = time.monotonic() + patience
-        while True:
-            until = use.request_may_come_until()
-            bell = use.drain.bell if until == math.inf else None
-            if _has_input(self, bell, min(until, deadline) - time.monotonic()):
-                return True
-            if use.request_may_come_until() <= time.monotonic():
-                return False
-            if deadline <= time.monotonic():
-                raise BlockingIOError if self.gettimeout() is None else TimeoutError("timed out")
-
-    def _was_read(self, size: int, wanted: int, flags: int) -> None:
-        use = self._use
+        size = _size_of(got)
         if size:
-            use.answered = False
-            if not flags & socket.MSG_PEEK:
-                use.received += size
-        elif wanted:
+            use.was_read(size, peeked=bool(flags & _PEEK))
+        elif wanted and not use.ended_idle:
             use.at_eof = True
+        return got
+
+    def _receive_in_time(
+        self, function: Callable[..., T], flags: int, arguments: tuple[Any, ...]
+    ) -> T | None:
+        use = self._use
+        deadline = None
+        # Who has just answered will have to wait: not even tried. The rest is likely there.
+        tries_first = not (use.received and use.answered and self._waits())
+        while not use.interrupted:  # else it would be fed with what is still queued
+            if tries_first or deadline is not None or flags & NOT_WAITING:
+                try:
+                    return function(*arguments)
+                except BlockingIOError:
+                    if flags & NOT_WAITING or not self._waits():
+                        raise
+            if deadline is None:
+                patience = use.idle if use.timeout is None else use.timeout
+                deadline = time.monotonic() + patience
+            if not use.wait_for_input(super().fileno(), deadline):
+                use.ended_idle = True
+                break
+        return None
 
     # Sending -----------------------------------------------------------------
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """As `socket.socket.send`."""
-        return self._write(super().send, data, flags, flags=flags)
+        return self._write(super().send, flags, data, flags | NOT_WAITING)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`."""
-        self._write(super().sendall, data, flags, flags=flags, size=memoryview(data).nbytes)
+        use, own = self._use, self._use.timeout
+        # A time-out that the handler has set is for the whole.
+        deadline = None if own is None else time.monotonic() + own
+        with memoryview(data).cast("B") as view:
+            sent, size = 0, len(view)
+            try:
+                while True:
+                    sent += self._write(
+                        super().send, flags, view[sent:], flags | NOT_WAITING, deadline=deadline
+                    )
+                    if sent == size:
+                        break
+            except BaseException:
+                if sent and not use.shut:
+                    use.broken = trio.BrokenResourceError, "an earlier send was cut short"
+                raise
 
-    def sendmsg(self, buffers: Iterable[Any], *arguments: Any) -> int:
+    def sendmsg(
+        self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None, /
+    ) -> int:
         """As `socket.socket.sendmsg`."""
-        return self._write(super().sendmsg, buffers, *arguments)
+        where = () if address is None else (address,)
+        rest = (ancdata, flags | NOT_WAITING, *where)
+        return self._write(super().sendmsg, flags, list(buffers), *rest)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As `socket.socket.sendfile`, by `send`: the kernel's way knows no time-out."""
@@ -281,71 +196,280 @@ class BlockingSocket(socket.socket):
         return sent
 
     def _write(
-        self, function: Any, what: Any, *arguments: Any, size: int | None = None, flags: int = 0
+        self,
+        function: Callable[..., int],
+        flags: int,
+        *arguments: Any,
+        deadline: float | None = None,
     ) -> int:
         use = self._use
         use.writing = True
         try:
-            sent = function(what, *arguments)
+            sent = self._write_in_time(function, flags, arguments, deadline)
         except OSError as error:
-            use.cut_short = use.cut_short or size is not None
-            raise self._failed(error, flags, reading=False) from None
+            raise self._failed(error, reading=False) from None
         finally:
             use.writing = False
-        sent = sent if size is None else size
-        use.sent += sent
-        use.answered = True
-        return int(sent)
+        use.was_written(sent)
+        return sent
+
+    def _write_in_time(
+        self,
+        function: Callable[..., int],
+        flags: int,
+        arguments: tuple[Any, ...],
+        deadline: float | None,
+    ) -> int:
+        use = self._use
+        while True:
+            try:
+                return function(*arguments)
+            except BlockingIOError:
+                if flags & NOT_WAITING or not self._waits():
+                    raise
+            if deadline is None:
+                patience = use.write if use.timeout is None else use.timeout
+                deadline = time.monotonic() + patience
+            if not wait_for_room(super().fileno(), deadline):
+                raise TimeoutError
+
+    def _waits(self) -> bool:
+        """Whether an operation that would block waits, as far as the handler has asked for it."""
+        use = self._use
+        if use.timeout is None and use.shown:
+            return os.get_blocking(super().fileno())  # it may have been set there
+        return use.timeout != 0
 
     # Errors ------------------------------------------------------------------
 
-    def _failed(self, error: OSError, flags: int, *, reading: bool) -> OSError:
+    def _failed(self, error: OSError, *, reading: bool) -> OSError:
         """The exception for an operation that met ``error``."""
         use = self._use
-        if isinstance(error, BlockingIOError):
-            if flags & _NOT_WAITING or not self._blocks():
-                return error  # as was asked for
-            if reading:
-                message = f"no byte from the peer for {use.idle:g} s (idle)"
-                return IdleTimeout(message, info=use.info)
-            use.broken = f"the peer took no byte for {use.write:g} s (write)"
-            return WriteTimeout(use.broken, info=use.info)
-        if self.fileno() == -1:
-            return error
-        if isinstance(error, ConnectionError) or error.errno == errno.ETIMEDOUT:
-            use.broken = f"the peer is gone: {error.strerror or error}"
+        if isinstance(error, TimeoutError) and error.errno is None:
+            return self._too_late(reading=reading)
+        ours = super().fileno() == -1 or (use.shut and not reading)
+        if not ours and (isinstance(error, ConnectionError) or error.errno == errno.ETIMEDOUT):
+            use.broken = PeerGone, f"the peer is gone: {error.strerror or error}"
             use.blame_peer(error, PeerGone)
-        elif isinstance(error, TimeoutError):  # the handler's own
-            use.blame_peer(error, IdleTimeout if reading else WriteTimeout)
         return error
 
-    def _blocks(self) -> bool:
-        return self.gettimeout() is None and os.get_blocking(self.fileno())
+    def _too_late(self, *, reading: bool) -> OSError:
+        use = self._use
+        if use.timeout is not None:  # the handler's own
+            error = TimeoutError("timed out")
+            use.blame_peer(error, IdleTimeout if reading else WriteTimeout)
+            return error
+        if reading:
+            return IdleTimeout(f"no byte from the peer for {use.idle:g} s (idle)", info=use.info)
+        message = f"the peer took no byte for {use.write:g} s (write)"
+        use.broken = WriteTimeout, message
+        return WriteTimeout(message, info=use.info)
+
+    @contextmanager
+    def in_the_servers_words(self) -> Iterator[None]:
+        """Raise what the peer has done to this socket as `RequestEnded`."""
+        try:
+            yield
+        except OSError as error:
+            ended = self._use.as_ended(error)
+            if ended is None:
+                raise
+            try:
+                raise ended from error
+            finally:
+                del ended  # no cycles
+
+    # Files -------------------------------------------------------------------
+
+    def makefile(self, mode: Any = "r", buffering: Any = None, **text: Any) -> Any:
+        """As `socket.socket.makefile`."""
+        if mode not in {"rb", "br"} or buffering == 0:
+            return super().makefile(mode, buffering, **text)
+        self._io_refs += 1  # type: ignore[attr-defined]
+        size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+        return _Reader(_Raw(self, "r"), size, self._use)
+
+    # Time-outs ---------------------------------------------------------------
+
+    def gettimeout(self) -> float | None:
+        """As `socket.socket.gettimeout`."""
+        return self._use.timeout
+
+    def settimeout(self, value: float | None) -> None:
+        """As `socket.socket.settimeout`: in the place of ``Timeouts.idle`` and ``write``."""
+        if value is not None:
+            value = float(value)
+            if not value >= 0:
+                raise ValueError("Timeout value out of range")
+        self._use.timeout = value
+        if self._use.shown:
+            self._show()
+
+    def setblocking(self, flag: bool) -> None:  # noqa: FBT001  (as in socket)
+        """As `socket.socket.setblocking`."""
+        self.settimeout(None if flag else 0)
+
+    def getblocking(self) -> bool:
+        """As `socket.socket.getblocking`."""
+        return self._use.timeout != 0
+
+    timeout = property(gettimeout)
+
+    def setsockopt(self, level: int, name: int, *value: Any) -> None:
+        """As `socket.socket.setsockopt`."""
+        super().setsockopt(level, name, *value)
+        if level == socket.SOL_SOCKET and name in _TIMEOUTS:
+            # Nobody waits in the kernel, so it is kept here.
+            seconds = _seconds_of(super().getsockopt(level, name, 16)) or math.inf
+            setattr(self._use, _TIMEOUTS[name], seconds)
+
+    # The descriptor ------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """As `socket.socket.fileno`."""
+        if not self._use.shown:
+            self._show()
+        return super().fileno()
+
+    def _show(self) -> None:
+        """Have the descriptor's mode be what the handler thinks it is."""
+        number = super().fileno()
+        if number != -1 and sys.platform != "win32":  # which cannot tell programs a number
+            self._use.shown = True
+            os.set_blocking(number, self._use.timeout is None)
+
+    def dup(self) -> socket.socket:  # type: ignore[override]
+        """A plain socket for the same connection, with a descriptor of its own."""
+        twin = socket.socket(self.family, self.type, self.proto, fileno=socket.dup(self.fileno()))
+        twin.settimeout(self.gettimeout())
+        return twin
+
+    def shutdown(self, how: int, /) -> None:
+        """As `socket.socket.shutdown`."""
+        if how != socket.SHUT_RD:
+            self._use.shut = True
+        super().shutdown(how)
+
+    def detach(self) -> int:
+        """As `socket.socket.detach`: the caller has the descriptor, the server another one."""
+        number = self.fileno()
+        if number != -1:
+            self._use.hand_over()
+            super().detach()
+        return number
+
+    def end(self) -> None:
+        """Nothing can be done any more, whoever still has files made of it."""
+        number = super().detach()
+        if number != -1:
+            self._use.number = number
+
+    def end_for_good(self) -> None:
+        """End the connection, too: the server has left the descriptor to this socket."""
+        self.end()
+        number, self._use.number = self._use.number, -1
+        if number == -1:
+            return
+        with socket.socket(self.family, self.type, self.proto, fileno=number) as last:
+            if self._use.broken is not None and self._use.sent:
+                with suppress(OSError):  # half a reply must not look like a whole one
+                    last.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    def _real_close(self, *_arguments: Any) -> None:
+        """What `socket.socket.close` does when no files are left that were made of it."""
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_WR)  # the server still has it, so the peer would not be told
+        self.end()
 
 
-def _has_input(sock: socket.socket, bell: Bell | None, seconds: float) -> bool:
-    """Wait for input, or its end; false when the time is up, or the bell rings, without."""
-    bells = () if bell is None or bell.fileno() == -1 else (bell,)
-    longest = None if seconds == math.inf else min(max(0.0, seconds), LARGEST_INT / 1000)
-    if sys.platform == "win32":
-        readable, _, _ = select.select([sock, *bells], [], [], longest)
-        return sock in readable
-    poll = select.poll()
-    for one in (sock, *bells):
-        poll.register(one.fileno(), select.POLLIN)
-    events = poll.poll(None if longest is None else math.ceil(longest * 1000))
-    return any(number == sock.fileno() for number, _ in events)
+class BlockingSocket(Accounting):
+    """A blocking socket for a descriptor of the server's."""
+
+    __slots__ = ("_use",)
+
+    _use: SocketUse
+
+    @classmethod
+    def over(cls, sock: socket.socket, use: SocketUse) -> BlockingSocket:
+        """One for the descriptor of ``sock``, which stays its owner's."""
+        ours = cls(*kind_of(sock), fileno=sock.fileno())
+        ours._use = use
+        if socket.getdefaulttimeout() is not None:
+            do_not_wait(ours)
+        return ours
 
 
-def _set_kernel_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Bound a blocking operation; a timeout that the handler sets itself overrules it."""
-    if seconds == math.inf:
-        return
-    if sys.platform == "win32":
-        value: bytes | int = min(max(1, round(seconds * 1000)), LARGEST_INT)
+_TIMEOUTS = {socket.SO_RCVTIMEO: "idle", socket.SO_SNDTIMEO: "write"}
+
+
+def _seconds_of(value: bytes) -> float:
+    """What the system calls a time-out: seconds and microseconds, or (Windows) milliseconds."""
+    if len(value) < 8:
+        return int.from_bytes(value, sys.byteorder) / 1000
+    seconds, microseconds = struct.unpack("ll", value)
+    return float(seconds + microseconds / 1_000_000)
+
+
+def kind_of(sock: socket.socket) -> tuple[int, int, int]:
+    """Family, type and protocol, as plain numbers."""
+    return _FAMILY(sock), _TYPE(sock), sock.proto
+
+
+# What is beneath: the attributes of `socket.socket` look each number up in an enum.
+_FAMILY = socket.SocketType.family.__get__
+_TYPE = socket.SocketType.type.__get__
+
+
+def do_not_wait(sock: socket.socket) -> None:
+    """Have Python not wait by itself: its time-outs know nothing of a drain."""
+    if NOT_WAITING:
+        socket.socket.settimeout(sock, None)
     else:
-        # struct timeval; zeros would mean "for ever".
-        microseconds = max(1, round(min(seconds, LARGEST_INT) * 1_000_000))
-        value = struct.pack("ll", *divmod(microseconds, 1_000_000))
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, option, value)
+        socket.socket.setblocking(sock, False)
+
+
+def _size_of(got: object) -> int:
+    """Bytes of what a receive has returned."""
+    if got is None:
+        return 0
+    return got if isinstance(got, int) else len(got[0] if isinstance(got, tuple) else got)  # type: ignore[arg-type]
+
+
+class _Raw(socket.SocketIO):
+    """What a file reads from; notes what the file then holds."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        got = super().readinto(buffer)
+        self._sock._use.held += got or 0  # type: ignore[attr-defined]
+        return got
+
+
+class _Reader(io.BufferedReader):
+    """A buffered file that notes what it hands out: what it holds is part of a request."""
+
+    def __init__(self, raw: _Raw, size: int, use: SocketUse) -> None:
+        super().__init__(raw, size)
+        self._use = use
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self._handed_out(super().read(size))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self._handed_out(super().read1(size))
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return self._handed_out(super().readline(size))
+
+    def readinto(self, buffer: Any, /) -> int:
+        got = super().readinto(buffer)
+        self._use.held -= got or 0
+        return got
+
+    def readinto1(self, buffer: Any, /) -> int:
+        got = super().readinto1(buffer)
+        self._use.held -= got or 0
+        return got
+
+    def _handed_out(self, data: bytes) -> bytes:
+        self._use.held -= len(data or b"")
+        return data

@@ -78,7 +78,8 @@ class Ledger:
 
     def in_slots(self) -> list[Request]:
         """The requests that hold a slot, oldest first."""
-        return [request for request in self.active.values() if request.turn_away is None]
+        # A copy first: a handler in a thread may ask.
+        return [request for request in list(self.active.values()) if request.turn_away is None]
 
     def here(self) -> list[Request]:
         """The requests whose connection is open, oldest first."""

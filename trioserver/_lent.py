@@ -2,32 +2,36 @@
 
 While it is lent, the connection's facts are those of the loan, and a drain wakes
 the borrower from his idle waits. Afterwards the connection is whole again: the server
-lingers and closes as ever.
+lingers and closes as ever. Unless the borrower could not be made to give it back:
+then the descriptor is his, and he closes it.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Literal
 
 import trio
 
-from ._blocking_socket import BlockingSocket, SocketUse
 from ._connection import Connection
+from ._socket_use import SocketUse
+from ._transport import SocketTransport
+
+# The borrower may detach the descriptor in the very moment in which it is left to him.
+_turn = threading.Lock()
 
 
 class LentConnection(Connection):
     """A `Connection` that can lend its socket to a thread."""
 
     _use: SocketUse | None = None
-    _cut_short: bool = False
 
-    @contextmanager
-    def _lend(self, *, ends_idle: bool) -> Iterator[BlockingSocket]:
-        """Lend the socket for the length of a block, as a blocking one of its own descriptor.
+    def _lend(self, *, ends_idle: bool) -> SocketUse:
+        """Lend the socket: from now on, the facts of the connection are those of the loan.
 
         Args:
           ends_idle: whether a drain may end the borrower's waits between requests.
@@ -35,25 +39,16 @@ class LentConnection(Connection):
         Raises:
           RuntimeError: the connection is over something else than a kernel socket.
         """
-        ours = self.socket
-        if ours is None:
+        if self.socket is None:
             raise RuntimeError(
                 "handlers in threads need the kernel's sockets: this connection is over"
                 f" a {type(self._transport).__name__}"
             )
-        use = self._open_loan(ends_idle=ends_idle)
-        try:
-            yield BlockingSocket.sharing(ours, use)
-        finally:
-            self._take_back()
-
-    def _open_loan(self, *, ends_idle: bool) -> SocketUse:
-        """From now on, the facts of the connection are those of the loan."""
         receiver, sender = self._receiver, self._sender
         if ends_idle and not receiver.drain.began:
             receiver.drain.bell.hang()
         until_new = receiver.new_until - trio.current_time()
-        self._use = SocketUse(
+        use = self._use = SocketUse(
             info=self.info,
             drain=receiver.drain,
             new_until=time.monotonic() + until_new,
@@ -64,37 +59,71 @@ class LentConnection(Connection):
             received=receiver.total,
             sent=sender.total,
             at_eof=receiver.at_eof,
+            hand_over=self._hand_over,
         )
-        # Others who would read or write meanwhile are told so: they would block all of Trio.
+        # Others who would read or write meanwhile are told so: they would take what is his.
         receiver.busy = sender.busy = True
-        return self._use
+        return use
+
+    @property
+    def _is_lent(self) -> bool:
+        """Whether somebody has it."""
+        return self._use is not None
+
+    def _hand_over(self) -> None:
+        """The borrower takes the descriptor over: go on with another one. In his thread."""
+        transport, use = self._transport, self._use
+        if use is None or not isinstance(transport, SocketTransport):
+            return  # it has been left to him
+        with _turn:
+            before = transport.socket
+            if before.fileno() == -1:
+                return
+            number = socket.dup(before.fileno())
+            kind = (before.family, before.type, before.proto)
+            transport.socket = socket.socket(*kind, fileno=number)
+            before.detach()
+            use.detached = True
+        if use.interrupted:  # perhaps the other one, which was not there any more
+            self._interrupt()
 
     def _take_back(self) -> None:
-        """End the loan, and note what has become of the connection meanwhile."""
-        use = self._use
-        if use is None:
+        """End the loan, and note what has become of the connection meanwhile. Twice is once."""
+        use = self._end_loan()
+        if use is None or self.socket is None:
             return
+        with suppress(OSError):
+            _do_not_wait_in_close(self.socket)
+
+    def _give_away(self) -> None:
+        """The same, but that the borrower keeps the descriptor, and closes it."""
+        use = self._end_loan()
+        with _turn:
+            if use is not None and use.detached:
+                self._transport.close()  # this one is ours
+            elif isinstance(self._transport, SocketTransport):
+                self._transport.give_away()
+
+    def _end_loan(self) -> SocketUse | None:
+        use, self._use = self._use, None
+        if use is None:
+            return None
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
         receiver.total, sender.total = use.received, use.sent
         receiver.at_eof = use.at_eof
         receiver.ended_idle = receiver.ended_idle or use.ended_idle
-        sender.broken = sender.broken or use.broken or ("cut short" if use.cut_short else None)
-        self._cut_short = use.cut_short
-        self._use = None
-        if self.socket is not None:
-            with suppress(OSError):
-                self.socket.setblocking(False)
-
-    def close(self) -> None:
-        """Close; so that the peer sees an error, if a write was cut short."""
-        if self._cut_short:
-            self.reset()  # half a reply must not look like a whole one
-        else:
-            super().close()
+        if use.broken is not None:
+            sender.breaks(*use.broken)
+        sender.eof_sent = sender.eof_sent or use.shut
+        # What was handed over is somebody else's: no end of output, no lingering.
+        self._must_not_linger = self._must_not_linger or use.detached
+        return use
 
     def _interrupt(self) -> None:
         """End whatever the borrower waits for in his socket, at once."""
+        if self._use is not None:
+            self._use.interrupted = True
         if self.socket is not None:
             with suppress(OSError):  # the peer is gone already
                 self.socket.shutdown(socket.SHUT_RDWR)
@@ -127,13 +156,21 @@ class LentConnection(Connection):
     def _ended_idle(self) -> bool:
         return super()._ended_idle or (self._use is not None and self._use.ended_idle)
 
-    @property
-    def _must_linger(self) -> bool:
-        at_eof = self._use is not None and self._use.at_eof
-        return super()._must_linger and not at_eof
-
     def _end_idle_waits(self) -> None:
         if self._use is None:
             super()._end_idle_waits()
         else:
-            self._use.drain.bell.ring()
+            self._receiver.drain.bell.ring()
+
+
+_LINGER = struct.Struct("ii")
+
+
+def _do_not_wait_in_close(sock: socket.socket) -> None:
+    """Take a SO_LINGER back with which close() would wait, and all of Trio with it.
+
+    Non-blocking or not (Linux). For no time at all means a reset, and does not wait.
+    """
+    on, seconds = _LINGER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size))
+    if on and seconds:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))

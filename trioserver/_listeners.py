@@ -193,14 +193,19 @@ def _unfit(sock: socket.socket, families: frozenset[int], kind: int) -> str | No
     if sock.family not in families:
         expected = " or ".join(sorted(socket.AddressFamily(family).name for family in families))
         return f"is of family {socket.AddressFamily(sock.family).name}; {expected} was expected"
-    name = sock.getsockname()
-    if not name or (isinstance(name, tuple) and name[1] == 0):
+    if not is_bound(sock):
         return "is not bound to an address"
     try:
         sock.getpeername()
     except OSError:
         return None
     return "is connected to a client; one that is not was expected"
+
+
+def is_bound(sock: socket.socket) -> bool:
+    """Whether clients can find it. Of an IP socket that is not, the name is a port of 0."""
+    name = sock.getsockname()
+    return bool(name[1] if isinstance(name, tuple) else name)
 
 
 def activate(listeners: Iterable[Listener], backlog: int | None) -> None:

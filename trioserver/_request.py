@@ -297,7 +297,7 @@ class Request:
                     raise error
                 except Exception:  # noqa: BLE001  (handle_error asks for it)
                     await call_hook(self._hooks.handle_error, self.handed, self.client_address)
-            if patience.cancelled_caught:
+            if patience.cancelled_caught and self.exchange._left_behind is None:  # else it is told
                 message = "handle_error did not end within %g s (cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info)
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
@@ -371,9 +371,9 @@ class Request:
             message = "shutdown_request did not end within %g s (cleanup), for %s"
             log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
-    def snapshot(self) -> RequestSnapshot:
-        """The request at this instant."""
-        now, exchange = trio.current_time(), self.exchange
+    def snapshot(self, now: float) -> RequestSnapshot:
+        """The request at this instant, which is ``now`` by the Trio clock."""
+        exchange = self.exchange
         return RequestSnapshot(
             info=self.info,
             state=exchange.state if self._phase == "working" else self._phase,

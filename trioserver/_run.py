@@ -104,6 +104,7 @@ class Run:
     report: ShutdownReport | None = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
     _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
+    _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _requests: trio.Nursery | None = None
     _takes_requests: bool = False
@@ -285,7 +286,7 @@ class Run:
         if thread is None:
             self.door.leave(request)
         else:
-            thread.after = partial(self.door.leave, request)
+            thread.when_over(partial(self.door.leave, request))
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
         self._ending.end_oldest_linger()
 
@@ -364,17 +365,18 @@ class Run:
         return self.ledger.statistics(waiting=len(self.door.waiting))
 
     def snapshot(self) -> ServerSnapshot:
-        """The run at this instant."""
+        """The run at this instant; a handler in a thread may ask, too."""
+        now = self._clock.current_time()
         state = "draining" if self.drain.began else "serving" if self.serving else "bound"
         return ServerSnapshot(
             name=type(self._server).__name__,
             state=state,
-            uptime=trio.current_time() - self._bound_at,
+            uptime=now - self._bound_at,
             listeners=tuple(
                 ListenerSnapshot(address=listener.address, accepting=state == "serving")
                 for listener in self.listeners
             ),
-            requests=tuple(request.snapshot() for request in self.ledger.here()),
+            requests=tuple(request.snapshot(now) for request in self.ledger.here()),
             statistics=self.statistics(),
         )
 

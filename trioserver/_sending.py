@@ -105,7 +105,7 @@ class Sender:
         if self.busy:
             raise trio.BusyResourceError("another task is sending to this connection")
         if self.broken is not None:
-            raise self._breaks(self._broken_by, self.broken)
+            raise self.breaks(self._broken_by, self.broken)
 
     def _send_now(self, data: Data) -> int:
         try:
@@ -126,12 +126,12 @@ class Sender:
                     progress = self._send_now(view[sent:])
                     if not progress and patience.cancelled_caught:
                         message = f"the peer took no byte for {self.timeout:g} s (write)"
-                        raise self._breaks(WriteTimeout, message)
+                        raise self.breaks(WriteTimeout, message)
                     sent += progress
         finally:
             self.busy = False
             if 0 < sent < len(data) and self.broken is None:
-                self._breaks(
+                self.breaks(
                     trio.BrokenResourceError,
                     "an earlier send was cut short: the connection can only be closed",
                 )
@@ -139,9 +139,9 @@ class Sender:
     def _gone_by(self, error: OSError) -> Exception:
         if error.errno != errno.EPIPE:  # which also follows a peer's orderly end
             self.reset_by = OSError(error.errno, error.strerror)  # without its traceback
-        return self._breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
+        return self.breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
 
-    def _breaks(self, kind: type[Exception], message: str) -> Exception:
+    def breaks(self, kind: type[Exception], message: str) -> Exception:
         """The exception for this send, and for every later one."""
         self.broken, self._broken_by = message, kind
         self.buffer.clear()

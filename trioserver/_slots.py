@@ -17,13 +17,10 @@ from ._config import Limits
 
 
 class KeepsSlot(Protocol):
-    """Works on for a request after its outcome, so that its slot is not free yet.
+    """Works on for a request after its outcome, so that its slot is not free yet."""
 
-    Attributes:
-      after: what to call when it is.
-    """
-
-    after: Callable[[], object] | None
+    def when_over(self, after: Callable[[], object]) -> None:
+        """Call ``after`` when it is."""
 
 
 @attrs.define(eq=False)

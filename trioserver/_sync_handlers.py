@@ -7,6 +7,7 @@ arguments. As ever, constructing such a handler handles the request.
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import socket
 import socketserver
 from collections.abc import Callable
@@ -56,8 +57,22 @@ class ThreadDatagramSocket:
         """
         if len(flags_and_address) not in {1, 2}:
             raise TypeError("sendto takes (data, address) or (data, flags, address)")
-        address = flags_and_address[-1]
+        address = _numeric(flags_and_address[-1], like=self.getsockname())
         return trio.from_thread.run(self._way_back.sendto, data, address, trio_token=self._token)
+
+
+def _numeric(address: Any, like: Any) -> Any:
+    """The address without a name in it, which is looked up here, where nobody else waits."""
+    if not isinstance(like, tuple) or not isinstance(address, tuple):
+        return address
+    host, port, *rest = address
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        family = socket.AF_INET6 if ":" in like[0] else socket.AF_INET
+        (*_, found), *_ = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
+        return (*found[:2], *rest) if rest else found
+    return address
 
 
 def handle(handler: SyncHandler, request: Any, client_address: Address, server: Any) -> None:
@@ -67,6 +82,8 @@ def handle(handler: SyncHandler, request: Any, client_address: Address, server: 
       TypeError: it turns out to be asynchronous.
     """
     result = handler(request, client_address, server)
+    if result is None or isinstance(result, socketserver.BaseRequestHandler):
+        return
     if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
         if inspect.iscoroutine(result):
             result.close()  # it was never started
@@ -97,6 +114,8 @@ def check_sync_handler(handler: object, *, kind: int | None = None) -> None:
                 f"RequestHandlerClass {name} is asynchronous, and this server runs handlers in"
                 " threads: it must be a plain `def`, or the server one without ThreadingMixIn"
             )
+        if inspect.isgeneratorfunction(handler):
+            raise TypeError(f"RequestHandlerClass {name} has a `yield`, so calling it runs nothing")
         return
     if issubclass(handler, BaseRequestHandler):
         raise TypeError(
@@ -109,6 +128,11 @@ def check_sync_handler(handler: object, *, kind: int | None = None) -> None:
             raise TypeError(
                 f"RequestHandlerClass {name} runs in a thread, so its {method}() must be a plain"
                 " `def`, not an `async def`"
+            )
+        if inspect.isgeneratorfunction(getattr(handler, method, None)):
+            raise TypeError(
+                f"RequestHandlerClass {name} has a `yield` in its {method}(), so calling it runs"
+                " nothing"
             )
     _check_kind(handler, name, kind)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import attrs
 import trio
@@ -22,9 +24,8 @@ from ._sync_handlers import SyncHandler, ThreadDatagramSocket, check_sync_handle
 from ._worker_thread import ThreadCall
 
 A_MOMENT = 0.1
-"""Seconds that a thread which nobody waits for has nevertheless, from the end of what it
-waits for in its socket to its own: most need a thousandth of it, and would otherwise be
-told of as left behind."""
+"""A thread that nobody waits for still gets this many seconds to end, once its socket is
+shut. Most need a thousandth of it, and would otherwise be told of as left behind."""
 
 
 @make_fields
@@ -74,34 +75,28 @@ class ThreadingMixIn(BaseServer):
             await self._finish_datagram(request, client_address)
         else:
             raise TypeError(
-                "a handler in a thread is given the socket of a Connection or Datagram, not of"
-                f" {request!r}, which get_request has made of it"
+                f"get_request returned {request!r}: a handler in a thread needs the Connection"
+                " or Datagram itself"
             )
 
     async def _finish_connection(self, request: LentConnection, client_address: Address) -> None:
         await request._flush()
-        with request._lend(ends_idle=self.ends_idle_reads) as sock:
-            call = self._call_for(request, request._interrupt)
-            try:
-                await call.run(partial(self._handle_and_end, sock, client_address))
-            finally:
-                if call.is_over():
-                    sock.end()
-
-    def _handle_and_end(self, sock: BlockingSocket, client_address: Address) -> None:
-        """What a thread does for a connection."""
+        use = request._lend(ends_idle=self.ends_idle_reads)
+        sock = BlockingSocket.over(cast("socket.socket", request.socket), use)
+        call = self._call_for(request, request._interrupt, clean_up=sock.end_for_good)
         try:
-            handle(self.RequestHandlerClass, sock, client_address, self)
-        except OSError as error:
-            ended = sock.as_ended(error)
-            if ended is None:
-                raise
-            try:
-                raise ended from error
-            finally:
-                del ended  # no cycles
+            await call.run(partial(self._handle, sock, client_address))
         finally:
-            sock.end()
+            if call.is_left_behind:
+                request._give_away()
+            else:
+                sock.end()
+                request._take_back()
+
+    def _handle(self, sock: BlockingSocket, client_address: Address) -> None:
+        """What a thread does for a connection."""
+        with sock.in_the_servers_words():
+            handle(self.RequestHandlerClass, sock, client_address, self)
 
     async def _finish_datagram(self, request: Datagram, client_address: Address) -> None:
         way_back = ThreadDatagramSocket(request.socket, trio.lowlevel.current_trio_token())
@@ -109,12 +104,18 @@ class ThreadingMixIn(BaseServer):
         call = self._call_for(request, request.close)
         await call.run(partial(handle, self.RequestHandlerClass, pair, client_address, self))
 
-    def _call_for(self, request: LentConnection | Datagram, interrupt: Any) -> ThreadCall:
+    def _call_for(
+        self,
+        request: LentConnection | Datagram,
+        interrupt: Callable[[], object],
+        clean_up: Callable[[], object] = lambda: None,
+    ) -> ThreadCall:
         return ThreadCall(
             request.info,
             interrupt=interrupt,
             patience=partial(self._patience, request),
-            left_behind=partial(setattr, request, "_left_behind"),
+            on_left_behind=partial(setattr, request, "_left_behind"),
+            clean_up=clean_up,
         )
 
     def _patience(self, request: LentConnection | Datagram) -> float:

@@ -136,12 +136,17 @@ class Listener(Protocol):
 
 
 # "Reset on close" (socket(7)): linger on, for no time.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+# Has an operation not wait, whatever the descriptor's mode; so the mode need not be set,
+# which would be a system call for each connection. Where there is none (Windows), it is.
+NOT_WAITING = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
 @attrs.define(eq=False)
 class SocketTransport:
-    """The kernel's transport: a connected, non-blocking socket."""
+    """The kernel's transport: a connected socket, for which Python itself does not wait."""
 
     socket: socket.socket
 
@@ -159,13 +164,13 @@ class SocketTransport:
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         try:
-            return self.socket.recv(max_bytes)
+            return self.socket.recv(max_bytes, NOT_WAITING)
         except BlockingIOError:
             return None
 
     def send_now(self, data: Data) -> int:
         try:
-            return self.socket.send(data)
+            return self.socket.send(data, NOT_WAITING)
         except BlockingIOError:
             return 0
 
@@ -183,10 +188,14 @@ class SocketTransport:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
 
+    def give_away(self) -> None:
+        """Forget the socket; somebody else has its descriptor, and closes it."""
+        self.socket.detach()
+
     def reset(self) -> None:
         # Fails on a socket that is closed or reset already: then there is nothing to tell.
         with contextlib.suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.close()
 
     def fileno(self) -> int:
@@ -219,7 +228,10 @@ class SocketListener:
             accepted, address = self.socket.accept()
         except BlockingIOError:
             return None
-        accepted.setblocking(False)
+        if not NOT_WAITING:
+            accepted.setblocking(False)
+        elif accepted.gettimeout() is not None:  # of somebody's socket.setdefaulttimeout
+            accepted.settimeout(None)
         return SocketTransport(accepted), address
 
     async def wait_acceptable(self) -> None:

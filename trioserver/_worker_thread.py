@@ -39,9 +39,9 @@ class ThreadCall:
       info: the facts of the request.
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
-      left_behind: called with this call when that happens; and with None when
-        the thread has ended after all before anybody has set ``after``.
-      interrupted: whether it was cancelled; the thread may look at it, too.
+      on_left_behind: called with this call when that happens.
+      clean_up: what the thread itself does at its end when it was left behind.
+      is_left_behind: whether it was.
       after: called in Trio's thread when a thread that was left behind has
         ended, if Trio still runs.
     """
@@ -49,14 +49,17 @@ class ThreadCall:
     info: RequestInfo
     interrupt: Callable[[], object]
     patience: Callable[[], float]
-    left_behind: Callable[[ThreadCall | None], object]
-    interrupted: bool = False
+    on_left_behind: Callable[[ThreadCall], object]
+    clean_up: Callable[[], object] = lambda: None
+    is_left_behind: bool = False
     after: Callable[[], object] | None = None
     _started: bool = False
+    _has_ended: bool = False
+    _over: bool = False
+    _turn: threading.Lock = attrs.field(factory=threading.Lock)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _thread: int | None = None
     _error: BaseException | None = None
-    _is_left_behind: bool = False
 
     async def run(self, function: Callable[[], T]) -> T:
         """Call it, and return or raise what it does.
@@ -86,10 +89,6 @@ class ThreadCall:
                 del error
         return cast("T", result)
 
-    def is_over(self) -> bool:
-        """Whether there is no thread, not yet or not any more."""
-        return not self._started or self._ended.is_set()
-
     # As a limiter. Trio calls the second one when the thread has ended, also
     # after a cancellation, in its own thread.
 
@@ -99,11 +98,22 @@ class ThreadCall:
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """The thread has ended, or could not be started."""
+        self._over = True
         self._ended.set()
+        if self.is_left_behind:
+            error, self._error = self._error, None
+            if error is not None:
+                message = "the thread of %s, which was left behind, has raised: %s"
+                log_safely(error_log, logging.INFO, message, self.info, in_words(error))
         if self.after is not None:
             self.after()
-        elif self._is_left_behind:
-            self.left_behind(None)  # not for long: nobody has noticed yet
+
+    def when_over(self, after: Callable[[], object]) -> None:
+        """Call ``after`` in Trio's thread when the thread is over, or now if it is."""
+        if self._over:
+            after()
+        else:
+            self.after = after
 
     # In the thread -------------------------------------------------------------
 
@@ -113,23 +123,26 @@ class ThreadCall:
             return function()
         except BaseException as error:  # noqa: BLE001  (it is raised in Trio's thread)
             # Not through Trio, which would hold it in a frame of its own traceback.
-            if not self._is_left_behind:
-                self._error = error
+            self._error = error
         finally:
             self._thread = None
+            with self._turn:
+                self._has_ended = True
+            if self.is_left_behind:
+                self.clean_up()
         return None
 
     # After a cancellation --------------------------------------------------------
 
     async def _end(self, cancelled: trio.Cancelled) -> None:
-        self.interrupted = True
         self.interrupt()
         seconds = self.patience()
         with trio.move_on_after(seconds, shield=True):
             await self._ended.wait()
-        if not self._ended.is_set():
-            self._is_left_behind = True
-            self.left_behind(self)
+        with self._turn:  # Trio may not have heard of the end yet
+            self.is_left_behind = not self._has_ended
+        if self.is_left_behind:
+            self.on_left_behind(self)
             message = "the thread of %s still runs %g s after it was cancelled; left behind:\n%s"
             log_safely(error_log, logging.ERROR, message, self.info, seconds, self._stack())
         elif not isinstance(self._error, (trio.Cancelled, RequestEnded, NoneType)):

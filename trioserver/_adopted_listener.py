@@ -1,0 +1,128 @@
+"""The listener of an adopted server: its own socket, and its own ``get_request``."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import socketserver
+import ssl
+import traceback
+from typing import Any
+
+import trio
+
+from ._accept import Tier, tier_of
+from ._address import Address
+from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport, twin_of
+from ._listeners import is_bound
+from ._socket_use import has_input
+from ._transport import NOT_WAITING
+
+
+def overrides(theirs: socketserver.BaseServer, *names: str) -> bool:
+    """Whether a method is not the one that `socketserver` gives its classes."""
+    return any(
+        getattr(getattr(theirs, name, None), "__module__", None) != socketserver.__name__
+        for name in names
+        if hasattr(theirs, name)
+    )
+
+
+class AdoptedListener:
+    """Where their clients come from.
+
+    It waits with a twin of their socket, of its own descriptor: theirs can be
+    closed at any time, and its number given to somebody else.
+    """
+
+    shared = False
+
+    def __init__(self, theirs: Any) -> None:
+        self._theirs = theirs
+        self._socket: Any = theirs.socket
+        self._twin = twin_of(self._socket)
+        self.address: Address = self._socket.getsockname()
+        self._datagrams = self._socket.type == socket.SOCK_DGRAM
+        self._closed = False
+        self._gets_its_own = overrides(theirs, "get_request")
+        # That of datagrams blocks, for its handlers send with it.
+        self._socket.settimeout(None if self._datagrams else 0)
+        if isinstance(self._socket, ssl.SSLSocket):
+            theirs.socket.do_handshake_on_connect = False  # not in Trio's thread
+
+    def listen(self, backlog: int) -> None:
+        """Nothing: it does already."""
+
+    def accept_now(self) -> tuple[Any, Address] | None:
+        """What their ``get_request`` returns.
+
+        Raises:
+          OSError: of the fatal tier only if their socket does not listen any more.
+        """
+        if self._closed:
+            raise OSError(errno.EBADF, "the listener is closed")
+        if not has_input(self._twin.fileno()):
+            return None  # as ever, get_request is not called for nobody: it may wait, or tell
+        if self._socket.fileno() == -1:
+            message = f"{type(self._theirs).__name__} was closed while adopt() served with it"
+            raise OSError(errno.EBADF, f"{message}: call shutdown() first")
+        try:
+            return self._get_request()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            # Who keeps the error is not to keep the client's descriptor open: ssl leaves a
+            # socket that it could not wrap (3.11) to whoever lets go of its frame.
+            traceback.clear_frames(error.__traceback__)
+            if tier_of(error) is not Tier.FATAL or not listens(self._socket):
+                raise
+            # As for socketserver, it is one client's: TLS alone raises half a dozen for
+            # clients who are gone before they were accepted.
+            raise ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}") from error
+
+    def _get_request(self) -> tuple[Any, Address]:
+        if self._datagrams:
+            request, client_address = self._receive()
+            return AdoptedDatagramTransport(request, self.address, self._socket), client_address
+        request, client_address = self._theirs.get_request()
+        if isinstance(request, socket.socket) and request.fileno() == -1:
+            raise OSError(errno.EBADF, "it returned a socket that is closed")
+        try:
+            return AdoptedTransport.of(request), client_address
+        except BaseException:
+            self._theirs.close_request(request)
+            raise
+
+    def _receive(self) -> tuple[Any, Address]:
+        if self._gets_its_own:
+            request, client_address = self._theirs.get_request()
+            return request, client_address
+        # What UDPServer does, but never blocking: who shares the socket, be it one of its
+        # handlers, may have taken the datagram by now.
+        data, client_address = self._twin.recvfrom(self._theirs.max_packet_size, NOT_WAITING)
+        return (data, self._socket), client_address
+
+    async def wait_acceptable(self) -> None:
+        """Wait until `accept_now` has an answer."""
+        if self._closed:
+            raise trio.ClosedResourceError("the listener is closed")
+        await trio.lowlevel.wait_readable(self._twin)
+
+    def close(self) -> None:
+        """Accept no more. A datagram socket stays open for replies, until their server closes."""
+        if self._closed:
+            return
+        self._closed = True
+        trio.lowlevel.notify_closing(self._twin)
+        self._twin.close()
+        if not self._datagrams:
+            self._socket.close()
+
+
+def listens(sock: socket.socket) -> bool:
+    """Whether a client can come in by way of it."""
+    if sock.fileno() == -1:
+        return False
+    if sock.type == socket.SOCK_DGRAM:
+        return is_bound(sock)
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

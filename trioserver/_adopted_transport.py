@@ -1,0 +1,146 @@
+"""The requests of an adopted server: what its ``get_request`` returns, as a transport of ours."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import weakref
+from typing import Any, cast
+
+import attrs
+import trio
+
+from ._address import Address
+from ._blocking_socket import Accounting, do_not_wait
+from ._lent import LentConnection
+from ._socket_use import SocketUse
+from ._transport import NOT_WAITING, Data, PeerCredentials, SocketTransport
+
+
+class AdoptedSocket(Accounting):
+    """A socket that was accepted by somebody else, and keeps account of its use from now on.
+
+    It is still the same object, which their methods may have put into a set.
+    """
+
+    __slots__ = ()
+
+    @property
+    def _use(self) -> SocketUse:  # type: ignore[override]
+        return _uses[self]
+
+
+_uses: weakref.WeakKeyDictionary[AdoptedSocket, SocketUse] = weakref.WeakKeyDictionary()
+
+
+def keep_account(sock: socket.socket, use: SocketUse) -> None:
+    """Make a plain socket one that keeps account."""
+    use.timeout = sock.gettimeout()
+    if use.timeout is not None:
+        do_not_wait(sock)
+    sock.__class__ = AdoptedSocket
+    _uses[cast("AdoptedSocket", sock)] = use
+
+
+@attrs.define(eq=False)
+class AdoptedTransport(SocketTransport):
+    """Our own object for the descriptor of a connection, beside the one that theirs is.
+
+    Attributes:
+      theirs: what ``get_request`` returned.
+      shares: whether both have one descriptor, which we close; of what is more than
+        a plain socket we have a duplicate.
+      needs_handshake: whether TLS has still to be agreed on.
+      is_lent: whether it has been.
+    """
+
+    theirs: Any = None
+    shares: bool = False
+    needs_handshake: bool = False
+    is_lent: bool = False
+    _is_ours: bool = True
+
+    @classmethod
+    def of(cls, request: Any) -> AdoptedTransport:
+        """The transport beneath a request.
+
+        Raises:
+          TypeError: it is no socket.
+        """
+        if not isinstance(request, socket.socket):
+            raise TypeError(f"get_request must return a socket of socket.socket, not {request!r}")
+        kind = (request.family, request.type, request.proto)
+        if type(request) is socket.socket:
+            return cls(socket.socket(*kind, fileno=request.fileno()), request, shares=True)
+        if request.gettimeout() == 0:
+            request.setblocking(True)  # on some systems accept hands the listener's mode on
+        ours = twin_of(request)
+        tls = isinstance(request, ssl.SSLSocket)
+        waits = tls and not getattr(request, "do_handshake_on_connect", True)
+        return cls(ours, request, needs_handshake=waits)
+
+    def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
+        """Begin to keep account of what happens in it, as far as that can be seen."""
+        self.is_lent = True
+        use = connection._lend(ends_idle=ends_idle)
+        if self.shares:
+            keep_account(self.theirs, use)
+
+    def close(self) -> None:
+        if not self._is_ours:
+            return
+        self._is_ours = False
+        if self.shares:
+            socket.socket.detach(self.theirs)
+        super().close()
+        self.theirs.close()
+
+    def give_away(self) -> None:
+        self._is_ours = False
+        if self.shares:
+            super().give_away()
+        else:
+            super().close()
+
+
+@attrs.define(eq=False)
+class AdoptedDatagramTransport:
+    """One datagram, as ``get_request`` returned it: commonly the pair of data and socket."""
+
+    theirs: Any
+    local_address: Address
+    _socket: socket.socket
+    peer_credentials: PeerCredentials | None = None
+
+    _PAUSE = 0.05
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the pair; none if theirs is something else, which is their affair."""
+        data = self.theirs[0] if isinstance(self.theirs, tuple) and self.theirs else b""
+        return bytes(data) if isinstance(data, (bytes, bytearray)) else b""
+
+    def send_now(self, data: Data, address: Address) -> bool:
+        # By a twin, for a moment: theirs may have been given a time-out, and would wait here.
+        with twin_of(self._socket) as sock:
+            try:
+                sock.sendto(data, NOT_WAITING, address)
+            except BlockingIOError:
+                return False
+        return True
+
+    async def wait_writable(self) -> None:
+        # Of a full receiver poll(2) knows nothing, and says "writable"; see DatagramListener.
+        # Nobody is in a hurry: only who is turned away is answered by way of this.
+        await trio.sleep(self._PAUSE)
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        """Their socket is closed with their server."""
+
+
+def twin_of(sock: socket.socket) -> socket.socket:
+    """A plain socket, and another descriptor, for the same thing."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
