@@ -152,8 +152,7 @@ class AdoptedServer(ThreadingMixIn):
         """What a thread does."""
         if not isinstance(theirs, AdoptedSocket):
             return function()
-        with theirs.in_the_servers_words():
-            return function()
+        return theirs.call(function)
 
     def _clean_up(self, theirs: Any) -> None:
         """What a thread does at its end that was left behind: the request is its own."""

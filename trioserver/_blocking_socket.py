@@ -24,8 +24,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import trio
@@ -265,11 +265,10 @@ class Accounting(socket.socket):
         use.broken = WriteTimeout, message
         return WriteTimeout(message, info=use.info)
 
-    @contextmanager
-    def in_the_servers_words(self) -> Iterator[None]:
-        """Raise what the peer has done to this socket as `RequestEnded`."""
+    def call(self, function: Callable[[], T]) -> T:
+        """Call ``function``; what the peer has done to this socket is raised as `RequestEnded`."""
         try:
-            yield
+            return function()
         except OSError as error:
             ended = self._use.as_ended(error)
             if ended is None:

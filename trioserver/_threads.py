@@ -85,18 +85,14 @@ class ThreadingMixIn(BaseServer):
         sock = BlockingSocket.over(cast("socket.socket", request.socket), use)
         call = self._call_for(request, request._interrupt, clean_up=sock.end_for_good)
         try:
-            await call.run(partial(self._handle, sock, client_address))
+            handler = self.RequestHandlerClass
+            await call.run(partial(sock.call, partial(handle, handler, sock, client_address, self)))
         finally:
             if call.is_left_behind:
                 request._give_away()
             else:
                 sock.end()
                 request._take_back()
-
-    def _handle(self, sock: BlockingSocket, client_address: Address) -> None:
-        """What a thread does for a connection."""
-        with sock.in_the_servers_words():
-            handle(self.RequestHandlerClass, sock, client_address, self)
 
     async def _finish_datagram(self, request: Datagram, client_address: Address) -> None:
         way_back = ThreadDatagramSocket(request.socket, trio.lowlevel.current_trio_token())
