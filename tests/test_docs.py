@@ -16,10 +16,11 @@ import re
 import signal
 import socket
 import socketserver
+import sqlite3
 import sys
 import textwrap
 import threading
-from contextlib import redirect_stdout
+from contextlib import AsyncExitStack, closing, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -819,6 +820,174 @@ async def test_threads_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     assert_shown(re.sub(r"after \S+ s, .*", "after 405.000 s, ...", record), "explanation/errors")
 
 
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The snippet about processes, where a worker finds it, too: a module that can be imported."""
+    monkeypatch.syspath_prepend(DOCS / "snippets")
+    return snippet("processes")
+
+
+async def answer_to(server: trioserver.TCPServer, request: bytes) -> bytes:
+    """Send a request, and receive to the end."""
+    async with await trio.open_tcp_stream(*server.server_address) as client:
+        await client.send_all(request)
+        await client.send_eof()
+        return await read_to_end(client)
+
+
+@pytest.mark.parametrize("handler", ["Primes", "PrimesInTrio"])
+async def test_processes_primes(handler: str, processes: ModuleType) -> None:
+    """Handlers of both colours count, side by side; a drain ends them between two requests."""
+    server = trioserver.ProcessTCPServer(
+        ("127.0.0.1", 0), getattr(processes, handler), min_children=1
+    )
+    with trio.fail_after(20):
+        async with server.serving():
+            assert await answer_to(server, b"10\n100\n") == b"4\n25\n"
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"10\n")
+                assert await client.receive_some() == b"4\n"
+                assert len(server.active_children) == 1
+                server.shutdown()
+                assert await read_to_end(client) == b""
+        report = await server.wait_closed()
+    assert len(report.drained) == 1
+    assert server.active_children == []
+
+
+async def test_processes_greeter(processes: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker's server has its fields and own attributes, and not what cannot be pickled."""
+    server = processes.Greeter(
+        ("127.0.0.1", 0), processes.greet, greeting="good morning", min_children=1
+    )
+    server.lock = threading.Lock()
+    with trio.fail_after(20):
+        async with server.serving():
+            assert await answer_to(server, b"") == b"good morning"
+    (warning,) = (it for it in caplog.records if it.levelno == logging.WARNING)
+    assert_shown(warning.getMessage(), "how-to/processes")
+
+
+async def test_processes_refuse_what_does_not_pickle(processes: ModuleType) -> None:
+    """The error on the page is that of a server whose handler is no worker's to import."""
+    server = trioserver.ProcessTCPServer(("127.0.0.1", 0), lambda *arguments: None)
+    with pytest.raises(TypeError) as caught, trio.fail_after(20):
+        async with server.serving():
+            pass
+    assert str(caught.value).startswith("ProcessTCPServer.RequestHandlerClass does not pickle")
+    assert_shown(str(caught.value).partition(" (")[0], "how-to/processes")
+
+
+async def test_processes_dictionary(processes: ModuleType, tmp_path: Path) -> None:
+    """Each worker opens the database for itself, before its first request."""
+    path = tmp_path / "words"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE words (word, meaning)")
+        database.execute("INSERT INTO words VALUES ('trio', 'three people')")
+    server = processes.dictionary(("127.0.0.1", 0), path)
+    with trio.fail_after(20):
+        async with server.serving():
+            for _ in range(3):
+                assert await answer_to(server, b"trio\nquartet\n") == b"three people\n\n"
+    assert processes.database is None  # a worker's is its own
+
+
+async def test_processes_log(
+    processes: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a handler logs in its worker looks as it does in a task, with the id of its request."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    logs = snippet("logs")
+    server = trioserver.ProcessTCPServer(("127.0.0.1", 0), logs.Upper, min_children=1)
+    try:
+        logs.set_up_logging()
+        with trio.fail_after(20):
+            async with server.serving():
+                assert await answer_to(server, b"hello\n") == b"HELLO\n"
+    finally:
+        root.setLevel(level)
+    assert "INFO upper [1] a line of 6 bytes" in capsys.readouterr().err.splitlines()
+
+
+async def test_processes_bounded(processes: ModuleType) -> None:
+    """It begins with two workers, has more when more clients are there, and never above eight."""
+    server = processes.bounded(("127.0.0.1", 0))
+    with trio.fail_after(30):
+        async with server.serving(), AsyncExitStack() as clients:
+            assert len(server.active_children) == 2
+            for _ in range(9):
+                client = await trio.open_tcp_stream(*server.server_address)
+                await clients.enter_async_context(client)
+            await until(lambda: len(server.active_children) == 8)
+            await until(lambda: len(server.requests) == 8)
+
+
+async def test_processes_crashes(processes: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is killed from outside is what the hook takes it for; the next is unharmed."""
+    caplog.set_level(logging.INFO)
+    server = processes.Watched(("127.0.0.1", 0), processes.Primes, min_children=1)
+    with trio.fail_after(20):
+        async with server.serving():
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"10\n")
+                assert await client.receive_some() == b"4\n"
+                (pid,) = server.active_children
+                os.kill(pid, signal.SIGKILL)
+                assert await read_to_end(client) == b""
+            assert await answer_to(server, b"10\n") == b"4\n"
+            assert await answer_to(server, b"ten\n") == b""
+    (told,) = (it for it in caplog.records if it.name == "primes")
+    assert told.getMessage() == f"worker {pid}: out of memory?"
+    crashed, failed = (it for it in caplog.messages if " failed (" in it)
+    crashed = crashed.replace(str(pid), "4711")
+    crashed = re.sub(r"^request 1 from \S+", "request 5 from 192.0.2.1:51030", crashed)
+    assert_shown(re.sub(r" after \S+ s, .*", "", crashed), "explanation/errors")
+    failed = re.sub(r"^request 3 from \S+", "request 6 from 192.0.2.1:51032", failed)
+    assert_shown(re.sub(r" after \S+ s, .*", "", failed), "explanation/errors")
+
+
+async def test_processes_killed(processes: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """Who computes for too long is killed, whatever it does, and the record says so."""
+    caplog.set_level(logging.INFO)
+    server = processes.bounded(("127.0.0.1", 0)).evolve(
+        timeouts=trioserver.Timeouts(request=0.2), min_children=1
+    )
+    with trio.fail_after(20):
+        async with server.serving():
+            assert await answer_to(server, b"10000000\n") == b""
+            assert await answer_to(server, b"10\n") == b"4\n"
+    (killed,) = (it for it in caplog.messages if " killed (" in it)
+    killed = re.sub(r"^request 1 from \S+", "request 7 from 192.0.2.1:51034", killed)
+    assert_shown(re.sub(r" after \S+ s, .*", "", killed), "explanation/errors")
+
+
+async def test_part_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What blocks in a task is sent to a thread."""
+    part = snippet("part")
+    look_up = SimpleNamespace(getfqdn=lambda host: f"{host} by {threading.current_thread().name}")
+    monkeypatch.setattr(part, "socket", look_up)
+    async with MemoryServer(MEMORY, part.Names).serving() as server:
+        with trio.fail_after(10):
+            client = await server.connect()
+            await client.send_all(b"127.0.0.1\n")
+            answer = await client.receive_some()
+    assert answer.startswith(b"127.0.0.1 by ")
+    assert threading.current_thread().name.encode() not in answer
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there, sort is something else")
+async def test_part_sorted() -> None:
+    """What another program can do is given to it."""
+    async with MemoryServer(MEMORY, snippet("part").Sorted).serving() as server:
+        with trio.fail_after(10):
+            client = await server.connect()
+            await client.send_all(b"pear\napple\n")
+            await client.send_eof()
+            assert await read_to_end(client) == b"apple\npear\n"
+
+
 class Page(http.server.BaseHTTPRequestHandler):
     """One page, and no word about it."""
 
@@ -1151,6 +1320,7 @@ def as_shown(default: Any) -> str:
         ("`UnixStreamServer`, besides", trioserver.UnixStreamServer, trioserver.TCPServer),
         ("`UnixDatagramServer`, besides", trioserver.UnixDatagramServer, trioserver.UDPServer),
         ("`ThreadingMixIn`, besides", trioserver.ThreadingMixIn, trioserver.BaseServer),
+        ("`ProcessMixIn`, besides", trioserver.ProcessMixIn, trioserver.BaseServer),
         ("`Timeouts`", trioserver.Timeouts, None),
         ("`Limits`", trioserver.Limits, None),
     ],
@@ -1171,7 +1341,8 @@ def test_field_table(title: str, cls: Any, base: Any) -> None:
 def test_docstrings_name_every_field() -> None:
     """Every field is documented in its class, or in the one it comes from."""
     servers = (trioserver.UnixStreamServer, trioserver.UnixDatagramServer)
-    for cls in (*servers, trioserver.Timeouts, trioserver.Limits):
+    mix_ins = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
+    for cls in (*servers, *mix_ins, trioserver.Timeouts, trioserver.Limits):
         documented = "".join(inspect.getdoc(base) or "" for base in cls.__mro__)
         for field in attrs.fields(cls):
             assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
@@ -1234,7 +1405,7 @@ PORTED = {
     "UDPServer": trioserver.UDPServer,
     "UnixStreamServer, UnixDatagramServer": trioserver.UnixStreamServer,
     "ThreadingMixIn": trioserver.ThreadingTCPServer,
-    "ForkingMixIn": trioserver.TCPServer,
+    "ForkingMixIn": trioserver.ForkingTCPServer,
     "Ready-made servers": trioserver.TCPServer,
     "BaseRequestHandler": trioserver.BaseRequestHandler,
     "StreamRequestHandler": trioserver.StreamRequestHandler,

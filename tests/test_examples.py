@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import importlib.util
+import itertools
 import logging
+import os
 import re
 import signal
 import socketserver
@@ -207,6 +209,7 @@ PROGRAMS = {
     "http_files": ["0"],
     "line_protocol": ["0"],
     "ntp": ["0"],
+    "process_pool": ["0"],
     "syslog_receiver": ["0"],
     "two_servers": ["0", "0"],
     "wsgi_app": ["0"],
@@ -227,8 +230,9 @@ async def test_example_runs_as_a_program(name: str) -> None:
 
 
 def test_every_server_runs_as_a_program() -> None:
-    """Of the examples, only these four are run in tests of their own instead."""
-    others = {"classic_tcp_client", "classic_udp_client", "threaded_tcp_server", "unix_server"}
+    """Of the examples, only these five are run in tests of their own instead."""
+    others = {"classic_tcp_client", "classic_udp_client", "unix_server"}
+    others |= {"forking_tcp_server", "threaded_tcp_server"}
     assert set(NAMES) - set(PROGRAMS) == others
 
 
@@ -466,6 +470,39 @@ async def test_adopt_existing_drains_at_ctrl_c() -> None:
     assert status == 0
     assert re.match(r"shutdown\(\) was called: ended in .*, 1 drained, 0 unaccepted\n", printed)
     assert "Traceback" not in logged
+
+
+# In worker processes ----------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
+async def test_forking_tcp_server_prints_what_it_always_did() -> None:
+    """The text is the classic one, but for names: of processes, and workers are used again."""
+    printed = await output("forking_tcp_server", "0")
+    printed = printed.replace("process: MainProcess\n", "thread: Thread-1\n")
+    number = itertools.count(2)
+    printed = re.sub(
+        r"(ForkServer|Spawn)Process-\d+:", lambda it: f"Thread-{next(number)}:", printed
+    )
+    assert printed == THREADED_PRINTS
+
+
+@pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
+async def test_process_pool_counts_in_two_processes() -> None:
+    """Two clients that are there at once are served by two workers, and both counts are right."""
+    async with program("process_pool", "0") as server:
+        port = int((await listening(server)).rpartition(":")[2])
+        first, second = [Client(await trio.open_tcp_stream("127.0.0.1", port)) for _ in "12"]
+        await second.says(b"1000\n")
+        answers = [await second.hears_all()]  # the other one has had its worker all the time
+        await first.says(b"100000\n")
+        answers.append(await first.hears_all())
+        status, _, _ = await interrupted(server)
+    assert status == 0
+    counts, processes = zip(*(re.findall(rb"\d+", answer) for answer in answers), strict=True)
+    assert counts == (b"168", b"9592")
+    assert len(set(processes)) == 2
+    assert str(server.pid).encode() not in processes
 
 
 # A request at a time ------------------------------------------------------------

@@ -25,7 +25,7 @@ LAYERS = (
     "_handlers.py _sync_handlers.py _request.py _accept.py _ledger.py _lent.py _worker_thread.py",
     "_door.py _shutdown.py _run.py",
     "_fields.py _hooks.py _base.py",
-    "_servers.py _threads.py _adopted_transport.py _adopted_listener.py _adopted.py",
+    ("_servers.py _threads.py _processes/ _adopted_transport.py _adopted_listener.py _adopted.py"),
     "_program.py _adopt.py",
     "__init__.py",
     "testing/ __main__.py _demo.py",

@@ -38,8 +38,8 @@ def members() -> list[Any]:
     """Every public method and property of the package's public classes."""
     return [
         pytest.param(kind, name, value, id=f"{kind.__name__}.{name}")
-        for _, kind in public(trioserver)
-        if inspect.isclass(kind)
+        for alias, kind in public(trioserver)
+        if inspect.isclass(kind) and alias == kind.__name__
         for name, value in public(kind)
         if inspect.isroutine(value) or isinstance(value, property)
     ]
@@ -188,6 +188,14 @@ def test_class_tree_is_the_classic_one() -> None:
     assert issubclass(trioserver.StreamRequestHandler, trioserver.BaseRequestHandler)
 
 
+@pytest.mark.parametrize(
+    "kind", ["MixIn", "TCPServer", "UDPServer", "UnixStreamServer", "UnixDatagramServer"]
+)
+def test_forking_is_the_old_name_of_process(kind: str) -> None:
+    """Each class with worker processes has its classic name, too."""
+    assert getattr(trioserver, f"Forking{kind}") is getattr(trioserver, f"Process{kind}")
+
+
 def test_errors_are_what_people_catch() -> None:
     """Each error of a connection is caught as what it is elsewhere, too."""
     assert issubclass(trioserver.IdleTimeout, TimeoutError)
@@ -195,10 +203,11 @@ def test_errors_are_what_people_catch() -> None:
     assert issubclass(trioserver.PeerGone, ConnectionError)
     assert issubclass(trioserver.IncompleteRead, EOFError)
     assert issubclass(trioserver.LimitExceeded, ValueError)
+    of_workers = {trioserver.HandlerFailed, trioserver.WorkerCrashed, trioserver.WorkerStartError}
     for name in trioserver.__all__:
         error = getattr(trioserver, name)
         if inspect.isclass(error) and issubclass(error, Exception):
-            assert issubclass(error, trioserver.RequestEnded)
+            assert issubclass(error, trioserver.RequestEnded) == (error not in of_workers)
 
 
 # Importing --------------------------------------------------------------------------------

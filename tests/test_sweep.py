@@ -408,7 +408,8 @@ class Setting:
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
         books = self.books = Books()
-        trial.varies = issubclass(self.kind, trioserver.ThreadingMixIn)
+        outside = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
+        trial.varies = issubclass(self.kind, outside)
         trial.afterwards(books.faults)
         trial.afterwards(self.kind.left_behind)
         with books.open():

@@ -135,7 +135,7 @@ async def test_datagram_pair(datagram: Any) -> None:
         assert await ask_by_datagram(server, b"ab") == b"ab"
     [(name, shown)] = seen
     assert name == address
-    assert shown.startswith("<trioserver.ThreadDatagramSocket: request 1 from ")
+    assert shown.startswith("<trioserver.SyncDatagramSocket: request 1 from ")
 
 
 async def test_base_handler_in_order(stream: Any) -> None:
@@ -699,7 +699,7 @@ async def test_memory_transport_is_refused(caplog: pytest.LogCaptureFixture) -> 
         async with server.serving():
             async with await server.connect() as client:
                 assert await read_to_end(client) == b""
-    assert "handlers in threads need the kernel's sockets" in caplog.text
+    assert "a handler outside of Trio needs a kernel socket" in caplog.text
 
 
 async def test_input_that_was_peeked_at_is_not_lost(stream: Any) -> None:

@@ -27,6 +27,19 @@ from ._events import (
 )
 from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._observers import Observer, RequestLogFilter
+from ._processes.errors import HandlerFailed, WorkerCrashed, WorkerStartError
+from ._processes.mixin import (
+    ForkingMixIn,
+    ForkingTCPServer,
+    ForkingUDPServer,
+    ForkingUnixDatagramServer,
+    ForkingUnixStreamServer,
+    ProcessMixIn,
+    ProcessTCPServer,
+    ProcessUDPServer,
+    ProcessUnixDatagramServer,
+    ProcessUnixStreamServer,
+)
 from ._program import run
 from ._reader import RequestReader
 from ._receiving import IdleBlock
@@ -50,6 +63,12 @@ __all__ = [
     "DatagramSocket",
     "DatagramTransport",
     "Draining",
+    "ForkingMixIn",
+    "ForkingTCPServer",
+    "ForkingUDPServer",
+    "ForkingUnixDatagramServer",
+    "ForkingUnixStreamServer",
+    "HandlerFailed",
     "IdleBlock",
     "IdleTimeout",
     "IncompleteRead",
@@ -61,6 +80,11 @@ __all__ = [
     "Outcome",
     "PeerCredentials",
     "PeerGone",
+    "ProcessMixIn",
+    "ProcessTCPServer",
+    "ProcessUDPServer",
+    "ProcessUnixDatagramServer",
+    "ProcessUnixStreamServer",
     "RequestEnded",
     "RequestInfo",
     "RequestLogFilter",
@@ -83,6 +107,8 @@ __all__ = [
     "UDPServer",
     "UnixDatagramServer",
     "UnixStreamServer",
+    "WorkerCrashed",
+    "WorkerStartError",
     "WriteTimeout",
     "adopt",
     "current_request",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
@@ -426,6 +426,10 @@ class BaseServer(DefaultHooks):
         return self._connection_class(
             transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
         )
+
+    def _staff(self, *, for_one: bool) -> AbstractAsyncContextManager[object]:
+        """What handlers need around them: there before clients are let in, and until all left."""
+        return nullcontext()
 
     def _most_requests(self) -> int:
         """How many requests may be served at once."""

@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import trio
 
@@ -389,7 +389,7 @@ class BlockingSocket(Accounting):
     _use: SocketUse
 
     @classmethod
-    def over(cls, sock: socket.socket, use: SocketUse) -> BlockingSocket:
+    def over(cls, sock: socket.socket, use: SocketUse) -> Self:
         """One for the descriptor of ``sock``, which stays its owner's."""
         ours = cls(*kind_of(sock), fileno=sock.fileno())
         ours._use = use

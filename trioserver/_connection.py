@@ -64,6 +64,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._turns = 0
         self._must_not_linger = False
         self._left_behind: KeepsSlot | None = None
+        self._was_killed = False
 
     # Facts -----------------------------------------------------------------
 

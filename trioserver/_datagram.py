@@ -177,6 +177,7 @@ class Datagram(_Pair):
     _turns: int
     _must_not_linger: bool
     _left_behind: KeepsSlot | None
+    _was_killed: bool
 
     def __new__(
         cls,
@@ -200,6 +201,7 @@ class Datagram(_Pair):
         self._turns = 0
         self._must_not_linger = False
         self._left_behind = None
+        self._was_killed = False
         return self
 
     def __repr__(self) -> str:

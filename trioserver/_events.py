@@ -16,7 +16,7 @@ import attrs
 
 from ._address import Address, describe
 
-Mode: TypeAlias = Literal["task", "thread"]
+Mode: TypeAlias = Literal["task", "thread", "process"]
 """Where a handler runs."""
 
 
@@ -37,6 +37,8 @@ class Outcome(enum.StrEnum):
     """The server drained while the connection was between two requests."""
     CANCELLED = "cancelled"
     """The grace was over, or somebody cancelled it; the reason says who."""
+    KILLED = "killed"
+    """It was cancelled, or took too long, and so its worker process was killed."""
     ABANDONED = "abandoned"
     """It was cancelled, or took too long, and its thread has not ended since."""
 
@@ -184,6 +186,11 @@ class ShutdownReport:
         return self.ended(Outcome.CANCELLED)
 
     @property
+    def killed(self) -> tuple[RequestRecord, ...]:
+        """The requests that were cut by killing their worker processes."""
+        return self.ended(Outcome.KILLED)
+
+    @property
     def abandoned(self) -> tuple[RequestRecord, ...]:
         """The requests that were cut, and whose threads went on."""
         return self.ended(Outcome.ABANDONED)
@@ -191,7 +198,8 @@ class ShutdownReport:
     @property
     def clean(self) -> bool:
         """Whether nobody was cut and nobody was turned away."""
-        return not self.cancelled and not self.abandoned and not self.unaccepted
+        cut = self.cancelled or self.killed or self.abandoned
+        return not cut and not self.unaccepted
 
     @property
     def summary(self) -> str:

@@ -60,7 +60,7 @@ class Configured:
             self.__attrs_init__(*arguments, **fields)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        field = _fields_of(type(self)).get(name)
+        field = fields_of(type(self)).get(name)
         # A field's first assignment is the generated __init__'s, which converts
         # and validates by itself.
         if field is not None and name in vars(self):
@@ -89,7 +89,7 @@ class Configured:
 
     def __repr__(self) -> str:
         shown = []
-        for field in _fields_of(type(self)).values():
+        for field in fields_of(type(self)).values():
             if field.repr:
                 show = repr if field.repr is True else field.repr
                 shown.append(f"{field.alias}={show(getattr(self, field.name))}")
@@ -102,7 +102,7 @@ class Configured:
           TypeError: there is no such field; or as building one does.
           ValueError: as building one does.
         """
-        fields = _fields_of(type(self))
+        fields = fields_of(type(self))
         names = {field.alias: field.name for field in fields.values() if field.init and field.alias}
         unknown = ", ".join(sorted(changes.keys() - names.keys()))
         if unknown:
@@ -140,7 +140,7 @@ def _like_inherited(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[A
     if field.name not in inspect.get_annotations(cls) or field.validator is not None:
         return field
     for base in filter(attrs.has, cls.__mro__[1:]):
-        known = _fields_of(base).get(field.name)
+        known = fields_of(base).get(field.name)
         if known is not None:
             is_factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
             if not is_factory and field.default is not attrs.NOTHING:
@@ -197,7 +197,8 @@ def _check_colours(cls: type) -> None:
                 raise TypeError(f"{cls.__name__}.{name} must be a plain `def`: it must not wait")
 
 
-def _fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+def fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """The fields of a server class, by the names of its attributes."""
     return attrs.fields_dict(cast("type[attrs.AttrsInstance]", cls))
 
 

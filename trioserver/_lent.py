@@ -41,7 +41,7 @@ class LentConnection(Connection):
         """
         if self.socket is None:
             raise RuntimeError(
-                "handlers in threads need the kernel's sockets: this connection is over"
+                "a handler outside of Trio needs a kernel socket, and this connection is over"
                 f" a {type(self._transport).__name__}"
             )
         receiver, sender = self._receiver, self._sender

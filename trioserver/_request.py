@@ -47,6 +47,7 @@ class Exchange(Protocol):
     _must_not_linger: bool
     _handlers_not_awaited: int
     _left_behind: KeepsSlot | None
+    _was_killed: bool
 
     @property
     def info(self) -> RequestInfo: ...
@@ -265,7 +266,11 @@ class Request:
             self._decide(Outcome.FAILED, in_words(error))
             return
         outcome, why = self._why_cancelled(cancelled[0])
-        self._decide(Outcome.ABANDONED if self.exchange._left_behind else outcome, why)
+        if self.exchange._left_behind:
+            outcome = Outcome.ABANDONED
+        elif self.exchange._was_killed:
+            outcome = Outcome.KILLED
+        self._decide(outcome, why)
 
     def _why_cancelled(self, cancelled: trio.Cancelled) -> tuple[Outcome, str]:
         if self._deadline_was_ours(cancelled):

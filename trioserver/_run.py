@@ -34,7 +34,7 @@ from __future__ import annotations
 import contextvars
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -67,6 +67,7 @@ class RunHooks(DoorHooks, Protocol):
     observers: Sequence[object]
 
     async def service_actions(self) -> None: ...
+    def _staff(self, *, for_one: bool) -> AbstractAsyncContextManager[object]: ...
 
 
 @attrs.define(eq=False)
@@ -87,6 +88,7 @@ class Run:
       ended: set when the server is done with the run, too, and `report` is
         there; ``wait_closed`` waits for it.
       report: how it ended.
+      staff: what handlers need around them while it serves; of worker processes their pool.
     """
 
     _server: RunHooks
@@ -102,6 +104,7 @@ class Run:
     stopped: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
     report: ShutdownReport | None = None
+    staff: object = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
     _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
@@ -198,7 +201,10 @@ class Run:
         self._everything = trio.CancelScope()
         try:
             with self._everything, lone_errors():
-                async with trio.open_nursery() as requests:
+                async with (
+                    self._server._staff(for_one=not self.door.takes_all) as self.staff,
+                    trio.open_nursery() as requests,
+                ):
                     self._requests, self._takes_requests = requests, True
                     try:
                         await body(requests)
@@ -206,7 +212,7 @@ class Run:
                         # The nursery is closed to new tasks one tick before it is over.
                         self._takes_requests = False
         finally:
-            self.serving, self._requests = False, None
+            self.serving, self._requests, self.staff = False, None, None
             self.stopped.set()
 
     async def _accept(self, started: Callable[[], object]) -> None:

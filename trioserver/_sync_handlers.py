@@ -14,11 +14,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-import trio
-
 from ._address import Address
 from ._config import is_async_callable
-from ._datagram import DatagramSocket
+from ._events import RequestInfo
 from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._transport import Data
 
@@ -26,19 +24,24 @@ SyncHandler: TypeAlias = Callable[[Any, Address, Any], object]
 """What a server calls in a thread for each request."""
 
 
-class ThreadDatagramSocket:
-    """The way back from one datagram, for a handler in a thread. It can only send."""
+class SyncDatagramSocket:
+    """The way back from one datagram, for a synchronous handler. It can only send.
 
-    def __init__(self, way_back: DatagramSocket, token: trio.lowlevel.TrioToken) -> None:
-        self._way_back = way_back
-        self._token = token
+    Args:
+      send: sends a datagram to an address, waits for it, and returns its size.
+      info: the facts of the request.
+    """
+
+    def __init__(self, send: Callable[[Data, Any], int], info: RequestInfo) -> None:
+        self._send = send
+        self._info = info
 
     def __repr__(self) -> str:
-        return repr(self._way_back).replace("DatagramSocket", type(self).__name__)
+        return f"<trioserver.{type(self).__name__}: {self._info}>"
 
     def getsockname(self) -> Any:
         """The address that the datagram was sent to."""
-        return self._way_back.getsockname()
+        return self._info.server_address
 
     def sendto(self, data: Data, *flags_and_address: Any) -> int:
         """Send one datagram: ``sendto(data, address)``, or ``sendto(data, flags, address)``.
@@ -57,8 +60,7 @@ class ThreadDatagramSocket:
         """
         if len(flags_and_address) not in {1, 2}:
             raise TypeError("sendto takes (data, address) or (data, flags, address)")
-        address = _numeric(flags_and_address[-1], like=self.getsockname())
-        return trio.from_thread.run(self._way_back.sendto, data, address, trio_token=self._token)
+        return self._send(data, _numeric(flags_and_address[-1], like=self.getsockname()))
 
 
 def _numeric(address: Any, like: Any) -> Any:
@@ -94,12 +96,24 @@ def handle(handler: SyncHandler, request: Any, client_address: Address, server: 
         )
 
 
-def check_sync_handler(handler: object, *, kind: int | None = None) -> None:
-    """Refuse a handler that can be seen not to work in a thread.
+def is_asynchronous(handler: object) -> bool:
+    """Whether a handler is to be awaited, as far as can be told without calling it."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if inspect.isclass(handler):
+        return issubclass(handler, BaseRequestHandler) or hasattr(handler, "__await__")
+    return is_async_callable(handler)
+
+
+def check_sync_handler(
+    handler: object, *, kind: int | None = None, where: str = "in a thread"
+) -> None:
+    """Refuse a handler that can be seen not to work where nothing awaits it.
 
     Args:
       handler: what a server was given; callable.
       kind: the type of the server's sockets, if it has one.
+      where: where it runs, for messages.
 
     Raises:
       TypeError: its methods are of the wrong colour, or it is for the other
@@ -126,7 +140,7 @@ def check_sync_handler(handler: object, *, kind: int | None = None) -> None:
     for method in ("setup", "handle", "finish"):
         if is_async_callable(getattr(handler, method, None)):
             raise TypeError(
-                f"RequestHandlerClass {name} runs in a thread, so its {method}() must be a plain"
+                f"RequestHandlerClass {name} runs {where}, so its {method}() must be a plain"
                 " `def`, not an `async def`"
             )
         if inspect.isgeneratorfunction(getattr(handler, method, None)):

@@ -20,7 +20,8 @@ from ._events import Mode
 from ._fields import make_fields
 from ._lent import LentConnection
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from ._sync_handlers import SyncHandler, ThreadDatagramSocket, check_sync_handler, handle
+from ._sync_handlers import SyncDatagramSocket, SyncHandler, check_sync_handler, handle
+from ._transport import Data
 from ._worker_thread import ThreadCall
 
 A_MOMENT = 0.1
@@ -95,7 +96,12 @@ class ThreadingMixIn(BaseServer):
                 request._take_back()
 
     async def _finish_datagram(self, request: Datagram, client_address: Address) -> None:
-        way_back = ThreadDatagramSocket(request.socket, trio.lowlevel.current_trio_token())
+        token = trio.lowlevel.current_trio_token()
+
+        def send(data: Data, address: Any) -> int:
+            return trio.from_thread.run(request.socket.sendto, data, address, trio_token=token)
+
+        way_back = SyncDatagramSocket(send, request.info)
         pair = (request.data, way_back)
         call = self._call_for(request, request.close)
         await call.run(partial(handle, self.RequestHandlerClass, pair, client_address, self))

@@ -66,6 +66,8 @@ SCENARIOS = {
     "pingpong-unix": Scenario("pingpong -c 50 -n 32", unix=True),
     "pipeline-d32": Scenario("pipeline -c 10 -d 32 -n 32"),
     "connect-c1": Scenario("connect -c 1 -n 32 --close eof"),
+    "connect-c2": Scenario("connect -c 2 -n 32 --close eof"),
+    "connect-c8": Scenario("connect -c 8 -n 32 --close eof"),
     "connect-c32": Scenario("connect -c 32 -n 32 --close eof"),
     "connect-fin": Scenario("connect -c 32 -n 32 --close fin"),
     "bulk-c4": Scenario("bulk -c 4", service="bulk", figure="MB_s"),

@@ -37,6 +37,7 @@ GROUPS = {
     "EX": "01 02 04 05 07 08 10 11 12 13 14",  # exceptions
     "NW": "01 02 03 04 05 06 07 08",  # network
     "TH": "02 03 04 05 07 08 09 10",  # threads
+    "PR": "01 02 03 06 09 10 11 12 13 14 15 16 18",  # processes
 }
 # Those that a later release has to cover as a whole; tests may name them already.
 FURTHER_GROUPS = {

@@ -1,0 +1,504 @@
+"""Handlers for worker processes, which find them by name: those of the tests of process mode.
+
+Nothing in here imports pytest, so that workers start fast.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+import trioserver
+from trioserver._processes.wire import LONGEST_FROM_WORKER, Say, frame, tell
+
+# Every line is answered ------------------------------------------------------------
+
+
+class Upper(socketserver.StreamRequestHandler):
+    """Answers every line with its upper-case form."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class AsyncUpper(trioserver.StreamRequestHandler):
+    """The same, asynchronous."""
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.wfile.write(line.upper())
+
+
+class Back(socketserver.DatagramRequestHandler):
+    """Answers every datagram with its bytes in reverse."""
+
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.read()[::-1])
+
+
+class AsyncBack(trioserver.DatagramRequestHandler):
+    """The same, asynchronous."""
+
+    async def handle(self) -> None:
+        await self.wfile.write((await self.rfile.read())[::-1])
+
+
+# What a handler sees -----------------------------------------------------------------
+
+
+def _seen(request: Any, client_address: Any, server: Any) -> bytes:
+    info = trioserver.current_request()
+    assert info is not None
+    facts = {
+        "pid": os.getpid(),
+        "request": [info.id, str(info), info.mode],
+        "client_address": list(client_address),
+        "server": type(server).__name__,
+        "server_address": list(server.server_address),
+        "own": {name: value for name, value in vars(server).items() if name.startswith("my_")},
+        "observers": len(server.observers),
+        "greeting": getattr(server, "greeting", None),
+        "is_bound": server.socket is not None,
+        "blocks": request.gettimeout() is None if isinstance(request, socket.socket) else None,
+        "init": os.environ.get("PROCESS_HANDLERS_INIT"),
+    }
+    server.my_visits = getattr(server, "my_visits", 0) + 1
+    return json.dumps(facts).encode()
+
+
+def tells(request: Any, client_address: Any, server: Any) -> None:
+    """Tells all that it sees."""
+    request.sendall(_seen(request, client_address, server))
+
+
+async def atells(request: Any, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    await request.sendall(_seen(request, client_address, server))
+
+
+def init() -> None:
+    """A ``child_init``."""
+    os.environ["PROCESS_HANDLERS_INIT"] = f"ran in {os.getpid()}"
+
+
+def init_fails() -> None:
+    """One that fails."""
+    raise LookupError("no database there")
+
+
+def init_fails_if(path: str) -> None:
+    """One that fails while there is a file; notes each call, with its time, in another one."""
+    with Path(path + ".calls").open("a") as calls:
+        calls.write(f"{time.time()}\n")
+    if Path(path).exists():
+        init_fails()
+
+
+def init_waits_for(path: str) -> None:
+    """One that waits until there is a file."""
+    while not Path(path).exists():
+        time.sleep(0.001)
+
+
+def init_dies_soon() -> None:
+    """One after which the worker ends by itself, though it has nothing to do."""
+    threading.Timer(0.03, os._exit, [5]).start()
+
+
+# Handlers that do what they are told ---------------------------------------------------
+
+
+class Unpicklable(Exception):
+    """An error that cannot travel."""
+
+    def __init__(self) -> None:
+        super().__init__("cannot travel", threading.Lock())
+
+    def __str__(self) -> str:
+        return "cannot travel"
+
+
+def _in_c() -> None:
+    """Wait in a C function that keeps the interpreter to itself."""
+    ctypes.PyDLL(None).sleep(30)
+
+
+def _in_python() -> None:
+    while True:
+        pass
+
+
+def _segfault() -> None:
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # pytest's own handler may be inherited
+    ctypes.string_at(0)
+
+
+def _fails() -> None:
+    raise ValueError("on purpose")
+
+
+def _fails_unpicklable() -> None:
+    raise Unpicklable
+
+
+def _sysexit() -> None:
+    raise SystemExit(4)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _prints() -> None:
+    print("y" * 1_000_000)
+    print("z" * 1_000_000, file=sys.stderr, flush=True)
+
+
+def _closes_stdio() -> None:
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        stream.close()
+    for number in range(3):
+        with suppress(OSError):
+            os.close(number)
+
+
+def _logs() -> None:
+    logging.getLogger("app").warning("seen in %s", "a worker")
+
+
+def _forks() -> None:
+    """Fork as it was done of old; the child stays for long, with all that it has inherited."""
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+
+
+def _forks_and_exits() -> None:
+    _forks()
+    os._exit(3)
+
+
+def _forks_and_sleeps() -> None:
+    _forks()
+    time.sleep(30)
+
+
+RECORD = tell(
+    **dict.fromkeys(("name", "pathname", "funcName", "threadName", "processName", "msg"), "x"),
+    **dict.fromkeys(("lineno", "created", "thread", "process"), 1),
+    levelno=math.inf,
+)
+ENDED = {"outcome": "completed", "received": 10**9}
+
+NONSENSE: dict[str, bytes] = {
+    "no frame": b"?" * 100,
+    "too long": struct.pack(">cI", b"l", LONGEST_FROM_WORKER + 1),
+    "server's own": frame(Say.DRAIN, tell()),
+    "no body": frame(Say.DONE),
+    "pickle": frame(Say.DONE, b"cposix\nabort\n(tR."),
+    "no json": frame(Say.DONE, b"completed"),
+    "no object": frame(Say.DONE, b"[1, 2]\n"),
+    "deep": frame(Say.DONE, b"[" * 100_000),
+    "half an end": frame(Say.DONE, tell(**ENDED)),  # type: ignore[arg-type]
+    "ready twice": frame(Say.READY, tell()),
+    "not ready at last": frame(Say.NOT_READY, tell(why="nonsense")),
+    "no record": frame(Say.LOG, tell(msg="x")),
+    "endless level": frame(Say.LOG, RECORD),
+    "huge level": frame(Say.LOG, RECORD.replace(b"Infinity", b"1" * 4000)),
+    "no address": frame(Say.REPLY, tell(b"payload", to={"host": "?"})),
+}
+
+
+def _says(nonsense: str) -> None:
+    """Say something to the server over the worker's own line; wait for what comes of it."""
+    for number in range(3, 100):
+        with suppress(OSError):
+            sock = socket.socket(fileno=number)
+            if sock.family == socket.AF_UNIX and sock.type == socket.SOCK_STREAM:
+                sock.sendall(NONSENSE[nonsense])
+            sock.detach()
+    time.sleep(30)
+
+
+DEEDS: dict[str, Callable[..., object]] = {
+    "exit3": lambda: os._exit(3),
+    "exit0": lambda: os._exit(0),
+    "sysexit": _sysexit,
+    "interrupt": _interrupt,
+    "segfault": _segfault,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "error": _fails,
+    "unpicklable": _fails_unpicklable,
+    "sleep": lambda: time.sleep(30),
+    "loop": _in_python,
+    "c": _in_c,
+    "print": _prints,
+    "stdio": _closes_stdio,
+    "log": _logs,
+    "fork": _forks,
+    "fork-return": os.fork,
+    "fork-exit": _forks_and_exits,
+    "fork-sleep": _forks_and_sleeps,
+    "say": _says,
+    "nothing": lambda: None,
+    "": lambda: None,
+}
+
+
+def does(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Says that it has begun, does what it is told, and says who has done it."""
+    deed, _, argument = request.recv(1000).decode().partition(" ")
+    request.sendall(b"begun.")
+    if deed == "wait":
+        request.recv(1)
+    elif argument:
+        DEEDS[deed](argument)
+    else:
+        DEEDS[deed]()
+    request.sendall(b"%d" % os.getpid())
+
+
+async def adoes(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    deed, _, argument = (await request.recv(1000)).decode().partition(" ")
+    await request.sendall(b"begun.")
+    if deed == "wait":
+        await request.recv(1)
+    elif deed == "sleep":
+        await trio.sleep(30)
+    elif argument:
+        DEEDS[deed](argument)
+    else:
+        DEEDS[deed]()
+    await request.sendall(b"%d" % os.getpid())
+
+
+# Handlers that wait ----------------------------------------------------------------------
+
+
+class Floods(socketserver.BaseRequestHandler):
+    """Sends more than any client takes that does not read."""
+
+    def handle(self) -> None:
+        self.request.sendall(bytes(50_000_000))
+
+
+class AsyncFloods(trioserver.BaseRequestHandler):
+    """The same, asynchronous."""
+
+    async def handle(self) -> None:
+        await self.request.sendall(bytes(50_000_000))
+
+
+def slowly(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Takes a moment for whatever it is asked."""
+    data = request.recv(100)
+    time.sleep(0.05)
+    request.sendall(data.upper())
+
+
+async def aslowly(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    data = await request.recv(100)
+    await trio.sleep(0.05)
+    await request.sendall(data.upper())
+
+
+async def cancels_itself(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Gives up in its own words."""
+    request.cancel_scope.cancel(reason="had enough")
+    await trio.sleep_forever()
+
+
+def starts_a_program(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Starts a program that runs for long, and tells its process id."""
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    child = subprocess.Popen(program, close_fds=False)
+    request.sendall(b"%d" % child.pid)
+    if request.recv(1):  # else the client has hung up
+        time.sleep(60)
+
+
+# Datagrams -------------------------------------------------------------------------------
+
+
+def replies(request: Any, client_address: Any, server: Any) -> None:
+    """Tells the asker, on a second datagram, how the first one went; ``size`` is asked for."""
+    data, way_back = request
+    try:
+        sent = way_back.sendto(bytes(int(data)), client_address)
+    except OSError as error:
+        way_back.sendto(type(error).__name__.encode() + b" %d" % error.errno, client_address)
+    else:
+        way_back.sendto(
+            b"%d sent from %s" % (sent, way_back.getsockname()[0].encode()), client_address
+        )
+
+
+async def areplies(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    data, way_back = request
+    try:
+        sent = await way_back.sendto(bytes(int(data)), client_address)
+    except OSError as error:
+        await way_back.sendto(type(error).__name__.encode() + b" %d" % error.errno, client_address)
+    else:
+        text = b"%d sent from %s" % (sent, way_back.getsockname()[0].encode())
+        await way_back.sendto(text, client_address)
+
+
+def replies_twice(request: Any, client_address: Any, server: Any) -> None:
+    """Sends two datagrams back, with time in between for whatever is to happen."""
+    data, way_back = request
+    way_back.sendto(data, client_address)
+    while not Path(os.fsdecode(data)).exists():
+        time.sleep(0.001)
+    way_back.sendto(data, client_address)
+
+
+async def areplies_twice(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    data, way_back = request
+    await way_back.sendto(data, client_address)
+    while not await trio.Path(os.fsdecode(data)).exists():  # noqa: ASYNC110  (another process)
+        await trio.sleep(0.001)
+    await way_back.sendto(data, client_address)
+
+
+def replies_without_end(request: Any, client_address: Any, server: Any) -> None:
+    """Sends until the client's queue is full, and longer."""
+    data, way_back = request
+    while True:
+        way_back.sendto(data, client_address)
+
+
+async def areplies_without_end(
+    request: trioserver.Datagram, client_address: Any, server: Any
+) -> None:
+    """The same, asynchronous."""
+    data, way_back = request
+    while True:
+        await way_back.sendto(data, client_address)
+
+
+# Servers ---------------------------------------------------------------------------------
+
+
+class Greeting(trioserver.ProcessTCPServer):
+    """A server with a field of its own."""
+
+    greeting: str = attrs.field(default="hello")
+
+
+class Hooked(trioserver.ProcessTCPServer):
+    """Notes who calls its hooks, and where."""
+
+    called: list[tuple[str, int]] = attrs.field(factory=list)
+
+    def _note(self, name: str) -> None:
+        self.called.append((name, os.getpid()))
+
+    async def server_bind(self) -> Any:
+        self._note("server_bind")
+        return await super().server_bind()
+
+    async def server_activate(self) -> None:
+        self._note("server_activate")
+        await super().server_activate()
+
+    def get_request(self, listener: Any) -> Any:
+        got = super().get_request(listener)
+        if got is not None:
+            self._note("get_request")
+        return got
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        self._note("verify_request")
+        return await super().verify_request(request, client_address)
+
+    async def process_request(self, request: Any, client_address: Any) -> None:
+        self._note("process_request")
+        await super().process_request(request, client_address)
+
+    async def finish_request(self, request: Any, client_address: Any) -> None:
+        self._note("finish_request")
+        await super().finish_request(request, client_address)
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        self._note("handle_error")
+
+    async def shutdown_request(self, request: Any) -> None:
+        self._note("shutdown_request")
+        await super().shutdown_request(request)
+
+    async def close_request(self, request: Any) -> None:
+        self._note("close_request")
+        await super().close_request(request)
+
+    async def server_close(self) -> None:
+        self._note("server_close")
+        await super().server_close()
+
+
+class Erring(trioserver.ProcessTCPServer):
+    """Keeps the errors that it is told of, and what was then left of the request."""
+
+    errors: list[BaseException | None] = attrs.field(factory=list)
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        self.errors.append(sys.exception())
+
+
+class Lenient(Erring):
+    """Has no deadline for the first client."""
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        if request.info.id == 1:
+            request.cancel_scope.deadline = math.inf
+        return True
+
+
+class ErringByDatagram(trioserver.ProcessUDPServer):
+    """The same for datagrams."""
+
+    errors: list[BaseException | None] = attrs.field(factory=list)
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        self.errors.append(sys.exception())
+
+
+class Greets(trioserver.ProcessTCPServer):
+    """Reads a first line, and answers it, before a worker gets the connection."""
+
+    async def process_request(self, request: Any, client_address: Any) -> None:
+        assert await trioserver.RequestReader(request).readline() == b"hello\n"
+        await request.sendall(b"welcome\n")
+        await super().process_request(request, client_address)
+
+
+class Patient(trioserver.ProcessTCPServer):
+    """Notes each time that it has waited in vain."""
+
+    waited: list[float] = attrs.field(factory=list)
+
+    async def handle_timeout(self) -> None:
+        self.waited.append(trio.current_time())

@@ -1,0 +1,436 @@
+"""Worker processes end with their server, however it ends; and they leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import process_handlers as handlers
+import pytest
+import trio
+from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
+from test_process_crashes import is_running, is_served
+from test_processes import on_tcp
+from test_threads import ask
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(
+        filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    ),
+}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts programs, each in a process group of its own, as a shell does."""
+    programs = []
+
+    def begin(text: str, *arguments: str) -> subprocess.Popen[str]:
+        path = tmp_path / "program.py"
+        path.write_text(text)
+        program = subprocess.Popen(
+            [sys.executable, str(path), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            env=ENVIRONMENT,
+        )
+        programs.append(program)
+        return program
+
+    yield begin
+    for program in programs:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.communicate()
+
+
+# The server is killed ----------------------------------------------------------------------
+
+SERVES = """
+import ctypes, os, sys, time, trio, trioserver, process_handlers as handlers
+
+method, handler, stray = sys.argv[1:]
+
+async def main():
+    server = trioserver.ProcessTCPServer(
+        ("127.0.0.1", 0), getattr(handlers, handler), min_children=4, start_method=method
+    )
+    async with server.serving():
+        fork = {"os.fork": os.fork, "fork in C": ctypes.CDLL(None).fork, "": os.getpid}[stray]
+        if fork() == 0:
+            time.sleep(60)
+        print(server.server_address[1], *server.active_children, flush=True)
+        await trio.sleep_forever()
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes the interpreter's lock")
+@pytest.mark.parametrize(
+    ("method", "handler", "stray"),
+    [
+        ("forkserver", "does", ""),
+        ("forkserver", "adoes", ""),
+        ("forkserver", "does", "os.fork"),
+        ("forkserver", "does", "fork in C"),
+        ("forkserver", "adoes", "fork in C"),
+        ("spawn", "does", "os.fork"),
+    ],
+)
+def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> None:
+    """Within a second no worker is left: idle, asleep, computing, in C with the lock.
+
+    Nor if the application has a child of its own, which has inherited all that it had.
+    """
+    program = start(SERVES, method, handler, stray)
+    port, *pids = map(int, program.stdout.readline().split())
+    assert len(pids) == 4
+    # No pipe's end tells of a fork that nobody was told of, and no thread in time.
+    deeds = [b"sleep", b"loop"] if stray == "fork in C" else [b"sleep", b"loop", b"c"]
+    clients = [plain_client(("127.0.0.1", port)) for _ in deeds]
+    try:
+        for client, deed in zip(clients, deeds, strict=True):
+            client.sendall(deed)
+            assert client.recv(100) == b"begun."
+        assert all(map(is_running, pids))
+        program.kill()
+        began = time.perf_counter()
+        while any(map(is_running, pids)) and time.perf_counter() - began < 5:
+            time.sleep(0.005)
+        left = [pid for pid in pids if is_running(pid)]
+        assert (left, time.perf_counter() - began < 1) == ([], True)
+    finally:
+        for client in clients:
+            client.close()
+        for pid in pids:
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+# Ctrl-C --------------------------------------------------------------------------------------
+
+STARTS_UNDER_FIRE = """
+if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGINT, lambda *_: None)
+    print("up", flush=True)
+
+import sys, trio, trioserver, process_handlers as handlers
+
+async def main():
+    server = trioserver.ProcessTCPServer(
+        ("127.0.0.1", 0), handlers.does, min_children=4, start_method=sys.argv[1]
+    )
+    async with server.serving():
+        print(server.server_address[1], *server.active_children, flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_ctrl_c_while_workers_start(start: Any, method: str) -> None:
+    """PR-16: Ctrl-C goes to the whole group; whoever decides is the server, and it alone."""
+    program = start(STARTS_UNDER_FIRE, method)
+    fired = 0
+
+    async def fires() -> None:
+        nonlocal fired
+        while True:
+            os.killpg(program.pid, signal.SIGINT)
+            fired += 1
+            await trio.sleep(0.003)
+
+    with trio.fail_after(20):
+        assert await trio.to_thread.run_sync(program.stdout.readline) == "up\n"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fires)
+            line = await trio.to_thread.run_sync(program.stdout.readline)
+            nursery.cancel_scope.cancel()
+        assert fired > 10
+        port, *pids = map(int, line.split())
+        assert len(pids) == 4
+        assert all(map(is_running, pids))
+        for _ in range(4):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+                await client.send_all(b"nothing")
+                answer = await read_to_end(client)
+                assert int(answer.removeprefix(b"begun.")) in pids
+        _, errors = await trio.to_thread.run_sync(program.communicate, "\n")
+    assert errors == ""
+    assert program.returncode == 0
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody is let in there."""
+    try:
+        plain_client(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+RUNS = """
+import sys, trioserver, process_handlers as handlers
+
+class Announces(trioserver.ProcessTCPServer):
+    async def server_activate(self):
+        await super().server_activate()
+        print(self.server_address[1], flush=True)
+
+if __name__ == "__main__":
+    trioserver.run(
+        Announces(("127.0.0.1", 0), getattr(handlers, sys.argv[1]), min_children=2)
+    )
+"""
+
+
+@pytest.mark.parametrize("handler", ["does", "adoes"])
+def test_ctrl_c_while_a_worker_is_busy(start: Any, handler: str) -> None:
+    """PR-16: its request is finished: the first Ctrl-C is a drain."""
+    program = start(RUNS, handler)
+    port = int(program.stdout.readline())
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"wait")
+        assert client.recv(100) == b"begun."
+        os.killpg(program.pid, signal.SIGINT)
+        # It has been heard of by the time that nobody is let in any more.
+        deadline = time.perf_counter() + 5
+        while is_open(port) and time.perf_counter() < deadline:
+            pass
+        client.sendall(b"!")
+        assert int(client.recv(100)) > 0
+        assert client.recv(100) == b""
+    _, errors = program.communicate(timeout=10)
+    assert "Traceback" not in errors
+    assert program.returncode == 0
+
+
+# Where handlers live ----------------------------------------------------------------------------
+
+IN_MAIN = """
+import socketserver, sys, trio, trioserver
+
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+class Mine(trioserver.ProcessTCPServer):
+    pass
+
+async def main():
+    server = Mine(("127.0.0.1", 0), Upper, min_children=1, start_method=sys.argv[1])
+    async with server.serving():
+        async with await trio.open_tcp_stream(*server.server_address) as client:
+            await client.send_all(b"hello\\n")
+            print(await client.receive_some())
+"""
+
+GUARDED = (
+    IN_MAIN
+    + """
+if __name__ == "__main__":
+    trio.run(main)
+"""
+)
+
+UNGUARDED = (
+    IN_MAIN
+    + """
+trio.run(main)
+"""
+)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_handler_in_main(start: Any, method: str) -> None:
+    """PR-10: workers find the handler and the server's class in the program that was started."""
+    output, errors = start(GUARDED, method).communicate(timeout=20)
+    assert (output, errors) == ("b'HELLO\\n'\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_program_without_a_guard(start: Any, method: str) -> None:
+    """PR-10: workers do not start workers; the server says what is missing."""
+    program = start(UNGUARDED, method)
+    output, errors = program.communicate(timeout=20)
+    assert output == ""
+    assert program.returncode == 1
+    assert 'belongs under `if __name__ == "__main__":`' in errors
+    assert errors.rstrip().splitlines()[-1].startswith("trioserver")
+
+
+def test_program_from_stdin() -> None:
+    """There is nothing that a worker could import: the server does not start, and says so."""
+    program = subprocess.run(
+        [sys.executable, "-", "forkserver"],
+        input=GUARDED,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert program.stdout == ""
+    assert program.returncode == 1
+    last = program.stderr.rstrip().splitlines()[-1]
+    assert "WorkerStartError: worker processes import the program" in last
+    assert "this one comes from stdin" in last
+
+
+# What is printed ----------------------------------------------------------------------------------
+
+
+def test_what_is_printed_is_the_programs(start: Any) -> None:
+    """What a handler prints comes out where the program's own does, all of it."""
+    program = start(RUNS, "does")
+    port = int(program.stdout.readline())
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"print")
+        assert client.recv(100) == b"begun."
+        assert program.stdout.read(1_000_001) == "y" * 1_000_000 + "\n"
+        assert program.stderr.read(1_000_001) == "z" * 1_000_000 + "\n"
+        assert int(client.recv(100)) > 0
+    program.send_signal(signal.SIGTERM)
+    program.communicate(timeout=10)
+    assert program.returncode == 0
+
+
+def test_nobody_reads_what_is_printed(start: Any) -> None:
+    """PR-18: with the reader gone, who prints fails; the server and its workers go on."""
+    program = start(RUNS, "does")
+    port = int(program.stdout.readline())
+    program.stdout.close()
+    for deed, end in [(b"print", False), (b"nothing", True), (b"print", False), (b"nothing", True)]:
+        with plain_client(("127.0.0.1", port)) as client:
+            client.sendall(deed)
+            answer = b""
+            while data := client.recv(100):
+                answer += data
+            assert answer.startswith(b"begun.")
+            assert (len(answer) > len(b"begun.")) == end
+    program.stdout = None
+    program.send_signal(signal.SIGTERM)
+    _, errors = program.communicate(timeout=10)
+    assert errors.count("BrokenPipeError") >= 2
+    assert program.returncode == 0
+
+
+# Nothing is left -----------------------------------------------------------------------
+
+
+def zombies_of(*parents: int) -> list[int]:
+    """The children of these processes that nobody has reaped."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            pid = int(entry.name)
+            state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            if state == "Z" and int(parent) in parents:
+                found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("handler", "method", "many"),
+    [
+        (handlers.does, "forkserver", 300),
+        (handlers.adoes, "forkserver", 300),
+        (handlers.does, "spawn", 40),
+    ],
+)
+async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
+    """PR-06, PR-09: 300 requests with 30 kills leave nothing, and no innocent one fails."""
+    witness = Witness()
+    deeds = [b"kill" if number % 10 == 5 else b"nothing" for number in range(many)]
+
+    async def asks() -> None:
+        while deeds:
+            deed = deeds.pop()
+            answer = await ask(server, deed)
+            assert answer.startswith(b"begun.")
+            assert (answer == b"begun.") == (deed == b"kill")
+
+    server = on_tcp(
+        handler, min_children=2, max_children=3, observers=[witness], start_method=method
+    )
+    async with running(server):
+        await ask(server, b"nothing")
+        await until(lambda: len(server.active_children) == 2 and not server.requests)
+    before = descriptors()
+    async with running(server):
+        in_between = len(descriptors())
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(asks)
+        await until(lambda: len(server._run.staff._idle) in {2, 3})
+        at_most = in_between + 5 * (len(server.active_children) - 2)
+        await until(lambda: len(descriptors()) <= at_most)
+        children = server.active_children
+    assert descriptors() == before
+    assert server.active_children == []
+    assert not any(map(is_running, children))
+    assert zombies_of(os.getpid(), *_fork_server()) == []
+    counts = {name: witness.outcomes.count(name) for name in set(witness.outcomes)}
+    assert counts == {"completed": 1 + many * 9 // 10, "failed": many // 10}
+
+
+def _fork_server() -> list[int]:
+    """The process id of the fork server, which is the parent of workers."""
+    from multiprocessing import forkserver  # noqa: PLC0415
+
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return [] if pid is None else [pid]
+
+
+async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
+    """200 requests that no worker has had yet: nobody is killed for them, and nothing is left."""
+    witness = Witness()
+    gate = tmp_path / "open"
+    server = on_tcp(
+        handlers.does,
+        min_children=0,
+        max_children=20,
+        child_init=partial(handlers.init_waits_for, str(gate)),
+        observers=[witness],
+    )
+    gate.touch()
+    async with running(server):
+        await is_served(server)
+    before = descriptors()
+    gate.unlink()
+    async with running(server):
+        for _ in range(10):
+            clients = [await connect(server) for _ in range(20)]
+            await until(lambda: len(server.requests) == 20)
+            for info in server.requests:
+                assert server.cancel_request(info.id, "enough")
+            for client in clients:
+                async with client:
+                    assert await read_to_end(client) == b""
+        assert len(server._run.staff._waiting) == 0
+        gate.touch()
+        await is_served(server)
+        assert len(server.active_children) <= 20
+    assert descriptors() == before
+    first, *others, last = witness.records
+    assert {(str(it.outcome), it.reason) for it in others} == {("cancelled", "enough")}
+    assert len(others) == 200
+    assert first.outcome == last.outcome == "completed"

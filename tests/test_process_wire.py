@@ -1,0 +1,210 @@
+"""What a server and its workers say to each other, as values."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trioserver import Outcome
+from trioserver._processes import wire
+from trioserver._processes.ending import Ending
+from trioserver._processes.log import as_facts, levels, log_here
+from trioserver._processes.page import Page, new_page
+from trioserver._processes.wire import Frames, Say, WireError
+
+kinds = st.sampled_from(list(Say))
+texts = st.text()
+facts = st.dictionaries(texts, st.none() | st.integers() | texts | st.lists(texts))
+
+
+@given(st.lists(st.tuples(kinds, st.binary())), st.lists(st.integers(0, 50)))
+def test_frames_do_not_depend_on_segments(said: list[tuple[Say, bytes]], cuts: list[int]) -> None:
+    """However the bytes arrive, the same frames come out, in order."""
+    stream = b"".join(wire.frame(kind, body) for kind, body in said)
+    frames, heard = Frames(), []
+    for cut in cuts:
+        portion, stream = stream[:cut], stream[cut:]
+        heard += frames.feed(portion)
+    assert heard + frames.feed(stream) == said
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_frames_that_are_too_long_are_refused(size: int, longest: int) -> None:
+    """As soon as their length is known."""
+    head = wire.frame(Say.LOG, bytes(size))[:5]
+    frames = Frames(longest)
+    if size <= longest:
+        assert frames.feed(head) == ([] if size else [(Say.LOG, b"")])
+    else:
+        with pytest.raises(WireError, match=f"a frame of {size} bytes; {longest} are the most"):
+            frames.feed(head)
+
+
+def test_what_is_no_frame_is_refused() -> None:
+    """With what it began with."""
+    with pytest.raises(WireError, match=r"no frame begins with b'\?'"):
+        Frames().feed(b"?\0\0\0\0")
+
+
+@given(facts, st.binary())
+def test_a_worker_tells_facts_and_a_payload(said: dict[str, Any], payload: bytes) -> None:
+    """Of whatever bytes."""
+    assert wire.told(wire.tell(payload, **said)) == (said, payload)
+
+
+@given(st.binary())
+def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
+    """Whoever takes a worker over can say what he likes: it is facts, or refused."""
+    try:
+        said, _ = wire.told(body)
+    except WireError:
+        return
+    assert isinstance(said, dict)
+    for reader in (Ending.from_facts, log_here):
+        with pytest.raises(WireError):
+            reader(said)
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"5\n", b"[]\n", b"{\n", b"\xff\n", b"{}{}\n"])
+def test_what_is_no_fact_is_refused(body: bytes) -> None:
+    """In words."""
+    with pytest.raises(WireError, match="not what a worker says"):
+        wire.told(body)
+
+
+surrogates = st.text(st.characters(codec=None), min_size=1)
+addresses = (
+    st.tuples(texts, st.integers())
+    | st.tuples(texts, st.integers(), st.integers(), st.integers())
+    | surrogates
+    | st.binary()
+)
+
+
+@given(addresses)
+def test_addresses_survive(address: Any) -> None:
+    """Of every family: names in undecodable bytes, abstract names, scope ids."""
+    body = wire.tell(to=wire.address_to_json(address))
+    assert wire.address_from_json(wire.told(body)[0]["to"]) == address
+
+
+@pytest.mark.parametrize("value", [None, 5, object(), [("x", 1)], (1.5,), {"bytes": "zz"}])
+def test_what_is_no_address_is_refused(value: Any) -> None:
+    """On either side."""
+    with pytest.raises(TypeError):
+        wire.address_to_json(value)
+    if not isinstance(value, tuple):
+        with pytest.raises(WireError):
+            wire.address_from_json(value)
+
+
+@given(st.characters(codec=None), st.integers(0, 100_000))
+def test_long_texts_are_cut(character: str, size: int) -> None:
+    """In their middle, which is told; three of them go into a frame, whatever is in them."""
+    text = character * size
+    short = wire.shorten(text)
+    assert 3 * len(wire.tell(text=short)) < wire.LONGEST_FROM_WORKER
+    assert short == text or "characters ..." in short
+
+
+endings = st.builds(
+    Ending,
+    outcome=st.sampled_from([one.value for one in Outcome]),
+    reason=texts,
+    received=st.integers(0),
+    sent=st.integers(0),
+    at_eof=st.booleans(),
+    ended_idle=st.booleans(),
+    broken=texts,
+    shut=st.booleans(),
+    detached=st.booleans(),
+    error=texts,
+    traceback=texts,
+)
+
+
+@given(endings)
+def test_an_ending_survives(ending: Ending) -> None:
+    """Whatever it is."""
+    body = wire.tell(**ending.as_facts())
+    assert Ending.from_facts(wire.told(body)[0]) == ending
+
+
+@given(endings, st.sampled_from([field.name for field in attrs.fields(Ending)]))
+def test_half_an_ending_is_refused(ending: Ending, missing: str) -> None:
+    """And one with something else in it."""
+    said = ending.as_facts()
+    for wrong in ({**said, "more": 1}, {**said, missing: 1.5}):
+        with pytest.raises(WireError, match="not how a request ends"):
+            Ending.from_facts(wrong)
+    del said[missing]
+    with pytest.raises(WireError, match="not how a request ends"):
+        Ending.from_facts(said)
+
+
+def test_an_error_is_told_in_words() -> None:
+    """Also one that cannot be told."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    ending = Ending()
+    try:
+        raise Mute
+    except Mute as error:
+        ending.failed(error)
+    assert (ending.outcome, ending.error) == ("failed", "Mute")
+    assert "in test_an_error_is_told_in_words" in ending.traceback
+
+
+def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    """With its message, level, place, time and traceback."""
+    log = logging.getLogger("tests.process.wire")
+    with caplog.at_level(logging.INFO):
+        try:
+            raise ValueError("on purpose")
+        except ValueError:
+            log.warning("it is %s", "late", exc_info=True)
+        [sent] = caplog.records
+        caplog.clear()
+        log_here(wire.told(wire.tell(**as_facts(sent)))[0])
+    [record] = caplog.records
+    for name in ("name", "levelname", "levelno", "lineno", "funcName", "created", "process"):
+        assert getattr(record, name) == getattr(sent, name)
+    assert record.getMessage() == "it is late"
+    assert record.exc_text is not None
+    assert record.exc_text.endswith("ValueError: on purpose")
+
+
+def test_a_record_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The server's loggers decide."""
+    log = logging.getLogger("tests.process.wire")
+    with caplog.at_level(logging.INFO):
+        log.info("seen")
+        [sent] = caplog.records
+        caplog.clear()
+        with caplog.at_level(logging.ERROR, "tests.process.wire"):
+            assert levels()["tests.process.wire"] == logging.ERROR
+            log_here(as_facts(sent))
+    assert not caplog.records
+
+
+def test_a_page_is_shared() -> None:
+    """What one maps, another sees, and a closed one tells so."""
+    number = new_page()
+    writer, reader = Page(number), Page(number)
+    os.close(number)
+    assert (reader.request, reader.received, reader.sent, reader.state) == (0, 0, 0, "working")
+    writer.begin(7)
+    writer.publish(2**40, 3, "idle")
+    assert (reader.request, reader.received, reader.sent, reader.state) == (7, 2**40, 3, "idle")
+    writer.close()
+    assert (writer.is_closed, reader.is_closed) == (True, False)
+    reader.close()

@@ -1,0 +1,102 @@
+"""The worker's end of the line to its server.
+
+Descriptors come with the first byte of their frame. `socket.recv_fds` would do, but
+that it leaves them open in every program that a handler starts.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import threading
+from collections import deque
+from typing import Any
+
+import trio
+
+from .wire import Frames, Say, frame, tell
+
+_PORTION = 65_536
+_ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)
+_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_NOT_WAITING = socket.MSG_DONTWAIT
+
+
+class Channel:
+    """Frames from the server, with the descriptors that come along; and back.
+
+    Anybody may `say` something, from any thread. One side at a time listens.
+
+    Attributes:
+      drains: whether the server has said that it does.
+    """
+
+    drains = False
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._frames = Frames()
+        self._said: deque[tuple[Say, bytes]] = deque()
+        self._descriptors: deque[int] = deque()
+        self._turn = threading.Lock()
+
+    def say(self, kind: Say, payload: bytes = b"", **facts: Any) -> None:
+        """Tell the server; waits until it is on its way."""
+        data = frame(kind, tell(payload, **facts))
+        with self._turn:
+            self._control.sendall(data)
+
+    def listen(self) -> tuple[Say, bytes] | None:
+        """The next frame; None when the server has closed the line."""
+        while not self._said:
+            if not self._receive(0):
+                return None
+        return self._next()
+
+    async def listen_in_trio(self) -> tuple[Say, bytes] | None:
+        """The same for a task."""
+        while not self._said:
+            await trio.lowlevel.wait_readable(self._control)
+            try:
+                if not self._receive(_NOT_WAITING):
+                    return None
+            except BlockingIOError:
+                continue
+        return self._next()
+
+    def _next(self) -> tuple[Say, bytes]:
+        said = self._said.popleft()
+        self.drains = self.drains or said[0] is Say.DRAIN
+        return said
+
+    def take_descriptor(self) -> int:
+        """The descriptor that came with a frame; the caller's from now on."""
+        return self._descriptors.popleft()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._control.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this side has hung up."""
+        return self._control.fileno() == -1
+
+    def fileno(self) -> int:
+        """For whoever waits until the server says something."""
+        return self._control.fileno()
+
+    def _receive(self, flags: int) -> bool:
+        """Take in what is there; false at the end."""
+        data, ancillary, _, _ = self._control.recvmsg(_PORTION, _ROOM, _CLOSE_ON_EXEC | flags)
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+                self._descriptors.extend(numbers)
+        if not _CLOSE_ON_EXEC:  # then for a moment only programs that the handler starts have it
+            for number in self._descriptors:
+                os.set_inheritable(number, False)
+        self._said.extend(self._frames.feed(data))
+        return bool(data)

@@ -1,0 +1,283 @@
+"""One worker as its server sees it: what it says, which request it has, how it ends.
+
+The rules this file keeps:
+
+* Whatever a worker does (crash, hang, talk nonsense), it ends, is reaped, and its
+  request is told how.
+* A worker has one request at a time, so a crash is one request's.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import math
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from .._observers import error_log, log_safely
+from .ending import Ending
+from .log import log_here
+from .orders import Order
+from .replies import as_answer
+from .wire import (
+    LONGEST_FROM_WORKER,
+    Frames,
+    Say,
+    WireError,
+    address_from_json,
+    frame,
+    pack,
+    told,
+)
+
+if TYPE_CHECKING:  # it brings multiprocessing
+    from .launch import Launched
+
+_PORTION = 65_536
+
+A_MOMENT = 1.0
+"""Seconds that a worker which has hung up has for its end, before it is killed."""
+
+
+@attrs.define(eq=False)
+class Job:
+    """A request that a worker has.
+
+    Attributes:
+      order: what the worker is told.
+      pid: the worker's process id.
+      ending: how it went; None if the worker has not told.
+      status: with which exit status the worker has ended, if it has not told.
+      begun: whether the worker has begun with it.
+      was_writing: whether it has ended in the middle of a write.
+      received: bytes read.
+      sent: bytes written.
+      over: set when all this is known.
+      replies: datagrams to send and their addresses, until it is over.
+    """
+
+    order: Order
+    pid: int
+    ending: Ending | None = None
+    status: int = 0
+    begun: bool = False
+    was_writing: bool = False
+    received: int = 0
+    sent: int = 0
+    over: trio.Event = attrs.field(factory=trio.Event)
+    replies: trio.MemoryReceiveChannel[tuple[bytes, Any]] = attrs.field(init=False)
+    _reply: trio.MemorySendChannel[tuple[bytes, Any]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._reply, self.replies = trio.open_memory_channel(1)
+
+    def is_asked_to_send(self, data: bytes, address: Any) -> None:
+        """The worker wants a datagram sent. It waits for the answer, so there is one at a time."""
+        try:
+            self._reply.send_nowait((data, address))
+        except trio.WouldBlock:
+            raise WireError("a second datagram before the first one was sent") from None
+        except trio.BrokenResourceError:
+            pass  # the request has been cancelled, and so has the worker
+
+    def is_over(self) -> None:
+        """There is nothing more to come."""
+        self._reply.close()
+        self.over.set()
+
+
+@attrs.define(eq=False)
+class Worker:
+    """One worker process.
+
+    Attributes:
+      job: the request that it has.
+      most_requests: how many it may have.
+      served: how many it has had.
+      leaves: whether it will have no more.
+      ready: whether it can have one.
+      why_not: the traceback of what has kept it from getting ready.
+      idle_since: since when, by the Trio clock, it has had none.
+    """
+
+    _launched: Launched
+    most_requests: float = math.inf
+    leaves: bool = False
+    job: Job | None = None
+    served: int = 0
+    ready: bool = False
+    why_not: str = ""
+    idle_since: float = 0.0
+    _drains: bool = False
+    _is_gone: bool = False
+
+    def __repr__(self) -> str:
+        return f"worker process {self.pid}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._launched.pid
+
+    # What the server says ----------------------------------------------------
+
+    async def begin(self, job: Job, descriptor: int | None) -> None:
+        """Give it a request; nothing else is waited for than that it is on its way."""
+        if self._is_gone:
+            job.is_over()  # it was given away in the very moment in which it ended
+            return
+        self.job = job
+        self.served += 1
+        kind = Say.DATAGRAM if descriptor is None else Say.CONNECTION
+        data = frame(kind, pack(job.order))
+        ancillary: list[Any] = []
+        if descriptor is not None:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
+        control = self._launched.control
+        with suppress(OSError):  # it has ended, which `listen` finds out
+            sent = control.sendmsg([data], ancillary)
+            while sent < len(data):
+                await trio.lowlevel.wait_writable(control)
+                with suppress(BlockingIOError):
+                    sent += control.send(data[sent:])
+
+    def answer(self, error: Exception | None) -> None:
+        """Tell it how the sending of its datagram went."""
+        self._say(Say.SENT, as_answer(error))
+
+    def drain(self) -> None:
+        """Tell it that the server drains. Twice is once."""
+        if not self._drains:
+            self._drains = True
+            self._say(Say.DRAIN)
+
+    def dismiss(self) -> None:
+        """Hang up: it ends when it has nothing more to do."""
+        with suppress(OSError):
+            self._launched.control.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        if not self._is_gone:
+            self._launched.kill()
+
+    def _say(self, kind: Say, body: bytes = b"") -> None:
+        # It waits for this, or for nothing, so there is room.
+        with suppress(OSError):
+            self._launched.control.send(frame(kind, body))
+
+    # What it says --------------------------------------------------------------
+
+    async def listen(self, on_change: Callable[[Worker], object]) -> None:
+        """Listen until it hangs up, or has ended.
+
+        Args:
+          on_change: called when it is ready for a request.
+        """
+        frames = Frames(LONGEST_FROM_WORKER)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_end, nursery.cancel_scope)
+                while data := await self._receive():
+                    for kind, body in frames.feed(data):
+                        self._hear(kind, body, on_change)
+                nursery.cancel_scope.cancel(reason="the worker has hung up")
+            # It has ended; what it has said before counts.
+            while data := self._receive_now():
+                for kind, body in frames.feed(data):
+                    self._hear(kind, body, on_change)
+        except* WireError as group:
+            message = "%s does not keep to the protocol, and is killed: %s"
+            log_safely(error_log, logging.ERROR, message, self, group.exceptions[0])
+            self.kill()
+
+    async def _wait_for_end(self, scope: trio.CancelScope) -> None:
+        # A process that it has forked may keep the line open.
+        await trio.lowlevel.wait_readable(self._launched.sentinel)
+        scope.cancel(reason="the worker has ended")
+
+    async def _receive(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._launched.control)
+            with suppress(BlockingIOError):
+                return self._take()
+
+    def _receive_now(self) -> bytes:
+        with suppress(BlockingIOError):
+            return self._take()
+        return b""
+
+    def _take(self) -> bytes:
+        try:
+            return self._launched.control.recv(_PORTION)
+        except BlockingIOError:
+            raise
+        except OSError:  # it has ended without having read everything
+            return b""
+
+    def _hear(self, kind: Say, body: bytes, on_change: Callable[[Worker], object]) -> None:
+        facts, payload = told(body)
+        job = self.job
+        if kind is Say.LOG:
+            log_here(facts, None if job is None else job.order.info)
+        elif kind is Say.READY and not self.ready:
+            self.ready = True
+            on_change(self)
+        elif kind is Say.NOT_READY and not self.ready:
+            self.why_not = str(facts.get("why"))
+        elif kind is Say.REPLY and job is not None:
+            job.is_asked_to_send(payload, address_from_json(facts.get("to")))
+        elif kind is Say.DONE and job is not None:
+            ending = Ending.from_facts(facts)
+            job.ending, job.begun, self.job = ending, True, None
+            job.received, job.sent = ending.received, ending.sent
+            job.is_over()
+            on_change(self)
+        else:
+            raise WireError(f"{kind.name} out of turn")
+
+    # Its end -------------------------------------------------------------------
+
+    async def end(self, seconds: float) -> int:
+        """End it, one way or the other, and give everything back that it had.
+
+        Args:
+          seconds: how long it may take by itself; then it is killed.
+
+        Returns:
+          Its exit status.
+
+        To be shielded by the caller, and bounded: the system takes its time to
+        end a process that it has in hand.
+        """
+        launched = self._launched
+        self.dismiss()
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_readable(launched.sentinel)
+        launched.kill()
+        await trio.lowlevel.wait_readable(launched.sentinel)
+        page, job = launched.page, self.job
+        if job is not None and page.request == job.order.info.id:
+            job.begun, job.was_writing = True, page.state == "writing"
+            job.received, job.sent = page.received, page.sent
+        self._is_gone = True
+        status = await trio.to_thread.run_sync(launched.reap)
+        if job is not None:
+            job.status, self.job = status, None
+            job.is_over()
+        return status
+
+    # Looking -------------------------------------------------------------------
+
+    def facts(self, request_id: int) -> tuple[int, int, Any] | None:
+        """Bytes received and sent, and the state; None before the worker has begun."""
+        page = self._launched.page
+        if page.is_closed or page.request != request_id:
+            return None
+        return page.received, page.sent, page.state

@@ -1,0 +1,66 @@
+"""How a request went in a worker, as it tells its server: values for the wire."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Self
+
+import attrs
+
+from .._events import Outcome
+from .._verdict import in_words
+from .wire import WireError, shorten
+
+
+@attrs.define(kw_only=True)
+class Ending:
+    """How a request went.
+
+    Attributes:
+      outcome: one of `Outcome`.
+      reason: why.
+      received: bytes read.
+      sent: bytes written.
+      at_eof: whether a read has met the end of input.
+      ended_idle: whether the drain has ended a wait between two requests.
+      broken: why nothing more can be sent, if that is so.
+      cut_short: whether half a write may have been sent.
+      error: the handler's own error, in words; ``""``.
+      traceback: of that error.
+    """
+
+    outcome: str = Outcome.COMPLETED.value
+    reason: str = ""
+    received: int = 0
+    sent: int = 0
+    at_eof: bool = False
+    ended_idle: bool = False
+    broken: str = ""
+    shut: bool = False
+    detached: bool = False
+    error: str = ""
+    traceback: str = ""
+
+    def failed(self, error: BaseException) -> None:
+        """The handler has raised ``error``."""
+        self.outcome = Outcome.FAILED.value
+        self.error = shorten(in_words(error))
+        self.traceback = shorten("".join(traceback.format_exception(error)))
+
+    def as_facts(self) -> dict[str, Any]:
+        """For `wire.tell`."""
+        return attrs.asdict(self)
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Self:
+        """What `as_facts` has made.
+
+        Raises:
+          WireError: it is something else.
+        """
+        defaults = attrs.asdict(cls())
+        if facts.keys() != defaults.keys() or any(
+            type(facts[name]) is not type(default) for name, default in defaults.items()
+        ):
+            raise WireError(f"not how a request ends: {facts!r}")
+        return cls(**facts)

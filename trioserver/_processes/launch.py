@@ -1,0 +1,181 @@
+"""How a worker process is started and ended: by `multiprocessing`, in a thread.
+
+It knows how to find the program's own classes again in another process, which
+`subprocess` does not. Never by ``fork``, which copies a running loop and other
+people's locks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import reduction, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import attrs
+
+from . import worker
+from .errors import WorkerStartError
+from .life import Lifeline
+from .page import Page, new_page
+
+# multiprocessing looks after all its children whenever one is started, and is not made
+# for two threads that do so at once.
+_turn = threading.Lock()
+
+
+@attrs.define(eq=False)
+class Launched:
+    """A worker process that was started, and what connects the server with it.
+
+    Attributes:
+      pid: its process id.
+      control: the line to it; does not block.
+      page: what it does.
+    """
+
+    pid: int
+    control: socket.socket
+    page: Page
+    _process: BaseProcess
+    _lifeline: Lifeline
+    _itself: int
+    _is_over: bool = False
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended."""
+        return self._process.sentinel if self._itself == -1 else self._itself
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        if self._is_over:
+            return True
+        poll = select.poll()
+        poll.register(self.sentinel, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def kill(self) -> None:
+        """End it, and what its handlers have started in its group; now."""
+        if not self.has_ended():  # or its id may be somebody else's by now
+            with suppress(OSError):  # it may not lead its group yet
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for the end of the process, which has come, and give everything back.
+
+        Blocks for as long as the system takes.
+
+        Returns:
+          Its exit status; less than 0: the signal that has ended it.
+        """
+        self._is_over = True
+        with _turn:
+            self._process.join()
+            status = self._process.exitcode
+            self._process.close()
+        self.give_back()
+        return -1 if status is None else status
+
+    def give_back(self) -> None:
+        """Close everything but the process. Twice is once."""
+        self.control.close()
+        self._lifeline.cut()
+        self.page.close()
+        if self._itself != -1:
+            os.close(self._itself)
+            self._itself = -1
+
+
+def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
+    """Start a worker; blocks for a moment, or for as long as a fork server takes to start.
+
+    Args:
+      method: ``"forkserver"`` or ``"spawn"``.
+      preload: names of modules that the fork server imports, if it has not started yet.
+      contract: packed, for `worker.main`.
+
+    Raises:
+      OSError: the system refuses it.
+      EOFError: the fork server has ended.
+      WorkerStartError: this program is none that a worker can import.
+    """
+    if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
+        raise WorkerStartError(
+            "worker processes import the program that has started them, and this one comes from"
+            " stdin: put it into a file"
+        )
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["__main__", *preload])
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    page, lifeline = new_page(), Lifeline()
+    try:
+        with theirs:
+            arguments = (theirs, *map(_Descriptor, (lifeline.worker_end, page)))
+            process = context.Process(  # type: ignore[attr-defined]
+                target=worker.main, args=(*arguments, os.getpid(), contract), daemon=True
+            )
+            _start(process)
+        ours.setblocking(False)
+        return Launched(process.pid, ours, Page(page), process, lifeline, _itself(method, process))
+    except BaseException:
+        ours.close()
+        lifeline.cut()
+        raise
+    finally:
+        os.close(page)
+        lifeline.handed_over()
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it with SIGINT blocked, until it says itself what it does with it.
+
+    Of 12 that got a Ctrl-C while they started, 12 died, with tracebacks; so, none did.
+    """
+    with _turn:
+        # Before that, because it unblocks SIGINT when it has to start its helper.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _itself(method: str, process: BaseProcess) -> int:
+    """A descriptor of the process itself, if it is a child and the system has that; else -1.
+
+    What `multiprocessing` waits for is a pipe, which in a spawned process stays open in
+    whatever that forks.
+    """
+    if method == "spawn" and hasattr(os, "pidfd_open") and process.pid is not None:
+        with suppress(OSError):
+            return os.pidfd_open(process.pid)
+    return -1
+
+
+@attrs.frozen
+class _Descriptor:
+    """A descriptor, as an argument of a process; there it is a number."""
+
+    number: int
+
+    def __reduce__(self) -> Any:
+        return _there, (reduction.DupFd(self.number),)
+
+
+def _there(duplicate: Any) -> int:
+    number: int = duplicate.detach()
+    os.set_inheritable(number, False)
+    return number

@@ -1,0 +1,72 @@
+"""What a worker is told of its request, and of its server: values that pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import attrs
+
+from .._address import Address
+from .._events import RequestInfo
+
+
+@attrs.frozen(kw_only=True)
+class Contract:
+    """What a worker is told when it starts.
+
+    Attributes:
+      server: the server, pickled: not before the rest of the worker is ready.
+      init: called once, before the first request.
+      levels: of the server's loggers, by name; None: records stay here.
+    """
+
+    server: bytes
+    init: Callable[[], object] | None
+    levels: Mapping[str, int] | None
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionOrder:
+    """A connection to serve.
+
+    Attributes:
+      info: the facts of the request.
+      age: seconds since its accept.
+      client_address: as the handler is to get it.
+      kind: family, type and protocol of its socket.
+      pending: input that has been received already.
+      received: bytes received so far, those included.
+      sent: bytes sent so far.
+      at_eof: whether the input has ended after that.
+      idle: seconds that a read waits for a byte.
+      write: seconds that a write waits for room.
+      ends_idle: whether a drain may end waits between requests.
+      new_until: until when, by `time.monotonic`, a drain waits for a first byte.
+    """
+
+    info: RequestInfo
+    age: float
+    client_address: Address
+    kind: tuple[int, int, int]
+    pending: bytes
+    received: int
+    sent: int
+    at_eof: bool
+    idle: float
+    write: float
+    ends_idle: bool
+    new_until: float
+
+
+@attrs.frozen(kw_only=True)
+class DatagramOrder:
+    """A datagram to serve; see `ConnectionOrder`."""
+
+    info: RequestInfo
+    age: float
+    client_address: Address
+    data: bytes
+
+
+Order: TypeAlias = ConnectionOrder | DatagramOrder

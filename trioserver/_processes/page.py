@@ -1,0 +1,84 @@
+"""What a worker does with its request, for the server to look at: a page that both see.
+
+The worker writes, the server reads, and nobody waits. So `snapshot()` can tell what
+a handler in another process waits for, and the record of a request whose worker was
+killed knows how far it had come.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+State: TypeAlias = Literal["working", "reading", "idle", "writing"]
+
+_STATES: Sequence[State] = get_args(State)
+_REQUEST, _RECEIVED, _SENT, _STATE = range(4)
+
+
+class Page:
+    """A few numbers in memory that two processes share.
+
+    Each is written at once as far as the processor is concerned; together they
+    are only as consistent as a look at somebody else's work can be.
+    """
+
+    def __init__(self, number: int) -> None:
+        """Map the file with the descriptor ``number``, which can be closed then."""
+        self._memory = mmap.mmap(number, mmap.PAGESIZE)
+        self._cells = memoryview(self._memory).cast("q")
+
+    def close(self) -> None:
+        """Give the memory back. Twice is once."""
+        self._cells.release()
+        self._memory.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been."""
+        return self._memory.closed
+
+    def begin(self, request_id: int) -> None:
+        """The worker has begun with a request."""
+        self._cells[_REQUEST] = request_id
+
+    def publish(self, received: int, sent: int, state: State) -> None:
+        """Tell how far the request has come."""
+        self._cells[_RECEIVED] = received
+        self._cells[_SENT] = sent
+        self._cells[_STATE] = _STATES.index(state)
+
+    @property
+    def request(self) -> int:
+        """The request that the worker has begun last; 0 before the first."""
+        return self._cells[_REQUEST]
+
+    @property
+    def received(self) -> int:
+        """Bytes read so far."""
+        return self._cells[_RECEIVED]
+
+    @property
+    def sent(self) -> int:
+        """Bytes written so far."""
+        return self._cells[_SENT]
+
+    @property
+    def state(self) -> State:
+        """What the handler does."""
+        number = self._cells[_STATE]
+        return _STATES[number] if 0 <= number < len(_STATES) else "working"
+
+
+def new_page() -> int:
+    """The descriptor of a file for one page, which has no name."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("trioserver", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            number = os.dup(file.fileno())
+    os.ftruncate(number, mmap.PAGESIZE)
+    return number

@@ -1,0 +1,144 @@
+"""A request in a worker, for a synchronous handler: constructing it handles the request."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from .._blocking_socket import BlockingSocket
+from .._events import enter_request
+from .._socket_use import SocketUse, has_input
+from .._sync_handlers import SyncDatagramSocket, handle
+from .._verdict import peers_doing
+from .channel import Channel
+from .ending import Ending
+from .orders import ConnectionOrder, DatagramOrder, Order
+from .page import Page, State
+from .replies import Replies
+from .wire import shorten
+
+
+def serve(server: Any, order: Order, channel: Channel, page: Page) -> Ending:
+    """Handle one request, to its end."""
+    enter_request(order.info)
+    page.begin(order.info.id)
+    if isinstance(order, DatagramOrder):
+        return _serve_datagram(server, order, channel)
+    return _serve_connection(server, order, channel, page)
+
+
+def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
+    ending = Ending()
+    way_back = SyncDatagramSocket(Replies(channel, order.info).send, order.info)
+    try:
+        handle(server.RequestHandlerClass, (order.data, way_back), order.client_address, server)
+    except Exception as error:  # noqa: BLE001  (the server is told)
+        _judge(ending, error, order)
+    return ending
+
+
+def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, page: Page) -> Ending:
+    ending = Ending()
+    with socket.socket(*order.kind, fileno=channel.take_descriptor()) as owner:
+        owner.settimeout(None)  # whatever socket.setdefaulttimeout says
+        use = SocketUse(
+            info=order.info,
+            drain=_DrainOnWire(channel),
+            new_until=order.new_until,
+            ends_idle=order.ends_idle,
+            idle=order.idle,
+            write=order.write,
+            pending=bytearray(order.pending),
+            received=order.received,
+            sent=order.sent,
+            at_eof=order.at_eof,
+        )
+        sock = SeenSocket.over(owner, use)
+        sock.show_on(page)
+        use.hand_over = owner.detach
+        try:
+            handler = server.RequestHandlerClass
+            sock.call(partial(handle, handler, sock, order.client_address, server))
+        except Exception as error:  # noqa: BLE001  (the server is told)
+            _judge(ending, error, order)
+        finally:
+            ending.detached = owner.fileno() == -1
+            sock.end()
+    ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
+    ending.ended_idle, ending.shut = use.ended_idle, use.shut
+    ending.broken = use.broken[1] if use.broken else ""
+    return ending
+
+
+def _judge(ending: Ending, error: Exception, order: Order) -> None:
+    theirs = peers_doing(error, order.info)
+    if theirs is None:
+        ending.failed(error)
+    else:
+        outcome, reason = theirs
+        ending.outcome, ending.reason = outcome.value, shorten(reason)
+
+
+class _DrainOnWire:
+    """Whether the server drains: then it says so, and says nothing else during a request."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.bell = channel
+
+    @property
+    def began(self) -> bool:
+        """Whether it has said so."""
+        return self.bell.drains or has_input(self.bell.fileno())
+
+
+class SeenSocket(BlockingSocket):
+    """A blocking socket whose use the server can look at."""
+
+    __slots__ = ("_afterwards", "_page")
+
+    _page: Page
+    _afterwards: State
+
+    def show_on(self, page: Page) -> None:
+        """Tell ``page`` of every operation from now on."""
+        self._page, self._afterwards = page, "working"
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """As `socket.socket.sendall`: one write, in however many pieces."""
+        with self._as_one_write():
+            super().sendall(data, flags)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """As `socket.socket.sendfile`: one write, too."""
+        with self._as_one_write():
+            return super().sendfile(file, offset, count)
+
+    @contextmanager
+    def _as_one_write(self) -> Iterator[None]:
+        # Whose worker is killed between two pieces has half a reply.
+        self._afterwards = "writing"
+        try:
+            yield
+        finally:
+            self._afterwards = "working"
+            self._publish("working")
+
+    def _receive(self, *arguments: Any) -> Any:
+        self._publish("idle" if self._use.is_between_requests() else "reading")
+        try:
+            return super()._receive(*arguments)
+        finally:
+            self._publish(self._afterwards)
+
+    def _write(self, *arguments: Any, **options: Any) -> int:
+        self._publish("writing")
+        try:
+            return super()._write(*arguments, **options)
+        finally:
+            self._publish(self._afterwards)
+
+    def _publish(self, state: State) -> None:
+        self._page.publish(self._use.received, self._use.sent, state)

@@ -1,0 +1,181 @@
+"""What a server and its workers say to each other: frames, as pure functions of bytes.
+
+A frame is a letter, a length and a body. What the server says is pickled. What a
+worker says is not: it talks to clients, and who takes it over must not get the
+server with it. Its bodies are a line of JSON, and bytes after that.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import pickle
+import struct
+from typing import Any
+
+import attrs
+
+_HEADER = struct.Struct(">cI")
+
+LONGEST_FROM_WORKER = 1 << 20
+"""Bytes of a body. A datagram has 64 KiB at most; longer texts are cut by `shorten`."""
+
+_LONGEST_TEXT = 20_000
+"""Characters; JSON makes 12 bytes of some, and a body has up to three texts."""
+
+
+class Say(enum.Enum):
+    """What a frame is about."""
+
+    # The server:
+    CONNECTION = b"C"
+    """Serve this connection; its descriptor comes with the frame."""
+    DATAGRAM = b"D"
+    """Serve this datagram."""
+    SENT = b"S"
+    """How the reply went that the worker asked for."""
+    DRAIN = b"W"
+    """The server drains: end waits between requests."""
+
+    # The worker:
+    READY = b"r"
+    """It is ready for a first request."""
+    NOT_READY = b"n"
+    """It will never be, and ends; why."""
+    REPLY = b"s"
+    """Send this datagram."""
+    LOG = b"l"
+    """A record for the server's loggers."""
+    DONE = b"d"
+    """The request has ended: how."""
+
+
+class WireError(Exception):
+    """A peer does not keep to what is written here."""
+
+
+def frame(kind: Say, body: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    return _HEADER.pack(kind.value, len(body)) + body
+
+
+@attrs.define
+class Frames:
+    """Cuts what arrives into frames.
+
+    Args:
+      longest: bytes that a body may have; None: any number.
+    """
+
+    longest: int | None = None
+    _buffer: bytearray = attrs.field(factory=bytearray)
+
+    def feed(self, data: bytes) -> list[tuple[Say, bytes]]:
+        """The frames that are complete now that ``data`` has arrived.
+
+        Raises:
+          WireError: this is no frame, or one that is too long.
+        """
+        buffer = self._buffer
+        buffer += data
+        found = []
+        while len(buffer) >= _HEADER.size:
+            letter, size = _HEADER.unpack_from(buffer)
+            if self.longest is not None and size > self.longest:
+                raise WireError(f"a frame of {size} bytes; {self.longest} are the most")
+            end = _HEADER.size + size
+            if len(buffer) < end:
+                break
+            found.append((_kind(letter), bytes(buffer[_HEADER.size : end])))
+            del buffer[:end]
+        return found
+
+
+def _kind(letter: bytes) -> Say:
+    try:
+        return Say(letter)
+    except ValueError:
+        raise WireError(f"no frame begins with {letter!r}") from None
+
+
+# What the server says ---------------------------------------------------------------
+
+
+def pack(value: object) -> bytes:
+    """A body of the server's."""
+    return pickle.dumps(value, protocol=5)
+
+
+def unpack(body: bytes) -> Any:
+    """What the server has packed; for workers alone."""
+    return pickle.loads(body)  # noqa: S301  (from whoever has started this process)
+
+
+# What a worker says -----------------------------------------------------------------
+
+
+def tell(payload: bytes = b"", **facts: Any) -> bytes:
+    """A body of a worker's.
+
+    Args:
+      facts: numbers, texts, None; and lists, tuples and dicts of them.
+    """
+    return json.dumps(facts).encode("ascii") + b"\n" + payload
+
+
+def told(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The facts and the payload of a worker's body.
+
+    Raises:
+      WireError: it has none.
+    """
+    line, _, payload = body.partition(b"\n")
+    try:
+        facts = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not what a worker says: {error}") from None
+    if not isinstance(facts, dict):
+        raise WireError(f"not what a worker says: {facts!r}")
+    return facts, payload
+
+
+def shorten(text: str) -> str:
+    """A text that fits into a frame: of a longer one, the beginning and the end."""
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters ...\n{text[-half:]}"
+
+
+def address_to_json(address: Any) -> Any:
+    """A socket address in what JSON has.
+
+    Raises:
+      TypeError: it is no address.
+    """
+    if isinstance(address, (bytes, bytearray, memoryview)):
+        return {"bytes": bytes(address).hex()}
+    if isinstance(address, tuple) and all(isinstance(part, (str, int)) for part in address):
+        return list(address)
+    if isinstance(address, str):
+        return address
+    raise TypeError(f"an address is a tuple, a str or bytes, not {address!r}")
+
+
+def address_from_json(value: Any) -> Any:
+    """The address again.
+
+    Raises:
+      WireError: it is none.
+    """
+    match value:
+        case str():
+            return value
+        case [*parts] if all(isinstance(part, (str, int)) for part in parts):
+            return tuple(parts)
+        case {"bytes": str(digits)}:
+            try:
+                return bytes.fromhex(digits)
+            except ValueError:
+                pass
+    raise WireError(f"not an address: {value!r}")

@@ -1,0 +1,90 @@
+"""The life of a worker process, from its first line to its last.
+
+It is told what to do by its server, over a line that nobody else has, and serves
+one request after the other, in its main thread. It ends when the server hangs up;
+when the server is gone, however that came; and when a handler ends it, which costs
+nobody but that handler's request.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import traceback
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import trio
+
+from . import asynchronous, synchronous
+from .channel import Channel
+from .life import end_with
+from .log import forward_records
+from .orders import Contract
+from .page import Page
+from .wire import Say, shorten, unpack
+
+
+def main(control: socket.socket, lifeline: int, page: int, parent: int, contract: bytes) -> None:
+    """What a worker process runs.
+
+    Args:
+      control: the line to the server.
+      lifeline: the descriptor that ends when the server does.
+      page: the descriptor of the file for a `Page`.
+      parent: the process id of the server.
+      contract: a `Contract`, packed.
+    """
+    # Ctrl-C is for whoever runs the server; SIGINT was blocked for the start.
+    control.set_inheritable(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    with suppress(OSError):
+        os.setpgid(0, 0)  # so that what a handler starts can be ended with it
+    end_with(parent, lifeline)
+    shared = Page(page)
+    os.close(page)
+    channel = Channel(control)
+    # A child that a handler forks has nothing to say: the line is its parent's.
+    os.register_at_fork(after_in_child=channel.close)
+    try:
+        work(channel, shared, contract)
+    finally:
+        channel.close()  # now, not when the last thread of a handler has ended
+
+
+def work(channel: Channel, page: Page, contract: bytes) -> None:
+    """Get ready, and serve."""
+    try:
+        server = prepare(unpack(contract), channel)
+    except BaseException as error:  # noqa: BLE001  (the server raises it)
+        channel.say(Say.NOT_READY, why=shorten("".join(traceback.format_exception(error))))
+        raise SystemExit(1) from None
+    channel.say(Say.READY)
+    if server._handles_in_trio():
+        trio.run(partial(asynchronous.serve_all, server, channel, page))
+    else:
+        serve_all(server, channel, page)
+
+
+def prepare(contract: Contract, channel: Channel) -> Any:
+    """Do what has to be done once; the server's copy."""
+    server = unpack(contract.server)
+    if contract.levels is not None:
+        forward_records(channel, contract.levels)
+    if contract.init is not None:
+        contract.init()
+    return server
+
+
+def serve_all(server: Any, channel: Channel, page: Page) -> None:
+    """Serve whatever the server sends, until it hangs up."""
+    while (heard := channel.listen()) is not None:
+        kind, body = heard
+        if kind is not Say.DRAIN:
+            ending = synchronous.serve(server, unpack(body), channel, page)
+            if channel.is_closed:  # this is a child that the handler has forked
+                raise SystemExit(0)
+            channel.say(Say.DONE, **ending.as_facts())
