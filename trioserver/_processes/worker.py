@@ -37,8 +37,9 @@ def main(control: socket.socket, lifeline: int, page: int, parent: int, contract
       parent: the process id of the server.
       contract: a `Contract`, packed.
     """
-    # Ctrl-C is for whoever runs the server; SIGINT was blocked for the start.
     control.set_inheritable(False)
+    control.settimeout(None)  # whatever socket.setdefaulttimeout says
+    # Ctrl-C is for whoever runs the server; SIGINT was blocked for the start.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     with suppress(OSError):

@@ -8,29 +8,10 @@ import socketserver
 import threading
 from typing import ClassVar
 
-from _common import CHUNK, Stopping, ready, task
+from _common import Stopping, ready, task
+from _handlers import handler
 
 asked = task()
-
-
-class Line(socketserver.StreamRequestHandler):
-    """Answer each line."""
-
-    # Nagle, on by default, stalls pipelined replies for 40 ms.
-    disable_nagle_algorithm = not asked.unix
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
-
-
-class Bulk(socketserver.BaseRequestHandler):
-    """Echo."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(CHUNK):
-            self.request.sendall(data)
-
 
 BASE = socketserver.UnixStreamServer if asked.unix else socketserver.TCPServer
 
@@ -55,7 +36,7 @@ def stop(*_: object) -> None:
     threading.Thread(target=server.shutdown, daemon=True).start()
 
 
-server = Server(asked.address, Line if asked.service == "line" else Bulk)
+server = Server(asked.address, handler(asked))
 signal.signal(signal.SIGTERM, stop)
 ready(server.socket.getsockname())
 server.serve_forever(poll_interval=0.05)
