@@ -205,6 +205,10 @@ def test_a_page_is_shared() -> None:
     writer.begin(7)
     writer.publish(2**40, 3, "idle")
     assert (reader.request, reader.received, reader.sent, reader.state) == (7, 2**40, 3, "idle")
+    writer.begin(8)  # of the request before, nothing is left to see
+    assert (reader.request, reader.received, reader.sent, reader.state) == (8, 0, 0, "working")
+    writer.begin(9, 5, 6)
+    assert (reader.request, reader.received, reader.sent, reader.state) == (9, 5, 6, "working")
     writer.close()
     assert (writer.is_closed, reader.is_closed) == (True, False)
     reader.close()

@@ -82,7 +82,7 @@ class _Loop(trio.abc.Instrument):
 
     async def serve(self, order: Order, exchange: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
-        self._page.begin(order.info.id)
+        self._page.begin(order.info.id, exchange.bytes_received, exchange.bytes_sent)
         deputy = _Deputy(self._server, exchange, exchange.timeouts)
         await deputy.request(order.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked

@@ -41,8 +41,10 @@ class Page:
         """Whether it has been."""
         return self._memory.closed
 
-    def begin(self, request_id: int) -> None:
-        """The worker has begun with a request."""
+    def begin(self, request_id: int, received: int = 0, sent: int = 0) -> None:
+        """The worker has begun with a request, of which the server has done so much already."""
+        # First, so that nobody takes the end of the request before for this one's.
+        self.publish(received, sent, "working")
         self._cells[_REQUEST] = request_id
 
     def publish(self, received: int, sent: int, state: State) -> None:

@@ -24,9 +24,10 @@ from .wire import shorten
 def serve(server: Any, order: Order, channel: Channel, page: Page) -> Ending:
     """Handle one request, to its end."""
     enter_request(order.info)
-    page.begin(order.info.id)
     if isinstance(order, DatagramOrder):
+        page.begin(order.info.id)
         return _serve_datagram(server, order, channel)
+    page.begin(order.info.id, order.received, order.sent)
     return _serve_connection(server, order, channel, page)
 
 
