@@ -13,10 +13,10 @@ import trio
 
 from ._accept import Tier, tier_of
 from ._address import Address
-from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport, twin_of
+from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
 from ._socket_use import has_input
-from ._transport import NOT_WAITING
+from ._transport import NOT_WAITING, twin_of
 
 
 def overrides(theirs: socketserver.BaseServer, *names: str) -> bool:

@@ -11,10 +11,10 @@ import attrs
 import trio
 
 from ._address import Address
-from ._blocking_socket import Accounting, do_not_wait
+from ._blocking_socket import Accounting, do_not_wait, kind_of
 from ._lent import LentConnection
 from ._socket_use import SocketUse
-from ._transport import NOT_WAITING, Data, PeerCredentials, SocketTransport
+from ._transport import NOT_WAITING, Data, PeerCredentials, SocketTransport, twin_of
 
 
 class AdoptedSocket(Accounting):
@@ -69,9 +69,9 @@ class AdoptedTransport(SocketTransport):
         """
         if not isinstance(request, socket.socket):
             raise TypeError(f"get_request must return a socket of socket.socket, not {request!r}")
-        kind = (request.family, request.type, request.proto)
         if type(request) is socket.socket:
-            return cls(socket.socket(*kind, fileno=request.fileno()), request, shares=True)
+            ours = socket.socket(*kind_of(request), fileno=request.fileno())
+            return cls(ours, request, shares=True)
         if request.gettimeout() == 0:
             request.setblocking(True)  # on some systems accept hands the listener's mode on
         ours = twin_of(request)
@@ -139,8 +139,3 @@ class AdoptedDatagramTransport:
 
     def close(self) -> None:
         """Their socket is closed with their server."""
-
-
-def twin_of(sock: socket.socket) -> socket.socket:
-    """A plain socket, and another descriptor, for the same thing."""
-    return socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))

@@ -32,7 +32,7 @@ import trio
 
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
-from ._transport import NOT_WAITING, RESET_ON_CLOSE
+from ._transport import NOT_WAITING, RESET_ON_CLOSE, twin_of
 
 T = TypeVar("T")
 
@@ -339,7 +339,7 @@ class Accounting(socket.socket):
 
     def dup(self) -> socket.socket:  # type: ignore[override]
         """A plain socket for the same connection, with a descriptor of its own."""
-        twin = socket.socket(self.family, self.type, self.proto, fileno=socket.dup(self.fileno()))
+        twin = twin_of(self)
         twin.settimeout(self.gettimeout())
         return twin
 

@@ -19,7 +19,7 @@ import trio
 
 from ._connection import Connection
 from ._socket_use import SocketUse
-from ._transport import SocketTransport
+from ._transport import SocketTransport, twin_of
 
 # The borrower may detach the descriptor in the very moment in which it is left to him.
 _turn = threading.Lock()
@@ -65,11 +65,6 @@ class LentConnection(Connection):
         receiver.busy = sender.busy = True
         return use
 
-    @property
-    def _is_lent(self) -> bool:
-        """Whether somebody has it."""
-        return self._use is not None
-
     def _hand_over(self) -> None:
         """The borrower takes the descriptor over: go on with another one. In his thread."""
         transport, use = self._transport, self._use
@@ -79,9 +74,7 @@ class LentConnection(Connection):
             before = transport.socket
             if before.fileno() == -1:
                 return
-            number = socket.dup(before.fileno())
-            kind = (before.family, before.type, before.proto)
-            transport.socket = socket.socket(*kind, fileno=number)
+            transport.socket = twin_of(before)
             before.detach()
             use.detached = True
         if use.interrupted:  # perhaps the other one, which was not there any more

@@ -144,6 +144,11 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 NOT_WAITING = int(getattr(socket, "MSG_DONTWAIT", 0))
 
 
+def twin_of(sock: socket.socket) -> socket.socket:
+    """A plain socket, and another descriptor, for the same thing."""
+    return socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
+
+
 @attrs.define(eq=False)
 class SocketTransport:
     """The kernel's transport: a connected socket, for which Python itself does not wait."""
