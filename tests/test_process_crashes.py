@@ -33,6 +33,7 @@ from test_threads import THERE, ask
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
 from trioserver._processes import mixin, pool
+from trioserver._processes.page import STATE, WORKING, WRITING
 from trioserver._processes.synchronous import SeenSocket
 from trioserver._receiving import Drain
 from trioserver._socket_use import SocketUse
@@ -161,11 +162,12 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(handler: Any, how: st
 @pytest.mark.parametrize("way", ["sendall", "sendfile"])
 def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
     """Between two pieces nobody is seen to do anything else: killed there, it is half a reply."""
-    seen: list[str] = []
+    seen: list[int] = []
 
-    class Notes:
-        def publish(self, received: int, sent: int, state: str) -> None:
-            seen.append(state)
+    class Notes(dict[int, int]):
+        def __setitem__(self, cell: int, value: int) -> None:
+            if cell == STATE:
+                seen.append(value)
 
     info = trioserver.RequestInfo(
         id=1, client_address=None, server_address=None, started=0.0, started_at=0.0
@@ -174,7 +176,7 @@ def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sock = SeenSocket.over(ours, SocketUse(info=info, drain=Drain()))
-        sock.show_on(Notes())  # type: ignore[arg-type]
+        sock.show_on(types.SimpleNamespace(cells=Notes()))  # type: ignore[arg-type]
         reader = threading.Thread(target=theirs.recv, args=(size, socket.MSG_WAITALL))
         reader.start()
         if way == "sendall":
@@ -187,8 +189,8 @@ def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
         sock.end()
     *during, last = seen
     assert len(during) > 2  # or it was one piece
-    assert set(during) == {"writing"}
-    assert last == "working"
+    assert set(during) == {WRITING}
+    assert last == WORKING
 
 
 @both("does")

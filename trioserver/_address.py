@@ -61,10 +61,10 @@ async def resolve(
 def describe(address: Address) -> str:
     """``address`` as people write it: ``127.0.0.1:80``, ``[::1]:80``, ``unix:/run/x``."""
     match address:
-        case str() | bytes() | os.PathLike():
-            return f"unix:{_path_in_words(os.fsencode(address))}" if address else "unix:(unnamed)"
         case (str(host), port, *_):
             return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case str() | bytes() | os.PathLike():
+            return f"unix:{_path_in_words(os.fsencode(address))}" if address else "unix:(unnamed)"
         case _:
             return str(address)
 

@@ -61,6 +61,9 @@ class Exchange(Protocol):
     async def _flush(self) -> None:
         """Send what the handler has left in a buffer."""
 
+    async def linger(self) -> None:
+        """End the output, and wait until the peer has what was sent, within bounds."""
+
     def close(self) -> None:
         """Give it back, in order. Twice is once."""
 
@@ -117,6 +120,7 @@ class Request:
 
     Attributes:
       exchange: what it owns.
+      info: its facts.
       handed: what the hooks get as ``request``: the exchange, unless
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
@@ -129,6 +133,7 @@ class Request:
     """
 
     exchange: Exchange
+    info: RequestInfo = attrs.field(init=False)
     handed: Any
     client_address: Address
     _hooks: Hooks
@@ -143,9 +148,8 @@ class Request:
     _reason: str = ""
     _cancelled_because: str = ""
 
-    @property
-    def info(self) -> RequestInfo:
-        return self.exchange.info
+    def __attrs_post_init__(self) -> None:
+        self.info = self.exchange.info
 
     def cancel(self, reason: str) -> None:
         """Cancel the request; the first reason holds."""
@@ -342,8 +346,10 @@ class Request:
     async def _part(self) -> None:
         """Let the hooks close; what they raise is reported and changes nothing."""
         try:
-            if self.parts_by_default:  # which bounds itself, and saves a scope
-                await call_hook(self._hooks.shutdown_request, self.handed)
+            if self.parts_by_default:
+                # What the hooks would do, but for the close, which comes next: without
+                # two calls, a scope (it bounds itself) and a turn of the loop.
+                await self.exchange.linger()
             else:
                 await self._part_within_bounds()
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)

@@ -27,10 +27,10 @@ from .._request import Request
 from .._transport import Data, PeerCredentials, SocketTransport
 from .channel import Channel
 from .ending import Ending
-from .orders import ConnectionOrder, DatagramOrder, Order
+from .orders import ConnectionOrder, DatagramOrder, Order, unpack_order
 from .page import Page
 from .replies import Replies
-from .wire import Say, shorten, unpack
+from .wire import Say, shorten
 
 
 async def serve_all(server: Any, channel: Channel, page: Page) -> None:
@@ -44,7 +44,7 @@ async def serve_all(server: Any, channel: Channel, page: Page) -> None:
                 if kind is Say.DRAIN:
                     nursery.start_soon(loop.end_idle_waits)
                 else:
-                    loop.exchange = loop.exchange_for(order := unpack(body))
+                    loop.exchange = loop.exchange_for(order := unpack_order(kind, body))
                     nursery.start_soon(loop.serve, order, loop.exchange)
             nursery.cancel_scope.cancel(reason="the server is gone")
 

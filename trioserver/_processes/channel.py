@@ -19,8 +19,9 @@ from .wire import Frames, Say, frame, tell
 
 _PORTION = 65_536
 _ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)
-_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_NOT_WAITING = socket.MSG_DONTWAIT
+# Plain ints: to add two of socket's enums took as long as the system call.
+_CLOSE_ON_EXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_NOT_WAITING = int(socket.MSG_DONTWAIT)
 
 
 class Channel:

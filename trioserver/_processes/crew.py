@@ -13,7 +13,7 @@ import array
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import trio
 from .._observers import error_log, log_safely
 from .ending import Ending
 from .log import log_here
-from .orders import Order
+from .orders import Order, pack_order
 from .replies import as_answer
 from .wire import (
     LONGEST_FROM_WORKER,
@@ -32,7 +32,6 @@ from .wire import (
     WireError,
     address_from_json,
     frame,
-    pack,
     told,
 )
 
@@ -43,6 +42,29 @@ _PORTION = 65_536
 
 A_MOMENT = 1.0
 """Seconds that a worker which has hung up has for its end, before it is killed."""
+
+
+class Replies:
+    """The datagrams that a worker wants sent: one at a time, as it waits for the answer."""
+
+    def __init__(self) -> None:
+        self._put, self._got = trio.open_memory_channel[tuple[bytes, Any]](1)
+
+    def put(self, data: bytes, address: Any) -> None:
+        """The worker wants one sent."""
+        try:
+            self._put.send_nowait((data, address))
+        except trio.WouldBlock:
+            raise WireError("a second datagram before the first one was sent") from None
+        except trio.BrokenResourceError:
+            pass  # the request has been cancelled, and so has the worker
+
+    def close(self) -> None:
+        """There will be no more."""
+        self._put.close()
+
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Any]]:
+        return self._got
 
 
 @attrs.define(eq=False)
@@ -59,7 +81,8 @@ class Job:
       received: bytes read.
       sent: bytes written.
       over: set when all this is known.
-      replies: datagrams to send and their addresses, until it is over.
+      replies: of a datagram's request, datagrams to send and their addresses,
+        until it is over.
     """
 
     order: Order
@@ -71,24 +94,12 @@ class Job:
     received: int = 0
     sent: int = 0
     over: trio.Event = attrs.field(factory=trio.Event)
-    replies: trio.MemoryReceiveChannel[tuple[bytes, Any]] = attrs.field(init=False)
-    _reply: trio.MemorySendChannel[tuple[bytes, Any]] = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._reply, self.replies = trio.open_memory_channel(1)
-
-    def is_asked_to_send(self, data: bytes, address: Any) -> None:
-        """The worker wants a datagram sent. It waits for the answer, so there is one at a time."""
-        try:
-            self._reply.send_nowait((data, address))
-        except trio.WouldBlock:
-            raise WireError("a second datagram before the first one was sent") from None
-        except trio.BrokenResourceError:
-            pass  # the request has been cancelled, and so has the worker
+    replies: Replies | None = None
 
     def is_over(self) -> None:
         """There is nothing more to come."""
-        self._reply.close()
+        if self.replies is not None:
+            self.replies.close()
         self.over.set()
 
 
@@ -135,17 +146,19 @@ class Worker:
         self.job = job
         self.served += 1
         kind = Say.DATAGRAM if descriptor is None else Say.CONNECTION
-        data = frame(kind, pack(job.order))
+        data = frame(kind, pack_order(job.order))
         ancillary: list[Any] = []
         if descriptor is not None:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
         control = self._launched.control
-        with suppress(OSError):  # it has ended, which `listen` finds out
+        try:
             sent = control.sendmsg([data], ancillary)
             while sent < len(data):
                 await trio.lowlevel.wait_writable(control)
                 with suppress(BlockingIOError):
                     sent += control.send(data[sent:])
+        except OSError:  # it has ended, which `listen` finds out
+            return
 
     def answer(self, error: Exception | None) -> None:
         """Tell it how the sending of its datagram went."""
@@ -205,8 +218,10 @@ class Worker:
     async def _receive(self) -> bytes:
         while True:
             await trio.lowlevel.wait_readable(self._launched.control)
-            with suppress(BlockingIOError):
+            try:
                 return self._take()
+            except BlockingIOError:
+                continue
 
     def _receive_now(self) -> bytes:
         with suppress(BlockingIOError):
@@ -232,7 +247,9 @@ class Worker:
         elif kind is Say.NOT_READY and not self.ready:
             self.why_not = str(facts.get("why"))
         elif kind is Say.REPLY and job is not None:
-            job.is_asked_to_send(payload, address_from_json(facts.get("to")))
+            if job.replies is None:
+                raise WireError("a datagram, for a connection")
+            job.replies.put(payload, address_from_json(facts.get("to")))
         elif kind is Say.DONE and job is not None:
             ending = Ending.from_facts(facts)
             job.ending, job.begun, self.job = ending, True, None

@@ -48,8 +48,12 @@ class Ending:
         self.traceback = shorten("".join(traceback.format_exception(error)))
 
     def as_facts(self) -> dict[str, Any]:
-        """For `wire.tell`."""
-        return attrs.asdict(self)
+        """For `wire.tell`: the outcome, and what is not as ever."""
+        return {
+            name: value
+            for name, default in _DEFAULTS.items()
+            if (value := getattr(self, name)) != default or name == "outcome"
+        }
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
@@ -58,9 +62,12 @@ class Ending:
         Raises:
           WireError: it is something else.
         """
-        defaults = attrs.asdict(cls())
-        if facts.keys() != defaults.keys() or any(
-            type(facts[name]) is not type(default) for name, default in defaults.items()
-        ):
+        understood = "outcome" in facts
+        for name, value in facts.items():
+            understood &= name in _DEFAULTS and type(value) is type(_DEFAULTS[name])
+        if not understood:
             raise WireError(f"not how a request ends: {facts!r}")
         return cls(**facts)
+
+
+_DEFAULTS: dict[str, Any] = attrs.asdict(Ending())

@@ -27,7 +27,7 @@ from .._handlers import check_handler
 from .._observers import error_log, log_safely
 from .._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from .._sync_handlers import check_sync_handler, is_asynchronous
-from .crew import Job
+from .crew import Job, Replies, Worker
 from .errors import HandlerFailed, Traceback, WorkerCrashed
 from .log import levels
 from .orders import Contract, DatagramOrder, Order
@@ -156,10 +156,7 @@ class ProcessMixIn(BaseServer):
         elif isinstance(request, Datagram):
             age = trio.current_time() - request.info.started
             job = await self._work(
-                DatagramOrder(
-                    info=request.info, age=age, client_address=client_address, data=request.data
-                ),
-                request,
+                DatagramOrder(request.info, age, client_address, request.data), request
             )
         else:
             raise TypeError(
@@ -180,10 +177,7 @@ class ProcessMixIn(BaseServer):
                     request._is_with(worker, job)
                     await worker.begin(job, request.fileno())
                 else:
-                    await worker.begin(job, None)
-                    async for data, address in job.replies:
-                        send = partial(request.socket.sendto, data, address)
-                        worker.answer(await _error_of(send))
+                    await self._reply_for(worker, job, request)
                 await job.over.wait()
             except BaseException:
                 if not job.over.is_set():  # else the worker has somebody else's by now
@@ -194,6 +188,14 @@ class ProcessMixIn(BaseServer):
                 raise
             if job.begun or not left:
                 return job
+
+    async def _reply_for(self, worker: Worker, job: Job, request: Datagram) -> None:
+        """Have a worker begin with a datagram, and send for it."""
+        job.replies = replies = Replies()
+        await worker.begin(job, None)
+        async for data, address in replies:
+            send = partial(request.socket.sendto, data, address)
+            worker.answer(await _error_of(send))
 
     def _most_requests(self) -> int:
         return min(self.limits.requests, self.max_children)

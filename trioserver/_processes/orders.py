@@ -1,14 +1,20 @@
-"""What a worker is told of its request, and of its server: values that pickle."""
+"""What a worker is told of its request, and of its server: values that pickle.
+
+A request's order goes over the line as a tuple: by name, as attrs has its classes
+pickle, it took a worker 20 us instead of 3, a seventh of all it does for a request.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 import attrs
 
 from .._address import Address
 from .._events import RequestInfo
+from .wire import Say, pack, unpack
 
 
 @attrs.frozen(kw_only=True)
@@ -26,7 +32,7 @@ class Contract:
     levels: Mapping[str, int] | None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class ConnectionOrder:
     """A connection to serve.
 
@@ -59,7 +65,7 @@ class ConnectionOrder:
     new_until: float
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class DatagramOrder:
     """A datagram to serve; see `ConnectionOrder`."""
 
@@ -70,3 +76,26 @@ class DatagramOrder:
 
 
 Order: TypeAlias = ConnectionOrder | DatagramOrder
+
+_KINDS: dict[Say, type[Order]] = {Say.CONNECTION: ConnectionOrder, Say.DATAGRAM: DatagramOrder}
+
+
+def _names(kind: type[attrs.AttrsInstance]) -> list[str]:
+    return [field.name for field in attrs.fields(kind)]
+
+
+_INFO = _names(RequestInfo)
+_values_of_info = attrgetter(*_INFO)
+_values_of = {kind: attrgetter(*_names(kind)) for kind in _KINDS.values()}
+
+
+def pack_order(order: Order) -> bytes:
+    """The body of the frame that brings ``order``."""
+    info, *rest = _values_of[type(order)](order)
+    return pack((_values_of_info(info), *rest))
+
+
+def unpack_order(kind: Say, body: bytes) -> Any:
+    """The `Order` of a frame; for workers alone."""
+    info, *rest = unpack(body)
+    return _KINDS[kind](RequestInfo(**dict(zip(_INFO, info, strict=True))), *rest)

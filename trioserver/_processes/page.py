@@ -16,7 +16,10 @@ from typing import Literal, TypeAlias, get_args
 State: TypeAlias = Literal["working", "reading", "idle", "writing"]
 
 _STATES: Sequence[State] = get_args(State)
-_REQUEST, _RECEIVED, _SENT, _STATE = range(4)
+WORKING, READING, IDLE, WRITING = range(len(_STATES))
+_NUMBERS = {state: number for number, state in enumerate(_STATES)}
+
+REQUEST, RECEIVED, SENT, STATE = range(4)
 
 
 class Page:
@@ -24,16 +27,20 @@ class Page:
 
     Each is written at once as far as the processor is concerned; together they
     are only as consistent as a look at somebody else's work can be.
+
+    Attributes:
+      cells: the numbers, of which `RECEIVED`, `SENT` and `STATE` may be written one
+        by one: at every operation of a socket a call would tell in its speed.
     """
 
     def __init__(self, number: int) -> None:
         """Map the file with the descriptor ``number``, which can be closed then."""
         self._memory = mmap.mmap(number, mmap.PAGESIZE)
-        self._cells = memoryview(self._memory).cast("q")
+        self.cells = memoryview(self._memory).cast("q")
 
     def close(self) -> None:
         """Give the memory back. Twice is once."""
-        self._cells.release()
+        self.cells.release()
         self._memory.close()
 
     @property
@@ -45,33 +52,33 @@ class Page:
         """The worker has begun with a request, of which the server has done so much already."""
         # First, so that nobody takes the end of the request before for this one's.
         self.publish(received, sent, "working")
-        self._cells[_REQUEST] = request_id
+        self.cells[REQUEST] = request_id
 
     def publish(self, received: int, sent: int, state: State) -> None:
         """Tell how far the request has come."""
-        self._cells[_RECEIVED] = received
-        self._cells[_SENT] = sent
-        self._cells[_STATE] = _STATES.index(state)
+        self.cells[RECEIVED] = received
+        self.cells[SENT] = sent
+        self.cells[STATE] = _NUMBERS[state]
 
     @property
     def request(self) -> int:
         """The request that the worker has begun last; 0 before the first."""
-        return self._cells[_REQUEST]
+        return self.cells[REQUEST]
 
     @property
     def received(self) -> int:
         """Bytes read so far."""
-        return self._cells[_RECEIVED]
+        return self.cells[RECEIVED]
 
     @property
     def sent(self) -> int:
         """Bytes written so far."""
-        return self._cells[_SENT]
+        return self.cells[SENT]
 
     @property
     def state(self) -> State:
         """What the handler does."""
-        number = self._cells[_STATE]
+        number = self.cells[STATE]
         return _STATES[number] if 0 <= number < len(_STATES) else "working"
 
 

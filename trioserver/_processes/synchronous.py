@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .._blocking_socket import BlockingSocket
 from .._events import enter_request
@@ -16,9 +15,11 @@ from .._verdict import peers_doing
 from .channel import Channel
 from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order
-from .page import Page, State
+from .page import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, Page
 from .replies import Replies
 from .wire import shorten
+
+T = TypeVar("T")
 
 
 def serve(server: Any, order: Order, channel: Channel, page: Page) -> Ending:
@@ -98,48 +99,45 @@ class _DrainOnWire:
 class SeenSocket(BlockingSocket):
     """A blocking socket whose use the server can look at."""
 
-    __slots__ = ("_afterwards", "_page")
+    __slots__ = ("_afterwards", "_cells")
 
-    _page: Page
-    _afterwards: State
+    _cells: memoryview
+    _afterwards: int
 
     def show_on(self, page: Page) -> None:
         """Tell ``page`` of every operation from now on."""
-        self._page, self._afterwards = page, "working"
+        self._cells, self._afterwards = page.cells, WORKING
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`: one write, in however many pieces."""
-        with self._as_one_write():
-            super().sendall(data, flags)
+        self._as_one_write(super().sendall, data, flags)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As `socket.socket.sendfile`: one write, too."""
-        with self._as_one_write():
-            return super().sendfile(file, offset, count)
+        return self._as_one_write(super().sendfile, file, offset, count)
 
-    @contextmanager
-    def _as_one_write(self) -> Iterator[None]:
+    def _as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
         # Whose worker is killed between two pieces has half a reply.
-        self._afterwards = "writing"
+        self._afterwards = WRITING
         try:
-            yield
+            return function(*arguments)
         finally:
-            self._afterwards = "working"
-            self._publish("working")
+            self._cells[STATE] = self._afterwards = WORKING
 
     def _receive(self, *arguments: Any) -> Any:
-        self._publish("idle" if self._use.is_between_requests() else "reading")
+        cells, use = self._cells, self._use
+        cells[STATE] = IDLE if use.is_between_requests() else READING
         try:
             return super()._receive(*arguments)
         finally:
-            self._publish(self._afterwards)
+            cells[RECEIVED] = use.received
+            cells[STATE] = self._afterwards
 
     def _write(self, *arguments: Any, **options: Any) -> int:
-        self._publish("writing")
+        cells = self._cells
+        cells[STATE] = WRITING
         try:
             return super()._write(*arguments, **options)
         finally:
-            self._publish(self._afterwards)
-
-    def _publish(self, state: State) -> None:
-        self._page.publish(self._use.received, self._use.sent, state)
+            cells[SENT] = self._use.sent
+            cells[STATE] = self._afterwards

@@ -91,10 +91,13 @@ class Frames:
         return found
 
 
+_KINDS = {kind.value: kind for kind in Say}
+
+
 def _kind(letter: bytes) -> Say:
     try:
-        return Say(letter)
-    except ValueError:
+        return _KINDS[letter]
+    except KeyError:
         raise WireError(f"no frame begins with {letter!r}") from None
 
 
@@ -131,7 +134,7 @@ def told(body: bytes) -> tuple[dict[str, Any], bytes]:
     """
     line, _, payload = body.partition(b"\n")
     try:
-        facts = json.loads(line)
+        facts = json.loads(str(line, "ascii"))
     except (ValueError, RecursionError) as error:
         raise WireError(f"not what a worker says: {error}") from None
     if not isinstance(facts, dict):

@@ -22,7 +22,7 @@ from . import asynchronous, synchronous
 from .channel import Channel
 from .life import end_with
 from .log import forward_records
-from .orders import Contract
+from .orders import Contract, unpack_order
 from .page import Page
 from .wire import Say, shorten, unpack
 
@@ -85,7 +85,7 @@ def serve_all(server: Any, channel: Channel, page: Page) -> None:
     while (heard := channel.listen()) is not None:
         kind, body = heard
         if kind is not Say.DRAIN:
-            ending = synchronous.serve(server, unpack(body), channel, page)
+            ending = synchronous.serve(server, unpack_order(kind, body), channel, page)
             if channel.is_closed:  # this is a child that the handler has forked
                 raise SystemExit(0)
             channel.say(Say.DONE, **ending.as_facts())
