@@ -5,7 +5,8 @@
     python tests/soak/sweeps.py --list
 
 The suite tries a sample of these: see `sweep.py` for how, and test_sweep.py,
-test_sweep_datagrams.py and test_sweep_threads.py for what must hold. Prints for each
+test_sweep_datagrams.py, test_sweep_threads.py and test_sweep_processes.py for what must
+hold. Prints for each
 sweep its points (the steps of the scenario, in all schedules), the runs, the findings
 and the seconds, and what was found. Exits 1 if anything was.
 """
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import test_sweep as streams
 import test_sweep_datagrams as datagrams
+import test_sweep_processes as processes
 import test_sweep_threads as threads
 from sweep import Found
 from test_sweep import cancel, ctrl_c, shut_down, shut_down_at_once
@@ -44,6 +46,24 @@ DATAGRAMS = {
 THREADS = {
     "threads-tcp": (threads.ThreadsOnTCP, streams.VictimOnTCP),
     "threads-unix": (threads.ThreadsOnUnix, streams.VictimOnUnix),
+}
+
+
+class SoonerOnTCP(processes.ProcessesOnTCP):
+    """Whose clock jumps after a second: what follows a reset waits for it in every run."""
+
+    JUMP_AFTER = 1.0
+
+
+class SoonerOnUnix(processes.ProcessesOnUnix):
+    """The same, on a Unix socket."""
+
+    JUMP_AFTER = 1.0
+
+
+PROCESSES = {
+    "processes-tcp": (processes.ProcessesOnTCP, SoonerOnTCP, streams.VictimOnTCP),
+    "processes-unix": (processes.ProcessesOnUnix, SoonerOnUnix, streams.VictimOnUnix),
 }
 FEW = trioserver.Limits(requests=2, per_client=2)
 
@@ -63,12 +83,12 @@ class Sweep:
     points: Callable[[int], int]
 
 
-def of(name: str, setting: Any, *, pairs: bool = False) -> Sweep:
-    """A sweep over a scenario."""
+def of(name: str, setting: Any, *, pairs: bool = False, every: int = 1) -> Sweep:
+    """A sweep over a scenario; of long ones only every so many steps."""
 
     def run(seed: int) -> int:
         sweep = setting.sweep_pairs if pairs else setting.sweep
-        return int(sweep(seeds=(seed,)))
+        return int(sweep(seeds=(seed,), every=every))
 
     return Sweep(name, run, lambda seed: int(setting.one(seed=seed).steps))
 
@@ -87,6 +107,7 @@ def all_sweeps() -> Iterator[Sweep]:
     yield from of_streams()
     yield from of_datagrams()
     yield from of_threads()
+    yield from of_processes()
     yield from of_starts()
 
 
@@ -150,6 +171,20 @@ def of_threads() -> Iterator[Sweep]:
         for name, faults in pairs_of_faults():
             setting = streams.Setting(kind, faults, threads.Careful)
             yield of(f"{where} {name}", setting, pairs=True)
+
+
+def of_processes() -> Iterator[Sweep]:
+    """Streams, handled by worker processes, of which each run starts its own."""
+    for where, (kind, sooner, victim) in PROCESSES.items():
+        setting = partial(streams.Setting, kind, handler=processes.Answers)
+        yield of(f"{where} cancel", setting([cancel]))
+        yield of(f"{where} shutdown", setting([shut_down], gentle=True))
+        yield of(f"{where} shutdown-at-once", setting([shut_down_at_once]))
+        yield of(f"{where} ctrl-c", setting([ctrl_c]))
+        reset = streams.Setting(sooner, handler=processes.Answers, gentle=True, victim=victim)
+        yield of(f"{where} reset", reset)
+        for name, faults in pairs_of_faults():
+            yield of(f"{where} {name}", setting(faults), pairs=True, every=9)
 
 
 def of_starts() -> Iterator[Sweep]:
