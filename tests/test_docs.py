@@ -617,6 +617,20 @@ async def test_datagrams_too_large(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 snippet("datagrams")  # which the tests import
+CLIENT_TESTS = [name for name in vars(snippet("client_test")) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("test", sorted({*CLIENT_TESTS} - {"test_over_tcp"}))
+async def test_client_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
+    """The page on testing clients: its tests pass."""
+    await getattr(snippet("client_test"), test)(autojump_clock)
+
+
+async def test_client_test_over_tcp() -> None:
+    """So does the one on a real socket."""
+    await snippet("client_test").test_over_tcp()
+
+
 DATAGRAM_TESTS = [name for name in vars(snippet("datagrams_test")) if name.startswith("test_")]
 
 

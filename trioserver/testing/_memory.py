@@ -58,14 +58,32 @@ class _Direction:
 
 
 @attrs.define(eq=False)
+class Transcript:
+    """What went through one end of a pipe.
+
+    Attributes:
+      received: what was received there.
+      sent: what was sent there.
+    """
+
+    received: bytearray = attrs.field(factory=bytearray)
+    sent: bytearray = attrs.field(factory=bytearray)
+
+
+@attrs.define(eq=False)
 class MemoryTransport:
-    """One end of a pipe; a `trioserver.Transport`."""
+    """One end of a pipe; a `trioserver.Transport`.
+
+    Attributes:
+      transcript: notes what goes through, if somebody has put one there.
+    """
 
     local_address: Any
     _incoming: _Direction
     _outgoing: _Direction
     peer_credentials: trioserver.PeerCredentials | None = None
     closed: bool = False
+    transcript: Transcript | None = None
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         self._check_open()
@@ -74,6 +92,8 @@ class MemoryTransport:
             portion = bytes(incoming.data[:max_bytes])
             del incoming.data[:max_bytes]
             incoming.changed()
+            if self.transcript is not None:
+                self.transcript.received += portion
             return portion
         if incoming.reset:
             incoming.reset, incoming.ended = False, True  # told once, as the kernel does
@@ -98,6 +118,8 @@ class MemoryTransport:
         portion = data[: outgoing.capacity - len(outgoing.data)]
         outgoing.data += portion
         outgoing.changed()
+        if self.transcript is not None:
+            self.transcript.sent += portion
         return len(portion)
 
     async def wait_readable(self) -> None:
@@ -117,6 +139,13 @@ class MemoryTransport:
         else:
             await outgoing.writers.park()
             self._check_open()
+
+    async def wait_taken(self) -> None:
+        """Wait until the other end has received all that was sent, or never will."""
+        outgoing = self._outgoing
+        await checkpoint()
+        while outgoing.data and not outgoing.cannot_take():
+            await outgoing.writers.park()
 
     def send_eof(self) -> None:
         if self._outgoing.reset:
@@ -255,6 +284,34 @@ class MemoryListener:
         self._clients.clear()
         self._acceptors.unpark_all()
         self._connectors.unpark_all()
+
+
+class ListenerWrapper:
+    """A listener that does something more with what another one accepts.
+
+    Attributes:
+      beneath: the other one.
+    """
+
+    def __init__(self, listener: trioserver.Listener) -> None:
+        self.beneath = listener
+
+    @property
+    def address(self) -> Any:
+        return self.beneath.address
+
+    @property
+    def shared(self) -> bool:
+        return self.beneath.shared
+
+    def listen(self, backlog: int) -> None:
+        self.beneath.listen(backlog)
+
+    async def wait_acceptable(self) -> None:
+        await self.beneath.wait_acceptable()
+
+    def close(self) -> None:
+        self.beneath.close()
 
 
 def client_end(transport: trioserver.Transport, server_address: Any) -> trioserver.Connection:

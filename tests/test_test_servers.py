@@ -1,0 +1,444 @@
+"""`trioserver.testing.open_test_server`: what it serves, and that wrong tests fail."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socketserver
+import threading
+import time
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support import Upper, hold, read_to_end
+
+import trioserver
+from trioserver.testing import (
+    Faults,
+    Hung,
+    Latency,
+    Refuse,
+    Unfinished,
+    open_test_server,
+    task_tree,
+    wall_clock_guard,
+)
+
+WHERE = ["memory", "tcp", "unix"]
+
+
+async def fails(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Reads a line's beginning, and fails."""
+    await request.recv(100)
+    raise KeyError("a handler's own")
+
+
+class SyncUpper(socketserver.StreamRequestHandler):
+    """Answers a line."""
+
+    def handle(self) -> None:
+        time.sleep(0.05)
+        self.wfile.write(self.rfile.readline().upper())
+
+
+# Serving ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_serves_a_handler(where: Any) -> None:
+    """Over each network, on an address that looks like one of it."""
+    async with open_test_server(Upper, transport=where) as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await client.receive_some() == b"HELLO\n"
+        await client.send_eof()
+        assert await client.receive_some() == b""
+        [exchange] = await server.wait_requests(1)
+    assert exchange.outcome is trioserver.Outcome.COMPLETED
+    peer = exchange.info.client_address
+    if where == "unix":
+        assert peer == ""
+        with pytest.raises(TypeError, match="has no port"):
+            _ = server.port
+    else:
+        assert peer[0] == "127.0.0.1"
+        assert peer[1] > 1023
+        assert exchange.info.server_address == ("127.0.0.1", server.port)
+
+
+async def test_serves_a_server_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    """Its hooks, limits, time-outs, its own observers; and gives it back as it was."""
+
+    class Careful(trioserver.TCPServer):
+        async def verify_request(self, request: Any, client_address: Any) -> bool:
+            return client_address[1] % 2 == 0
+
+    original = Careful(("", 0), Upper, timeouts=trioserver.Timeouts(idle=86_400))
+    before = dict(vars(original))
+    async with open_test_server(original) as server:
+        assert server.server is original
+        for _ in range(2):
+            client = await server.connect()
+            with contextlib.suppress(trio.BrokenResourceError):
+                await read_to_end(client)
+    assert [str(one.outcome) for one in server.exchanges] == ["timed_out", "refused"]
+    assert trio.current_time() == pytest.approx(86_400, abs=5)
+    assert {name: vars(original).get(name) for name in before if name != "_report"} == {
+        name: value for name, value in before.items() if name != "_report"
+    }
+
+
+async def test_notes_what_was_said(autojump_clock: trio.testing.MockClock) -> None:
+    """By both sides, in memory."""
+    async with open_test_server(Upper) as server:
+        for text in (b"one\n", b"two\n"):
+            client = await server.connect()
+            await client.send_all(text)
+            await client.send_eof()
+            assert await read_to_end(client) == text.upper()
+        await server.wait_idle()
+        assert [(one.received, one.sent) for one in server.exchanges] == [
+            (b"one\n", b"ONE\n"),
+            (b"two\n", b"TWO\n"),
+        ]
+
+
+async def test_bytes_are_not_noted_behind_the_kernel() -> None:
+    """And it says so, rather than that there were none."""
+    async with open_test_server(Upper, transport="tcp") as server:
+        client = await server.connect()
+        await client.send_eof()
+        await read_to_end(client)
+        [exchange] = await server.wait_requests()
+        with pytest.raises(RuntimeError, match="in memory only"):
+            _ = exchange.received
+
+
+async def test_no_socket_is_opened_in_memory(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """CK-01: not one."""
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a socket was made")
+
+    monkeypatch.setattr("socket.socket.__init__", forbidden)
+    async with open_test_server(Upper, faults=[Latency(1)]) as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await client.receive_some() == b"HELLO\n"
+
+
+async def test_stop_tells_how_it_ended(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever is still served then is cut when the grace is over."""
+    async with open_test_server(hold) as server:
+        await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        report = await server.stop(grace=5)
+        assert [str(one.outcome) for one in report.requests] == ["cancelled"]
+        with pytest.raises(ConnectionRefusedError):
+            await server.connect()
+    assert trio.current_time() == 5
+
+
+@pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, trioserver.ProcessTCPServer])
+async def test_serves_threads_and_processes(kind: Any) -> None:
+    """On their own sockets."""
+    async with open_test_server(kind(("127.0.0.1", 0), SyncUpper), transport="tcp") as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await read_to_end(client) == b"HELLO\n"
+        [exchange] = await server.wait_requests()
+        assert exchange.record is not None
+        assert exchange.record.bytes_sent == 6
+
+
+# Wrong tests fail -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_handler_error_fails_the_test(where: Any) -> None:
+    """PY-04: with its traceback, though the client has noticed nothing but an end."""
+    with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+        async with open_test_server(fails, transport=where) as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            assert await read_to_end(client) == b""
+    [error] = caught.value.exceptions
+    assert isinstance(error, KeyError)
+    assert error.__traceback__ is not None
+    assert server.exchanges[0].error is error
+
+
+async def test_expected_error_does_not(autojump_clock: trio.testing.MockClock) -> None:
+    """It is there to be looked at; one of another kind fails the test all the same."""
+    async with open_test_server(fails) as server:
+        async with server.expect_error(KeyError) as errors:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+        assert [error.args for error in errors] == [("a handler's own",)]
+    with pytest.raises(AssertionError, match="no handler has raised ValueError") as caught:
+        async with open_test_server(fails) as server, server.expect_error(ValueError):
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+    assert 'KeyError: "a handler\'s own"' in caught.value.__notes__[0]
+
+
+async def test_missing_error_fails_the_test(autojump_clock: trio.testing.MockClock) -> None:
+    """After a virtual second."""
+    with pytest.raises(AssertionError, match="no handler has raised KeyError, which this test"):
+        async with open_test_server(Upper) as server, server.expect_error(KeyError):
+            pass
+    assert trio.current_time() == 1
+
+
+async def test_unfinished_handler_fails_the_test(autojump_clock: trio.testing.MockClock) -> None:
+    """By name, a virtual second after the test, with what it was doing."""
+    with pytest.raises(Unfinished) as caught:
+        async with open_test_server(hold) as server:
+            await server.connect()
+            await trio.testing.wait_all_tasks_blocked()
+    assert str(caught.value) == (
+        "requests still go on 1 s after the test:\n"
+        "  request 1 from 127.0.0.1:49152, working, for 1.000 s"
+    )
+    assert trio.current_time() == pytest.approx(1)
+
+
+async def test_handler_that_ends_in_time_does_not(autojump_clock: trio.testing.MockClock) -> None:
+    """The clients are closed first: who waits for them ends by that."""
+    async with open_test_server(Upper) as server:
+        await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+    assert trio.current_time() < 1
+
+
+async def test_lenient(autojump_clock: trio.testing.MockClock) -> None:
+    """``strict=False``: errors are noted, and whoever goes on is cut."""
+    async with open_test_server(fails, strict=False) as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        [exchange] = await server.wait_requests()
+    assert isinstance(exchange.error, KeyError)
+    async with open_test_server(hold, strict=False) as server:
+        await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+    assert [str(one.outcome) for one in server.exchanges] == ["cancelled"]
+
+
+async def test_own_failure_is_not_masked(autojump_clock: trio.testing.MockClock) -> None:
+    """PY-03: the handler's error is a note on it; an unfinished handler is not even looked for."""
+    with pytest.raises(AssertionError, match="the test's own") as caught:
+        async with open_test_server(fails) as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            await server.wait_requests()
+            raise AssertionError("the test's own")
+    [note] = caught.value.__notes__
+    assert note.startswith("A handler has failed, too:\nTraceback")
+    assert 'KeyError: "a handler\'s own"' in note
+    assert trio.current_time() == 0
+
+
+async def test_background_crash_fails_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """PY-02: with the server's error, not a time-out."""
+
+    class Broken(trioserver.TCPServer):
+        async def service_actions(self) -> None:
+            await trio.sleep(3)
+            raise RuntimeError("the server itself")
+
+    with pytest.raises(RuntimeError, match="the server itself"):
+        async with open_test_server(Broken(("", 0), Upper)):
+            await trio.sleep_forever()
+    assert trio.current_time() == 3
+
+
+async def test_server_that_cannot_start(autojump_clock: trio.testing.MockClock) -> None:
+    """PY-10: an error, bare, not a hang."""
+
+    class Broken(trioserver.TCPServer):
+        async def server_activate(self) -> None:
+            raise OSError("no way")
+
+    with pytest.raises(OSError, match="no way"):
+        async with open_test_server(Broken(("", 0), Upper)):
+            pass
+
+
+async def test_client_is_closed_whatever_happens() -> None:
+    """So that it complains of nothing later."""
+    with pytest.raises(ZeroDivisionError):
+        async with open_test_server(Upper, transport="tcp") as server:
+            client = await server.connect()
+            raise ZeroDivisionError
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send_all(b"x")
+
+
+# Datagrams ------------------------------------------------------------------------------
+
+
+class Answers(trioserver.DatagramRequestHandler):
+    """Replies in upper case."""
+
+    async def handle(self) -> None:
+        await self.wfile.write((await self.rfile.read()).upper())
+
+
+@pytest.mark.parametrize("where", ["memory", "udp", "unix"])
+async def test_serves_datagrams(where: Any) -> None:
+    """With clients that can be replied to."""
+    async with open_test_server(Answers, transport=where) as server:
+        client = await server.client()
+        await client.send(b"hello")
+        assert await client.receive() == b"HELLO"
+        [exchange] = await server.wait_requests()
+    assert exchange.outcome is trioserver.Outcome.COMPLETED
+
+
+async def test_clients_are_of_the_server_s_kind() -> None:
+    """And it says which."""
+    async with open_test_server(Answers) as server:
+        with pytest.raises(TypeError, match=r"no connections: client\(\)"):
+            await server.connect()
+    async with open_test_server(Upper) as server:
+        with pytest.raises(TypeError, match=r"has connections: connect\(\)"):
+            await server.client()
+
+
+# What cannot be served ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("server", "options", "error", "message"),
+    [
+        (Upper, {"transport": "sctp"}, ValueError, "must be one of .*'udp', 'unix'.*, not 'sctp'"),
+        (trioserver.TCPServer, {}, TypeError, "TCPServer is a class of servers: make one"),
+        (
+            trioserver.UDPServer(("", 0), hold),
+            {"transport": "tcp"},
+            TypeError,
+            "a UDPServer cannot be served over 'tcp'; its own is 'udp'",
+        ),
+        (
+            trioserver.TCPServer(("", 0), Upper),
+            {"transport": "unix"},
+            TypeError,
+            "a TCPServer cannot be served over 'unix'; its own is 'tcp'",
+        ),
+        (
+            trioserver.ThreadingTCPServer(("", 0), SyncUpper),
+            {},
+            TypeError,
+            "do not run in Trio, and need the kernel's sockets: transport='tcp', and no faults",
+        ),
+        (
+            trioserver.ThreadingTCPServer(("", 0), SyncUpper),
+            {"transport": "tcp", "faults": [Latency(1)]},
+            TypeError,
+            "and no faults",
+        ),
+    ],
+)
+async def test_what_cannot_be_served_is_refused(
+    server: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    """In words, before anything is opened."""
+    with pytest.raises(error, match=message):
+        async with open_test_server(server, **options):
+            raise AssertionError("it was served")
+
+
+async def test_faults_that_were_not_asked_for() -> None:
+    """On a real network they have to be there from the beginning."""
+    async with open_test_server(Upper, transport="tcp") as server:
+        with pytest.raises(RuntimeError, match=r"give some when it is opened: faults=Faults\(\)"):
+            server.faults.add(Refuse())
+    async with open_test_server(Upper, transport="tcp", faults=Faults()) as server:
+        server.faults.add(Refuse())
+        with pytest.raises((OSError, trio.BrokenResourceError)):
+            await read_to_end(await server.connect())
+
+
+# The clock rule ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_jumping_clock_is_refused(where: Any, autojump_clock: trio.testing.MockClock) -> None:
+    """CK-05: bytes in the kernel do not hold it."""
+    with pytest.raises(RuntimeError, match=r"clock with autojump.*autojump='wait'"):
+        async with open_test_server(Upper, transport=where):
+            raise AssertionError("it was served")
+
+
+async def test_jumping_clock_waits_for_a_thread_of_a_handler(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In memory, too: it would jump over the thread, and end the request."""
+
+    async def slow(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        with trio.fail_after(30):
+            await trio.to_thread.run_sync(time.sleep, 0.1)
+        await request.sendall(b"done")
+
+    async with open_test_server(slow) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b"done"
+        assert trio.current_time() < 30
+        await trio.sleep(1000)  # and it jumps again
+    assert trio.current_time() >= 1000
+
+
+async def test_jumping_clock_waits_for_threads_if_it_is_told_to(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """While a request is open it stands still."""
+    threaded = trioserver.ThreadingTCPServer(
+        ("127.0.0.1", 0), SyncUpper, timeouts=trioserver.Timeouts(request=10)
+    )
+    async with open_test_server(threaded, transport="tcp", autojump="wait") as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        assert await read_to_end(client) == b"HELLO\n"
+        await server.wait_idle()
+        assert trio.current_time() < 1
+        assert [str(one.outcome) for one in server.exchanges] == ["completed"]
+    assert autojump_clock.autojump_threshold == 0
+
+
+# The guard ---------------------------------------------------------------------------
+
+
+async def test_hung_test_is_ended_and_shown() -> None:
+    """By the wall clock, whatever the test's own says: with the tree of its tasks."""
+    with pytest.raises(Hung) as caught:
+        async with open_test_server(hold, guard=0.1) as server:
+            await read_to_end(await server.connect())
+    told = str(caught.value)
+    assert told.startswith("it took more than 0.1 real seconds; the tasks were here:\n")
+    assert "TCPServer request 1 from 127.0.0.1" in told
+    assert "in test_hung_test_is_ended_and_shown: await read_to_end(" in told
+
+
+async def test_guard_leaves_no_thread() -> None:
+    """When it was not needed."""
+    before = threading.active_count()
+    async with wall_clock_guard(60):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+    async with wall_clock_guard(math.inf):
+        assert threading.active_count() == before
+
+
+async def test_tree_of_tasks() -> None:
+    """Each under its parent."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever, name="a child")
+        await trio.testing.wait_all_tasks_blocked()
+        lines = task_tree().splitlines()
+        nursery.cancel_scope.cancel()
+    assert lines[0].startswith("<init>") or "init" in lines[0]
+    assert any(line.strip() == "a child" for line in lines)

@@ -1,0 +1,192 @@
+"""Datagrams with faults: some are lost, some come twice, some late, by chance.
+
+A task takes in what arrives at the listener beneath, and decides; a datagram that is
+late has a task of its own. A server's replies are decided upon when it sends them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import trio
+from trio.lowlevel import ParkingLot
+
+import trioserver
+
+from ._faults import AcceptError, Duplicate, Faults, Latency, Loss, Reorder, Towards
+from ._memory import ListenerWrapper
+
+
+def fates(faults: Faults, towards: Towards, chance: random.Random) -> Iterator[float]:
+    """How late a datagram arrives, in seconds: not at all if there is none; twice if there are two.
+
+    Draws as many numbers for each, so that a fault more changes nothing else.
+    """
+    lost, twice, overtaken, shift = (chance.random() for _ in range(4))
+    late = 0.0
+    for latency in faults.of(Latency, towards):
+        late += max(0.0, latency.seconds + (2 * shift - 1) * latency.jitter)
+    for fault in faults.of(Reorder, towards):
+        late += fault.seconds if overtaken < fault.share else 0.0
+    if any(lost < fault.share for fault in faults.of(Loss, towards)):
+        return
+    yield late
+    if any(twice < fault.share for fault in faults.of(Duplicate, towards)):
+        yield late
+
+
+class LossyListener(ListenerWrapper):
+    """A listener whose datagrams have faults; a `trioserver.Listener` of datagrams.
+
+    Args:
+      listener: where they come from, in memory or of the kernel.
+      faults: what is wrong with them; may change at any time.
+      nursery: where the tasks run that carry them; it has to outlive the server.
+    """
+
+    def __init__(
+        self, listener: trioserver.Listener, faults: Faults, nursery: trio.Nursery
+    ) -> None:
+        super().__init__(listener)
+        self._faults = faults
+        self._nursery = nursery
+        self._chance = faults.chance("server")
+        self._replies = faults.chance("client")
+        self._ready: deque[tuple[trioserver.DatagramTransport, Any] | OSError] = deque()
+        self._changed = ParkingLot()
+        self._closed = False
+        nursery.start_soon(self._take_in, name="faults of datagrams")
+
+    @property
+    def dropped(self) -> int:
+        """How many were lost beneath; those that a `Loss` takes are not counted."""
+        return getattr(self.beneath, "dropped", 0)
+
+    def accept_now(self) -> tuple[trioserver.DatagramTransport, Any] | None:
+        if not self._ready and not self._closed:
+            self._take_in_now()  # a drain does not wait for the task below
+        if not self._ready:
+            return None
+        self._changed.unpark_all()
+        answer = self._ready.popleft()
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    async def wait_acceptable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._ready:
+            if self._closed:
+                raise trio.ClosedResourceError("the listener is closed")
+            await self._changed.park()
+
+    def close(self) -> None:
+        self._closed = True
+        self._changed.unpark_all()
+        super().close()
+
+    async def _take_in(self) -> None:
+        with suppress(trio.ClosedResourceError):
+            while not self._closed:
+                while self._ready:
+                    await self._changed.park()
+                await self.beneath.wait_acceptable()
+                self._take_in_now()
+
+    def _take_in_now(self) -> None:
+        """Decide upon what is there, until something has arrived."""
+        while not self._ready:
+            try:
+                accepted = self.beneath.accept_now()
+            except OSError as error:
+                self._arrives(error)
+                return
+            if accepted is None:
+                return
+            self._decide(*accepted)
+
+    def _decide(self, transport: Any, client_address: Any) -> None:
+        for fault in self._faults.of(AcceptError, "server"):
+            self._faults.remove(fault)
+            for _ in range(fault.times):
+                self._arrives(fault.error())
+        datagram = FaultyDatagram(transport, self._faults, self._nursery, self._replies)
+        for late in fates(self._faults, "server", self._chance):
+            if late:
+                self._nursery.start_soon(self._arrive_later, late, datagram, client_address)
+            else:
+                self._arrives((datagram, client_address))
+
+    async def _arrive_later(self, seconds: float, datagram: FaultyDatagram, address: Any) -> None:
+        await trio.sleep(seconds)
+        if not self._closed:
+            self._arrives((datagram, address))
+
+    def _arrives(self, answer: tuple[FaultyDatagram, Any] | OSError) -> None:
+        self._ready.append(answer)
+        self._changed.unpark_all()
+
+
+@attrs.define(eq=False)
+class FaultyDatagram:
+    """A datagram whose replies have faults; a `trioserver.DatagramTransport`."""
+
+    _beneath: trioserver.DatagramTransport
+    _faults: Faults
+    _nursery: trio.Nursery
+    _chance: random.Random
+    _on_their_way: int = 0
+    _closed: bool = False
+
+    @property
+    def data(self) -> bytes:
+        return self._beneath.data
+
+    @property
+    def local_address(self) -> Any:
+        return self._beneath.local_address
+
+    @property
+    def peer_credentials(self) -> trioserver.PeerCredentials | None:
+        return self._beneath.peer_credentials
+
+    def send_now(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
+        before = self._chance.getstate()
+        for late in list(fates(self._faults, "client", self._chance)):
+            if late:
+                self._on_their_way += 1
+                self._nursery.start_soon(self._send_later, late, bytes(data), address)
+            elif not self._beneath.send_now(data, address):
+                self._chance.setstate(before)  # it is tried again, and has its fate already
+                return False
+        return True
+
+    async def _send_later(self, seconds: float, data: bytes, address: Any) -> None:
+        try:
+            await trio.sleep(seconds)
+            # Nobody is there any more to be told.
+            with suppress(OSError, trio.ClosedResourceError):
+                while not self._beneath.send_now(data, address):
+                    await self._beneath.wait_writable()
+        finally:
+            self._on_their_way -= 1
+            self._close_if_done()
+
+    async def wait_writable(self) -> None:
+        await self._beneath.wait_writable()
+
+    def fileno(self) -> int:
+        return self._beneath.fileno()
+
+    def close(self) -> None:
+        self._closed = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self._closed and not self._on_their_way:
+            self._beneath.close()

@@ -1,0 +1,175 @@
+"""What a server under test is served over, which it does not notice: memory, or its own sockets."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import trio
+
+import trioserver
+
+from ._clients import KernelDatagramClient, connected
+from ._clock import jumping_clock
+from ._exchanges import Recorder
+from ._faults import Fault, Faults, Refuse
+from ._lossy import LossyListener
+from ._memory import MemoryListener
+from ._memory_datagrams import MemoryDatagramClient, MemoryDatagramListener
+from ._relay import FaultyListener
+
+Where: TypeAlias = Literal["memory", "tcp", "udp", "unix"]
+
+_FREE_PORTS = 49_152
+"""The first port of those that nobody is assigned (RFC 6335, section 6)."""
+
+
+def server_for(server: Any, transport: str, stack: ExitStack) -> trioserver.BaseServer:
+    """The server itself; or one for a handler."""
+    if transport not in get_args(Where):
+        raise ValueError(f"transport must be one of {get_args(Where)}, not {transport!r}")
+    if isinstance(server, trioserver.BaseServer):
+        return server
+    if isinstance(server, type) and issubclass(server, trioserver.BaseServer):
+        raise TypeError(f"{server.__name__} is a class of servers: make one, or give a handler")
+    datagrams = trioserver.DatagramRequestHandler
+    is_datagrams = isinstance(server, type) and issubclass(server, datagrams)
+    if transport == "unix":
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        unix = trioserver.UnixDatagramServer if is_datagrams else trioserver.UnixStreamServer
+        return unix(str(Path(folder) / "socket"), server)
+    is_datagrams = is_datagrams or transport == "udp"
+    internet = trioserver.UDPServer if is_datagrams else trioserver.TCPServer
+    return internet(("127.0.0.1", 0), server)
+
+
+def check_fit(
+    server: trioserver.BaseServer, transport: str, *, with_faults: bool, waits: bool
+) -> None:
+    """Refuse what cannot be served so.
+
+    Raises:
+      TypeError: because of the server.
+      RuntimeError: because of the clock.
+    """
+    name, own = type(server).__name__, _own_transport(server)
+    if transport not in {"memory", own}:
+        raise TypeError(f"a {name} cannot be served over {transport!r}; its own is {own!r}")
+    outside = isinstance(server, (trioserver.ThreadingMixIn, trioserver.ProcessMixIn))
+    if outside and (transport == "memory" or with_faults):
+        raise TypeError(
+            f"the handlers of a {name} do not run in Trio, and need the kernel's sockets:"
+            f" transport={own!r}, and no faults"
+        )
+    if transport != "memory" and not waits and jumping_clock() is not None:
+        raise RuntimeError(
+            f"this test runs on a clock with autojump, and the {name} over {transport!r}: the"
+            " clock jumps while bytes are in the kernel, or a thread is at work, and time-outs"
+            " strike that have not come. Serve it in memory, use the real clock, or have the"
+            " clock stand still while a request is open: autojump='wait'"
+        )
+
+
+def _own_transport(server: trioserver.BaseServer) -> str:
+    if getattr(server, "address_family", None) == getattr(socket, "AF_UNIX", None):
+        return "unix"
+    return "udp" if has_datagrams(server) else "tcp"
+
+
+def has_datagrams(server: trioserver.BaseServer) -> bool:
+    """Whether its requests are datagrams."""
+    return getattr(server, "socket_type", None) == socket.SOCK_DGRAM
+
+
+class Network:
+    """What one server under test is served over."""
+
+    def __init__(
+        self,
+        transport: str,
+        faults: Faults | Sequence[Fault] | None,
+        recorder: Recorder,
+        tasks: trio.Nursery,
+    ) -> None:
+        self._in_memory: MemoryListener | MemoryDatagramListener | None = None
+        self._transport = transport
+        self._may_fail = transport == "memory" or faults is not None
+        self._faults = faults if isinstance(faults, Faults) else Faults(*(faults or ()))
+        self._recorder = recorder
+        self._tasks = tasks
+        self._clients = itertools.count(_FREE_PORTS)
+
+    @property
+    def faults(self) -> Faults:
+        """What is wrong with it."""
+        if not self._may_fail:
+            raise RuntimeError(
+                "nothing is between this server and its sockets; for faults on a real network,"
+                " give some when it is opened: faults=Faults()"
+            )
+        return self._faults
+
+    def mend(self) -> None:
+        """Have nothing be wrong with it any more."""
+        self._faults.clear()
+
+    async def connect(self, address: Any) -> trio.abc.HalfCloseableStream:
+        """A client's end of a new connection to a server that is bound to ``address``."""
+        if isinstance(self._in_memory, MemoryDatagramListener):
+            raise TypeError("a server of datagrams has no connections: client()")
+        if self._in_memory is None:
+            return await connected(address)
+        if self._faults.of(Refuse, "server"):
+            await trio.lowlevel.checkpoint()
+            raise ConnectionRefusedError("there is a Refuse among the faults")
+        own = (address[0], next(self._clients)) if isinstance(address, tuple) else ""
+        return await self._in_memory.connect(own)
+
+    async def client(self, address: Any) -> MemoryDatagramClient | KernelDatagramClient:
+        """Somebody who sends datagrams to a server that is bound to ``address``."""
+        if isinstance(self._in_memory, MemoryListener):
+            raise TypeError("a server of streams has connections: connect()")
+        if self._in_memory is None:
+            return await KernelDatagramClient.of(address)
+        await trio.lowlevel.checkpoint()
+        own = (address[0], next(self._clients)) if isinstance(address, tuple) else None
+        return self._in_memory.client(own)
+
+    @contextmanager
+    def under(self, server: trioserver.BaseServer) -> Iterator[None]:
+        """Have ``server`` served over it in the block."""
+        if not self._may_fail:
+            yield
+            return
+        bind: Callable[[], Any] = server.server_bind
+        in_memory = self._transport == "memory"
+
+        async def server_bind() -> Sequence[trioserver.Listener]:
+            beneath = [self._memory_for(server)] if in_memory else await bind()
+            if has_datagrams(server):
+                return [LossyListener(one, self._faults, self._tasks) for one in beneath]
+            faulty = [FaultyListener(one, self._faults, self._tasks) for one in beneath]
+            return [self._recorder.noting(one) for one in faulty] if len(faulty) == 1 else faulty
+
+        vars(server)["server_bind"] = server_bind
+        try:
+            yield
+        finally:
+            del vars(server)["server_bind"]
+
+    def _memory_for(self, server: trioserver.BaseServer) -> trioserver.Listener:
+        address = server.server_address
+        match address:
+            case (str(host), 0, *rest):
+                address = (host or "127.0.0.1", _FREE_PORTS - 1, *rest)
+        if has_datagrams(server):
+            largest = getattr(server, "max_packet_size", 65_535)
+            self._in_memory = MemoryDatagramListener(address, largest)
+        else:
+            self._in_memory = MemoryListener(address)
+        return self._in_memory
