@@ -5,6 +5,7 @@ Nothing in here imports pytest, so that workers start fast.
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import json
 import logging
@@ -113,6 +114,13 @@ def init_fails_if(path: str) -> None:
         init_fails()
 
 
+def init_fails_slowly_if(path: str) -> None:
+    """One that fails while there is a file, and leaves a thread that the process waits for."""
+    if Path(path).exists():
+        threading.Thread(target=time.sleep, args=[30]).start()
+        init_fails()
+
+
 def init_waits_for(path: str) -> None:
     """One that waits until there is a file."""
     while not Path(path).exists():
@@ -160,6 +168,10 @@ def _fails_unpicklable() -> None:
     raise Unpicklable
 
 
+def _exits_generators() -> None:
+    raise GeneratorExit
+
+
 def _sysexit() -> None:
     raise SystemExit(4)
 
@@ -183,6 +195,52 @@ def _closes_stdio() -> None:
 
 def _logs() -> None:
     logging.getLogger("app").warning("seen in %s", "a worker")
+
+
+class OwnRecords(logging.Handler):
+    """Keeps what is logged in this process; a module may add such a handler of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+own_records = OwnRecords()
+own_log = logging.getLogger("app.own")
+own_log.addHandler(own_records)
+own_log.propagate = False
+
+
+def _logs_to_its_own() -> None:
+    own_log.warning("seen in %s", "a worker")
+    assert not own_records.messages
+
+
+def _logs_nameless() -> None:
+    logging.logThreads = logging.logProcesses = False
+    logging.getLogger("app").warning("by nobody")
+
+
+def _logs_in_signals() -> None:
+    """Log in a signal handler, too, and so again and again in the middle of a record."""
+    log = logging.getLogger("app")
+    signal.signal(signal.SIGALRM, lambda *_: log.info("in a signal"))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    for _ in range(1000):
+        log.info("%s", "x" * 1000)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _logs_in_a_child() -> None:
+    """Log in a child, as a library may that has forked."""
+    if (child := os.fork()) == 0:
+        logging.getLogger("app").warning("seen in a child")
+        logging.getLogger("app").info("not seen")
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _forks() -> None:
@@ -218,6 +276,7 @@ NONSENSE: dict[str, bytes] = {
     "no json": frame(Say.DONE, b"completed"),
     "no object": frame(Say.DONE, b"[1, 2]\n"),
     "deep": frame(Say.DONE, b"[" * 100_000),
+    "no outcome": frame(Say.DONE, tell(outcome="splendid")),
     "half an end": frame(Say.DONE, tell(**ENDED)),  # type: ignore[arg-type]
     "ready twice": frame(Say.READY, tell()),
     "not ready at last": frame(Say.NOT_READY, tell(why="nonsense")),
@@ -248,12 +307,17 @@ DEEDS: dict[str, Callable[..., object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "error": _fails,
     "unpicklable": _fails_unpicklable,
+    "generator-exit": _exits_generators,
     "sleep": lambda: time.sleep(30),
     "loop": _in_python,
     "c": _in_c,
     "print": _prints,
     "stdio": _closes_stdio,
     "log": _logs,
+    "log-own": _logs_to_its_own,
+    "log-nameless": _logs_nameless,
+    "log-signal": _logs_in_signals,
+    "log-child": _logs_in_a_child,
     "fork": _forks,
     "fork-return": os.fork,
     "fork-exit": _forks_and_exits,
@@ -290,6 +354,62 @@ async def adoes(request: trioserver.Connection, client_address: Any, server: Any
     else:
         DEEDS[deed]()
     await request.sendall(b"%d" % os.getpid())
+
+
+class ForksToAnswer(Upper):
+    """Has a child answer, as it was done of old."""
+
+    def handle(self) -> None:
+        if (child := os.fork()) == 0:
+            with suppress(BaseException):
+                super().handle()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+
+visitor = contextvars.ContextVar("visitor", default=b"nobody")
+
+
+def remembers(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Notes who visits, and says who has before."""
+    before = visitor.get()
+    visitor.set(request.recv(100))
+    request.sendall(before)
+
+
+async def aremembers(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    before = visitor.get()
+    visitor.set(await request.recv(100))
+    await request.sendall(before)
+
+
+# Handlers with threads -------------------------------------------------------------------
+
+
+def floods_while_it_reads(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Sends more than the client takes, in one thread, and receives in another."""
+    flood = threading.Thread(target=request.sendall, args=(bytes(50_000_000),))
+    flood.start()
+    while request.recv(1):
+        pass
+    flood.join()
+
+
+def leaves_a_reader(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Told ``leave``, leaves a thread behind that reads after the next request has begun."""
+    if request.recv(1000) != b"leave":
+        request.sendall(b"begun.")
+        time.sleep(30)
+
+    def reads() -> None:
+        while not Path(server.my_path, "now").exists():
+            time.sleep(0.001)
+        with suppress(OSError):
+            request.recv(1)
+        Path(server.my_path, "done").touch()
+
+    threading.Thread(target=reads, daemon=True).start()
 
 
 # Handlers that wait ----------------------------------------------------------------------
@@ -329,6 +449,28 @@ async def cancels_itself(request: trioserver.Connection, client_address: Any, se
     await trio.sleep_forever()
 
 
+def makes_a_file(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Answers by a file that takes the descriptor over, and closes it."""
+    with os.fdopen(request.fileno(), "wb") as file:
+        file.write(b"%d" % os.getpid())
+
+
+def closes_early(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Sends much, closes its connection, and goes on until it is told to end."""
+    request.sendall(bytes(20_000_000))
+    request.close()
+    while not Path(server.my_path).exists():
+        time.sleep(0.001)
+
+
+async def acloses_early(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    await request.sendall(bytes(20_000_000))
+    await request.aclose()
+    while not Path(server.my_path).exists():  # noqa: ASYNC110, ASYNC240  (another process)
+        await trio.sleep(0.001)
+
+
 def starts_a_program(request: socket.socket, client_address: Any, server: Any) -> None:
     """Starts a program that runs for long, and tells its process id."""
     program = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -366,6 +508,24 @@ async def areplies(request: trioserver.Datagram, client_address: Any, server: An
         await way_back.sendto(text, client_address)
 
 
+def misaddresses(request: Any, client_address: Any, server: Any) -> None:
+    """Tells what comes of an address that is none."""
+    _, way_back = request
+    try:
+        way_back.sendto(b"hello", (client_address[0], 99_999))
+    except (OSError, OverflowError) as error:
+        way_back.sendto(repr(error).encode(), client_address)
+
+
+async def amisaddresses(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    """The same, asynchronous."""
+    _, way_back = request
+    try:
+        await way_back.sendto(b"hello", (client_address[0], 99_999))
+    except (OSError, OverflowError) as error:
+        await way_back.sendto(repr(error).encode(), client_address)
+
+
 def replies_twice(request: Any, client_address: Any, server: Any) -> None:
     """Sends two datagrams back, with time in between for whatever is to happen."""
     data, way_back = request
@@ -398,6 +558,54 @@ async def areplies_without_end(
     data, way_back = request
     while True:
         await way_back.sendto(data, client_address)
+
+
+def replies_in_threads(request: Any, client_address: Any, server: Any) -> None:
+    """Sends ten datagrams at once, and one when they are all gone."""
+    _, way_back = request
+    sends = [
+        threading.Thread(target=way_back.sendto, args=(b"%d" % number, client_address))
+        for number in range(10)
+    ]
+    for thread in sends:
+        thread.start()
+    for thread in sends:
+        thread.join()
+    way_back.sendto(b"all", client_address)
+
+
+def replies_too_late(request: Any, client_address: Any, server: Any) -> None:
+    """Replies; told ``late``, once more after its end, and notes in a file what came of that."""
+    data, way_back = request
+    way_back.sendto(data, client_address)
+    if data == b"late":
+        threading.Thread(target=_replies_then, args=(way_back, client_address, server)).start()
+
+
+def _replies_then(way_back: Any, client_address: Any, server: Any) -> None:
+    while not Path(server.my_path).exists():
+        time.sleep(0.001)
+    try:
+        way_back.sendto(b"too late", client_address)
+    except trio.ClosedResourceError as error:
+        Path(server.my_path).write_text(str(error))
+
+
+def gives_up_a_reply(request: Any, client_address: Any, server: Any) -> None:
+    """Is interrupted by a signal in the wait for a client that takes nothing."""
+    data, way_back = request
+    if data == b"give up":
+        signal.signal(signal.SIGALRM, _interrupts)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with suppress(InterruptedError):
+            while True:
+                way_back.sendto(data, client_address)
+    else:
+        way_back.sendto(data, client_address)
+
+
+def _interrupts(*_: Any) -> None:
+    raise InterruptedError
 
 
 # Servers ---------------------------------------------------------------------------------
@@ -484,6 +692,23 @@ class ErringByDatagram(trioserver.ProcessUDPServer):
 
     async def handle_error(self, request: Any, client_address: Any) -> None:
         self.errors.append(sys.exception())
+
+
+class ReadsAhead(trioserver.ProcessTCPServer):
+    """Reads as much as a line may have before a worker gets the connection."""
+
+    async def process_request(self, request: Any, client_address: Any) -> None:
+        with suppress(trioserver.LimitExceeded):
+            await trioserver.RequestReader(request).readline()
+        await super().process_request(request, client_address)
+
+
+class Closes(trioserver.ProcessTCPServer):
+    """Closes each connection before a worker gets it."""
+
+    async def process_request(self, request: Any, client_address: Any) -> None:
+        await request.aclose()
+        await super().process_request(request, client_address)
 
 
 class Greets(trioserver.ProcessTCPServer):

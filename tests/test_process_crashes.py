@@ -6,6 +6,7 @@ unless the worker was in the middle of sending, which must not look like a whole
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -26,14 +27,16 @@ from typing import Any
 import process_handlers as handlers
 import pytest
 import trio
-from support import Witness, connect, plain_client, read_to_end, running, until
+from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
 from test_processes import SOON, both, is_there, on_tcp
 from test_threads import THERE, ask
 
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
 from trioserver._processes import mixin, pool
-from trioserver._processes.page import STATE, WORKING, WRITING
+from trioserver._processes.crew import Worker
+from trioserver._processes.launch import Launched
+from trioserver._processes.page import STATE, WORKING, WRITING, Page
 from trioserver._processes.synchronous import SeenSocket
 from trioserver._receiving import Drain
 from trioserver._socket_use import SocketUse
@@ -157,6 +160,27 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(handler: Any, how: st
     [record] = witness.records
     assert str(record.outcome) == ("failed" if how == "crash" else "killed")
     assert record.bytes_sent > 0
+
+
+async def test_half_a_reply_of_a_thread() -> None:
+    """The same while another thread of the handler reads."""
+    witness = Witness()
+    handler = handlers.floods_while_it_reads
+    async with running(server := on_tcp(handler, observers=[witness])):
+        async with await connect(server) as client:
+
+            def now() -> Any:
+                return server.snapshot().requests[0]
+
+            await until(lambda: server.requests and now().bytes_sent)
+            await client.send_all(b"x")
+            await until(lambda: now().bytes_received == 1)
+            await trio.testing.wait_all_tasks_blocked(0.02)  # until it reads again
+            assert now().state == "writing"
+            server.cancel_request(1, "enough")
+            await until(lambda: witness.records)
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_end(client)
 
 
 @pytest.mark.parametrize("way", ["sendall", "sendfile"])
@@ -707,3 +731,247 @@ async def test_worker_ends_while_its_reply_is_sent(handler: Any) -> None:
 
 def _waits_to_send(server: Any) -> bool:
     return bool(server.requests) and server.snapshot().requests[0].state == "writing"
+
+
+# The rest of the program -----------------------------------------------------------------------
+
+
+async def test_threads_of_the_program_are_all_busy() -> None:
+    """Workers do not need them to be started, or reaped."""
+    server = handlers.Erring(THERE, handlers.does, min_children=1)
+    async with running(server):
+        limiter = trio.to_thread.current_default_thread_limiter()
+        for _ in range(int(limiter.total_tokens)):
+            limiter.acquire_on_behalf_of_nowait(object())
+        began = time.perf_counter()
+        assert await ask(server, b"exit3") == b"begun."
+        await is_served(server)
+        assert time.perf_counter() - began < SOON
+    [error] = server.errors
+    assert isinstance(error, WorkerCrashed)
+    assert error.status == 3
+
+
+async def test_no_thread_is_to_be_had(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker is reaped all the same, and its successor started when there are some again."""
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.01)
+    fails, run_sync = [1, 2], trio.to_thread.run_sync
+
+    async def run(*arguments: Any, **options: Any) -> Any:
+        if fails:
+            fails.pop()
+            raise RuntimeError("can't start new thread")
+        return await run_sync(*arguments, **options)
+
+    server = handlers.Erring(THERE, handlers.does, min_children=1)
+    async with running(server):
+        monkeypatch.setattr(trio.to_thread, "run_sync", run)
+        assert await ask(server, b"exit3") == b"begun."
+        await is_served(server)
+    assert [isinstance(it, WorkerCrashed) and it.status for it in server.errors] == [3]
+    assert "a worker process could not be started: can't start new thread" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_somebody_else_reaps(method: str) -> None:
+    """Or the system, where SIGCHLD is ignored: how a worker has ended nobody may know then."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        server = handlers.Erring(THERE, handlers.does, min_children=1, start_method=method)
+        async with running(server):
+            await ask(server, b"nothing")
+            in_between = descriptors()
+            for _ in range(2):
+                assert await ask(server, b"exit3") == b"begun."
+                await is_served(server)
+            await until(lambda: len(descriptors()) == len(in_between))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    status = {"forkserver": 3, "spawn": 255}[method]
+    assert [isinstance(it, WorkerCrashed) and it.status for it in server.errors] == [status] * 2
+
+
+async def test_hook_has_closed_the_connection() -> None:
+    """A worker is not even asked: the request fails at once, and says why."""
+    witness = Witness()
+    server = handlers.Closes(THERE, handlers.does, min_children=1, observers=[witness])
+    async with running(server):
+        [pid] = server.active_children
+        async with await connect(server) as client:
+            assert await read_to_end(client) == b""
+        await until(lambda: witness.records)
+        assert server.active_children == [pid]
+    assert witness.outcomes == ["failed"]
+    assert witness.records[0].reason.startswith("ClosedResourceError: ")
+
+
+async def test_system_does_not_pass_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have too many on the way: this ends one request, and says why."""
+    witness = Witness()
+
+    def refuses(*arguments: Any) -> int:
+        monkeypatch.undo()
+        raise OSError(errno.ETOOMANYREFS, "too many references")
+
+    async with running(server := on_tcp(handlers.does, observers=[witness])):
+        monkeypatch.setattr(socket.socket, "sendmsg", refuses)
+        assert await ask(server, b"nothing") == b""
+        await is_served(server)
+    assert witness.outcomes == ["failed", "completed"]
+    assert "too many references" in witness.records[0].reason
+
+
+# Kills that take their time ----------------------------------------------------------------------
+
+
+@both("Floods")
+async def test_nobody_waits_for_a_kill(handler: Any) -> None:
+    """With no time for it, what the worker has sent counts all the same."""
+    witness = Witness()
+    server = on_tcp(handler, observers=[witness], timeouts=Timeouts(cleanup=0))
+    async with running(server), await connect(server) as client:
+        await until(lambda: server.requests and server.snapshot().requests[0].state == "writing")
+        await until(lambda: server.snapshot().requests[0].bytes_sent)
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client)
+    assert witness.outcomes == ["killed"]
+    assert witness.records[0].bytes_sent > 0
+
+
+async def test_worker_that_a_kill_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a while the server goes on without it, and so does its request."""
+    monkeypatch.setattr(pool, "A_MOMENT", 0.1)
+    monkeypatch.setattr(pool, "LONGEST_KILL", 0.1)
+    kill = Launched.kill
+    server = handlers.Erring(THERE, handlers.does, min_children=1)
+    async with running(server):
+        [pid] = server.active_children
+        monkeypatch.setattr(Launched, "kill", lambda it: None if it.pid == pid else kill(it))
+        began = time.perf_counter()
+        assert await ask(server, b"say no frame") == b"begun."
+        assert time.perf_counter() - began < SOON
+        [error] = server.errors
+        assert isinstance(error, WorkerCrashed)
+        assert error.status == -signal.SIGKILL
+        assert await is_served(server) != pid
+        await until(lambda: not is_running(pid))  # its line to the server was cut
+    assert f"worker process {pid} does not end, though it was killed" in caplog.text
+
+
+def test_worker_is_looked_at_while_it_is_reaped() -> None:
+    """Another thread may be about to close its page."""
+    page = Page(-1)
+    page.begin(1, 2, 3)
+    worker = Worker(types.SimpleNamespace(page=page))  # type: ignore[arg-type]
+    assert worker.facts(1) == (2, 3, "working")
+    page.cells.release()
+    assert worker.facts(1) is None
+    page.close()
+    assert worker.facts(1) is None
+
+
+# How failures are counted ------------------------------------------------------------------------
+
+
+async def are_idle(server: Any, number: int) -> None:
+    """Wait until so many workers are ready, and have nothing to do."""
+    await until(lambda: len(server._run.staff._idle) == number)
+
+
+async def test_workers_that_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their successors wait once, and not each of them longer than the one before."""
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.05)
+    async with running(server := on_tcp(handlers.does, min_children=8)):
+        began = time.perf_counter()
+        before = server.active_children
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: not set(before) & set(server.active_children))
+        await are_idle(server, 8)
+        assert 0.05 <= time.perf_counter() - began < SOON
+
+
+async def test_starts_that_fail_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have failed once: what is missing for a moment does not end the server."""
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.05)
+    path = tmp_path / "gone"
+    server = on_tcp(
+        handlers.does, min_children=8, child_init=partial(handlers.init_fails_if, str(path))
+    )
+    async with running(server):
+        path.touch()
+        for pid in server.active_children:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: len(_calls(path)) >= 8 + 8)
+        path.unlink()
+        await are_idle(server, 8)
+        await is_served(server)
+
+
+async def test_start_that_fails_after_workers_that_ended_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those could be started, so this one is the first that could not."""
+    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.001)
+    path = tmp_path / "gone"
+    server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_if, str(path)))
+    async with running(server):
+        for _ in range(pool.FAILURES):
+            await are_idle(server, 1)
+            os.kill(server.active_children[0], signal.SIGKILL)
+            await are_idle(server, 0)
+        await are_idle(server, 1)
+        path.touch()
+        before = len(_calls(path))
+        os.kill(server.active_children[0], signal.SIGKILL)
+        await until(lambda: len(_calls(path)) > before)
+        path.unlink()
+        await is_served(server)
+
+
+async def test_start_that_fails_while_the_server_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes no difference any more."""
+    monkeypatch.setattr(pool, "FAILURES", 1)
+    path = tmp_path / "gone"
+    server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_slowly_if, str(path)))
+    async with running(server):
+        path.touch()
+        [pid] = server.active_children
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: _successor_says_no(server, pid))
+    assert "no database" not in caplog.text
+
+
+def _successor_says_no(server: Any, pid: int) -> bool:
+    workers = server._run.staff._workers
+    return any(worker.why_not for number, worker in workers.items() if number != pid)
+
+
+async def test_drain_begins_while_a_request_is_given_away() -> None:
+    """What was read before is much, and the worker slow: the drain is told after it."""
+    witness = Witness()
+    limits = trioserver.Limits(line=500_000)
+    server = handlers.ReadsAhead(
+        THERE, handlers.Upper, min_children=1, limits=limits, observers=[witness]
+    )
+    with trio.fail_after(20):
+        async with server.serving(grace=10):
+            async with await connect(server) as client:
+                async with stopped(server):
+                    await client.send_all(b"x" * 500_001)
+                    await until(lambda: _is_given(server))
+                    server.shutdown(10)
+                began = time.perf_counter()
+                await client.send_all(b"\n")
+                answer = await read_to_end(client)
+                assert answer == b"X" * 500_001 + b"\n"
+                assert time.perf_counter() - began < 2 * SOON
+    assert witness.outcomes == ["drained"]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,8 +19,12 @@ import pytest
 import trio
 from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
 from test_process_crashes import is_running, is_served
-from test_processes import on_tcp
+from test_processes import SOON, is_there, on_tcp
 from test_threads import ask
+
+import trioserver
+from trioserver._processes import launch, pool
+from trioserver._processes.crew import Worker
 
 ENVIRONMENT = {
     **os.environ,
@@ -436,3 +441,79 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
     assert {(str(it.outcome), it.reason) for it in others} == {("cancelled", "enough")}
     assert len(others) == 200
     assert first.outcome == last.outcome == "completed"
+
+
+async def test_cancelled_while_the_system_starts_a_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fork server that hangs is waited for within bounds; a worker that comes late is ended."""
+    monkeypatch.setattr(pool, "A_MOMENT", 0.1)
+    server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
+    async with running(server):
+        await is_served(server)
+    before, late = descriptors(), []
+    hangs, goes_on = threading.Event(), threading.Event()
+    start = launch.launch
+
+    def starts_late(*arguments: Any) -> launch.Launched:
+        hangs.set()
+        goes_on.wait(20)
+        late.append(start(*arguments))
+        return late[0]
+
+    monkeypatch.setattr(launch, "launch", starts_late)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await until(hangs.is_set)
+        began = time.perf_counter()
+        nursery.cancel_scope.cancel()
+    assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
+    assert "has not ended 0.2 s after it was cancelled; left behind" in caplog.text
+    goes_on.set()
+    await until(lambda: late and not is_there(late[0].pid))
+    await until(lambda: descriptors() == before)
+
+
+def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends workers is not interrupted itself."""
+    end, pids = Worker.end, []
+
+    async def is_interrupted(worker: Worker, seconds: float) -> int:
+        pids.append(worker.pid)
+        signal.raise_signal(signal.SIGINT)
+        return await end(worker, seconds)
+
+    async def serves() -> None:
+        async with running(server := on_tcp(handlers.does)):
+            await is_served(server)
+
+    trio.run(serves)  # with a fork server, which stays
+    before = descriptors()
+    monkeypatch.setattr(Worker, "end", is_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(serves)
+    assert pids
+    assert not any(map(is_there, pids))
+    assert descriptors() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only it tells such an end from theirs")
+async def test_fork_server_is_killed() -> None:
+    """Its workers go on, whether they have a request or not; the next ones come out of another."""
+    witness = Witness()
+    async with running(server := on_tcp(handlers.does, min_children=2, observers=[witness])):
+        before = server.active_children
+        async with await connect(server) as client:
+            await client.send_all(b"wait")
+            assert await client.receive_some() == b"begun."
+            [fork_server] = _fork_server()
+            os.kill(fork_server, signal.SIGKILL)
+            await until(lambda: not is_running(fork_server))
+            assert await is_served(server) in before
+            await client.send_all(b"!")
+            assert int(await read_to_end(client)) in before
+        assert await ask(server, b"exit3") == b"begun."
+        await until(lambda: len(set(server.active_children) - set(before)) == 1)
+        await is_served(server)
+    assert not any(map(is_running, before))
+    assert witness.outcomes == ["completed", "completed", "failed", "completed"]

@@ -171,6 +171,12 @@ def test_an_error_is_told_in_words() -> None:
     assert "in test_an_error_is_told_in_words" in ending.traceback
 
 
+WHAT_RECORDS_TELL = (
+    *("name", "levelname", "levelno", "pathname", "filename", "module", "lineno", "funcName"),
+    *("created", "msecs", "thread", "threadName", "process", "processName", "stack_info"),
+)
+
+
 def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     """With its message, level, place, time and traceback."""
     log = logging.getLogger("tests.process.wire")
@@ -178,13 +184,17 @@ def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
         try:
             raise ValueError("on purpose")
         except ValueError:
-            log.warning("it is %s", "late", exc_info=True)
+            log.warning("it is %s", "late", exc_info=True, stack_info=True)
         [sent] = caplog.records
         caplog.clear()
+        for name in ("created", "relativeCreated"):  # or it would be now
+            setattr(sent, name, getattr(sent, name) - (100.5 if name == "created" else 100_500))
+        sent.msecs = float(int(sent.created % 1 * 1000))
         log_here(wire.told(wire.tell(**as_facts(sent)))[0])
     [record] = caplog.records
-    for name in ("name", "levelname", "levelno", "lineno", "funcName", "created", "process"):
-        assert getattr(record, name) == getattr(sent, name)
+    for name in WHAT_RECORDS_TELL:
+        assert getattr(record, name) == getattr(sent, name), name
+    assert record.relativeCreated == pytest.approx(sent.relativeCreated)
     assert record.getMessage() == "it is late"
     assert record.exc_text is not None
     assert record.exc_text.endswith("ValueError: on purpose")
@@ -203,6 +213,45 @@ def test_a_record_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture
     assert not caplog.records
 
 
+def _make_nothing(monkeypatch: pytest.MonkeyPatch) -> logging.LogRecord:
+    """A record of a program that has told `logging` to leave out what it does not need."""
+    monkeypatch.setattr(logging, "logThreads", False)
+    monkeypatch.setattr(logging, "logProcesses", False)
+    return logging.LogRecord("app", logging.ERROR, "", 0, "so little", (), None, func=None)
+
+
+@pytest.mark.parametrize(
+    "made", [_make_nothing, lambda _: logging.makeLogRecord({"msg": "so little", "levelno": 40})]
+)
+def test_a_record_may_tell_little(
+    made: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not there stays away, and is no nonsense."""
+    log_here(wire.told(wire.tell(**as_facts(made(monkeypatch))))[0])
+    [record] = caplog.records
+    assert (record.getMessage(), record.levelno) == ("so little", logging.ERROR)
+
+
+@given(st.characters(codec=None))
+def test_a_record_fits_into_a_frame(character: str) -> None:
+    """Whatever is in it, and wherever."""
+    long = character * 100_000
+    record = logging.LogRecord(long, logging.ERROR, long, 0, long, (), None, long)
+    record.exc_text = record.stack_info = record.threadName = record.processName = long
+    assert len(wire.tell(**as_facts(record))) <= wire.LONGEST_FROM_WORKER
+
+
+def test_a_record_that_a_filter_fails_on() -> None:
+    """That the program's own filter raises is no reason for the server to end."""
+
+    def fails(record: logging.LogRecord) -> bool:
+        raise LookupError
+
+    log = logging.getLogger("tests.process.filter")
+    log.addFilter(fails)
+    log_here(as_facts(logging.makeLogRecord({"name": log.name, "levelno": logging.ERROR})))
+
+
 def test_a_page_is_shared() -> None:
     """What one maps, another sees, and a closed one tells so."""
     number = new_page()
@@ -217,5 +266,7 @@ def test_a_page_is_shared() -> None:
     writer.begin(9, 5, 6)
     assert (reader.request, reader.received, reader.sent, reader.state) == (9, 5, 6, "working")
     writer.close()
-    assert (writer.is_closed, reader.is_closed) == (True, False)
+    with pytest.raises(ValueError, match="released"):
+        writer.request  # noqa: B018
+    assert reader.request == 9
     reader.close()

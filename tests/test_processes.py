@@ -22,6 +22,7 @@ from test_threads import THERE, ask, ask_by_datagram, folder  # noqa: F401  (a f
 
 import trioserver
 from trioserver import HandlerFailed, Limits, Timeouts
+from trioserver._processes.wire import LONGEST_FROM_WORKER
 
 SOON = 1.0
 """Seconds, generously, for what happens at once: the wrong way takes more."""
@@ -197,6 +198,37 @@ async def test_input_read_ahead_is_not_lost(handler: Any) -> None:
     assert (record.bytes_received, record.bytes_sent) == (14, 16)
 
 
+@both("closes_early")
+async def test_handler_that_closes(stream: Any, handler: Any, tmp_path: Path) -> None:
+    """Its client is told at once, however long it then goes on."""
+    witness = Witness()
+    server = stream(handler, observers=[witness])
+    server.my_path = str(tmp_path / "enough")
+
+    def now() -> Any:
+        return server.snapshot().requests[0]
+
+    async with running(server):
+        async with await connect(server) as client:
+            await until(lambda: server.requests and now().state == "writing")
+            assert len(await read_to_end(client)) == 20_000_000
+            await until(lambda: now().state == "working")  # else a kill were one in a write
+            assert now().bytes_sent == 20_000_000
+            (tmp_path / "enough").touch()
+            await until(lambda: witness.records)
+    assert witness.outcomes == ["completed"]
+
+
+async def test_handler_that_closes_the_descriptor(stream: Any) -> None:
+    """It is its own there: no reason for a worker to end, as it was none of old."""
+    witness = Witness()
+    async with running(server := stream(handlers.makes_a_file, observers=[witness])):
+        [pid] = server.active_children
+        assert await ask(server, b"") == b"%d" % pid
+        assert server.active_children == [pid]
+    assert witness.outcomes == ["completed"]
+
+
 # Errors ---------------------------------------------------------------------------------
 
 
@@ -231,6 +263,20 @@ async def test_error_that_does_not_pickle(handler: Any) -> None:
         assert (await ask(server, b"nothing")).startswith(b"begun.")
     assert witness.outcomes == ["failed", "completed"]
     assert witness.records[0].reason == "HandlerFailed: Unpicklable: cannot travel"
+
+
+@both("does")
+async def test_generator_exit_is_an_error(handler: Any) -> None:
+    """EX-11: raised by hand it is a mistake of the handler's, and no end of anything else."""
+    witness = Witness()
+    async with running(server := on_tcp(handler, observers=[witness])):
+        [pid] = server.active_children
+        assert await ask(server, b"generator-exit") == b"begun."
+        assert await ask(server, b"nothing") == b"begun.%d" % pid
+    assert witness.outcomes == ["failed", "completed"]
+    assert witness.records[0].reason.endswith(
+        "RuntimeError: a handler or hook raised GeneratorExit"
+    )
 
 
 @both("does")
@@ -647,6 +693,87 @@ async def test_log_records_arrive(caplog: pytest.LogCaptureFixture) -> None:
     assert record.process == pid
 
 
+async def test_log_records_arrive_once() -> None:
+    """Handlers that a module adds to its own logger get them in the server, and only there."""
+    messages = handlers.own_records.messages
+    messages.clear()
+    async with running(server := on_tcp(handlers.does)):
+        assert (await ask(server, b"log-own")).startswith(b"begun.")
+        assert await ask(server, b"log-own") != b"begun."  # nothing was kept there
+    assert messages == ["seen in a worker"] * 2
+
+
+async def test_log_record_of_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """A program may tell `logging` not to note threads and processes: no reason for a kill."""
+    async with running(server := on_tcp(handlers.does)):
+        [pid] = server.active_children
+        assert await ask(server, b"log-nameless") == b"begun.%d" % pid
+    [record] = caplog.records
+    assert record.getMessage() == "by nobody"
+
+
+async def test_log_records_of_a_signal_handler(caplog: pytest.LogCaptureFixture) -> None:
+    """They arrive, also from the middle of another one, and nobody waits for himself."""
+    caplog.set_level(logging.INFO, "app")
+    async with running(server := on_tcp(handlers.does)):
+        [pid] = server.active_children
+        with trio.fail_after(10):
+            assert await ask(server, b"log-signal") == b"begun.%d" % pid
+    messages = [it.getMessage() for it in caplog.records if it.name == "app"]
+    assert messages.count("x" * 1000) == 1000
+    assert set(messages) == {"x" * 1000, "in a signal"}
+
+
+async def test_log_records_of_a_child(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They do not arrive; warnings go to where those go for which there is no handler."""
+    # Not by a fork server, whose stderr may be that of an earlier test.
+    async with running(server := on_tcp(handlers.does, start_method="spawn")):
+        [pid] = server.active_children
+        assert await ask(server, b"log-child") == b"begun.%d" % pid
+    assert not caplog.records
+    assert capfd.readouterr().err == "seen in a child\n"
+
+
+# One request and the next --------------------------------------------------------------------
+
+
+@both("remembers")
+async def test_context_variables_are_the_requests_own(handler: Any) -> None:
+    """What one client's request has set, the next one's does not see."""
+    async with running(server := on_tcp(handler)):
+        assert await ask(server, b"first") == b"nobody"
+        assert await ask(server, b"second") == b"nobody"
+
+
+async def test_forked_child_answers(stream: Any) -> None:
+    """The classic fork in ``handle``: the child converses, the handler waits for it."""
+    async with running(server := stream(handlers.ForksToAnswer)):
+        async with await connect(server) as client:
+            for _ in range(3):
+                await trio.testing.wait_all_tasks_blocked(0.02)  # so that it has to wait
+                await say(client, b"one\n")
+
+
+async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path: Path) -> None:
+    """What it does in the middle of that does not show in its record."""
+    witness = Witness()
+    server = on_tcp(handlers.leaves_a_reader, max_children=1, observers=[witness])
+    server.my_path = str(tmp_path)  # type: ignore[attr-defined]
+    async with running(server):
+        assert await ask(server, b"leave") == b""
+        async with await connect(server) as client:
+            await client.send_all(b"and another one")
+            await until(lambda: server.snapshot().requests[-1].bytes_sent == 6)
+            (tmp_path / "now").touch()
+            await until((tmp_path / "done").exists)
+            assert server.cancel_request(2, "enough")
+            await until(lambda: len(witness.records) == 2)
+    last = witness.records[-1]
+    assert (str(last.outcome), last.bytes_received, last.bytes_sent) == ("killed", 15, 6)
+
+
 # Datagrams -----------------------------------------------------------------------------------
 
 
@@ -677,6 +804,84 @@ async def test_reply_that_the_system_refuses(handler: Any) -> None:
         assert await ask_by_datagram(server, b"3") == bytes(3)
         await until(lambda: len(witness.records) == 2)
     assert witness.outcomes == ["completed"] * 2
+
+
+async def test_reply_that_no_frame_holds() -> None:
+    """It is refused as any that is too large; its worker goes on."""
+    server = trioserver.ProcessUDPServer(THERE, handlers.replies, min_children=1)
+    async with running(server):
+        [pid] = server.active_children
+        for size in (LONGEST_FROM_WORKER, 20_000_000):
+            refused = b"OSError %d" % errno.EMSGSIZE
+            assert await ask_by_datagram(server, b"%d" % size) == refused
+        assert pid in server.active_children
+
+
+async def test_replies_of_many_threads() -> None:
+    """All are sent; each thread gets its own answer, and nobody waits for ever."""
+    server = trioserver.ProcessUDPServer(
+        THERE, handlers.replies_in_threads, min_children=1, max_children=1
+    )
+    async with running(server) as address:
+        [pid] = server.active_children
+        with trio.socket.socket(type=socket.SOCK_DGRAM) as client:
+            for _ in range(10):
+                await client.sendto(b"", address)
+                *some, last = [await client.recv(10) for _ in range(11)]
+                assert sorted(some) == [b"%d" % number for number in range(10)]
+                assert last == b"all"
+        assert server.active_children == [pid]
+
+
+async def test_reply_after_the_end(tmp_path: Path) -> None:
+    """A thread that is left behind cannot send, nor take what comes for the next request."""
+    witness = Witness()
+    server = trioserver.ProcessUDPServer(
+        THERE, handlers.replies_too_late, min_children=1, max_children=1, observers=[witness]
+    )
+    path = tmp_path / "now"
+    server.my_path = str(path)  # type: ignore[attr-defined]
+    async with running(server):
+        [pid] = server.active_children
+        assert await ask_by_datagram(server, b"late") == b"late"
+        await until(lambda: witness.records)
+        path.touch()
+        await until(path.read_text)
+        assert path.read_text() == "the request is over, and its way back is closed"
+        for number in range(3):
+            assert await ask_by_datagram(server, b"%d" % number) == b"%d" % number
+        assert server.active_children == [pid]
+    assert witness.outcomes == ["completed"] * 4
+
+
+async def test_handler_gives_a_reply_up(folder: Path) -> None:  # noqa: F811
+    """A signal handler raises in the wait for it: its answer is not taken for another one's."""
+    witness = Witness()
+    path = str(folder / "server")
+    server = trioserver.ProcessUnixDatagramServer(
+        *(path, handlers.gives_up_a_reply),
+        min_children=1,
+        max_children=1,
+        observers=[witness],
+        timeouts=Timeouts(write=0.5),
+    )
+    async with running(server):
+        [pid] = server.active_children
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            await client.bind(str(folder / "client"))
+            await client.sendto(b"give up", path)
+            await until(lambda: witness.records)
+        assert await ask_by_datagram(server, b"next") == b"next"
+        assert server.active_children == [pid]
+
+
+@both("misaddresses")
+async def test_reply_to_an_address_that_is_none(handler: Any) -> None:
+    """It is the handler's error, of the same kind as in the other modes."""
+    server = trioserver.ProcessUDPServer(THERE, handler, min_children=1)
+    async with running(server):
+        answer = await ask_by_datagram(server, b"hello")
+    assert answer.startswith(b"OverflowError(")
 
 
 @both("replies_twice")
@@ -749,3 +954,80 @@ async def test_datagram_is_cancelled_in_a_reply(folder: Path, handler: Any) -> N
             assert server.cancel_request(1, "enough")
             await until(lambda: witness.records)
     assert [(str(it.outcome), it.reason) for it in witness.records] == [("killed", "enough")]
+
+
+# Drains that come early ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_shut_down_while_workers_start(when: str, tmp_path: Path) -> None:
+    """They have as long as the grace; if that is over, there is nobody to be served."""
+    gate = tmp_path / "open"
+    server = on_tcp(handlers.Upper, child_init=partial(handlers.init_waits_for, str(gate)))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, server:
+            run = server._run
+            assert run is not None
+            began = time.perf_counter()
+            if when == "before":
+                server.shutdown(0.2)
+            else:
+                nursery.start_soon(_shut_down_when, lambda: run.serving, server)
+            assert await nursery.start(server.serve_forever) is server
+            await run.stopped.wait()
+            assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
+            await until(lambda: run.report)
+    assert run.report is not None
+    assert run.report.reason == "shutdown() was called"
+    assert server.active_children == []
+
+
+async def _shut_down_when(condition: Callable[[], object], server: trioserver.BaseServer) -> None:
+    await until(condition)
+    server.shutdown(0.2)
+
+
+async def test_queued_clients_are_served_by_workers_that_start(tmp_path: Path) -> None:
+    """If they are ready within the grace."""
+    gate = tmp_path / "open"
+    server = on_tcp(handlers.Upper, child_init=partial(handlers.init_waits_for, str(gate)))
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, server:
+            async with await connect(server) as client:
+                await client.send_all(b"hello\n")
+                server.shutdown(10)
+                nursery.start_soon(server.serve_forever)
+                await until(lambda: server._run is not None and server._run.serving)
+                gate.touch()
+                assert await read_to_end(client) == b"HELLO\n"
+
+
+async def test_closed_while_workers_start(tmp_path: Path) -> None:
+    """To leave the block drains, and this is a drain as any other."""
+    gate = tmp_path / "open"
+    server = on_tcp(
+        handlers.Upper,
+        child_init=partial(handlers.init_waits_for, str(gate)),
+        timeouts=Timeouts(shutdown=0.2),
+    )
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, server:
+            nursery.start_soon(server.serve_forever)
+            await until(lambda: server._run is not None and server._run.serving)
+            began = time.perf_counter()
+            await server.server_close()
+            assert time.perf_counter() - began < 0.2 + SOON
+
+
+async def test_handle_request_is_shut_down_while_its_worker_starts(tmp_path: Path) -> None:
+    """It returns, and nobody has waited in vain."""
+    gate = tmp_path / "open"
+    init = partial(handlers.init_waits_for, str(gate))
+    server = handlers.Patient(THERE, handlers.Upper, child_init=init)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, server:
+            nursery.start_soon(_shut_down_when, lambda: server._run.serving, server)
+            began = time.perf_counter()
+            await server.handle_request()
+            assert time.perf_counter() - began < 0.2 + SOON
+    assert server.waited == []

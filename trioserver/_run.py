@@ -114,6 +114,7 @@ class Run:
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _ending: Shutdown = attrs.field(init=False)
     _drain_when_serving: float | None = None
+    _staff_comes: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit), self.listeners)
@@ -148,16 +149,25 @@ class Run:
             try:
                 if self._overrides("service_actions"):
                     requests.start_soon(self._act_every, poll_interval)
-                await self._accept(started)
+                await self._accept(ready)
                 await self._ending.drain_out()
             except BaseException as error:
                 self._ending.stop_accepting(_in_words(error))
                 await self._ending.cut(_in_words(error))
                 raise
 
+        is_ready = False
+
+        def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            started()
+
         self.door.accepts_left = math.inf
         try:
             await self._with_requests(until_drained)
+            if not is_ready and self._drain_when_serving is not None:
+                ready()  # as ever after a shutdown(): the grace was over before it could be
         finally:
             report = self.close()
         return report
@@ -199,13 +209,17 @@ class Run:
         """Call ``body`` inside the nursery that owns the requests, and wait for them all."""
         self.serving, self.stopped = True, trio.Event()
         self._everything = trio.CancelScope()
+        self._staff_comes = True
         try:
             with self._everything, lone_errors():
+                if self._drain_when_serving is not None:
+                    self._bound_start(self._drain_when_serving)
                 async with (
                     self._server._staff(for_one=not self.door.takes_all) as self.staff,
                     trio.open_nursery() as requests,
                 ):
                     self._requests, self._takes_requests = requests, True
+                    self._staff_comes, self._everything.deadline = False, math.inf
                     try:
                         await body(requests)
                     finally:
@@ -213,7 +227,13 @@ class Run:
                         self._takes_requests = False
         finally:
             self.serving, self._requests, self.staff = False, None, None
+            self._staff_comes = False
             self.stopped.set()
+
+    def _bound_start(self, seconds: float) -> None:
+        """It drains before its staff is there, which has to come within the grace."""
+        deadline = trio.current_time() + seconds
+        self._everything.deadline = min(self._everything.deadline, deadline)
 
     async def _accept(self, started: Callable[[], object]) -> None:
         """Let clients in, until the door closes."""
@@ -330,6 +350,8 @@ class Run:
         if not self._takes_requests:
             earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
             self._drain_when_serving = min(seconds, earlier)
+            if self._staff_comes:
+                self._bound_start(seconds)
             return
         self._ending.begin(seconds)
 

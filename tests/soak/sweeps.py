@@ -50,15 +50,15 @@ THREADS = {
 
 
 class SoonerOnTCP(processes.ProcessesOnTCP):
-    """Whose clock jumps after a second: what follows a reset waits for it in every run."""
+    """Whose clock jumps after three seconds: what follows a reset waits for it in every run."""
 
-    JUMP_AFTER = 1.0
+    JUMP_AFTER = 3.0
 
 
 class SoonerOnUnix(processes.ProcessesOnUnix):
     """The same, on a Unix socket."""
 
-    JUMP_AFTER = 1.0
+    JUMP_AFTER = 3.0
 
 
 PROCESSES = {

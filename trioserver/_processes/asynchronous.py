@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -28,7 +29,7 @@ from .._transport import Data, PeerCredentials, SocketTransport
 from .channel import Channel
 from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order, unpack_order
-from .page import Page
+from .page import Page, State
 from .replies import Replies
 from .wire import Say, shorten
 
@@ -78,7 +79,7 @@ class _Loop(trio.abc.Instrument):
         sock = socket.socket(*order.kind, fileno=self._channel.take_descriptor())
         sock.settimeout(None)  # whatever socket.setdefaulttimeout says
         timeouts = attrs.evolve(timeouts, idle=order.idle, write=order.write)
-        return TakenConnection(SocketTransport(sock), order, info, timeouts, limits, self.drain)
+        return TakenConnection(_Shared(sock), order, info, timeouts, limits, self.drain)
 
     async def serve(self, order: Order, exchange: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
@@ -101,16 +102,41 @@ class _Loop(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """The loop has nothing to do: let the server see what it waits for."""
         exchange = self.exchange
-        if isinstance(exchange, Connection) and exchange.state != "closed":
-            self._page.publish(exchange.bytes_received, exchange.bytes_sent, exchange.state)
+        if isinstance(exchange, TakenConnection) and not exchange._transport.is_over:
+            state = exchange.state  # closed by the handler, who works on
+            shown: State = "working" if state == "closed" else state
+            self._page.publish(exchange.bytes_received, exchange.bytes_sent, shown)
+
+
+@attrs.define(eq=False)
+class _Shared(SocketTransport):
+    """The transport of a connection whose descriptor the server has, too.
+
+    Attributes:
+      is_over: whether the handler's part is: the rest is the server's.
+    """
+
+    is_over: bool = False
+
+    def close(self) -> None:
+        if not self.is_over:  # by the handler: as the server still has it, the peer must be told
+            with suppress(OSError):
+                self.send_eof()
+        super().close()
+
+    def reset(self) -> None:
+        self.is_over = True  # told by the server's close: no orderly end comes before it
+        super().reset()
 
 
 class TakenConnection(Connection):
     """A connection that the server has accepted, and perhaps read from."""
 
+    _transport: _Shared
+
     def __init__(
         self,
-        transport: SocketTransport,
+        transport: _Shared,
         order: ConnectionOrder,
         info: RequestInfo,
         timeouts: Timeouts,
@@ -178,10 +204,11 @@ class _Deputy:
         ending.outcome, ending.reason = record.outcome.value, shorten(record.reason)
         ending.received, ending.sent = record.bytes_received, record.bytes_sent
         ending.ended_idle = exchange._ended_idle
-        if isinstance(exchange, Connection):
+        if isinstance(exchange, TakenConnection):
             receiver, sender = exchange._receiver, exchange._sender
             ending.at_eof, ending.shut = receiver.at_eof, sender.eof_sent or sender.closed
             ending.broken = sender.broken or ""
+            exchange._transport.is_over = True
 
     def on_close(self, request: Request) -> None:
         """Its descriptor is closed; the server has another one."""

@@ -40,13 +40,24 @@ class Channel:
         self._frames = Frames()
         self._said: deque[tuple[Say, bytes]] = deque()
         self._descriptors: deque[int] = deque()
-        self._turn = threading.Lock()
+        # The same thread may come twice: a signal handler, or a finalizer, that logs.
+        self._turn = threading.RLock()
+        self._unsaid: deque[bytes] = deque()
+        self._speaks = False
 
     def say(self, kind: Say, payload: bytes = b"", **facts: Any) -> None:
         """Tell the server; waits until it is on its way."""
         data = frame(kind, tell(payload, **facts))
         with self._turn:
-            self._control.sendall(data)
+            self._unsaid.append(data)
+            if self._speaks:  # amid a frame: whoever says that one says this one next
+                return
+            self._speaks = True
+            try:
+                while self._unsaid:
+                    self._control.sendall(self._unsaid.popleft())
+            finally:
+                self._speaks = False
 
     def listen(self) -> tuple[Say, bytes] | None:
         """The next frame; None when the server has closed the line."""
@@ -70,6 +81,11 @@ class Channel:
         said = self._said.popleft()
         self.drains = self.drains or said[0] is Say.DRAIN
         return said
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something has come together with what was listened to last."""
+        return bool(self._said)
 
     def take_descriptor(self) -> int:
         """The descriptor that came with a frame; the caller's from now on."""

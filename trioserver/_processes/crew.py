@@ -12,6 +12,7 @@ from __future__ import annotations
 import array
 import logging
 import math
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -126,6 +127,7 @@ class Worker:
     why_not: str = ""
     idle_since: float = 0.0
     _drains: bool = False
+    _unsaid: bytearray = attrs.field(factory=bytearray)
     _is_gone: bool = False
 
     def __repr__(self) -> str:
@@ -139,7 +141,11 @@ class Worker:
     # What the server says ----------------------------------------------------
 
     async def begin(self, job: Job, descriptor: int | None) -> None:
-        """Give it a request; nothing else is waited for than that it is on its way."""
+        """Give it a request; nothing else is waited for than that it is on its way.
+
+        Raises:
+          OSError: the system does not pass the descriptor.
+        """
         if self._is_gone:
             job.is_over()  # it was given away in the very moment in which it ended
             return
@@ -153,11 +159,9 @@ class Worker:
         control = self._launched.control
         try:
             sent = control.sendmsg([data], ancillary)
-            while sent < len(data):
-                await trio.lowlevel.wait_writable(control)
-                with suppress(BlockingIOError):
-                    sent += control.send(data[sent:])
-        except OSError:  # it has ended, which `listen` finds out
+            if sent < len(data):
+                await self._say_rest(data[sent:])
+        except ConnectionError:  # it has ended, which `listen` finds out
             return
 
     def answer(self, error: Exception | None) -> None:
@@ -181,9 +185,21 @@ class Worker:
             self._launched.kill()
 
     def _say(self, kind: Say, body: bytes = b"") -> None:
+        data = frame(kind, body)
+        if self._unsaid:  # amid a frame: this one comes after it
+            self._unsaid += data
+            return
         # It waits for this, or for nothing, so there is room.
         with suppress(OSError):
-            self._launched.control.send(frame(kind, body))
+            self._launched.control.send(data)
+
+    async def _say_rest(self, data: bytes) -> None:
+        control = self._launched.control
+        self._unsaid += data
+        while self._unsaid:
+            await trio.lowlevel.wait_writable(control)
+            with suppress(BlockingIOError):
+                del self._unsaid[: control.send(self._unsaid)]
 
     # What it says --------------------------------------------------------------
 
@@ -279,22 +295,53 @@ class Worker:
             await trio.lowlevel.wait_readable(launched.sentinel)
         launched.kill()
         await trio.lowlevel.wait_readable(launched.sentinel)
-        page, job = launched.page, self.job
-        if job is not None and page.request == job.order.info.id:
-            job.begun, job.was_writing = True, page.state == "writing"
-            job.received, job.sent = page.received, page.sent
-        self._is_gone = True
-        status = await trio.to_thread.run_sync(launched.reap)
-        if job is not None:
-            job.status, self.job = status, None
-            job.is_over()
+        self._is_lost()
+        # By a thread of its own: those of the program may all be busy.
+        try:
+            status = await trio.to_thread.run_sync(launched.reap, limiter=trio.CapacityLimiter(1))
+        except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
+            status = launched.reap()
+        self._has_ended(status)
         return status
+
+    def give_up(self) -> int:
+        """It does not end, though it was killed: go on as if it had.
+
+        Returns:
+          The exit status that it will have.
+        """
+        self._is_lost()
+        self._launched.give_back()
+        self._has_ended(-signal.SIGKILL)
+        return -signal.SIGKILL
+
+    def _is_lost(self) -> None:
+        if self.job is not None:
+            self.note(self.job)
+        self._is_gone = True
+
+    def _has_ended(self, status: int) -> None:
+        job, self.job = self.job, None
+        if job is not None:
+            job.status = status
+            job.is_over()
 
     # Looking -------------------------------------------------------------------
 
     def facts(self, request_id: int) -> tuple[int, int, Any] | None:
         """Bytes received and sent, and the state; None before the worker has begun."""
         page = self._launched.page
-        if page.is_closed or page.request != request_id:
+        try:
+            if page.request != request_id:
+                return None
+            return page.received, page.sent, page.state
+        except ValueError:  # the page is closed, perhaps at this very moment, by a thread
             return None
-        return page.received, page.sent, page.state
+
+    def note(self, job: Job) -> None:
+        """Note in ``job`` how far it has come with it, if it has begun."""
+        facts = self.facts(job.order.info.id)
+        if facts is not None:
+            job.begun = True
+            job.received, job.sent, state = facts
+            job.was_writing = state == "writing"

@@ -24,7 +24,8 @@ class Ending:
       at_eof: whether a read has met the end of input.
       ended_idle: whether the drain has ended a wait between two requests.
       broken: why nothing more can be sent, if that is so.
-      cut_short: whether half a write may have been sent.
+      shut: whether the handler has ended the output.
+      detached: whether it has taken the descriptor over.
       error: the handler's own error, in words; ``""``.
       traceback: of that error.
     """
@@ -62,7 +63,7 @@ class Ending:
         Raises:
           WireError: it is something else.
         """
-        understood = "outcome" in facts
+        understood = facts.get("outcome") in _OUTCOMES
         for name, value in facts.items():
             understood &= name in _DEFAULTS and type(value) is type(_DEFAULTS[name])
         if not understood:
@@ -71,3 +72,4 @@ class Ending:
 
 
 _DEFAULTS: dict[str, Any] = attrs.asdict(Ending())
+_OUTCOMES = tuple(one.value for one in Outcome)

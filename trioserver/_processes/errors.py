@@ -15,7 +15,8 @@ class WorkerCrashed(Exception):
 
     Attributes:
       pid: its process id.
-      status: its exit status; less than 0: the signal that has ended it.
+      status: its exit status; less than 0: the signal that has ended it; 255, too, if
+        that cannot be told, as in a program that ignores SIGCHLD.
     """
 
     def __init__(self, pid: int, status: int) -> None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -30,6 +30,9 @@ from .page import Page, new_page
 # multiprocessing looks after all its children whenever one is started, and is not made
 # for two threads that do so at once.
 _turn = threading.Lock()
+
+UNKNOWN = 255
+"""The exit status of a process of which it cannot be told, as multiprocessing has it."""
 
 
 @attrs.define(eq=False)
@@ -63,6 +66,12 @@ class Launched:
         poll.register(self.sentinel, select.POLLIN)
         return bool(poll.poll(0))
 
+    def wait(self) -> None:
+        """Wait until the process has ended; blocks."""
+        poll = select.poll()
+        poll.register(self.sentinel, select.POLLIN)
+        poll.poll()
+
     def kill(self) -> None:
         """End it, and what its handlers have started in its group; now."""
         if not self.has_ended():  # or its id may be somebody else's by now
@@ -77,15 +86,19 @@ class Launched:
         Blocks for as long as the system takes.
 
         Returns:
-          Its exit status; less than 0: the signal that has ended it.
+          Its exit status; less than 0: the signal that has ended it; or `UNKNOWN`.
         """
         self._is_over = True
         with _turn:
             self._process.join()
+            if self._process.exitcode is None:
+                # Somebody else has reaped it, or the system, where SIGCHLD is ignored.
+                self._process._popen.returncode = UNKNOWN  # type: ignore[attr-defined]
+                self._process.join()
             status = self._process.exitcode
             self._process.close()
         self.give_back()
-        return -1 if status is None else status
+        return UNKNOWN if status is None else status
 
     def give_back(self) -> None:
         """Close everything but the process. Twice is once."""
@@ -95,6 +108,37 @@ class Launched:
         if self._itself != -1:
             os.close(self._itself)
             self._itself = -1
+
+
+@attrs.define(eq=False)
+class Launch:
+    """A start that can be given up, whatever the system makes of it.
+
+    A fork server may take long, or for ever: it imports what the program wants.
+    """
+
+    _start: Callable[[], Launched]
+    _launched: Launched | None = None
+    _is_given_up: bool = False
+    _turn: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def run(self) -> Launched | None:
+        """Start a worker, in a thread; and end it if nobody wants it any more."""
+        launched = self._start()
+        with self._turn:
+            if not self._is_given_up:
+                self._launched = launched
+                return launched
+        launched.kill()
+        launched.wait()
+        launched.reap()
+        return None
+
+    def give_up(self) -> Launched | None:
+        """Nobody waits any more; the worker, if it is there already."""
+        with self._turn:
+            self._is_given_up = True
+            return self._launched
 
 
 def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
@@ -128,7 +172,7 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
             )
             _start(process)
         ours.setblocking(False)
-        return Launched(process.pid, ours, Page(page), process, lifeline, _itself(method, process))
+        return Launched(process.pid, ours, Page(page), process, lifeline, _itself(process))
     except BaseException:
         ours.close()
         lifeline.cut()
@@ -153,13 +197,13 @@ def _start(process: BaseProcess) -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _itself(method: str, process: BaseProcess) -> int:
-    """A descriptor of the process itself, if it is a child and the system has that; else -1.
+def _itself(process: BaseProcess) -> int:
+    """A descriptor of the process itself, if the system has that; else -1.
 
-    What `multiprocessing` waits for is a pipe, which in a spawned process stays open in
-    whatever that forks.
+    What `multiprocessing` waits for is a pipe. Of a spawned process it stays open in
+    whatever that forks, and of others it ends with the fork server, though they go on.
     """
-    if method == "spawn" and hasattr(os, "pidfd_open") and process.pid is not None:
+    if hasattr(os, "pidfd_open") and process.pid is not None:
         with suppress(OSError):
             return os.pidfd_open(process.pid)
     return -1

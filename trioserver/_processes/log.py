@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from .._events import RequestInfo
@@ -16,19 +18,22 @@ _ROOT = ""
 
 # What is kept of a record: what formatters ask for, and nothing that does not travel.
 _TEXTS = ("name", "pathname", "funcName", "threadName", "processName")
+_MORE = ("exc_text", "stack_info")
+_LONGEST = 4096  # characters of each of those: a path has no more
 _TOO_LARGE = 1 << 63
 _NUMBERS = ("levelno", "lineno", "created", "thread", "process")
 
 
 def levels() -> dict[str, int]:
     """The levels that are set in this process, by the names of their loggers."""
-    loggers = logging.root.manager.loggerDict.items()
-    found = {
-        name: logger.level
-        for name, logger in loggers
-        if isinstance(logger, logging.Logger) and logger.level
-    }
+    found = {name: logger.level for name, logger in _named().items() if logger.level}
     return {_ROOT: logging.root.level, **found}
+
+
+def _named() -> dict[str, logging.Logger]:
+    """The loggers of this process, but for the root, by their names."""
+    known = dict(logging.root.manager.loggerDict)
+    return {name: one for name, one in known.items() if isinstance(one, logging.Logger)}
 
 
 def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
@@ -40,6 +45,9 @@ def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
     # Not beside them: what a module does when it is imported it has done here, too.
+    for logger in _named().values():
+        logger.handlers.clear()
+        logger.propagate = True
     logging.root.handlers[:] = [_ToServer(channel)]
 
 
@@ -52,6 +60,11 @@ class _ToServer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one; if that fails, the server is gone."""
+        if self._channel.is_closed:  # a child that a handler has forked: as without any handler
+            last = logging.lastResort
+            if last is not None and record.levelno >= last.level:
+                last.handle(record)
+            return
         try:
             self._channel.say(Say.LOG, **as_facts(record))
         except Exception:  # noqa: BLE001  (as logging does with every error)
@@ -59,14 +72,20 @@ class _ToServer(logging.Handler):
 
 
 def as_facts(record: logging.LogRecord) -> dict[str, Any]:
-    """A record for the wire."""
+    """A record for the wire. What it does not tell (threads need not have names) is empty, or 0."""
     text = record.getMessage()
     if record.exc_info:
         trace = logging.Formatter().formatException(record.exc_info)
     else:
         trace = record.exc_text or ""
-    facts = {name: getattr(record, name) for name in (*_TEXTS, *_NUMBERS)}
-    return {**facts, "msg": shorten(text), "exc_text": shorten(trace) or None}
+    facts: dict[str, Any] = {"msg": shorten(text), "exc_text": shorten(trace) or None}
+    facts["stack_info"] = shorten(record.stack_info or "") or None
+    for name in _TEXTS:
+        facts[name] = str(getattr(record, name) or "")[:_LONGEST]
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        facts[name] = value if isinstance(value, (int, float)) else 0
+    return facts
 
 
 def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
@@ -84,12 +103,27 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
         isinstance(facts.get(name), (int, float)) and abs(facts[name]) < _TOO_LARGE
         for name in numbers
     )
+    right &= all(isinstance(facts.get(name, ""), (str, NoneType)) for name in _MORE)
     if not right:
         raise WireError(f"not a log record: {facts!r}")
     logger = logging.getLogger(facts["name"])
     level = int(facts["levelno"])
     if logger.isEnabledFor(level):
-        record = logging.makeLogRecord({**facts, "levelname": logging.getLevelName(level)})
-        if info is not None:
-            record.request_id, record.client_address = info.id, info.client_address
-        logger.handle(record)
+        # A filter of the program's may raise, and whose fault that is, is not here.
+        with suppress(Exception):
+            record = _as_record(facts, level)
+            if info is not None:
+                record.request_id, record.client_address = info.id, info.client_address
+            logger.handle(record)
+
+
+def _as_record(facts: Mapping[str, Any], level: int) -> logging.LogRecord:
+    """As loggers make one: by the program's factory, which looks at the path, too."""
+    place = facts["pathname"], int(facts["lineno"]), facts["msg"], (), None, facts["funcName"]
+    record = logging.getLogRecordFactory()(facts["name"], level, *place)
+    created = facts["created"]
+    record.relativeCreated += (created - record.created) * 1000
+    record.created, record.msecs = created, float(int(created % 1 * 1000))
+    for name in ("thread", "threadName", "process", "processName", *_MORE):
+        setattr(record, name, facts.get(name))
+    return record

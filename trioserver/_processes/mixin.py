@@ -184,6 +184,8 @@ class ProcessMixIn(BaseServer):
                     worker.kill()
                     with trio.move_on_after(self.timeouts.cleanup, shield=True):
                         await job.over.wait()
+                    if not job.over.is_set():
+                        worker.note(job)
                     request._was_killed = job.ending is None
                 raise
             if job.begun or not left:

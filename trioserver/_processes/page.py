@@ -34,19 +34,17 @@ class Page:
     """
 
     def __init__(self, number: int) -> None:
-        """Map the file with the descriptor ``number``, which can be closed then."""
+        """Map the file with the descriptor ``number``, which can be closed then.
+
+        With -1 there is no file, and nobody else sees it.
+        """
         self._memory = mmap.mmap(number, mmap.PAGESIZE)
         self.cells = memoryview(self._memory).cast("q")
 
     def close(self) -> None:
-        """Give the memory back. Twice is once."""
+        """Give the memory back; to look at it is a `ValueError` then. Twice is once."""
         self.cells.release()
         self._memory.close()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has been."""
-        return self._memory.closed
 
     def begin(self, request_id: int, received: int = 0, sent: int = 0) -> None:
         """The worker has begun with a request, of which the server has done so much already."""

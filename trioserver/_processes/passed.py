@@ -29,7 +29,14 @@ class PassedConnection(LentConnection):
             worker.drain()
 
     def _order(self, client_address: Address, *, ends_idle: bool) -> ConnectionOrder:
-        """What a worker is to be told; from now on it is lent."""
+        """What a worker is to be told; from now on it is lent.
+
+        Raises:
+          trio.ClosedResourceError: a hook has closed it.
+          RuntimeError: see `_lend`.
+        """
+        if self._sender.closed:
+            raise trio.ClosedResourceError("the connection was closed by this side")
         use = self._lend(ends_idle=False)  # no bell: a worker is told of the drain
         sock = cast("socket.socket", self.socket)
         return ConnectionOrder(

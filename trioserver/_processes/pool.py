@@ -16,23 +16,26 @@ from __future__ import annotations
 import logging
 import math
 import random
-import signal
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._errors import lone_errors
 from .._observers import error_log, log_safely
 from .crew import A_MOMENT, Worker
 from .errors import WorkerStartError
 
+if TYPE_CHECKING:  # it brings multiprocessing
+    from .launch import Launch, Launched
+
 FAILURES = 5
-"""Starts in a row that may fail before the server does."""
+"""Starts in a row that may fail before the server does; several at a time are one."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before the next start after one that failed; doubles each time."""
@@ -73,7 +76,8 @@ class Pool:
     _idle: list[Worker] = attrs.field(factory=list)
     _waiting: deque[_Waiter] = attrs.field(factory=deque)
     _starting: int = 0
-    _failures: int = 0
+    _failures: int = 0  # in a row; those of workers that were started together are one
+    _failed_starts: int = 0  # of these
     _closing: bool = False
     _nursery: trio.Nursery | None = None
     # multiprocessing is not made for two starts at once.
@@ -171,33 +175,50 @@ class Pool:
             if self._failures:
                 doublings = min(self._failures - 1, 100)  # more make no float
                 await trio.sleep(min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE))
-            await self._hire()
-        except WorkerStartError as error:
-            self._has_failed(error)
+            before = self._failures
+            try:
+                await self._hire()
+            except WorkerStartError as error:
+                if not self._closing:
+                    self._has_failed(error, before)
         finally:
             self._starting -= 1
         self._replace()
 
-    def _has_failed(self, error: WorkerStartError) -> None:
-        self._failures += 1
-        if self._failures >= FAILURES:
+    def _has_failed(self, error: WorkerStartError, before: int) -> None:
+        counts = self._count_failure(before)
+        self._failed_starts += counts
+        if counts and self._failed_starts == FAILURES:
             self._fail(error)
         else:
             log_safely(error_log, logging.ERROR, "%s", error)
+
+    def _count_failure(self, before: int) -> bool:
+        """One more, unless there was one since there were ``before``; whether it counts."""
+        counts = self._failures == before
+        self._failures += counts
+        return counts
 
     async def _hire(self) -> None:
         """Start a worker, and wait until it is ready."""
         if self._nursery is not None:
             await self._nursery.start(self._employ)
 
+    @enable_ki_protection
     async def _employ(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """The whole life of one worker; started when it is ready."""
+        """The whole life of one worker; started when it is ready.
+
+        Protected from Ctrl-C, which would otherwise strike between its start and its
+        end and leave it there.
+        """
+        failures = self._failures
         worker = await self._launch()
         self._workers[worker.pid] = worker
         seconds = self._config.start_timeout
         with trio.move_on_after(seconds) as patience:
 
             def can_have_a_request(worker: Worker) -> None:
+                self._failed_starts = 0
                 if worker.served:
                     self._failures = 0
                 else:
@@ -210,7 +231,7 @@ class Pool:
                 await worker.listen(can_have_a_request)
                 has_hung_up = True
             finally:
-                status = await self._let_go(worker, has_hung_up=has_hung_up)
+                status = await self._let_go(worker, failures, has_hung_up=has_hung_up)
         if not worker.ready:
             why = worker.why_not or f"it ended with exit status {status}, and did not say why"
             if status == 1 and not worker.why_not:
@@ -222,20 +243,43 @@ class Pool:
     async def _launch(self) -> Worker:
         """Start the process, in a thread: to wait for a fork server takes its time."""
         # Not before: whoever has no workers does without multiprocessing.
-        from .launch import launch  # noqa: PLC0415
+        from .launch import Launch, launch  # noqa: PLC0415
 
         config = self._config
-        start = partial(launch, config.start_method, config.preload, self._contract)
+        start = Launch(partial(launch, config.start_method, config.preload, self._contract))
+        turn = _Turn(self._starts)
         try:
-            launched = await trio.to_thread.run_sync(start, limiter=self._starts)
-        except (OSError, EOFError) as error:
+            launched = await trio.to_thread.run_sync(
+                start.run,
+                limiter=cast("trio.CapacityLimiter", turn),  # its two methods are all that counts
+                abandon_on_cancel=True,
+            )
+        except WorkerStartError:
+            raise
+        except (OSError, EOFError, RuntimeError) as error:  # the last one: of threads
             raise WorkerStartError(f"a worker process could not be started: {error}") from error
+        except trio.Cancelled:
+            launched = await self._last_moment_of(start, turn)
+            if launched is None:
+                raise
+            # Who listens to it next is cancelled, too, and ends it.
         most = math.inf
         if config.max_requests is not None:
             most = config.max_requests + random.randint(0, config.max_requests_jitter)  # noqa: S311
-        return Worker(launched, most_requests=most)
+        return Worker(cast("Launched", launched), most_requests=most)
 
-    async def _let_go(self, worker: Worker, *, has_hung_up: bool) -> int:
+    async def _last_moment_of(self, start: Launch, turn: _Turn) -> Launched | None:
+        """A start is cancelled: what comes of it, if that is not long in coming."""
+        seconds = max(self._config.patience, A_MOMENT)
+        if turn.came:
+            with trio.move_on_after(seconds, shield=True) as bound:
+                await turn.over.wait()
+            if bound.cancelled_caught:
+                message = "the start of a worker process has not ended %g s after it was cancelled"
+                log_safely(error_log, logging.ERROR, message + "; left behind", seconds)
+        return start.give_up()
+
+    async def _let_go(self, worker: Worker, since: int, *, has_hung_up: bool) -> int:
         """A worker has hung up, or is to end: see to it that it does."""
         by_itself = has_hung_up and worker.ready and not worker.leaves and worker.job is None
         worker.leaves = True
@@ -247,14 +291,14 @@ class Pool:
         with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:
             status = await worker.end(seconds)
         if bound.cancelled_caught:
-            status = -signal.SIGKILL
+            status = worker.give_up()
             log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", worker)
         del self._workers[worker.pid]
         if by_itself:
             message = "%s has ended by itself with exit status %s, and is replaced"
             log_safely(error_log, logging.WARNING, message, worker, status)
             if not worker.served:
-                self._failures += 1  # so that a pause comes before the next one
+                self._count_failure(since)  # so that a pause comes before the next one
         self._replace()
         return status
 
@@ -273,6 +317,23 @@ class Pool:
     def _is_spare(self) -> bool:
         staying = sum(not worker.leaves for worker in self._workers.values())
         return staying > self._config.at_least
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """A thread's turn: a limiter, which Trio tells of its end also if nobody waits for it."""
+
+    _limiter: trio.CapacityLimiter
+    came: bool = False
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self.came = True
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+        self.over.set()
 
 
 @attrs.define(eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from .._blocking_socket import BlockingSocket
 from .._events import enter_request
 from .._socket_use import SocketUse, has_input
 from .._sync_handlers import SyncDatagramSocket, handle
-from .._verdict import peers_doing
+from .._verdict import as_errors, peers_doing
 from .channel import Channel
 from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order
@@ -34,17 +35,20 @@ def serve(server: Any, order: Order, channel: Channel, page: Page) -> Ending:
 
 def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
     ending = Ending()
-    way_back = SyncDatagramSocket(Replies(channel, order.info).send, order.info)
+    replies = Replies(channel, order.info)
+    way_back = SyncDatagramSocket(replies.send, order.info)
     try:
         handle(server.RequestHandlerClass, (order.data, way_back), order.client_address, server)
-    except Exception as error:  # noqa: BLE001  (the server is told)
+    except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
         _judge(ending, error, order)
+    finally:
+        replies.close()
     return ending
 
 
 def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, page: Page) -> Ending:
     ending = Ending()
-    with socket.socket(*order.kind, fileno=channel.take_descriptor()) as owner:
+    with _Owner(*order.kind, fileno=channel.take_descriptor()) as owner:
         owner.settimeout(None)  # whatever socket.setdefaulttimeout says
         use = SocketUse(
             info=order.info,
@@ -64,7 +68,7 @@ def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, pag
         try:
             handler = server.RequestHandlerClass
             sock.call(partial(handle, handler, sock, order.client_address, server))
-        except Exception as error:  # noqa: BLE001  (the server is told)
+        except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
             _judge(ending, error, order)
         finally:
             ending.detached = owner.fileno() == -1
@@ -75,10 +79,20 @@ def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, pag
     return ending
 
 
-def _judge(ending: Ending, error: Exception, order: Order) -> None:
+class _Owner(socket.socket):
+    """What keeps the descriptor of a request open, in its block."""
+
+    __slots__ = ()
+
+    def __exit__(self, *_error: object) -> None:
+        with suppress(OSError):  # the handler has made a file of the number, which has closed it
+            self.close()
+
+
+def _judge(ending: Ending, error: BaseException, order: Order) -> None:
     theirs = peers_doing(error, order.info)
     if theirs is None:
-        ending.failed(error)
+        ending.failed(as_errors(error))
     else:
         outcome, reason = theirs
         ending.outcome, ending.reason = outcome.value, shorten(reason)
@@ -92,8 +106,11 @@ class _DrainOnWire:
 
     @property
     def began(self) -> bool:
-        """Whether it has said so."""
-        return self.bell.drains or has_input(self.bell.fileno())
+        """Whether it has said so; never to a child that the handler has forked."""
+        bell = self.bell
+        if bell.drains or bell.has_more:
+            return True
+        return not bell.is_closed and has_input(bell.fileno())
 
 
 class SeenSocket(BlockingSocket):
@@ -107,6 +124,11 @@ class SeenSocket(BlockingSocket):
     def show_on(self, page: Page) -> None:
         """Tell ``page`` of every operation from now on."""
         self._cells, self._afterwards = page.cells, WORKING
+
+    def end(self) -> None:
+        """As ever; a thread that still waits in it has nothing to tell of the next request."""
+        self._cells = _UNSEEN
+        super().end()
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`: one write, in however many pieces."""
@@ -125,19 +147,24 @@ class SeenSocket(BlockingSocket):
             self._cells[STATE] = self._afterwards = WORKING
 
     def _receive(self, *arguments: Any) -> Any:
-        cells, use = self._cells, self._use
-        cells[STATE] = IDLE if use.is_between_requests() else READING
+        use = self._use
+        if self._afterwards != WRITING:  # else another thread is in the middle of a write
+            self._cells[STATE] = IDLE if use.is_between_requests() else READING
         try:
             return super()._receive(*arguments)
         finally:
+            cells = self._cells  # by now perhaps others
             cells[RECEIVED] = use.received
             cells[STATE] = self._afterwards
 
     def _write(self, *arguments: Any, **options: Any) -> int:
-        cells = self._cells
-        cells[STATE] = WRITING
+        self._cells[STATE] = WRITING
         try:
             return super()._write(*arguments, **options)
         finally:
+            cells = self._cells
             cells[SENT] = self._use.sent
             cells[STATE] = self._afterwards
+
+
+_UNSEEN = Page(-1).cells

@@ -20,6 +20,9 @@ _HEADER = struct.Struct(">cI")
 LONGEST_FROM_WORKER = 1 << 20
 """Bytes of a body. A datagram has 64 KiB at most; longer texts are cut by `shorten`."""
 
+LARGEST_DATAGRAM = LONGEST_FROM_WORKER - (1 << 12)
+"""Bytes of a datagram that a worker may want sent; no system that is known sends so many."""
+
 _LONGEST_TEXT = 20_000
 """Characters; JSON makes 12 bytes of some, and a body has up to three texts."""
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import traceback
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -85,7 +86,10 @@ def serve_all(server: Any, channel: Channel, page: Page) -> None:
     while (heard := channel.listen()) is not None:
         kind, body = heard
         if kind is not Say.DRAIN:
-            ending = synchronous.serve(server, unpack_order(kind, body), channel, page)
+            # What a handler sets in context variables is not for the next client's.
+            ending = copy_context().run(
+                synchronous.serve, server, unpack_order(kind, body), channel, page
+            )
             if channel.is_closed:  # this is a child that the handler has forked
                 raise SystemExit(0)
             channel.say(Say.DONE, **ending.as_facts())
