@@ -44,6 +44,7 @@ FURTHER_GROUPS = {
     "CK": "01 02 03 04 05 06",  # clocks and memory transports
     "CP": "01 02 04",  # compatibility with socketserver
     "LK": "01 03 04 05 06 07",  # leaks and soaks
+    "PY": "01 02 03 04 05 06 07 08 09 10",  # test servers
 }
 
 
