@@ -46,6 +46,8 @@ class Accounting(socket.socket):
 
     __slots__ = ()
 
+    # To try in vain costs a thread two turns of the interpreter.
+    _tries_always = False
     _use: SocketUse
 
     # Receiving ---------------------------------------------------------------
@@ -140,8 +142,8 @@ class Accounting(socket.socket):
     ) -> T | None:
         use = self._use
         deadline = None
-        # Who has just answered will have to wait: not even tried. The rest is likely there.
-        tries_first = not (use.received and use.answered and self._waits())
+        # Who has just answered will likely have to wait. The rest is likely there.
+        tries_first = self._tries_always or not (use.received and use.answered and self._waits())
         while not use.interrupted:  # else it would be fed with what is still queued
             if tries_first or deadline is not None or flags & NOT_WAITING:
                 try:
@@ -391,7 +393,12 @@ class BlockingSocket(Accounting):
     @classmethod
     def over(cls, sock: socket.socket, use: SocketUse) -> Self:
         """One for the descriptor of ``sock``, which stays its owner's."""
-        ours = cls(*kind_of(sock), fileno=sock.fileno())
+        return cls.of(kind_of(sock), sock.fileno(), use)
+
+    @classmethod
+    def of(cls, kind: tuple[int, int, int], number: int, use: SocketUse) -> Self:
+        """One for a descriptor of this family, type and protocol."""
+        ours = cls(*kind, fileno=number)
         ours._use = use
         if socket.getdefaulttimeout() is not None:
             do_not_wait(ours)

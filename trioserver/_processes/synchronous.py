@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .._blocking_socket import BlockingSocket
 from .._events import enter_request
@@ -48,8 +48,7 @@ def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Endi
 
 def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, page: Page) -> Ending:
     ending = Ending()
-    with _Owner(*order.kind, fileno=channel.take_descriptor()) as owner:
-        owner.settimeout(None)  # whatever socket.setdefaulttimeout says
+    with _Owner(channel.take_descriptor()) as owner:
         use = SocketUse(
             info=order.info,
             drain=_DrainOnWire(channel),
@@ -62,7 +61,7 @@ def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, pag
             sent=order.sent,
             at_eof=order.at_eof,
         )
-        sock = SeenSocket.over(owner, use)
+        sock = SeenSocket.of(order.kind, owner.number, use)
         sock.show_on(page)
         use.hand_over = owner.detach
         try:
@@ -71,7 +70,7 @@ def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, pag
         except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
             _judge(ending, error, order)
         finally:
-            ending.detached = owner.fileno() == -1
+            ending.detached = owner.number == -1
             sock.end()
     ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
     ending.ended_idle, ending.shut = use.ended_idle, use.shut
@@ -79,14 +78,23 @@ def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, pag
     return ending
 
 
-class _Owner(socket.socket):
+class _Owner:
     """What keeps the descriptor of a request open, in its block."""
 
-    __slots__ = ()
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def detach(self) -> None:
+        """It is somebody else's."""
+        self.number = -1
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_error: object) -> None:
-        with suppress(OSError):  # the handler has made a file of the number, which has closed it
-            self.close()
+        if self.number != -1:
+            with suppress(OSError):  # the handler has made a file of it, which has closed it
+                os.close(self.number)
 
 
 def _judge(ending: Ending, error: BaseException, order: Order) -> None:
@@ -118,6 +126,9 @@ class SeenSocket(BlockingSocket):
 
     __slots__ = ("_afterwards", "_cells")
 
+    # The interpreter is this request's alone; and to see that nothing drains, and then
+    # wait for what is there, took longer than all else that a short request needs.
+    _tries_always = True
     _cells: memoryview
     _afterwards: int
 
