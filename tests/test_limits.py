@@ -878,7 +878,15 @@ class Settles(trioserver.Observer):
         self.once.set()
 
 
-async def test_linger_saves_a_reply_from_unread_input() -> None:
+class ClosesItself(trioserver.TCPServer):
+    """Calls its own hook, where others do without."""
+
+    async def close_request(self, request: Any) -> None:
+        await super().close_request(request)
+
+
+@pytest.mark.parametrize("kind", [trioserver.TCPServer, ClosesItself])
+async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPServer]) -> None:
     """BP-01: over TCP, a slow client gets all of a reply although its own input was not read."""
     reply = bytes(1_000_000)
 
@@ -887,7 +895,7 @@ async def test_linger_saves_a_reply_from_unread_input() -> None:
         await request.sendall(reply)
 
     settles = Settles()
-    server = trioserver.TCPServer(("127.0.0.1", 0), reply_early, observers=[settles])
+    server = kind(("127.0.0.1", 0), reply_early, observers=[settles])
     with trio.fail_after(10):
         async with server.serving():
             with plain_client(server.server_address) as client:

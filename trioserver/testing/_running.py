@@ -47,7 +47,7 @@ class RunningServer:
 
     def __init__(self, server: trioserver.BaseServer, network: Network, recorder: Recorder) -> None:
         self.server = server
-        self.address = server.server_address
+        self.address: Any = server.server_address
         self._network = network
         self._recorder = recorder
         self._clients: list[trio.abc.AsyncResource] = []
