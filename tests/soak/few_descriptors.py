@@ -27,12 +27,22 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 NEED_MORE = {
+    "test_docs.py::test_processes_bounded": "8 workers and 9 clients",
     "test_drain.py::test_more_has_a_last_look_at_the_kernel_on_tcp": "30 clients at once",
     "test_drain_every_step.py::test_drain_of_fifty_after_some_steps_on_tcp": "50 clients at once",
+    "test_examples.py::test_xmlrpc_server_is_called": "many clients at once",
     "test_hostile_clients.py::test_clients_that_connect_and_vanish": "50 clients at once",
     "test_hostile_clients.py::test_clients_that_vanish_in_setup": "100 clients at once",
     "test_hostile_clients.py::test_more_clients_than_the_queue_holds": "a queue that overflows",
+    "test_process_life.py::test_cancelled_while_they_wait_for_a_worker": "200 clients at once",
+    "test_process_life.py::test_ctrl_c_while_a_worker_is_busy": "clients that only look, one after the other",
     "test_promises.py::test_queue_that_overflowed": "200 clients at once",
+    "test_thread_cancel.py::test_many_requests_cancelled_at_once": "30 clients at once",
+    "test_thread_drain.py::test_many_connections_end_at_once": "40 clients at once",
+    "test_thread_drain.py::test_request_that_begins_at_the_very_moment_is_answered": (
+        "30 clients at once"
+    ),
+    "test_threads.py::test_stuck_threads_leave_others_alone": "40 clients at once",
 }
 """Tests that hold many descriptors on purpose, both ends of each connection, and why."""
 
