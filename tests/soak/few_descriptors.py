@@ -35,7 +35,7 @@ NEED_MORE = {
     "test_hostile_clients.py::test_clients_that_vanish_in_setup": "100 clients at once",
     "test_hostile_clients.py::test_more_clients_than_the_queue_holds": "a queue that overflows",
     "test_process_life.py::test_cancelled_while_they_wait_for_a_worker": "200 clients at once",
-    "test_process_life.py::test_ctrl_c_while_a_worker_is_busy": "clients that only look, one after the other",
+    "test_process_life.py::test_ctrl_c_while_a_worker_is_busy": "a flood of short ones",
     "test_promises.py::test_queue_that_overflowed": "200 clients at once",
     "test_thread_cancel.py::test_many_requests_cancelled_at_once": "30 clients at once",
     "test_thread_drain.py::test_many_connections_end_at_once": "40 clients at once",
