@@ -127,11 +127,6 @@ def init_waits_for(path: str) -> None:
         time.sleep(0.001)
 
 
-def init_dies_soon() -> None:
-    """One after which the worker ends by itself, though it has nothing to do."""
-    threading.Timer(0.03, os._exit, [5]).start()
-
-
 # Handlers that do what they are told ---------------------------------------------------
 
 
