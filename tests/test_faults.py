@@ -25,7 +25,9 @@ from trioserver.testing import (
     Latency,
     LimitData,
     Loss,
+    LossyListener,
     MemoryDatagramClient,
+    MemoryDatagramListener,
     Refuse,
     Reorder,
     Reset,
@@ -449,6 +451,21 @@ async def test_duplicates(seen: Any, autojump_clock: MockClock) -> None:
     """Each way by itself."""
     assert len(await exchange_ten(Duplicate())) == 40
     assert len(seen) == 20
+
+
+async def test_duplicates_that_have_no_room(autojump_clock: MockClock) -> None:
+    """A copy for which there is none is lost; the reply is not sent again for its sake."""
+    async with trio.open_nursery() as nursery:
+        beneath = MemoryDatagramListener(("memory", 1))
+        listener = LossyListener(beneath, Faults(Duplicate(towards="client")), nursery)
+        client = beneath.client(capacity=1)
+        client.send_now(b"1")
+        accepted = listener.accept_now()
+        assert accepted is not None
+        datagram, address = accepted
+        assert datagram.send_now(b"A", address)
+        assert client.received() == [b"A"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_datagrams_overtake(seen: Any, autojump_clock: MockClock) -> None:

@@ -149,7 +149,7 @@ class Request:
     _cancelled_because: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.info = self.exchange.info
+        self.info = self.exchange.info  # kept: nine times asked for in a short request
 
     def cancel(self, reason: str) -> None:
         """Cancel the request; the first reason holds."""

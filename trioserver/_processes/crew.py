@@ -45,7 +45,7 @@ A_MOMENT = 1.0
 """Seconds that a worker which has hung up has for its end, before it is killed."""
 
 
-class Replies:
+class Outbox:
     """The datagrams that a worker wants sent: one at a time, as it waits for the answer."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Job:
     received: int = 0
     sent: int = 0
     over: trio.Event = attrs.field(factory=trio.Event)
-    replies: Replies | None = None
+    replies: Outbox | None = None
 
     def is_over(self) -> None:
         """There is nothing more to come."""

@@ -27,7 +27,7 @@ from .._handlers import check_handler
 from .._observers import error_log, log_safely
 from .._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from .._sync_handlers import check_sync_handler, is_asynchronous
-from .crew import Job, Replies, Worker
+from .crew import Job, Outbox, Worker
 from .errors import HandlerFailed, Traceback, WorkerCrashed
 from .log import levels
 from .orders import Contract, DatagramOrder, Order
@@ -193,7 +193,7 @@ class ProcessMixIn(BaseServer):
 
     async def _reply_for(self, worker: Worker, job: Job, request: Datagram) -> None:
         """Have a worker begin with a datagram, and send for it."""
-        job.replies = replies = Replies()
+        job.replies = replies = Outbox()
         await worker.begin(job, None)
         async for data, address in replies:
             send = partial(request.socket.sendto, data, address)

@@ -61,14 +61,12 @@ class Recorder(trioserver.Observer):
       exchanges: all of them, in the order in which their tasks began.
       open: those that go on, by id.
       errors: what was raised in them, and not taken yet.
-      report: how the server has ended.
     """
 
     def __init__(self) -> None:
         self.exchanges: list[Exchange] = []
         self.open: dict[int, Exchange] = {}
         self.errors: list[Exception] = []
-        self.report: trioserver.ShutdownReport | None = None
         self._changed = ParkingLot()
         self._transcripts: dict[int, Transcript] = {}
 
@@ -88,10 +86,6 @@ class Recorder(trioserver.Observer):
         """It has ended."""
         self.open.pop(info.id).record = record
         self._changed.unpark_all()
-
-    def server_closed(self, report: trioserver.ShutdownReport) -> None:
-        """There will be no more."""
-        self.report = report
 
     def note_error(self) -> None:
         """Note what is being handled: a handler or a hook has raised it."""

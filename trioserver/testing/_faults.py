@@ -83,6 +83,10 @@ class Latency(_Directed):
     seconds: float = attrs.field(validator=_number(0, unit="of seconds", finite=True))
     jitter: float = attrs.field(default=0.0, validator=_number(0, unit="of seconds", finite=True))
 
+    def late(self, chance: float) -> float:
+        """How much later, in seconds, by a number from 0 to 1."""
+        return max(0.0, self.seconds + (2 * chance - 1) * self.jitter)
+
 
 @attrs.frozen
 class Bandwidth(_Directed):

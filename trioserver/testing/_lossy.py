@@ -28,9 +28,7 @@ def fates(faults: Faults, towards: Towards, chance: random.Random) -> Iterator[f
     Draws as many numbers for each, so that a fault more changes nothing else.
     """
     lost, twice, overtaken, shift = (chance.random() for _ in range(4))
-    late = 0.0
-    for latency in faults.of(Latency, towards):
-        late += max(0.0, latency.seconds + (2 * shift - 1) * latency.jitter)
+    late = sum(fault.late(shift) for fault in faults.of(Latency, towards))
     for fault in faults.of(Reorder, towards):
         late += fault.seconds if overtaken < fault.share else 0.0
     if any(lost < fault.share for fault in faults.of(Loss, towards)):
@@ -157,11 +155,11 @@ class FaultyDatagram:
 
     def send_now(self, data: bytes | bytearray | memoryview, address: Any) -> bool:
         before = self._chance.getstate()
-        for late in list(fates(self._faults, "client", self._chance)):
+        for copy, late in enumerate(list(fates(self._faults, "client", self._chance))):
             if late:
                 self._on_their_way += 1
                 self._nursery.start_soon(self._send_later, late, bytes(data), address)
-            elif not self._beneath.send_now(data, address):
+            elif not self._beneath.send_now(data, address) and not copy:
                 self._chance.setstate(before)  # it is tried again, and has its fate already
                 return False
         return True

@@ -234,10 +234,8 @@ class Flow:
 
     def _latency(self) -> float:
         """Seconds that the next bytes are late."""
-        late = 0.0
-        for fault in self._faults.of(Latency, self._towards):
-            late += max(0.0, fault.seconds + self._chance.uniform(-fault.jitter, fault.jitter))
-        return late
+        faults = self._faults.of(Latency, self._towards)
+        return sum(fault.late(self._chance.random()) for fault in faults)
 
     async def _wait_while_stalled(self) -> None:
         """Hold bytes up as long as there is a `Stall`; close when its time is up."""
