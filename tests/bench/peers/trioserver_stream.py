@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-
 import trio
-from _common import CHUNK, Stopping, ready, task
+from _common import CHUNK, task
+from _trioserver import serve
 
 import trioserver
 
@@ -28,20 +27,7 @@ async def bulk(
         await request.sendall(data)
 
 
-async def main() -> None:
-    """Serve until SIGTERM."""
-    asked = task()
-    kind = trioserver.UnixStreamServer if asked.unix else trioserver.TCPServer
-    handler = Line if asked.service == "line" else bulk
-    server = kind(asked.address, handler, request_queue_size=asked.backlog)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve_forever)
-            ready(server.server_address)
-            await anext(signals)
-            stopping = Stopping()
-            nursery.cancel_scope.cancel()
-    stopping.done()
-
-
-trio.run(main)
+asked = task()
+kind = trioserver.UnixStreamServer if asked.unix else trioserver.TCPServer
+handler = Line if asked.service == "line" else bulk
+trio.run(serve, kind(asked.address, handler, request_queue_size=asked.backlog))
