@@ -259,6 +259,7 @@ class Faults:
     def __init__(self, *faults: Fault, seed: int = 0) -> None:
         self._faults: list[Fault] = []
         self._seed = seed
+        self._errors_met = 0
         self._changed = ParkingLot()
         self.add(*faults)
 
@@ -320,6 +321,16 @@ class Faults:
             for fault in self._faults
             if isinstance(fault, kind) and getattr(fault, "towards", None) in {None, towards}
         ]
+
+    def accept_error(self) -> OSError | None:
+        """What an accept meets now, if anything; each `AcceptError` as often as it says."""
+        for fault in self.of(AcceptError, "server"):
+            self._errors_met += 1
+            if self._errors_met >= fault.times:
+                self._errors_met = 0
+                self.remove(fault)
+            return fault.error()
+        return None
 
     def chance(self, *whose: object) -> random.Random:
         """Numbers drawn for one thing alone, the same for the same seed."""

@@ -18,7 +18,7 @@ from trio.lowlevel import ParkingLot
 
 import trioserver
 
-from ._faults import AcceptError, Duplicate, Faults, Latency, Loss, Reorder, Towards
+from ._faults import Duplicate, Faults, Latency, Loss, Reorder, Towards
 from ._memory import ListenerWrapper
 
 
@@ -109,10 +109,8 @@ class LossyListener(ListenerWrapper):
             self._decide(*accepted)
 
     def _decide(self, transport: Any, client_address: Any) -> None:
-        for fault in self._faults.of(AcceptError, "server"):
-            self._faults.remove(fault)
-            for _ in range(fault.times):
-                self._arrives(fault.error())
+        while (error := self._faults.accept_error()) is not None:
+            self._arrives(error)
         datagram = FaultyDatagram(transport, self._faults, self._nursery, self._replies)
         for late in fates(self._faults, "server", self._chance):
             if late:

@@ -127,8 +127,7 @@ class Network:
         if self._faults.of(Refuse, "server"):
             await trio.lowlevel.checkpoint()
             raise ConnectionRefusedError("there is a Refuse among the faults")
-        own = (address[0], next(self._clients)) if isinstance(address, tuple) else ""
-        return await self._in_memory.connect(own)
+        return await self._in_memory.connect(self._own_address(address, unnamed=""))
 
     async def client(self, address: Any) -> MemoryDatagramClient | KernelDatagramClient:
         """Somebody who sends datagrams to a server that is bound to ``address``."""
@@ -137,8 +136,12 @@ class Network:
         if self._in_memory is None:
             return await KernelDatagramClient.of(address)
         await trio.lowlevel.checkpoint()
-        own = (address[0], next(self._clients)) if isinstance(address, tuple) else None
-        return self._in_memory.client(own)
+        # Of none, a server could not reply: the listener gives it one.
+        return self._in_memory.client(self._own_address(address, unnamed=None))
+
+    def _own_address(self, address: Any, *, unnamed: str | None) -> Any:
+        """A new client's, of the kind of the server's."""
+        return (address[0], next(self._clients)) if isinstance(address, tuple) else unnamed
 
     @contextmanager
     def under(self, server: trioserver.BaseServer) -> Iterator[None]:

@@ -27,7 +27,6 @@ from trio.lowlevel import ParkingLot
 import trioserver
 
 from ._faults import (
-    AcceptError,
     Bandwidth,
     Faults,
     Latency,
@@ -271,10 +270,10 @@ class FaultyListener(ListenerWrapper):
         self._faults = faults
         self._nursery = nursery
         self._accepted = 0
-        self._errors = 0
 
     def accept_now(self) -> tuple[trioserver.Transport, Any] | None:
-        self._fail_if_asked_to()
+        if (error := self._faults.accept_error()) is not None:
+            raise error
         while (accepted := self.beneath.accept_now()) is not None:
             outside, client_address = cast("tuple[trioserver.Transport, Any]", accepted)
             if self._faults.of(Refuse, "server"):
@@ -285,11 +284,3 @@ class FaultyListener(ListenerWrapper):
             self._nursery.start_soon(relay.run, name=f"faults of connection {self._accepted}")
             return relay.near, client_address
         return None
-
-    def _fail_if_asked_to(self) -> None:
-        for fault in self._faults.of(AcceptError, "server"):
-            self._errors += 1
-            if self._errors >= fault.times:
-                self._errors = 0
-                self._faults.remove(fault)
-            raise fault.error()
