@@ -41,6 +41,10 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
+class Polite(trioserver.ProcessTCPServer):
+    """Some hook of it says goodbye: a test's, in its own process."""
+
+
 class AsyncUpper(trioserver.StreamRequestHandler):
     """The same, asynchronous."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import process_handlers as handlers
 import pytest
 import trio
-from support import Witness, connect, read_to_end, running, until
+from support import Witness, connect, plain_client, read_to_end, running, until
 from test_threads import THERE, ask, ask_by_datagram, folder  # noqa: F401  (a fixture)
 
 import trioserver
@@ -500,7 +500,7 @@ async def test_cancel_request(handler: Any) -> None:
             assert await read_to_end(one) == b""
             assert time.perf_counter() - began < SOON
             assert (await ask(server, b"nothing")).startswith(b"begun.")
-            assert [it.id for it in server.requests] == [2]
+            await until(lambda: [it.id for it in server.requests] == [2])
             assert server.cancel_request(2, "home time")
             assert await read_to_end(other) == b""
     assert [(str(it.outcome), it.reason) for it in witness.records] == [
@@ -765,13 +765,75 @@ async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path: P
         assert await ask(server, b"leave") == b""
         async with await connect(server) as client:
             await client.send_all(b"and another one")
-            await until(lambda: server.snapshot().requests[-1].bytes_sent == 6)
+            await until(lambda: [it.id for it in server.requests] == [2])
+            await until(lambda: server.snapshot().requests[0].bytes_sent == 6)
             (tmp_path / "now").touch()
             await until((tmp_path / "done").exists)
             assert server.cancel_request(2, "enough")
             await until(lambda: len(witness.records) == 2)
     last = witness.records[-1]
     assert (str(last.outcome), last.bytes_received, last.bytes_sent) == ("killed", 15, 6)
+
+
+# How connections end --------------------------------------------------------------------------
+
+
+async def ends_without_this_process(server: Any, seconds: float) -> bool:
+    """Whether a client sees the end of its connection while nothing goes on here."""
+    with plain_client(server.server_address) as client:
+        client.sendall(b"hello\n")
+        await trio.lowlevel.wait_readable(client)
+        assert client.recv(100) == b"HELLO\n"
+        client.settimeout(seconds)
+        client.shutdown(socket.SHUT_WR)
+        try:  # no checkpoint: the server's tasks do not run
+            return client.recv(100) == b""
+        except TimeoutError:
+            return False
+
+
+async def test_worker_ends_the_output() -> None:
+    """A client that waits for the end is told of it by the worker, and leaves one record."""
+    witness = Witness()
+    async with running(server := on_tcp(handlers.Upper, observers=[witness])):
+        for _ in range(3):
+            assert await ends_without_this_process(server, seconds=10)
+        assert await ask(server, b"hello\n") == b"HELLO\n"
+    assert witness.outcomes == ["completed"] * 4
+
+
+@pytest.mark.parametrize(
+    "hook", ["process_request", "finish_request", "shutdown_request", "close_request"]
+)
+async def test_server_ends_the_output_if_a_hook_could_say_more(
+    hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an override sends when the handler has returned still reaches the client."""
+    is_before_the_end = hook in {"process_request", "finish_request", "shutdown_request"}
+
+    async def says_goodbye(self: Any, request: Any, *rest: Any) -> None:
+        if hook == "shutdown_request":
+            await request.sendall(b"goodbye\n")
+        await getattr(super(handlers.Polite, self), hook)(request, *rest)
+        if hook in {"process_request", "finish_request"}:
+            await request.sendall(b"goodbye\n")
+
+    monkeypatch.setattr(handlers.Polite, hook, says_goodbye, raising=False)
+    async with running(server := handlers.Polite(THERE, handlers.Upper, min_children=1)):
+        assert not await ends_without_this_process(server, seconds=0.1)
+        goodbye = b"goodbye\n" if is_before_the_end else b""
+        assert await ask(server, b"hello\n") == b"HELLO\n" + goodbye
+
+
+@pytest.mark.parametrize("limits", [Limits(per_client=1), Limits(when_full="refuse")])
+async def test_who_comes_again_is_not_refused(limits: Limits) -> None:
+    """The end comes after the slot is free, where a limit would refuse the client."""
+    async with running(server := on_tcp(handlers.Upper, limits=limits, max_children=1)):
+        assert not await ends_without_this_process(server, seconds=0.1)
+        await until(lambda: not server.requests)
+        for _ in range(20):
+            assert await ask(server, b"hello\n") == b"HELLO\n"
+    assert server.statistics().refused == 0
 
 
 # Datagrams -----------------------------------------------------------------------------------

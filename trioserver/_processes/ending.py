@@ -42,6 +42,12 @@ class Ending:
     error: str = ""
     traceback: str = ""
 
+    @property
+    def is_orderly(self) -> bool:
+        """Whether all that is left to do is to end the output."""
+        completed = self.outcome == Outcome.COMPLETED.value
+        return completed and not (self.broken or self.shut or self.detached)
+
     def failed(self, error: BaseException) -> None:
         """The handler has raised ``error``."""
         self.outcome = Outcome.FAILED.value

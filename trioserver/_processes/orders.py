@@ -48,6 +48,7 @@ class ConnectionOrder:
       idle: seconds that a read waits for a byte.
       write: seconds that a write waits for room.
       ends_idle: whether a drain may end waits between requests.
+      ends_output: whether to end the output by itself when the handler has returned.
       new_until: until when, by `time.monotonic`, a drain waits for a first byte.
     """
 
@@ -62,6 +63,7 @@ class ConnectionOrder:
     idle: float
     write: float
     ends_idle: bool
+    ends_output: bool
     new_until: float
 
 

@@ -28,7 +28,9 @@ class PassedConnection(LentConnection):
         if self._receiver.drain.began:
             worker.drain()
 
-    def _order(self, client_address: Address, *, ends_idle: bool) -> ConnectionOrder:
+    def _order(
+        self, client_address: Address, *, ends_idle: bool, ends_output: bool
+    ) -> ConnectionOrder:
         """What a worker is to be told; from now on it is lent.
 
         Raises:
@@ -51,6 +53,7 @@ class PassedConnection(LentConnection):
             idle=use.idle,
             write=use.write,
             ends_idle=ends_idle,
+            ends_output=ends_output,
             new_until=use.new_until,
         )
 

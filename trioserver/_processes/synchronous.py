@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,19 +19,34 @@ from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order
 from .page import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, Page
 from .replies import Replies
-from .wire import shorten
+from .wire import Say, shorten
 
 T = TypeVar("T")
 
 
-def serve(server: Any, order: Order, channel: Channel, page: Page) -> Ending:
-    """Handle one request, to its end."""
+def serve(server: Any, order: Order, channel: Channel, page: Page) -> None:
+    """Handle one request, to its end, and tell how it went."""
     enter_request(order.info)
     if isinstance(order, DatagramOrder):
         page.begin(order.info.id)
-        return _serve_datagram(server, order, channel)
+        _tell(channel, _serve_datagram(server, order, channel))
+        return
     page.begin(order.info.id, order.received, order.sent)
-    return _serve_connection(server, order, channel, page)
+    with _Owner(channel.take_descriptor()) as owner:
+        ending = _serve_connection(server, order, channel, page, owner)
+        ends_output = order.ends_output and ending.is_orderly
+        if not ends_output:
+            owner.close()
+        _tell(channel, ending)
+        # Not before that: who comes again at once finds this worker free.
+        if ends_output:
+            owner.end_output(order.kind)
+
+
+def _tell(channel: Channel, ending: Ending) -> None:
+    if channel.is_closed:  # this is a child that the handler has forked
+        raise SystemExit(0)
+    channel.say(Say.DONE, **ending.as_facts())
 
 
 def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
@@ -46,32 +62,33 @@ def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Endi
     return ending
 
 
-def _serve_connection(server: Any, order: ConnectionOrder, channel: Channel, page: Page) -> Ending:
+def _serve_connection(
+    server: Any, order: ConnectionOrder, channel: Channel, page: Page, owner: _Owner
+) -> Ending:
     ending = Ending()
-    with _Owner(channel.take_descriptor()) as owner:
-        use = SocketUse(
-            info=order.info,
-            drain=_DrainOnWire(channel),
-            new_until=order.new_until,
-            ends_idle=order.ends_idle,
-            idle=order.idle,
-            write=order.write,
-            pending=bytearray(order.pending),
-            received=order.received,
-            sent=order.sent,
-            at_eof=order.at_eof,
-        )
-        sock = SeenSocket.of(order.kind, owner.number, use)
-        sock.show_on(page)
-        use.hand_over = owner.detach
-        try:
-            handler = server.RequestHandlerClass
-            sock.call(partial(handle, handler, sock, order.client_address, server))
-        except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-            _judge(ending, error, order)
-        finally:
-            ending.detached = owner.number == -1
-            sock.end()
+    use = SocketUse(
+        info=order.info,
+        drain=_DrainOnWire(channel),
+        new_until=order.new_until,
+        ends_idle=order.ends_idle,
+        idle=order.idle,
+        write=order.write,
+        pending=bytearray(order.pending),
+        received=order.received,
+        sent=order.sent,
+        at_eof=order.at_eof,
+    )
+    sock = SeenSocket.of(order.kind, owner.number, use)
+    sock.show_on(page)
+    use.hand_over = owner.detach
+    try:
+        handler = server.RequestHandlerClass
+        sock.call(partial(handle, handler, sock, order.client_address, server))
+    except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
+        _judge(ending, error, order)
+    finally:
+        ending.detached = owner.number == -1
+        sock.end()
     ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
     ending.ended_idle, ending.shut = use.ended_idle, use.shut
     ending.broken = use.broken[1] if use.broken else ""
@@ -88,13 +105,24 @@ class _Owner:
         """It is somebody else's."""
         self.number = -1
 
+    def end_output(self, kind: tuple[int, int, int]) -> None:
+        """Have the client be told that nothing more comes, and close."""
+        number, self.number = self.number, -1
+        with suppress(OSError), socket.socket(*kind, fileno=number) as last:
+            last.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close it; twice is once."""
+        number, self.number = self.number, -1
+        if number != -1:
+            with suppress(OSError):  # the handler has made a file of it, which has closed it
+                os.close(number)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self.number != -1:
-            with suppress(OSError):  # the handler has made a file of it, which has closed it
-                os.close(self.number)
+        self.close()
 
 
 def _judge(ending: Ending, error: BaseException, order: Order) -> None:

@@ -87,9 +87,4 @@ def serve_all(server: Any, channel: Channel, page: Page) -> None:
         kind, body = heard
         if kind is not Say.DRAIN:
             # What a handler sets in context variables is not for the next client's.
-            ending = copy_context().run(
-                synchronous.serve, server, unpack_order(kind, body), channel, page
-            )
-            if channel.is_closed:  # this is a child that the handler has forked
-                raise SystemExit(0)
-            channel.say(Say.DONE, **ending.as_facts())
+            copy_context().run(synchronous.serve, server, unpack_order(kind, body), channel, page)
