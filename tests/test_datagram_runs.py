@@ -15,7 +15,6 @@ import attrs
 import pytest
 import trio
 from support import Witness, hold
-from sweep import Trial, sweep
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
@@ -23,6 +22,8 @@ from trioserver.testing import (
     MemoryDatagramClient,
     MemoryDatagramListener,
     MemoryDatagramServer,
+    Trial,
+    sweep,
 )
 
 
@@ -601,7 +602,7 @@ def test_cancelled_after_every_step() -> None:
         witness = Witness()
         server = memory(Answer, observers=[witness])
         with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
+            trial.arm(scope=scope)
             async with trio.open_nursery() as nursery:
                 await nursery.start(server.serve_forever)
                 clients = [server.client(("peer", number), capacity=1) for number in (1, 2)]
@@ -621,4 +622,4 @@ def test_cancelled_after_every_step() -> None:
             assert record.bytes_sent in {0, record.bytes_received}
             assert record.outcome == "cancelled" or record.bytes_sent == record.bytes_received
 
-    assert sweep(scenario) > 50
+    assert sweep(scenario).runs > 50

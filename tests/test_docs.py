@@ -17,6 +17,7 @@ import signal
 import socket
 import socketserver
 import sqlite3
+import subprocess
 import sys
 import textwrap
 import threading
@@ -629,6 +630,49 @@ async def test_client_test(test: str, autojump_clock: trio.testing.MockClock) ->
 async def test_client_test_over_tcp() -> None:
     """So does the one on a real socket."""
     await snippet("client_test").test_over_tcp()
+
+
+SCRIPT_TESTS = [name for name in vars(snippet("script_test")) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("test", SCRIPT_TESTS)
+async def test_script_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
+    """The scripts on the page on testing clients: their tests pass."""
+    await getattr(snippet("script_test"), test)(autojump_clock)
+
+
+@pytest.mark.parametrize(
+    ("said", "ends_with"),
+    [
+        ([b"EHLO me\r\n", b"RCPT TO:<a@b>\r\n"], "got b'RCPT TO:<a@b>\\r\\n'"),
+        ([b"EHLO me\r\n", b"MAIL FROM:<a@b>\r\n"], "got nothing, and the test was over"),
+        (None, "the first of 7 steps is reply(b'220 mail.example\\r\\n')"),
+    ],
+)
+async def test_script_that_is_not_met(
+    said: list[bytes] | None, ends_with: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The messages on the page are those of clients that go other ways."""
+    with pytest.RaisesGroup(trioserver.testing.Unmet, allow_unwrapped=True) as caught:
+        async with trioserver.testing.open_scripted_server(
+            *snippet("script_test").SCRIPT
+        ) as server:
+            if said is not None:
+                client = await server.connect()
+                for line in said:
+                    await client.send_all(line)
+    error: BaseException = caught.value
+    (unmet,) = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    assert str(unmet).endswith(ends_with)
+    assert_shown(f"Unmet: {unmet}", "how-to/test-client")
+
+
+def test_sync_client_test() -> None:
+    """And so do those without Trio, which pytest has to run, as they use its fixtures."""
+    file = DOCS / "snippets" / "sync_client_test.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "4 passed" in finished.stdout, finished.stdout
 
 
 DATAGRAM_TESTS = [name for name in vars(snippet("datagrams_test")) if name.startswith("test_")]

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 import attrs
 import pytest
 import trio
-from sweep import Found, Trial, sweep
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryServer
+from trioserver.testing import Finding, MemoryServer, ShutDown, Trial, sweep
 
 # A request is eight bytes that nobody else sends, and its answer is the same in
 # upper case: "a07.002\n" is the second one of client 7.
@@ -236,35 +235,33 @@ class KeptAlive:
         """Run it."""
         server: Any = self.kind(self.kind.PLACE, self.handler)
         server.executed = Counter()
-        in_time = True
-
-        def drain() -> None:
-            nonlocal in_time
-            in_time = False
-            server.shutdown(5)
-
-        trial.arm(drain)
+        trial.arm(server=server)
         clients = [Client(name) for name in range(self.connections)]
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
             dial = server.dialler()
             for client in clients:
-                client.connect(dial, in_time=in_time)
+                client.connect(dial, in_time=not trial.is_harmed)
                 await now_and_then(client)
             for stage in STAGES:
                 for client in clients:
-                    client.say(stage(client.name), in_time=in_time)
+                    client.say(stage(client.name), in_time=not trial.is_harmed)
                     await now_and_then(client)
                 await wait_all_tasks_blocked()
             for client in clients:
                 client.end()
-            drain()
+            server.shutdown(5)
         report = await server.wait_closed()
         for client in clients:
             for fault in client.faults(server.executed):
                 trial.complain(fault)
         if not report.clean or len(report.completed + report.drained) < len(report.requests):
             trial.complain(str(report))
+
+
+def swept(scenario: KeptAlive, **options: Any) -> int:
+    """Drain it after every step; how many runs that took."""
+    return sweep(scenario, faults=[ShutDown(5)], **options).runs
 
 
 async def now_and_then(client: Client) -> None:
@@ -301,26 +298,26 @@ all_handlers = pytest.mark.parametrize("handler", [Lines, More, Idle, Parser])
 @all_handlers
 def test_drain_after_every_step(handler: Any) -> None:
     """Twelve connections: what had begun in time is executed once and answered, all of it."""
-    assert sweep(KeptAlive(InMemory, handler, 12), seeds=(0,)) > 100
+    assert swept(KeptAlive(InMemory, handler, 12), seeds=(0,)) > 100
 
 
 @all_handlers
 @pytest.mark.slow
 def test_drain_of_fifty_after_every_step(handler: Any) -> None:
     """The same with fifty, and every one of some 700 steps."""
-    assert sweep(KeptAlive(InMemory, handler, 50), seeds=(0,)) > 400
+    assert swept(KeptAlive(InMemory, handler, 50), seeds=(0,)) > 400
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_drain_of_fifty_after_some_steps(seed: int) -> None:
     """The same, and a sample of the steps, for those who cannot wait."""
-    assert sweep(KeptAlive(InMemory, Lines, 50), seeds=(seed,), every=61) > 10
+    assert swept(KeptAlive(InMemory, Lines, 50), seeds=(seed,), every=61) > 10
 
 
 @all_handlers
 def test_drain_of_fifty_after_some_steps_on_tcp(handler: Any) -> None:
     """The same on real sockets."""
-    assert sweep(KeptAlive(OnTCP, handler, 50), seeds=(1,), every=61, jump_after=0.02) > 5
+    assert swept(KeptAlive(OnTCP, handler, 50), seeds=(1,), every=61, jump_after=0.02) > 5
 
 
 class Forgetful(Lines):
@@ -348,5 +345,5 @@ class Repeating(Lines):
 @pytest.mark.parametrize(("handler", "fault"), [(Forgetful, "was lost"), (Repeating, "2 times")])
 def test_sweep_finds_what_is_planted(handler: Any, fault: str) -> None:
     """The scenario is able to fail."""
-    with pytest.raises(Found, match=fault):
-        sweep(KeptAlive(InMemory, handler, 12), seeds=(0,))
+    with pytest.raises(Finding, match=fault):
+        swept(KeptAlive(InMemory, handler, 12), seeds=(0,))

@@ -16,11 +16,10 @@ import attrs
 import pytest
 import trio
 from support import Upper, Witness, descriptors, hold, read_to_end
-from sweep import Trial, sweep
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryListener, MemoryServer
+from trioserver.testing import MemoryListener, MemoryServer, ShutDown, Trial, sweep
 
 ADDRESS = ("memory", 1)
 LOOPBACK = ("127.0.0.1", 0)
@@ -316,13 +315,13 @@ def test_start_cancelled_at_every_step_leaves_nothing() -> None:
     async def scenario(trial: Trial) -> None:
         server = Server(ADDRESS, Upper)
         with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
+            trial.arm(scope=scope)
             async with server.serving():
                 pass
         assert server.snapshot().state == "unbound"
         assert all(listener.closed for listener in made)
 
-    assert sweep(scenario) > 5
+    assert sweep(scenario).runs > 5
 
 
 @pytest.mark.parametrize("interval", [0, -1, math.nan])
@@ -635,7 +634,7 @@ def test_shutdown_at_every_step() -> None:
 
     async def scenario(trial: Trial) -> None:
         server = MemoryServer(ADDRESS, Upper)
-        trial.arm(server.shutdown)
+        trial.arm(server=server)
         replies = []
 
         async def ask() -> None:
@@ -659,7 +658,7 @@ def test_shutdown_at_every_step() -> None:
         assert report.statistics.accepted == len(replies)
         assert report.unaccepted == ()
 
-    assert sweep(scenario) > 10
+    assert sweep(scenario, faults=[ShutDown()]).runs > 10
 
 
 # The end ---------------------------------------------------------------------
@@ -1865,7 +1864,7 @@ def test_handle_request_cancelled_at_every_step() -> None:
                 await client.send_all(b"line\n")
                 await client.send_eof()
                 with trio.CancelScope() as scope:
-                    trial.arm(scope.cancel)
+                    trial.arm(scope=scope)
                     await server.handle_request()
                 statistics = server.statistics()
                 assert statistics.active == statistics.lingering == 0
@@ -1876,7 +1875,7 @@ def test_handle_request_cancelled_at_every_step() -> None:
                     with suppress(trioserver.PeerGone):  # of a request that was cut
                         assert await read_to_end(client) in {b"", b"LINE\n"}
 
-    assert sweep(scenario) > 5
+    assert sweep(scenario).runs > 5
 
 
 async def test_handle_request_shut_down_by_its_request(autojump_clock: MockClock) -> None:

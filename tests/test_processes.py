@@ -775,6 +775,22 @@ async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path: P
     assert (str(last.outcome), last.bytes_received, last.bytes_sent) == ("killed", 15, 6)
 
 
+async def test_hook_that_is_set_on_the_object(caplog: pytest.LogCaptureFixture) -> None:
+    """It is called here, as hooks are; no worker misses it, and nobody is told so."""
+    verified = []
+
+    async def verify_request(request: Any, client_address: Any) -> bool:
+        verified.append(request.info.id)
+        return True
+
+    server = on_tcp(handlers.Upper)
+    server.verify_request = verify_request  # type: ignore[method-assign]
+    async with running(server):
+        assert await ask(server, b"hello\n") == b"HELLO\n"
+    assert verified == [1]
+    assert caplog.records == []
+
+
 # How connections end --------------------------------------------------------------------------
 
 

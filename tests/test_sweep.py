@@ -1,7 +1,4 @@
-"""A server, with a fault after every step: nothing is left, nothing is lost, nothing is silent.
-
-And the sweep itself: it has to find what is planted for it to find.
-"""
+"""A server, with a fault after every step: nothing is left, nothing is lost, nothing is silent."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import gc
 import itertools
 import logging
 import os
-import signal
 import socket
 import struct
 from collections import Counter
@@ -24,11 +20,22 @@ import attrs
 import pytest
 import trio
 from support import Witness, plain_client
-from sweep import Found, Scenario, Trial, cancel_at, check, one, sweep, sweep_pairs
 
 import trioserver
 from trioserver._transport import SocketListener
-from trioserver.testing import MemoryListener, MemoryServer
+from trioserver.testing import (
+    Cancel,
+    CtrlC,
+    Finding,
+    MemoryListener,
+    MemoryServer,
+    ResetClient,
+    ShutDown,
+    Trial,
+    fire_at,
+    run_trial,
+    sweep,
+)
 
 # Books: what everybody did, to be compared afterwards -----------------------------
 
@@ -323,27 +330,43 @@ class Client:
 
 # The scenario ----------------------------------------------------------------------
 
-Fault: TypeAlias = Callable[[Any, trio.CancelScope], object]
+Fault: TypeAlias = Callable[[Trial], object]
+
+# What is done to it, in the words of the tests' parameters.
+cancel, ctrl_c = Cancel(), CtrlC()
+shut_down, shut_down_at_once = ShutDown(5), ShutDown(0)
+NAMES = {
+    cancel: "cancel",
+    ctrl_c: "ctrl_c",
+    shut_down: "shut_down",
+    shut_down_at_once: "shut_down_at_once",
+}
 
 
-def cancel(server: Any, scope: trio.CancelScope) -> None:
-    """The hard way."""
-    scope.cancel()
+class Sweepable:
+    """What a scenario of one kind of server has to be swept with.
 
+    Attributes:
+      kind: which server.
+      faults: what is done, in this order.
+    """
 
-def shut_down(server: Any, scope: trio.CancelScope) -> None:
-    """The gentle way."""
-    server.shutdown(5)
+    kind: Any
+    faults: Sequence[Fault]
 
+    async def __call__(self, trial: Trial) -> None:
+        """Run it."""
+        raise NotImplementedError
 
-def shut_down_at_once(server: Any, scope: trio.CancelScope) -> None:
-    """A drain that nobody has time for."""
-    server.shutdown(0)
+    def sweep(self, **options: Any) -> int:
+        """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
+        jump_after = self.kind.JUMP_AFTER
+        return sweep(self, faults=[tuple(self.faults)], jump_after=jump_after, **options).runs
 
-
-def ctrl_c(server: Any, scope: trio.CancelScope) -> None:
-    """What the terminal does."""
-    signal.raise_signal(signal.SIGINT)
+    def one(self, *at: int, seed: int = 0) -> Trial:
+        """Try it once, with faults after these steps."""
+        jump_after = self.kind.JUMP_AFTER
+        return run_trial(self, *self.faults, at=at, seed=seed, jump_after=jump_after)
 
 
 @attrs.frozen
@@ -378,17 +401,15 @@ async def serve_one_by_one(server: Any, listening: Callable[[], object]) -> None
 
 
 @attrs.define(eq=False)
-class Setting:
+class Setting(Sweepable):
     """A scenario: a server in the main task, and three clients that nothing cancels.
 
     Attributes:
       kind: which server.
-      faults: what to fire, in this order, given the server and the scope that
-        it runs in.
+      faults: what is done, in this order.
       handler: what handles its requests.
       gentle: whether the fault must not lose what was asked before it.
-      victim: makes a client as soon as the server listens, whose ``reset`` is
-        the fault instead.
+      victim: makes a client that is to be reset, as soon as the server listens.
       limits: the server's.
       serve: how it is served.
       patience: seconds in which every client must have been served.
@@ -422,14 +443,14 @@ class Setting:
         server.books = books
         scope, listening = trio.CancelScope(), trio.Event()
         if self.victim is None:
-            trial.arm(*[partial(fault, server, scope) for fault in self.faults])
+            trial.arm(server=server, scope=scope)
         victims: list[Any] = []
 
         def let_them_in() -> None:
             books.run = server._run
             if self.victim is not None:
                 victims.append(self.victim(server))
-                trial.arm(victims[0].reset)
+                trial.arm(client=victims[0])
             listening.set()
 
         try:
@@ -454,23 +475,6 @@ class Setting:
             server.shutdown(5)
         if patience.cancelled_caught:
             trial.complain(f"clients waited for {self.patience} s")
-
-    def sweep(self, **options: Any) -> int:
-        """Sweep over it; see `sweep.sweep`."""
-        return sweep(self, **self._options, **options)
-
-    def sweep_pairs(self, **options: Any) -> int:
-        """Sweep over it with two faults; see `sweep.sweep_pairs`."""
-        return sweep_pairs(self, **self._options, **options)
-
-    def one(self, *at: int, seed: int = 0) -> Trial:
-        """Try it once; see `sweep.one`."""
-        return one(self, at, seed=seed, jump_after=self.kind.JUMP_AFTER)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        expected = KeyboardInterrupt if ctrl_c in self.faults else None
-        return {"jump_after": self.kind.JUMP_AFTER, "expected": expected}
 
 
 # Faults in a server ----------------------------------------------------------------
@@ -545,13 +549,13 @@ def test_ctrl_c_after_every_step(kind: Kind) -> None:
 
 
 @all_kinds
-@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once])
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 def test_second_fault_during_a_shutdown(kind: Kind, second: Fault) -> None:
     """Whenever somebody loses patience with a drain, everything is closed all the same.
 
     A sample of the pairs; soak/sweeps.py tries them all.
     """
-    assert Setting(kind, [shut_down, second]).sweep_pairs(every=7) > 50
+    assert Setting(kind, [shut_down, second]).sweep(seeds=(0,), every=7) > 50
 
 
 class VictimOnTCP:
@@ -599,7 +603,7 @@ VICTIMS: dict[Kind, Any] = {
 @all_kinds
 def test_client_reset_after_every_step(kind: Kind) -> None:
     """Wherever one client is reset, the others get all their replies, and it has its record."""
-    assert Setting(kind, gentle=True, victim=VICTIMS[kind]).sweep(every=2) > 100
+    assert Setting(kind, [ResetClient()], gentle=True, victim=VICTIMS[kind]).sweep(every=2) > 100
 
 
 # One request ------------------------------------------------------------------------
@@ -612,7 +616,7 @@ def cut_in_its_step(kind: Any, step: int) -> Any:
         async def process_request(self, request: Any, client_address: Any) -> None:
             handling = super().process_request(request, client_address)
             at = step if request.info.id == 1 else 0
-            await cancel_at(handling, at, partial(self.cut, request))
+            await fire_at(handling, at, partial(self.cut, request))
 
         def cut(self, request: Any) -> None:
             if self.cancel_request(request.info.id, "swept"):
@@ -627,7 +631,7 @@ def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any 
     for seed in seeds:
         for step in itertools.count(1):
             setting = Setting(cut_in_its_step(kind, step), handler=handler)
-            check(setting.one(seed=seed))
+            setting.one(seed=seed).check()
             outcomes = Counter(setting.books.witness.outcomes)
             cut = len(setting.books.cut)
             assert outcomes == Counter(completed=3 - cut, cancelled=cut)
@@ -656,21 +660,21 @@ class Stubborn(Careful):
         await super().handle()
 
 
-@pytest.mark.parametrize("fault", [cancel, shut_down_at_once])
+@pytest.mark.parametrize("fault", [cancel, shut_down_at_once], ids=NAMES.get)
 def test_stubborn_request_cut_after_every_step(fault: Fault) -> None:
     """CX-12: who shields himself is named with its stack, waited for, and holds nobody else up."""
     struck = 0.0
 
-    def timed(server: Any, scope: trio.CancelScope) -> None:
+    def timed(trial: Trial) -> None:
         nonlocal struck
         struck = trio.current_time()
-        fault(server, scope)
+        fault(trial)
 
     named = 0
     for seed in (0, 1, 2):
         setting = Setting(InMemory, [timed], Stubborn, patience=100)
         for step in range(1, setting.one(seed=seed).steps + 1):
-            check(setting.one(step, seed=seed))
+            setting.one(step, seed=seed).check()
             ends = {it.info.id: it.info.started + it.duration for it in setting.books.records}
             late = [number for number, end in ends.items() if end > struck + 5]
             assert late in ([], [1])
@@ -700,6 +704,8 @@ class TwoAddresses(trio.abc.HostnameResolver):
 
 class SlowlyMixIn(trioserver.BaseServer):
     """Takes a while to bind and to listen."""
+
+    JUMP_AFTER = 0.0
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         await trio.lowlevel.checkpoint()
@@ -737,19 +743,19 @@ async def start_by_itself(server: Any, listening: Callable[[], object]) -> None:
 
 
 @attrs.define(eq=False)
-class Start:
+class Start(Sweepable):
     """A scenario: a server that starts, and ends as soon as it listens.
 
     A Unix server finds its directory locked at first.
 
     Attributes:
       kind: which server.
-      fault: what to fire.
+      faults: what is done.
       serve: how it is started.
     """
 
     kind: Any
-    fault: Fault
+    faults: Sequence[Fault]
     serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
 
     async def __call__(self, trial: Trial) -> None:
@@ -762,20 +768,11 @@ class Start:
         with books.open(), locked_directory() as unlock:
             async with trio.open_nursery() as others:
                 others.start_soon(unlock)
-                trial.arm(partial(self.fault, server, scope))
+                trial.arm(server=server, scope=scope)
                 with scope:
                     await self.serve(server, partial(server.shutdown, 0))
         if server.snapshot().state != "unbound" or server.sockets:
             trial.complain(f"{server!r} is bound")
-
-    def sweep(self, **options: Any) -> int:
-        """Sweep over it; see `sweep.sweep`."""
-        expected = KeyboardInterrupt if self.fault is ctrl_c else None
-        return sweep(self, expected=expected, **options)
-
-    def one(self, *at: int, seed: int = 0) -> Trial:
-        """Try it once; see `sweep.one`."""
-        return one(self, at, seed=seed)
 
 
 @contextmanager
@@ -798,10 +795,10 @@ def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
 @pytest.mark.parametrize(
     "serve", [serve_forever, serve_in_a_block, serve_one_by_one, start_by_itself]
 )
-@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down])
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
 def test_start_after_every_step(kind: Any, serve: Any, fault: Fault) -> None:
     """CX-08: a start is broken off at any step, resolving and binding too: no socket, no file."""
-    assert Start(kind, fault, serve).sweep() > 25
+    assert Start(kind, [fault], serve).sweep() > 25
 
 
 class Named(SlowlyMixIn, trioserver.TCPServer):
@@ -810,7 +807,7 @@ class Named(SlowlyMixIn, trioserver.TCPServer):
     PLACE = ("localhost", 0)
 
 
-@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down])
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
 def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
     """CX-08: the same where the system resolves the name."""
 
@@ -820,7 +817,7 @@ def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
         threads.total_tokens = 1
         try:
             with trio.CancelScope() as scope:
-                trial.arm(partial(fault, server, scope))
+                trial.arm(server=server, scope=scope)
                 await serve_forever(server, partial(server.shutdown, 0))
         finally:
             # The thread of a look-up that was given up reads /etc/hosts for a moment yet.
@@ -828,9 +825,8 @@ def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
                 async with threads:
                     pass
 
-    expected = KeyboardInterrupt if fault is ctrl_c else None
     # The clock must not jump while the thread is at work.
-    assert sweep(scenario, expected=expected, jump_after=5) > 25
+    assert sweep(scenario, faults=[fault], jump_after=5).runs > 25
 
 
 # Two things in one tick ---------------------------------------------------------------
@@ -878,7 +874,7 @@ def test_cancelled_in_the_tick_of_the_clients_act(
                     await server.wait_closed()
 
     for seed in range(5):
-        check(one(scenario, seed=seed, jump_after=0.02))
+        run_trial(scenario, seed=seed, jump_after=0.02).check()
     ends = [(it.outcome, it.reason) for books in all_books for it in books.records]
     assert ends == [("cancelled", "in this tick")] * 5
 
@@ -954,10 +950,10 @@ class Stale(Careful):
             await self.answer(line)  # the bug: whose line is it?
 
 
-def complaint_about(scenario: Scenario, **options: Any) -> str:
+def complaint_about(scenario: Sweepable) -> str:
     """What the sweep says."""
-    with pytest.raises(Found) as found:
-        sweep(scenario, **options)
+    with pytest.raises(Finding) as found:
+        scenario.sweep()
     return str(found.value)
 
 
@@ -965,7 +961,7 @@ def complaint_about(scenario: Scenario, **options: Any) -> str:
 @pytest.mark.parametrize("kind", [Hasty, HastyOnTCP])
 def test_a_wait_between_accept_and_start_is_found(kind: Any) -> None:
     """A client that is lost there leaves an open connection, or a client that waits for ever."""
-    complaint = complaint_about(Setting(kind, [cancel]), jump_after=kind.JUMP_AFTER)
+    complaint = complaint_about(Setting(kind, [cancel]))
     assert "clients waited" in complaint or "descriptors are still open" in complaint
     gc.collect()  # what was leaked on purpose
 
@@ -992,200 +988,3 @@ def test_a_request_lost_in_a_drain_is_found() -> None:
 
     complaint = complaint_about(Setting(InMemory, [shut_down], Hurried, gentle=True))
     assert "replies were due" in complaint
-
-
-# The sweep itself ----------------------------------------------------------------------
-
-
-async def three_steps(trial: Trial) -> None:
-    """A program that is cancelled in peace."""
-    with trio.CancelScope() as scope:
-        trial.arm(scope.cancel)
-        for _ in range(3):
-            await trio.lowlevel.checkpoint()
-
-
-def test_sweep_fires_after_every_step() -> None:
-    """As many runs as steps, for each seed, each with its fault fired."""
-    steps = [one(three_steps, seed=seed).steps for seed in (0, 1)]
-    assert min(steps) >= 3
-    assert sweep(three_steps, seeds=(0, 1)) == sum(steps)
-
-
-def test_sweep_repeats_a_schedule() -> None:
-    """The same seed is the same order of the same tasks; another seed is not."""
-
-    async def race(trial: Trial) -> None:
-        trial.arm()
-        async with trio.open_nursery() as nursery:
-            for _ in range(10):
-                nursery.start_soon(three_checkpoints, order := object())
-                order_of.append(order)
-
-    ran: list[object] = []
-    order_of: list[object] = []
-
-    async def three_checkpoints(who: object) -> None:
-        for _ in range(3):
-            await trio.lowlevel.checkpoint()
-            ran.append(order_of.index(who))
-
-    def order(seed: int) -> list[object]:
-        ran.clear()
-        order_of.clear()
-        one(race, seed=seed)
-        return list(ran)
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
-
-
-def test_sweep_finds_a_scenario_that_arms_nothing() -> None:
-    """A scenario that is never hurt proves nothing."""
-
-    async def unarmed(trial: Trial) -> None:
-        await trio.lowlevel.checkpoint()
-
-    assert "never called arm()" in complaint_about(unarmed)
-
-
-def test_sweep_finds_a_fault_that_is_not_fired() -> None:
-    """Nor does one whose fault comes too late."""
-    trial = one(three_steps, (1000,))
-    assert trial.complaints(None) == ["only 0 of the faults were fired"]
-
-
-def test_sweep_finds_a_fault_that_fails() -> None:
-    """What the action raises is not swallowed, as Trio would."""
-
-    async def wrong(trial: Trial) -> None:
-        trial.arm(lambda: 1 / 0)
-        await trio.lowlevel.checkpoint()
-
-    assert "the fault itself failed: ZeroDivisionError" in complaint_about(wrong)
-
-
-def test_sweep_finds_an_exception() -> None:
-    """A scenario that raises, or does not raise what it must, is at fault."""
-
-    async def fails_when_cancelled(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
-            await trio.lowlevel.checkpoint()
-            return
-        raise KeyError("mine")
-
-    assert "it raised KeyError('mine')" in complaint_about(fails_when_cancelled)
-    assert "instead of OSError" in complaint_about(three_steps, expected=OSError)
-
-
-def test_sweep_finds_a_descriptor() -> None:
-    """A socket that is left open, and known to somebody, is a leak."""
-    kept = []
-
-    async def leaks(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
-            sock = socket.socket()
-            await trio.lowlevel.checkpoint()
-            sock.close()
-            return
-        kept.append(sock)
-
-    assert "1 descriptors are still open" in complaint_about(leaks)
-    for sock in kept:
-        sock.close()
-
-
-def test_sweep_finds_a_warning_in_the_garbage() -> None:
-    """What only a garbage collection brings to light is traced to its step."""
-
-    async def never_awaited(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
-            await trio.lowlevel.checkpoint()
-            return
-        cycle: list[object] = [three_steps(trial)]
-        cycle.append(cycle)
-
-    complaint = complaint_about(never_awaited)
-    assert "RuntimeWarning: coroutine 'three_steps' was never awaited" in complaint
-    assert "a fault after step " in complaint
-
-
-def test_sweep_finds_a_hang() -> None:
-    """A program that waits for ever ends all the same, and is told apart."""
-
-    async def hangs(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
-            await trio.lowlevel.checkpoint()
-            return
-        await trio.sleep_forever()
-
-    assert "it hangs" in complaint_about(hangs)
-
-
-def test_sweep_finds_a_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that runs in circles never lets the clock jump; its steps are counted."""
-    monkeypatch.setattr("sweep.MOST_STEPS", 1000)
-
-    async def circles(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope.cancel)
-            await trio.lowlevel.checkpoint()
-            return
-        while True:
-            await trio.lowlevel.checkpoint()
-
-    assert "it runs in circles: 1000 steps" in complaint_about(circles)
-
-
-def test_sweep_refuses_what_it_cannot_repeat() -> None:
-    """A scenario that takes other steps each time cannot be swept."""
-    lengths = iter(range(1, 100))
-
-    async def erratic(trial: Trial) -> None:
-        trial.arm()
-        for _ in range(next(lengths)):
-            await trio.lowlevel.checkpoint()
-
-    assert "not deterministic" in complaint_about(erratic)
-
-
-def test_sweep_says_where_everybody_was() -> None:
-    """A complaint names the seed, the step, and the line each task waited in."""
-
-    async def waits_here(trial: Trial) -> None:
-        trial.arm(lambda: 1 / 0)
-        await trio.lowlevel.checkpoint()
-
-    complaint = complaint_about(waits_here)
-    assert "a fault after step 1, seed 0" in complaint
-    assert "waits_here:" in complaint
-
-
-async def test_cancel_at_fires_once_at_its_step() -> None:
-    """The coroutine notices nothing: it gets what it waits for, and its result comes out."""
-    fired_after = []
-
-    async def counts() -> str:
-        for number in range(5):
-            steps.append(number)
-            await trio.lowlevel.checkpoint()
-        return "done"
-
-    steps: list[int] = []
-    assert await cancel_at(counts(), 3, lambda: fired_after.append(list(steps))) == "done"
-    assert fired_after == [[0, 1, 2]]
-
-
-async def test_cancel_at_delivers_the_cancellation() -> None:
-    """A scope that is cancelled at a step ends the coroutine in that step's wait."""
-
-    async def waits() -> None:
-        await trio.sleep_forever()
-
-    with trio.CancelScope() as scope:
-        await cancel_at(waits(), 1, scope.cancel)
-    assert scope.cancelled_caught

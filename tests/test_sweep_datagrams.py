@@ -19,11 +19,12 @@ from typing import Any, TypeAlias
 import attrs
 import pytest
 import trio
-from sweep import Found, Trial, check, one, sweep, sweep_pairs
 from test_sweep import (
+    NAMES,
     Books,
     Fault,
     LeavesNoFile,
+    Sweepable,
     WatchedMixIn,
     cancel,
     ctrl_c,
@@ -37,7 +38,7 @@ from test_sweep import (
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramServer
+from trioserver.testing import Finding, MemoryDatagramServer, Trial
 
 LARGEST = 50
 
@@ -244,14 +245,18 @@ class Correspondent:
         self.client.close()
 
 
+def leave(trial: Trial) -> None:
+    """One of its clients is gone."""
+    trial.client.leave()
+
+
 @attrs.define(eq=False)
-class Setting:
+class Setting(Sweepable):
     """A scenario: a server in the main task, and clients that send it datagrams.
 
     Attributes:
       kind: which server.
-      faults: what to fire, in this order, given the server and the scope that
-        it runs in; none for a client that leaves.
+      faults: what is done, in this order; `leave` once the server listens.
       handler: what handles its requests.
       gentle: whether the fault must not lose what was sent before it.
       drains: whether what is sent after the fault must not be handled.
@@ -262,7 +267,7 @@ class Setting:
     """
 
     kind: Any
-    faults: Sequence[Fault] = ()
+    faults: Sequence[Fault]
     handler: Any = Writes
     gentle: bool = False
     drains: bool = False
@@ -270,12 +275,11 @@ class Setting:
     serve: Callable[[Any, Callable[[], object]], Any] = serve_forever
     stages: Stages = attrs.field(default=STAGES, repr=False)
     books: Books = attrs.field(factory=Books)
-    _in_time: bool = True
     _all: list[Correspondent] = attrs.field(factory=list)
 
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
-        self.books, self._in_time, self._all = Books(), True, []
+        self.books, self._all = Books(), []
         trial.afterwards(self.books.faults)
         trial.afterwards(self.kind.left_behind)
         trial.afterwards(partial(self._faults, must_reply=self.gentle or not trial.at))
@@ -302,32 +306,29 @@ class Setting:
             self.books.run = server._run
             for number in range(len(self.stages)):
                 self._all.append(Correspondent(self.kind.CLIENT(server, lazy=number == 0)))
-            if not self.faults:
-                trial.arm(self._all[1].leave)
+            if leave in self.faults:
+                trial.arm(client=self._all[1])
             listening.set()
 
-        def fire(fault: Fault) -> None:
-            self._in_time = False
-            fault(server, scope)
-
-        if self.faults:
-            trial.arm(*[partial(fire, fault) for fault in self.faults])
+        if leave not in self.faults:
+            trial.arm(server=server, scope=scope)
         async with trio.open_nursery() as clients:
-            clients.start_soon(self._clients, server, listening)
+            clients.start_soon(self._clients, trial, server, listening)
             try:
                 with scope:
                     await self.serve(server, let_them_in)
             finally:
                 listening.set()
 
-    async def _clients(self, server: Any, listening: trio.Event) -> None:
+    async def _clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        stops = leave not in self.faults
         await listening.wait()
         for number in itertools.count():
             talks = False
             for name, one_of_them in enumerate(self._all):
                 datagrams = self.stages[name][number : number + 1]
                 for data in itertools.chain(*datagrams):
-                    one_of_them.say(data, in_time=self._in_time)
+                    one_of_them.say(data, in_time=not stops or not trial.is_harmed)
                     talks = True
                 await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()
@@ -385,25 +386,6 @@ class Setting:
         if self.gentle and outcome == "failed" and b"fail" not in datagram.data:
             yield f"{datagram.data!r} has failed"
 
-    # Sweeps ------------------------------------------------------------------
-
-    def sweep(self, **options: Any) -> int:
-        """Sweep over it; see `sweep.sweep`."""
-        return sweep(self, **self._options, **options)
-
-    def sweep_pairs(self, **options: Any) -> int:
-        """Sweep over it with two faults; see `sweep.sweep_pairs`."""
-        return sweep_pairs(self, **self._options, **options)
-
-    def one(self, *at: int, seed: int = 0) -> Trial:
-        """Try it once; see `sweep.one`."""
-        return one(self, at, seed=seed, jump_after=self.kind.JUMP_AFTER)
-
-    @property
-    def _options(self) -> dict[str, Any]:
-        expected = KeyboardInterrupt if ctrl_c in self.faults else None
-        return {"jump_after": self.kind.JUMP_AFTER, "expected": expected}
-
 
 # Faults ------------------------------------------------------------------------------
 
@@ -444,7 +426,7 @@ def test_ctrl_c_after_every_step(kind: Any) -> None:
     assert Setting(kind, [ctrl_c]).sweep(every=5) > 50
 
 
-@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once])
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 @all_kinds
 def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
     """Whenever somebody loses patience with a drain, no datagram is answered by half.
@@ -452,13 +434,13 @@ def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
     A sample of the pairs; soak/sweeps.py tries them all.
     """
     setting = Setting(kind, [shut_down, second], drains=True, stages=FEWER)
-    assert setting.sweep_pairs(every=7) > 30
+    assert setting.sweep(seeds=(0,), every=7) > 30
 
 
 @all_kinds
 def test_client_leaves_after_every_step(kind: Any) -> None:
     """CX-09, UX-12: whenever a client is gone, the others get their replies, and it its records."""
-    assert Setting(kind, gentle=True).sweep(every=3) > 100
+    assert Setting(kind, [leave], gentle=True).sweep(every=3) > 100
 
 
 def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any = Writes) -> int:
@@ -467,7 +449,7 @@ def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any 
     for seed in seeds:
         for step in itertools.count(1):
             setting = Setting(cut_in_its_step(kind, step), [shut_down], handler)
-            check(setting.one(seed=seed))
+            setting.one(seed=seed).check()
             books = setting.books
             assert books.witness.outcomes.count("cancelled") == len(books.cut)
             if not books.cut:
@@ -488,7 +470,7 @@ def test_one_request_cancelled_after_every_step_of_its_own(kind: Any, handler: A
 
 def complaint_about(setting: Setting) -> str:
     """What the sweep says."""
-    with pytest.raises(Found) as found:
+    with pytest.raises(Finding) as found:
         setting.sweep()
     return str(found.value)
 

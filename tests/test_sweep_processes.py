@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from test_sweep import (
+    NAMES,
     Fault,
     OnTCP,
     OnUnix,
@@ -100,8 +101,8 @@ def test_ctrl_c_after_every_step() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", [cancel, shut_down_at_once])
+@pytest.mark.parametrize("second", [cancel, shut_down_at_once], ids=NAMES.get)
 def test_second_fault_during_a_shutdown(second: Fault) -> None:
     """Whenever somebody loses patience with a drain, everything is closed all the same."""
     setting = Setting(ProcessesOnTCP, [shut_down, second], Answers)
-    assert setting.sweep_pairs(seeds=(0,), every=25) > 5
+    assert setting.sweep(seeds=(0,), every=25) > 5

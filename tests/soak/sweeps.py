@@ -4,9 +4,8 @@
     python tests/soak/sweeps.py --seeds 7 --only udp --only pairs
     python tests/soak/sweeps.py --list
 
-The suite tries a sample of these: see `sweep.py` for how, and test_sweep.py,
-test_sweep_datagrams.py, test_sweep_threads.py and test_sweep_processes.py for what must
-hold. Prints for each
+The suite tries a sample of these: see test_sweep.py, test_sweep_datagrams.py,
+test_sweep_threads.py and test_sweep_processes.py for what must hold. Prints for each
 sweep its points (the steps of the scenario, in all schedules), the runs, the findings
 and the seconds, and what was found. Exits 1 if anything was.
 """
@@ -31,10 +30,10 @@ import test_sweep as streams
 import test_sweep_datagrams as datagrams
 import test_sweep_processes as processes
 import test_sweep_threads as threads
-from sweep import Found
-from test_sweep import cancel, ctrl_c, shut_down, shut_down_at_once
+from test_sweep import NAMES, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
 
 import trioserver
+from trioserver.testing import ResetClient
 
 STREAMS = {"memory": streams.InMemory, "tcp": streams.OnTCP, "unix": streams.OnUnix}
 DATAGRAMS = {
@@ -83,14 +82,13 @@ class Sweep:
     points: Callable[[int], int]
 
 
-def of(name: str, setting: Any, *, pairs: bool = False, every: int = 1) -> Sweep:
+def of(name: str, setting: Sweepable, *, every: int = 1) -> Sweep:
     """A sweep over a scenario; of long ones only every so many steps."""
 
     def run(seed: int) -> int:
-        sweep = setting.sweep_pairs if pairs else setting.sweep
-        return int(sweep(seeds=(seed,), every=every))
+        return setting.sweep(seeds=(seed,), every=every)
 
-    return Sweep(name, run, lambda seed: int(setting.one(seed=seed).steps))
+    return Sweep(name, run, lambda seed: setting.one(seed=seed).steps)
 
 
 def of_one_request(name: str, sweep_one: Callable[..., int], kind: Any, handler: Any) -> Sweep:
@@ -121,7 +119,9 @@ def of_streams() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(f"{name} reset", setting(gentle=True, victim=streams.VICTIMS[kind]))
+            yield of(
+                f"{name} reset", setting([ResetClient()], gentle=True, victim=streams.VICTIMS[kind])
+            )
             yield of_one_request(name, streams.sweep_one_request, kind, handler)
         few = partial(streams.Setting, kind, limits=FEW)
         yield of(f"{where} few-slots cancel", few([cancel]))
@@ -129,7 +129,7 @@ def of_streams() -> Iterator[Sweep]:
         yield of(f"{where} block cancel", few([cancel], serve=streams.serve_in_a_block))
         yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
         for name, faults in pairs_of_faults():
-            yield of(f"{where} {name}", streams.Setting(kind, faults), pairs=True)
+            yield of(f"{where} {name}", streams.Setting(kind, faults))
 
 
 def of_datagrams() -> Iterator[Sweep]:
@@ -142,7 +142,7 @@ def of_datagrams() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True, drains=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once], drains=True))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(f"{name} client-leaves", setting(gentle=True))
+            yield of(f"{name} client-leaves", setting([datagrams.leave], gentle=True))
             yield of_one_request(name, datagrams.sweep_one_request, kind, handler)
         few = partial(datagrams.Setting, kind, limits=trioserver.Limits(requests=2))
         yield of(f"{where} few-slots cancel", few([cancel]))
@@ -151,7 +151,7 @@ def of_datagrams() -> Iterator[Sweep]:
         yield of(f"{where} handle_request cancel", few([cancel], serve=datagrams.serve_one_by_one))
         for name, faults in pairs_of_faults():
             fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
-            yield of(f"{where} {name}", fewer, pairs=True)
+            yield of(f"{where} {name}", fewer)
 
 
 def of_threads() -> Iterator[Sweep]:
@@ -164,13 +164,13 @@ def of_threads() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(f"{name} reset", setting(gentle=True, victim=victim))
+            yield of(f"{name} reset", setting([ResetClient()], gentle=True, victim=victim))
         few = partial(streams.Setting, kind, handler=threads.Careful, limits=FEW)
         yield of(f"{where} few-slots cancel", few([cancel]))
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
         for name, faults in pairs_of_faults():
             setting = streams.Setting(kind, faults, threads.Careful)
-            yield of(f"{where} {name}", setting, pairs=True)
+            yield of(f"{where} {name}", setting)
 
 
 def of_processes() -> Iterator[Sweep]:
@@ -181,10 +181,10 @@ def of_processes() -> Iterator[Sweep]:
         yield of(f"{where} shutdown", setting([shut_down], gentle=True))
         yield of(f"{where} shutdown-at-once", setting([shut_down_at_once]))
         yield of(f"{where} ctrl-c", setting([ctrl_c]))
-        reset = streams.Setting(sooner, handler=processes.Answers, gentle=True, victim=victim)
-        yield of(f"{where} reset", reset)
+        reset = partial(streams.Setting, sooner, [ResetClient()], processes.Answers)
+        yield of(f"{where} reset", reset(gentle=True, victim=victim))
         for name, faults in pairs_of_faults():
-            yield of(f"{where} {name}", setting(faults), pairs=True, every=9)
+            yield of(f"{where} {name}", setting(faults), every=9)
 
 
 def of_starts() -> Iterator[Sweep]:
@@ -194,13 +194,13 @@ def of_starts() -> Iterator[Sweep]:
         *(streams.SlowUnix, streams.SlowUnixDatagrams),
     ):
         for fault in (cancel, ctrl_c, shut_down):
-            yield of(f"start {kind.__name__} {fault.__name__}", streams.Start(kind, fault))
+            yield of(f"start {kind.__name__} {NAMES[fault]}", streams.Start(kind, [fault]))
 
 
 def pairs_of_faults() -> Iterator[tuple[str, list[Any]]]:
     """What may come after a shutdown."""
     for second in (cancel, ctrl_c, shut_down_at_once):
-        yield f"pairs shutdown-{second.__name__}", [shut_down, second]
+        yield f"pairs shutdown-{NAMES[second]}", [shut_down, second]
 
 
 @attrs.define
@@ -226,7 +226,7 @@ def do(sweep: Sweep, seeds: Sequence[int]) -> Figures:
         try:
             figures.points += sweep.points(seed)
             figures.runs += sweep.run(seed)
-        except (Found, AssertionError) as found:
+        except AssertionError as found:
             figures.findings += 1  # the first one of this schedule; the others may follow from it
             print(f"FOUND: {sweep.name}: {found}")
     figures.seconds = time.perf_counter() - began

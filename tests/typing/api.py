@@ -336,3 +336,27 @@ def transports() -> None:
     transport: trioserver.Transport = near
     listener: trioserver.Listener = trioserver.testing.MemoryListener(("memory", 1))
     print(transport.receive_now(5), far.send_now(b"x"), listener.accept_now())
+
+
+async def scripts() -> None:
+    """Steps are values; a script is served like any handler."""
+    greeting: list[trioserver.testing.Step] = [trioserver.testing.reply(b"220\r\n")]
+    script = [*greeting, trioserver.testing.expect(b"QUIT\r\n"), trioserver.testing.pause(0.5)]
+    async with trioserver.testing.open_scripted_server(*script, transport="tcp") as server:
+        assert_type(server, trioserver.testing.RunningServer)
+    trioserver.testing.expect("QUIT")  # type: ignore[arg-type]
+    trioserver.testing.open_scripted_server(b"QUIT")  # type: ignore[arg-type]
+
+
+# Tests --------------------------------------------------------------------------------------
+
+
+def test_without_trio() -> None:
+    """A server for a plain test."""
+    with trioserver.testing.serve_in_thread(Quiet, faults=[trioserver.testing.Refuse()]) as there:
+        assert_type(there, trioserver.testing.ThreadServer)
+        assert_type(there.connect(timeout=1), socket.socket)
+        assert_type(there.wait_requests(), list[trioserver.testing.Exchange])
+        with there.expect_error((KeyError, ValueError)) as errors, there.faults.during():
+            assert_type(errors, list[Exception])
+        assert_type(there.stop(grace=1), trioserver.ShutdownReport)

@@ -24,6 +24,7 @@ from .._errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnd
 from .._events import Mode, Outcome
 from .._fields import fields_of, make_fields
 from .._handlers import check_handler
+from .._hooks import DefaultHooks
 from .._observers import error_log, log_safely
 from .._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from .._sync_handlers import check_sync_handler, is_asynchronous
@@ -290,6 +291,9 @@ def _pickled_copy(server: ProcessMixIn) -> bytes:
     facts["observers"] = ()  # they are told of everything here
     facts["limits"] = attrs.evolve(server.limits, when_full="wait")
     for name in list(facts):
+        if name in vars(DefaultHooks):  # set on the object; hooks run in this process alone
+            del facts[name]
+            continue
         try:
             pickle.dumps(facts[name])
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import tempfile
 from pathlib import Path
@@ -20,6 +21,33 @@ async def connected(address: Any) -> trio.SocketStream:
     return trio.SocketStream(await _connected(address, socket.SOCK_STREAM))
 
 
+def blocking_client(address: Any, kind: int, seconds: float, own: str = "") -> socket.socket:
+    """The same, as a socket of the standard library, whose operations take so long at most.
+
+    Args:
+      address: of the server.
+      kind: ``SOCK_STREAM`` or ``SOCK_DGRAM``.
+      seconds: real ones; ``inf``: any number.
+      own: a path to be bound to; "" is none.
+    """
+    family, address = _reachable(address)
+    sock = socket.socket(family, kind)
+    try:
+        sock.settimeout(None if seconds == math.inf else seconds)
+        if own:
+            sock.bind(own)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def path_of_its_own() -> str:
+    """For a Unix client to whom datagrams are to be sent back."""
+    return tempfile.mktemp(prefix="client-")  # noqa: S306  (bind makes it, or fails)
+
+
 class KernelDatagramClient:
     """Sends datagrams to a server on a real socket, and receives its replies."""
 
@@ -32,7 +60,7 @@ class KernelDatagramClient:
         """One for the server that is bound to ``address``."""
         if isinstance(address, tuple):
             return cls(await _connected(address, socket.SOCK_DGRAM))
-        own = tempfile.mktemp(prefix="client-")  # noqa: S306  (bind makes it, or fails)
+        own = path_of_its_own()
         return cls(await _connected(address, socket.SOCK_DGRAM, own), own)
 
     async def send(self, data: bytes) -> None:
@@ -50,13 +78,17 @@ class KernelDatagramClient:
             Path(self._own).unlink(missing_ok=True)
 
 
+def _reachable(address: Any) -> tuple[int, Any]:
+    """The family, and where a client finds a server that is bound to this."""
+    if not isinstance(address, tuple):
+        return socket.AF_UNIX, address
+    host, *rest = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, (_LOOPBACK.get(host, host), *rest)
+
+
 async def _connected(address: Any, kind: int, own: str = "") -> trio.socket.SocketType:
-    if isinstance(address, tuple):
-        host, *rest = address
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        address = (_LOOPBACK.get(host, host), *rest)
-    else:
-        family = socket.AF_UNIX
+    family, address = _reachable(address)
     sock = trio.socket.socket(family, kind)
     try:
         if own:

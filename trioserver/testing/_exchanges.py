@@ -96,6 +96,12 @@ class Recorder(trioserver.Observer):
                 self.open[info.id].error = error
             self._changed.unpark_all()
 
+    def check(self) -> None:
+        """Raise the errors, and take them by that."""
+        errors, self.errors[:] = list(self.errors), []
+        if errors:
+            raise ExceptionGroup("handlers have failed", errors)
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds that changes with the exchanges. A checkpoint in any case."""
         await trio.lowlevel.checkpoint()

@@ -6,17 +6,14 @@ A virtual clock cannot do that: where nobody's time goes on, it stands still, to
 from __future__ import annotations
 
 import faulthandler
-import os
 import sys
 import threading
-import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import trio
 
-import trioserver
+from ._tasks import task_tree
 
 A_BLOCKED_LOOP = 5.0
 """Real seconds that Trio has to hear of it, before all threads are shown."""
@@ -73,28 +70,3 @@ async def wall_clock_guard(seconds: float) -> AsyncIterator[None]:
         thread.join()
     if scope.cancelled_caught:
         raise Hung(f"it took more than {seconds:g} real seconds; the tasks were here:\n{trees[0]}")
-
-
-def task_tree() -> str:
-    """All tasks of this run, each under its parent, and where each of them waits."""
-    root = trio.lowlevel.current_root_task()
-    return "" if root is None else "\n".join(_branch(root, ""))
-
-
-def _branch(task: trio.lowlevel.Task, indent: str) -> Iterator[str]:
-    yield f"{indent}{task.name}"
-    stack = traceback.StackSummary.extract(task.iter_await_frames())
-    theirs = [frame for frame in stack if not _is_ours(frame.filename)]
-    for frame in theirs[-3:] or stack[-1:]:
-        yield f"{indent}    {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            yield from _branch(child, indent + "  ")
-
-
-_OURS = tuple(str(Path(file).parent) + os.sep for file in (trio.__file__, trioserver.__file__))
-
-
-def _is_ours(file: str) -> bool:
-    """Whether it is code of Trio or of this library, and not of who uses them."""
-    return file.startswith(_OURS)

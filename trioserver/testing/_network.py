@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import socketserver
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,14 @@ def server_for(server: Any, transport: str, stack: ExitStack) -> trioserver.Base
         return server
     if isinstance(server, type) and issubclass(server, trioserver.BaseServer):
         raise TypeError(f"{server.__name__} is a class of servers: make one, or give a handler")
+    if isinstance(server, type) and issubclass(server, socketserver.BaseRequestHandler):
+        is_datagrams = issubclass(server, socketserver.DatagramRequestHandler)
+        kind = "ThreadingUDPServer" if is_datagrams else "ThreadingTCPServer"
+        raise TypeError(
+            f"{server.__name__} is a synchronous handler, which needs a server that runs it in"
+            f' threads: give trioserver.{kind}(("127.0.0.1", 0), {server.__name__}), and'
+            f" transport={'udp' if is_datagrams else 'tcp'!r}"
+        )
     datagrams = trioserver.DatagramRequestHandler
     is_datagrams = isinstance(server, type) and issubclass(server, datagrams)
     if transport == "unix":

@@ -111,6 +111,14 @@ class RunningServer:
         """Wait until no request is open."""
         await self._recorder.until(lambda: not self._recorder.open)
 
+    def check(self) -> None:
+        """Raise what handlers and hooks have raised so far, which is forgotten by that.
+
+        Raises:
+          ExceptionGroup: of the errors; of each only once, so not at the end again.
+        """
+        self._recorder.check()
+
     async def stop(self, grace: float = 0) -> trioserver.ShutdownReport:
         """Shut the server down, and wait for its end.
 
@@ -214,7 +222,7 @@ async def open_test_server(
         kernel = transport != "memory"
         stack.enter_context(clock_that_waits(lambda: kernel and bool(recorder.open), kernel=kernel))
         async with wall_clock_guard(guard):
-            with _bare():
+            with bare():
                 async with trio.open_nursery() as tasks:
                     network = Network(transport, faults, recorder, tasks)
                     stack.enter_context(network.under(served))
@@ -231,8 +239,8 @@ async def open_test_server(
                                 await running._close_clients()
                     finally:
                         tasks.cancel_scope.cancel(reason="the test is over")
-    if strict and recorder.errors:
-        raise ExceptionGroup("handlers have failed", recorder.errors)
+    if strict:
+        recorder.check()
 
 
 @contextmanager
@@ -267,11 +275,17 @@ def _notes_of(errors: list[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def _bare() -> Iterator[None]:
+def bare() -> Iterator[None]:
     """Let an error that is alone out of its nursery's group."""
     try:
         yield
     except BaseExceptionGroup as group:
         if len(group.exceptions) > 1:
             raise
-        raise group.exceptions[0] from group.exceptions[0].__cause__
+        alone = group.exceptions[0]
+        context = alone.__context__
+        try:
+            raise alone
+        finally:
+            alone.__context__ = context  # not the group, which is only how it came here
+            del alone, context

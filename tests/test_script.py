@@ -1,0 +1,667 @@
+"""`trioserver.testing.open_scripted_server`: what a script is, and that wrong clients fail."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from support import plain_client, read_to_end
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import trioserver
+from trioserver.testing import (
+    Hung,
+    Latency,
+    Slice,
+    SlowClose,
+    Step,
+    Unmet,
+    eof,
+    expect,
+    expect_eof,
+    open_scripted_server,
+    pause,
+    reply,
+)
+from trioserver.testing._pattern import Mismatch, end_of_match, literals_of
+
+WHERE = ["memory", "tcp", "unix"]
+A_DAY = 86_400
+
+MAIL = [
+    reply(b"220 ready\r\n"),
+    expect(b"EHLO *\r\n"),
+    reply(b"250 hello\r\n"),
+    expect(b"MAIL FROM:<*>\r\n"),
+    reply(b"250 ok\r\n"),
+    expect_eof(),
+]
+
+
+async def says(server: Any, data: bytes) -> trio.abc.HalfCloseableStream:
+    """A client that says this, and stays."""
+    client: trio.abc.HalfCloseableStream = await server.connect()
+    if data:
+        await client.send_all(data)
+    return client
+
+
+def unmet_in(group: pytest.ExceptionInfo[ExceptionGroup[Exception]]) -> str:
+    """The message of the one `Unmet` that a handler has raised."""
+    [error] = group.value.exceptions
+    assert isinstance(error, Unmet)
+    return str(error)
+
+
+# Steps ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"expect(b'MAIL FROM:<*>\r\n')",
+        "expect_eof()",
+        r"reply(b'250 ok\r\n')",
+        "pause(30)",
+        "pause(0.5)",
+        "eof()",
+    ],
+)
+def test_steps_look_as_they_are_written(text: str) -> None:
+    """And are equal to what is written in the same way."""
+    names = {step.__name__: step for step in (expect, expect_eof, reply, pause, eof)}
+    step = eval(text, names)  # noqa: S307
+    assert repr(step) == str(step) == text
+    assert step == eval(text, names)  # noqa: S307
+
+
+def test_long_steps_are_named_in_short() -> None:
+    """In messages; as a value it is all there."""
+    step = reply(b"x" * 1000)
+    assert str(step) == f"reply(b'{'x' * 200}' and 800 more bytes)"
+    assert repr(step) == f"reply({b'x' * 1000})"
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "error", "message"),
+    [
+        (expect, "EHLO", TypeError, "expect() takes a pattern, in bytes, not 'EHLO'"),
+        (expect, b"", ValueError, "expect() takes a pattern, of at least one byte, not b''"),
+        (
+            expect,
+            b"EHLO *",
+            ValueError,
+            (
+                "expect() takes a pattern that does not end in *, not b'EHLO *': nothing says where"
+                ' that ends; give what comes next (b"\\n", say), or [*] for a star'
+            ),
+        ),
+        (reply, "250", TypeError, "reply() takes what to send, in bytes, not '250'"),
+        (reply, b"", ValueError, "reply() takes what to send, of at least one byte, not b''"),
+        (pause, "1", TypeError, "pause() takes a number of seconds, not '1'"),
+        (pause, True, TypeError, "pause() takes a number of seconds, not True"),
+        (pause, -1, ValueError, "pause() takes a number of seconds of at least 0, not -1"),
+        (pause, math.nan, ValueError, "pause() takes a number of seconds of at least 0, not nan"),
+    ],
+)
+def test_arguments_are_checked(
+    make: Any, argument: object, error: type[Exception], message: str
+) -> None:
+    """When the step is made, in words."""
+    with pytest.raises(error) as caught:
+        make(argument)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "a script has at least one step: expect(...), say"),
+        (
+            [expect(b"a"), eof],
+            {},
+            TypeError,
+            (
+                "step 2 must be what expect(), expect_eof(), reply(), pause() or eof() gives,"
+                f" not {eof!r}"
+            ),
+        ),
+        (
+            [eof(), pause(1), reply(b"x")],
+            {},
+            ValueError,
+            "step 3, reply(b'x'), comes after eof(): the output has ended",
+        ),
+        (
+            [expect_eof(), expect(b"x")],
+            {},
+            ValueError,
+            "step 2, expect(b'x'), comes after expect_eof(): nothing can come",
+        ),
+        (
+            [expect(b"x")],
+            {"transport": "udp"},
+            ValueError,
+            "a script needs a stream: transport must not be 'udp'",
+        ),
+    ],
+)
+async def test_what_nobody_can_follow_is_refused(
+    steps: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    """In words, before anything is opened."""
+    with pytest.raises(error) as caught:
+        async with open_scripted_server(*steps, **options):
+            raise AssertionError("it was served")
+    assert str(caught.value) == message
+
+
+async def test_pause_that_would_never_end_is_refused(autojump_clock: MockClock) -> None:
+    """CK-05: the clock stands still while the request is open that pauses."""
+    with pytest.raises(RuntimeError, match=r"pause\(30\) would never end: .* \(autojump='wait'\)"):
+        async with open_scripted_server(pause(30), transport="tcp", autojump="wait"):
+            raise AssertionError("it was served")
+    async with open_scripted_server(pause(30), autojump="wait") as server:
+        await server.connect()
+
+
+# Following --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_follows_the_script(where: Any) -> None:
+    """With every connection, from its first step; then the connection ends in order."""
+    async with open_scripted_server(*MAIL, transport=where) as server:
+        for number in (1, 2):
+            client = await server.connect()
+            await client.send_all(b"EHLO me\r\nMAIL FR")
+            await client.send_all(b"OM:<a@b>\r\n")
+            await client.send_eof()
+            assert await read_to_end(client) == b"220 ready\r\n250 hello\r\n250 ok\r\n"
+            exchanges = await server.wait_requests(number)
+    assert [str(one.outcome) for one in exchanges] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_ends_its_output_after_the_last_step(where: Any) -> None:
+    """What it has said arrives, though the client has not read and does not end its side."""
+    said = b"x" * 1_000_000
+    async with open_scripted_server(expect(b"GET\n"), reply(said), transport=where) as server:
+        client = await says(server, b"GET\n")
+        assert await read_to_end(client) == said
+
+
+async def test_the_end_waits_for_the_client(autojump_clock: MockClock) -> None:
+    """As long as any server does: then the connection is closed."""
+    async with open_scripted_server(reply(b"bye\n")) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b"bye\n"
+        assert trio.current_time() == 0
+        await server.wait_requests()
+        assert trio.current_time() == 2
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await client.send_all(b"hello?\n")
+                await trio.sleep(0.1)
+        assert trio.current_time() < 3
+
+
+async def test_output_can_end_before_the_script(autojump_clock: MockClock) -> None:
+    """``eof()``: the client still is listened to."""
+    script = [expect(b"a\n"), eof(), expect(b"b\n"), expect_eof()]
+    async with open_scripted_server(*script) as server:
+        client = await says(server, b"a\n")
+        assert await read_to_end(client) == b""
+        await client.send_all(b"b\n")
+        await client.send_eof()
+        [exchange] = await server.wait_requests()
+    assert exchange.received == b"a\nb\n"
+
+
+async def test_pauses_by_the_trio_clock(autojump_clock: MockClock) -> None:
+    """To the second."""
+    async with open_scripted_server(pause(1800), reply(b"a"), pause(0.5), eof()) as server:
+        client = await server.connect()
+        assert await client.receive_some() == b"a"
+        assert trio.current_time() == 1800
+        assert await client.receive_some() == b""
+        assert trio.current_time() == 1800.5
+
+
+async def test_network_can_be_bad(autojump_clock: MockClock) -> None:
+    """Half an hour late, and every byte by itself: the script has the patience."""
+    options: Any = {"faults": [Latency(1800), Slice(1)]}
+    async with open_scripted_server(expect(b"*\n"), reply(b"b\n"), **options) as server:
+        client = await says(server, b"aaaa\n")
+        assert await client.receive_some(1) == b"b"
+        assert trio.current_time() == 3600
+
+
+@pytest.mark.parametrize("seconds", [3600, math.inf])
+async def test_client_may_give_up(autojump_clock: MockClock, seconds: float) -> None:
+    """Which is what a pause is there to test; the server's own steps are not expected."""
+    async with open_scripted_server(expect(b"a\n"), pause(seconds), reply(b"late")) as server:
+        client = await says(server, b"a\n")
+        with trio.move_on_after(30):
+            await client.receive_some()
+        await client.aclose()
+    assert trio.current_time() == 30
+
+
+async def test_client_may_be_gone_before_a_reply(autojump_clock: MockClock) -> None:
+    """Whether the server notices that is up to chance."""
+    replies = [expect(b"a\n"), *[pause(1), reply(b"b\n")] * 3, eof()]
+    async with open_scripted_server(*replies) as server:
+        client = await says(server, b"a\n")
+        await client.aclose()
+        [exchange] = await server.wait_requests()
+    assert exchange.sent == b"b\n" * 2
+    assert str(exchange.outcome) == "completed"
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_what_is_on_its_way_counts(where: Any) -> None:
+    """The test is over before the server has taken a step; the client's own end is one, too."""
+    async with open_scripted_server(expect(b"a\n"), expect_eof(), transport=where) as server:
+        client = await says(server, b"a\n")
+        await client.aclose()
+
+
+async def test_what_a_fault_holds_up_counts(autojump_clock: MockClock) -> None:
+    """The network is whole again when the test is over."""
+    faults = [Latency(30), SlowClose(30)]
+    async with open_scripted_server(expect(b"a\n"), expect_eof(), faults=faults) as server:
+        client = await says(server, b"a\n")
+        await client.send_eof()
+    assert trio.current_time() == 0
+
+
+# Patterns ----------------------------------------------------------------------------
+
+PATTERNS = [
+    bytes(pattern)
+    for size in (1, 2, 3, 4)
+    for pattern in itertools.product(b"ab*\n", repeat=size)
+    if pattern[-1:] != tuple(b"*")
+]
+INPUTS = [bytes(text) for size in range(8) for text in itertools.product(b"ab\n", repeat=size)]
+
+
+def verdict(pattern: bytes, data: bytes) -> int | str | None:
+    """Where the match ends, None when it is not in there yet, or ``"never"``."""
+    try:
+        return end_of_match(literals_of(pattern), bytearray(data))
+    except Mismatch:
+        return "never"
+
+
+def test_patterns_match_what_regular_expressions_do() -> None:
+    """Each short pattern, each short input: the shortest that fits, as soon as it is certain."""
+    wrong = []
+    for pattern in PATTERNS:
+        regex = re.compile(re.escape(pattern).replace(rb"\*", rb"[^\n]*?"))
+        matching = {data for data in INPUTS if regex.fullmatch(data)}
+        beginnings = {data[:end] for data in matching for end in range(len(data) + 1)}
+        for data in INPUTS[:40]:  # up to three bytes, which leaves room for all of a pattern
+            ends = [end for end in range(len(data) + 1) if data[:end] in matching]
+            expected = ends[0] if ends else None if data in beginnings else "never"
+            if verdict(pattern, data) != expected:
+                wrong.append((pattern, data, verdict(pattern, data), expected))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "data", "expected"),
+    [
+        (rb"[*].", rb"*.", 2),
+        (rb"[*].", rb"a.", "never"),
+        (b"a[*]", b"a*", 2),
+        (b"[*x", b"[**x", 4),
+        (b"[x]*.", b"[x]yy..", 6),
+        (b"<*>\r\n", b"<a>b>\r\n", 7),
+        (b"<*>\r\n", b"<a>\r", None),
+        (b"<*>\r\n", b"<a>\n", "never"),
+    ],
+)
+def test_star_in_brackets_is_itself(pattern: bytes, data: bytes, expected: object) -> None:
+    """And nothing else is special."""
+    expect(pattern)
+    assert verdict(pattern, data) == expected
+
+
+# However it is cut ----------------------------------------------------------------------
+
+
+def cuts(data: bytes) -> list[list[bytes]]:
+    """All ways to cut this in up to three pieces, and each byte by itself."""
+    places = itertools.combinations_with_replacement(range(len(data) + 1), 2)
+    ways = [[data[:one], data[one:two], data[two:]] for one, two in places]
+    return [*ways, [bytes([byte]) for byte in data]]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"EHLO me\r\nA*<b>\r\nQUIT", None),
+        (b"EHLO me\nA*<b>\r\nQUIT", "step 1 of 4, expect(b'EHLO *\\r\\n'), is not met"),
+        (b"EHLO me\r\nA+<b>\r\nQUIT", "step 2 of 4, expect(b'A[*]<*>\\r\\n'), is not met"),
+        (b"EHLO me\r\nA*<b>\r\nQ", "step 3 of 4, expect(b'QUIT'), is not met"),
+        (
+            b"EHLO me\r\nA*<b>\r\nQUIT!",
+            "after step 4 of 4, reply(b'bye'), nothing more is expected",
+        ),
+    ],
+)
+async def test_cuts_change_nothing(
+    autojump_clock: MockClock, data: bytes, expected: str | None
+) -> None:
+    """Whether a script is met, and which step is not, is up to the bytes alone."""
+    script = [expect(b"EHLO *\r\n"), expect(b"A[*]<*>\r\n"), expect(b"QUIT"), reply(b"bye")]
+    ways = cuts(data)
+    async with open_scripted_server(*script, strict=False) as server:
+        for number, way in enumerate(ways, 1):
+            client = await server.connect()
+            for piece in way:
+                await client.send_all(piece)
+                await wait_all_tasks_blocked()
+            await client.send_eof()
+            await server.wait_requests(number)
+            await client.aclose()
+    errors = {
+        exchange.error and str(exchange.error).partition(":")[0] for exchange in server.exchanges
+    }
+    assert len(server.exchanges) == len(ways)
+    assert errors == {expected}
+
+
+# Wrong clients fail ------------------------------------------------------------------------
+
+GET = [expect(b"GET *\r\n"), reply(b"200\r\n"), expect_eof()]
+
+
+@pytest.mark.parametrize(
+    ("script", "data", "message"),
+    [
+        (
+            [*MAIL[1:4], pause(1), expect_eof()],
+            b"EHLO me\r\nRCPT TO:<a@b>\r\n",
+            r"step 3 of 5, expect(b'MAIL FROM:<*>\r\n'), is not met: got b'RCPT TO:<a@b>\r\n'",
+        ),
+        (GET, b"P", r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'P'"),
+        (GET, b"GET /\n", r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /\n'"),
+        (GET, b"GET /\r\nGET", "step 3 of 3, expect_eof(), is not met: got b'GET'"),
+        (
+            GET[:2],
+            b"GET /\r\nGET",
+            r"after step 2 of 2, reply(b'200\r\n'), nothing more is expected: got b'GET'",
+        ),
+        (
+            [expect(b"x" * 201)],
+            b"y" * 201,
+            (
+                f"step 1 of 1, expect(b'{'x' * 200}' and 1 more bytes), is not met:"
+                f" got b'{'y' * 200}' and 1 more bytes"
+            ),
+        ),
+    ],
+)
+async def test_wrong_words_fail_at_once(
+    autojump_clock: MockClock, script: Sequence[Step], data: bytes, message: str
+) -> None:
+    """As soon as it is certain, while the client still waits for an answer."""
+    with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+        async with open_scripted_server(*script) as server:
+            client = await says(server, data)
+            await server.wait_requests()
+            assert trio.current_time() == 0
+            await read_to_end(client)
+    assert unmet_in(caught) == message
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        (b"EHLO me\r\nMAIL FR", "got b'MAIL FR' and then the end of the input"),
+        (b"EHLO me\r\n", "got the end of the input"),
+    ],
+)
+@pytest.mark.parametrize("where", WHERE)
+async def test_end_of_the_client_fails(where: Any, data: bytes, got: str) -> None:
+    """In the middle of a step, or before it."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_scripted_server(*MAIL, transport=where) as server:
+            client = await says(server, data)
+            await client.send_eof()
+            await read_to_end(client)
+    assert unmet_in(caught) == rf"step 4 of 6, expect(b'MAIL FROM:<*>\r\n'), is not met: {got}"
+
+
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [(b"GET", "got b'GET' and then a reset by the client"), (b"", "got a reset by the client")],
+)
+@pytest.mark.parametrize("step", [expect(b"GET *\r\n"), expect_eof()])
+async def test_reset_of_the_client_fails(
+    autojump_clock: MockClock, step: Step, data: bytes, got: str
+) -> None:
+    """It is no end."""
+    if data and step == expect_eof():
+        got = "got b'GET'"
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_scripted_server(step) as server:
+            client = await says(server, data)
+            await wait_all_tasks_blocked()
+            assert isinstance(client, trioserver.Connection)
+            client.reset()
+            await server.wait_requests()
+    assert unmet_in(caught) == f"step 1 of 1, {step}, is not met: {got}"
+
+
+async def test_deadlock_ends_on_a_clock_that_jumps(autojump_clock: MockClock) -> None:
+    """The client waits for an answer, and the script for the end of the line."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_scripted_server(*GET) as server:
+            assert await read_to_end(await says(server, b"GET /")) == b""
+    assert unmet_in(caught) == (
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /' and then nothing for 86400 s"
+    )
+
+
+async def test_client_that_does_not_read_fails(autojump_clock: MockClock) -> None:
+    """After a day, too."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_scripted_server(reply(b"x" * 1_000_000)) as server:
+            await server.connect()
+            await server.wait_requests()
+    assert unmet_in(caught) == (
+        f"step 1 of 1, reply(b'{'x' * 200}' and 999800 more bytes), is not met:"
+        " the client has taken nothing for 86400 s"
+    )
+
+
+# The test is over ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "step", "got"),
+    [
+        (b"", r"step 1 of 3, expect(b'GET *\r\n')", "nothing"),
+        (b"GET", r"step 1 of 3, expect(b'GET *\r\n')", "b'GET'"),
+        (b"GET /\r\n", "step 3 of 3, expect_eof()", "nothing"),
+    ],
+)
+async def test_end_of_the_test_meets_nothing(
+    autojump_clock: MockClock, data: bytes, step: str, got: str
+) -> None:
+    """The client is closed by it, and has not ended by itself."""
+    with pytest.raises(Unmet) as caught:
+        async with open_scripted_server(*GET) as server:
+            await says(server, data)
+    assert str(caught.value) == f"{step}, is not met: got {got}, and the test was over"
+    assert trio.current_time() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_end_of_the_test_meets_nothing_on_a_real_socket(where: Any) -> None:
+    """Nor does it where the client is the test's own, and stays open."""
+    with pytest.raises(Unmet, match=r"expect_eof\(\), is not met: got nothing, and the test was"):
+        async with open_scripted_server(*GET, transport=where) as server:
+            client = plain_client(server.address)
+            client.send(b"GET /\r\n")
+    client.close()
+
+
+@pytest.mark.parametrize("script", [[reply(b"hi"), eof()], [reply(b"hi"), eof(), pause(30)]])
+async def test_client_may_stay_open(script: Sequence[Step]) -> None:
+    """The test's own, when the script expects nothing more of it: it is not waited for."""
+    async with open_scripted_server(*script, transport="tcp") as server:
+        client = plain_client(server.address)
+        await trio.to_thread.run_sync(client.recv, 10)
+    client.close()
+
+
+async def test_test_that_is_over_in_a_reply(autojump_clock: MockClock) -> None:
+    """Which is not expected of anybody, though the client has not taken it."""
+    async with open_scripted_server(expect(b"a"), reply(b"x" * 1_000_000)) as server:
+        await says(server, b"a")
+        await wait_all_tasks_blocked()
+    assert trio.current_time() == 0
+
+
+async def test_wrong_words_at_the_end_of_the_test(autojump_clock: MockClock) -> None:
+    """They are found when they arrive, and nothing more is waited for."""
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_scripted_server(*GET) as server:
+            await says(server, b"PUT")
+    assert unmet_in(caught) == r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'"
+    assert trio.current_time() == 0
+
+
+async def test_test_that_is_over_in_a_pause(autojump_clock: MockClock) -> None:
+    """What was to come after it has not come."""
+    with pytest.raises(Unmet) as caught:
+        async with open_scripted_server(pause(30), reply(b"a\n"), expect(b"b\n")) as server:
+            await says(server, b"b\n")
+    assert str(caught.value) == (
+        r"step 3 of 3, expect(b'b\n'), is not met:"
+        " the script was at step 1 of 3, pause(30), and the test was over"
+    )
+    assert trio.current_time() == 1
+
+
+async def test_too_much_is_found_after_the_test(autojump_clock: MockClock) -> None:
+    """Whatever the script is at: its end, or a pause."""
+    for last in ([], [pause(30)]):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with open_scripted_server(expect(b"a\n"), *last) as server:
+                client = await says(server, b"a\n")
+                await client.send_all(b"b\n")
+                await client.aclose()
+        assert unmet_in(caught).endswith(r", nothing more is expected: got b'b\n'")
+    assert trio.current_time() == 0
+
+
+async def test_each_connection_is_told_of(autojump_clock: MockClock) -> None:
+    """A line for each that the test has left in the middle; an error has them as notes."""
+    nothing = r"step 1 of 3, expect(b'GET *\r\n'), is not met: got nothing, and the test was over"
+    with pytest.raises(Unmet) as two:
+        async with open_scripted_server(*GET) as server:
+            for _ in range(2):
+                await server.connect()
+    assert str(two.value) == f"{nothing}\n{nothing}"
+    with pytest.raises(ExceptionGroup) as mixed:
+        async with open_scripted_server(*GET) as server:
+            await server.connect()
+            await says(server, b"PUT")
+    assert unmet_in(mixed) == r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'"
+    assert mixed.value.__notes__ == [nothing]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (MAIL[1:], r"nobody has connected; the first of 5 steps is expect(b'EHLO *\r\n')"),
+        ([reply(b"hi")], "nobody has connected; the first of 1 step is reply(b'hi')"),
+    ],
+)
+async def test_nobody_has_connected(
+    autojump_clock: MockClock, script: Sequence[Step], message: str
+) -> None:
+    """Then nothing was tested, after a virtual second."""
+    with pytest.raises(Unmet) as caught:
+        async with open_scripted_server(*script):
+            pass
+    assert str(caught.value) == message
+    assert trio.current_time() == 1
+
+
+async def test_server_that_is_stopped(autojump_clock: MockClock) -> None:
+    """By the test, in the middle of the script: that meets nothing either."""
+    with pytest.raises(Unmet) as cut:
+        async with open_scripted_server(*GET) as server:
+            await says(server, b"GET")
+            await wait_all_tasks_blocked()
+            await server.stop()
+    assert str(cut.value) == (
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met:"
+        " got b'GET', and the test was over"
+    )
+    with pytest.raises(ExceptionGroup) as drained:
+        async with open_scripted_server(*GET) as server:
+            await server.connect()
+            await wait_all_tasks_blocked()
+            await server.stop(grace=5)
+    assert unmet_in(drained) == (
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got nothing, and the server was stopped"
+    )
+
+
+# The test itself fails ------------------------------------------------------------------------
+
+
+async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
+    """Unmet steps are notes on it, those that are waited for and those that were found."""
+    with pytest.raises(trio.TooSlowError) as waiting, trio.fail_after(5):
+        async with open_scripted_server(*GET) as server:
+            await read_to_end(await says(server, b"GET /"))
+    [note] = waiting.value.__context__.__notes__
+    assert note == (
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /', and the test was over"
+    )
+    with pytest.raises(ZeroDivisionError) as found:
+        async with open_scripted_server(*GET) as server:
+            await read_to_end(await says(server, b"PUT"))
+            raise ZeroDivisionError
+    [note] = found.value.__notes__
+    assert note.startswith("A handler has failed, too:\nTraceback")
+    assert note.endswith("step 1 of 3, expect(b'GET *\\r\\n'), is not met: got b'PUT'\n")
+
+
+async def test_test_that_hangs() -> None:
+    """By the wall clock: it says what the script has waited for."""
+    with pytest.raises(Hung) as caught:
+        async with open_scripted_server(*GET, guard=0.1) as server:
+            await read_to_end(await says(server, b"GET /"))
+    assert caught.value.__notes__ == [
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /', and the test was over"
+    ]
+
+
+async def test_lenient(autojump_clock: MockClock) -> None:
+    """``strict=False``: unmet steps are noted; what has not come is nothing."""
+    async with open_scripted_server(*GET, strict=False) as server:
+        await says(server, b"PUT")
+        await says(server, b"GET")
+    assert [str(one.error) for one in server.exchanges] == [
+        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'",
+        "None",
+    ]
+    async with open_scripted_server(*GET, strict=False):
+        pass

@@ -1,0 +1,527 @@
+"""`trioserver.testing.sweep` itself: it finds what is planted for it to find."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from support import Upper
+
+import trioserver
+from trioserver.testing import (
+    Cancel,
+    CtrlC,
+    Finding,
+    MemoryServer,
+    ResetClient,
+    ShutDown,
+    Trial,
+    _schedule,  # whose one function names what Trio has changed
+    fire_at,
+    open_descriptors,
+    open_test_server,
+    run_trial,
+    sweep,
+)
+
+
+async def three_steps(trial: Trial) -> None:
+    """A program that is cancelled in peace."""
+    trial.arm()
+    for _ in range(3):
+        await trio.lowlevel.checkpoint()
+
+
+def finding(scenario: Any, **options: Any) -> str:
+    """What the sweep says."""
+    with pytest.raises(Finding) as found:
+        sweep(scenario, **options)
+    return str(found.value)
+
+
+def breaks(trial: Trial) -> None:
+    """A fault that fails."""
+    raise ZeroDivisionError
+
+
+# What is run ---------------------------------------------------------------------------
+
+
+def test_a_fault_after_every_step() -> None:
+    """As many runs as steps, for each seed and fault, each with its fault."""
+    came = []
+
+    def note(trial: Trial) -> None:
+        came.append((trial.seed, trial.steps))
+
+    steps = [run_trial(three_steps, seed=seed).steps for seed in (0, 1)]
+    swept = sweep(three_steps, faults=[note], seeds=(0, 1))
+    assert min(steps) >= 3
+    assert came == [(seed, k) for seed in (0, 1) for k in range(1, steps[seed] + 1)]
+    assert (swept.steps, swept.runs, swept.is_repeatable) == (sum(steps), sum(steps), True)
+    both = sweep(three_steps, faults=[note, Cancel()], seeds=(0, 1))
+    assert (both.steps, both.runs) == (sum(steps), 2 * sum(steps))
+
+
+def test_a_chain_of_faults() -> None:
+    """The second comes after each step that is left after the first."""
+    came: list[tuple[str, int]] = []
+
+    def first(trial: Trial) -> None:
+        came.append(("first", trial.steps))
+
+    def second(trial: Trial) -> None:
+        came.append(("second", trial.steps))
+
+    steps = run_trial(three_steps).steps
+    pairs = [(a, b) for a in range(1, steps + 1) for b in range(a + 1, steps + 1)]
+    assert sweep(three_steps, faults=[(first, second)], seeds=(0,)).runs == len(pairs)
+    seconds = [at for at, (name, _) in enumerate(came) if name == "second"]
+    assert [(came[at - 1][1], came[at][1]) for at in seconds] == pairs
+
+
+def test_a_part_of_the_steps() -> None:
+    """Every second step is half of them, other ones for another seed."""
+    came = []
+    steps = run_trial(three_steps).steps
+    for seed in (0, 1):
+        sweep(three_steps, faults=[lambda trial: came.append(trial.steps)], seeds=[seed], every=2)
+    assert sorted(came) == list(range(1, steps + 1))
+
+
+def test_what_faults_do() -> None:
+    """Each does it to what the scenario has armed."""
+    ends = []
+
+    async def scenario(trial: Trial) -> None:
+        server = MemoryServer(("memory", 1), Upper)
+        with trio.CancelScope() as scope:
+            async with server.serving():
+                client = await server.connect()
+                trial.arm(server=server, scope=scope, client=client)
+                await trio.lowlevel.checkpoint()
+                ends.append((server.draining, scope.cancel_called, client.state))
+                server.shutdown()
+
+    assert run_trial(scenario).error is None
+    for fault in (ShutDown(), Cancel(), ResetClient()):
+        run_trial(scenario, fault, at=[1]).check()
+    # Cancelled in the checkpoint, so that nothing comes after it.
+    assert ends == [(False, False, "working"), (True, False, "working"), (False, False, "closed")]
+
+
+def test_a_grace_of_its_own() -> None:
+    """`ShutDown` gives as much as it is told to."""
+    ended = []
+
+    async def scenario(trial: Trial) -> None:
+        async with open_test_server(stays, strict=False) as running:
+            trial.arm(server=running.server)
+            await running.connect()
+            report = await running.server.wait_closed()
+            ended.append((trio.current_time(), len(report.cancelled)))
+
+    async def stays(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        await trio.sleep_forever()
+
+    run_trial(scenario, ShutDown(7), at=[5]).check()
+    assert ended == [(7, 1)]
+
+
+def test_ctrl_c_has_to_come_out() -> None:
+    """`KeyboardInterrupt` is what the scenario raises, and not anything else."""
+
+    async def swallows(trial: Trial) -> None:
+        trial.arm()
+        with suppress(KeyboardInterrupt):
+            await trio.lowlevel.checkpoint()
+
+    assert sweep(three_steps, faults=[CtrlC()]).runs > 3
+    assert "it raised None instead of KeyboardInterrupt" in finding(swallows, faults=[CtrlC()])
+
+
+def test_a_schedule_is_repeated() -> None:
+    """The same seed is the same order of the same tasks; another seed is not."""
+    ran: list[int] = []
+
+    async def three_checkpoints(who: int) -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+            ran.append(who)
+
+    async def race(trial: Trial) -> None:
+        trial.arm()
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(three_checkpoints, number)
+
+    def order(seed: int) -> list[int]:
+        ran.clear()
+        run_trial(race, seed=seed)
+        return list(ran)
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+# What is found -------------------------------------------------------------------------
+
+
+def test_a_scenario_that_arms_nothing() -> None:
+    """A scenario that is never hurt proves nothing."""
+
+    async def unarmed(trial: Trial) -> None:
+        await trio.lowlevel.checkpoint()
+
+    assert "has never called arm()" in finding(unarmed)
+
+
+def test_a_fault_that_does_not_come() -> None:
+    """Nor does one whose fault comes too late."""
+    with pytest.raises(Finding, match="only 0 of 1 faults came"):
+        run_trial(three_steps, Cancel(), at=[1000]).check()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (breaks, "breaks itself failed: ZeroDivisionError()"),
+        (ShutDown(), "there is no server to shut down: trial.arm(server=...)"),
+        (ResetClient(), "there is no client to reset: trial.arm(client=...)"),
+    ],
+)
+def test_a_fault_that_fails(fault: Any, message: str) -> None:
+    """What a fault raises is not swallowed, as Trio would."""
+    assert message in finding(three_steps, faults=[fault])
+
+
+def test_an_exception() -> None:
+    """A scenario that raises is at fault."""
+
+    async def fails_when_cancelled(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            await trio.lowlevel.checkpoint()
+            return
+        raise KeyError("mine")
+
+    assert "it raised KeyError('mine')" in finding(fails_when_cancelled)
+
+
+def test_a_scenario_that_is_wrong_without_faults() -> None:
+    """That is said first."""
+
+    async def wrong(trial: Trial) -> None:
+        trial.arm()
+        await trio.lowlevel.checkpoint()
+        trial.complain("it is Monday")
+        trial.afterwards(lambda: ["and it rains"])
+
+    message = finding(wrong)
+    assert message.startswith("without any fault, seed 0:\n  it is Monday\n  and it rains\n")
+
+
+def test_a_descriptor() -> None:
+    """A socket that is left open, and known to somebody, is a leak."""
+    kept = []
+
+    async def leaks(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            sock = socket.socket()
+            await trio.lowlevel.checkpoint()
+            sock.close()
+            return
+        kept.append(sock)
+
+    before = open_descriptors()
+    assert "1 descriptors are still open" in finding(leaks)
+    assert open_descriptors() - before == {sock.fileno() for sock in kept}
+    for sock in kept:
+        sock.close()
+
+
+def test_a_warning_in_the_garbage() -> None:
+    """What only a garbage collection brings to light is traced to its step."""
+
+    async def never_awaited(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            await trio.lowlevel.checkpoint()
+            return
+        cycle: list[object] = [three_steps(trial)]
+        cycle.append(cycle)
+
+    message = finding(never_awaited)
+    assert "RuntimeWarning: coroutine 'three_steps' was never awaited" in message
+    assert message.startswith("Cancel() after step ")
+
+
+def test_a_hang() -> None:
+    """A program that waits for ever ends all the same, and it is said where it waits."""
+
+    async def hangs(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            await trio.lowlevel.checkpoint()
+            return
+        await trio.sleep_forever()
+
+    message = finding(hangs)
+    assert "it hangs; the tasks are here:" in message
+    assert "in hangs: await trio.sleep_forever()" in message
+
+
+def test_a_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that runs in circles never lets the clock jump; its steps are counted."""
+    monkeypatch.setattr("trioserver.testing._trial.MOST_STEPS", 1000)
+
+    async def circles(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            await trio.lowlevel.checkpoint()
+            return
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    assert "it runs in circles: 1000 steps" in finding(circles)
+
+
+def test_a_scenario_that_cannot_be_repeated() -> None:
+    """A scenario that takes other steps each time cannot be swept, and it is said where."""
+    lengths = iter(range(1, 100))
+
+    async def erratic(trial: Trial) -> None:
+        trial.arm()
+        for _ in range(next(lengths)):
+            await trio.lowlevel.checkpoint()
+
+    message = finding(erratic)
+    assert "the scenario is not deterministic" in message
+    assert "Step 3 was one of Runner.init, and then of Trial._scenario" in message
+
+
+def test_where_everybody_was() -> None:
+    """A finding names the fault, the step, the seed, the line each task waited in, and itself."""
+
+    async def waits_here(trial: Trial) -> None:
+        trial.arm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+
+    message = finding(waits_here, faults=[breaks])
+    assert message.startswith("breaks after step 1, seed 0:\n  breaks itself failed: ")
+    assert "where the tasks were when breaks came:\n<init>\n" in message
+    assert "in waits_here: async with trio.open_nursery() as nursery:" in message
+    assert message.endswith("to run it again: run_trial(scenario, breaks, at=[1], seed=0)")
+
+
+# A server of somebody's own -------------------------------------------------------------
+
+
+@attrs.define
+class Books:
+    """What a small server has done, to be compared afterwards."""
+
+    accepted: int = 0
+    closed: int = 0
+    begun: int = 0
+    finished: int = 0
+
+    def balance(self) -> Iterator[str]:
+        """What was left undone."""
+        if self.accepted != self.closed:
+            yield f"{self.accepted} connections were accepted, and {self.closed} closed"
+        if self.begun != self.finished:
+            yield f"{self.begun} requests were begun, and {self.finished} finished"
+
+
+class Server:
+    """A small server in Trio alone, with nothing wrong."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+
+    async def serve(self, clients: trio.MemoryReceiveChannel[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            while True:
+                await clients.receive()
+                self.books.accepted += 1
+                await self.let_in(nursery)
+
+    async def let_in(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self.own)
+
+    async def own(self) -> None:
+        try:
+            await self.handle()
+        finally:
+            self.books.closed += 1
+
+    async def handle(self) -> None:
+        self.books.begun += 1
+        try:
+            await trio.sleep(1)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.1)
+                self.books.finished += 1
+
+
+class WaitsAfterAccept(Server):
+    """A checkpoint comes between the accept and the task."""
+
+    async def let_in(self, nursery: trio.Nursery) -> None:
+        await trio.lowlevel.checkpoint()  # the bug
+        await super().let_in(nursery)
+
+
+class CountsAfterAccept(Server):
+    """A slot is taken after the accept, and not before it."""
+
+    def __init__(self, books: Books) -> None:
+        super().__init__(books)
+        self.slots = trio.Semaphore(2)
+
+    async def let_in(self, nursery: trio.Nursery) -> None:
+        await self.slots.acquire()  # the bug
+        await super().let_in(nursery)
+
+    async def own(self) -> None:
+        try:
+            await super().own()
+        finally:
+            self.slots.release()
+
+
+class FinishesUnshielded(Server):
+    """The cleanup waits, and is cancelled, too."""
+
+    async def handle(self) -> None:
+        self.books.begun += 1
+        try:
+            await trio.sleep(1)
+        finally:
+            await trio.sleep(0.1)  # the bug
+            self.books.finished += 1
+
+
+class FinishesAfterErrors(Server):
+    """The cleanup comes after errors and in peace, and a cancellation is neither."""
+
+    async def handle(self) -> None:
+        self.books.begun += 1
+        try:
+            await trio.sleep(1)
+        except Exception:  # noqa: BLE001  (the bug)
+            self.books.finished += 1
+        else:
+            self.books.finished += 1
+
+
+def scenario_of(kind: type[Server]) -> Any:
+    """Three clients of such a server, which ends when they are served."""
+
+    async def scenario(trial: Trial) -> None:
+        books = Books()
+        trial.afterwards(books.balance)
+        trial.arm()
+        connect, clients = trio.open_memory_channel[int](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kind(books).serve, clients)
+            for number in range(3):
+                await connect.send(number)
+            await trio.sleep(10)
+            nursery.cancel_scope.cancel()
+
+    return scenario
+
+
+def test_a_server_without_a_bug() -> None:
+    """Nothing is found where there is nothing."""
+    assert sweep(scenario_of(Server), faults=[Cancel(), CtrlC()]).runs > 90
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (WaitsAfterAccept, "connections were accepted, and "),
+        (CountsAfterAccept, "connections were accepted, and "),
+        (FinishesUnshielded, "requests were begun, and "),
+        (FinishesAfterErrors, "requests were begun, and "),
+    ],
+)
+def test_a_server_with_a_bug(kind: type[Server], complaint: str) -> None:
+    """Each of the four classic ones is found, and the step can be run again by itself."""
+    scenario = scenario_of(kind)
+    message = finding(scenario)
+    assert complaint in message
+    [steps] = re.findall(r"run_trial\(scenario, Cancel\(\), at=\[(\d+)\], seed=0\)", message)
+    with pytest.raises(Finding) as again:
+        run_trial(scenario, Cancel(), at=[int(steps)]).check()
+    assert str(again.value) == message
+
+
+# Where it is used ----------------------------------------------------------------------
+
+
+async def test_inside_of_trio() -> None:
+    """A sweep cannot be run in a task, and says so."""
+    with pytest.raises(RuntimeError, match=r"sweep\(\) runs Trio itself"):
+        sweep(three_steps)
+
+
+def test_a_trio_without_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where schedules cannot be fixed it runs all the same, and says what that means."""
+    monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_switch_of_another_version"])
+    swept = sweep(three_steps)
+    assert swept.runs >= 9
+    assert not swept.is_repeatable
+    message = finding(three_steps, faults=[breaks])
+    assert message.endswith("cannot be fixed with this version, so it may not come again.")
+
+
+@pytest.mark.parametrize("name", _schedule.SWITCHES)
+def test_the_switches_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When Trio changes, what is missing is said by its name."""
+    with _schedule.fixed_schedule(1):
+        pass
+    monkeypatch.delattr(f"trio._core._run.{name}")
+    with pytest.raises(_schedule.TrioHasChanged, match=rf"has no trio\._core\._run\.{name}"):
+        with _schedule.fixed_schedule(1):
+            pass
+
+
+# A step of one task ----------------------------------------------------------------------
+
+
+async def test_fire_at_fires_once_at_its_step() -> None:
+    """The coroutine notices nothing: it gets what it waits for, and its result comes out."""
+    fired_after = []
+
+    async def counts() -> str:
+        for number in range(5):
+            steps.append(number)
+            await trio.lowlevel.checkpoint()
+        return "done"
+
+    steps: list[int] = []
+    assert await fire_at(counts(), 3, lambda: fired_after.append(list(steps))) == "done"
+    assert fired_after == [[0, 1, 2]]
+
+
+async def test_fire_at_delivers_the_cancellation() -> None:
+    """A scope that is cancelled at a step ends the coroutine in that step's wait."""
+
+    async def waits() -> None:
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        await fire_at(waits(), 1, scope.cancel)
+    assert scope.cancelled_caught

@@ -1,0 +1,276 @@
+"""One run of a scenario on a fixed schedule, in which faults come after some of its steps."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import attrs
+import trio
+
+import trioserver
+
+from . import _schedule
+from ._descriptors import open_descriptors
+from ._tasks import TaskPlace, in_words, task_places
+
+PATIENCE = 10_000.0
+"""Virtual seconds after which a scenario hangs."""
+
+MOST_STEPS = 200_000
+"""Steps after which a scenario runs in circles."""
+
+
+class Finding(AssertionError):
+    """A fault does harm: after which step, where every task was then, and what is wrong."""
+
+
+@attrs.define(eq=False)
+class Trial:
+    """One run of a scenario; made by `sweep` and `run_trial`.
+
+    Attributes:
+      faults: what is to be done in it, in this order.
+      at: after which of its steps.
+      seed: which schedule it has.
+      server: what `ShutDown` shuts down; set by `arm`, as are the next two.
+      scope: what `Cancel` cancels.
+      client: whom `ResetClient` resets.
+      varies: to be set by a scenario that does not take the same steps in every run,
+        because threads or processes take part: then a fault may come too late.
+      steps: how many there were since `arm`.
+      trace: whose steps they were.
+      error: what the scenario has raised.
+    """
+
+    faults: Sequence[Fault] = ()
+    at: Sequence[int] = ()
+    seed: int = 0
+    server: trioserver.BaseServer | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    client: Any = None
+    varies: bool = False
+    steps: int = 0
+    trace: list[str] = attrs.field(factory=list)
+    error: BaseException | None = None
+    _fired: list[list[TaskPlace]] = attrs.field(factory=list)
+    _is_armed: bool = False
+    _alive: set[trio.lowlevel.Task] = attrs.field(factory=set)
+    _complaints: list[str] = attrs.field(factory=list)
+    _checks: list[Callable[[], Iterable[str]]] = attrs.field(factory=list)
+    _watchdog: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    # For the scenario ----------------------------------------------------------
+
+    def arm(
+        self,
+        *,
+        server: trioserver.BaseServer | None = None,
+        scope: trio.CancelScope | None = None,
+        client: Any = None,
+    ) -> None:
+        """Begin to count steps, and to do harm after them.
+
+        Args:
+          server: what `ShutDown` shuts down.
+          scope: what `Cancel` cancels; None: the whole scenario.
+          client: whom `ResetClient` resets: anything with a method ``reset``, such as
+            a connection in memory.
+        """
+        self.server, self.client = server, client
+        if scope is not None:
+            self.scope = scope
+        self._is_armed = True
+
+    @property
+    def is_harmed(self) -> bool:
+        """Whether a fault has come by now."""
+        return bool(self._fired)
+
+    def complain(self, about: str) -> None:
+        """Something that must not be is."""
+        self._complaints.append(about)
+
+    def afterwards(self, check: Callable[[], Iterable[str]]) -> None:
+        """Have ``check`` called when the run is over; what it yields are complaints."""
+        self._checks.append(check)
+
+    # For the sweep -------------------------------------------------------------
+
+    def run(self, scenario: Scenario, *, jump_after: float) -> None:
+        """Run the scenario; all that is known of it is here afterwards."""
+        from trio.testing import MockClock  # noqa: PLC0415  (it brings pytest, where that is)
+
+        self._watchdog = trio.CancelScope(deadline=PATIENCE)
+        before = open_descriptors()
+        clock = MockClock(autojump_threshold=jump_after)
+        with ExitStack() as stack:
+            if _schedule.is_there():
+                stack.enter_context(_schedule.fixed_schedule(self.seed))
+            stack.enter_context(warnings_into(self._complaints))
+            stack.enter_context(_ctrl_c_heeded())
+            try:
+                trio.run(self._scenario, scenario, instruments=[_Steps(self)], clock=clock)
+            except BaseException as error:  # noqa: BLE001  (judged below)
+                self.error = error
+        left = open_descriptors() - before
+        if left:
+            self.complain(f"{len(left)} descriptors are still open")
+        if self._alive:
+            self.complain(f"{len(self._alive)} tasks are still there")
+
+    async def _scenario(self, scenario: Scenario) -> None:
+        whole = self.scope
+        with self._watchdog, whole:
+            await scenario(self)
+
+    def check(self) -> None:
+        """Raise if anything is wrong with the run, but for its garbage.
+
+        Raises:
+          Finding: what it is.
+        """
+        self.judge(self.complaints())
+
+    def complaints(self) -> list[str]:
+        """All that is wrong with the run."""
+        found = list(self._complaints)
+        for check in self._checks:
+            found += check()
+        all_fired = len(self._fired) == len(self.at)
+        if not all_fired and not self.varies and _schedule.is_there():
+            found.append(f"only {len(self._fired)} of {len(self.at)} faults came")
+        expected = [raises for fault in self.faults if (raises := getattr(fault, "raises", None))]
+        if not (expected and self.at and all_fired):
+            if self.error is not None:
+                found.append(f"it raised {_in_short(self.error)}")
+        elif not _is_only(self.error, tuple(expected)):
+            wanted = " or ".join(kind.__name__ for kind in expected)
+            found.append(f"it raised {_in_short(self.error)} instead of {wanted}")
+        return found
+
+    def judge(self, complaints: Sequence[str]) -> None:
+        """Raise `Finding` if there are any."""
+        if not complaints:
+            return
+        lines = [f"{self._what_came()}, seed {self.seed}:"]
+        lines += (f"  {complaint}" for complaint in complaints)
+        for fault, places in zip(self.faults, self._fired, strict=False):
+            lines += [f"where the tasks were when {_name_of(fault)} came:", in_words(places)]
+        lines.append(self._how_to_repeat())
+        raise Finding("\n".join(lines)) from self.error
+
+    def _what_came(self) -> str:
+        if not self.at:
+            return "without any fault"
+        pairs = zip(self.faults, self.at, strict=False)
+        return " and ".join(f"{_name_of(fault)} after step {step}" for fault, step in pairs)
+
+    def _how_to_repeat(self) -> str:
+        if not _schedule.is_there():
+            return "Trio's schedule cannot be fixed with this version, so it may not come again."
+        faults = "".join(f", {_name_of(fault)}" for fault in self.faults)
+        return f"to run it again: run_trial(scenario{faults}, at={[*self.at]}, seed={self.seed})"
+
+    # For its steps ---------------------------------------------------------------
+
+    def _after_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        self.trace.append(_task_name(task))
+        if self.steps in self.at:
+            self._do_harm()
+        if self.steps == MOST_STEPS:
+            self.complain(f"it runs in circles: {MOST_STEPS} steps")
+            self._watchdog.cancel(reason="it runs in circles")
+
+    def _do_harm(self) -> None:
+        fault = self.faults[len(self._fired)]
+        self._fired.append(task_places())
+        try:
+            fault(self)
+        except BaseException as error:  # noqa: BLE001  (Trio would drop the instrument, and go on)
+            self.complain(f"{_name_of(fault)} itself failed: {error!r}")
+
+    def _look_for_a_hang(self) -> None:
+        if trio.current_time() >= PATIENCE and self._watchdog.deadline < math.inf:
+            self._watchdog.deadline = math.inf
+            self._watchdog.cancel(reason="it hangs")
+            self.complain(f"it hangs; the tasks are here:\n{in_words(task_places())}")
+
+
+Fault: TypeAlias = Callable[[Trial], object]
+"""Does harm to a run: a plain function, called between two steps, as if from outside.
+
+If it has an attribute ``raises``, the scenario has to raise that, bare or in groups.
+"""
+
+Scenario: TypeAlias = Callable[[Trial], Awaitable[object]]
+"""A program; it calls `Trial.arm`."""
+
+
+class _Steps(trio.abc.Instrument):
+    """Tells a trial of the steps of its tasks."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self._trial._alive.add(task)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        self._trial._alive.discard(task)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._trial._is_armed:
+            self._trial._after_step(task)
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._trial._look_for_a_hang()
+
+
+@contextmanager
+def warnings_into(complaints: list[str]) -> Iterator[None]:
+    """Have warnings of what was left in the block be complaints."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    complaints += (f"{warning.category.__name__}: {warning.message}" for warning in caught)
+
+
+@contextmanager
+def _ctrl_c_heeded() -> Iterator[None]:
+    """Have SIGINT raise `KeyboardInterrupt`, also where it is ignored, as in a background job."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _task_name(task: trio.lowlevel.Task) -> str:
+    """What the task runs, without the facts of this run that its own name may have."""
+    return getattr(task.coro, "__qualname__", task.name)
+
+
+def _name_of(fault: Fault) -> str:
+    return getattr(fault, "__name__", None) or repr(fault)
+
+
+def _is_only(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_only(child, kinds) for child in error.exceptions)
+    return isinstance(error, kinds)
+
+
+def _in_short(error: BaseException | None) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return f"a group of {', '.join(map(_in_short, error.exceptions))}"
+    return repr(error)
