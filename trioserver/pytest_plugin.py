@@ -7,7 +7,7 @@ So it imports nothing else than pytest before a test asks for a fixture.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from .testing import ServerFactory
 
-_FIXTURES = ("trio_server", "scripted_server")
+_FIXTURES = {"trio_server", "scripted_server"}
 
 
 @pytest.fixture
@@ -51,9 +51,28 @@ async def scripted_server() -> AsyncIterator[ServerFactory]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Say what is wrong with a test that cannot have the fixtures, before anything is set up."""
-    for name in _FIXTURES:
-        if name in getattr(item, "fixturenames", ()) and (why := _why_not(item)):
+    for name in _fixtures_of(item):
+        if why := _why_not(item):
             pytest.fail(f"the fixture {name} cannot be had here: {why}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Have Ctrl-C end the session, and not just fail the test.
+
+    It leaves a test of pytest-trio in a group (0.8.0), which pytest takes for a failure.
+    """
+    try:
+        return (yield)
+    except BaseExceptionGroup as group:
+        if _fixtures_of(item) and group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from group
+        raise
+
+
+def _fixtures_of(item: pytest.Item) -> set[str]:
+    """Which of the fixtures a test has."""
+    return _FIXTURES.intersection(getattr(item, "fixturenames", ()))
 
 
 def _why_not(item: pytest.Item) -> str:

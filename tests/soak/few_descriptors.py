@@ -34,6 +34,8 @@ NEED_MORE = {
     "test_hostile_clients.py::test_clients_that_connect_and_vanish": "50 clients at once",
     "test_hostile_clients.py::test_clients_that_vanish_in_setup": "100 clients at once",
     "test_hostile_clients.py::test_more_clients_than_the_queue_holds": "a queue that overflows",
+    "test_process_crashes.py::test_starts_that_fail_together": "8 workers at once",
+    "test_process_crashes.py::test_workers_that_end_together": "8 workers at once",
     "test_process_life.py::test_cancelled_while_they_wait_for_a_worker": "200 clients at once",
     "test_process_life.py::test_ctrl_c_while_a_worker_is_busy": "a flood of short ones",
     "test_promises.py::test_queue_that_overflowed": "200 clients at once",
