@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import socketserver
 import threading
 import time
@@ -315,7 +316,7 @@ async def test_clients_are_of_the_server_s_kind() -> None:
 @pytest.mark.parametrize(
     ("server", "options", "error", "message"),
     [
-        (Upper, {"transport": "sctp"}, ValueError, "must be one of .*'udp', 'unix'.*, not 'sctp'"),
+        (Upper, {"transport": "sctp"}, ValueError, "must be .*'udp' or 'unix', not 'sctp'"),
         (trioserver.TCPServer, {}, TypeError, "TCPServer is a class of servers: make one"),
         (
             trioserver.UDPServer(("", 0), hold),
@@ -442,3 +443,39 @@ async def test_tree_of_tasks() -> None:
         nursery.cancel_scope.cancel()
     assert lines[0].startswith("<init>") or "init" in lines[0]
     assert any(line.strip() == "a child" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transport": "tpc"}, "transport must be 'memory', 'tcp', 'udp' or 'unix', not 'tpc'"),
+        ({"strict": 1}, "strict must be True or False, not 1"),
+        ({"autojump": "no"}, "autojump must be 'refuse' or 'wait', not 'no'"),
+        ({"guard": "60"}, "the guard must be a number of seconds, not '60'"),
+        ({"guard": 0}, "the guard must be greater than 0 seconds, not 0"),
+        ({"guard": math.nan}, "the guard must be greater than 0 seconds, not nan"),
+        ({"faults": Latency(1)}, "faults must be Faults or a list of faults, [...], not Latency"),
+        ({"faults": [1]}, "a fault is one of Latency, "),
+    ],
+)
+async def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """In words, and nothing is served."""
+    server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        async with open_test_server(server, **options):
+            raise AssertionError("it was served")
+    assert server.snapshot().state == "unbound"
+
+
+async def test_server_that_is_bound_is_refused() -> None:
+    """It would be closed behind somebody's back."""
+    async with trioserver.TCPServer(("127.0.0.1", 0), Upper) as server:
+        with pytest.raises(RuntimeError, match="is bound already: a test server binds it"):
+            async with open_test_server(server, transport="tcp"):
+                raise AssertionError("it was served")
+
+
+async def test_guard_for_a_very_long_time() -> None:
+    """More than the system can wait is no error."""
+    async with wall_clock_guard(1e300):
+        await trio.lowlevel.checkpoint()

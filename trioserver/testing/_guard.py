@@ -6,6 +6,7 @@ A virtual clock cannot do that: where nobody's time goes on, it stands still, to
 from __future__ import annotations
 
 import faulthandler
+import math
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
+from ._options import check_real_seconds
 from ._tasks import task_tree
 
 A_BLOCKED_LOOP = 5.0
@@ -31,12 +33,15 @@ async def wall_clock_guard(seconds: float) -> AsyncIterator[None]:
       seconds: of real time; ``inf``: no guard.
 
     Raises:
+      TypeError: that is no number.
+      ValueError: it is not greater than 0.
       Hung: it took longer. The message has the tree of all tasks at that time.
 
     When not even Trio's loop goes on, because a handler blocks it say, the stacks of
     all threads are written to stderr: nothing can end such a block from outside.
     """
-    if seconds == float("inf"):
+    check_real_seconds("the guard", seconds)
+    if seconds == math.inf:
         yield
         return
     token, scope, is_over = (
@@ -52,7 +57,7 @@ async def wall_clock_guard(seconds: float) -> AsyncIterator[None]:
             scope.cancel(reason=f"it took more than {seconds:g} real seconds")
 
     def watch() -> None:
-        if is_over.wait(seconds):
+        if is_over.wait(min(seconds, threading.TIMEOUT_MAX)):
             return
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(hangs)

@@ -15,6 +15,7 @@ from ._clients import blocking_client, path_of_its_own
 from ._exchanges import Exchange
 from ._faults import Fault, Faults
 from ._network import Where, has_datagrams
+from ._options import check_real_seconds
 from ._running import A_SECOND, RunningServer, open_test_server
 from ._trio_thread import TrioThread
 
@@ -234,7 +235,7 @@ def serve_in_thread(
     raised as it is. The test's own failure is never replaced by any of these, which are
     added to it as notes.
     """
-    _check_patience(patience)
+    check_real_seconds("patience", patience)
     if transport == "memory":
         raise ValueError(
             "a plain thread has no way into a network in memory: transport must be 'tcp', 'udp'"
@@ -251,10 +252,3 @@ def serve_in_thread(
             yield served
         finally:
             served._close_clients()
-
-
-def _check_patience(patience: object) -> None:
-    if isinstance(patience, bool) or not isinstance(patience, (int, float)):
-        raise TypeError(f"patience must be a number of seconds, not {patience!r}")
-    if not patience > 0:
-        raise ValueError(f"patience must be greater than 0 seconds, not {patience!r}")

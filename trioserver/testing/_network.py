@@ -22,6 +22,7 @@ from ._faults import Fault, Faults, Refuse
 from ._lossy import LossyListener
 from ._memory import MemoryListener
 from ._memory_datagrams import MemoryDatagramClient, MemoryDatagramListener
+from ._options import check_choice, faults_from
 from ._relay import FaultyListener
 
 Where: TypeAlias = Literal["memory", "tcp", "udp", "unix"]
@@ -32,9 +33,12 @@ _FREE_PORTS = 49_152
 
 def server_for(server: Any, transport: str, stack: ExitStack) -> trioserver.BaseServer:
     """The server itself; or one for a handler."""
-    if transport not in get_args(Where):
-        raise ValueError(f"transport must be one of {get_args(Where)}, not {transport!r}")
+    check_choice("transport", transport, get_args(Where))
     if isinstance(server, trioserver.BaseServer):
+        if server.snapshot().state != "unbound":
+            raise RuntimeError(
+                f"{server!r} is bound already: a test server binds it, and closes it"
+            )
         return server
     if isinstance(server, type) and issubclass(server, trioserver.BaseServer):
         raise TypeError(f"{server.__name__} is a class of servers: make one, or give a handler")
@@ -108,7 +112,7 @@ class Network:
         self._in_memory: MemoryListener | MemoryDatagramListener | None = None
         self._transport = transport
         self._may_fail = transport == "memory" or faults is not None
-        self._faults = faults if isinstance(faults, Faults) else Faults(*(faults or ()))
+        self._faults = faults_from(faults)
         self._recorder = recorder
         self._tasks = tasks
         self._clients = itertools.count(_FREE_PORTS)

@@ -28,6 +28,7 @@ from ._faults import Fault, Faults
 from ._guard import wall_clock_guard
 from ._memory_datagrams import MemoryDatagramClient
 from ._network import Network, Where, check_fit, server_for
+from ._options import check_choice, check_flag
 
 A_SECOND = 1.0
 """Seconds, by the Trio clock, that requests have to end after the test."""
@@ -212,9 +213,11 @@ async def open_test_server(
       ExceptionGroup: what handlers and hooks have raised.
       Unfinished: requests went on.
       Hung: the block took too long by the wall clock; says where every task was.
-      RuntimeError: the clock would jump while others work.
+      RuntimeError: the clock would jump while others work; or the server is bound already.
       TypeError: this server cannot be served so.
     """
+    check_flag("strict", strict)
+    check_choice("autojump", autojump, ("refuse", "wait"))
     recorder = Recorder()
     with ExitStack() as stack:
         served = server_for(server, transport, stack)

@@ -1,0 +1,56 @@
+"""What may be given for the options of the tools: if not that, an error in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ._faults import Fault, Faults
+
+
+def check_real_seconds(name: str, value: object) -> None:
+    """Refuse what is no number of seconds above 0; ``inf`` is one.
+
+    Raises:
+      TypeError: it is no number.
+      ValueError: it is another number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse what is not one of the choices.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if value not in choices:
+        names = ", ".join(map(repr, choices[:-1]))
+        raise ValueError(f"{name} must be {names} or {choices[-1]!r}, not {value!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+      TypeError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def faults_from(given: Faults | Iterable[Fault] | None) -> Faults:
+    """What is wrong with a network to begin with; nothing, of None.
+
+    Raises:
+      TypeError: it is neither `Faults` nor several faults.
+    """
+    if isinstance(given, Faults):
+        return given
+    if given is None:
+        return Faults()
+    if not isinstance(given, Iterable):
+        raise TypeError(f"faults must be Faults or a list of faults, [...], not {given!r}")
+    return Faults(*given)
