@@ -51,8 +51,8 @@ async def ask(stream: trio.SocketStream, line: bytes, answer: bytes) -> None:
 
 
 def test_readme_code_is_all_tested() -> None:
-    """It has two examples; tests for a third one would belong here."""
-    assert len(blocks("python")) == 2
+    """It has three examples; tests for a fourth one would belong here."""
+    assert len(blocks("python")) == 3
 
 
 async def test_readme_first_example_serves(
@@ -135,6 +135,16 @@ async def test_readme_block_serves_and_drains(
             await nursery.start(stay, server.server_address)
         report = await server.wait_closed()
     assert [record.outcome for record in report.requests] == ["drained"]
+
+
+@pytest.mark.parametrize("reply", ["await request.recv()", 'b"wrong"'])
+def test_readme_test_file(reply: str, pytester: pytest.Pytester) -> None:
+    """The third example is a whole test file; it passes, and fails if its server is wrong."""
+    pytester.makeini("[pytest]\ntrio_mode = true\n")
+    pytester.makepyfile(blocks("python")[2].replace("await request.recv()", reply))
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    passes = reply == "await request.recv()"
+    result.assert_outcomes(passed=passes, failed=not passes)
 
 
 def test_readme_links_lead_somewhere() -> None:
