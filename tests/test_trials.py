@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -466,6 +468,28 @@ def test_a_server_with_a_bug(kind: type[Server], complaint: str) -> None:
     with pytest.raises(Finding) as again:
         run_trial(scenario, Cancel(), at=[int(steps)]).check()
     assert str(again.value) == message
+
+
+def test_ctrl_c_that_is_no_fault() -> None:
+    """Somebody wants the sweep to end: that is no finding, also in a nursery."""
+    runs = 0
+
+    async def interrupted(trial: Trial) -> None:
+        nonlocal runs
+        runs += 1
+        trial.arm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+            await trio.lowlevel.checkpoint()
+            if runs == 5:
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(interrupted, faults=[Cancel()])
+    assert runs == 5
+    assert signal.getsignal(signal.SIGINT) is before
+    assert gc.get_freeze_count() == 0
 
 
 # Where it is used ----------------------------------------------------------------------

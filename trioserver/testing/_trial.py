@@ -116,7 +116,9 @@ class Trial:
             stack.enter_context(_ctrl_c_heeded())
             try:
                 trio.run(self._scenario, scenario, instruments=[_Steps(self)], clock=clock)
-            except BaseException as error:  # noqa: BLE001  (judged below)
+            except BaseException as error:
+                if _is_ctrl_c(error) and KeyboardInterrupt not in self._raised_by_faults():
+                    raise KeyboardInterrupt from error  # somebody's, who wants the sweep to end
                 self.error = error
         left = open_descriptors() - before
         if left:
@@ -145,14 +147,19 @@ class Trial:
         all_fired = len(self._fired) == len(self.at)
         if not all_fired and not self.varies and _schedule.is_there():
             found.append(f"only {len(self._fired)} of {len(self.at)} faults came")
-        expected = [raises for fault in self.faults if (raises := getattr(fault, "raises", None))]
-        if not (expected and self.at and all_fired):
+        expected = self._raised_by_faults()
+        if not (expected and all_fired):
             if self.error is not None:
                 found.append(f"it raised {_in_short(self.error)}")
         elif not _is_only(self.error, tuple(expected)):
             wanted = " or ".join(kind.__name__ for kind in expected)
             found.append(f"it raised {_in_short(self.error)} instead of {wanted}")
         return found
+
+    def _raised_by_faults(self) -> list[type[BaseException]]:
+        """What the faults that have come have the scenario raise."""
+        came = self.faults[: len(self._fired)]
+        return [raises for fault in came if (raises := getattr(fault, "raises", None))]
 
     def judge(self, complaints: Sequence[str]) -> None:
         """Raise `Finding` if there are any."""
@@ -262,6 +269,12 @@ def _task_name(task: trio.lowlevel.Task) -> str:
 
 def _name_of(fault: Fault) -> str:
     return getattr(fault, "__name__", None) or repr(fault)
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _is_only(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> bool:
