@@ -6,7 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from support import descriptors
+
+from trioserver.testing import open_descriptors
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -22,6 +23,6 @@ def ctrl_c_is_heeded() -> Iterator[None]:
 @pytest.fixture
 def nothing_stays_open() -> Iterator[None]:
     """Whatever a test does with servers, all descriptors are closed at its end."""
-    before = descriptors()
+    before = open_descriptors()
     yield
-    assert descriptors() == before
+    assert open_descriptors() == before

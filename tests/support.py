@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from unittest import mock
 
 import attrs
 import trio
@@ -70,19 +70,37 @@ class Witness(trioserver.Observer):
         return [str(record.outcome) for record in self.records]
 
 
-def descriptors() -> set[int]:
-    """The numbers of the descriptors that this process has open."""
-    with os.scandir("/proc/self/fd") as entries:
-        numbers = {int(entry.name) for entry in entries}
-    return {number for number in numbers if _is_open(number)}
+@contextmanager
+def no_sockets() -> Iterator[None]:
+    """In the block nobody can open a socket, by whichever way."""
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("a socket is opened")
+
+    with mock.patch.object(socket.socket, "__init__", refuse):
+        yield
 
 
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False  # the one that listed the directory
-    return True
+def connection_over(
+    transport: Any,
+    *,
+    timeouts: trioserver.Timeouts | None = None,
+    limits: trioserver.Limits | None = None,
+) -> trioserver.Connection:
+    """The server's end of a transport, without a server: request 7, from client:1."""
+    info = trioserver.RequestInfo(
+        id=7,
+        client_address=("client", 1),
+        server_address=("memory", 1),
+        started=trio.current_time(),
+        started_at=0.0,
+    )
+    return trioserver.Connection(
+        transport,
+        info,
+        timeouts=timeouts or trioserver.Timeouts(),
+        limits=limits or trioserver.Limits(),
+    )
 
 
 async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:

@@ -19,12 +19,12 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, Witness, descriptors, plain_client, read_to_end
+from support import Upper, Witness, plain_client, read_to_end
 
 import trioserver
 from trioserver import Limits
 from trioserver._accept import ReserveDescriptor
-from trioserver.testing import MemoryListener, MemoryServer
+from trioserver.testing import MemoryListener, MemoryServer, open_descriptors
 
 MEMORY = ("memory", 1)
 
@@ -464,11 +464,11 @@ async def test_shortage_of_memory_turns_nobody_away(
 
 async def test_reserve_is_given_back() -> None:
     """AE-01: when the server has ended, the descriptor held in reserve is closed, too."""
-    before = descriptors()
+    before = open_descriptors()
     async with MemoryServer(MEMORY, Upper).serving():
         await settled()
-        assert len(descriptors() - before) == 1
-    assert descriptors() == before
+        assert len(open_descriptors() - before) == 1
+    assert open_descriptors() == before
 
 
 # The third tier: the listener is broken --------------------------------------------
@@ -592,13 +592,13 @@ async def test_listening_socket_shut_down_underfoot() -> None:
         assert server.socket
         server.socket.shutdown(socket.SHUT_RDWR)
 
-    before = descriptors()
+    before = open_descriptors()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(break_it)
         error = await failure_of(server, OSError)
     assert isinstance(error, OSError)
     assert error.errno == errno.EINVAL
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_listening_socket_closed_underfoot() -> None:
@@ -611,11 +611,11 @@ async def test_listening_socket_closed_underfoot() -> None:
         trio.lowlevel.notify_closing(server.socket)
         server.socket.close()
 
-    before = descriptors()
+    before = open_descriptors()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(break_it)
         await failure_of(server, trio.ClosedResourceError)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_listening_socket_closed_while_the_server_is_full() -> None:
@@ -759,14 +759,14 @@ async def failure_with(override: Any, kind: type[BaseException]) -> BaseExceptio
         await settled()
         clients.append(plain_client(server.server_address))
 
-    before = descriptors()
+    before = open_descriptors()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connect)
         error = await failure_of(server, kind)
         (client,) = clients
         with client, pytest.raises(ConnectionResetError):
             await trio.to_thread.run_sync(client.recv, 1)
-    assert descriptors() == before
+    assert open_descriptors() == before
     return error
 
 
@@ -796,13 +796,13 @@ async def test_get_request_that_returns_a_nonsensical_pair(answer: Any) -> None:
     server = Overridden(
         ("127.0.0.1", 0), Upper, override=lambda found: found and answer, observers=[witness]
     )
-    before = descriptors()
+    before = open_descriptors()
     with trio.fail_after(10):
         async with server.serving():
             with plain_client(server.server_address) as client:
                 assert await trio.to_thread.run_sync(client.recv, 1) == b""
     assert witness.outcomes == ["failed"]
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("name", ["ECONNRESET", "EMFILE", "EBADF", "ENOENT"])

@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 import trio
 from adopting import THERE, Upper, adopted, ask, in_thread
-from support import Witness, descriptors, plain_client, until
+from support import Witness, plain_client, until
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
@@ -452,7 +453,7 @@ async def test_thread_that_is_left_behind_closes_its_request(
 ) -> None:
     """Nobody closes a descriptor under a thread that still works with it."""
     go, seen, ended = threading.Event(), [], threading.Event()
-    before = descriptors()
+    before = open_descriptors()
 
     class Stubborn(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -478,7 +479,7 @@ async def test_thread_that_is_left_behind_closes_its_request(
         go.set()
         assert await in_thread(ended.wait, 5)
     assert seen != [-1]
-    await until(lambda: descriptors() == before)
+    await until(lambda: open_descriptors() == before)
 
 
 async def test_peer_that_resets_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Upper, descriptors, hold, plain_client, read_to_end
+from support import Upper, hold, plain_client, read_to_end
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 LOOPBACK = ("127.0.0.1", 0)
 
@@ -244,12 +245,12 @@ async def test_name_that_does_not_resolve() -> None:
 async def test_missing_family_is_left_out(missing: tuple[int, Any]) -> None:
     """NW-03: where the kernel lacks a family, or all its addresses, the other one is served."""
     resolving_to(missing, (socket.AF_INET, LOOPBACK))
-    before = descriptors()
+    before = open_descriptors()
     server = trioserver.TCPServer(("anywhere", 0), Upper)
     async with server.serving():
         assert [sock.family for sock in server.sockets] == [socket.AF_INET]
         assert await asked(server.server_address) == b"ASKED\n"
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @needs_ipv6
@@ -263,11 +264,11 @@ async def test_missing_ipv4_is_left_out() -> None:
 async def test_all_families_missing() -> None:
     """NW-03: with no family left, the error of the kernel is raised, and names the address."""
     resolving_to(UNKNOWN)
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:0") as caught:
         await try_to_serve(trioserver.TCPServer(("anywhere", 0), Upper))
     assert caught.value.errno == errno.EAFNOSUPPORT
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @needs_ipv6
@@ -284,12 +285,12 @@ async def test_missing_address_that_was_asked_for() -> None:
 async def test_port_taken(taken: tuple[str, int]) -> None:
     """LC-03: a port that is taken raises from `start`, bare, with the address; nothing is left."""
     server = trioserver.TCPServer(taken, Upper)
-    before = descriptors()
+    before = open_descriptors()
     async with trio.open_nursery() as nursery:
         with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{taken[1]}") as caught:
             await nursery.start(server.serve_forever)
     assert caught.value.errno == errno.EADDRINUSE
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert server.snapshot().state == "unbound"
 
 
@@ -308,11 +309,11 @@ async def test_one_address_taken_closes_the_others(taken: tuple[str, int]) -> No
     """LC-03: when one of a name's addresses is taken, the others are closed again."""
     port = taken[1]
     resolving_to((socket.AF_INET, ("127.0.0.2", port)), (socket.AF_INET, taken))
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match=rf"127\.0\.0\.1:{port}") as caught:
         await try_to_serve(trioserver.TCPServer(("both", port), Upper))
     assert caught.value.errno == errno.EADDRINUSE
-    assert descriptors() == before
+    assert open_descriptors() == before
     with socket.create_server(("127.0.0.2", port)):
         pass
 
@@ -320,21 +321,21 @@ async def test_one_address_taken_closes_the_others(taken: tuple[str, int]) -> No
 async def test_one_address_of_nobodys_closes_the_others() -> None:
     """LC-03: an IPv4 address that is not this machine's is an error, also beside a good one."""
     resolving_to((socket.AF_INET, LOOPBACK), (socket.AF_INET, NOBODYS))
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match=r"192\.0\.2\.1:[1-9]") as caught:
         await try_to_serve(trioserver.TCPServer(("both", 0), Upper))
     assert caught.value.errno == errno.EADDRNOTAVAIL
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_bad_address_many_times() -> None:
     """LC-04: 1024 starts that fail leave no descriptor behind."""
     server = trioserver.TCPServer(NOBODYS, Upper)
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(1024):
         with pytest.raises(OSError, match=r"192\.0\.2\.1:0"):
             await try_to_serve(server)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def refusing_binds(
@@ -359,24 +360,24 @@ async def test_port_taken_in_the_second_family(monkeypatch: pytest.MonkeyPatch) 
     """NW-04: an ephemeral port that is taken in another family is given up for the next."""
     resolving_to((socket.AF_INET, LOOPBACK), (socket.AF_INET, ("127.0.0.2", 0)))
     tried = refusing_binds(monkeypatch, "127.0.0.2", times=2)
-    before = descriptors()
+    before = open_descriptors()
     server = trioserver.TCPServer(("both", 0), Upper)
     async with server:
         assert {sock.getsockname()[1] for sock in server.sockets} == {tried[2][1]}
         assert len(server.sockets) == 2
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_port_never_free_in_the_second_family(monkeypatch: pytest.MonkeyPatch) -> None:
     """NW-04: when no port is to be had in both, the error is raised, and nothing is left."""
     resolving_to((socket.AF_INET, LOOPBACK), (socket.AF_INET, ("127.0.0.2", 0)))
     tried = refusing_binds(monkeypatch, "127.0.0.2", times=float("inf"))
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.2:[1-9]") as caught:
         await try_to_serve(trioserver.TCPServer(("both", 0), Upper))
     assert caught.value.errno == errno.EADDRINUSE
     assert len(tried) > 1
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_fixed_port_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,11 +455,11 @@ async def test_socket_options_are_set_on_every_socket() -> None:
 async def test_socket_option_that_is_refused() -> None:
     """An option that the kernel refuses raises from the start, and leaves nothing."""
     server = trioserver.TCPServer(LOOPBACK, Upper, socket_options=[(socket.SOL_SOCKET, 9999, 1)])
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:0") as caught:
         await try_to_serve(server)
     assert caught.value.errno == errno.ENOPROTOOPT
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def largest_backlog() -> int:
@@ -702,10 +703,10 @@ async def test_adopted_socket_that_is_unfit(make: Any, fault: str) -> None:
     It is left alone, and so is the good one beside it.
     """
     with closing(make()) as unfit, socket.create_server(LOOPBACK) as good:
-        before = descriptors()
+        before = open_descriptors()
         with pytest.raises(ValueError, match=fault):
             await try_to_serve(trioserver.TCPServer([good, unfit], Upper))
-        assert descriptors() == before
+        assert open_descriptors() == before
 
 
 @needs_ipv6

@@ -24,11 +24,12 @@ import attrs
 import pytest
 import trio
 import trustme
-from support import Witness, connect, descriptors, read_to_end, running, until
+from support import Witness, connect, read_to_end, running, until
 from test_threads import THERE, ask, on_tcp
 
 import trioserver
 from trioserver import Outcome, RequestRecord, Timeouts
+from trioserver.testing import open_descriptors
 
 Handler = Callable[[Any, Any, Any], object]
 
@@ -417,10 +418,10 @@ async def test_duplicate_is_a_plain_socket() -> None:
             assert type(twin) is socket.socket
             twin.sendall(twin.recv(10))
 
-    before = descriptors()
+    before = open_descriptors()
     async with running(server := on_tcp(copies)):
         assert await ask(server, b"hello") == b"hello"
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_duplicate_has_the_same_timeout() -> None:
@@ -601,7 +602,7 @@ async def test_no_descriptor_left_for_a_handler(
     def detaches(sock: socket.socket, client_address: Any, server: Any) -> None:
         os.close(sock.detach())
 
-    before = descriptors()
+    before = open_descriptors()
     async with running(server := on_tcp(detaches)):
         with monkeypatch.context() as patch:
             patch.setattr(socket, "dup", none_left)
@@ -610,7 +611,7 @@ async def test_no_descriptor_left_for_a_handler(
         outcomes = server.statistics().outcomes
     assert (outcomes[Outcome.FAILED], outcomes[Outcome.COMPLETED]) == (1, 1)
     assert "Too many open files" in caplog.text
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 # TLS by the handler itself ---------------------------------------------------------------------
@@ -648,7 +649,7 @@ def upper_over(tls: Tls) -> Handler:
 
 async def test_handler_wraps_its_socket_in_tls(tls: Tls) -> None:
     """It works as ever."""
-    before = descriptors()
+    before = open_descriptors()
     witness = Witness()
     async with running(server := on_tcp(upper_over(tls), observers=[witness])):
         stream = trio.SSLStream(
@@ -659,7 +660,7 @@ async def test_handler_wraps_its_socket_in_tls(tls: Tls) -> None:
             assert await stream.receive_some() == b"HELLO"
         await until(lambda: bool(witness.records))
     assert witness.outcomes == ["completed"]
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_request_with_tls_is_cancelled(tls: Tls, caplog: pytest.LogCaptureFixture) -> None:

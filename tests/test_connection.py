@@ -8,39 +8,21 @@ import os
 import socket
 import struct
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from support import Witness, hold, plain_client, read_to_end
+from support import connection_over, plain_client, read_to_end
 
 import trioserver
-from trioserver.testing import MemoryServer, MemoryTransport, memory_pipe
+from trioserver.testing import MemoryTransport, memory_pipe, open_test_server
 
 MEMORY = ("memory", 1)
 
 # Building blocks --------------------------------------------------------------
-
-
-def connection(
-    transport: Any, timeouts: trioserver.Timeouts | None = None
-) -> trioserver.Connection:
-    """A connection over one end of a pipe."""
-    info = trioserver.RequestInfo(
-        id=7,
-        client_address=("client", 1),
-        server_address=MEMORY,
-        started=trio.current_time(),
-        started_at=0.0,
-    )
-    return trioserver.Connection(
-        transport, info, timeouts=timeouts or trioserver.Timeouts(), limits=trioserver.Limits()
-    )
 
 
 def pipe(
@@ -48,16 +30,15 @@ def pipe(
 ) -> tuple[trioserver.Connection, MemoryTransport]:
     """A connection, and the raw far end."""
     near, far = memory_pipe(capacity)
-    return connection(near, timeouts), far
+    return connection_over(near, timeouts=timeouts), far
 
 
 Pair = tuple[trioserver.Connection, Any]
 Connect = Callable[[], Awaitable[Pair]]
-Dial = Callable[[trioserver.BaseServer], Awaitable[Any]]
 
 
 @asynccontextmanager
-async def served(server: trioserver.TCPServer, dial: Dial) -> AsyncIterator[Connect]:
+async def both_ends(transport: Any) -> AsyncIterator[Connect]:
     """Serve; gives a function that connects, and returns both ends."""
     accepted, connections = trio.open_memory_channel[trioserver.Connection](0)
 
@@ -65,112 +46,32 @@ async def served(server: trioserver.TCPServer, dial: Dial) -> AsyncIterator[Conn
         await accepted.send(request)
         await trio.sleep_forever()
 
-    async def both_ends() -> Pair:
-        client = await clients.enter_async_context(await dial(server))
+    async def connect() -> Pair:
+        client = await server.connect()
         return await connections.receive(), client
 
-    server.RequestHandlerClass = hand_out
-    with trio.fail_after(10):
-        async with server.serving(grace=0), AsyncExitStack() as clients:
-            yield both_ends
+    # Not strict: who has been handed out goes on until the server ends.
+    async with open_test_server(hand_out, transport=transport, strict=False) as server:
+        yield connect
 
 
-Over = Callable[[Path], AbstractAsyncContextManager[Connect]]
-
-
-def over_tcp(path: Path) -> AbstractAsyncContextManager[Connect]:
-    """Connections over TCP."""
-
-    async def dial(server: trioserver.BaseServer) -> trio.SocketStream:
-        return await trio.open_tcp_stream(*server.server_address)
-
-    return served(trioserver.TCPServer(("127.0.0.1", 0), hold), dial)
-
-
-def over_unix(path: Path) -> AbstractAsyncContextManager[Connect]:
-    """Connections over a Unix socket."""
-
-    async def dial(server: trioserver.BaseServer) -> trio.SocketStream:
-        return await trio.open_unix_socket(server.server_address)
-
-    return served(trioserver.UnixStreamServer(path / "socket", hold), dial)
-
-
-def over_memory(path: Path) -> AbstractAsyncContextManager[Connect]:
-    """Connections in memory."""
-    server = MemoryServer(MEMORY, hold)
-
-    async def dial(_server: trioserver.BaseServer) -> trioserver.Connection:
-        return await server.connect()
-
-    return served(server, dial)
-
-
-def fill(stream: Any) -> None:
-    """Send so much that the next send has to wait."""
-    if isinstance(stream, trioserver.Connection):
-        while stream._transport.send_now(bytes(65_536)):
-            pass
-        return
-    with socket.socket(fileno=os.dup(stream.socket.fileno())) as raw, suppress(BlockingIOError):
-        while True:
-            raw.send(bytes(65_536))
-
-
-def break_off(stream: Any) -> None:
-    """Close so that the other side sees an error."""
+async def break_off(stream: Any) -> None:
+    """Close so that the other side sees an error, and wait until it would."""
     if isinstance(stream, trioserver.Connection):
         stream.reset()
     else:
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stream.socket.close()
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A directory whose name is short enough for a Unix socket."""
-    with TemporaryDirectory(prefix="ts-") as name:
-        yield Path(name)
+    await trio.testing.wait_all_tasks_blocked()
 
 
 # A Trio stream ----------------------------------------------------------------
-
-
-async def test_connection_is_a_stream_over_tcp(short_path: Path) -> None:
-    """CK-06: the contract of Trio's streams holds over TCP."""
-    async with over_tcp(short_path) as connect:
-        await trio.testing.check_half_closeable_stream(connect, None)
-
-
-# Not over TCP: its buffers grow, and what was full an instant ago takes more.
-@pytest.mark.parametrize("transport", [over_memory, over_unix])
-async def test_connection_is_a_stream_when_clogged(transport: Over, short_path: Path) -> None:
-    """CK-06: the contract holds with full buffers, too."""
-    async with transport(short_path) as connect:
-
-        async def clogged() -> Pair:
-            ends = await connect()
-            for end in ends:
-                fill(end)
-            return ends
-
-        await trio.testing.check_half_closeable_stream(connect, clogged)
 
 
 def test_connection_has_the_classic_names() -> None:
     """``recv`` and ``sendall`` are the same methods as Trio's own."""
     assert trioserver.Connection.recv is trioserver.Connection.receive_some
     assert trioserver.Connection.sendall is trioserver.Connection.send_all
-
-
-async def test_recv_and_sendall_over_tcp(short_path: Path) -> None:
-    """The classic names work on a real socket."""
-    async with over_tcp(short_path) as connect:
-        request, client = await connect()
-        await client.send_all(b"ping")
-        assert await request.recv(1024) == b"ping"
-        await request.sendall(b"pong")
-        assert await client.receive_some(1024) == b"pong"
 
 
 async def test_receive_some_gives_at_most_what_was_asked_for(autojump_clock: object) -> None:
@@ -314,7 +215,7 @@ async def test_write_timeout_that_meets_room_is_none(autojump_clock: object) -> 
             await trio.sleep_forever()
 
     near, far = memory_pipe(4)
-    request = connection(RoomUnnoticed(near), trioserver.Timeouts(write=5))
+    request = connection_over(RoomUnnoticed(near), timeouts=trioserver.Timeouts(write=5))
     await request.sendall(b"12345678")
     assert trio.current_time() == 5
 
@@ -384,12 +285,12 @@ async def test_peer_gone_while_sending(autojump_clock: object) -> None:
         assert caught.value.info is request.info
 
 
-@pytest.mark.parametrize("transport", [over_memory, over_tcp])
-async def test_peer_gone_before_the_end_of_output(transport: Over, short_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["memory", "tcp"])
+async def test_peer_gone_before_the_end_of_output(transport: str) -> None:
     """There is nobody left to tell that the output ends."""
-    async with transport(short_path) as connect:
+    async with both_ends(transport) as connect:
         request, client = await connect()
-        break_off(client)
+        await break_off(client)
         for _ in range(2):
             with pytest.raises(trioserver.PeerGone):
                 await request.send_eof()
@@ -422,21 +323,21 @@ async def test_peer_gone_wakes_whoever_waits(autojump_clock: object) -> None:
     assert len(gone) == 2
 
 
-@pytest.mark.parametrize("transport", [over_memory, over_tcp])
-async def test_peer_gone_is_no_end_of_input(transport: Over, short_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["memory", "tcp"])
+async def test_peer_gone_is_no_end_of_input(transport: str) -> None:
     """A reset that a send was told of does not look like the orderly end of input to a receive."""
-    async with transport(short_path) as connect:
+    async with both_ends(transport) as connect:
         request, client = await connect()
-        break_off(client)
+        await break_off(client)
         with pytest.raises(trioserver.PeerGone):
             await request.sendall(b"x")
         with pytest.raises(trioserver.PeerGone):
             await request.recv(1)
 
 
-async def test_peer_that_closed_has_ended_its_input(short_path: Path) -> None:
+async def test_peer_that_closed_has_ended_its_input() -> None:
     """What a peer sent before it closed is whole, although nothing can be sent to it any more."""
-    async with over_unix(short_path) as connect:
+    async with both_ends("unix") as connect:
         request, client = await connect()
         await client.send_all(b"all of it")
         await client.aclose()
@@ -444,18 +345,6 @@ async def test_peer_that_closed_has_ended_its_input(short_path: Path) -> None:
             await request.sendall(b"x")
         assert await request.recv(100) == b"all of it"
         assert await request.recv(100) == b""
-
-
-async def test_peer_gone_over_tcp(short_path: Path) -> None:
-    """CM-13: a real reset is `PeerGone` to receives and sends."""
-    async with over_tcp(short_path) as connect:
-        request, client = await connect()
-        break_off(client)
-        for _ in range(2):
-            with pytest.raises(trioserver.PeerGone):
-                await request.recv(1)
-        with pytest.raises(trioserver.PeerGone):
-            await request.sendall(b"x")
 
 
 # A send that was cut short ----------------------------------------------------
@@ -510,29 +399,14 @@ async def test_send_that_sent_nothing_breaks_nothing(autojump_clock: object) -> 
     assert far.receive_now(100) == b"n"
 
 
-async def test_send_cut_short_resets_over_tcp(short_path: Path) -> None:
+async def test_send_cut_short_resets_over_tcp() -> None:
     """Half a reply ends in a reset, never in an orderly end that makes it look whole."""
-    async with over_tcp(short_path) as connect:
+    async with both_ends("tcp") as connect:
         request, client = await connect()
         await cut_short(request, bytes(50_000_000))
         await request.aclose()
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
-
-
-async def test_send_cut_short_by_cancelling_the_request_resets(short_path: Path) -> None:
-    """The same when it was the request that was cancelled, and the server that closed."""
-
-    async def flood(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        await request.sendall(bytes(50_000_000))
-
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), flood).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                assert await client.receive_some(1)
-                assert server.cancel_request(server.requests[0].id, "enough")
-                with pytest.raises(trio.BrokenResourceError):
-                    await read_to_end(client)
 
 
 # Half-closing and closing -----------------------------------------------------
@@ -582,10 +456,10 @@ async def test_closing_twice_is_once(close: str, autojump_clock: object) -> None
         assert far.receive_now(1) == b""  # and not a reset after all
 
 
-@pytest.mark.parametrize("transport", [over_memory, over_tcp])
-async def test_closing_wakes_whoever_waits(transport: Over, short_path: Path) -> None:
+@pytest.mark.parametrize("transport", ["memory", "tcp"])
+async def test_closing_wakes_whoever_waits(transport: str) -> None:
     """A task that waits on a connection which another task closes gets `ClosedResourceError`."""
-    async with transport(short_path) as connect:
+    async with both_ends(transport) as connect:
         request, _ = await connect()
         closed = []
 
@@ -602,38 +476,6 @@ async def test_closing_wakes_whoever_waits(transport: Over, short_path: Path) ->
         assert len(closed) == 2
 
 
-async def test_aclose_over_tcp_is_an_orderly_end(short_path: Path) -> None:
-    """The peer reads what was sent, then the end."""
-    async with over_tcp(short_path) as connect:
-        request, client = await connect()
-        await request.sendall(b"bye")
-        await request.aclose()
-        assert await read_to_end(client) == b"bye"
-
-
-async def test_reset_over_tcp_is_an_error(short_path: Path) -> None:
-    """The peer sees that the connection was broken off."""
-    async with over_tcp(short_path) as connect:
-        request, client = await connect()
-        request.reset()
-        with pytest.raises(trio.BrokenResourceError):
-            await read_to_end(client)
-
-
-async def test_handler_may_close_early(autojump_clock: object) -> None:
-    """A handler that closed its connection and returned has completed."""
-
-    async def hang_up(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        await request.sendall(b"no")
-        await request.aclose()
-
-    witness = Witness()
-    async with MemoryServer(MEMORY, hang_up, observers=[witness]).serving() as server:
-        assert await read_to_end(await server.connect()) == b"no"
-        await trio.testing.wait_all_tasks_blocked()
-        assert witness.outcomes == ["completed"]
-
-
 # Facts ------------------------------------------------------------------------
 
 
@@ -647,9 +489,9 @@ async def test_facts_of_a_connection(autojump_clock: object) -> None:
     assert request.limits == trioserver.Limits()
 
 
-async def test_address_outlives_the_connection(short_path: Path) -> None:
+async def test_address_outlives_the_connection() -> None:
     """The peer's address is known when the socket is closed and gone."""
-    async with over_tcp(short_path) as connect:
+    async with both_ends("tcp") as connect:
         request, client = await connect()
         address = client.socket.getsockname()
         await request.aclose()
@@ -673,16 +515,6 @@ async def test_bytes_are_counted(autojump_clock: object) -> None:
     assert request.bytes_received == 4
     await cut_short(request, b"123456")
     assert request.bytes_sent == 4
-
-
-async def test_bytes_are_counted_over_tcp(short_path: Path) -> None:
-    """The same on a real socket."""
-    async with over_tcp(short_path) as connect:
-        request, client = await connect()
-        await client.send_all(b"abc")
-        assert await request.recv(100) == b"abc"
-        await request.sendall(b"ab")
-        assert (request.bytes_received, request.bytes_sent) == (3, 2)
 
 
 async def test_state_follows_what_it_does(autojump_clock: object) -> None:
@@ -726,9 +558,9 @@ async def test_repr_names_the_request(autojump_clock: object) -> None:
     assert repr(request) == "<trioserver.Connection: request 7 from client:1, closed>"
 
 
-async def test_socket_of_a_connection(short_path: Path) -> None:
+async def test_socket_of_a_connection() -> None:
     """The kernel's socket is there for its options."""
-    async with over_tcp(short_path) as connect:
+    async with both_ends("tcp") as connect:
         request, client = await connect()
         assert request.socket is not None
         assert request.fileno() == request.socket.fileno() > 0
@@ -744,26 +576,26 @@ async def test_socket_in_memory(autojump_clock: object) -> None:
     assert request.fileno() == -1
 
 
-async def test_peer_credentials_over_unix(short_path: Path) -> None:
+async def test_peer_credentials_over_unix() -> None:
     """UX-09: a Unix peer's process, user and group are what they are."""
-    async with over_unix(short_path) as connect:
+    async with both_ends("unix") as connect:
         request, _ = await connect()
         expected = trioserver.PeerCredentials(os.getpid(), os.getuid(), os.getgid())
         assert request.peer_credentials == expected
         assert request.user_id() == os.getuid()
 
 
-async def test_peer_credentials_elsewhere(short_path: Path) -> None:
+async def test_peer_credentials_elsewhere() -> None:
     """UX-09: over TCP nobody can tell."""
-    async with over_tcp(short_path) as connect:
+    async with both_ends("tcp") as connect:
         request, _ = await connect()
         assert request.peer_credentials is None
         assert request.user_id() is None
 
 
-async def test_blocking_client_is_served(short_path: Path) -> None:
+async def test_blocking_client_is_served() -> None:
     """A client of the standard library, in a thread, talks to the connection."""
-    async with over_tcp(short_path) as connect:
+    async with both_ends("tcp") as connect:
         request, other = await connect()
         with plain_client(other.socket.getpeername()) as client:
             assert client.getpeername() == request.server_address

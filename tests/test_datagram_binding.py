@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from support import descriptors
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ async def test_two_servers_on_one_port() -> None:
     """A port that is taken is an error, not shared in silence."""
     server = trioserver.UDPServer(("127.0.0.1", 0), echo)
     async with server.serving():
-        before = descriptors()
+        before = open_descriptors()
         with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1") as caught:
             await trioserver.UDPServer(server.server_address, echo).serve_forever()
         assert caught.value.errno == errno.EADDRINUSE
-        assert descriptors() == before
+        assert open_descriptors() == before
         assert await ask(server) == b"still there?"
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, descriptors, until
+from support import Witness, until
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 
 def has_ipv6() -> bool:
@@ -141,14 +142,14 @@ class Loud:
 async def serving(where: Where, handler: Any, **fields: Any) -> AsyncIterator[Any]:
     """Serve there; nothing may be left afterwards, and no error may have been reported."""
     kind, address = where
-    before = descriptors()
+    before = open_descriptors()
     if isinstance(address, socket.socket):
         before.discard(address.fileno())  # adopted, and closed at the end
     server = type(f"Loud{kind.__name__}", (Loud, kind), {})(address, handler, **fields)
     with trio.fail_after(30):
         async with server.serving():
             yield server
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert server.errors == ()
 
 
@@ -581,14 +582,14 @@ async def test_passed_descriptors_do_not_stay(let_in: bool, folder: Path) -> Non
             [listener] = server._run.listeners
             listener._room_for_notes += 512
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            before = descriptors()
+            before = open_descriptors()
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2] * 4))]
             for turn in range(50):
                 client.sendmsg([b"%d" % turn], passed, 0, server.server_address)
                 client.sendmsg([b"too large"], passed, 0, server.server_address)
                 await until(lambda turn=turn: len(seen) == turn + 1)
             await until(lambda: server.statistics().accept_errors == 50)
-            assert descriptors() == before
+            assert open_descriptors() == before
 
 
 # The end of a run ---------------------------------------------------------------------
@@ -620,7 +621,7 @@ async def ends_by_cancellation(server: Any) -> None:
 async def test_nothing_is_left(end: Callable[[Any], Awaitable[None]], where: Where) -> None:
     """LK-03: however it ends, with requests and a full queue, no descriptor and no file is left."""
     kind, address = where
-    before = descriptors()
+    before = open_descriptors()
 
     async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
         await trio.sleep(0.05 if end is ends_in_order else 60)
@@ -641,7 +642,7 @@ async def test_nothing_is_left(end: Callable[[Any], Awaitable[None]], where: Whe
         await run()
     except (KeyError, trio.TooSlowError):
         assert end in {ends_by_an_error, ends_by_cancellation}
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert not is_there(address)
 
 
@@ -709,7 +710,7 @@ async def test_ten_thousand_datagrams(kind: str, folder: Path) -> None:
             tell(client, b"first", server)
             await client.recv(9)
             await until(lambda: not server.statistics().lingering)
-            before, tasks = descriptors(), trio.lowlevel.current_statistics().tasks_living
+            before, tasks = open_descriptors(), trio.lowlevel.current_statistics().tasks_living
             for _ in range(2000):
                 for _ in range(5):
                     tell(client, b"x", server)
@@ -717,5 +718,5 @@ async def test_ten_thousand_datagrams(kind: str, folder: Path) -> None:
                     await client.recv(9)
             await until(lambda: not server.statistics().lingering)
             assert trio.lowlevel.current_statistics().tasks_living == tasks
-            assert descriptors() == before
+            assert open_descriptors() == before
         assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 10_001

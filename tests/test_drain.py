@@ -117,23 +117,6 @@ async def test_more_ends_at_once_between_requests(autojump_clock: MockClock) -> 
     assert report.duration == 0
 
 
-async def test_idle_connections_end_at_once_on_tcp() -> None:
-    """GS-03: idle keep-alive connections on real sockets do not wait for the grace."""
-    server = on_tcp(Upper)
-    async with on_loopback(server) as address:
-        clients = [plain_client(address) for _ in range(5)]
-        for client in clients:
-            client.sendall(b"one\n")
-            await trio.to_thread.run_sync(client.recv, 4)
-        server.shutdown(600)
-        for client in clients:
-            with client:
-                assert await trio.to_thread.run_sync(client.recv, 1) == b""
-        report = await server.wait_closed()
-    assert len(report.drained) == 5
-    assert report.duration < 5
-
-
 async def test_more_is_true_for_a_request_that_has_begun(autojump_clock: MockClock) -> None:
     """A request whose first byte is there at the drain is read to its end, and answered."""
     async with in_memory(Upper).serving() as server:
@@ -352,17 +335,6 @@ async def test_connections_of_different_ages_end_each_at_its_time(
     assert ends == [0.5, 0.625, 0.75, 0.875]
 
 
-async def test_new_connection_is_ended_in_time_on_tcp() -> None:
-    """GS-04: the same on real sockets, within generous bounds."""
-    server = on_tcp(Upper)
-    async with on_loopback(server) as address:
-        began = trio.current_time()
-        async with await trio.open_tcp_stream(*address) as client:
-            server.shutdown(60)
-            assert await read_to_end(client) == b""
-        assert 0.5 <= trio.current_time() - began < 5
-
-
 async def test_recv_is_not_interrupted_after_the_first_byte(autojump_clock: MockClock) -> None:
     """A plain recv() says nothing of requests: in the middle of a connection it waits on."""
     async with in_memory(recv_forever).serving() as server:
@@ -523,24 +495,6 @@ async def test_draining_caught_lets_the_handler_say_goodbye(autojump_clock: Mock
         assert trio.current_time() == 3
         report = await server.wait_closed()
     assert [record.outcome for record in report.requests] == [Outcome.DRAINED]
-
-
-async def test_goodbye_after_more_reaches_the_client_on_tcp() -> None:
-    """GS-07: the code after ``async for line`` runs in a drain, and can still write."""
-
-    class Polite(Upper):
-        async def handle(self) -> None:
-            await super().handle()
-            await self.wfile.write(b"goodbye\n")
-
-    server = on_tcp(Polite)
-    async with on_loopback(server) as address:
-        client = await trio.open_tcp_stream(*address)
-        await client.send_all(b"one\n")
-        assert await client.receive_some() == b"ONE\n"
-        server.shutdown(60)
-        async with client:
-            assert await read_to_end(client) == b"goodbye\n"
 
 
 async def test_idle_never_loses_or_repeats_what_arrived_in_the_same_step(

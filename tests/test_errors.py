@@ -1066,21 +1066,6 @@ async def test_base_exception_waits_for_the_others(autojump_clock: Any) -> None:
         assert trio.current_time() == 3
 
 
-async def test_base_exception_on_sockets() -> None:
-    """EX-02: with real sockets the port is closed, and the clients see an end."""
-    error = SystemExit(3)
-    server = TellsTCP(("127.0.0.1", 0), raising(error))
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve_until, server, error))
-            address = server.server_address
-            guilty = await trio.open_tcp_stream(*address)
-            assert await read_to_end(guilty) == b""
-            await guilty.aclose()
-        with pytest.raises(OSError, match="connect"):
-            await trio.open_tcp_stream(*address)
-
-
 # A hard stop --------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Upper, Witness, plain_client, read_to_end
+from support import Upper, Witness, connection_over, plain_client, read_to_end
 
 import trioserver
 from trioserver.testing import MemoryServer, MemoryTransport, memory_pipe
@@ -82,32 +82,11 @@ class Segments:
         return -1
 
 
-def connection(
-    transport: Any,
-    limits: trioserver.Limits | None = None,
-    timeouts: trioserver.Timeouts | None = None,
-) -> trioserver.Connection:
-    """The server's end of ``transport``."""
-    info = trioserver.RequestInfo(
-        id=1,
-        client_address=("client", 1),
-        server_address=MEMORY,
-        started=trio.current_time(),
-        started_at=0.0,
-    )
-    return trioserver.Connection(
-        transport,
-        info,
-        timeouts=timeouts or trioserver.Timeouts(),
-        limits=limits or trioserver.Limits(),
-    )
-
-
 def reader_of(
     data: bytes, *, ends: str = "after", limits: trioserver.Limits | None = None
 ) -> trioserver.RequestReader:
     """An rfile whose input comes as one segment."""
-    return trioserver.RequestReader(connection(Segments([data], ends=ends), limits))
+    return trioserver.RequestReader(connection_over(Segments([data], ends=ends), limits=limits))
 
 
 def pipe(
@@ -115,7 +94,7 @@ def pipe(
 ) -> tuple[trioserver.RequestReader, trioserver.RequestWriter, MemoryTransport]:
     """An rfile and a wfile, and the raw far end of their connection."""
     near, far = memory_pipe(capacity)
-    here = connection(near, timeouts=timeouts)
+    here = connection_over(near, timeouts=timeouts)
     return trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize), far
 
 
@@ -276,7 +255,7 @@ def test_reads_do_not_depend_on_segments(
     """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone."""
 
     async def main() -> None:
-        here = connection(Segments(cut(data, cuts), ends=ends), limits)
+        here = connection_over(Segments(cut(data, cuts), ends=ends), limits=limits)
         rfile = trioserver.RequestReader(here)
         here._receiver.portion = portion
         expected = Expected(data, ended=ends != "never", limits=limits)
@@ -301,7 +280,7 @@ def test_interrupted_reads_lose_nothing(
 
     async def main() -> None:
         transport = Segments(cut(data, cuts), ends=ends)
-        rfile = trioserver.RequestReader(connection(transport, limits))
+        rfile = trioserver.RequestReader(connection_over(transport, limits=limits))
         expected = Expected(data, ended=ends != "never", limits=limits)
         for operation in operations:
             wanted = expected.of(operation)
@@ -341,7 +320,7 @@ def test_reads_of_what_there_is_lose_nothing(
     """Mixed in any order, `read1`, `readinto1`, `peek` and `recv` return the input, once."""
 
     async def main() -> None:
-        here = connection(Segments(cut(data, cuts), ends=ends))
+        here = connection_over(Segments(cut(data, cuts), ends=ends))
         rfile = trioserver.RequestReader(here)
         got, target = b"", bytearray(size)
         for choice in itertools.cycle([*choices, 0]):
@@ -380,7 +359,7 @@ def test_reads_with_a_size_mean_what_io_says() -> None:
             ):
                 for first in EXPLICIT:
                     rfile = trioserver.RequestReader(
-                        connection(Segments(cut(data, cuts), ends=ends))
+                        connection_over(Segments(cut(data, cuts), ends=ends))
                     )
                     file = io.BytesIO(data)
                     for operation in (first, ("readline", 3), first, ("read", 3), first):
@@ -420,7 +399,7 @@ async def test_readline_limit(
     whole = line + following
     segments = [whole] if at_once else [bytes([byte]) for byte in whole]
     limits = trioserver.Limits(line=6)
-    rfile = trioserver.RequestReader(connection(Segments(segments, ends=ends), limits))
+    rfile = trioserver.RequestReader(connection_over(Segments(segments, ends=ends), limits=limits))
     assert await outcome(rfile.readline()) == expected
     taken = len(expected) if isinstance(expected, bytes) else 0
     assert await rfile.read() == whole[taken:]
@@ -458,7 +437,7 @@ async def test_limited_read_buffers_no_more_than_it_must(autojump_clock: object)
     """CM-05, BP-08: an endless line costs the limit and one portion of memory."""
     portion = 10
     endless = Segments(itertools.islice(itertools.repeat(b"x" * portion), 1000))
-    here = connection(endless, trioserver.Limits(line=95))
+    here = connection_over(endless, limits=trioserver.Limits(line=95))
     here._receiver.portion = portion
     with pytest.raises(trioserver.LimitExceeded):
         await trioserver.RequestReader(here).readline()
@@ -480,7 +459,7 @@ async def test_readuntil_limit(before: int, limit: int, autojump_clock: object) 
     data = b"x" * before + b"<>"
     fits = len(data) <= limit
     for at in range(len(data)):
-        rfile = trioserver.RequestReader(connection(Segments(cut(data + b"more", [at]))))
+        rfile = trioserver.RequestReader(connection_over(Segments(cut(data + b"more", [at]))))
         result = await outcome(rfile.readuntil(b"<>", limit=limit))
         assert result == (data if fits else trioserver.LimitExceeded)
 
@@ -488,7 +467,7 @@ async def test_readuntil_limit(before: int, limit: int, autojump_clock: object) 
 async def test_readuntil_repeating_delimiter(autojump_clock: object) -> None:
     """A false start of the delimiter is not skipped over."""
     for cuts in itertools.combinations(range(1, 6), 2):
-        rfile = trioserver.RequestReader(connection(Segments(cut(b"aaabab", cuts))))
+        rfile = trioserver.RequestReader(connection_over(Segments(cut(b"aaabab", cuts))))
         assert await rfile.readuntil(b"aab") == b"aaab"
 
 
@@ -573,7 +552,7 @@ async def test_at_eof_only_when_all_was_read(autojump_clock: object) -> None:
 
 async def test_read1_takes_one_segment(autojump_clock: object) -> None:
     """`read1` returns what one receive brought, and no more than it was asked for."""
-    rfile = trioserver.RequestReader(connection(Segments([b"abc", b"def"])))
+    rfile = trioserver.RequestReader(connection_over(Segments([b"abc", b"def"])))
     assert await rfile.read1() == b"abc"
     assert await rfile.read1(2) == b"de"
     assert await rfile.read1(9) == b"f"
@@ -598,7 +577,7 @@ async def test_read1_of_zero_receives_nothing(autojump_clock: object) -> None:
 
 async def test_peek_receives_once(autojump_clock: object) -> None:
     """`peek` shows what one receive brought; with anything buffered it receives nothing."""
-    rfile = trioserver.RequestReader(connection(Segments([b"abc", b"def"])))
+    rfile = trioserver.RequestReader(connection_over(Segments([b"abc", b"def"])))
     assert await rfile.peek() == b"abc"
     assert await rfile.peek(100) == b"abc"
     assert await rfile.read(4) == b"abcd"
@@ -689,7 +668,7 @@ async def test_more_takes_nothing(autojump_clock: object) -> None:
 
 async def test_recv_and_rfile_share_their_input(autojump_clock: object) -> None:
     """CM-16: bytes that `rfile` has buffered come out of `recv`, in order."""
-    rfile = trioserver.RequestReader(connection(Segments([b"first\nsec", b"ond"])))
+    rfile = trioserver.RequestReader(connection_over(Segments([b"first\nsec", b"ond"])))
     assert await rfile.readline() == b"first\n"
     assert await rfile._connection.recv(2) == b"se"
     assert await rfile._connection.recv(100) == b"c"
@@ -777,7 +756,7 @@ async def test_idle_timeout_starts_anew_with_each_byte(autojump_clock: object) -
 async def test_bytes_that_are_there_at_a_time_out_count(autojump_clock: object) -> None:
     """At the instant of a time-out the transport is asked once more, and then it is over."""
     transport = Segments([b"ab", b"c\n", b"d", b"e"])
-    rfile = trioserver.RequestReader(connection(transport))
+    rfile = trioserver.RequestReader(connection_over(transport))
 
     async def arrive_unnoticed() -> None:
         transport._queue.popleft()
@@ -891,7 +870,7 @@ async def test_buffered_writes_let_others_run(name: str, autojump_clock: object)
 
 async def test_buffered_reads_and_writes_together_let_others_run(autojump_clock: object) -> None:
     """A handler that turns buffered input into buffered output does not get 16 of each."""
-    here = connection(Segments([b"\n" * 100]))
+    here = connection_over(Segments([b"\n" * 100]))
     rfile, wfile = trioserver.RequestReader(here), trioserver.RequestWriter(here, 1000)
     await rfile.peek()
     turns = itertools.cycle([True, False])

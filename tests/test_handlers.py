@@ -181,17 +181,6 @@ async def test_handler_base_class_does_nothing(autojump_clock: object) -> None:
         assert (result.reply, result.outcome) == (b"", "completed")
 
 
-@pytest.mark.parametrize("handler", [Upper, say], ids=["class", "function"])
-async def test_handler_over_tcp(handler: Any) -> None:
-    """Both kinds of handler serve a real socket."""
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), handler).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                await client.send_all(b"hello\n")
-                await client.send_eof()
-                assert (await read_to_end(client)).lower().strip() == b"hello"
-
-
 async def test_handler_is_new_for_each_request(autojump_clock: object) -> None:
     """No two requests share a handler object."""
     handlers = []

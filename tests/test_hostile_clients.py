@@ -17,11 +17,11 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, Witness, descriptors, hold, plain_client, read_to_end
+from support import Upper, Witness, hold, plain_client, read_to_end
 
 import trioserver
 from trioserver import Limits, Timeouts
-from trioserver.testing import MemoryServer
+from trioserver.testing import MemoryServer, open_descriptors
 
 MEMORY = ("memory", 1)
 
@@ -102,7 +102,7 @@ async def test_clients_that_connect_and_vanish(
 ) -> None:
     """CM-01: after 500 clients that reset their connections, everything is as before."""
     ends = Ends()
-    before = descriptors()
+    before = open_descriptors()
     server = tcp_server(observers=[ends])
     with trio.fail_after(20):
         async with server.serving():
@@ -118,19 +118,19 @@ async def test_clients_that_connect_and_vanish(
             await ends.of(501)
             await settled()
             assert trio.lowlevel.current_statistics().tasks_living == tasks
-            assert len(descriptors() - before) == 2  # the listener, and the reserve
+            assert len(open_descriptors() - before) == 2  # the listener, and the reserve
     ids = [record.info.id for record in ends.records]
     assert sorted(ids) == list(range(1, 502))
     assert ends.names.count("request_started") == 501
     assert set(ends.outcomes) <= {"completed", "disconnected"}
     assert errors_in(caplog) == []
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_unix_clients_that_connect_and_vanish(tmp_path: Path) -> None:
     """CM-01: the same over a Unix socket, where leaving unread input behind is a reset."""
     ends = Ends()
-    before = descriptors()
+    before = open_descriptors()
     server = trioserver.UnixStreamServer(str(tmp_path / "s"), Upper, observers=[ends])
     with trio.fail_after(20):
         async with server.serving():
@@ -140,7 +140,7 @@ async def test_unix_clients_that_connect_and_vanish(tmp_path: Path) -> None:
                 await trio.lowlevel.checkpoint()
                 client.close()
             await ends.of(500)
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert set(ends.outcomes) <= {"completed", "disconnected"}
 
 
@@ -247,7 +247,7 @@ async def test_tcp_clients_that_close_while_the_server_does(
         await request.recv(1)
 
     ends = Ends()
-    before = descriptors()
+    before = open_descriptors()
     server = tcp_server(leave, observers=[ends])
     with trio.fail_after(20):
         async with server.serving():
@@ -259,7 +259,7 @@ async def test_tcp_clients_that_close_while_the_server_does(
                 await ends.of(count)
     assert len(ends.records) == 1000
     assert errors_in(caplog) == []
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 # They trickle ------------------------------------------------------------------

@@ -32,7 +32,10 @@ LAYERS = (
     "testing/ pytest_plugin.py __main__.py _demo.py",
 )
 
-PRIVATE = {("testing/_schedule.py", name) for name in ("_core", "_run", *SWITCHES)}
+PRIVATE = {
+    *(("testing/_schedule.py", name) for name in ("_core", "_run", *SWITCHES)),
+    *(("testing/_shields.py", name) for name in ("_scope", "_parent")),
+}
 """What is private elsewhere and used all the same, which is said where it is."""
 
 # Looking ------------------------------------------------------------------------

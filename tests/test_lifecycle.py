@@ -15,11 +15,18 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Upper, Witness, descriptors, hold, read_to_end
+from support import Upper, Witness, hold, read_to_end
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryListener, MemoryServer, ShutDown, Trial, sweep
+from trioserver.testing import (
+    MemoryListener,
+    MemoryServer,
+    ShutDown,
+    Trial,
+    open_descriptors,
+    sweep,
+)
 
 ADDRESS = ("memory", 1)
 LOOPBACK = ("127.0.0.1", 0)
@@ -134,12 +141,12 @@ class SlowToBind(MemoryServer):
 
 def test_building_does_no_io() -> None:
     """LC-01: building a server opens no descriptor and starts no thread."""
-    before = descriptors(), threading.active_count()
+    before = open_descriptors(), threading.active_count()
     servers = [
         trioserver.TCPServer(("no such host", 80), Upper),
         trioserver.UnixStreamServer("/no/such/folder/socket", Upper),
     ]
-    assert (descriptors(), threading.active_count()) == before
+    assert (open_descriptors(), threading.active_count()) == before
     assert [server.socket for server in servers] == [None, None]
 
 
@@ -293,13 +300,13 @@ async def test_second_listener_that_cannot_listen_closes_the_first() -> None:
 async def test_start_in_a_cancelled_scope_leaves_nothing() -> None:
     """LC-13: served in a scope that is cancelled already, a server returns and is not bound."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
-    before = descriptors()
+    before = open_descriptors()
     with trio.CancelScope() as scope:
         scope.cancel()
         await server.serve_forever()
     assert scope.cancelled_caught
     assert server.snapshot().state == "unbound"
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 def test_start_cancelled_at_every_step_leaves_nothing() -> None:
@@ -976,7 +983,7 @@ async def test_restart_on_one_port_under_clients() -> None:
     taken.bind(LOOPBACK)
     server = trioserver.TCPServer(taken.getsockname(), nothing)
     taken.close()
-    before = descriptors()
+    before = open_descriptors()
     served = trio.Event()
 
     async def keep_connecting() -> None:
@@ -1002,7 +1009,7 @@ async def test_restart_on_one_port_under_clients() -> None:
                     served = trio.Event()
                     await served.wait()
             nursery.cancel_scope.cancel()
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 # The block -------------------------------------------------------------------
@@ -2084,12 +2091,12 @@ async def test_server_bind_that_fails_after_binding() -> None:
             await super().server_bind()
             raise OopsError
 
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OopsError) as caught:
         await NeedsMore(LOOPBACK, Upper).serve_forever()
     # The traceback still holds the frames, so this is no work of the garbage collector's.
     assert caught.value.__traceback__
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 # Facts -----------------------------------------------------------------------

@@ -21,7 +21,7 @@ import trioserver
 from trioserver import Limits, Timeouts
 from trioserver._address import client_key
 from trioserver._slots import Slots
-from trioserver.testing import MemoryListener, MemoryServer
+from trioserver.testing import MemoryListener, MemoryServer, open_test_server
 
 MEMORY = ("memory", 1)
 
@@ -296,17 +296,6 @@ async def test_refuse_ends_when_a_slot_is_free() -> None:
             assert guests.order == ["0", "third"]
 
 
-async def test_refuse_resets_tcp_clients() -> None:
-    """BP-02: a refused TCP client reads a reset, which is not the end of a reply."""
-    limits = Limits(requests=1, when_full="refuse")
-    server = trioserver.TCPServer(("127.0.0.1", 0), hold, limits=limits)
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            with plain_client(server.server_address), plain_client(server.server_address) as second:
-                with pytest.raises(ConnectionResetError):
-                    await trio.to_thread.run_sync(second.recv, 1)
-
-
 async def test_refuse_leaves_others_their_turn() -> None:
     """BP-02: a flood of clients to refuse does not starve one who is served."""
     limits = Limits(requests=1, when_full="refuse")
@@ -338,17 +327,6 @@ async def test_when_full_function_says_why() -> None:
         (record,) = witness.records
         assert record.info.client_address == ("excess", 1)
         assert (record.outcome, record.reason) == ("refused", "the server is full (requests)")
-
-
-async def test_when_full_function_serves_tcp_clients() -> None:
-    """BP-02: the same over TCP, where the client has sent something that nobody reads."""
-    limits = Limits(requests=1, when_full=say_busy)
-    server = trioserver.TCPServer(("127.0.0.1", 0), hold, limits=limits)
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            with plain_client(server.server_address), plain_client(server.server_address) as second:
-                second.sendall(b"x" * 10_000)
-                assert await trio.to_thread.run_sync(second.makefile("rb").read) == b"busy\n"
 
 
 async def test_when_full_function_has_one_client_at_a_time(
@@ -868,16 +846,6 @@ async def test_cancelled_request_does_not_linger() -> None:
         assert await is_reset_now(client)
 
 
-@attrs.define(eq=False)
-class Settles(trioserver.Observer):
-    """Tells when the first request has ended."""
-
-    once: trio.Event = attrs.field(factory=trio.Event)
-
-    def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
-        self.once.set()
-
-
 class ClosesItself(trioserver.TCPServer):
     """Calls its own hook, where others do without."""
 
@@ -894,14 +862,11 @@ async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPS
         await request.recv(1)
         await request.sendall(reply)
 
-    settles = Settles()
-    server = kind(("127.0.0.1", 0), reply_early, observers=[settles])
-    with trio.fail_after(10):
-        async with server.serving():
-            with plain_client(server.server_address) as client:
-                client.sendall(bytes(100_000))
-                await settles.once.wait()
-                assert await trio.to_thread.run_sync(client.makefile("rb").read) == reply
+    async with open_test_server(kind(("127.0.0.1", 0), reply_early), transport="tcp") as server:
+        client = await server.connect()
+        await client.send_all(bytes(100_000))
+        await server.wait_requests()
+        assert await read_to_end(client) == reply
 
 
 async def test_linger_is_bounded_in_time(autojump_clock: trio.testing.MockClock) -> None:
@@ -1049,22 +1014,6 @@ async def test_slow_reader_stops_its_client(handler: Any) -> None:
                 assert request.bytes_received <= 65_536
                 assert client.bytes_sent == request.bytes_received + server.memory_capacity
                 nursery.cancel_scope.cancel()
-
-
-async def test_slow_reader_stops_its_tcp_client() -> None:
-    """BP-09: over TCP the kernel's buffers fill, and then the client can send no more."""
-    server = trioserver.TCPServer(("127.0.0.1", 0), ReadOneLine)
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            with plain_client(server.server_address) as client:
-                client.settimeout(0.2)
-                sent = 0
-                with suppress(TimeoutError):
-                    while sent < 100_000_000:
-                        sent += await trio.to_thread.run_sync(client.send, b"x\n" * 100_000)
-                assert sent < 100_000_000
-                (request,) = server.snapshot().requests
-                assert request.bytes_received <= 65_536
 
 
 @pytest.mark.parametrize("method", ["write", "writelines"])

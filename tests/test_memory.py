@@ -26,13 +26,12 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, read_to_end
+from support import Upper, connection_over, read_to_end
 
 import trioserver
 from trioserver._listeners import bind_ip, bind_unix
 from trioserver._transport import SocketListener, SocketTransport
 from trioserver.testing import MemoryListener, MemoryServer, memory_pipe
-from trioserver.testing._memory import client_end
 
 Ends = tuple[trioserver.Transport, trioserver.Transport]
 Streams = tuple[trioserver.Connection, trioserver.Connection]
@@ -516,26 +515,24 @@ async def test_transport_data_for_a_closed_end(ends: Ends) -> None:
 # Trio's own contract ---------------------------------------------------------
 
 
-def streams(ends: Ends) -> Streams:
-    """A connection over each of two ends."""
-    ours, theirs = ends
-    return client_end(ours, "theirs"), client_end(theirs, "ours")
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 async def test_connection_is_a_half_closeable_stream(network: str) -> None:
-    """A connection keeps all that Trio asks of such a stream, also when it is clogged.
+    """CK-06: it keeps all that Trio asks of such a stream, also when it is clogged.
 
     This includes what Trio asks of a two-way stream.
     """
     # All are clogged beforehand, because TCP takes its time.
     clogged = [NETWORKS[network]() for _ in range(20)]
 
+    def over_both(ends: Ends) -> Streams:
+        ours, theirs = ends
+        return connection_over(ours), connection_over(theirs)
+
     async def make() -> Streams:
-        return streams(NETWORKS[network]())
+        return over_both(NETWORKS[network]())
 
     async def make_clogged() -> Streams:
-        return streams(clogged.pop())
+        return over_both(clogged.pop())
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -851,12 +848,8 @@ async def test_memory_server_queues_a_client(backlog: int | None) -> None:
         server.listener.connect_now()
 
 
-def test_client_end_has_no_timeouts() -> None:
+async def test_client_has_no_timeouts() -> None:
     """A client in memory waits as long as its test does."""
-
-    async def look() -> tuple[float, float]:
-        ours, _ = memory_pipe()
-        end = client_end(ours, ("memory", 1))
-        return end.idle_timeout, end.write_timeout
-
-    assert trio.run(look) == (math.inf, math.inf)
+    async with MemoryServer(("memory", 1), Upper).serving() as server:
+        client = await server.connect()
+        assert (client.idle_timeout, client.write_timeout) == (math.inf, math.inf)

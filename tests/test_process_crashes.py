@@ -27,7 +27,7 @@ from typing import Any
 import process_handlers as handlers
 import pytest
 import trio
-from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
+from support import Witness, connect, plain_client, read_to_end, running, until
 from test_processes import SOON, both, is_there, on_tcp
 from test_threads import THERE, ask
 
@@ -40,6 +40,7 @@ from trioserver._processes.page import STATE, WORKING, WRITING, Page
 from trioserver._processes.synchronous import SeenSocket
 from trioserver._receiving import Drain
 from trioserver._socket_use import SocketUse
+from trioserver.testing import open_descriptors
 
 # The matrix ---------------------------------------------------------------------------
 
@@ -785,11 +786,11 @@ async def test_somebody_else_reaps(method: str) -> None:
         server = handlers.Erring(THERE, handlers.does, min_children=1, start_method=method)
         async with running(server):
             await ask(server, b"nothing")
-            in_between = descriptors()
+            in_between = open_descriptors()
             for _ in range(2):
                 assert await ask(server, b"exit3") == b"begun."
                 await is_served(server)
-            await until(lambda: len(descriptors()) == len(in_between))
+            await until(lambda: len(open_descriptors()) == len(in_between))
     finally:
         signal.signal(signal.SIGCHLD, before)
     status = {"forkserver": 3, "spawn": 255}[method]

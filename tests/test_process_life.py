@@ -17,7 +17,7 @@ from typing import Any
 import process_handlers as handlers
 import pytest
 import trio
-from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
+from support import Witness, connect, plain_client, read_to_end, running, until
 from test_process_crashes import is_running, is_served
 from test_processes import SOON, is_there, on_tcp
 from test_threads import ask
@@ -25,6 +25,7 @@ from test_threads import ask
 import trioserver
 from trioserver._processes import launch, pool
 from trioserver._processes.crew import Worker
+from trioserver.testing import open_descriptors
 
 ENVIRONMENT = {
     **os.environ,
@@ -379,19 +380,19 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
     async with running(server):
         await ask(server, b"nothing")
         await until(lambda: len(server.active_children) == 2 and not server.requests)
-    before = descriptors()
+    before = open_descriptors()
     async with running(server):
-        in_between = len(descriptors())
+        in_between = len(open_descriptors())
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(asks)
         await until(lambda: len(server._run.staff._idle) in {2, 3})
         # One more worker than at first may still be on its way; each has at most six.
         await until(
-            lambda: len(descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
+            lambda: len(open_descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
         )
         children = server.active_children
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert server.active_children == []
     assert not any(map(is_running, children))
     assert zombies_of(os.getpid(), *_fork_server()) == []
@@ -421,7 +422,7 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
     gate.touch()
     async with running(server):
         await is_served(server)
-    before = descriptors()
+    before = open_descriptors()
     gate.unlink()
     async with running(server):
         for _ in range(10):
@@ -436,7 +437,7 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
         gate.touch()
         await is_served(server)
         assert len(server.active_children) <= 20
-    assert descriptors() == before
+    assert open_descriptors() == before
     first, *others, last = witness.records
     assert {(str(it.outcome), it.reason) for it in others} == {("cancelled", "enough")}
     assert len(others) == 200
@@ -451,7 +452,7 @@ async def test_cancelled_while_the_system_starts_a_worker(
     server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
     async with running(server):
         await is_served(server)
-    before, late = descriptors(), []
+    before, late = open_descriptors(), []
     hangs, goes_on = threading.Event(), threading.Event()
     start = launch.launch
 
@@ -471,7 +472,7 @@ async def test_cancelled_while_the_system_starts_a_worker(
     assert "has not ended 0.2 s after it was cancelled; left behind" in caplog.text
     goes_on.set()
     await until(lambda: late and not is_there(late[0].pid))
-    await until(lambda: descriptors() == before)
+    await until(lambda: open_descriptors() == before)
 
 
 def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,13 +489,13 @@ def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> Non
             await is_served(server)
 
     trio.run(serves)  # with a fork server, which stays
-    before = descriptors()
+    before = open_descriptors()
     monkeypatch.setattr(Worker, "end", is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         trio.run(serves)
     assert pids
     assert not any(map(is_there, pids))
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only it tells such an end from theirs")

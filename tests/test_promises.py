@@ -23,12 +23,12 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
-from support import Upper, descriptors, plain_client, read_to_end
+from support import Upper, plain_client, read_to_end
 from test_hostile_clients import Delimited, Framed
 
 import trioserver
 from trioserver import Limits
-from trioserver.testing import MemoryServer
+from trioserver.testing import MemoryServer, open_descriptors
 
 MEMORY = ("memory", 1)
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,7 +167,7 @@ def things_of_the_process() -> dict[str, Any]:
         "loggers": len(loggers),
         "log handlers": sum(len(getattr(logger, "handlers", ())) for logger in loggers),
         "log filters": sum(len(getattr(logger, "filters", ())) for logger in loggers),
-        "descriptors": descriptors(),
+        "descriptors": open_descriptors(),
     }
 
 

@@ -461,6 +461,41 @@ def test_anyio_is_refused(suite: pytest.Pytester) -> None:
     assert "this test is run by the plugin of anyio; open the server in the test" in told
 
 
+def test_skipped_test_is_skipped(suite: pytest.Pytester) -> None:
+    """Whatever else is wrong with it."""
+    outcome_of(
+        suite,
+        """
+        @pytest.mark.skip
+        def test_marked(trio_server):
+            pass
+
+        async def test_skips(trio_server):
+            await trio_server(Upper)
+            pytest.skip("not today")
+        """,
+        skipped=2,
+    )
+
+
+def test_exit_ends_the_session(suite: pytest.Pytester) -> None:
+    """``pytest.exit`` in a test with a server is what it says."""
+    result = result_of(
+        suite,
+        """
+        async def test_exits(trio_server):
+            await trio_server(Upper)
+            pytest.exit("enough", returncode=7)
+
+        def test_next():
+            pass
+        """,
+    )
+    assert result.ret == 7
+    result.stdout.fnmatch_lines(["*Exit: enough*"])
+    result.assert_outcomes()
+
+
 # Whole suites ------------------------------------------------------------------------
 
 MANY = """

@@ -18,7 +18,7 @@ from typing import Any
 import process_handlers
 import pytest
 import trio
-from support import Upper, descriptors
+from support import Upper
 
 import trioserver
 from trioserver.testing import (
@@ -30,6 +30,7 @@ from trioserver.testing import (
     Reset,
     ThreadServer,
     Unfinished,
+    open_descriptors,
     serve_in_thread,
 )
 
@@ -46,10 +47,10 @@ def server_threads() -> list[threading.Thread]:
 def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No thread, no descriptor, no file, whatever a test does."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = descriptors()
+    before = open_descriptors()
     yield
     assert server_threads() == []
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert list(tmp_path.iterdir()) == []
 
 

@@ -366,7 +366,8 @@ class Sweepable:
     def one(self, *at: int, seed: int = 0) -> Trial:
         """Try it once, with faults after these steps."""
         jump_after = self.kind.JUMP_AFTER
-        return run_trial(self, *self.faults, at=at, seed=seed, jump_after=jump_after)
+        faults = self.faults[: len(at)]
+        return run_trial(self, *faults, at=at, seed=seed, jump_after=jump_after)
 
 
 @attrs.frozen

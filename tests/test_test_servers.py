@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from support import Upper, hold, read_to_end
+from support import Upper, hold, no_sockets, read_to_end
 
 import trioserver
 from trioserver.testing import (
@@ -22,6 +22,7 @@ from trioserver.testing import (
     Latency,
     Refuse,
     Unfinished,
+    open_descriptors,
     open_test_server,
     task_tree,
     wall_clock_guard,
@@ -117,19 +118,13 @@ async def test_bytes_are_not_noted_behind_the_kernel() -> None:
             _ = exchange.received
 
 
-async def test_no_socket_is_opened_in_memory(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    """CK-01: not one."""
-
-    def forbidden(*_: Any, **__: Any) -> None:
-        raise AssertionError("a socket was made")
-
-    monkeypatch.setattr("socket.socket.__init__", forbidden)
-    async with open_test_server(Upper, faults=[Latency(1)]) as server:
-        client = await server.connect()
-        await client.send_all(b"hello\n")
-        assert await client.receive_some() == b"HELLO\n"
+async def test_no_socket_is_opened_in_memory(autojump_clock: trio.testing.MockClock) -> None:
+    """CK-01: not one, with a fault neither."""
+    with no_sockets():
+        async with open_test_server(Upper, faults=[Latency(1)]) as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
 
 
 async def test_stop_tells_how_it_ended(autojump_clock: trio.testing.MockClock) -> None:
@@ -206,6 +201,24 @@ async def test_unfinished_handler_fails_the_test(autojump_clock: trio.testing.Mo
         "  request 1 from 127.0.0.1:49152, working, for 1.000 s"
     )
     assert trio.current_time() == pytest.approx(1)
+
+
+async def test_unfinished_and_failed_handlers(autojump_clock: trio.testing.MockClock) -> None:
+    """What others have raised is told beside those who go on."""
+
+    async def fails_or_stays(request: Any, client_address: Any, server: Any) -> None:
+        if await request.recv(100) == b"fail":
+            raise KeyError("a handler's own")
+        await trio.sleep_forever()
+
+    with pytest.raises(Unfinished) as caught:
+        async with open_test_server(fails_or_stays) as server:
+            for word in (b"stay", b"fail"):
+                client = await server.connect()
+                await client.send_all(word)
+                await trio.testing.wait_all_tasks_blocked()
+    [note] = caught.value.__notes__
+    assert 'raise KeyError("a handler\'s own")' in note
 
 
 async def test_handler_that_ends_in_time_does_not(autojump_clock: trio.testing.MockClock) -> None:
@@ -479,3 +492,131 @@ async def test_guard_for_a_very_long_time() -> None:
     """More than the system can wait is no error."""
     async with wall_clock_guard(1e300):
         await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("where", WHERE)
+async def test_clients_of_a_block_that_is_cancelled(where: Any) -> None:
+    """All of them are closed, and not just the first."""
+    before = open_descriptors()
+    with trio.CancelScope() as scope:
+        async with open_test_server(Upper, transport=where) as server:
+            clients = [await server.connect() for _ in range(3)]
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    for client in clients:
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send_all(b"x")
+    assert open_descriptors() == before
+
+
+# Several servers ------------------------------------------------------------------
+
+
+async def test_faults_that_are_shared(autojump_clock: Any) -> None:
+    """The end of a server mends its network for itself alone: the next one is as slow."""
+    shared = Faults(Latency(5))
+    for number in (1, 2):
+        async with open_test_server(Upper, faults=shared) as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
+            assert trio.current_time() == 10 * number
+    assert list(shared) == [Latency(5)]
+
+
+async def test_clock_stands_still_for_each_server(autojump_clock: trio.testing.MockClock) -> None:
+    """CK-05: also when another one has been opened since, and was closed."""
+    tcp = {"transport": "tcp", "autojump": "wait"}
+    async with open_test_server(hold, **tcp, strict=False) as server:  # type: ignore[arg-type]
+        await server.connect()
+        async with open_test_server(Upper):
+            await trio.testing.wait_all_tasks_blocked(0.1)
+        while not server.exchanges:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        with pytest.raises(RuntimeError, match="this test runs on a clock with autojump"):
+            async with open_test_server(Upper, transport="tcp"):
+                pass
+        async with open_test_server(Upper) as other:
+            client = await other.connect()
+            await client.send_all(b"hello\n")
+            assert await client.receive_some() == b"HELLO\n"
+        assert autojump_clock.autojump_threshold == math.inf
+    assert autojump_clock.autojump_threshold == 0
+
+
+async def test_threshold_that_the_test_sets(autojump_clock: trio.testing.MockClock) -> None:
+    """Who switches autojump off in mid-test has it switched off."""
+    async with open_test_server(Upper):
+        autojump_clock.autojump_threshold = math.inf
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        assert autojump_clock.autojump_threshold == math.inf
+
+
+# What stands beside a failure ---------------------------------------------------------
+
+
+async def test_hang_that_a_handler_error_has_caused() -> None:
+    """What has kept the client waiting is a note on `Hung`."""
+
+    async def fails_with_an_open_connection(request: Any, client_address: Any, server: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails, request, client_address, server)
+
+    with pytest.raises(Hung) as hung:
+        async with open_test_server(fails_with_an_open_connection, guard=0.2) as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            await server.wait_requests(1)
+            await trio.sleep_forever()
+    assert 'KeyError: "a handler\'s own"' in "".join(hung.value.__notes__)
+
+
+async def test_shielded_handler_is_ended_by_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be cancelled, and the test ends all the same."""
+    monkeypatch.setattr("trioserver.testing._guard.A_LAST_MOMENT", 0.1)
+
+    async def shields_itself(request: Any, client_address: Any, server: Any) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    with pytest.raises(Hung, match=r"in shields_itself: await trio\.sleep_forever"):
+        async with open_test_server(shields_itself, guard=0.2) as server:
+            await server.connect()
+            await trio.sleep_forever()
+
+
+async def test_expect_error_after_a_check(autojump_clock: Any) -> None:
+    """What came in its block is found, whatever has been forgotten meanwhile."""
+    async with open_test_server(fails) as server:
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        await server.wait_requests(1)
+        async with server.expect_error(KeyError) as errors:
+            with pytest.raises(ExceptionGroup):
+                server.check()
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            await server.wait_requests(2)
+        assert [type(error) for error in errors] == [KeyError]
+
+
+async def test_expect_error_names_what_came_instead(autojump_clock: Any) -> None:
+    """A group, say, that the test did not think of."""
+    message = r"no handler has raised OSError, which this test expects; there was KeyError\("
+    async with open_test_server(fails, strict=False) as server:
+        with pytest.raises(AssertionError, match=message):
+            async with server.expect_error(OSError):
+                client = await server.connect()
+                await client.send_all(b"hello\n")
+
+
+async def test_requests_that_cannot_come(autojump_clock: Any) -> None:
+    """Who waits for more than there will be is told so, and not kept."""
+    async with open_test_server(Upper) as server:
+        client = await server.connect()
+        await client.aclose()
+        await server.wait_requests(1)
+        await server.stop()
+        with pytest.raises(RuntimeError, match="has ended, and so have 1 requests: there will be"):
+            await server.wait_requests(2)

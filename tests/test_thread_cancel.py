@@ -18,11 +18,12 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
+from support import Witness, connect, plain_client, read_to_end, running, until
 from test_threads import THERE, Upper, ask, on_tcp
 
 import trioserver
 from trioserver import Limits, Outcome, Timeouts
+from trioserver.testing import open_descriptors
 
 SOON = 0.5
 """Seconds, generously, for what happens at once: the wrong way takes seconds."""
@@ -442,7 +443,7 @@ async def test_block_on_close_when_cancelled(deaf: Deaf, caplog: pytest.LogCaptu
 
 async def test_thread_outlives_its_server(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
     """One that ends when the server is gone hurts nobody, and leaves no descriptor."""
-    before = descriptors()
+    before = open_descriptors()
     deaf.after = lambda request: request.recv(1)
     timeouts = Timeouts(cleanup=0)
     async with running(server := on_tcp(deaf, timeouts=timeouts)):
@@ -450,10 +451,10 @@ async def test_thread_outlives_its_server(deaf: Deaf, caplog: pytest.LogCaptureF
             await until(lambda: deaf.sock is not None)
             server.shutdown(0)
             await server.wait_closed()
-    assert len(descriptors() - before) == 1  # the thread's own
+    assert len(open_descriptors() - before) == 1  # the thread's own
     deaf.go.set()
     await until(deaf.is_over.is_set)
-    await until(lambda: descriptors() == before)
+    await until(lambda: open_descriptors() == before)
     assert deaf.said == [b""]
 
 
@@ -653,7 +654,7 @@ async def test_thread_waits_in_trio_during_shutdown(
 @contextmanager
 def all_free_numbers_taken() -> Iterator[list[int]]:
     """Open so many pipes that every number that is free below the highest one is somebody's."""
-    top = max(descriptors())
+    top = max(open_descriptors())
     ends: list[int] = []
     while not ends or max(ends) < top + 8:
         ends += os.pipe()
@@ -714,14 +715,14 @@ async def test_thread_left_behind_hits_nobody_else(
     async with running(server := on_tcp(deaf, **fields)):
         client = await connect(server)
         await until(lambda: deaf.sock is not None)
-        before = descriptors()
+        before = open_descriptors()
         server.cancel_request(1, "enough")
         await until(lambda: witness.outcomes == ["abandoned"])
-        assert descriptors() == before
+        assert open_descriptors() == before
         with all_free_numbers_taken() as ends:
             deaf.go.set()
             await until(deaf.is_over.is_set)
-            await until(lambda: len(before - descriptors()) == 1)
+            await until(lambda: len(before - open_descriptors()) == 1)
             with all_free_numbers_taken() as others:
                 assert set(others) & before  # or it proves nothing
                 with suppress(OSError):
@@ -741,9 +742,9 @@ async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None
         kept.append(request if of == "socket" else request.makefile("rwb", buffering=0))
 
     async with running(server := on_tcp(keeps)):
-        before = descriptors()
+        before = open_descriptors()
         assert await ask(server, b"") == b""
-        await until(lambda: len(descriptors()) <= len(before) + 2)  # the bell is hung by now
+        await until(lambda: len(open_descriptors()) <= len(before) + 2)  # the bell is hung by now
         with all_free_numbers_taken() as ends:
             with suppress(OSError):
                 late(kept[0] if of == "socket" else kept[0]._sock)
@@ -766,7 +767,7 @@ async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureF
         go.wait(10)
 
     witness = Witness()
-    before = descriptors()
+    before = open_descriptors()
     async with running(server := on_tcp(shuts, observers=[witness])):
         async with await connect(server) as client:
             await client.send_all(b"x")
@@ -779,7 +780,7 @@ async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureF
             await until(lambda: bool(witness.records))
     assert witness.outcomes == ["completed"]
     assert caplog.records == []
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:

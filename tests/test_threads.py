@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, connect, descriptors, plain_client, read_to_end, running, until
+from support import Witness, connect, plain_client, read_to_end, running, until
 
 import trioserver
 from trioserver import Limits, Outcome, Timeouts
-from trioserver.testing import MemoryMixIn
+from trioserver.testing import MemoryMixIn, open_descriptors
 
 THERE = ("127.0.0.1", 0)
 
@@ -418,7 +418,7 @@ async def test_what_ends_programs_ends_the_server(kind: type[BaseException]) -> 
     def exits(request: socket.socket, client_address: Any, server: Any) -> None:
         raise kind("now")
 
-    before = descriptors()
+    before = open_descriptors()
     server = on_tcp(exits)
 
     async def serve() -> None:
@@ -428,7 +428,7 @@ async def test_what_ends_programs_ends_the_server(kind: type[BaseException]) -> 
 
     with pytest.raises(kind, match="now"):
         await serve()
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert server.socket is None
 
 
@@ -537,21 +537,23 @@ async def test_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) ->
     def no_thread(*arguments: Any) -> None:
         raise RuntimeError("can't start new thread")
 
-    before = descriptors()
+    before = open_descriptors()
     witness = Witness()
     fields: dict[str, Any] = {"observers": [witness], "max_threads": 1}
     async with running(server := on_tcp(Upper, **fields)):
-        open_then = descriptors()
+        open_then = open_descriptors()
         with monkeypatch.context() as patch:
             patch.setattr("trio._threads.start_thread_soon", no_thread)
             for _ in range(3):
                 async with await connect(server) as client:
                     assert await read_to_end(client) == b""
-        await until(lambda: len(descriptors()) <= len(open_then) + 2)  # the bell is hung by now
+        await until(
+            lambda: len(open_descriptors()) <= len(open_then) + 2
+        )  # the bell is hung by now
         assert await ask(server, b"x\n") == b"X\n"
     assert witness.outcomes == ["failed"] * 3 + ["completed"]
     assert "can't start new thread" in witness.records[0].reason
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 WITHOUT_THREADS = """
@@ -860,7 +862,7 @@ async def test_handler_calls_trio() -> None:
 
 async def test_nothing_is_left() -> None:
     """TH-10: descriptors and threads are as many as before, whatever the clients did."""
-    before = descriptors()
+    before = open_descriptors()
 
     def fails(request: socket.socket, client_address: Any, server: Any) -> None:
         kept.append(request.makefile("rb"))  # and never closed
@@ -876,7 +878,7 @@ async def test_nothing_is_left() -> None:
         for data in (b"x", b"f", b"") * 30:
             await ask(server, data)
         assert threading.active_count() <= threads + 5
-    assert descriptors() == before
+    assert open_descriptors() == before
     # Trio keeps a thread for ten seconds, for its next call, under another name.
     assert [it for it in threading.enumerate() if it.name.startswith("request ")] == []
     assert all(file.raw.fileno() == -1 for file in kept)

@@ -167,13 +167,6 @@ async def test_idle_bounds_a_read_of_many_bytes_by_the_gaps(autojump_clock: Any)
         assert trio.current_time() == 9 * 19
 
 
-async def test_idle_limit_of_a_day(autojump_clock: Any) -> None:
-    """TO-01: a limit of a day is kept to the instant, too."""
-    server = memory(Upper, idle=86_400)
-    async with server.serving():
-        assert await ended_at(await server.connect()) == 86_400
-
-
 async def test_idle_limit_of_infinity(autojump_clock: Any) -> None:
     """TO-07: with inf a connection may be silent for a year."""
     server = memory(Upper, idle=math.inf)
@@ -1256,7 +1249,7 @@ async def test_system_clock_stepped(
     assert [record.duration for record in witness.records] == [60, 300]
 
 
-# On real sockets, once for each -------------------------------------------------------
+# On real sockets, where the kernel's buffers count (the rest is in test_everywhere.py) ---
 
 
 def tcp(handler: Any, **fields: Any) -> trioserver.TCPServer:
@@ -1264,52 +1257,6 @@ def tcp(handler: Any, **fields: Any) -> trioserver.TCPServer:
     seconds = {name: fields.pop(name) for name in FIELDS if name in fields}
     timeouts = trioserver.Timeouts(**seconds)
     return trioserver.TCPServer(("127.0.0.1", 0), handler, timeouts=timeouts, **fields)
-
-
-async def test_idle_on_a_socket() -> None:
-    """TO-01: a silent client of a real socket sees the end of input, not before the limit."""
-    witness = Witness()
-    server = tcp(Upper, idle=0.1, observers=[witness])
-    with trio.fail_after(10):
-        async with server.serving():
-            client = await trio.open_tcp_stream(*server.server_address)
-            assert await read_to_end(client) == b""
-            await client.aclose()
-    assert witness.outcomes == ["timed_out"]
-    assert witness.records[0].duration >= 0.1
-
-
-async def test_line_on_a_socket() -> None:
-    """TO-02: a drip into a real socket is ended by the limit of the line."""
-    witness = Witness()
-    server = tcp(Upper, idle=5, line=0.1, linger=0.1, observers=[witness])
-    with trio.fail_after(10):
-        async with server.serving():
-            client = await trio.open_tcp_stream(*server.server_address)
-            await drip(client, every=0.02)
-            await client.aclose()
-    assert witness.outcomes == ["timed_out"]
-    assert "line" in witness.records[0].reason
-    assert witness.records[0].duration >= 0.1
-
-
-async def test_write_on_a_socket() -> None:
-    """TO-06: a client that does not read is reset, and the server is free again."""
-
-    async def flood_a_socket(request: trioserver.Connection, address: Any, server: Any) -> None:
-        await request.sendall(bytes(64 * 1024 * 1024))
-
-    witness = Witness()
-    with trio.fail_after(10):
-        async with tcp(flood_a_socket, write=0.1, observers=[witness]) as server:
-            client = await trio.open_tcp_stream(*server.server_address)
-            await server.handle_request()
-            with pytest.raises(trio.BrokenResourceError):
-                await read_to_end(client)
-            await client.aclose()
-    assert witness.outcomes == ["timed_out"]
-    assert witness.records[0].duration >= 0.1
-    assert 0 < witness.records[0].bytes_sent < 64 * 1024 * 1024
 
 
 async def test_write_lets_a_slow_reader_of_a_socket_finish() -> None:
@@ -1333,51 +1280,6 @@ async def test_write_lets_a_slow_reader_of_a_socket_finish() -> None:
             client.close()
     assert witness.outcomes == ["completed"]
     assert witness.records[0].duration > 0.6
-
-
-async def test_request_on_a_socket() -> None:
-    """TO-02: the limit of the request ends a handler that would go on for ever."""
-    witness = Witness()
-    server = tcp(hold, request=0.1, observers=[witness])
-    with trio.fail_after(10):
-        async with server.serving():
-            client = await trio.open_tcp_stream(*server.server_address)
-            assert await read_to_end(client) == b""
-            await client.aclose()
-    assert witness.outcomes == ["timed_out"]
-    assert witness.records[0].duration >= 0.1
-
-
-async def test_handshake_on_a_socket() -> None:
-    """EX-08: a verification that does not decide is ended, on a real socket, too."""
-
-    class Undecided(trioserver.TCPServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            await trio.sleep_forever()
-            raise AssertionError
-
-    witness = Witness()
-    timeouts = trioserver.Timeouts(handshake=0.1)
-    server = Undecided(("127.0.0.1", 0), Upper, timeouts=timeouts, observers=[witness])
-    with trio.fail_after(10):
-        async with server.serving():
-            client = await trio.open_tcp_stream(*server.server_address)
-            assert await read_to_end(client) == b""
-            await client.aclose()
-    assert witness.outcomes == ["timed_out"]
-    assert witness.records[0].duration >= 0.1
-
-
-async def test_linger_on_a_socket() -> None:
-    """TO-02: a client that never closes is closed when the linger is over."""
-    with trio.fail_after(10):
-        async with tcp(flood, linger=0.1) as server:
-            client = await trio.open_tcp_stream(*server.server_address)
-            began = trio.current_time()
-            await server.handle_request()
-            assert trio.current_time() - began >= 0.1
-            assert await read_to_end(client) == b"z" * 40
-            await client.aclose()
 
 
 async def test_stall_of_the_program_is_not_the_clients_fault() -> None:

@@ -492,12 +492,71 @@ def test_ctrl_c_that_is_no_fault() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def test_a_hang_that_is_shielded() -> None:
+    """The classic bug in a cleanup; it ends all the same, and is said to be that."""
+
+    async def hangs(trial: Trial) -> None:
+        trial.arm()
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            if trial.is_harmed:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep_forever()
+
+    message = finding(hangs)
+    assert "it hangs; the tasks are here:" in message
+    assert "it could not even be cancelled, as it is shielded" in message
+
+
+def test_two_ctrl_c_of_which_one_comes_too_late() -> None:
+    """In a scenario that varies, the first one still has to come out, and does."""
+
+    async def varies(trial: Trial) -> None:
+        trial.varies = True
+        await three_steps(trial)
+
+    run_trial(varies, CtrlC(), CtrlC(), at=[2, 1000]).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"faults": []}, "nothing was swept: no fault, no seed, or no step for them"),
+        ({"seeds": []}, "nothing was swept"),
+        ({"every": 100, "seeds": [50]}, "nothing was swept"),
+        ({"every": 0}, "every must be at least 1, not 0"),
+        ({"faults": [()]}, "0 faults cannot come after 1 steps: one for each"),
+        ({"faults": [ShutDown]}, "a fault is a function, or made of a class: Cancel(); not <class"),
+        ({"faults": Cancel()}, r"faults must be a list of faults, [...], not Cancel()"),
+    ],
+)
+def test_a_sweep_without_harm_is_refused(options: dict[str, Any], message: str) -> None:
+    """One that would pass whatever the scenario does."""
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        sweep(three_steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("faults", "at", "message"),
+    [
+        ([Cancel()], [], "1 faults cannot come after 0 steps"),
+        ([Cancel(), Cancel()], [3, 2], "faults come in their order: not after [3, 2]"),
+        ([Cancel()], [0], "steps count from 1"),
+    ],
+)
+def test_a_trial_that_is_not_what_was_meant(faults: Any, at: list[int], message: str) -> None:
+    """Faults and steps that do not fit are refused in words."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_trial(three_steps, *faults, at=at)
+
+
 # Where it is used ----------------------------------------------------------------------
 
 
 async def test_inside_of_trio() -> None:
     """A sweep cannot be run in a task, and says so."""
-    with pytest.raises(RuntimeError, match=r"sweep\(\) runs Trio itself"):
+    with pytest.raises(RuntimeError, match="a sweep runs Trio itself"):
         sweep(three_steps)
 
 

@@ -21,10 +21,11 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Upper, descriptors, hold, plain_client
+from support import Upper, hold, plain_client
 from trio.testing import MockClock
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 LONGEST = 107 if sys.platform == "linux" else 103
 
@@ -93,11 +94,11 @@ def make_stale(path: str | bytes, kind: int = socket.SOCK_STREAM) -> None:
 
 async def check_refused(path: str | bytes, reason: str = "") -> None:
     """A server is refused ``path``, says so with its name, and leaves all as it was."""
-    before, file = descriptors(), look_at(path)
+    before, file = open_descriptors(), look_at(path)
     with pytest.raises(OSError, match=f"{reason}.*cannot listen on unix:") as caught:
         await try_to_serve(trioserver.UnixStreamServer(path, Upper))
     assert caught.value.errno == errno.EADDRINUSE
-    assert descriptors() == before
+    assert open_descriptors() == before
     after = look_at(path)
     assert (after.st_ino, after.st_mode, after.st_size) == (file.st_ino, file.st_mode, file.st_size)
 
@@ -117,11 +118,11 @@ async def test_unix_server_serves(path: str) -> None:
 async def test_unix_server_serves_again(path: str) -> None:
     """The same server serves at the same path again, and leaves nothing."""
     server = trioserver.UnixStreamServer(path, Upper)
-    before = descriptors()
+    before = open_descriptors()
     for _ in range(3):
         async with server.serving():
             assert await asked(path) == b"ASKED\n"
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("name", [None, "client"])
@@ -208,10 +209,10 @@ def test_address_of_the_wrong_type(address: Any) -> None:
 async def test_folder_that_is_missing(folder: Path) -> None:
     """A path in a folder that does not exist is an OSError that names it."""
     server = trioserver.UnixStreamServer(folder / "missing" / "socket", Upper)
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(FileNotFoundError, match="missing/socket"):
         await try_to_serve(server)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_relative_path_and_chdir(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,12 +565,12 @@ async def test_lock_of_the_folder_that_is_never_free(
 ) -> None:
     """A folder that stays locked is given up after a second, and the path is in the message."""
     with locked(folder):
-        before = descriptors()
+        before = open_descriptors()
         with pytest.raises(OSError, match=r"holds the lock of the directory.*unix:/") as caught:
             await try_to_serve(trioserver.UnixStreamServer(path, Upper))
         assert caught.value.errno == errno.EAGAIN
         assert trio.current_time() == pytest.approx(1)
-        assert descriptors() == before
+        assert open_descriptors() == before
 
 
 async def test_start_cancelled_while_it_waits_for_the_lock(
@@ -577,11 +578,11 @@ async def test_start_cancelled_while_it_waits_for_the_lock(
 ) -> None:
     """LC-13: cancelled while it waits for the folder, a start leaves nothing."""
     with locked(folder):
-        before = descriptors()
+        before = open_descriptors()
         with trio.move_on_after(0.3) as patience:
             await try_to_serve(trioserver.UnixStreamServer(path, Upper))
         assert patience.cancelled_caught
-        assert descriptors() == before
+        assert open_descriptors() == before
         assert not is_there(path)
 
 
@@ -664,11 +665,11 @@ ENDS = [
 @pytest.mark.parametrize("end", ENDS)
 async def test_file_is_removed_at_the_end(end: Any, path: str) -> None:
     """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
-    before = descriptors()
+    before = open_descriptors()
     with trio.fail_after(10):
         await end(trioserver.UnixStreamServer(path, Upper))
     assert not is_there(path)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_file_is_removed_when_it_cannot_listen(
@@ -680,11 +681,11 @@ async def test_file_is_removed_when_it_cannot_listen(
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
     monkeypatch.setattr(socket.socket, "listen", fail)
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(OSError, match="cannot listen on unix:"):
         await try_to_serve(trioserver.UnixStreamServer(path, Upper))
     assert not is_there(path)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_path_is_free_during_the_drain(path: str) -> None:
@@ -748,12 +749,12 @@ async def test_file_whose_folder_was_renamed(folder: Path) -> None:
     """UX-04: a folder that was moved away, with a file in its place, is no error at the end."""
     place = folder / "place"
     place.mkdir()
-    before = descriptors()
+    before = open_descriptors()
     with trio.fail_after(10):
         async with trioserver.UnixStreamServer(place / "socket", Upper).serving():
             place.rename(folder / "moved")
             place.touch()
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 async def test_file_that_cannot_be_removed(
@@ -768,13 +769,13 @@ async def test_file_that_cannot_be_removed(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), victim)
 
     server = trioserver.UnixStreamServer(path, Upper)
-    before = descriptors()
+    before = open_descriptors()
     with trio.fail_after(10), monkeypatch.context() as patch:
         async with server.serving():
             assert await asked(path) == b"ASKED\n"
             patch.setattr(os, "unlink", refuse)
         assert (await server.wait_closed()).clean
-    assert descriptors() == before
+    assert open_descriptors() == before
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert path in caplog.text
 
@@ -867,9 +868,9 @@ async def test_client_passes_descriptors(path: str) -> None:
     during = []
 
     async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        before = descriptors()
+        before = open_descriptors()
         assert await request.receive_some() == b"take these"
-        during.append(descriptors() - before)
+        during.append(open_descriptors() - before)
         await request.send_all(b"!")
 
     passed = array.array("i", [0] * 10)

@@ -48,7 +48,6 @@ async def scripted_server() -> AsyncIterator[ServerFactory]:
         yield open_server
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Say what is wrong with a test that cannot have the fixtures, before anything is set up."""
     for name in _fixtures_of(item):
@@ -58,16 +57,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Have Ctrl-C end the session, and not just fail the test.
+    """Have Ctrl-C, and ``pytest.exit``, end the session, and not just fail the test.
 
-    It leaves a test of pytest-trio in a group (0.8.0), which pytest takes for a failure.
+    They leave a test of pytest-trio in a group (0.8.0), which pytest takes for a failure.
     """
     try:
         return (yield)
     except BaseExceptionGroup as group:
-        if _fixtures_of(item) and group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from group
+        ends_all = group.subgroup((KeyboardInterrupt, pytest.exit.Exception))
+        if ends_all is not None and _fixtures_of(item):
+            raise _first_of(ends_all) from group
         raise
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _fixtures_of(item: pytest.Item) -> set[str]:

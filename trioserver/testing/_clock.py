@@ -25,6 +25,8 @@ BETWEEN_TWO_TASKS = 0.05
 
 def jumping_clock() -> MockClock | None:
     """The clock of this run, if it goes ahead by itself."""
+    if (watch := _WATCH.get()) is not None:
+        return watch.clock  # which may stand still just now
     testing = sys.modules.get("trio.testing")  # who has such a clock has imported it
     clock = trio.lowlevel.current_clock()
     if testing is None or not isinstance(clock, testing.MockClock):
@@ -44,26 +46,40 @@ def clock_that_waits(busy: Callable[[], bool], *, kernel: bool) -> Iterator[None
     if clock is None:
         yield
         return
-    before = clock.autojump_threshold
-    watch = _Watch(clock, max(before, BETWEEN_TWO_TASKS) if kernel else before, busy)
-    trio.lowlevel.add_instrument(watch)
+    if (watch := _WATCH.get()) is None:
+        _WATCH.set(watch := _Watch(clock))
+        trio.lowlevel.add_instrument(watch)
+    server = (busy, kernel)
+    watch.servers.append(server)
     try:
         yield
     finally:
-        trio.lowlevel.remove_instrument(watch)
-        clock.autojump_threshold = before
+        watch.servers.remove(server)
+        if not watch.servers:
+            _WATCH.set(None)
+            trio.lowlevel.remove_instrument(watch)
+            clock.autojump_threshold = watch.before
 
 
 class _Watch(trio.abc.Instrument):
-    """Sets how soon the clock may jump, after every step."""
+    """Sets how soon the clock may jump, after every step; one for all servers of a run."""
 
-    def __init__(self, clock: MockClock, threshold: float, busy: Callable[[], bool]) -> None:
-        self._clock = clock
-        self._threshold = threshold
-        self._busy = busy
+    def __init__(self, clock: MockClock) -> None:
+        self.clock = clock
+        self.before = self._set = clock.autojump_threshold
+        self.servers: list[tuple[Callable[[], bool], bool]] = []
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        threads = trio.testing.active_thread_count()
-        threshold = math.inf if threads or self._busy() else self._threshold
-        if self._clock.autojump_threshold != threshold:
-            self._clock.autojump_threshold = threshold
+        if self.clock.autojump_threshold != self._set:
+            self.before = self.clock.autojump_threshold  # the test has changed it
+        threshold = self.before
+        if trio.testing.active_thread_count() or any(busy() for busy, _ in self.servers):
+            threshold = math.inf
+        elif any(kernel for _, kernel in self.servers):
+            threshold = max(threshold, BETWEEN_TWO_TASKS)
+        if self.clock.autojump_threshold != threshold:
+            self.clock.autojump_threshold = threshold
+        self._set = threshold
+
+
+_WATCH: trio.lowlevel.RunVar[_Watch | None] = trio.lowlevel.RunVar("clock_that_waits", None)

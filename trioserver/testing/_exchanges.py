@@ -68,6 +68,7 @@ class Recorder(trioserver.Observer):
         self.open: dict[int, Exchange] = {}
         self.errors: list[Exception] = []
         self._changed = ParkingLot()
+        self._is_over = False
         self._transcripts: dict[int, Transcript] = {}
 
     def request_started(self, info: trioserver.RequestInfo) -> None:
@@ -87,6 +88,11 @@ class Recorder(trioserver.Observer):
         self.open.pop(info.id).record = record
         self._changed.unpark_all()
 
+    def server_closed(self, report: trioserver.ShutdownReport) -> None:
+        """There will be no more."""
+        self._is_over = True
+        self._changed.unpark_all()
+
     def note_error(self) -> None:
         """Note what is being handled: a handler or a hook has raised it."""
         error, info = sys.exception(), trioserver.current_request()
@@ -102,11 +108,18 @@ class Recorder(trioserver.Observer):
         if errors:
             raise ExceptionGroup("handlers have failed", errors)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until something holds that changes with the exchanges. A checkpoint in any case."""
+    async def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until something holds that changes with the exchanges. A checkpoint in any case.
+
+        Returns:
+          Whether it holds; False if the server has ended without that.
+        """
         await trio.lowlevel.checkpoint()
         while not condition():
+            if self._is_over:
+                return False
             await self._changed.park()
+        return True
 
     def noting(self, listener: trioserver.Listener) -> trioserver.Listener:
         """``listener``, of whose connections in memory the bytes are noted."""

@@ -5,20 +5,22 @@ A virtual clock cannot do that: where nobody's time goes on, it stands still, to
 
 from __future__ import annotations
 
-import faulthandler
 import math
 import sys
 import threading
-from collections.abc import AsyncIterator
+import traceback
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from sys import _current_frames  # a documented one, for all its underscore
 
 import trio
 
 from ._options import check_real_seconds
+from ._shields import lift_shields
 from ._tasks import task_tree
 
-A_BLOCKED_LOOP = 5.0
-"""Real seconds that Trio has to hear of it, before all threads are shown."""
+A_LAST_MOMENT = 5.0
+"""Real seconds that what hangs has to end when it is cancelled."""
 
 
 class Hung(AssertionError):
@@ -37,41 +39,61 @@ async def wall_clock_guard(seconds: float) -> AsyncIterator[None]:
       ValueError: it is not greater than 0.
       Hung: it took longer. The message has the tree of all tasks at that time.
 
-    When not even Trio's loop goes on, because a handler blocks it say, the stacks of
-    all threads are written to stderr: nothing can end such a block from outside.
+    What has shielded itself is ended all the same, five seconds later. When not even
+    Trio's loop goes on, because a handler blocks it say, the stacks of all threads are
+    written to stderr (of pytest, see its ``-s``): nothing can end such a block.
     """
     check_real_seconds("the guard", seconds)
     if seconds == math.inf:
         yield
         return
-    token, scope, is_over = (
-        trio.lowlevel.current_trio_token(),
-        trio.CancelScope(),
-        threading.Event(),
-    )
-    trees: list[str] = []
-
-    def hangs() -> None:
-        if not is_over.is_set():
-            trees.append(task_tree())
-            scope.cancel(reason=f"it took more than {seconds:g} real seconds")
-
-    def watch() -> None:
-        if is_over.wait(min(seconds, threading.TIMEOUT_MAX)):
-            return
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(hangs)
-        if not is_over.wait(A_BLOCKED_LOOP) and not trees:
-            print("Trio's loop is blocked:", file=sys.stderr)  # noqa: T201
-            faulthandler.dump_traceback()
-
-    thread = threading.Thread(target=watch, name="wall clock guard", daemon=True)
+    guard = _Guard(seconds)
+    thread = threading.Thread(target=guard.watch, name="wall clock guard", daemon=True)
     thread.start()
     try:
-        with scope:
+        with guard.scope:
             yield
     finally:
-        is_over.set()
+        guard.is_over.set()
         thread.join()
-    if scope.cancelled_caught:
-        raise Hung(f"it took more than {seconds:g} real seconds; the tasks were here:\n{trees[0]}")
+    if guard.scope.cancelled_caught:
+        took = f"it took more than {seconds:g} real seconds"
+        raise Hung(f"{took}; the tasks were here:\n{guard.tree}")
+
+
+class _Guard:
+    """Watches one block, of the task that makes it."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._token = trio.lowlevel.current_trio_token()
+        self._task = trio.lowlevel.current_task()
+        self.scope = trio.CancelScope()
+        self.is_over = threading.Event()
+        self.tree = ""
+
+    def watch(self) -> None:
+        """Wait, and do what has to be done; in a thread of its own."""
+        if self.is_over.wait(min(self._seconds, threading.TIMEOUT_MAX)):
+            return
+        self._soon(self._cancel)
+        if self.is_over.wait(A_LAST_MOMENT):
+            return
+        if self.tree:
+            self._soon(self._lift_shields)
+        else:
+            stacks = ("".join(traceback.format_stack(it)) for it in _current_frames().values())
+            print("Trio's loop is blocked:", *stacks, sep="\n", file=sys.stderr)  # noqa: T201
+
+    def _cancel(self) -> None:
+        if not self.is_over.is_set():
+            self.tree = task_tree()
+            self.scope.cancel(reason=f"it took more than {self._seconds:g} real seconds")
+
+    def _lift_shields(self) -> None:
+        if not self.is_over.is_set():
+            lift_shields(self._task, self.scope)
+
+    def _soon(self, function: Callable[[], object]) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function)

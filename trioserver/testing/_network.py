@@ -162,6 +162,7 @@ class Network:
         if not self._may_fail:
             yield
             return
+        given = list(self._faults)
         bind: Callable[[], Any] = server.server_bind
         in_memory = self._transport == "memory"
 
@@ -177,6 +178,9 @@ class Network:
             yield
         finally:
             del vars(server)["server_bind"]
+            if list(self._faults) != given:  # others may share them
+                self._faults.clear()
+                self._faults.add(*given)
 
     def _memory_for(self, server: trioserver.BaseServer) -> trioserver.Listener:
         address = server.server_address

@@ -100,12 +100,21 @@ class RunningServer:
         return client
 
     async def wait_requests(self, number: int = 1) -> list[Exchange]:
-        """Wait until so many requests have ended; all that have, the first to begin first."""
+        """Wait until so many requests have ended; all that have, the first to begin first.
+
+        Raises:
+          RuntimeError: the server has ended, with fewer.
+        """
 
         def ended() -> list[Exchange]:
             return [one for one in self._recorder.exchanges if one.record is not None]
 
-        await self._recorder.until(lambda: len(ended()) >= number)
+        if not await self._recorder.until(lambda: len(ended()) >= number):
+            await trio.sleep(A_SECOND)  # one that has failed cancels this
+            raise RuntimeError(
+                f"the server has ended, and so have {len(ended())} requests: there will be no"
+                f" {number}"
+            )
         return ended()
 
     async def wait_idle(self) -> None:
@@ -142,26 +151,33 @@ class RunningServer:
           AssertionError: none came.
         """
         found: list[Exception] = []
-        errors, before = self._recorder.errors, len(self._recorder.errors)
+        errors, before = self._recorder.errors, list(self._recorder.errors)
+
+        def new() -> list[Exception]:
+            return [error for error in errors if error not in before]
 
         def came() -> bool:
-            return any(isinstance(error, kind) for error in errors[before:])
+            return any(isinstance(error, kind) for error in new())
 
         yield found
         with trio.move_on_after(A_SECOND):
             await self._recorder.until(came)
-        found += (error for error in errors[before:] if isinstance(error, kind))
-        errors[before:] = [error for error in errors[before:] if not isinstance(error, kind)]
+        others = [error for error in new() if not isinstance(error, kind)]
+        found += (error for error in new() if isinstance(error, kind))
+        errors[:] = [error for error in errors if error not in found]
         if not found:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             names = " or ".join(one.__name__ for one in kinds)
-            raise AssertionError(f"no handler has raised {names}, which this test expects")
+            instead = f"; there was {', '.join(map(repr, others))}" if others else ""
+            raise AssertionError(f"no handler has raised {names}, which this test expects{instead}")
 
     # The end --------------------------------------------------------------------
 
     async def _close_clients(self) -> None:
-        for client in self._clients:
-            await trio.aclose_forcefully(client)
+        # All of them, also when the block was cancelled; it takes no time.
+        with trio.move_on_after(A_SECOND, shield=True):
+            for client in self._clients:
+                await trio.aclose_forcefully(client)
         for one in self._datagram_clients:
             one.close()
 
@@ -224,6 +240,8 @@ async def open_test_server(
         check_fit(served, transport, with_faults=faults is not None, waits=autojump == "wait")
         kernel = transport != "memory"
         stack.enter_context(clock_that_waits(lambda: kernel and bool(recorder.open), kernel=kernel))
+        # Outermost, so that what has kept a test waiting stands beside where it hung.
+        stack.enter_context(_notes_of(recorder.errors))
         async with wall_clock_guard(guard):
             with bare():
                 async with trio.open_nursery() as tasks:
@@ -234,8 +252,7 @@ async def open_test_server(
                         async with served.serving(grace=0):
                             running = RunningServer(served, network, recorder)
                             try:
-                                with _notes_of(recorder.errors):
-                                    yield running
+                                yield running
                                 if strict:
                                     await running._refuse_unfinished()
                             finally:

@@ -55,8 +55,8 @@ def sweep(
     It is run once without a fault to learn how many steps it has, and then once for
     each step, fault and seed. After every run nothing may be left: no task, no
     descriptor, no warning, no exception but the one that a fault has to raise; and it
-    must have ended within `PATIENCE` seconds by its clock, a
-    `trio.testing.MockClock` that jumps. What else must hold is for the scenario to say,
+    must have ended within 10 000 seconds by its clock, a `trio.testing.MockClock`
+    that jumps. What else must hold is for the scenario to say,
     by `Trial.complain` and `Trial.afterwards`.
 
     Args:
@@ -75,9 +75,13 @@ def sweep(
       Finding: a fault did harm; or the scenario is wrong without any, or unfit: it was
         never armed, or two runs on one schedule took different steps.
       RuntimeError: called in a Trio program.
+      TypeError: a fault is none.
+      ValueError: by these arguments, no fault would ever come.
     """
-    if trio.lowlevel.in_trio_run():
-        raise RuntimeError("sweep() runs Trio itself, again and again: call it outside of it")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, not {every!r}")
+    if not isinstance(faults, Sequence):
+        raise TypeError(f"faults must be a list of faults, [...], not {faults!r}")
     steps = runs = 0
     for seed in seeds:
         steps += (least := _steps_of(scenario, seed, jump_after))
@@ -86,6 +90,8 @@ def sweep(
             trials = _places_for(chain, scenario, least, seed, every, jump_after)
             _run_all(scenario, chain, trials, seed=seed, jump_after=jump_after)
             runs += len(trials)
+    if not runs:
+        raise ValueError("nothing was swept: no fault, no seed, or no step for them")
     return Swept(steps, runs, is_repeatable=_schedule.is_there())
 
 
@@ -108,9 +114,23 @@ def run_trial(
     Returns:
       How it went; `Trial.check` raises what is wrong with it.
     """
+    _check(faults, at)
     trial = Trial(faults=faults, at=at, seed=seed)
     trial.run(scenario, jump_after=jump_after)
     return trial
+
+
+def _check(faults: Sequence[object], at: Sequence[int]) -> None:
+    """Refuse what would do no harm, or another one than was meant."""
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("a sweep runs Trio itself, again and again: call it outside of it")
+    for fault in faults:
+        if isinstance(fault, type) or not callable(fault):
+            raise TypeError(f"a fault is a function, or made of a class: Cancel(); not {fault!r}")
+    if len(faults) != len(at):
+        raise ValueError(f"{len(faults)} faults cannot come after {len(at)} steps: one for each")
+    if any(step < 1 for step in at) or list(at) != sorted(set(at)):
+        raise ValueError(f"steps count from 1, and faults come in their order: not after {at!r}")
 
 
 def _steps_of(scenario: Scenario, seed: int, jump_after: float) -> int:

@@ -1,0 +1,722 @@
+"""The same server in memory, over TCP and over a Unix socket: what both sides see is the same.
+
+In memory all of it runs on a virtual clock, to the instant, and where nobody can open a
+socket; on real sockets it runs on the real clock, and time has only a lower bound.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from support import Upper, hold, no_sockets, read_to_end, until
+
+import trioserver
+from trioserver import Connection, Limits, Outcome, Timeouts
+from trioserver.testing import (
+    Faults,
+    MemoryServer,
+    RunningServer,
+    Trial,
+    open_test_server,
+    run_trial,
+)
+
+MUCH = 64 * 1024 * 1024
+"""Bytes: more than any network holds on the way."""
+
+
+@attrs.frozen
+class Place:
+    """Where the servers of a test listen.
+
+    Attributes:
+      transport: what they are served over.
+      moment: seconds that a test likes to wait.
+      has_resets: whether a side that breaks off is an error for the other one; on a Unix
+        socket it is an end, unless it has left something unread.
+    """
+
+    transport: Literal["memory", "tcp", "unix"]
+    _folder: Path
+
+    @property
+    def moment(self) -> float:
+        return 1.0 if self.transport == "memory" else 0.05
+
+    @property
+    def has_resets(self) -> bool:
+        return self.transport != "unix"
+
+    def serve(
+        self,
+        handler: Any,
+        *hooks: type[trioserver.BaseServer],
+        faults: Faults | None = None,
+        **fields: Any,
+    ) -> AbstractAsyncContextManager[RunningServer]:
+        """A test server here, with the hooks of mix-ins."""
+        unix = self.transport == "unix"
+        base = trioserver.UnixStreamServer if unix else trioserver.TCPServer
+        address = str(self._folder / "socket") if unix else ("127.0.0.1", 0)
+        server = type("Served", (*hooks, base), {})(address, handler, **fields)
+        return open_test_server(server, transport=self.transport, faults=faults)
+
+    @contextmanager
+    def takes(self, seconds: float) -> Iterator[None]:
+        """What is done in the block takes so long, or on real sockets so long at least."""
+        began = trio.current_time()
+        yield
+        self.assert_duration(trio.current_time() - began, seconds)
+
+    def assert_duration(self, took: float, seconds: float) -> None:
+        """What took so long should have, or on real sockets at least."""
+        if self.transport == "memory":
+            assert took == pytest.approx(seconds)
+        else:
+            assert took >= seconds - 0.001
+
+    def sees_a_break(self) -> Any:
+        """What is done in the block meets a reset, where there are such."""
+        if self.has_resets:
+            return pytest.raises((trio.BrokenResourceError, ConnectionResetError))
+        return nullcontext()
+
+
+@pytest.fixture(params=["memory", "tcp", "unix"])
+def transport(request: pytest.FixtureRequest) -> Any:
+    """Each in turn."""
+    return request.param
+
+
+@pytest.fixture
+def clock(transport: str) -> trio.abc.Clock | None:
+    """The clock of the test's run, which a test has to take; None is the real one."""
+    return trio.testing.MockClock(autojump_threshold=0) if transport == "memory" else None
+
+
+@pytest.fixture
+async def place(transport: Any) -> Any:
+    """Each in turn; async, because Trio has opened a pair of sockets for itself by then."""
+    with TemporaryDirectory(prefix="ts-") as folder:
+        here = Place(transport, Path(folder))
+        if transport != "memory":
+            yield here
+        else:
+            with no_sockets():
+                yield here
+
+
+async def reply(client: trio.abc.ReceiveStream, size: int) -> bytes:
+    """So many bytes, or what comes until the end."""
+    received = b""
+    while len(received) < size and (more := await client.receive_some(size - len(received))):
+        received += more
+    return received
+
+
+async def only(server: RunningServer) -> trioserver.RequestRecord:
+    """The record of the only request, when it has ended."""
+    [exchange] = await server.wait_requests()
+    assert exchange.record is not None
+    return exchange.record
+
+
+async def begins_then_ends(request: Connection, client_address: Any, server: Any) -> None:
+    """Says so, works until the client says something, and ends."""
+    await request.sendall(b"begun\n")
+    await request.recv(1)
+    await request.sendall(b"done\n")
+
+
+async def begins_then_holds(request: Connection, client_address: Any, server: Any) -> None:
+    """Says so, and works until it is cancelled."""
+    await request.sendall(b"begun\n")
+    await trio.sleep_forever()
+
+
+async def flood(request: Connection, client_address: Any, server: Any) -> None:
+    """Sends more than a client takes."""
+    await request.sendall(bytes(MUCH))
+
+
+# The places themselves ----------------------------------------------------------------
+
+
+async def test_no_socket_is_opened_in_memory(place: Place, clock: Any) -> None:
+    """CK-01: in memory all of this suite runs where opening one is an error."""
+    if place.transport == "memory":
+        with pytest.raises(AssertionError, match="a socket is opened"):
+            trio.socket.socket()
+        with pytest.raises(AssertionError, match="a socket is opened"):
+            async with open_test_server(Upper, transport="unix", autojump="wait"):
+                pass
+    async with place.serve(Upper) as server:
+        request = await server.connect()
+        await request.send_all(b"hello\n")
+        assert await request.receive_some() == b"HELLO\n"
+        assert (server.server.socket is None) == (place.transport == "memory")
+
+
+def test_same_seed_and_the_same_steps() -> None:
+    """CK-03: a scenario in memory takes the same steps again; with another seed, others."""
+
+    async def scenario(trial: Trial) -> None:
+        async with MemoryServer(("memory", 1), Upper).serving() as server:
+            trial.arm()
+            async with trio.open_nursery() as nursery:
+                for number in range(3):
+                    nursery.start_soon(ask, server, b"%d\n" % number)
+
+    async def ask(server: MemoryServer, line: bytes) -> None:
+        async with await server.connect() as client:
+            await client.send_all(line)
+            assert await client.receive_some() == line
+
+    first, again, another = [run_trial(scenario, seed=seed).trace for seed in (1, 1, 2)]
+    assert first == again != another
+
+
+# Bytes --------------------------------------------------------------------------------
+
+
+async def test_lines_are_answered(place: Place, clock: Any) -> None:
+    """One after the other, however they were sent, and counted."""
+    async with place.serve(Upper) as server:
+        client = await server.connect()
+        await client.send_all(b"one\n")
+        assert await reply(client, 4) == b"ONE\n"
+        await client.send_all(b"two\nthr")
+        assert await reply(client, 4) == b"TWO\n"
+        await client.send_all(b"ee")
+        await client.send_eof()
+        assert await read_to_end(client) == b"THREE"
+        record = await only(server)
+    assert (record.outcome, record.reason) == (Outcome.COMPLETED, "")
+    assert (record.bytes_received, record.bytes_sent) == (13, 13)
+
+
+async def test_client_ends_its_input_first(place: Place, clock: Any) -> None:
+    """CM-06: it gets all of a long reply, after its own end."""
+
+    async def at_the_end(request: Connection, client_address: Any, server: Any) -> None:
+        said = await read_to_end(request)
+        await request.sendall(said * 500_000)
+
+    async with place.serve(at_the_end) as server:
+        client = await server.connect()
+        await client.send_all(b"ab")
+        await client.send_eof()
+        assert await read_to_end(client) == b"ab" * 500_000
+        assert (await only(server)).outcome is Outcome.COMPLETED
+
+
+async def test_server_ends_its_output_first(place: Place, clock: Any) -> None:
+    """CM-06: it can still receive."""
+    received = []
+
+    async def bids_goodbye(request: Connection, client_address: Any, server: Any) -> None:
+        await request.sendall(b"bye")
+        await request.send_eof()
+        received.append(await read_to_end(request))
+
+    async with place.serve(bids_goodbye) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b"bye"
+        await client.send_all(b"wait")
+        await client.send_eof()
+        await server.wait_idle()
+    assert received == [b"wait"]
+
+
+@pytest.mark.parametrize("how", ["aclose", "reset"])
+async def test_handler_closes_early(place: Place, how: str, clock: Any) -> None:
+    """An orderly end, or one that no client takes for such."""
+
+    async def hangs_up(request: Connection, client_address: Any, server: Any) -> None:
+        if how == "aclose":
+            await request.sendall(b"no")
+            await request.aclose()
+        else:
+            request.reset()
+
+    async with place.serve(hangs_up) as server:
+        client = await server.connect()
+        if how == "aclose":
+            assert await read_to_end(client) == b"no"
+        else:
+            with place.sees_a_break():
+                assert await read_to_end(client) == b""
+        assert (await only(server)).outcome is Outcome.COMPLETED
+
+
+async def test_server_that_does_not_read_stops_its_client(place: Place, clock: Any) -> None:
+    """CK-02, BP-09: a network holds so much and no more; read at last, it is all there."""
+    reads, sent = trio.Event(), trio.Event()
+
+    async def reads_late(request: Connection, client_address: Any, server: Any) -> None:
+        assert len(await request.recv(1)) == 1
+        await reads.wait()
+        rest = [len(data) async for data in request]
+        await request.sendall(b"%d" % sum(rest))
+
+    async def send() -> None:
+        await client.send_all(bytes(MUCH))
+        sent.set()
+        await client.send_eof()
+
+    async with place.serve(reads_late) as server, trio.open_nursery() as nursery:
+        client = await server.connect()
+        nursery.start_soon(send)
+        await trio.sleep(4 * place.moment)
+        assert not sent.is_set()
+        [request] = server.server.snapshot().requests
+        assert request.bytes_received == 1
+        reads.set()
+        assert await read_to_end(client) == b"%d" % (MUCH - 1)
+
+
+async def test_client_that_does_not_read_stops_its_handler(place: Place, clock: Any) -> None:
+    """CK-02, BP-09: the same the other way."""
+    async with place.serve(flood) as server:
+        client = await server.connect()
+        await client.receive_some(1)
+        await trio.sleep(4 * place.moment)
+        [request] = server.server.snapshot().requests
+        assert request.state == "writing"
+        assert 1000 < request.bytes_sent < MUCH
+        assert len(await read_to_end(client)) == MUCH - 1
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+async def test_trio_s_contract_of_streams(place: Place, faulty: bool, clock: Any) -> None:
+    """CK-06: both ends keep it, also of a network that may be given faults."""
+    accepted, connections = trio.open_memory_channel[Connection](0)
+
+    async def hands_out(request: Connection, client_address: Any, server: Any) -> None:
+        await accepted.send(request)
+        while request.state != "closed":  # noqa: ASYNC110  (nobody tells)
+            await trio.sleep(place.moment / 10)
+
+    async def connect() -> tuple[Connection, trio.abc.HalfCloseableStream]:
+        client = await server.connect()
+        return await connections.receive(), client
+
+    faults = Faults() if faulty else None
+    async with place.serve(hands_out, faults=faults, timeouts=Timeouts(linger=0)) as server:
+        await trio.testing.check_half_closeable_stream(connect, None)
+
+
+# Errors -------------------------------------------------------------------------------
+
+
+async def test_error_of_one_client_harms_no_other(place: Place, clock: Any) -> None:
+    """EX-01: its connection ends; the one beside it goes on, and new ones come."""
+
+    class Fragile(Upper):
+        async def handle(self) -> None:
+            if await self.rfile.peek(1) == b"!":
+                raise KeyError("a handler's own")
+            await super().handle()
+
+    async with place.serve(Fragile) as server:
+        other = await server.connect()
+        await other.send_all(b"one\n")
+        assert await reply(other, 4) == b"ONE\n"
+        async with server.expect_error(KeyError) as errors:
+            guilty = await server.connect()
+            await guilty.send_all(b"!")
+            assert await read_to_end(guilty) == b""
+        for client in (other, await server.connect()):
+            await client.send_all(b"two\n")
+            assert await reply(client, 4) == b"TWO\n"
+        failed = server.exchanges[1]
+        assert (failed.outcome, failed.error) == (Outcome.FAILED, errors[0])
+        assert server.server.statistics().active == 2
+
+
+async def test_system_exit_of_a_handler_stops_the_server(place: Place, clock: Any) -> None:
+    """EX-02: everybody sees an end, and nobody listens any more."""
+    exits = SystemExit(3)
+
+    async def leaves(request: Connection, client_address: Any, server: Any) -> None:
+        await request.sendall(b"begun\n")
+        if await request.recv(1):
+            raise exits
+
+    with pytest.raises(SystemExit) as caught:
+        async with place.serve(leaves) as server, trio.open_nursery() as nursery:
+            innocent, guilty = [await server.connect() for _ in range(2)]
+            for client in (innocent, guilty):
+                assert await reply(client, 6) == b"begun\n"
+            nursery.start_soon(guilty.send_all, b"!")
+            # The block is cancelled by then, as the server has failed.
+            with trio.CancelScope(shield=True), trio.fail_after(10):
+                async with guilty, innocent:
+                    assert await read_to_end(guilty) == await read_to_end(innocent) == b""
+                with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
+                    await server.connect()
+    assert caught.value is exits
+    assert sorted(str(one.outcome) for one in server.exchanges) == ["cancelled", "failed"]
+
+
+async def test_peer_that_breaks_off(place: Place, clock: Any) -> None:
+    """CM-13: it has left a reply unread: an error of the peer's, to each operation, and no end."""
+    waits = trio.Event()
+
+    async def told(request: Connection, client_address: Any, server: Any) -> None:
+        await request.sendall(b"begun\n")
+        await waits.wait()
+        for operation in (request.recv, request.recv):
+            with pytest.raises(trioserver.PeerGone):
+                await operation(1)
+        await request.sendall(b"x")
+
+    async with place.serve(told) as server:
+        client = await server.connect()
+        await reply(client, 1)
+        await client.aclose()
+        waits.set()
+        record = await only(server)
+    assert (record.outcome, record.bytes_sent) == (Outcome.DISCONNECTED, 6)
+
+
+async def test_half_a_reply_does_not_look_like_a_whole_one(place: Place, clock: Any) -> None:
+    """CX-03: of a request that was cancelled in the middle of a write."""
+    async with place.serve(flood) as server:
+        client = await server.connect()
+        await reply(client, 1)
+        [info] = server.server.requests
+        assert server.server.cancel_request(info.id, "enough")
+        with place.sees_a_break():
+            assert len(await read_to_end(client)) < MUCH
+        record = await only(server)
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "enough")
+
+
+async def test_reply_survives_input_that_nobody_read(place: Place, clock: Any) -> None:
+    """GS-14: who has sent too much gets all of its reply, and then an end."""
+
+    async def replies_early(request: Connection, client_address: Any, server: Any) -> None:
+        await request.recv(1)
+        await request.sendall(b"z" * 50_000)
+
+    async with place.serve(replies_early) as server:
+        client = await server.connect()
+        await client.send_all(bytes(40_000))
+        await server.wait_requests()
+        assert await read_to_end(client) == b"z" * 50_000
+
+
+# Limits -------------------------------------------------------------------------------
+
+
+async def test_excess_clients_wait(place: Place, clock: Any) -> None:
+    """BP-01: until there is a slot; the limit is exact."""
+    async with place.serve(begins_then_ends, limits=Limits(requests=1)) as server:
+        first, second = [await server.connect() for _ in range(2)]
+        assert await reply(first, 6) == b"begun\n"
+        with trio.move_on_after(place.moment) as patience:
+            await second.receive_some()
+        assert patience.cancelled_caught
+        assert server.server.statistics().active == 1
+        await first.send_all(b"x")
+        assert await read_to_end(first) == b"done\n"
+        assert await reply(second, 6) == b"begun\n"
+
+
+async def test_excess_clients_are_refused(place: Place, clock: Any) -> None:
+    """BP-02: at once, by a reset; whoever comes when there is a slot is served."""
+    limits = Limits(requests=1, when_full="refuse")
+    async with place.serve(begins_then_ends, limits=limits) as server:
+        first = await server.connect()
+        assert await reply(first, 6) == b"begun\n"
+        with place.sees_a_break():
+            assert await read_to_end(await server.connect()) == b""
+        assert server.server.statistics().refused == 1
+        await first.send_all(b"x")
+        assert await read_to_end(first) == b"done\n"
+        assert await reply(await server.connect(), 6) == b"begun\n"
+        assert len(server.exchanges) == 2
+
+
+async def test_excess_clients_are_told(place: Place, clock: Any) -> None:
+    """BP-02: by a function, also one who has sent something that nobody reads."""
+
+    async def say_busy(connection: Connection) -> None:
+        await connection.sendall(b"busy\n")
+
+    limits = Limits(requests=1, when_full=say_busy)
+    async with place.serve(begins_then_ends, limits=limits) as server:
+        assert await reply(await server.connect(), 6) == b"begun\n"
+        excess = await server.connect()
+        await excess.send_all(b"x" * 10_000)
+        assert await read_to_end(excess) == b"busy\n"
+        record = await only(server)
+    assert (record.outcome, record.reason) == (Outcome.REFUSED, "the server is full (requests)")
+
+
+async def test_line_that_is_too_long(place: Place, clock: Any) -> None:
+    """BP-08: its request is refused, with what was answered before."""
+    async with place.serve(Upper, limits=Limits(line=1000)) as server:
+        client = await server.connect()
+        await client.send_all(b"fits\n")
+        assert await reply(client, 5) == b"FITS\n"
+        await client.send_all(bytes(2000))
+        assert await read_to_end(client) == b""
+        record = await only(server)
+    assert record.outcome is Outcome.REFUSED
+    assert "(line)" in record.reason
+
+
+async def test_client_that_is_not_wanted(place: Place, clock: Any) -> None:
+    """``verify_request`` decides, before any handler."""
+
+    class Unfriendly(trioserver.BaseServer):
+        async def verify_request(self, request: Any, client_address: Any) -> bool:
+            return False
+
+    async with place.serve(Upper, Unfriendly) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b""
+        assert (await only(server)).outcome is Outcome.REFUSED
+
+
+# Time-outs ----------------------------------------------------------------------------
+
+
+async def timed_out(server: RunningServer, place: Place, seconds: float) -> str:
+    """The reason for which the only request has timed out, after so many seconds."""
+    record = await only(server)
+    assert record.outcome is Outcome.TIMED_OUT
+    place.assert_duration(record.duration, seconds)
+    return record.reason
+
+
+async def test_idle_client(place: Place, clock: Any) -> None:
+    """TO-01: it sees an end when the time is up."""
+    limit = 2 * place.moment
+    async with place.serve(Upper, timeouts=Timeouts(idle=limit)) as server:
+        with place.takes(limit):
+            client = await server.connect()
+            assert await read_to_end(client) == b""
+        await client.aclose()
+        assert "(idle)" in await timed_out(server, place, limit)
+
+
+async def test_a_day_of_silence(autojump_clock: trio.testing.MockClock) -> None:
+    """CK-04, TO-01: takes no time, and ends to the instant."""
+    began = time.perf_counter()
+    day = trioserver.TCPServer(("127.0.0.1", 0), Upper, timeouts=Timeouts(idle=86_400))
+    async with open_test_server(day) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b""
+        assert trio.current_time() == 86_400
+    assert time.perf_counter() - began < 1
+
+
+async def test_line_that_drips(place: Place, clock: Any) -> None:
+    """TO-02: a byte now and then keeps a client from being idle, and no line from its limit."""
+    limit = 2 * place.moment
+    timeouts = Timeouts(idle=100, line=limit, linger=0)
+    async with place.serve(Upper, timeouts=timeouts) as server:
+        client = await server.connect()
+
+        async def drip() -> None:
+            with suppress(trio.BrokenResourceError):  # the server has closed it
+                while True:
+                    await client.send_all(b"x")
+                    await trio.sleep(0.3 * place.moment)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            assert "(line)" in await timed_out(server, place, limit)
+            nursery.cancel_scope.cancel()
+
+
+async def test_client_that_takes_nothing(place: Place, clock: Any) -> None:
+    """TO-06: it is cut, and does not get what looks like a whole reply."""
+    limit = 2 * place.moment
+    async with place.serve(flood, timeouts=Timeouts(write=limit)) as server:
+        client = await server.connect()
+        assert "(write)" in await timed_out(server, place, limit)
+        assert 0 < (await only(server)).bytes_sent < MUCH
+        with place.sees_a_break():
+            assert len(await read_to_end(client)) < MUCH
+
+
+async def test_handler_that_never_ends(place: Place, clock: Any) -> None:
+    """TO-02: a limit of the whole request ends it."""
+    limit = 2 * place.moment
+    async with place.serve(hold, timeouts=Timeouts(request=limit)) as server:
+        with place.takes(limit):
+            client = await server.connect()
+            assert await read_to_end(client) == b""
+        assert "(request)" in await timed_out(server, place, limit)
+
+
+async def test_verification_that_never_decides(place: Place, clock: Any) -> None:
+    """EX-08: is ended."""
+
+    class Undecided(trioserver.BaseServer):
+        async def verify_request(self, request: Any, client_address: Any) -> bool:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    limit = 2 * place.moment
+    async with place.serve(Upper, Undecided, timeouts=Timeouts(handshake=limit)) as server:
+        client = await server.connect()
+        assert await read_to_end(client) == b""
+        assert "(handshake)" in await timed_out(server, place, limit)
+
+
+async def test_client_that_never_closes(place: Place, clock: Any) -> None:
+    """TO-02: has the time of the linger; its slot is free before."""
+    limit = 2 * place.moment
+
+    async def returns(request: Connection, client_address: Any, server: Any) -> None:
+        await request.sendall(b"done\n")
+
+    async with place.serve(returns, timeouts=Timeouts(linger=limit)) as server:
+        with place.takes(limit):
+            client = await server.connect()
+            assert await read_to_end(client) == b"done\n"
+            assert (await only(server)).outcome is Outcome.COMPLETED
+            assert server.server.requests == ()
+            await server.stop(grace=600)
+
+
+# The end ------------------------------------------------------------------------------
+
+
+async def test_drain_ends_waits_and_no_request(place: Place, clock: Any) -> None:
+    """GS-01, GS-03: who waits for a next request is let go at once; who works finishes."""
+
+    class Works(Upper):
+        async def handle(self) -> None:
+            async for line in self.rfile:
+                await self.wfile.write(b"begun\n")
+                if line == b"work\n":
+                    await trio.sleep(2 * place.moment)
+                    await self.wfile.write(b"done\n")
+
+    async with place.serve(Works) as server:
+        waiting, working = [await server.connect() for _ in range(2)]
+        await waiting.send_all(b"hello\n")
+        await working.send_all(b"work\n")
+        for client in (waiting, working):
+            assert await reply(client, 6) == b"begun\n"
+        server.server.shutdown(600)
+        assert await read_to_end(waiting) == b""
+        with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
+            await server.connect()
+        assert await read_to_end(working) == b"done\n"
+        for client in (waiting, working):
+            await client.aclose()
+        report = await server.server.wait_closed()
+    assert [str(record.outcome) for record in report.requests] == ["drained", "drained"]
+    assert report.clean
+    assert report.duration < 300
+
+
+async def test_drain_ends_a_new_client_s_wait(place: Place, clock: Any) -> None:
+    """GS-04: half a second after its accept, in which it could have said something."""
+    async with place.serve(Upper) as server:
+        with place.takes(0.5):
+            client = await server.connect()
+            server.server.shutdown(600)
+            assert await read_to_end(client) == b""
+        await client.aclose()
+        report = await server.server.wait_closed()
+    assert len(report.drained) == 1
+
+
+async def test_drain_lets_everybody_say_goodbye(place: Place, clock: Any) -> None:
+    """GS-07: the code after a loop over lines, and around a block of `idle`, can still write."""
+
+    class Lines(trioserver.StreamRequestHandler):
+        async def handle(self) -> None:
+            if await self.rfile.readline() == b"wait\n":
+                await self.wfile.write(b"begun\n")
+                with pytest.raises(trioserver.Draining), self.idle():
+                    await trio.sleep_forever()
+            else:
+                await self.wfile.write(b"begun\n")
+                async for _ in self.rfile:
+                    raise AssertionError
+            await self.wfile.write(b"goodbye\n")
+
+    async with place.serve(Lines) as server:
+        clients = [await server.connect() for _ in range(2)]
+        for client, line in zip(clients, (b"wait\n", b"read\n"), strict=True):
+            await client.send_all(line)
+            assert await reply(client, 6) == b"begun\n"
+        server.server.shutdown(600)
+        for client in clients:
+            assert await read_to_end(client) == b"goodbye\n"
+
+
+async def test_request_that_outlives_the_grace(place: Place, clock: Any) -> None:
+    """GS-02: is cut when it is over, and told of in the report."""
+    async with place.serve(begins_then_holds) as server:
+        client = await server.connect()
+        assert await reply(client, 6) == b"begun\n"
+        with place.takes(2 * place.moment):
+            report = await server.stop(grace=2 * place.moment)
+        assert await read_to_end(client) == b""
+    [record] = report.cancelled
+    assert record.info is server.exchanges[0].info
+    assert not report.clean
+
+
+async def test_one_request_is_cancelled(place: Place, clock: Any) -> None:
+    """With the reason that was given; the other goes on."""
+    async with place.serve(begins_then_ends) as server:
+        first, second = [await server.connect() for _ in range(2)]
+        for client in (first, second):
+            assert await reply(client, 6) == b"begun\n"
+        assert server.server.cancel_request(1, "not you")
+        assert await read_to_end(first) == b""
+        record = await only(server)
+        assert (record.info.id, record.outcome) == (1, Outcome.CANCELLED)
+        assert record.reason == "not you"
+        await second.send_all(b"x")
+        assert await read_to_end(second) == b"done\n"
+
+
+# Facts --------------------------------------------------------------------------------
+
+
+async def test_what_a_server_tells_of_itself(place: Place, clock: Any) -> None:
+    """Where it listens, whom it serves, what they wait for, and how many there were."""
+    async with place.serve(Upper) as server:
+        assert server.server.snapshot().state == "serving"
+        [listener] = server.server.snapshot().listeners
+        assert (listener.address, listener.accepting) == (server.address, True)
+        gone, client = [await server.connect() for _ in range(2)]
+        for one in (gone, client):
+            await one.send_all(b"hello\n")
+            assert await reply(one, 6) == b"HELLO\n"
+        await gone.send_eof()
+        assert await read_to_end(gone) == b""
+        await gone.aclose()
+        await server.wait_requests()
+        await until(lambda: not server.server.statistics().lingering)
+        [request] = server.server.snapshot().requests
+        assert (request.info.id, request.state) == (2, "idle")
+        assert request.info.server_address == server.address
+        assert (request.bytes_received, request.bytes_sent) == (6, 6)
+        assert request.time_left == math.inf
+        statistics = server.server.statistics()
+        assert (statistics.accepted, statistics.active) == (2, 1)
+        assert statistics.outcomes[Outcome.COMPLETED] == 1
+    assert server.server.snapshot().state == "unbound"
