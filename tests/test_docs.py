@@ -21,6 +21,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ import trioserver
 import trioserver.testing
 from trioserver._accept import Tier, tier_of
 from trioserver._verdict import _PEER_OUTCOMES
-from trioserver.testing import MemoryDatagramServer, MemoryMixIn, MemoryServer
+from trioserver.testing import MemoryDatagramServer, MemoryMixIn, MemoryServer, Trial
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MEMORY = ("memory", 1)
@@ -618,63 +619,6 @@ async def test_datagrams_too_large(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 snippet("datagrams")  # which the tests import
-CLIENT_TESTS = [name for name in vars(snippet("client_test")) if name.startswith("test_")]
-
-
-@pytest.mark.parametrize("test", sorted({*CLIENT_TESTS} - {"test_over_tcp"}))
-async def test_client_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
-    """The page on testing clients: its tests pass."""
-    await getattr(snippet("client_test"), test)(autojump_clock)
-
-
-async def test_client_test_over_tcp() -> None:
-    """So does the one on a real socket."""
-    await snippet("client_test").test_over_tcp()
-
-
-SCRIPT_TESTS = [name for name in vars(snippet("script_test")) if name.startswith("test_")]
-
-
-@pytest.mark.parametrize("test", SCRIPT_TESTS)
-async def test_script_test(test: str, autojump_clock: trio.testing.MockClock) -> None:
-    """The scripts on the page on testing clients: their tests pass."""
-    await getattr(snippet("script_test"), test)(autojump_clock)
-
-
-@pytest.mark.parametrize(
-    ("said", "ends_with"),
-    [
-        ([b"EHLO me\r\n", b"RCPT TO:<a@b>\r\n"], "got b'RCPT TO:<a@b>\\r\\n'"),
-        ([b"EHLO me\r\n", b"MAIL FROM:<a@b>\r\n"], "got nothing, and the test was over"),
-        (None, "the first of 7 steps is reply(b'220 mail.example\\r\\n')"),
-    ],
-)
-async def test_script_that_is_not_met(
-    said: list[bytes] | None, ends_with: str, autojump_clock: trio.testing.MockClock
-) -> None:
-    """The messages on the page are those of clients that go other ways."""
-    with pytest.RaisesGroup(trioserver.testing.Unmet, allow_unwrapped=True) as caught:
-        async with trioserver.testing.open_scripted_server(
-            *snippet("script_test").SCRIPT
-        ) as server:
-            if said is not None:
-                client = await server.connect()
-                for line in said:
-                    await client.send_all(line)
-    error: BaseException = caught.value
-    (unmet,) = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
-    assert str(unmet).endswith(ends_with)
-    assert_shown(f"Unmet: {unmet}", "how-to/test-client")
-
-
-def test_sync_client_test() -> None:
-    """And so do those without Trio, which pytest has to run, as they use its fixtures."""
-    file = DOCS / "snippets" / "sync_client_test.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert "4 passed" in finished.stdout, finished.stdout
-
-
 DATAGRAM_TESTS = [name for name in vars(snippet("datagrams_test")) if name.startswith("test_")]
 
 
@@ -1298,6 +1242,153 @@ async def test_shown_log(
     shown = [f"{it.levelname}:{it.name}:{it.getMessage()}" for it in caplog.records]
     assert len(shown[:-2]) == 3  # and one for the drain, one for the end
     assert_shown("\n".join(shown[:-2]), "how-to/log")
+
+
+# Suites ------------------------------------------------------------------------
+
+
+def suite(name: str) -> str:
+    """What pytest says of a snippet that is a file of tests, as a reader would run it."""
+    file = DOCS / "snippets" / f"{name}.py"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "passed"),
+    [
+        ("client_test", 8),
+        ("dictionary_test", 8),
+        ("network_test", 12),
+        ("script_test", 3),
+        ("sync_client_test", 4),
+        pytest.param("sweep_test", 6, marks=pytest.mark.slow),
+    ],
+)
+def test_suite(name: str, passed: int) -> None:
+    """The tests on the pages about testing pass, all of them."""
+    told = suite(name)
+    assert f" {passed} passed in " in told.splitlines()[-1], told
+
+
+def plain(text: str) -> str:
+    """A text without the frames of groups, folders, and breaks between lines."""
+    lines = [re.sub(r"^(E  )?[\s|+-]*", "", line) for line in text.splitlines()]
+    bare = " ".join(lines).replace(f"{DOCS / 'snippets'}{os.sep}", "")
+    return " ".join(re.sub(r"trioserver\.testing\._\w+\.", "", bare).split())
+
+
+def assert_quoted(quoted: str, told: str) -> None:
+    """What is quoted on a page has come; lines with three dots stand for what is left out."""
+    for part in re.split(r"^ *\.\.\.$", quoted, flags=re.MULTILINE):
+        assert part.strip()
+        assert plain(part) in plain(told)
+
+
+def failures(name: str) -> dict[str, str]:
+    """What pytest shows of each test of a snippet whose tests fail."""
+    told = suite(name).partition("= short test summary info =")[0]
+    heading = r"^_+ (?:ERROR at setup of )?(test_\w+) _+$"
+    _, *parts = re.split(heading, told, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown_on"),
+    [
+        ("wrong_tests", "how-to/test-failures"),
+        pytest.param("wrong_thread", "how-to/test-thread", marks=pytest.mark.slow),
+        ("dictionary_wrong", "tutorial-testing"),
+    ],
+)
+def test_wrong_tests(name: str, shown_on: str) -> None:
+    """Each of them fails, with the message that stands below it."""
+    told = failures(name)
+    block = r"\.\. code-block:: text\n((?:\n   .*|\n(?=\n))+)"
+    below = rf"{name}\.py\n   :pyobject: (test_\w+)\n(?:(?!:pyobject:)[\s\S])*?{block}"
+    quoted = dict(re.findall(below, page(shown_on)))
+    assert sorted(quoted) == sorted(told)
+    for test, message in quoted.items():
+        assert_quoted(message, told[test])
+
+
+def messages(name: str) -> list[str]:
+    """Those that are quoted on a page."""
+    return re.findall(r"code-block:: text\n\n((?:   .*\n|\n)+)", page(name))
+
+
+@pytest.mark.parametrize(
+    ("said", "ends_with"),
+    [
+        ([b"EHLO me\r\n", b"RCPT TO:<a@b>\r\n"], "got b'RCPT TO:<a@b>\\r\\n'"),
+        ([b"EHLO me\r\n", b"MAIL FROM:<a@b>\r\n"], "got nothing, and the test was over"),
+        (None, "the first of 7 steps is reply(b'220 mail.example\\r\\n')"),
+    ],
+)
+async def test_script_that_is_not_met(
+    said: list[bytes] | None, ends_with: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The messages on the page about scripts are those of clients that go other ways."""
+    with pytest.RaisesGroup(trioserver.testing.Unmet, allow_unwrapped=True) as caught:
+        async with trioserver.testing.open_scripted_server(
+            *snippet("script_test").SCRIPT
+        ) as server:
+            if said is not None:
+                client = await server.connect()
+                for line in said:
+                    await client.send_all(line)
+    error: BaseException = caught.value
+    (unmet,) = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
+    assert str(unmet).endswith(ends_with)
+    assert_shown(f"Unmet: {unmet}", "how-to/test-script")
+
+
+async def three_steps(trial: Trial) -> None:
+    """A scenario that nothing can harm."""
+    trial.arm()
+    for _ in range(3):
+        await trio.lowlevel.checkpoint()
+
+
+async def unarmed(trial: Trial) -> None:
+    """A scenario that is never harmed."""
+
+
+def erratic() -> Any:
+    """A scenario that is longer each time."""
+    lengths = itertools.count(1)
+
+    async def scenario(trial: Trial) -> None:
+        trial.arm()
+        for _ in range(next(lengths)):
+            await trio.lowlevel.checkpoint()
+
+    return scenario
+
+
+def breaks(trial: Trial) -> None:
+    """A fault that fails."""
+    raise ZeroDivisionError
+
+
+def test_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The messages on the page about sweeps are what `sweep` says of such scenarios."""
+    sweeps = snippet("sweep_test")
+    cancel = trioserver.testing.Cancel()
+    findings: list[Callable[[], object]] = [
+        lambda: trioserver.testing.sweep(partial(sweeps.visit, handler=sweeps.Guests)),
+        lambda: trioserver.testing.sweep(erratic()),
+        lambda: trioserver.testing.sweep(unarmed),
+        lambda: trioserver.testing.run_trial(three_steps, cancel, at=[1000]).check(),
+        lambda: trioserver.testing.sweep(three_steps, faults=[breaks]),
+    ]
+    for find, quoted in zip(findings, messages("how-to/test-sweep"), strict=True):
+        if find is findings[-1]:
+            monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_of_another_version"])
+        with pytest.raises(trioserver.testing.Finding) as found:
+            find()
+        assert_quoted(quoted, f"Finding: {found.value}")
 
 
 # What the pages cover ----------------------------------------------------------

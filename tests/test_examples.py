@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import signal
 import socketserver
 import stat
@@ -133,6 +134,25 @@ def test_every_example_is_tested() -> None:
     tests = [name for name in globals() if name.startswith("test_")]
     assert NAMES
     assert [name for name in NAMES if not any(t.startswith(f"test_{name}_") for t in tests)] == []
+
+
+# The suite ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_testing_suite(tmp_path: Path) -> None:
+    """What a reader copies into a folder of his own passes there, every file of it."""
+    suite = shutil.copytree(EXAMPLES / "testing", tmp_path / "suite")
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "suite"]
+    finished = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    told = finished.stdout
+    assert finished.returncode == 0, told
+    assert "19 passed" in told.splitlines()[-1]
+    shown = (suite / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in suite.iterdir() if path.is_file()} - {"README.md"}
+    assert files == set(re.findall(r"^\| `(\S+)` \|", shown, re.MULTILINE))
 
 
 # As programs --------------------------------------------------------------------

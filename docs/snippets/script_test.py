@@ -32,13 +32,18 @@ async def deliver(stream):
     await stream.aclose()
 
 
-async def test_no_room(autojump_clock):
+async def test_no_room(scripted_server):
+    server = await scripted_server(*SCRIPT)
+    await deliver(await server.connect())
+
+
+async def test_patience(scripted_server, autojump_clock):
+    server = await scripted_server(pause(3600), reply(b"220 mail.example\r\n"))
+    with pytest.raises(trio.TooSlowError):
+        await deliver(await server.connect())
+    assert trio.current_time() == 30
+
+
+async def test_block(autojump_clock):
     async with open_scripted_server(*SCRIPT) as server:
         await deliver(await server.connect())
-
-
-async def test_patience(autojump_clock):
-    async with open_scripted_server(pause(3600), reply(b"220 mail.example\r\n")) as server:
-        with pytest.raises(trio.TooSlowError):
-            await deliver(await server.connect())
-    assert trio.current_time() == 30
