@@ -58,7 +58,8 @@ async def wall_clock_guard(seconds: float) -> AsyncIterator[None]:
         thread.join()
     if guard.scope.cancelled_caught:
         took = f"it took more than {seconds:g} real seconds"
-        raise Hung(f"{took}; the tasks were here:\n{guard.tree}")
+        # Without a context: all that can be there is what this has cancelled.
+        raise Hung(f"{took}; the tasks were here:\n{guard.tree}") from None
 
 
 class _Guard:
