@@ -72,7 +72,7 @@ class ThreadServer:
     """
 
     def __init__(self, running: RunningServer, thread: TrioThread[RunningServer]) -> None:
-        self.server = running.server
+        self.server: trioserver.BaseServer = running.server
         self.address: Any = running.address
         self._running = running
         self._thread = thread
