@@ -34,10 +34,17 @@ def task_places() -> list[TaskPlace]:
 
 
 def _branch(task: trio.lowlevel.Task, depth: int) -> Iterator[TaskPlace]:
-    yield depth, task.name, [(frame.f_code, line) for frame, line in task.iter_await_frames()]
+    yield depth, task.name, _stack_of(task)
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
             yield from _branch(child, depth + 1)
+
+
+def _stack_of(task: trio.lowlevel.Task) -> list[tuple[CodeType, int]]:
+    try:
+        return [(frame.f_code, line) for frame, line in task.iter_await_frames()]
+    except AttributeError:  # it has ended this very moment, which Trio 0.31 does not expect
+        return []
 
 
 def in_words(places: list[TaskPlace]) -> str:
