@@ -551,6 +551,12 @@ def test_a_trial_that_is_not_what_was_meant(faults: Any, at: list[int], message:
         run_trial(three_steps, *faults, at=at)
 
 
+def test_how_to_run_it_again_on_a_socket() -> None:
+    """With the same patience for the kernel, or it would be another run."""
+    message = finding(three_steps, faults=[breaks], jump_after=0.01)
+    assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
+
+
 # Where it is used ----------------------------------------------------------------------
 
 

@@ -115,8 +115,8 @@ def run_trial(
       How it went; `Trial.check` raises what is wrong with it.
     """
     _check(faults, at)
-    trial = Trial(faults=faults, at=at, seed=seed)
-    trial.run(scenario, jump_after=jump_after)
+    trial = Trial(faults=faults, at=at, seed=seed, jump_after=jump_after)
+    trial.run(scenario)
     return trial
 
 

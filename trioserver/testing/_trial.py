@@ -42,6 +42,7 @@ class Trial:
       faults: what is to be done in it, in this order.
       at: after which of its steps.
       seed: which schedule it has.
+      jump_after: real seconds without a task that can run, after which its clock jumps.
       server: what `ShutDown` shuts down; set by `arm`, as are the next two.
       scope: what `Cancel` cancels.
       client: whom `ResetClient` resets.
@@ -55,6 +56,7 @@ class Trial:
     faults: Sequence[Fault] = ()
     at: Sequence[int] = ()
     seed: int = 0
+    jump_after: float = 0.0
     server: trioserver.BaseServer | None = None
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     client: Any = None
@@ -107,13 +109,13 @@ class Trial:
 
     # For the sweep -------------------------------------------------------------
 
-    def run(self, scenario: Scenario, *, jump_after: float) -> None:
+    def run(self, scenario: Scenario) -> None:
         """Run the scenario; all that is known of it is here afterwards."""
         from trio.testing import MockClock  # noqa: PLC0415  (it brings pytest, where that is)
 
         self._watchdog = trio.CancelScope(deadline=PATIENCE)
         before = open_descriptors()
-        clock = MockClock(autojump_threshold=jump_after)
+        clock = MockClock(autojump_threshold=self.jump_after)
         with ExitStack() as stack:
             if _schedule.is_there():
                 stack.enter_context(_schedule.fixed_schedule(self.seed))
@@ -187,7 +189,9 @@ class Trial:
         if not _schedule.is_there():
             return "Trio's schedule cannot be fixed with this version, so it may not come again."
         faults = "".join(f", {_name_of(fault)}" for fault in self.faults)
-        return f"to run it again: run_trial(scenario{faults}, at={[*self.at]}, seed={self.seed})"
+        jump_after = f", jump_after={self.jump_after:g}" if self.jump_after else ""
+        arguments = f"scenario{faults}, at={[*self.at]}, seed={self.seed}{jump_after}"
+        return f"to run it again: run_trial({arguments})"
 
     # For its steps ---------------------------------------------------------------
 
@@ -296,7 +300,6 @@ def _is_only(error: BaseException | None, kinds: tuple[type[BaseException], ...]
 def _in_short(error: BaseException | None) -> str:
     if isinstance(error, BaseExceptionGroup):
         return f"a group of {', '.join(map(_in_short, error.exceptions))}"
-    told = repr(error)  # of some it is the message alone, of pytest.skip's say
-    return (
-        told if error is None or type(error).__name__ in told else f"{type(error).__name__}: {told}"
-    )
+    name, told = type(error).__name__, repr(error)
+    # Of some it is the message alone, of pytest.skip's say.
+    return told if error is None or name in told else f"{name}: {told}"
