@@ -6,24 +6,17 @@ task's scopes, so this takes private names, and does nothing where Trio has them
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import trio
 
+from ._tasks import branch_of
+
 
 def lift_shields(root: trio.lowlevel.Task | None, below: trio.CancelScope) -> None:
     """Have what was cancelled in ``below`` reach all tasks from ``root`` down, shielded or not."""
-    for task in _from(root):
+    for _, task in branch_of(root):
         status: Any = getattr(task, "_cancel_status", None)
         while status is not None and status._scope is not below:
             status._scope.shield = False
             status = status._parent
-
-
-def _from(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
-    if task is not None:
-        yield task
-        for nursery in task.child_nurseries:
-            for child in nursery.child_tasks:
-                yield from _from(child)

@@ -30,14 +30,19 @@ def task_tree() -> str:
 def task_places() -> list[TaskPlace]:
     """The same to keep: lines are not looked up, and nothing of the tasks is held."""
     root = trio.lowlevel.current_root_task()
-    return [] if root is None else list(_branch(root, 0))
+    return [(depth, task.name, _stack_of(task)) for depth, task in branch_of(root)]
 
 
-def _branch(task: trio.lowlevel.Task, depth: int) -> Iterator[TaskPlace]:
-    yield depth, task.name, _stack_of(task)
+def branch_of(
+    task: trio.lowlevel.Task | None, depth: int = 0
+) -> Iterator[tuple[int, trio.lowlevel.Task]]:
+    """A task, and all below it, each with how deep it is."""
+    if task is None:
+        return
+    yield depth, task
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
-            yield from _branch(child, depth + 1)
+            yield from branch_of(child, depth + 1)
 
 
 def _stack_of(task: trio.lowlevel.Task) -> list[tuple[CodeType, int]]:
