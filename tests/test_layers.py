@@ -20,8 +20,8 @@ LAYERS = (
         " _datagram_notes.py _datagram_socket.py _verdict.py"
     ),
     (
-        "_receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py _writer.py"
-        " _unix_path.py _listeners.py _slots.py _blocking_socket.py _socket_use.py"
+        "_drain.py _receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py"
+        " _writer.py _unix_path.py _listeners.py _slots.py _blocking_socket.py _socket_use.py"
     ),
     "_handlers.py _sync_handlers.py _request.py _accept.py _ledger.py _lent.py _worker_thread.py",
     "_door.py _shutdown.py _run.py",

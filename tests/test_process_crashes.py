@@ -33,12 +33,12 @@ from test_threads import THERE, ask
 
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
+from trioserver._drain import Drain
 from trioserver._processes import mixin, pool
 from trioserver._processes.crew import Worker
 from trioserver._processes.launch import Launched
 from trioserver._processes.page import STATE, WORKING, WRITING, Page
 from trioserver._processes.synchronous import SeenSocket
-from trioserver._receiving import Drain
 from trioserver._socket_use import SocketUse
 from trioserver.testing import open_descriptors
 

@@ -23,12 +23,12 @@ from ._address import Address
 from ._adopted_listener import AdoptedListener, overrides
 from ._adopted_transport import AdoptedDatagramTransport, AdoptedSocket, AdoptedTransport
 from ._datagram import Datagram
+from ._drain import Drain
 from ._errors import PeerGone
 from ._events import RequestInfo
 from ._fields import make_fields
 from ._lent import LentConnection
 from ._observers import error_log, log_safely
-from ._receiving import Drain
 from ._request import Exchange
 from ._threads import A_MOMENT, ThreadingMixIn
 from ._transport import Listener

@@ -85,6 +85,8 @@ class AdoptedTransport(SocketTransport):
         use = connection._lend(ends_idle=ends_idle)
         if self.shares:
             keep_account(self.theirs, use)
+        else:
+            connection._may_have_sent = True
 
     def close(self) -> None:
         if not self._is_ours:

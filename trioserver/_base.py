@@ -28,12 +28,12 @@ from ._config import (
 )
 from ._connection import Connection
 from ._datagram_socket import DatagramListener
+from ._drain import Drain
 from ._errors import lone_errors
 from ._events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from ._handlers import Handler, check_callable, check_handler
 from ._hooks import DefaultHooks
 from ._observers import error_log, log_safely, valid_observers
-from ._receiving import Drain
 from ._request import Exchange
 from ._run import Run
 from ._transport import Listener, SocketListener

@@ -145,6 +145,9 @@ class Accounting(socket.socket):
         # Who has just answered will likely have to wait. The rest is likely there.
         tries_first = self._tries_always or not (use.received and use.answered and self._waits())
         while not use.interrupted:  # else it would be fed with what is still queued
+            if use.peer_was_quiet and use.drain_ends_read():
+                use.ended_idle = True
+                break
             if tries_first or deadline is not None or flags & NOT_WAITING:
                 try:
                     return function(*arguments)
@@ -206,6 +209,7 @@ class Accounting(socket.socket):
     ) -> int:
         use = self._use
         use.writing = True
+        use.will_write(super().fileno())
         try:
             sent = self._write_in_time(function, flags, arguments, deadline)
         except OSError as error:

@@ -18,8 +18,9 @@ from trio.lowlevel import checkpoint
 
 from ._address import Address
 from ._config import LARGEST_PORTION, Limits, Timeouts
+from ._drain import Drain
 from ._events import RequestInfo
-from ._receiving import Drain, IdleBlock, Receiver
+from ._receiving import IdleBlock, Receiver
 from ._sending import Sender
 from ._slots import KeepsSlot
 from ._transport import Data, PeerCredentials, SocketTransport, Transport
@@ -56,13 +57,13 @@ class Connection(trio.abc.HalfCloseableStream):
             deadline=info.started + timeouts.request
         )
         self._transport = transport
-        self._sender = Sender(transport, info, timeouts.write)
-        self._receiver = Receiver(
-            transport, info, self._sender, drain or Drain(), info.started, timeouts.idle
-        )
+        drain = drain or Drain()
+        self._sender = Sender(transport, info, drain, timeouts.write)
+        self._receiver = Receiver(transport, info, self._sender, drain, info.started, timeouts.idle)
         self._handlers_not_awaited = 0
         self._turns = 0
         self._must_not_linger = False
+        self._may_have_sent = False
         self._left_behind: KeepsSlot | None = None
         self._was_killed = False
 
@@ -244,7 +245,13 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whether closing at once could lose a reply."""
         sender = self._sender
         nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
-        return not nothing_to_save and not self._must_not_linger and self.timeouts.linger > 0
+        if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
+            return False
+        if not self._receiver.drain.began:
+            return True
+        # An end is not put off for who was told nothing and can lose nothing, and sees an
+        # orderly end all the same: unless the kernel has input, and so would reset.
+        return sender.total > 0 or self._may_have_sent or self._transport.has_input()
 
     async def _flush(self) -> None:
         """Send what is buffered, unless the handler has closed the connection."""
@@ -274,9 +281,9 @@ class Connection(trio.abc.HalfCloseableStream):
         that is still on its way: of 1 MB, slow clients got 995 kB.
 
         It gives up after ``Timeouts.linger`` seconds or ``Limits.linger``
-        bytes, and does nothing where there is nothing to save: after the
-        peer's end of input, after a send that failed, for a request that was
-        cancelled.
+        bytes, and does nothing where there is nothing to save: after the peer's end
+        of input, after a send that failed, for a request that was cancelled; during a
+        drain, also where nothing was sent and nothing is unread.
         """
         if not self._must_linger:
             return

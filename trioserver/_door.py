@@ -26,11 +26,11 @@ import trio
 from ._accept import ReserveDescriptor, Tier, tier_of
 from ._address import Address, client_key
 from ._config import Limits
+from ._drain import Drain
 from ._events import Mode, RequestInfo
 from ._ledger import Ledger
 from ._listeners import most_queued
 from ._observers import error_log, log_safely
-from ._receiving import Drain
 from ._request import Exchange, Hooks, Keeper, Request
 from ._slots import Slots
 from ._transport import DatagramTransport, Listener, Transport

@@ -14,9 +14,9 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from ._address import Address
+from ._drain import Drain
 from ._events import Outcome, RequestRecord, ShutdownReport, Statistics
 from ._observers import Audience
-from ._receiving import Drain
 from ._request import Request
 from ._transport import Listener
 

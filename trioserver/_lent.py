@@ -104,6 +104,8 @@ class LentConnection(Connection):
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
         receiver.total, sender.total = use.received, use.sent
+        # Who knows the number may have written to it, and nobody has counted that.
+        self._may_have_sent = self._may_have_sent or use.shown
         receiver.at_eof = use.at_eof
         receiver.ended_idle = receiver.ended_idle or use.ended_idle
         if use.broken is not None:

@@ -10,13 +10,17 @@ The rules this file keeps:
   more. Bytes that were there in time count.
 * A drain ends waits *between* requests only: those that say so, and those for
   the first byte of a connection.
+* A drain looks and takes nothing: what is in the kernel is for whoever receives next,
+  who need not be this file.
+* During a drain, a request has begun if its first byte was there before the answer to the
+  one before it was sent. Later ones have not: a client that waits for its answers sends the
+  next request so soon that a drain would never end (500 of them: none of 5 s was enough).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import socket
 from types import TracebackType
 from typing import Protocol
 
@@ -25,64 +29,16 @@ import trio
 from trio.lowlevel import checkpoint
 
 from ._config import LARGEST_PORTION
+from ._drain import NEW_CONNECTION_GRACE, Drain
 from ._errors import Draining, IdleTimeout, PeerGone
 from ._events import RequestInfo
 from ._transport import Transport
-
-NEW_CONNECTION_GRACE = 0.5
-"""Seconds after its accept in which a connection that has never sent a byte is
-not ended by a drain: its first request may be on its way. (Go's net/http waits
-5 s, and in a drain most such connections are speculative ones of browsers.)"""
-
-
-class Bell:
-    """Rings when a drain begins, and goes on: for threads that wait in ``poll`` meanwhile.
-
-    One for all of a server's: a socket that becomes readable because its other
-    end is closed.
-    """
-
-    _rope: socket.socket | None = None
-    _ear: socket.socket | None = None
-
-    def hang(self) -> None:
-        """Make it, if that has not been done. Without descriptors for it, nobody is woken."""
-        if self._ear is None:
-            with contextlib.suppress(OSError):
-                self._rope, self._ear = socket.socketpair()
-
-    def ring(self) -> None:
-        """Wake all who wait for it, now and later. Twice is once."""
-        if self._rope is not None:
-            self._rope.close()
-
-    def take_down(self) -> None:
-        """Close it."""
-        self.ring()
-        if self._ear is not None:
-            self._ear.close()
-
-    def fileno(self) -> int:
-        """What to wait for; -1 if it does not hang."""
-        return -1 if self._ear is None else self._ear.fileno()
-
-
-@attrs.define(eq=False)
-class Drain:
-    """Whether a server drains; one object, which all its connections look at.
-
-    Attributes:
-      began: whether it does.
-      bell: rings when it does, for those who wait in threads.
-    """
-
-    began: bool = False
-    bell: Bell = attrs.field(factory=Bell)
 
 
 class _Sender(Protocol):
     buffer: bytearray
     reset_by: OSError | None
+    peer_was_quiet: bool
 
     async def flush(self) -> None: ...
 
@@ -158,14 +114,17 @@ class Receiver:
           False at the end of input.
         """
         before = len(self.buffer)
+        ends = between_requests and self.drain.began and self._nothing_has_begun()
         if self._sender.buffer:
             await self._flush()
         else:
             await checkpoint()
         while True:
             self.check()
+            if ends:
+                raise self.draining()
             if len(self.buffer) > before:
-                return True  # a drain's last look put it there
+                return True  # a last look put it there
             data = self._receive_now(self.portion)
             if data is not None:
                 self.buffer += data
@@ -235,6 +194,7 @@ class Receiver:
             raise self._peer_gone(error) from error
         if data:
             self.total += len(data)
+            self._sender.peer_was_quiet = False
         elif data is not None:
             if self._sender.reset_by is not None:
                 # A send was told of the reset; this end is no orderly one.
@@ -270,12 +230,18 @@ class Receiver:
             block.end()
 
     def _request_has_begun(self) -> bool:
-        if not self.buffer and not self.closed:
-            self._take_in()
-            if self.buffer and self.wait is not None:
-                # The bytes left the kernel behind the back of whoever waits there for them.
-                self.wait.scope.cancel(reason="input has arrived")
-        return bool(self.buffer)
+        return bool(self.buffer) or (
+            not self.closed and not self._sender.peer_was_quiet and self._transport.has_input()
+        )
+
+    def _nothing_has_begun(self) -> bool:
+        """Whether a wait that begins now is one for a request that may never come."""
+        if self.buffer or self.closed or self.busy or self.wait is not None:
+            return False
+        if trio.current_time() < self.new_until:
+            return False
+        came_too_late = self._sender.peer_was_quiet and self._transport.has_input()
+        return came_too_late or not self._take_in()
 
     def _note_in_idle_blocks(self) -> None:
         """Input was taken: in the blocks in which that happened a request has begun."""

@@ -44,6 +44,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._accept import accept_loop, accept_now
 from ._door import Door, DoorHooks
+from ._drain import Drain
 from ._errors import lone_errors
 from ._events import (
     ListenerSnapshot,
@@ -54,7 +55,6 @@ from ._events import (
 )
 from ._ledger import Ledger
 from ._observers import Audience
-from ._receiving import Drain
 from ._request import Request, call_hook
 from ._shutdown import Shutdown
 from ._transport import Listener

@@ -20,6 +20,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
+from ._drain import Drain
 from ._errors import PeerGone, RequestEnded, WriteTimeout
 from ._events import RequestInfo
 from ._transport import Data, Transport
@@ -35,11 +36,15 @@ class Sender:
       buffer: output that waits for a flush.
       broken: why nothing can be sent any more, None while it can.
       reset_by: the system's error when the peer was found to be gone.
+      peer_was_quiet: during a drain, whether the peer had sent nothing more when the
+        last send began. The next request of who waits for each answer is one that the
+        drain need not begin with, however soon after the answer it comes.
       busy: whether a send waits, or the socket is lent.
     """
 
     _transport: Transport
     _info: RequestInfo
+    _drain: Drain
     timeout: float = math.inf
     total: int = 0
     buffer: bytearray = attrs.field(factory=bytearray)
@@ -48,6 +53,7 @@ class Sender:
     closed: bool = False
     eof_sent: bool = False
     busy: bool = False
+    peer_was_quiet: bool = False
     _broken_by: type[Exception] = PeerGone
 
     async def send_all(self, data: Data) -> None:
@@ -108,6 +114,8 @@ class Sender:
             raise self.breaks(self._broken_by, self.broken)
 
     def _send_now(self, data: Data) -> int:
+        if self._drain.began:
+            self.peer_was_quiet = not self._transport.has_input()
         try:
             sent = self._transport.send_now(data)
         except OSError as error:

@@ -15,9 +15,9 @@ from ._base import BaseServer
 from ._config import LARGEST_INT, a, count, reject
 from ._datagram import Datagram
 from ._datagram_socket import DatagramListener
+from ._drain import Drain
 from ._events import RequestInfo
 from ._listeners import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix, listeners_of
-from ._receiving import Drain
 from ._request import Exchange
 from ._transport import Listener, SocketListener
 

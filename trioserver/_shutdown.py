@@ -25,10 +25,10 @@ from trio.lowlevel import enable_ki_protection
 
 from ._config import Limits, Timeouts
 from ._door import Door
+from ._drain import NEW_CONNECTION_GRACE, Drain
 from ._errors import lone_errors
 from ._ledger import Ledger
 from ._observers import error_log, log_safely
-from ._receiving import NEW_CONNECTION_GRACE, Drain
 from ._request import Request
 from ._transport import Listener
 

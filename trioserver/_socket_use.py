@@ -63,6 +63,8 @@ class SocketUse:
       reading: whether a read waits.
       writing: whether a write waits.
       answered: whether nothing was read since the last write.
+      peer_was_quiet: during a drain, whether the peer had sent nothing more when the
+        last write began; see `Sender.peer_was_quiet`.
       held: bytes that files have read and not handed out.
       interrupted: whether the request was cancelled; nothing is read any more.
       ended_idle: whether the drain has ended a wait.
@@ -89,6 +91,7 @@ class SocketUse:
     reading: bool = False
     writing: bool = False
     answered: bool = True
+    peer_was_quiet: bool = False
     held: int = 0
     interrupted: bool = False
     ended_idle: bool = False
@@ -106,6 +109,10 @@ class SocketUse:
     def is_between_requests(self) -> bool:
         """Whether the next byte will be the first of a request, as far as can be told."""
         return self.answered and not self.held and not self.pending
+
+    def drain_ends_read(self) -> bool:
+        """Whether a read that begins now is for a request that came too late for the drain."""
+        return self.peer_was_quiet and self.ends_idle and self.is_between_requests()
 
     def wait_for_input(self, number: int, deadline: float) -> bool:
         """Wait until the descriptor has input, or its end.
@@ -141,9 +148,14 @@ class SocketUse:
 
     def was_read(self, size: int, *, peeked: bool) -> None:
         """A read has got ``size`` bytes."""
-        self.answered = False
+        self.answered = self.peer_was_quiet = False
         if not peeked:
             self.received += size
+
+    def will_write(self, number: int) -> None:
+        """A write to the descriptor begins."""
+        if self.drain.began:
+            self.peer_was_quiet = not has_input(number)
 
     def was_written(self, size: int) -> None:
         """A write has sent ``size`` bytes."""

@@ -21,6 +21,10 @@ import trio
 
 from ._address import Address
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
 Data: TypeAlias = bytes | bytearray | memoryview
 
 
@@ -52,6 +56,9 @@ class Transport(Protocol):
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         """Up to ``max_bytes`` bytes; ``b""`` at the end of input; None if there are none yet."""
+
+    def has_input(self) -> bool:
+        """Whether `receive_now` would give bytes now. Takes nothing; the end of input is none."""
 
     def send_now(self, data: Data) -> int:
         """Send what can be sent at once; how many bytes that was, 0 if none."""
@@ -149,6 +156,21 @@ def twin_of(sock: socket.socket) -> socket.socket:
     return socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
 
 
+def _bytes_queued(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for whoever receives next; 0 of a socket that is closed.
+
+    To peek would take an error that is pending, and the next receive would be told "end of
+    input" instead. And the socket may be somebody else's by now, who looks for himself.
+    """
+    if sys.platform == "win32":
+        with contextlib.suppress(OSError):
+            return len(sock.recv(1, socket.MSG_PEEK))
+        return 0
+    with contextlib.suppress(OSError, ValueError):  # the latter of -1
+        return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return 0
+
+
 @attrs.define(eq=False)
 class SocketTransport:
     """The kernel's transport: a connected socket, for which Python itself does not wait."""
@@ -172,6 +194,9 @@ class SocketTransport:
             return self.socket.recv(max_bytes, NOT_WAITING)
         except BlockingIOError:
             return None
+
+    def has_input(self) -> bool:
+        return _bytes_queued(self.socket) > 0
 
     def send_now(self, data: Data) -> int:
         try:

@@ -20,10 +20,10 @@ from .._address import Address
 from .._config import Limits, Timeouts
 from .._connection import Connection
 from .._datagram import Datagram
+from .._drain import Drain
 from .._errors import lone_errors
 from .._events import RequestInfo, RequestRecord
 from .._handlers import awaitable
-from .._receiving import Drain
 from .._request import Request
 from .._transport import Data, PeerCredentials, SocketTransport
 from .channel import Channel

@@ -28,12 +28,7 @@ class Channel:
     """Frames from the server, with the descriptors that come along; and back.
 
     Anybody may `say` something, from any thread. One side at a time listens.
-
-    Attributes:
-      drains: whether the server has said that it does.
     """
-
-    drains = False
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -64,7 +59,7 @@ class Channel:
         while not self._said:
             if not self._receive(0):
                 return None
-        return self._next()
+        return self._said.popleft()
 
     async def listen_in_trio(self) -> tuple[Say, bytes] | None:
         """The same for a task."""
@@ -75,17 +70,7 @@ class Channel:
                     return None
             except BlockingIOError:
                 continue
-        return self._next()
-
-    def _next(self) -> tuple[Say, bytes]:
-        said = self._said.popleft()
-        self.drains = self.drains or said[0] is Say.DRAIN
-        return said
-
-    @property
-    def has_more(self) -> bool:
-        """Whether something has come together with what was listened to last."""
-        return bool(self._said)
+        return self._said.popleft()
 
     def take_descriptor(self) -> int:
         """The descriptor that came with a frame; the caller's from now on."""

@@ -172,7 +172,9 @@ class Worker:
         """Tell it that the server drains. Twice is once."""
         if not self._drains:
             self._drains = True
-            self._say(Say.DRAIN)
+            with suppress(ValueError):  # the page is closed: it has ended
+                self._launched.page.drain_begins()
+            self._say(Say.DRAIN)  # for who waits; the page is for who asks
 
     def dismiss(self) -> None:
         """Hang up: it ends when it has nothing more to do."""

@@ -26,6 +26,7 @@ class Ending:
       broken: why nothing more can be sent, if that is so.
       shut: whether the handler has ended the output.
       detached: whether it has taken the descriptor over.
+      shown: whether it knows the descriptor's number, and so may have written to it.
       error: the handler's own error, in words; ``""``.
       traceback: of that error.
     """
@@ -39,6 +40,7 @@ class Ending:
     broken: str = ""
     shut: bool = False
     detached: bool = False
+    shown: bool = False
     error: str = ""
     traceback: str = ""
 

@@ -2,7 +2,8 @@
 
 The worker writes, the server reads, and nobody waits. So `snapshot()` can tell what
 a handler in another process waits for, and the record of a request whose worker was
-killed knows how far it had come.
+killed knows how far it had come. One thing the server writes: that it drains, which a
+worker asks at every write of a synchronous handler.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _STATES: Sequence[State] = get_args(State)
 WORKING, READING, IDLE, WRITING = range(len(_STATES))
 _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 
-REQUEST, RECEIVED, SENT, STATE = range(4)
+REQUEST, RECEIVED, SENT, STATE, DRAINS = range(5)
 
 
 class Page:
@@ -57,6 +58,15 @@ class Page:
         self.cells[RECEIVED] = received
         self.cells[SENT] = sent
         self.cells[STATE] = _NUMBERS[state]
+
+    @property
+    def drains(self) -> bool:
+        """Whether the server has said that it drains."""
+        return bool(self.cells[DRAINS])
+
+    def drain_begins(self) -> None:
+        """The server drains."""
+        self.cells[DRAINS] = 1
 
     @property
     def request(self) -> int:

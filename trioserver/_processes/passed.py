@@ -104,6 +104,6 @@ class PassedConnection(LentConnection):
 
 def _note(use: SocketUse, ending: Ending) -> None:
     use.at_eof, use.ended_idle = ending.at_eof, ending.ended_idle
-    use.shut, use.detached = ending.shut, ending.detached
+    use.shut, use.detached, use.shown = ending.shut, ending.detached, ending.shown
     if ending.broken:
         use.broken = trio.BrokenResourceError, ending.broken

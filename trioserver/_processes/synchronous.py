@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from .._blocking_socket import BlockingSocket
 from .._events import enter_request
-from .._socket_use import SocketUse, has_input
+from .._socket_use import SocketUse
 from .._sync_handlers import SyncDatagramSocket, handle
 from .._verdict import as_errors, peers_doing
 from .channel import Channel
@@ -68,7 +68,7 @@ def _serve_connection(
     ending = Ending()
     use = SocketUse(
         info=order.info,
-        drain=_DrainOnWire(channel),
+        drain=_DrainOnPage(page, channel),
         new_until=order.new_until,
         ends_idle=order.ends_idle,
         idle=order.idle,
@@ -90,7 +90,7 @@ def _serve_connection(
         ending.detached = owner.number == -1
         sock.end()
     ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
-    ending.ended_idle, ending.shut = use.ended_idle, use.shut
+    ending.ended_idle, ending.shut, ending.shown = use.ended_idle, use.shut, use.shown
     ending.broken = use.broken[1] if use.broken else ""
     return ending
 
@@ -134,19 +134,20 @@ def _judge(ending: Ending, error: BaseException, order: Order) -> None:
         ending.outcome, ending.reason = outcome.value, shorten(reason)
 
 
-class _DrainOnWire:
-    """Whether the server drains: then it says so, and says nothing else during a request."""
+class _DrainOnPage:
+    """Whether the server drains: it writes that on the page, and then says so, too.
 
-    def __init__(self, channel: Channel) -> None:
+    It says nothing else during a request.
+    """
+
+    def __init__(self, page: Page, channel: Channel) -> None:
+        self._page = page
         self.bell = channel
 
     @property
     def began(self) -> bool:
-        """Whether it has said so; never to a child that the handler has forked."""
-        bell = self.bell
-        if bell.drains or bell.has_more:
-            return True
-        return not bell.is_closed and has_input(bell.fileno())
+        """Whether it does; never for a child that the handler has forked."""
+        return self._page.drains and not self.bell.is_closed
 
 
 class SeenSocket(BlockingSocket):

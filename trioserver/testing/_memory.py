@@ -100,6 +100,9 @@ class MemoryTransport:
             raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         return b"" if incoming.ended else None
 
+    def has_input(self) -> bool:
+        return bool(self._incoming.data) and not self.closed
+
     def send_now(self, data: bytes | bytearray | memoryview) -> int:
         self._check_open()
         incoming, outgoing = self._incoming, self._outgoing

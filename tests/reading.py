@@ -1,0 +1,114 @@
+"""Handlers that read in every way in which a socket can be read.
+
+In here so that worker processes find them; nothing imports pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import socketserver
+import ssl
+
+import trio
+
+import trioserver
+
+PATIENCE = 10
+"""Seconds that they wait for a request: more than any client needs."""
+
+
+# One line, and its answer ------------------------------------------------------------
+
+
+class Recv(socketserver.BaseRequestHandler):
+    """Receives."""
+
+    def handle(self) -> None:
+        self.request.sendall(self.request.recv(100))
+
+
+class File(socketserver.StreamRequestHandler):
+    """Reads from a file."""
+
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.readline())
+
+
+class Selects(socketserver.BaseRequestHandler):
+    """Does not receive before the kernel says that something is there."""
+
+    def handle(self) -> None:
+        readable, _, _ = select.select([self.request], [], [], PATIENCE)
+        if readable:
+            self.request.sendall(self.request.recv(100))
+
+
+class ByNumber(socketserver.BaseRequestHandler):
+    """Reads from the descriptor."""
+
+    def handle(self) -> None:
+        self.request.sendall(os.read(self.request.fileno(), 100))
+
+
+class Detaches(socketserver.BaseRequestHandler):
+    """Makes a socket of its own of the descriptor."""
+
+    def handle(self) -> None:
+        with socket.socket(fileno=self.request.detach()) as mine:
+            mine.settimeout(PATIENCE)
+            mine.sendall(mine.recv(100))
+
+
+class Wraps(socketserver.BaseRequestHandler):
+    """Agrees on TLS by itself, with the certificate that its server names."""
+
+    def handle(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server.certificate)
+        with context.wrap_socket(self.request, server_side=True) as tls:
+            tls.sendall(tls.recv(100))
+
+
+# Many, of clients that never wait long ------------------------------------------------
+
+
+class TwoLines(socketserver.StreamRequestHandler):
+    """Answers every second line, and reads on only when the client has said something more."""
+
+    rbufsize = 0  # or it would be there already
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            self.rfile.readline()
+            self.wfile.write(line.upper())
+            select.select([self.request], [], [], PATIENCE)
+
+
+class AsyncTwoLines(trioserver.StreamRequestHandler):
+    """The same, asynchronous."""
+
+    rbufsize = 1
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.rfile.readline()
+            await self.wfile.write(line.upper())
+            await trio.lowlevel.wait_readable(self.request.socket)
+
+
+class AsyncIdleTwoLines(trioserver.StreamRequestHandler):
+    """The same, with an idle block of its own."""
+
+    rbufsize = 1
+
+    async def handle(self) -> None:
+        while True:
+            with self.idle():
+                line = await self.rfile.readline()
+            if not line:
+                return
+            await self.rfile.readline()
+            await self.wfile.write(line.upper())
+            await trio.lowlevel.wait_readable(self.request.socket)
