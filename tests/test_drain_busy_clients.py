@@ -41,6 +41,8 @@ class Lines(trioserver.StreamRequestHandler):
         self.server.executed += 1
         await trio.sleep(0.001)
         await self.wfile.write(line.upper())
+        for _ in range(10):  # time enough for the client's next request
+            await trio.lowlevel.checkpoint()
 
 
 class Buffered(Lines):

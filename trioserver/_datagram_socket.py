@@ -18,6 +18,7 @@ import trio
 
 from ._address import Address, describe
 from ._datagram_notes import Note, Told, ask_for_notes, is_unix
+from ._sharing import others_hold
 from ._transport import Data, DatagramTransport, OwnedPath, PeerCredentials
 
 UNNAMED = ""
@@ -48,7 +49,7 @@ class DatagramListener:
     Attributes:
       largest: bytes of the largest datagram to receive. Of larger ones nothing
         is received: they are an `OSError` of `accept_now`, EMSGSIZE.
-      shared: whether others receive from the same socket.
+      was_given: whether somebody else has bound the socket, who may have it still.
       path: the socket file to remove.
       address: the bound address.
       most_queued: datagrams that the kernel can hold at once, so that a drain
@@ -60,7 +61,7 @@ class DatagramListener:
 
     socket: socket.socket
     largest: int
-    shared: bool = False
+    was_given: bool = False
     path: OwnedPath | None = None
     address: Address = attrs.field(init=False)
     dropped: int = 0
@@ -77,6 +78,10 @@ class DatagramListener:
         self._buffer = bytearray(self.largest)
         self._keeps_errors = _keeps_errors(self.socket)
         self._room_for_notes = ask_for_notes(self.socket, self.address)
+
+    @property
+    def shared(self) -> bool:
+        return self.was_given and others_hold(self.socket)
 
     @property
     def most_queued(self) -> int:
@@ -168,7 +173,7 @@ class DatagramListener:
             # Before the close: while our socket lives, its inode number cannot
             # be given to somebody else's file.
             self.path.unlink()
-        if self._ways_back and self.is_unix() and not self.shared:
+        if self._ways_back and self.is_unix() and not self.was_given:
             # Tells who sends from now on (EPIPE), and who waits to; UDP cannot.
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RD)

@@ -172,7 +172,7 @@ def adopt(
 
     They are ours from here on, and closed at the end of the run; their paths
     are not unlinked, and what waits in their queues when the server drains is
-    left there, for whoever else has them.
+    left there if somebody else has them.
 
     Raises:
       ValueError: a socket is closed, is not of the right kind and of one of

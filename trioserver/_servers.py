@@ -82,7 +82,7 @@ class TCPServer(BaseServer):
         """
         if sockets := adopted_sockets(self._server_address):
             adopted = adopt(sockets, self._families(), self.socket_type)
-            return self._keep(listeners_of(adopted, partial(SocketListener, shared=True)))
+            return self._keep(listeners_of(adopted, partial(SocketListener, was_given=True)))
         # Not shared, even with reuse_port: each such socket has a queue of its own.
         return self._keep(listeners_of(await _bind_host(self), SocketListener))
 
@@ -143,7 +143,7 @@ class UDPServer(BaseServer):
         make_listener = partial(DatagramListener, largest=self.max_packet_size)
         if sockets := adopted_sockets(self._server_address):
             adopted = adopt(sockets, self._families(), self.socket_type)
-            return self._keep(listeners_of(adopted, partial(make_listener, shared=True)))
+            return self._keep(listeners_of(adopted, partial(make_listener, was_given=True)))
         return self._keep(listeners_of(await _bind_host(self), make_listener))
 
     def _families(self) -> Sequence[int]:

@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from ._address import Address
+from ._sharing import others_hold
 
 if sys.platform != "win32":
     import fcntl
@@ -124,7 +125,10 @@ class Listener(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether others accept from the same queue, so that a drain must leave it to them."""
+        """Whether others accept from the same queue, so that a drain must leave it to them.
+
+        Asked once, when the drain begins; `close` comes next.
+        """
 
     def listen(self, backlog: int) -> None:
         """Let clients in, at most ``backlog`` at once until they are accepted."""
@@ -234,10 +238,14 @@ class SocketTransport:
 
 @attrs.define(eq=False)
 class SocketListener:
-    """The kernel's listener: a bound, non-blocking stream socket, and its path if it has one."""
+    """The kernel's listener: a bound, non-blocking stream socket, and its path if it has one.
+
+    Attributes:
+      was_given: whether somebody else has bound it, who may have it still.
+    """
 
     socket: socket.socket
-    shared: bool = False
+    was_given: bool = False
     path: OwnedPath | None = None
     address: Address = attrs.field(init=False)
 
@@ -249,6 +257,10 @@ class SocketListener:
             # Accepted sockets inherit it, so it costs nothing a connection. A
             # reply of several small writes waits 40 ms for an ACK without it.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def shared(self) -> bool:
+        return self.was_given and others_hold(self.socket)
 
     def listen(self, backlog: int) -> None:
         self.socket.listen(backlog)
