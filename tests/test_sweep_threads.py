@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socketserver
 import threading
 from pathlib import Path
@@ -66,6 +68,26 @@ class Calls(Careful):
                 self.server.books.written[self.client_address] += 1
 
 
+class Selects(Careful):
+    """Does not read before the kernel says that something is there."""
+
+    def handle(self) -> None:
+        select.select([self.request], [], [])
+        super().handle()
+
+
+class ReadsByNumber(Careful):
+    """Reads its first byte from the descriptor."""
+
+    def handle(self) -> None:
+        first = os.read(self.request.fileno(), 1)
+        if first:
+            self.wfile.write((first + self.rfile.readline()).upper())
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+        super().handle()
+
+
 async def upper(line: bytes) -> bytes:
     """As `bytes.upper`, in two steps."""
     await trio.lowlevel.checkpoint()
@@ -95,7 +117,7 @@ def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
     assert Setting(kind, [cancel], handler).sweep() > 60
 
 
-@both_handlers
+@pytest.mark.parametrize("handler", [Careful, Calls, Selects, ReadsByNumber])
 @all_kinds
 def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
     """GS-11: wherever the drain begins, what was asked before it is answered, in full."""

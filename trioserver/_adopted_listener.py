@@ -15,6 +15,7 @@ from ._accept import Tier, tier_of
 from ._address import Address
 from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
+from ._sealing import seal
 from ._socket_use import has_input
 from ._transport import NOT_WAITING, twin_of
 
@@ -52,6 +53,11 @@ class AdoptedListener:
 
     def listen(self, backlog: int) -> None:
         """Nothing: it does already."""
+
+    def seal(self) -> None:
+        """Let nobody else into the queue. Datagrams have no connect that could succeed."""
+        if not self._datagrams:
+            seal(self._twin)
 
     def accept_now(self) -> tuple[Any, Address] | None:
         """What their ``get_request`` returns.

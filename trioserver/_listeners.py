@@ -221,6 +221,12 @@ def activate(listeners: Iterable[Listener], backlog: int | None) -> None:
             raise with_address(error, "listen on", listener.address) from error
 
 
+def seal(listener: Listener) -> None:
+    """Let nobody else into the queue of ``listener``, if it can do that."""
+    if hasattr(listener, "seal"):
+        listener.seal()
+
+
 def most_queued(listener: Listener) -> int:
     """How many clients can be queued at ``listener`` at once, at most."""
     queued: int = getattr(listener, "most_queued", LARGEST_BACKLOG)

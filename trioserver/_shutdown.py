@@ -28,6 +28,7 @@ from ._door import Door
 from ._drain import NEW_CONNECTION_GRACE, Drain
 from ._errors import lone_errors
 from ._ledger import Ledger
+from ._listeners import seal
 from ._observers import error_log, log_safely
 from ._request import Request
 from ._transport import Listener
@@ -84,6 +85,7 @@ class Shutdown:
         self._cancel_loops("the server drains")
         for listener in self._listeners:
             if not listener.shared:  # else what is queued is for the others, too
+                seal(listener)
                 self._door.take_in_queue(listener)
             listener.close()
         self._end_idle_waits()

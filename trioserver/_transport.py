@@ -20,6 +20,7 @@ import attrs
 import trio
 
 from ._address import Address
+from ._sealing import seal
 from ._sharing import others_hold
 
 if sys.platform != "win32":
@@ -115,8 +116,9 @@ class Listener(Protocol):
     """Where clients come from. What `BaseServer.server_bind` returns a list of.
 
     It may also have ``most_queued``, how many clients can be queued at once,
-    which bounds what a drain takes in; and ``dropped``, how many were lost
-    before anybody could take them.
+    which bounds what a drain takes in; ``dropped``, how many were lost before
+    anybody could take them; and ``seal()``, which lets nobody else into the
+    queue, while `accept_now` takes in who is there.
     """
 
     @property
@@ -261,6 +263,9 @@ class SocketListener:
     @property
     def shared(self) -> bool:
         return self.was_given and others_hold(self.socket)
+
+    def seal(self) -> None:
+        seal(self.socket)
 
     def listen(self, backlog: int) -> None:
         self.socket.listen(backlog)
