@@ -107,6 +107,29 @@ async def test_last_holder_serves_the_queue(
     assert len(report.completed) == 2
 
 
+async def test_last_holder_serves_the_datagrams() -> None:
+    """The same of datagrams that nobody else will receive."""
+    sock = udp(Path())
+    may_go = trio.Event()
+
+    async def back(request: Any, client_address: Any, server: Any) -> None:
+        await may_go.wait()
+        await request.reply(request.data)
+
+    server = trioserver.UDPServer(sock, back, limits=trioserver.Limits(requests=1))
+    with trio.fail_after(20), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        async with server.serving():
+            client.connect(server.server_address)
+            client.send(b"one")
+            await until(lambda: server.requests)
+            client.send(b"two")
+            server.shutdown(GRACE)
+            may_go.set()
+            await server.wait_closed()
+        assert [client.recv(100), client.recv(100)] == [b"one", b"two"]
+
+
 @both
 async def test_queue_is_left_to_another_descriptor(
     make: Any, tmp_path: Path, busy_and_queued: Any
