@@ -45,6 +45,16 @@ class Polite(trioserver.ProcessTCPServer):
     """Some hook of it says goodbye: a test's, in its own process."""
 
 
+class MadeUp(trioserver.ProcessTCPServer):
+    """All its clients have the address that it is told."""
+
+    made_up = None
+
+    def get_request(self, listener: Any) -> Any:
+        got = super().get_request(listener)
+        return got and (got[0], self.made_up)
+
+
 class AsyncUpper(trioserver.StreamRequestHandler):
     """The same, asynchronous."""
 
@@ -523,6 +533,18 @@ async def amisaddresses(request: trioserver.Datagram, client_address: Any, serve
         await way_back.sendto(b"hello", (client_address[0], 99_999))
     except (OSError, OverflowError) as error:
         await way_back.sendto(repr(error).encode(), client_address)
+
+
+def says_where_from(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Answers with the client's address."""
+    request.sendall(repr(client_address).encode())
+
+
+async def asays_where_from(
+    request: trioserver.Connection, client_address: Any, server: Any
+) -> None:
+    """The same, asynchronous."""
+    await request.sendall(repr(client_address).encode())
 
 
 def replies_twice(request: Any, client_address: Any, server: Any) -> None:

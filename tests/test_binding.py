@@ -185,6 +185,9 @@ async def test_ipv6_address_with_a_scope() -> None:
         server = trioserver.TCPServer((f"{host}%{interface}", 0), Upper)
         (address,) = await addresses(server)
         assert address[3] == index
+        for again in (address, (host, 0, 0, index), (f"{host}%{interface}", 0, 0, 0)):
+            (found,) = await addresses(trioserver.TCPServer(again, Upper))
+            assert found[3] == index
 
 
 def link_local_addresses() -> list[tuple[str, int, str]]:

@@ -223,6 +223,7 @@ def test_when_full_of_a_wrong_type(value: Any) -> None:
         (tcp, "address_family", [None, socket.AF_INET, socket.AF_INET6]),
         (unix, "mode", [None, 0, 0o600, 0o777]),
         (tcp, "server_address", [("", 0), (None, 80), ("::1", 65_535), ("localhost", "http")]),
+        (tcp, "server_address", [("::1", 0, 0, 0), ["", 80, 2**20 - 1, 2**32 - 1]]),
         (
             unix,
             "server_address",
@@ -283,6 +284,11 @@ def test_field_of_a_wrong_type(make: Make, name: str, value: Any) -> None:
             [("x", -1), ("x", 65_536), ("x", HUGE), ("x", None), ("x", True), ("x", 1.5)],
         ),
         (
+            tcp,
+            "server_address",
+            [("::1", 1, -1, 0), ("::1", 1, 2**20, 0), ("::1", 1, 0, 2**32), ("::1", 1, "0", 0)],
+        ),
+        (
             unix,
             "server_address",
             ["", b"", "a\0b", "x" * 108, b"x" * 200, Path("x" * 108), b"\0" + 108 * b"x"],
@@ -292,6 +298,33 @@ def test_field_of_a_wrong_type(make: Make, name: str, value: Any) -> None:
 def test_field_of_a_wrong_value(make: Make, name: str, value: Any) -> None:
     """UX-06, NW-07: a wrong value is a `ValueError` that names the field and what it takes."""
     refused(ValueError, make, name, value)
+
+
+@pytest.mark.parametrize(
+    ("host", "bare"),
+    [("[::1]", "::1"), ("[::1", "::1"), ("[fe80::1%lo]", "fe80::1%lo"), ("[::1]:80", "::1")],
+)
+def test_host_in_the_brackets_of_urls(host: str, bare: str) -> None:
+    """UX-06: the host as a URL has it is refused when the server is built, and told what to do."""
+    message = refused(ValueError, tcp, "server_address", (host, 80))
+    assert f"whose host has no brackets, which are for URLs: {bare!r}" in message
+
+
+def test_ipv6_address_and_another_family() -> None:
+    """An address of four parts is IPv6's, so the family cannot be another one, at any time."""
+    message = refused(
+        ValueError,
+        partial(tcp, address_family=socket.AF_INET),
+        "server_address",
+        ("::1", 0, 0, 0),
+    )
+    assert "a pair (host, port), as address_family is AF_INET" in message
+    server = tcp(server_address=("::1", 0, 0, 0))
+    with pytest.raises(ValueError, match="address_family must be None or socket"):
+        server.address_family = socket.AF_INET
+    with pytest.raises(ValueError, match="address_family is AF_INET"):
+        server.evolve(address_family=socket.AF_INET)
+    server.address_family = socket.AF_INET6
 
 
 def test_path_that_cannot_be_encoded() -> None:

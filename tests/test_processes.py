@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -960,6 +961,24 @@ async def test_reply_to_an_address_that_is_none(handler: Any) -> None:
     async with running(server):
         answer = await ask_by_datagram(server, b"hello")
     assert answer.startswith(b"OverflowError(")
+
+
+@both("says_where_from")
+async def test_address_that_get_request_has_made_up(handler: Any) -> None:
+    """What pickles comes as it is; what does not is that request's error, and no worker's."""
+    witness = Witness()
+    server = handlers.MadeUp(THERE, handler, min_children=1, max_children=1, observers=[witness])
+    async with running(server):
+        pids = server.active_children
+        for server.made_up in [((1, 2), "more"), (), [1], None]:
+            assert await ask(server, b"") == repr(server.made_up).encode()
+        server.made_up = threading.Lock()
+        assert await ask(server, b"") == b""
+        server.made_up = "the next one"
+        assert await ask(server, b"") == b"'the next one'"
+        assert server.active_children == pids
+    assert witness.outcomes == [*["completed"] * 4, "failed", "completed"]
+    assert "does not pickle, so no worker process can have it" in witness.records[4].reason
 
 
 @both("replies_twice")

@@ -843,6 +843,36 @@ async def test_names_are_looked_up_in_the_handlers_thread(monkeypatch: pytest.Mo
     assert [name.partition(" ")[0] for name in threads if "Main" not in name] == ["request"]
 
 
+async def test_datagram_to_an_odd_address() -> None:
+    """``sendto`` says of every address what that of a socket says, be it none at all."""
+    found: list[tuple[Any, Any]] = []
+
+    def tried(sendto: Any, address: Any) -> Any:
+        try:
+            return sendto(b"x", address)
+        except Exception as error:  # noqa: BLE001  (that is what is compared)
+            return type(error), getattr(error, "errno", None)
+
+    def sends(request: Any, client_address: Any, server: Any) -> None:
+        data, way_back = request
+        port = client_address[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+            found.extend(
+                (tried(way_back.sendto, address), tried(plain.sendto, address))
+                for address in ODD_ADDRESSES
+            )
+        way_back.sendto(data.upper(), ("", port))
+
+    async with running(server := trioserver.ThreadingUDPServer(THERE, sends)):
+        assert await ask_by_datagram(server, b"hello") == b"HELLO"
+    assert len(found) == len(ODD_ADDRESSES)
+    for ours, theirs in found:
+        assert ours == theirs
+
+
+ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
+
+
 async def test_handler_calls_trio() -> None:
     """``trio.from_thread`` works in a handler."""
 

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
 
 import trio
@@ -29,7 +29,11 @@ LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
 
 
 async def resolve(
-    host: str | None, port: int | str, family: int | None, kind: int = socket.SOCK_STREAM
+    host: str | None,
+    port: int | str,
+    family: int | None,
+    kind: int = socket.SOCK_STREAM,
+    ipv6_parts: Sequence[int] = (),
 ) -> list[tuple[socket.AddressFamily, Address]]:
     """The addresses to listen on for ``host`` and ``port``, IPv4 first.
 
@@ -38,6 +42,8 @@ async def resolve(
       port: a number, 0 for an ephemeral one, or a service name.
       family: None for every family, or the one to use.
       kind: for streams or for datagrams; names of services depend on it.
+      ipv6_parts: flow information and scope id, which only IPv6 addresses
+        have. A scope id of 0 leaves the zone to the host (``fe80::1%eth0``).
 
     Raises:
       OSError: the name does not resolve; the message holds it.
@@ -46,7 +52,7 @@ async def resolve(
         found = await trio.socket.getaddrinfo(
             host or None,
             port,
-            family=family or socket.AF_UNSPEC,
+            family=family or (socket.AF_INET6 if ipv6_parts else socket.AF_UNSPEC),
             type=kind,
             flags=socket.AI_PASSIVE,
         )
@@ -54,25 +60,57 @@ async def resolve(
         shown = describe((host or "", port))
         raise socket.gaierror(error.errno, f"{error.strerror}: cannot resolve {shown}") from error
     # A name can resolve to one address twice (once a protocol, /etc/hosts).
-    unique = dict.fromkeys((entry[0], entry[4]) for entry in found)
+    unique = dict.fromkeys((entry[0], _with_parts(entry[4], ipv6_parts)) for entry in found)
     return sorted(unique, key=lambda entry: entry[0] != socket.AF_INET)
 
 
+def _with_parts(address: Address, ipv6_parts: Sequence[int]) -> Address:
+    if not ipv6_parts:
+        return address
+    (flowinfo, scope_id), (host, port, _, found_zone) = ipv6_parts, address
+    return host, port, flowinfo, scope_id or found_zone
+
+
 def describe(address: Address) -> str:
-    """``address`` as people write it: ``127.0.0.1:80``, ``[::1]:80``, ``unix:/run/x``."""
+    """``address`` as people write it: ``127.0.0.1:80``, ``[fe80::1%eth0]:80``, ``unix:/run/x``.
+
+    On one line, and never an error: an address that a ``get_request`` has made
+    up can be anything.
+    """
+    try:
+        return printable(_in_words(address))
+    except Exception:  # noqa: BLE001  (its own __str__, say)
+        return f"<{type(address).__name__}>"
+
+
+def _in_words(address: Address) -> str:
     match address:
-        case (str(host), port, *_):
-            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case (str(host), port, *rest):
+            return (
+                f"[{host}{_zone_in_words(host, rest)}]:{port}" if ":" in host else f"{host}:{port}"
+            )
         case str() | bytes() | os.PathLike():
             return f"unix:{_path_in_words(os.fsencode(address))}" if address else "unix:(unnamed)"
         case _:
             return str(address)
 
 
+def _zone_in_words(host: str, rest: Sequence[object]) -> str:
+    """``%`` and the interface of a link-local address, whose scope id the kernel has told."""
+    match rest:
+        case (_, int(scope_id)) if scope_id and "%" not in host:
+            try:
+                return f"%{socket.if_indextoname(scope_id)}"
+            except (OSError, OverflowError):  # the interface is gone, or never was
+                return f"%{scope_id}"
+        case _:
+            return ""
+
+
 def _path_in_words(path: bytes) -> str:
     if path.startswith(b"\0"):
         path = b"@" + path[1:]  # as ss(8) and systemd write abstract names
-    return printable(path.decode(errors="backslashreplace"))
+    return path.decode(errors="backslashreplace")
 
 
 def printable(text: str, most: int = 500) -> str:
@@ -84,34 +122,61 @@ def printable(text: str, most: int = 500) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def client_key(address: Address, user_id: int | None) -> object:
-    """What ``Limits.per_client`` counts: one client, as far as an address can tell.
+def client_key(address: Address, user_id: int | None) -> Hashable | None:
+    """What ``Limits.per_client`` counts as one client; None if that cannot be told.
 
-    An IPv6 client commonly owns a /64 network, so that is what counts as one
-    client. A Unix client is its user id, None where the system does not tell.
+    An IPv6 client commonly owns a /64 network, so that is what counts; on a
+    link, though, fe80::/64 is everybody's, so each address does, with its zone.
+    A Unix client is its user id. Any other address that a ``get_request`` has
+    made up counts as itself, if it hashes.
     """
-    if not isinstance(address, tuple):
-        return user_id
+    match address:
+        case (str(host), *rest):
+            key: object = _owned_by_one(host, rest)
+        case _:
+            key = address if user_id is None else user_id
     try:
-        ip = ipaddress.ip_address(address[0].partition("%")[0])
+        hash(key)
+    except Exception:  # noqa: BLE001  (a list's, or what its own __hash__ raises)
+        return None
+    return key
+
+
+def _owned_by_one(host: str, rest: Sequence[object]) -> object:
+    """The addresses that are one client's, if ``host`` is one of them."""
+    host, _, zone = host.partition("%")
+    try:
+        ip = ipaddress.ip_address(host)
     except ValueError:
-        return address[0]
+        return host
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
+    if ip.is_link_local:
+        return ip, zone or tuple(rest[2:])
     return ip.ipv4_mapped or ipaddress.IPv6Network((ip, 64), strict=False)
+
+
+_LARGEST_FLOWINFO = 2**20 - 1
+_LARGEST_SCOPE_ID = 2**32 - 1
 
 
 def valid_ip_address(address: object) -> str | None:
     """What is wrong with ``address`` as a place to listen, or None."""
-    if not (isinstance(address, (tuple, list)) and len(address) == 2):
+    if not (isinstance(address, (tuple, list)) and len(address) in {2, 4}):
         return "a pair (host, port) or bound sockets to adopt"
-    host, port = address
+    host, port, *ipv6_parts = address
     if not isinstance(host, (str, type(None))):
         return "a pair (host, port) whose host is a str or None"
+    if host and host.startswith("["):
+        bare = host[1:].partition("]")[0]
+        return f"a pair (host, port) whose host has no brackets, which are for URLs: {bare!r}"
     if isinstance(port, bool) or not isinstance(port, (int, str)):
         return "a pair (host, port) whose port is an int or a service name"
     if isinstance(port, int) and not 0 <= port <= 65_535:
         return "a pair (host, port) whose port is between 0 and 65535"
+    for part, most in zip(ipv6_parts, (_LARGEST_FLOWINFO, _LARGEST_SCOPE_ID), strict=False):
+        if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part <= most:
+            return "(host, port, flowinfo, scope_id), two ints, as the socket module has IPv6's"
     return None
 
 

@@ -197,8 +197,11 @@ class Limits:
         them, so that they can go elsewhere; an async function of one
         connection is given one such client at a time, to say why, for at most
         ``Timeouts.write`` seconds.
-      per_client: connections of one client at once (IPv6 by its /64 network,
-        Unix sockets by user id); more are always refused. None: no such limit.
+      per_client: connections of one client at once; more are always refused.
+        One client is an IPv4 address, an IPv6 /64 network (on a link, one
+        address and its zone), or a user id of a Unix socket. Any other address
+        that ``get_request`` returns counts as itself, or, if it does not hash,
+        has no such limit. None: nobody has.
       line: bytes of one line or delimited read, its end included.
       read: bytes of one read without a size.
       linger: bytes of unread input that are discarded after the last reply.

@@ -140,7 +140,8 @@ class DatagramSocket:
 def _no_way_back(address: Any) -> str | None:
     """Why nobody can be reached at a client's address; None if somebody can."""
     if isinstance(address, tuple):
-        return "the client sent from port 0, where nobody receives" if address[1] == 0 else None
+        nobody = address[1:2] == (0,)
+        return "the client sent from port 0, where nobody receives" if nobody else None
     return None if address else "the client's socket has no address to reply to"
 
 

@@ -33,7 +33,8 @@ class DefaultHooks(Configured):
 
         Returns:
           The request and the client's address, as the other hooks and the
-          handler get them; None if there was no client, or to drop it. An
+          handler get them (the address can be any value; `Limits` says how
+          ``per_client`` counts it); None if there was no client, or to drop it. An
           override calls this one for the client: to return None without doing
           so leaves it where it is, and means being called again at once.
 

@@ -31,7 +31,7 @@ L = TypeVar("L", bound=Listener)
 async def bind_ip(
     host: str | None,
     port: int | str,
-    *,
+    *ipv6_parts: int,
     kind: int = socket.SOCK_STREAM,
     family: int | None = None,
     options: Iterable[SocketOption] = (),
@@ -45,6 +45,7 @@ async def bind_ip(
     Args:
       host: name or address; None or ``""`` is every interface.
       port: 0 for an ephemeral port, the same on every address.
+      ipv6_parts: flow information and scope id, of an address that is IPv6's.
       kind: TCP or UDP, by the type of their sockets.
       family: None for every family that ``host`` has.
       options: ``(level, name, value)``, set before bind.
@@ -63,7 +64,7 @@ async def bind_ip(
         if not hasattr(socket, "SO_REUSEPORT"):
             raise OSError(errno.ENOPROTOOPT, "allow_reuse_port: this system has no SO_REUSEPORT")
         settings.append((socket.SOL_SOCKET, socket.SO_REUSEPORT, 1))
-    addresses = await resolve(host, port, family, kind)
+    addresses = await resolve(host, port, family, kind, ipv6_parts)
     tries = _SAME_PORT_TRIES if addresses[0][1][1] == 0 and len(addresses) > 1 else 1
     while True:
         tries -= 1

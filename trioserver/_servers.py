@@ -32,6 +32,10 @@ _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 def _valid_family(server: object, field: attrs.Attribute[Any], value: object) -> None:
     if value is not None and value not in _IP_FAMILIES:
         reject(ValueError, server, field, "None, socket.AF_INET or socket.AF_INET6", value)
+    address = getattr(server, "_server_address", None)
+    if value == socket.AF_INET and _has_ipv6_parts(address):
+        expected = f"None or socket.AF_INET6, as server_address is {address!r}"
+        reject(ValueError, server, field, expected, value)
 
 
 @attrs.define(
@@ -45,9 +49,11 @@ def _valid_family(server: object, field: attrs.Attribute[Any], value: object) ->
 class TCPServer(BaseServer):
     """Serves TCP connections.
 
-    ``server_address`` is ``(host, port)``. A host of ``""`` or None is every
-    interface, of every family that the machine has; port 0 is an ephemeral
-    port, the same for all of them. Sockets that are bound already can be given
+    ``server_address`` is ``(host, port)``, or IPv6's ``(host, port, flowinfo,
+    scope_id)``. A host of ``""`` or None is every interface, of every family
+    that the machine has; port 0 is an ephemeral port, the same for all of
+    them. The zone of a link-local host is part of its name (``fe80::1%eth0``),
+    or the scope id. Sockets that are bound already can be given
     instead: they are closed at the end, so such a server runs once, and does
     not pickle.
 
@@ -163,8 +169,17 @@ class UDPServer(BaseServer):
 
 
 def _check_ip_address(server: BaseServer, field: attrs.Attribute[Any], address: object) -> None:
-    if not adopted_sockets(address) and (expected := valid_ip_address(address)):
+    if adopted_sockets(address):
+        return
+    if expected := valid_ip_address(address):
         reject(_kind(address, (tuple, list)), server, field, expected, address)
+    if _has_ipv6_parts(address) and getattr(server, "address_family", None) == socket.AF_INET:
+        expected = "a pair (host, port), as address_family is AF_INET"
+        reject(ValueError, server, field, expected, address)
+
+
+def _has_ipv6_parts(address: object) -> bool:
+    return isinstance(address, (tuple, list)) and len(address) == 4 and not adopted_sockets(address)
 
 
 def _families(family: int | None) -> Sequence[int]:
@@ -172,10 +187,8 @@ def _families(family: int | None) -> Sequence[int]:
 
 
 async def _bind_host(server: TCPServer | UDPServer) -> Sequence[socket.socket]:
-    host, port = server._server_address
     return await bind_ip(
-        host,
-        port,
+        *server._server_address,
         kind=server.socket_type,
         family=server.address_family,
         options=server.socket_options,

@@ -64,9 +64,9 @@ class Slots:
         )
 
     def take(self, client: Hashable = None) -> None:
-        """Take a slot for ``client``."""
+        """Take a slot for ``client``; for None, which nobody counts, just a slot."""
         self.free -= 1
-        if self._limits.per_client is not None:
+        if client is not None:
             self._by_client[client] += 1
 
     def give_back(self, client: Hashable = None) -> None:
@@ -76,7 +76,7 @@ class Slots:
         while another listener has one.
         """
         self.free += 1
-        if self._limits.per_client is not None:
+        if client is not None:
             self._by_client[client] -= 1
             if not self._by_client[client]:
                 # One entry for each client that is here, not for all that ever were.

@@ -65,9 +65,11 @@ class SyncDatagramSocket:
 
 def _numeric(address: Any, like: Any) -> Any:
     """The address without a name in it, which is looked up here, where nobody else waits."""
-    if not isinstance(like, tuple) or not isinstance(address, tuple):
+    if not isinstance(like, tuple) or not isinstance(address, tuple) or len(address) < 2:
         return address
     host, port, *rest = address
+    if host in _NO_NAMES:
+        return address
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -75,6 +77,10 @@ def _numeric(address: Any, like: Any) -> Any:
         (*_, found), *_ = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
         return (*found[:2], *rest) if rest else found
     return address
+
+
+# What the socket module itself takes for every interface, and for everybody on the link.
+_NO_NAMES = ("", "<broadcast>")
 
 
 def handle(handler: SyncHandler, request: Any, client_address: Address, server: Any) -> None:

@@ -31,7 +31,7 @@ from .._sync_handlers import check_sync_handler, is_asynchronous
 from .crew import Job, Outbox, Worker
 from .errors import HandlerFailed, Traceback, WorkerCrashed
 from .log import levels
-from .orders import Contract, DatagramOrder, Order
+from .orders import Contract, DatagramOrder, Order, check_address
 from .passed import PassedConnection
 from .pool import Pool, PoolConfig
 from .wire import pack
@@ -147,6 +147,7 @@ class ProcessMixIn(BaseServer):
 
     async def finish_request(self, request: Any, client_address: Address) -> None:
         """Have a worker construct the handler, which handles the request."""
+        check_address(client_address)
         if isinstance(request, PassedConnection):
             await request._flush()
             order = request._order(

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from .._address import Address
+from .._address import Address, describe
 from .._events import RequestInfo
 from .wire import Say, pack, unpack
 
@@ -101,3 +101,18 @@ def unpack_order(kind: Say, body: bytes) -> Any:
     """The `Order` of a frame; for workers alone."""
     info, *rest = unpack(body)
     return _KINDS[kind](RequestInfo(**dict(zip(_INFO, info, strict=True))), *rest)
+
+
+def check_address(address: Address) -> None:
+    """Refuse a client's address that a ``get_request`` has made up, and no worker can have.
+
+    Raises:
+      TypeError: it does not pickle.
+    """
+    try:
+        pack(address)
+    except Exception as error:
+        raise TypeError(
+            f"the address of a client, {describe(address)}, does not pickle, so no worker process"
+            f" can have it ({error}): have get_request return another one"
+        ) from error
