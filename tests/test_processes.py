@@ -742,7 +742,8 @@ async def test_log_records_of_a_child(
 
 @both("remembers")
 async def test_context_variables_are_the_requests_own(handler: Any) -> None:
-    """What one client's request has set, the next one's does not see."""
+    """What one client's request has set, the next one's does not see; nor what the server has."""
+    handlers.visitor.set(b"the server")
     async with running(server := on_tcp(handler)):
         assert await ask(server, b"first") == b"nobody"
         assert await ask(server, b"second") == b"nobody"

@@ -106,7 +106,7 @@ class Run:
     report: ShutdownReport | None = None
     staff: object = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
-    _context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
+    _context: contextvars.Context = attrs.field(factory=contextvars.Context)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _requests: trio.Nursery | None = None
@@ -219,6 +219,8 @@ class Run:
                     trio.open_nursery() as requests,
                 ):
                     self._requests, self._takes_requests = requests, True
+                    # Of now: what a hook, or the block, has set since the bind is there, too.
+                    self._context = contextvars.copy_context()
                     self._staff_comes, self._everything.deadline = False, math.inf
                     try:
                         await body(requests)
@@ -267,7 +269,8 @@ class Run:
         requests = self._requests
         if requests is None or not self._takes_requests:
             raise RuntimeError("a client was let in while nothing serves")
-        # In the server's context: during a drain the caller is another client's task.
+        # In the server's context, as in a nursery: no request sees what another one, or
+        # during a drain another task, has set.
         name = f"{type(self._server).__name__} {request.info}"
         self._context.copy().run(partial(requests.start_soon, request.serve, name=name))
         self.ledger.opened(request)
@@ -353,7 +356,8 @@ class Run:
             if self._staff_comes:
                 self._bound_start(seconds)
             return
-        self._ending.begin(seconds)
+        # get_request is called, by way of whoever has begun the drain: another request, say.
+        self._context.copy().run(self._ending.begin, seconds)
 
     # Ending at once ----------------------------------------------------------
 
