@@ -5,7 +5,9 @@ from __future__ import annotations
 import abc
 import copy
 import gc
+import http.server
 import pickle
+import socketserver
 import weakref
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,7 +17,7 @@ import trio
 from support import Upper, Witness, hold
 
 import trioserver
-from trioserver import Limits, TCPServer, UnixStreamServer
+from trioserver import Limits, TCPServer, ThreadingMixIn, UnixStreamServer
 from trioserver.testing import MemoryServer
 
 ADDRESS = ("localhost", 0)
@@ -57,6 +59,29 @@ def size_of(kind: type[TCPServer], **fields: Any) -> int | None:
 def new(name: str, *bases: type, **body: Any) -> Any:
     """A class, made here and now."""
     return type(name, bases or (TCPServer,), {"__module__": __name__, **body})
+
+
+def plain_handler(request: Any, client_address: Any, server: Any) -> None:
+    """A handler for threads."""
+
+
+def configuration(server: trioserver.BaseServer) -> dict[str, Any]:
+    """All fields of a server, by name."""
+    return {field.name: getattr(server, field.name) for field in attrs.fields(type(server))}
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "evolve": lambda server: server.evolve(),
+    "attrs.evolve": attrs.evolve,
+    **{
+        f"pickle {protocol}": lambda server, protocol=protocol: pickle.loads(  # noqa: S301
+            pickle.dumps(server, protocol)
+        )
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+}
 
 
 # Overriding a default -----------------------------------------------------------
@@ -396,6 +421,135 @@ def test_own_init_may_assign_fields_afterwards() -> None:
         Patient(-5)
 
 
+class Early(TCPServer):
+    """Assigns fields before it calls the base ``__init__``, as `socketserver` lets one."""
+
+    request_queue_size = 100
+    doubled: int = attrs.field(default=1, converter=lambda value: value * 2)
+    made: int = attrs.field(default=0, init=False)
+
+    def __init__(self, *arguments: Any, early: dict[str, Any], **fields: Any) -> None:
+        for name, value in early.items():
+            setattr(self, name, value)
+            assert getattr(self, name) == value
+        super().__init__(*arguments, **fields)
+
+
+def test_own_init_may_assign_fields_before() -> None:
+    """What is assigned before the base ``__init__`` is kept, and converted once."""
+    witness = Witness()
+    early = {
+        "timeout": 5,
+        "request_queue_size": 7,
+        "allow_reuse_address": False,
+        "observers": [witness],
+        "doubled": 3,
+        "made": 4,
+    }
+    server = Early(ADDRESS, Upper, early=early)
+    assert configuration(server) == {
+        **configuration(TCPServer(ADDRESS, Upper)),
+        **early,
+        "observers": (witness,),
+        "doubled": 6,
+    }
+    assert server.evolve().doubled == 6
+
+
+def test_own_init_may_assign_a_field_twice_before() -> None:
+    """The last assignment holds, and is converted once."""
+
+    class Twice(Early):
+        def __init__(self) -> None:
+            self.doubled = 10
+            super().__init__(ADDRESS, Upper, early={"doubled": 2})
+
+    assert Twice().doubled == 4
+
+
+def test_own_init_may_assign_what_is_needed_before() -> None:
+    """Address and handler, too, so that they need not be passed."""
+    server = Early(early={"server_address": ADDRESS, "RequestHandlerClass": Upper})
+    assert (server.server_address, server.RequestHandlerClass) == (ADDRESS, Upper)
+
+
+def test_own_init_that_assigns_before_and_passes() -> None:
+    """An argument wins over an earlier assignment, which wins over a class body."""
+    early = {"timeout": 5, "request_queue_size": 7, "server_address": ("early", 1)}
+    server = Early(ADDRESS, Upper, early=early, timeout=6)
+    assert (server.timeout, server.request_queue_size) == (6, 7)
+    assert server.server_address == ADDRESS
+    assert Early(ADDRESS, Upper, early={}).request_queue_size == 100
+
+
+@pytest.mark.parametrize(
+    ("early", "kind"),
+    [({"timeout": -1}, ValueError), ({"timeout": "5"}, TypeError), ({"limits": 5}, TypeError)],
+)
+def test_own_init_that_assigns_a_wrong_value_before(early: Any, kind: Any) -> None:
+    """It is validated with all the others, by its name."""
+    with pytest.raises(kind, match=rf"Early\.{next(iter(early))} must be"):
+        Early(ADDRESS, Upper, early=early)
+
+
+def test_own_init_that_assigns_before_sees_all_fields_validated_together() -> None:
+    """A validator sees the others, whichever way they have come."""
+
+    class Assigned(Range):
+        def __init__(self, low: int, **fields: Any) -> None:
+            self.low = low
+            super().__init__(ADDRESS, Upper, **fields)
+
+    assert Assigned(3, high=4).low == 3
+    with pytest.raises(ValueError, match="above high"):
+        Assigned(3)
+
+
+def test_own_init_of_a_mix_in_may_assign_before() -> None:
+    """A plain mix-in, or one of the library's, is no exception, in whatever order."""
+
+    class Threads:
+        def __init__(self, *arguments: Any, **fields: Any) -> None:
+            self.daemon_threads = True
+            self.max_threads = 3
+            super().__init__(*arguments, **fields)
+
+    for bases in ((Threads, ThreadingMixIn, TCPServer), (Threads, TCPServer, ThreadingMixIn)):
+        server = new("Mixed", *bases)(ADDRESS, plain_handler)
+        assert (server.daemon_threads, server.max_threads) == (True, 3)
+        assert pickle.loads(pickle.dumps(server.evolve().max_threads)) == 3  # noqa: S301
+
+
+def test_own_init_that_calls_more_than_one_base() -> None:
+    """Each keeps what the one before has set, unless it is given again."""
+
+    class Both(ThreadingMixIn, TCPServer):
+        def __init__(self) -> None:
+            TCPServer.__init__(self, ADDRESS, plain_handler, timeout=5)
+            ThreadingMixIn.__init__(self, max_threads=3)
+
+    assert (Both().timeout, Both().max_threads) == (5, 3)
+
+
+async def test_own_init_is_not_called_while_bound() -> None:
+    """A bound server cannot be built again, and goes on as it is."""
+    async with MemoryServer(MEMORY, Upper) as server:
+        with pytest.raises(RuntimeError, match="this MemoryServer is bound"):
+            server.__init__(MEMORY, Upper)  # type: ignore[misc]
+        assert configuration(server) == configuration(MemoryServer(MEMORY, Upper))
+
+
+@pytest.mark.parametrize("way", [way for way in COPIES if way != "attrs.evolve"])
+def test_own_init_that_assigns_before_survives_copies(way: str) -> None:
+    """A copy has the values, and is built: what is assigned to it is validated."""
+    twin = COPIES[way](Early(ADDRESS, Upper, early={"timeout": 5, "doubled": 3}))
+    assert (twin.timeout, twin.doubled) == (5, 6)
+    twin.doubled = 5
+    assert twin.doubled == 10
+    with pytest.raises(ValueError, match="timeout must be"):
+        twin.timeout = -1
+
+
 def test_own_init_survives_copies() -> None:
     """Copies do not call it again: evolve, copy and pickle take what is there."""
     server = Database(ADDRESS, "postgres")
@@ -423,6 +577,88 @@ def test_bind_and_activate_is_refused(kind: Any) -> None:
             kind(*arguments, **fields)
         for word in (kind.__name__, "bind_and_activate", "`async with"):
             assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"time_out": 5},
+            "TCPServer has no field time_out (did you mean timeout or timeouts?). It ",
+        ),
+        ({"adress_family": 2}, "has no field adress_family (did you mean address_family?)"),
+        ({"requestHandlerClass": Upper}, "(did you mean RequestHandlerClass?)"),
+        ({"idle": 5}, "idle (it is one of Timeouts: timeouts=Timeouts(idle=...))"),
+        ({"requests": 5}, "requests (it is one of Limits: limits=Limits(requests=...))"),
+        (
+            {"xyz": 5, "time_out": 5},
+            "field time_out (did you mean timeout or timeouts?); xyz. It has",
+        ),
+    ],
+)
+def test_misspelt_field(given: dict[str, Any], says: str) -> None:
+    """UX-06: what is no field is named, with what may have been meant, and what there is."""
+    with pytest.raises(TypeError) as caught:
+        TCPServer(ADDRESS, Upper, **given)
+    message = str(caught.value)
+    assert says in message
+    assert message.endswith(", server_address, socket_options, timeout, timeouts")
+    assert "attrs" not in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "missing", "how"),
+    [
+        (TCPServer, (), "server_address and RequestHandlerClass", ""),
+        (TCPServer, (ADDRESS,), "RequestHandlerClass", ""),
+        (Greeting, (ADDRESS, Upper), "count", ", count=..."),
+    ],
+)
+def test_missing_field(kind: Any, arguments: Any, missing: str, how: str) -> None:
+    """UX-06: what is missing is named, and how to give it."""
+    with pytest.raises(TypeError) as caught:
+        kind(*arguments)
+    name = kind.__name__
+    build = f"build it as {name}(server_address, RequestHandlerClass{how})"
+    assert str(caught.value) == f"{name} needs {missing}: {build}"
+
+
+def test_field_given_twice() -> None:
+    """UX-06: by place and by name at once."""
+    with pytest.raises(TypeError, match="TCPServer got RequestHandlerClass twice"):
+        TCPServer(ADDRESS, Upper, RequestHandlerClass=Upper)
+
+
+BASES: list[tuple[type, ...]] = [
+    (trioserver.ThreadingMixIn, trioserver.ProcessMixIn, TCPServer),
+    (trioserver.ProcessMixIn, trioserver.ThreadingMixIn, TCPServer),
+    (TCPServer, trioserver.ThreadingMixIn, trioserver.ForkingMixIn),
+    (trioserver.ThreadingMixIn, trioserver.ForkingUDPServer),
+    (trioserver.ThreadingTCPServer, trioserver.ProcessTCPServer),
+    (new("Far", trioserver.ThreadingTCPServer), new("Down", trioserver.ForkingMixIn)),
+]
+
+
+@pytest.mark.parametrize("bases", BASES)
+def test_two_places_for_handlers_are_refused(bases: tuple[type, ...]) -> None:
+    """A class that would run handlers in threads and in processes is refused when it is made."""
+    with pytest.raises(TypeError, match="Both derives from both ThreadingMixIn and ProcessMixIn"):
+        new("Both", *bases)
+
+
+@pytest.mark.parametrize(
+    ("bases", "name"),
+    [
+        ((socketserver.ThreadingMixIn, TCPServer), "ThreadingMixIn"),
+        ((TCPServer, socketserver.ThreadingMixIn), "ThreadingMixIn"),
+        ((trioserver.ThreadingMixIn, socketserver.TCPServer), "TCPServer"),
+        ((trioserver.ThreadingMixIn, http.server.HTTPServer), "TCPServer"),
+    ],
+)
+def test_bases_of_socketserver_are_refused(bases: tuple[type, ...], name: str) -> None:
+    """Their mix-ins have no effect here, and ours none there: the class is not made."""
+    with pytest.raises(TypeError, match=rf"socketserver\.{name}, .*: use trioserver\.{name}"):
+        new("Mixed", *bases)
 
 
 def test_plain_with_is_refused() -> None:
@@ -555,7 +791,9 @@ def test_evolve_validates_the_result() -> None:
 
 def test_evolve_of_no_such_field() -> None:
     """A misspelt field is named, beside those that there are."""
-    with pytest.raises(TypeError, match=r"no field grating; it has .*, greeting, "):
+    with pytest.raises(
+        TypeError, match=r"no field grating \(did you mean greeting\?\)\. It has .*, greeting, "
+    ):
         Greeting(ADDRESS, Upper, count=1).evolve(grating="hi")
 
 
@@ -563,25 +801,6 @@ def test_evolve_by_attrs() -> None:
     """`attrs.evolve` works, too."""
     twin = attrs.evolve(Greeting(ADDRESS, Upper, count=1), greeting="hi", server_address=("", 1))
     assert (twin.greeting, twin.count, twin.server_address) == ("hi", 1, ("", 1))
-
-
-def configuration(server: trioserver.BaseServer) -> dict[str, Any]:
-    """All fields of a server, by name."""
-    return {field.name: getattr(server, field.name) for field in attrs.fields(type(server))}
-
-
-COPIES = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "evolve": lambda server: server.evolve(),
-    "attrs.evolve": attrs.evolve,
-    **{
-        f"pickle {protocol}": lambda server, protocol=protocol: pickle.loads(  # noqa: S301
-            pickle.dumps(server, protocol)
-        )
-        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
-    },
-}
 
 
 @pytest.mark.parametrize("way", COPIES)

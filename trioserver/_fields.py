@@ -10,12 +10,15 @@ once, and ``__init__`` is an ordinary method that calls the generated one.
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
+import socketserver
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 import attrs
 
-from ._config import is_async_callable
+from ._config import Limits, Timeouts, is_async_callable
 from ._events import ShutdownReport
 from ._handlers import Handler
 from ._run import Run
@@ -39,31 +42,43 @@ class Configured:
     _run: Run | None = None
     _report: ShutdownReport | None = None
     _ends_at_once: float | None = None
+    _is_built: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         # The library's own classes are decorated in their source, because
         # mypy's attrs.evolve does not know dataclass_transform.
         if not _is_ours(cls):
+            _check_bases(cls)
             _check_colours(cls)
             make_fields(cls)
 
     if not TYPE_CHECKING:  # checkers take the signature from the fields
 
-        def __init__(self, *arguments: Any, **fields: Any) -> None:
-            if "bind_and_activate" in fields or len(arguments) > 2:
-                raise TypeError(
-                    f"{type(self).__name__} takes two positional arguments, server_address and"
-                    " RequestHandlerClass. There is no bind_and_activate: building a server binds"
-                    " nothing, `async with server:` does"
-                )
-            self.__attrs_init__(*arguments, **fields)
+        def __init__(self, *arguments: Any, **given: Any) -> None:
+            given = _by_name(type(self), arguments, given)
+            # What a subclass has assigned before it calls this, as socketserver lets one.
+            assigned = self._take_assigned()
+            given = {field.alias: value for field, value in assigned if field.init} | given
+            _check_names(type(self), given)
+            self._is_built = True
+            self.__attrs_init__(**given)
+            for field, value in assigned:
+                if not field.init:
+                    object.__setattr__(self, field.name, _valid(self, field, value))
+
+    def _take_assigned(self) -> list[tuple[attrs.Attribute[Any], Any]]:
+        """The fields that have a value, with it; none has one any more."""
+        if self._run is not None:
+            raise RuntimeError(f"this {type(self).__name__} is bound: it cannot be built again")
+        fields = [field for field in fields_of(type(self)).values() if field.name in vars(self)]
+        return [(field, vars(self).pop(field.name)) for field in fields]
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = fields_of(type(self)).get(name)
-        # A field's first assignment is the generated __init__'s, which converts
-        # and validates by itself.
-        if field is not None and name in vars(self):
+        # Before it is built, all are converted and validated together, by the generated
+        # __init__; and so is what that assigns first.
+        if field is not None and self._is_built and name in vars(self):
             if self._run is not None:
                 raise RuntimeError(
                     f"{field.alias} cannot be assigned while the server is bound:"
@@ -80,12 +95,12 @@ class Configured:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        for name in ("_run", "_report", "_ends_at_once"):
+        for name in ("_run", "_report", "_ends_at_once", "_is_built"):
             state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update(state, _is_built=True)
 
     def __repr__(self) -> str:
         shown = []
@@ -102,19 +117,70 @@ class Configured:
           TypeError: there is no such field; or as building one does.
           ValueError: as building one does.
         """
-        fields = fields_of(type(self))
-        names = {field.alias: field.name for field in fields.values() if field.init and field.alias}
-        unknown = ", ".join(sorted(changes.keys() - names.keys()))
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} has no field {unknown}; it has {', '.join(sorted(names))}"
-            )
+        fields = _arguments_of(type(self))
+        _check_known(type(self), changes)
         twin = copy.copy(self)
         for alias, value in changes.items():
-            field = fields[names[alias]]
+            field = fields[alias]
             vars(twin)[field.name] = attrs.setters.convert(twin, cast("Any", field), value)
         attrs.validate(cast("Any", twin))  # all of them, now that they are all there
         return twin
+
+
+# What is given by name --------------------------------------------------------------
+
+_POSITIONAL = ("server_address", "RequestHandlerClass")
+
+
+def _arguments_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """The fields that can be given when a server is built, by the names of the arguments."""
+    return {str(field.alias): field for field in fields_of(cls).values() if field.init}
+
+
+def _by_name(cls: type, arguments: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    if "bind_and_activate" in given or len(arguments) > len(_POSITIONAL):
+        raise TypeError(
+            f"{cls.__name__} takes two positional arguments, server_address and"
+            " RequestHandlerClass. There is no bind_and_activate: building a server binds"
+            " nothing, `async with server:` does"
+        )
+    positional = dict(zip(_POSITIONAL, arguments, strict=False))
+    if twice := positional.keys() & given.keys():
+        raise TypeError(f"{cls.__name__} got {' and '.join(sorted(twice))} twice")
+    return positional | given
+
+
+def _check_names(cls: type, given: Iterable[str]) -> None:
+    """Refuse what is no field, and the lack of one that is needed."""
+    _check_known(cls, given)
+    needed = [
+        alias for alias, field in _arguments_of(cls).items() if field.default is attrs.NOTHING
+    ]
+    if missing := [alias for alias in needed if alias not in given]:
+        how = ", ".join(alias if alias in _POSITIONAL else f"{alias}=..." for alias in needed)
+        raise TypeError(
+            f"{cls.__name__} needs {' and '.join(missing)}: build it as {cls.__name__}({how})"
+        )
+
+
+def _check_known(cls: type, given: Iterable[str]) -> None:
+    """Refuse what is no field, with what may have been meant."""
+    names = _arguments_of(cls)
+    if unknown := sorted(name for name in given if name not in names):
+        hints = "; ".join(f"{name}{_hint(name, names)}" for name in unknown)
+        raise TypeError(f"{cls.__name__} has no field {hints}. It has {', '.join(sorted(names))}")
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    for part in (Timeouts, Limits):
+        if name in attrs.fields_dict(part):
+            whole = part.__name__
+            return f" (it is one of {whole}: {whole.lower()}={whole}({name}=...))"
+    close = difflib.get_close_matches(name, names, n=2)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+# Where a class comes to them ----------------------------------------------------------
 
 
 def _with_overrides(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
@@ -180,6 +246,22 @@ def _valid(owner: object, field: attrs.Attribute[Any], value: Any) -> Any:
     if field.validator is not None:
         field.validator(owner, field, value)
     return value
+
+
+def _check_bases(cls: type) -> None:
+    """Refuse bases that do not go together, which would have an effect that nobody expects."""
+    for base in cls.__mro__:
+        if base.__module__ == socketserver.__name__:
+            raise TypeError(
+                f"{cls.__name__} derives from socketserver.{base.__name__}, which does not go"
+                f" with trioserver's classes: use trioserver.{base.__name__}"
+            )
+    modes = {vars(base).get("_mode") for base in cls.__mro__}
+    if {"thread", "process"} <= modes:
+        raise TypeError(
+            f"{cls.__name__} derives from both ThreadingMixIn and ProcessMixIn (or ForkingMixIn):"
+            " a handler runs in a thread or in a worker process, so leave one of them out"
+        )
 
 
 def _check_colours(cls: type) -> None:
