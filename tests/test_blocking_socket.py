@@ -410,6 +410,37 @@ async def test_files_keep_a_closed_socket_open() -> None:
             go.set()
 
 
+TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10, 2**70, "5", []]
+
+
+async def test_timeout_is_taken_or_refused_as_by_a_socket() -> None:
+    """``settimeout`` takes what that of a plain socket takes, and raises what that raises."""
+    seen: list[tuple[Any, Any]] = []
+
+    def tried(sock: socket.socket, value: Any) -> Any:
+        try:
+            sock.settimeout(value)
+        except Exception as error:  # noqa: BLE001  (that is what is compared)
+            return type(error), getattr(error, "errno", None)
+        return sock.gettimeout(), sock.getblocking()
+
+    def compares(sock: socket.socket, client_address: Any, server: Any) -> None:
+        with socket.socket() as plain:
+            seen.extend((tried(sock, value), tried(plain, value)) for value in TIMEOUTS)
+        sock.close()
+        seen.extend((tried(sock, value), tried(plain, value)) for value in TIMEOUTS)
+        for flag in (True, False):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                sock.setblocking(flag)
+
+    async with running(server := on_tcp(compares)):
+        assert await ask(server, b"") == b""
+        await until(lambda: not server.requests)
+    assert len(seen) == 2 * len(TIMEOUTS)
+    for (ours, theirs), value in zip(seen, 2 * TIMEOUTS, strict=True):
+        assert ours == theirs, value
+
+
 async def test_duplicate_is_a_plain_socket() -> None:
     """It can do all, and nobody keeps account of it; the handler has to close it."""
 

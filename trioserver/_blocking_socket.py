@@ -23,6 +23,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -303,9 +304,13 @@ class Accounting(socket.socket):
     def settimeout(self, value: float | None) -> None:
         """As `socket.socket.settimeout`: in the place of ``Timeouts.idle`` and ``write``."""
         if value is not None:
-            value = float(value)
+            value += 0.0  # float() would take text
+            if abs(value) > threading.TIMEOUT_MAX:
+                raise OverflowError("timestamp out of range")
             if not value >= 0:
                 raise ValueError("Timeout value out of range")
+        if super().fileno() == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._use.timeout = value
         if self._use.shown:
             self._show()
