@@ -455,14 +455,44 @@ async def test_socket_options_are_set_on_every_socket() -> None:
         assert len(server.sockets) == 2
 
 
-async def test_socket_option_that_is_refused() -> None:
-    """An option that the kernel refuses raises from the start, and leaves nothing."""
-    server = trioserver.TCPServer(LOOPBACK, Upper, socket_options=[(socket.SOL_SOCKET, 9999, 1)])
-    before = open_descriptors()
-    with pytest.raises(OSError, match=r"127\.0\.0\.1:0") as caught:
-        await try_to_serve(server)
-    assert caught.value.errno == errno.ENOPROTOOPT
-    assert open_descriptors() == before
+@on_linux
+async def test_socket_option_that_is_refused(tmp_path: Path) -> None:
+    """An option that the kernel refuses is told of, not the address, and nothing stays open."""
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, 9999, 1)]
+    for kind, address in (
+        (trioserver.TCPServer, LOOPBACK),
+        (trioserver.UDPServer, ("", 0)),
+        (trioserver.UnixStreamServer, str(tmp_path / "stream")),
+        (trioserver.UnixDatagramServer, str(tmp_path / "datagram")),
+    ):
+        server = kind(address, Upper, socket_options=options)
+        before = open_descriptors()
+        with pytest.raises(OSError, match="cannot set") as caught:
+            await try_to_serve(server)
+        assert caught.value.errno == errno.ENOPROTOOPT
+        family = "AF_UNIX" if kind.__name__.startswith("Unix") else "AF_INET"
+        assert str(caught.value).endswith(
+            f": cannot set (1, 9999, 1) of socket_options on an {family} socket"
+        )
+        assert open_descriptors() == before
+
+
+@needs_ipv6
+async def test_socket_option_that_is_not_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is of the class that it always has, and does not mean a missing family."""
+
+    class Refuses(socket.socket):
+        def setsockopt(self, level: int, name: int, *value: Any) -> None:
+            if name == 9999:
+                number = errno.EPERM if self.family == socket.AF_INET else errno.EADDRNOTAVAIL
+                raise OSError(number, "no")
+            super().setsockopt(level, name, *value)
+
+    monkeypatch.setattr(socket, "socket", Refuses)
+    options = [(socket.SOL_SOCKET, 9999, 1)]
+    for host, kind in (("127.0.0.1", PermissionError), ("::1", OSError)):
+        with pytest.raises(kind, match="no: cannot set"):
+            await try_to_serve(trioserver.TCPServer((host, 0), Upper, socket_options=options))
 
 
 def largest_backlog() -> int:

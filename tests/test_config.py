@@ -211,6 +211,18 @@ def test_when_full_of_a_wrong_type(value: Any) -> None:
     assert "async function" in refused(TypeError, Limits, "when_full", value)
 
 
+def test_when_full_that_could_not_be_called() -> None:
+    """It is called when the server is full: too late to find that out."""
+
+    async def of_nothing() -> None: ...
+
+    async def yields(connection: Any) -> Any:
+        yield
+
+    assert "of one connection" in refused(TypeError, Limits, "when_full", of_nothing)
+    assert "without a `yield`" in refused(TypeError, Limits, "when_full", yields)
+
+
 # The rest of a server's fields ------------------------------------------------
 
 
@@ -339,6 +351,13 @@ def test_observers_are_kept_as_a_tuple() -> None:
     server = tcp(observers=given)
     given.clear()
     assert server.observers == (witness,)
+
+
+@pytest.mark.parametrize("option", [(2**31, 1, 1), (1, -(2**31) - 1, 1), (1, 1, 2**31)])
+def test_socket_option_beyond_what_a_socket_takes(option: Any) -> None:
+    """UX-06: it is refused when the server is built, instead of by the socket."""
+    message = refused(ValueError, tcp, "socket_options", [option])
+    assert f"ints of 32 bits, not {option!r}" in message
 
 
 @pytest.mark.parametrize("value", [(), [], [(1, 2, 3)], [(1, 2, b"\1")], iter([(1, 2, 3)])])

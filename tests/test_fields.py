@@ -933,11 +933,45 @@ def test_plain_hook_is_refused(name: str, method: Any) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN_METHODS)
-@pytest.mark.parametrize("method", [coroutine, None])
+@pytest.mark.parametrize("method", [coroutine, yielding, None])
 def test_async_method_is_refused(name: str, method: Any) -> None:
     """EX-10: what decides at once is refused as ``async def``, when the class is made."""
     with pytest.raises(TypeError, match=rf"Wrong\.{name} must be a plain `def`"):
         new("Wrong", **{name: method})
+
+
+def test_hook_with_a_yield_is_told_of_it() -> None:
+    """EX-10: who has written ``async def`` is not asked to do so."""
+    with pytest.raises(TypeError, match="must be an `async def` without a `yield`: what may wait"):
+        new("Wrong", verify_request=yielding)
+    with pytest.raises(TypeError, match="must be a plain `def` without a `yield`: it must not"):
+        new("Wrong", get_request=yielding)
+
+
+@pytest.mark.parametrize(
+    ("hook", "says"),
+    [
+        ("get_request", r"Wrong\.get_request\(self\) must take \(self, listener\)"),
+        ("verify_request", r"\(self\) must take \(self, request, client_address\)"),
+        ("finish_request", r"\(self\) must take \(self, request, client_address\)"),
+        ("shutdown_request", r"\(self\) must take \(self, request\)"),
+        ("server_bind", None),
+        ("handle_timeout", None),
+    ],
+)
+def test_hook_with_the_wrong_parameters(hook: str, says: str | None) -> None:
+    """EX-10: the classic ``get_request(self)``, say, is refused when the class is made."""
+
+    def sync(self: Any) -> None: ...
+
+    async def hooked(self: Any) -> None: ...
+
+    mine = sync if hook == "get_request" else hooked
+    if says is None:
+        new("Right", **{hook: mine})
+        return
+    with pytest.raises(TypeError, match=says):
+        new("Wrong", **{hook: mine})
 
 
 @pytest.mark.parametrize("name", ASYNC_HOOKS)

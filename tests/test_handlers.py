@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import attrs
 import pytest
@@ -589,7 +590,7 @@ def test_handler_with_a_generator_for_a_method() -> None:
         async def handle(self) -> Any:
             yield
 
-    with pytest.raises(TypeError, match=r"Yielding .* handle\(\)"):
+    with pytest.raises(TypeError, match=r"Yielding has a `yield` in its handle\(\), so"):
         trioserver.TCPServer(("127.0.0.1", 0), Yielding)
 
 
@@ -645,6 +646,106 @@ def test_handler_function_that_yields() -> None:
         trioserver.TCPServer(("127.0.0.1", 0), talk)
 
 
+async def two(request: Any, client_address: Any) -> None:
+    """Lacks one."""
+
+
+async def four(request: Any, client_address: Any, server: Any, database: str) -> None:
+    """Needs one more."""
+
+
+class OfTwo(trioserver.BaseRequestHandler):
+    """Constructed with two."""
+
+    def __init__(self, request: Any, client_address: Any) -> None: ...
+
+
+class OfNone:
+    """Constructed with nothing."""
+
+    def __await__(self) -> Any: ...
+
+
+def plain_two(request: Any, server: Any) -> None:
+    """A synchronous one."""
+
+
+class SyncOfTwo(socketserver.BaseRequestHandler):
+    """A synchronous one, constructed with two."""
+
+    def __init__(self, request: Any, server: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler", "name", "parameters"),
+    [
+        (trioserver.TCPServer, two, "two", "(request, client_address)"),
+        (trioserver.TCPServer, four, "four", "(request, client_address, server, database)"),
+        (trioserver.TCPServer, OfTwo, "OfTwo", "(request, client_address)"),
+        (trioserver.TCPServer, OfNone, "OfNone", "()"),
+        (trioserver.UDPServer, lambda: None, "<lambda>", "()"),
+        (trioserver.ThreadingTCPServer, plain_two, "plain_two", "(request, server)"),
+        (trioserver.ThreadingUDPServer, SyncOfTwo, "SyncOfTwo", "(request, server)"),
+        (trioserver.ProcessTCPServer, plain_two, "plain_two", "(request, server)"),
+        (trioserver.ProcessTCPServer, two, "two", "(request, client_address)"),
+    ],
+)
+def test_handler_with_the_wrong_parameters(
+    kind: Any, handler: Any, name: str, parameters: str
+) -> None:
+    """EX-10: who cannot be called with the three arguments is told of when the server is built."""
+    with pytest.raises(TypeError) as caught:
+        kind(("127.0.0.1", 0), handler)
+    called = f"RequestHandlerClass {name} is called with (request, client_address, server)"
+    assert str(caught.value) == f"{called}, and takes {parameters}"
+
+
+@pytest.mark.parametrize("handler", [partial(four, database="x"), mock.Mock(), partial(int, "1")])
+def test_handler_whose_parameters_fit_or_cannot_be_told(handler: Any) -> None:
+    """A partial, a mock, a builtin: what fits, or cannot be told, is taken."""
+    trioserver.TCPServer(("127.0.0.1", 0), handler)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_handler_with_a_method_that_takes_something(ours: bool) -> None:
+    """EX-10: ``handle(self, request)`` would fail at the first request, and is refused at once."""
+    base = trioserver.BaseRequestHandler if ours else socketserver.BaseRequestHandler
+
+    async def handle(self: Any, request: Any) -> None: ...
+
+    def sync_handle(self: Any, request: Any) -> None: ...
+
+    kind = trioserver.TCPServer if ours else trioserver.ThreadingTCPServer
+    handler = type("Takes", (base,), {"handle": handle if ours else sync_handle})
+    message = r"Takes has a method handle\(self, request\), which is called with self alone"
+    with pytest.raises(TypeError, match=message):
+        kind(("127.0.0.1", 0), handler)
+
+
+def test_handler_behind_a_decorator_that_adds_an_argument() -> None:
+    """What counts are the parameters of the wrapper, not of what it wraps."""
+
+    @functools.wraps(four)
+    async def with_database(request: Any, client_address: Any, server: Any) -> None:
+        await four(request, client_address, server, "database")
+
+    trioserver.TCPServer(("127.0.0.1", 0), with_database)
+
+
+async def test_handler_without_the_base_init(autojump_clock: object) -> None:
+    """EX-10: an ``__init__`` that does not call the base one is told so, at the first request."""
+
+    class Forgets(trioserver.StreamRequestHandler):
+        def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+            self.database = None
+
+    result = await serve_one(Forgets)
+    assert isinstance(result.error, TypeError)
+    says = "Forgets.__init__ must call super().__init__(request, client_address, server)"
+    assert str(result.error) == says
+    assert result.outcome == "failed"
+
+
 def test_handler_class_that_cannot_be_awaited() -> None:
     """EX-10: a class whose objects cannot be awaited can be told from a handler, so it is."""
 
@@ -693,16 +794,6 @@ async def test_handler_that_is_plain_harms_nobody_else(autojump_clock: object) -
             assert await read_to_end(await server.connect()) == b""
         assert server.draining is False
     assert len(server.errors) == 3
-
-
-async def test_handler_with_the_wrong_arguments(autojump_clock: object) -> None:
-    """EX-10: a function of two arguments is that request's `TypeError`."""
-
-    async def two(request: Any, client_address: Any) -> None: ...
-
-    result = await serve_one(two)
-    assert isinstance(result.error, TypeError)
-    assert result.outcome == "failed"
 
 
 # The class attributes of stream handlers --------------------------------------

@@ -829,7 +829,14 @@ def test_observers_are_validated(observers: Any) -> None:
         server.observers = observers
 
 
-@pytest.mark.parametrize("observer", [AsyncEvent(), NoMethod()], ids=["async", "attribute"])
+class YieldingEvent:
+    """Runs nothing when it is called."""
+
+    def request_started(self, info: trioserver.RequestInfo) -> Any:
+        yield
+
+
+@pytest.mark.parametrize("observer", [AsyncEvent(), NoMethod(), YieldingEvent()])
 def test_observers_must_be_callable_and_plain(observer: Any) -> None:
     """EX-10: a method that could never be called rightly is found when the server is built."""
     with pytest.raises(TypeError, match="observers"):

@@ -613,11 +613,22 @@ class _GeneratorHandle(socketserver.StreamRequestHandler):
         yield
 
 
+class _AsyncGeneratorHandle(socketserver.StreamRequestHandler):
+    async def handle(self) -> Any:  # type: ignore[override]
+        yield
+
+
+async def _async_generator(request: Any, client_address: Any, server: Any) -> Any:
+    yield
+
+
 WRONG: list[tuple[Any, str]] = [
     (_asynchronous, "is asynchronous, and this server runs handlers in threads"),
     (_AsyncHandle, r"its handle\(\) must be a plain `def`"),
     (_generator, "has a `yield`, so calling it runs nothing"),
     (_GeneratorHandle, r"has a `yield` in its handle\(\), so calling it runs nothing"),
+    (_async_generator, "has a `yield`, so calling it runs nothing"),
+    (_AsyncGeneratorHandle, r"has a `yield` in its handle\(\), so calling it runs nothing"),
     (
         trioserver.BaseRequestHandler,
         "derive it from socketserver.BaseRequestHandler, or the server",

@@ -100,7 +100,9 @@ def socket_options(instance: object, field: attrs.Attribute[Any], value: object)
     for option in value:
         match option:
             case (int(), int(), int() | bytes()):
-                pass
+                ints = [part for part in option if isinstance(part, int)]
+                if not all(-LARGEST_INT - 1 <= part <= LARGEST_INT for part in ints):
+                    reject(ValueError, instance, field, f"{expected}; ints of 32 bits", option)
             case _:
                 reject(TypeError, instance, field, expected, option)
 
@@ -137,12 +139,50 @@ def is_async_callable(value: object) -> bool:
     return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value))
 
 
+def has_yield(value: object) -> bool:
+    """Whether calling ``value`` runs nothing of it, because there is a ``yield`` in it."""
+    return inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value)
+
+
+def parameters_if_not_for(value: Any, *arguments: str) -> str | None:
+    """The parameters of ``value``, if it cannot be called with that many arguments; else None.
+
+    None, too, where that cannot be told. A decorator may take others than what it decorates.
+    """
+    try:
+        signature = inspect.signature(value, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        names = signature.replace(
+            parameters=[
+                parameter.replace(annotation=inspect.Parameter.empty)
+                for parameter in signature.parameters.values()
+            ],
+            return_annotation=inspect.Signature.empty,
+        )
+        return str(names)
+    return None
+
+
+def parameters_of_method_if_not_for(cls: type, name: str, *arguments: str) -> str | None:
+    """The same for a method, if it is an ordinary one."""
+    method = inspect.getattr_static(cls, name, None)
+    if not inspect.isfunction(method):
+        return None
+    return parameters_if_not_for(method, "self", *arguments)
+
+
 def _valid_when_full(instance: object, field: attrs.Attribute[Any], value: object) -> None:
     expected = "'wait', 'refuse' or an async function of one connection"
     if isinstance(value, str):
         if value not in {"wait", "refuse"}:
             reject(ValueError, instance, field, expected, value)
-    elif not is_async_callable(value):
+    elif has_yield(value):
+        reject(TypeError, instance, field, f"{expected}, without a `yield`", value)
+    elif not is_async_callable(value) or parameters_if_not_for(value, "connection"):
         reject(TypeError, instance, field, expected, value)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 import attrs
 
-from ._config import Limits, Timeouts, is_async_callable
+from ._config import Limits, Timeouts, has_yield, is_async_callable
 from ._events import ShutdownReport
 from ._handlers import Handler
 from ._run import Run
@@ -272,11 +272,20 @@ def _check_colours(cls: type) -> None:
             if name.startswith("_") or not inspect.isfunction(original) or mine is original:
                 continue
             if is_async_callable(original) and not is_async_callable(mine):
+                why = "what may wait is async"
                 raise TypeError(
-                    f"{cls.__name__}.{name} must be an `async def`: what may wait is async"
+                    f"{cls.__name__}.{name} must be an `async def`{_without_yield(mine)}: {why}"
                 )
-            if not is_async_callable(original) and (is_async_callable(mine) or not callable(mine)):
-                raise TypeError(f"{cls.__name__}.{name} must be a plain `def`: it must not wait")
+            is_plain = callable(mine) and not is_async_callable(mine) and not has_yield(mine)
+            if not is_async_callable(original) and not is_plain:
+                why = "it must not wait"
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be a plain `def`{_without_yield(mine)}: {why}"
+                )
+
+
+def _without_yield(mine: object) -> str:
+    return " without a `yield`" if has_yield(mine) else ""
 
 
 def fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:

@@ -19,7 +19,12 @@ from typing import Any, ClassVar, TypeAlias, cast
 import trio
 
 from ._address import Address
-from ._config import is_async_callable
+from ._config import (
+    has_yield,
+    is_async_callable,
+    parameters_if_not_for,
+    parameters_of_method_if_not_for,
+)
 from ._connection import Connection
 from ._datagram import Datagram, DatagramSocket
 from ._events import RequestInfo
@@ -48,6 +53,7 @@ class BaseRequestHandler:
     """
 
     request: Any
+    _awaited: bool | None = None
 
     def __init__(self, request: Any, client_address: Address, server: Any) -> None:
         self.request = request
@@ -83,6 +89,11 @@ class BaseRequestHandler:
         return self._serve().__await__()
 
     async def _serve(self) -> None:
+        if self._awaited is None:
+            raise TypeError(
+                f"{type(self).__name__}.__init__ must call"
+                " super().__init__(request, client_address, server)"
+            )
         if self._awaited:
             raise RuntimeError(f"{type(self).__name__} was awaited twice for {self.info}")
         self._awaited = True
@@ -194,12 +205,35 @@ class DatagramRequestHandler(BaseRequestHandler):
         self.wfile: RequestWriter = RequestWriter(request, 0)
 
 
+HANDLER_PARAMETERS = ("request", "client_address", "server")
+
+
 def check_callable(handler: object) -> None:
     """Refuse what is no handler anywhere."""
     if not callable(handler):
         raise TypeError(
             "RequestHandlerClass must be a handler class or a function, called with"
             f" (request, client_address, server), not {handler!r}"
+        )
+    if parameters := parameters_if_not_for(handler, *HANDLER_PARAMETERS):
+        raise TypeError(
+            f"RequestHandlerClass {name_of(handler)} is called with"
+            f" ({', '.join(HANDLER_PARAMETERS)}), and takes {parameters}"
+        )
+
+
+def check_method(handler: type, name: str) -> None:
+    """Refuse a method of a handler that does nothing, or fails, when it is called."""
+    method = getattr(handler, name, None)
+    if has_yield(method):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} has a `yield` in its {name}(), so calling it"
+            " runs nothing"
+        )
+    if parameters := parameters_of_method_if_not_for(handler, name):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} has a method {name}{parameters}, which is"
+            " called with self alone"
         )
 
 
@@ -216,9 +250,9 @@ def check_handler(handler: object, *, kind: int | None = None) -> None:
     """
     while isinstance(handler, partial):
         handler = handler.func
-    if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
+    if has_yield(handler):
         raise TypeError(
-            f"RequestHandlerClass {handler.__name__} is a generator, which cannot be awaited:"
+            f"RequestHandlerClass {name_of(handler)} is a generator, which cannot be awaited:"
             " a handler function must be an `async def` without `yield`"
         )
     if inspect.isclass(handler):
@@ -238,6 +272,7 @@ def _check_class(handler: type, kind: int | None) -> None:
         )
     if issubclass(handler, BaseRequestHandler):
         for name in ("setup", "handle", "finish"):
+            check_method(handler, name)
             if not is_async_callable(getattr(handler, name)):
                 raise TypeError(
                     f"RequestHandlerClass {handler.__name__} runs as a task, so its {name}()"
@@ -267,11 +302,16 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
         return cast("BaseRequestHandler", handling)._serve()
     if isinstance(handling, Awaitable):
         return handling
-    name = getattr(handler, "__name__", repr(handler))
+    name = name_of(handler)
     raise TypeError(
         f"RequestHandlerClass {name} returned {handling!r}, which cannot be awaited: in task mode"
         " a handler is an `async def` function or derives from trioserver.BaseRequestHandler"
     )
+
+
+def name_of(handler: object) -> str:
+    """What a handler is called, for messages."""
+    return getattr(handler, "__name__", repr(handler))
 
 
 def _counterpart(handler: type) -> str:

@@ -6,12 +6,14 @@ own Trio tasks; all are async but `get_request`, which must not wait.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from ._address import Address, describe
+from ._config import parameters_of_method_if_not_for
 from ._fields import Configured
 from ._handlers import awaitable
 from ._observers import error_log, log_safely
@@ -20,6 +22,12 @@ from ._transport import Listener
 
 class DefaultHooks(Configured):
     """The hooks of `BaseServer`."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, original in vars(DefaultHooks).items():
+            if inspect.isfunction(original) and not name.startswith("_"):
+                _check_parameters(cls, name, *[*inspect.signature(original).parameters][1:])
 
     async def server_bind(self) -> Sequence[Listener]:
         """Make the listeners; override it to serve over something else."""
@@ -60,7 +68,8 @@ class DefaultHooks(Configured):
     async def shutdown_request(self, request: Any) -> None:
         """End the request in order, then call `close_request`.
 
-        The connection is closed afterwards, whatever this does.
+        The connection is closed when this returns, whatever it does: an override
+        cannot keep it open.
         """
         try:
             await request.linger()
@@ -89,3 +98,11 @@ class DefaultHooks(Configured):
 
         What it raises stops the server.
         """
+
+
+def _check_parameters(cls: type, hook: str, *names: str) -> None:
+    """Refuse a hook that cannot be called as it will be."""
+    if parameters := parameters_of_method_if_not_for(cls, hook, *names):
+        raise TypeError(
+            f"{cls.__name__}.{hook}{parameters} must take ({', '.join(['self', *names])})"
+        )

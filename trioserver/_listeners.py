@@ -97,16 +97,22 @@ def _bind_all(
     bound: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, address in addresses:
-            host, port, *rest = address
+        for family, (host, port, *rest) in addresses:
             if bound:
-                port = port or bound[0].getsockname()[1]
+                port = port or bound[0].getsockname()[1]  # noqa: PLW2901
+            address = (host, port, *rest)
             try:
-                bound.append(_bind_one(family, kind, (host, port, *rest), options))
+                sock = _unbound(family, kind)
             except OSError as error:
-                missing = with_address(error, "listen on", (host, port, *rest))
-                if not _lacks_family(family, error):
-                    raise missing from error
+                missing = _missing(family, error, address)
+                continue
+            bound.append(sock)
+            _set(sock, options)
+            try:
+                sock.bind(address)
+            except OSError as error:
+                missing = _missing(family, error, address)
+                bound.pop().close()
     except BaseException:
         for sock in bound:
             sock.close()
@@ -116,21 +122,34 @@ def _bind_all(
     return bound
 
 
-def _bind_one(
-    family: socket.AddressFamily, kind: int, address: Address, options: Sequence[SocketOption]
-) -> socket.socket:
+def _unbound(family: socket.AddressFamily, kind: int) -> socket.socket:
     sock = socket.socket(family, kind)
     try:
         if family == socket.AF_INET6:
             # One socket a family: clients' addresses are plain, never ::ffff:1.2.3.4.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        for level, name, value in options:
-            sock.setsockopt(level, name, value)
-        sock.bind(address)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _set(sock: socket.socket, options: Iterable[SocketOption]) -> None:
+    for level, name, value in options:
+        try:
+            sock.setsockopt(level, name, value)
+        except OSError as error:
+            option = f"{(level, name, value)} of socket_options"
+            message = f"{error.strerror}: cannot set {option} on an {sock.family.name} socket"
+            raise OSError(error.errno, message) from error
+
+
+def _missing(family: int, error: OSError, address: Address) -> OSError:
+    """``error`` in words; raised, unless it says that the machine does not have the family."""
+    told = with_address(error, "listen on", address)
+    if not _lacks_family(family, error):
+        raise told from error
+    return told
 
 
 def _lacks_family(family: int, error: OSError) -> bool:
@@ -158,8 +177,7 @@ async def bind_unix(
     kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
-        for level, name, value in options:
-            sock.setsockopt(level, name, value)
+        _set(sock, options)
         return sock, await bind_path(sock, path, mode=mode, backlog=backlog)
     except BaseException:
         sock.close()

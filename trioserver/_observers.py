@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from ._address import Address, describe
-from ._config import is_async_callable, reject
+from ._config import has_yield, is_async_callable, reject
 from ._events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
 
 access_log = logging.getLogger("trioserver.access")
@@ -63,7 +63,9 @@ def valid_observers(server: object, field: attrs.Attribute[Any], value: object) 
         reject(TypeError, server, field, expected, value)
     for observer in value:
         methods = [getattr(observer, event) for event in EVENTS if hasattr(observer, event)]
-        plain = all(callable(one) and not is_async_callable(one) for one in methods)
+        plain = all(
+            callable(one) and not is_async_callable(one) and not has_yield(one) for one in methods
+        )
         if isinstance(observer, type) or not methods or not plain:
             reject(TypeError, server, field, expected, observer)
 

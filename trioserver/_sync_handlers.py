@@ -15,9 +15,15 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ._address import Address
-from ._config import is_async_callable
+from ._config import has_yield, is_async_callable
 from ._events import RequestInfo
-from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from ._handlers import (
+    BaseRequestHandler,
+    DatagramRequestHandler,
+    StreamRequestHandler,
+    check_method,
+    name_of,
+)
 from ._transport import Data
 
 SyncHandler: TypeAlias = Callable[[Any, Address, Any], object]
@@ -96,7 +102,7 @@ def handle(handler: SyncHandler, request: Any, client_address: Address, server: 
         if inspect.iscoroutine(result):
             result.close()  # it was never started
         raise TypeError(
-            f"RequestHandlerClass {_name(handler)} returned {result!r}, in which nothing has"
+            f"RequestHandlerClass {name_of(handler)} returned {result!r}, in which nothing has"
             " run yet: in a thread a handler is a plain function, or derives from"
             " socketserver.BaseRequestHandler"
         )
@@ -127,14 +133,14 @@ def check_sync_handler(
     """
     while isinstance(handler, partial):
         handler = handler.func
-    name = _name(handler)
+    name = name_of(handler)
     if not inspect.isclass(handler):
-        if is_async_callable(handler) or inspect.isasyncgenfunction(handler):
+        if is_async_callable(handler):
             raise TypeError(
                 f"RequestHandlerClass {name} is asynchronous, and this server runs handlers in"
                 " threads: it must be a plain `def`, or the server one without ThreadingMixIn"
             )
-        if inspect.isgeneratorfunction(handler):
+        if has_yield(handler):
             raise TypeError(f"RequestHandlerClass {name} has a `yield`, so calling it runs nothing")
         return
     if issubclass(handler, BaseRequestHandler):
@@ -149,11 +155,7 @@ def check_sync_handler(
                 f"RequestHandlerClass {name} runs {where}, so its {method}() must be a plain"
                 " `def`, not an `async def`"
             )
-        if inspect.isgeneratorfunction(getattr(handler, method, None)):
-            raise TypeError(
-                f"RequestHandlerClass {name} has a `yield` in its {method}(), so calling it runs"
-                " nothing"
-            )
+        check_method(handler, method)
     _check_kind(handler, name, kind)
 
 
@@ -177,7 +179,3 @@ def _counterpart(handler: type) -> str:
         if issubclass(handler, ours):
             return ours.__name__
     return "BaseRequestHandler"
-
-
-def _name(handler: object) -> str:
-    return getattr(handler, "__name__", repr(handler))
