@@ -417,6 +417,23 @@ async def test_what_does_not_pickle_is_named(what: str) -> None:
     assert message.startswith(f"{type(server).__name__}.{field} does not pickle, so no worker")
 
 
+async def _init_async() -> None: ...
+
+
+def _init_yields() -> Any:
+    yield
+
+
+def _init_of_one(server: Any) -> None: ...
+
+
+@pytest.mark.parametrize("init", [5, _init_async, _init_yields, _init_of_one])
+def test_child_init_that_would_do_nothing(init: Any) -> None:
+    """It is refused when the server is built, as is what could not be called."""
+    with pytest.raises(TypeError, match="child_init must be a plain function without arguments"):
+        on_tcp(handlers.Upper, child_init=init)
+
+
 async def test_child_init_fails() -> None:
     """What it raises is what is told."""
     message = await fails_to_start(on_tcp(handlers.Upper, child_init=handlers.init_fails))

@@ -17,7 +17,17 @@ import trio
 
 from .._address import Address
 from .._base import BaseServer
-from .._config import LARGEST_INT, a, as_tuple, count, reject, seconds
+from .._config import (
+    LARGEST_INT,
+    a,
+    as_tuple,
+    count,
+    has_yield,
+    is_async_callable,
+    parameters_if_not_for,
+    reject,
+    seconds,
+)
 from .._connection import Connection
 from .._datagram import Datagram
 from .._errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
@@ -62,8 +72,11 @@ def _valid_preload(server: object, field: attrs.Attribute[Any], value: object) -
 
 
 def _valid_init(server: object, field: attrs.Attribute[Any], value: object) -> None:
-    if value is not None and not callable(value):
-        reject(TypeError, server, field, "a function without arguments or None", value)
+    if value is None:
+        return
+    runs = callable(value) and not is_async_callable(value) and not has_yield(value)
+    if not runs or parameters_if_not_for(value):
+        reject(TypeError, server, field, "a plain function without arguments or None", value)
 
 
 @make_fields
