@@ -535,6 +535,39 @@ async def amisaddresses(request: trioserver.Datagram, client_address: Any, serve
         await way_back.sendto(repr(error).encode(), client_address)
 
 
+def init_default_timeout() -> None:
+    """A ``child_init`` that is for all sockets of its worker."""
+    socket.setdefaulttimeout(7)
+
+
+def says_its_timeout(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Answers with its time-out."""
+    request.sendall(repr(request.gettimeout()).encode())
+
+
+def init_default_of_sigpipe() -> None:
+    """A ``child_init`` that sets what Python has taken away."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def sends_to_nobody(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Sends until it is told that the client has left."""
+    request.recv(1)
+    with suppress(OSError):
+        while True:
+            request.sendall(b"x")
+
+
+async def asends_to_nobody(
+    request: trioserver.Connection, client_address: Any, server: Any
+) -> None:
+    """The same, asynchronous."""
+    await request.recv(1)
+    with suppress(trioserver.PeerGone):
+        while True:
+            await request.sendall(b"x")
+
+
 def says_where_from(request: socket.socket, client_address: Any, server: Any) -> None:
     """Answers with the client's address."""
     request.sendall(repr(client_address).encode())

@@ -964,6 +964,13 @@ async def test_reply_to_an_address_that_is_none(handler: Any) -> None:
     assert answer.startswith(b"OverflowError(")
 
 
+async def test_default_timeout_of_all_sockets_in_a_worker() -> None:
+    """``socket.setdefaulttimeout`` in a worker is for its synchronous handlers, as in threads."""
+    init = handlers.init_default_timeout
+    async with running(server := on_tcp(handlers.says_its_timeout, child_init=init)):
+        assert await ask(server, b"") == b"7.0"
+
+
 @both("says_where_from")
 async def test_address_that_get_request_has_made_up(handler: Any) -> None:
     """What pickles comes as it is; what does not is that request's error, and no worker's."""

@@ -14,7 +14,7 @@ from ._address import Address
 from ._blocking_socket import Accounting, do_not_wait, kind_of
 from ._lent import LentConnection
 from ._socket_use import SocketUse
-from ._transport import NOT_WAITING, Data, PeerCredentials, SocketTransport, twin_of
+from ._transport import SENDING, Data, PeerCredentials, SocketTransport, twin_of
 
 
 class AdoptedSocket(Accounting):
@@ -126,7 +126,7 @@ class AdoptedDatagramTransport:
         # By a twin, for a moment: theirs may have been given a time-out, and would wait here.
         with twin_of(self._socket) as sock:
             try:
-                sock.sendto(data, NOT_WAITING, address)
+                sock.sendto(data, SENDING, address)
             except BlockingIOError:
                 return False
         return True

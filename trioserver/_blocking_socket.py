@@ -33,7 +33,7 @@ import trio
 
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
-from ._transport import NOT_WAITING, RESET_ON_CLOSE, twin_of
+from ._transport import NOT_WAITING, RESET_ON_CLOSE, SENDING, twin_of
 
 T = TypeVar("T")
 
@@ -167,7 +167,15 @@ class Accounting(socket.socket):
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         """As `socket.socket.send`."""
-        return self._write(super().send, flags, data, flags | NOT_WAITING)
+        return self._write(super().send, flags, data, flags | SENDING)
+
+    def sendto(self, data: Any, *flags_and_address: Any) -> int:
+        """As `socket.socket.sendto`, of a connection: it goes to its other end."""
+        if len(flags_and_address) not in {1, 2}:
+            raise TypeError("sendto takes (data, address) or (data, flags, address)")
+        *given, address = flags_and_address
+        flags = sum(given)
+        return self._write(super().sendto, flags, data, flags | SENDING, address)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`."""
@@ -179,7 +187,7 @@ class Accounting(socket.socket):
             try:
                 while True:
                     sent += self._write(
-                        super().send, flags, view[sent:], flags | NOT_WAITING, deadline=deadline
+                        super().send, flags, view[sent:], flags | SENDING, deadline=deadline
                     )
                     if sent == size:
                         break
@@ -193,7 +201,7 @@ class Accounting(socket.socket):
     ) -> int:
         """As `socket.socket.sendmsg`."""
         where = () if address is None else (address,)
-        rest = (ancdata, flags | NOT_WAITING, *where)
+        rest = (ancdata, flags | SENDING, *where)
         return self._write(super().sendmsg, flags, list(buffers), *rest)
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:

@@ -19,7 +19,7 @@ import trio
 from ._address import Address, describe
 from ._datagram_notes import Note, Told, ask_for_notes, is_unix
 from ._sharing import others_hold
-from ._transport import Data, DatagramTransport, OwnedPath, PeerCredentials
+from ._transport import NO_SIGNAL, Data, DatagramTransport, OwnedPath, PeerCredentials
 
 UNNAMED = ""
 """The address of a client whose socket is not bound: nobody can reply to it."""
@@ -143,9 +143,9 @@ class DatagramListener:
             self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
             if notes:
-                self.socket.sendmsg([data], notes, 0, address)
+                self.socket.sendmsg([data], notes, NO_SIGNAL, address)
             else:
-                self.socket.sendto(data, address)
+                self.socket.sendto(data, NO_SIGNAL, address)
         except BlockingIOError:
             return False
         return True

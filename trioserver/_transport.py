@@ -156,6 +156,22 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 # which would be a system call for each connection. Where there is none (Windows), it is.
 NOT_WAITING = int(getattr(socket, "MSG_DONTWAIT", 0))
 
+# Has a send to a peer that is gone be an error and no more. By default SIGPIPE then kills
+# the program; Python ignores it, but a program can have set it back, as for `program | head`.
+NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+
+SENDING = NOT_WAITING | NO_SIGNAL
+
+# The same as an option of the socket, for systems (macOS) that have no such flag.
+_SO_NOSIGPIPE = 0x1022 if sys.platform == "darwin" and not NO_SIGNAL else None
+
+
+def spare_the_program(sock: socket.socket) -> None:
+    """Have no send on this socket kill the program, where the flag cannot say so."""
+    if _SO_NOSIGPIPE is not None:
+        with contextlib.suppress(OSError):  # the peer is gone already
+            sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
+
 
 def twin_of(sock: socket.socket) -> socket.socket:
     """A plain socket, and another descriptor, for the same thing."""
@@ -183,6 +199,9 @@ class SocketTransport:
 
     socket: socket.socket
 
+    def __attrs_post_init__(self) -> None:
+        spare_the_program(self.socket)
+
     @property
     def local_address(self) -> Address:
         return self.socket.getsockname()
@@ -206,7 +225,7 @@ class SocketTransport:
 
     def send_now(self, data: Data) -> int:
         try:
-            return self.socket.send(data, NOT_WAITING)
+            return self.socket.send(data, SENDING)
         except BlockingIOError:
             return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import trio
 
+from .._transport import NO_SIGNAL
 from .wire import Frames, Say, frame, tell
 
 _PORTION = 65_536
@@ -50,7 +51,7 @@ class Channel:
             self._speaks = True
             try:
                 while self._unsaid:
-                    self._control.sendall(self._unsaid.popleft())
+                    self._control.sendall(self._unsaid.popleft(), NO_SIGNAL)
             finally:
                 self._speaks = False
 

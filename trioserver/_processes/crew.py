@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from .._observers import error_log, log_safely
+from .._transport import NO_SIGNAL
 from .ending import Ending
 from .log import log_here
 from .orders import Order, pack_order
@@ -158,7 +159,7 @@ class Worker:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
         control = self._launched.control
         try:
-            sent = control.sendmsg([data], ancillary)
+            sent = control.sendmsg([data], ancillary, NO_SIGNAL)
             if sent < len(data):
                 await self._say_rest(data[sent:])
         except ConnectionError:  # it has ended, which `listen` finds out
@@ -193,7 +194,7 @@ class Worker:
             return
         # It waits for this, or for nothing, so there is room.
         with suppress(OSError):
-            self._launched.control.send(data)
+            self._launched.control.send(data, NO_SIGNAL)
 
     async def _say_rest(self, data: bytes) -> None:
         control = self._launched.control
@@ -201,7 +202,7 @@ class Worker:
         while self._unsaid:
             await trio.lowlevel.wait_writable(control)
             with suppress(BlockingIOError):
-                del self._unsaid[: control.send(self._unsaid)]
+                del self._unsaid[: control.send(self._unsaid, NO_SIGNAL)]
 
     # What it says --------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import attrs
 
+from .._transport import spare_the_program
 from . import worker
 from .errors import WorkerStartError
 from .life import Lifeline
@@ -163,6 +164,8 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
     if method == "forkserver":
         context.set_forkserver_preload(["__main__", *preload])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in (ours, theirs):
+        spare_the_program(end)
     page, lifeline = new_page(), Lifeline()
     try:
         with theirs:

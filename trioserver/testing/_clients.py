@@ -13,6 +13,10 @@ import trio
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  (bound, not by us)
 
 
+# Streams of Trio, and plain sockets, send as everybody's do.
+_NO_SIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+
+
 async def connected(address: Any) -> trio.SocketStream:
     """A stream to the very address that a server is bound to; of a wildcard, to this machine.
 
@@ -65,7 +69,7 @@ class KernelDatagramClient:
 
     async def send(self, data: bytes) -> None:
         """Send one datagram."""
-        await self._socket.send(data)
+        await self._socket.send(data, _NO_SIGNAL)
 
     async def receive(self) -> bytes:
         """The next datagram; waits for one."""
