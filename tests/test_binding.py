@@ -168,6 +168,21 @@ async def test_ipv6_socket_is_not_for_ipv4() -> None:
 
 
 @needs_ipv6
+async def test_ipv6_socket_that_is_for_ipv4_too() -> None:
+    """NW-03: it is if `socket_options` say so, with the addresses that the system then gives."""
+    options = [(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)]
+
+    async def tell(request: Any, client_address: Any, server: Any) -> None:
+        await request.sendall(client_address[0].encode())
+
+    server = trioserver.TCPServer(
+        ("", 0), tell, address_family=socket.AF_INET6, socket_options=options
+    )
+    async with server.serving():
+        assert await asked(("127.0.0.1", server.server_address[1])) == b"::ffff:127.0.0.1"
+
+
+@needs_ipv6
 async def test_ipv6_address() -> None:
     """An IPv6 address is bound and served as it stands."""
     server = trioserver.TCPServer(("::1", 0), Upper)

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -882,6 +883,34 @@ async def test_datagram_to_an_odd_address() -> None:
 
 
 ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process .* multi-threaded:DeprecationWarning")
+async def test_handler_forks() -> None:
+    """A forked child may answer as long as the handler waits; after that, it is refused."""
+    reading, writing = os.pipe()
+
+    def forks(sock: socket.socket, client_address: Any, server: Any) -> None:
+        for waits in (True, False):
+            if (child := os.fork()) == 0:
+                with suppress(OSError):
+                    if not waits:
+                        os.close(writing)
+                        os.read(reading, 1)  # until the request is over
+                    sock.sendall(b"child")
+                os._exit(0)
+            if waits:
+                os.waitpid(child, 0)
+        children.append(child)
+
+    children: list[int] = []
+    async with running(server := on_tcp(forks)):
+        assert await ask(server, b"") == b"child"
+        await until(lambda: not server.requests)
+        os.close(writing)
+        assert await trio.to_thread.run_sync(os.waitpid, children[0], 0) == (children[0], 0)
+    os.close(reading)
 
 
 async def test_handler_calls_trio() -> None:
