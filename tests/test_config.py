@@ -319,7 +319,7 @@ def test_field_of_a_wrong_value(make: Make, name: str, value: Any) -> None:
 def test_host_in_the_brackets_of_urls(host: str, bare: str) -> None:
     """UX-06: the host as a URL has it is refused when the server is built, and told what to do."""
     message = refused(ValueError, tcp, "server_address", (host, 80))
-    assert f"whose host has no brackets, which are for URLs: {bare!r}" in message
+    assert f"whose host is without the brackets of a URL, {bare!r}, not" in message
 
 
 def test_ipv6_address_and_another_family() -> None:
@@ -357,7 +357,7 @@ def test_observers_are_kept_as_a_tuple() -> None:
 def test_socket_option_beyond_what_a_socket_takes(option: Any) -> None:
     """UX-06: it is refused when the server is built, instead of by the socket."""
     message = refused(ValueError, tcp, "socket_options", [option])
-    assert f"ints of 32 bits, not {option!r}" in message
+    assert f"the ints of 32 bits, not {option!r}" in message
 
 
 @pytest.mark.parametrize("value", [(), [], [(1, 2, 3)], [(1, 2, b"\1")], iter([(1, 2, 3)])])

@@ -169,14 +169,14 @@ def valid_ip_address(address: object) -> str | None:
         return "a pair (host, port) whose host is a str or None"
     if host and host.startswith("["):
         bare = host[1:].partition("]")[0]
-        return f"a pair (host, port) whose host has no brackets, which are for URLs: {bare!r}"
+        return f"a pair (host, port) whose host is without the brackets of a URL, {bare!r}"
     if isinstance(port, bool) or not isinstance(port, (int, str)):
         return "a pair (host, port) whose port is an int or a service name"
     if isinstance(port, int) and not 0 <= port <= 65_535:
         return "a pair (host, port) whose port is between 0 and 65535"
     for part, most in zip(ipv6_parts, (_LARGEST_FLOWINFO, _LARGEST_SCOPE_ID), strict=False):
         if isinstance(part, bool) or not isinstance(part, int) or not 0 <= part <= most:
-            return "(host, port, flowinfo, scope_id), two ints, as the socket module has IPv6's"
+            return "(host, port, flowinfo, scope_id) whose last two are ints that IPv6 has room for"
     return None
 
 

@@ -102,7 +102,7 @@ def socket_options(instance: object, field: attrs.Attribute[Any], value: object)
             case (int(), int(), int() | bytes()):
                 ints = [part for part in option if isinstance(part, int)]
                 if not all(-LARGEST_INT - 1 <= part <= LARGEST_INT for part in ints):
-                    reject(ValueError, instance, field, f"{expected}; ints of 32 bits", option)
+                    reject(ValueError, instance, field, f"{expected}, the ints of 32 bits", option)
             case _:
                 reject(TypeError, instance, field, expected, option)
 
@@ -151,7 +151,7 @@ def parameters_if_not_for(value: Any, *arguments: str) -> str | None:
     """
     try:
         signature = inspect.signature(value, follow_wrapped=False)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001  (builtins; names in annotations that are nowhere)
         return None
     try:
         signature.bind(*arguments)
