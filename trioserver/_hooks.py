@@ -68,8 +68,8 @@ class DefaultHooks(Configured):
     async def shutdown_request(self, request: Any) -> None:
         """End the request in order, then call `close_request`.
 
-        The connection is closed when this returns, whatever it does: an override
-        cannot keep it open.
+        An override cannot keep the connection open for somebody else.
+        The connection is closed afterwards, whatever this does.
         """
         try:
             await request.linger()
