@@ -748,6 +748,13 @@ class ErringByDatagram(trioserver.ProcessUDPServer):
         self.errors.append(sys.exception())
 
 
+class Hides(trioserver.ProcessTCPServer):
+    """Its ``handle_error`` fails, and hides what it was told of."""
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        raise RuntimeError("the second") from None
+
+
 class ReadsAhead(trioserver.ProcessTCPServer):
     """Reads as much as a line may have before a worker gets the connection."""
 

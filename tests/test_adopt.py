@@ -257,6 +257,23 @@ async def test_handle_error_that_raises_is_logged(caplog: pytest.LogCaptureFixtu
     assert "handle_error raised" in caplog.text
 
 
+async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """A handle_error that fails, and hides what it was told of, has both of them logged."""
+
+    class Hides(Books):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            raise RuntimeError("the second") from None
+
+    def fails(request: Any, client_address: Any, server: Any) -> None:
+        raise LookupError("the first")
+
+    async with adopted(server := Hides(fails)):
+        with plain_client(server.server_address) as client:
+            assert await in_thread(client.recv, 1) == b""
+        await until(lambda: "the second" in caplog.text)
+    assert "LookupError: the first" in caplog.text
+
+
 async def test_service_actions_are_called() -> None:
     """In a thread, twice a second, until the drain."""
     called = threading.Event()

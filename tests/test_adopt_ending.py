@@ -102,7 +102,7 @@ async def test_server_close_is_called_in_any_case(
 async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It has ``timeouts.cleanup``; when that is over, its thread a moment more."""
+    """It has ``timeouts.cleanup``, then its thread a moment; its error and its place are told."""
     go = threading.Event()
 
     class Stuck(socketserver.ThreadingTCPServer):
@@ -121,9 +121,11 @@ async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
         go.set()
     assert witness.outcomes == ["failed"]
     assert 0.5 <= witness.records[0].duration < 0.9
-    (told,) = errors_in(caplog)
-    assert "left behind" in told
-    assert "go.wait(10)" in told
+    where, of_what = errors_in(caplog)
+    assert "left behind" in where
+    assert "go.wait(10)" in where
+    assert "handle_error did not end within 0.5 s (cleanup), for request 1" in of_what
+    assert "ValueError: no" in caplog.text
 
 
 async def test_handle_error_that_waits_for_the_client_is_told(
@@ -146,3 +148,4 @@ async def test_handle_error_that_waits_for_the_client_is_told(
             await until(lambda: witness.records)
     (told,) = errors_in(caplog)
     assert "handle_error did not end within 0.1 s (cleanup), for request 1" in told
+    assert "ValueError: no" in caplog.text

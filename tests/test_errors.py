@@ -630,28 +630,6 @@ async def test_handle_error_can_shut_down(autojump_clock: Any) -> None:
     assert [str(record.outcome) for record in report.requests] == ["failed"]
 
 
-@pytest.mark.parametrize("hook", ["handle_error", "shutdown_request"])
-async def test_goodbye_to_a_client_that_is_gone(
-    hook: str, autojump_clock: Any, caplog: Any
-) -> None:
-    """EX-14: a hook that talks to a client who has left is not an error of the server."""
-
-    async def goodbye(self: Any, request: Any, *client_address: Any) -> None:
-        await trio.sleep(1)
-        await request.sendall(b"good")
-        await request.sendall(b"bye")
-
-    goodbye_server = type("Polite", (MemoryServer,), {hook: goodbye})
-    server = memory(raising(ValueError("oops")), goodbye_server)
-    async with server.serving():
-        client = await server.connect()
-        await trio.testing.wait_all_tasks_blocked()
-        client.reset()
-        await trio.sleep(2)
-    expected = [] if hook == "handle_error" else [ValueError]  # the default logs it
-    assert [type(record.exc_info[1]) for record in errors_logged(caplog)] == expected
-
-
 async def spoil() -> None:
     """Turns its cancellation into an error."""
     try:
@@ -665,6 +643,145 @@ async def spoil_in_a_child(*arguments: Any) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(spoil)
         nursery.start_soon(trio.sleep_forever)
+
+
+async def goodbye(self: Any, request: Any, *client_address: Any) -> None:
+    """A hook that talks to a client who may have left."""
+    await trio.sleep(1)
+    await request.sendall(b"good")
+    await request.sendall(b"bye")
+
+
+async def test_goodbye_to_a_client_that_is_gone(autojump_clock: Any, caplog: Any) -> None:
+    """EX-14: a hook that talks to a client who has left is not an error of the server."""
+    polite = type("Polite", (MemoryServer,), {"shutdown_request": goodbye})
+    server = memory(raising(ValueError("oops")), polite)
+    async with server.serving():
+        client = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        client.reset()
+        await trio.sleep(2)
+    # The default handle_error logs the handler's, and that is all.
+    assert [type(record.exc_info[1]) for record in errors_logged(caplog)] == [ValueError]
+
+
+async def raises(self: Any, *request: Any) -> None:
+    """Fails, as it is."""
+    raise RuntimeError("the second")
+
+
+async def raises_from_none(self: Any, *request: Any) -> None:
+    """Fails, and hides why."""
+    raise RuntimeError("the second") from None
+
+
+async def raises_from_another(self: Any, *request: Any) -> None:
+    """Fails because of something else."""
+    raise RuntimeError("the second") from KeyError("another")
+
+
+async def raises_in_a_child(self: Any, *request: Any) -> None:
+    """Fails where it has no context."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raises, self)
+
+
+async def raises_in_a_thread(self: Any, *request: Any) -> None:
+    """The same in a thread."""
+
+    def fail() -> None:
+        raise RuntimeError("the second") from None
+
+    await trio.to_thread.run_sync(fail)
+
+
+async def raises_the_same_again(self: Any, *request: Any) -> None:
+    """Lets the error out that it was told of."""
+    raise  # noqa: PLE0704  (the one that is being handled)
+
+
+async def goodbye_in_a_child(self: Any, request: Any, *client_address: Any) -> None:
+    """The client has left, and it is a child that finds out."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(goodbye, self, request)
+
+
+async def is_cut(self: Any, *request: Any) -> None:
+    """Never ends."""
+    await trio.sleep_forever()
+
+
+async def exits(self: Any, *request: Any) -> None:
+    """Ends the program."""
+    raise SystemExit
+
+
+FAILING: dict[Any, str] = {
+    raises: "RuntimeError: the second",
+    raises_from_none: "RuntimeError: the second",
+    raises_from_another: "RuntimeError: the second",
+    raises_in_a_child: "RuntimeError: the second",
+    raises_in_a_thread: "RuntimeError: the second",
+    raises_the_same_again: "handle_error raised",
+    goodbye: "PeerGone: the peer is gone",
+    goodbye_in_a_child: "PeerGone: the peer is gone",
+    is_cut: "handle_error did not end within 5 s (cleanup)",
+    spoil_in_a_child: "ValueError: spoilt",
+    exits: "of which handle_error has not told",
+}
+"""What a handle_error does, and what else than the handler's error is logged then."""
+
+
+@pytest.mark.parametrize("fails", FAILING)
+@pytest.mark.parametrize("place", ["handle", "shutdown_request", "when_full"])
+async def test_first_error_is_never_lost(
+    place: str, fails: Any, autojump_clock: Any, caplog: Any
+) -> None:
+    """EX-07: however a handle_error fails, what it was told of is logged, and so is its own."""
+
+    async def fail(*_arguments: Any) -> None:
+        raise LookupError("the first")
+
+    hooks: dict[str, Any] = {"handle_error": fails}
+    limits = trioserver.Limits()
+    if place == "shutdown_request":
+        hooks[place] = fail
+    if place == "when_full":
+        limits = trioserver.Limits(requests=1, when_full=fail)
+    witness = Witness()
+    kind = type("Failing", (MemoryServer,), hooks)
+    handler = fail if place == "handle" else hold
+    server = memory(handler, kind, limits=limits, observers=[witness])
+
+    async def clients() -> None:
+        visitors = [await server.connect() for _ in range(1 + (place == "when_full"))]
+        await trio.testing.wait_all_tasks_blocked()
+        if place == "shutdown_request":
+            server.cancel_request(1, "enough")
+            await trio.testing.wait_all_tasks_blocked()
+        visitors[-1].reset()
+        await trio.sleep(20)
+
+    with contextlib.suppress(SystemExit):
+        async with server.serving(grace=0):
+            await clients()
+    told = [logging.Formatter().format(record) for record in errors_logged(caplog)]
+    assert {record.levelno for record in errors_logged(caplog)} == {logging.ERROR}
+    assert any("Traceback" in one and "LookupError: the first" in one for one in told)
+    assert any(FAILING[fails] in one for one in told)
+    assert len(witness.records) == 1 + (place == "when_full")
+
+
+async def test_both_errors_are_one_record_where_one_shows_both(
+    autojump_clock: Any, caplog: Any
+) -> None:
+    """EX-07: nothing is told twice: a second error that leads to the first has one record."""
+    kind = type("Failing", (MemoryServer,), {"handle_error": raises})
+    server = memory(raising(LookupError("the first")), kind)
+    async with server.serving():
+        await ended(await server.connect())
+    (record,) = errors_logged(caplog)
+    assert [str(error) for error in shown(record.exc_info[1])] == ["the second", "the first"]
 
 
 async def test_handle_error_fails_when_it_is_cut(autojump_clock: Any, caplog: Any) -> None:
@@ -1548,6 +1665,30 @@ async def test_finish_raises_system_exit_after_an_error(autojump_clock: Any) -> 
     assert [leaves(told) for told in server.errors] == [[first]]
 
 
+class FinishFails(trioserver.StreamRequestHandler):
+    """Reads, in the manner of its server, and cannot give back what it has."""
+
+    async def handle(self) -> None:
+        await self.server.reads(self)
+
+    async def finish(self) -> None:
+        if self.server.in_a_child:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.fail)
+        else:
+            await self.fail()
+
+    async def fail(self) -> None:
+        raise RuntimeError("finish") from None
+
+
+class Reads(TellsInMemory):
+    """Tells its handlers how to read."""
+
+    reads: Any = None
+    in_a_child: bool = False
+
+
 # Whose fault --------------------------------------------------------------------------
 
 
@@ -1694,6 +1835,58 @@ async def test_fault_of_the_peer(
     assert [(record.levelno, record.exc_info) for record in requests_logged(caplog)] == [
         (logging.INFO, None)
     ]
+
+
+@pytest.mark.parametrize("in_a_child", [False, True], ids=["bare", "in a child"])
+@pytest.mark.parametrize("name", FAULTS)
+async def test_finish_error_after_a_fault_of_the_peer(
+    name: str, in_a_child: bool, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EX-14: an error of finish() is told of and is the outcome, however the client has ended."""
+    fault, witness = FAULTS[name], Witness()
+    caplog.set_level(logging.INFO, logger="trioserver")
+    server = memory(
+        FinishFails,
+        type("Served", (Reads, Narrow), {}),
+        reads=fault.handle,
+        in_a_child=in_a_child,
+        timeouts=trioserver.Timeouts(idle=10, line=5, write=5),
+        limits=trioserver.Limits(line=50, read=60),
+        observers=[witness],
+    )
+    async with server.serving():
+        client = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        await fault.client(client, server)
+        await trio.sleep(20)
+        await client.aclose()
+    [told] = server.errors
+    assert list(map(repr, leaves(told))) == ["RuntimeError('finish')"]
+    assert [(it.outcome, it.reason) for it in witness.records] == [
+        ("failed", "RuntimeError: finish")
+    ]
+    assert len(requests_logged(caplog)) == 1
+
+
+async def test_finish_that_meets_the_peers_fault_again(autojump_clock: Any) -> None:
+    """EX-14: a finish() that only finds out once more that the client has gone is no error."""
+
+    class Polite(trioserver.StreamRequestHandler):
+        async def handle(self) -> None:
+            await reads(self)
+
+        async def finish(self) -> None:
+            await writes_a_lot(self)
+            await writes_a_lot(self)
+
+    witness = Witness()
+    server = memory(Polite, Narrow, observers=[witness])
+    async with server.serving():
+        client = await server.connect()
+        await trio.testing.wait_all_tasks_blocked()
+        client.reset()
+        await trio.sleep(20)
+    assert (server.errors, witness.outcomes) == ([], ["disconnected"])
 
 
 async def test_fault_of_the_peer_twice(autojump_clock: Any) -> None:

@@ -291,6 +291,17 @@ async def test_handle_error_is_called_with_it(handler: Any) -> None:
     assert "ValueError: on purpose" in str(error.__cause__)
 
 
+@both("does")
+async def test_first_error_is_never_lost(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A ``handle_error`` that fails, and hides what it was told of, has both of them logged."""
+    server = handlers.Hides(THERE, handler, min_children=1)
+    async with running(server):
+        assert await ask(server, b"error") == b"begun."
+    assert "HandlerFailed: ValueError: on purpose" in caplog.text
+    assert "in _fails\n    raise ValueError" in caplog.text
+    assert "RuntimeError: the second" in caplog.text
+
+
 def test_system_that_cannot_pass_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """PR-15: it is refused when the server is built."""
     monkeypatch.setattr(sys, "platform", "win32")

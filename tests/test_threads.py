@@ -412,6 +412,23 @@ async def test_error_ends_the_request_alone(
     assert "in fails" in caplog.text
 
 
+async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """A ``handle_error`` that fails, and hides what it was told of, has both of them logged."""
+
+    class Hides(trioserver.ThreadingTCPServer):
+        async def handle_error(self, request: Any, client_address: Any) -> None:
+            raise RuntimeError("the second") from None
+
+    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
+        raise LookupError("the first")
+
+    async with running(server := Hides(THERE, fails)):
+        assert await ask(server, b"") == b""
+    assert "LookupError: the first" in caplog.text
+    assert "in fails" in caplog.text
+    assert "RuntimeError: the second" in caplog.text
+
+
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 async def test_what_ends_programs_ends_the_server(kind: type[BaseException]) -> None:
     """TH-04: it leaves ``serve_forever``, bare, after everything was closed."""

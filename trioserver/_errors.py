@@ -117,6 +117,17 @@ def _is_cancellation(error: BaseException) -> bool:
     return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions that a traceback of ``error`` shows, itself first: its causes and contexts."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        hidden = link.__cause__ is not None or link.__suppress_context__
+        link = link.__cause__ if hidden else link.__context__
+
+
 def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions inside nested groups, in order; ``[error]`` when it is none."""
     if isinstance(error, BaseExceptionGroup):

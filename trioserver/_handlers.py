@@ -8,6 +8,7 @@ running, and an ``async def`` of the same three arguments is a handler, too.
 from __future__ import annotations
 
 import inspect
+import itertools
 import socket
 import socketserver
 from collections.abc import Awaitable, Callable, Generator
@@ -27,8 +28,10 @@ from ._config import (
 )
 from ._connection import Connection
 from ._datagram import Datagram, DatagramSocket
-from ._events import RequestInfo
+from ._errors import chain
+from ._events import RequestInfo, current_request
 from ._reader import RequestReader
+from ._verdict import peers_doing
 from ._writer import RequestWriter
 
 Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
@@ -43,7 +46,8 @@ class BaseRequestHandler:
     prepare and to give back. `finish` runs if and only if `setup` returned:
     on the ordinary path as ordinary code; after an error or a cancellation
     shielded, for at most ``Timeouts.cleanup`` seconds, and an error in it is
-    then chained to the one that was there first.
+    then chained to the one that was there first. After a `RequestEnded`, which
+    is no error, it is the request's.
 
     Attributes:
       request: the `Connection`, or the `Datagram` of a datagram server (or
@@ -114,20 +118,23 @@ class BaseRequestHandler:
         """Run `finish` although a cancellation is pending, or comes; within bounds.
 
         What it raises is shown with ``error`` where both end the request, and
-        beside it where they go different ways.
+        beside it where they go different ways. Where ``error`` is only how the
+        client has ended, it is the one error that there is.
         """
         try:
             ours = isinstance(self.request, (Connection, Datagram))
             owner = self.request if ours else self.server
             with trio.move_on_after(owner.timeouts.cleanup, shield=True):
                 await self.finish()
-        except BaseException as second:  # noqa: BLE001  (whoever handles the error is told of both)
+        except BaseException as second:  # whoever handles the error is told of both
             if second is error:
                 return
             if not (isinstance(error, Exception) and isinstance(second, Exception)):
                 name = type(self).__name__
                 message = f"{name}.finish failed after {type(error).__name__}"
                 raise BaseExceptionGroup(message, [error, second]) from None
+            if _is_clients_doing(error) and not _is_clients_doing(second):
+                raise
             _chain(error, second)
         finally:
             del error  # the traceback of the second one holds this frame: no cycles
@@ -326,6 +333,12 @@ def _enable_nagle(sock: object) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
+def _is_clients_doing(error: BaseException) -> bool:
+    """Whether nobody would hear of ``error``, as it only says how the client has ended."""
+    info = current_request()
+    return info is not None and peers_doing(error, info) is not None
+
+
 def _chain(error: BaseException, second: BaseException) -> None:
     """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
 
@@ -347,14 +360,8 @@ def _chain(error: BaseException, second: BaseException) -> None:
 
 def _last_shown(error: BaseException, before: BaseException | None = None) -> BaseException:
     """The end of the chain that a traceback of ``error`` shows, or what leads to ``before``."""
-    seen = {id(error)}
-    while True:
-        hidden = error.__suppress_context__
-        following = error.__cause__ or (None if hidden else error.__context__)
-        if following is None or following is before or id(following) in seen:
-            return error
-        seen.add(id(following))
-        error = following
+    *_, last = itertools.takewhile(lambda link: link is not before, chain(error))
+    return last
 
 
 def _leads_to(start: BaseException, goal: BaseException) -> bool:

@@ -85,6 +85,7 @@ class DefaultHooks(Configured):
 
         Logs it with its traceback, as ERROR, on ``trioserver.error``. At most
         ``timeouts.cleanup`` seconds; what it raises is logged, and ends nothing.
+        When it does not return, the error that it was told of is logged, too.
         """
         message = "error while serving %s"
         shown = describe(client_address)

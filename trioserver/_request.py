@@ -32,6 +32,7 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._address import Address
 from ._config import Timeouts
+from ._errors import chain
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from ._observers import error_log, log_safely
 from ._slots import KeepsSlot
@@ -297,7 +298,10 @@ class Request:
         )
 
     async def _report(self, error: BaseException) -> None:
-        """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it."""
+        """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it.
+
+        One that does not return may have told nobody, so ``error`` is logged then.
+        """
         seconds = self._hooks.timeouts.cleanup
         try:
             # The try is outside: what a hook raises when it is cut is its error, too.
@@ -306,18 +310,25 @@ class Request:
                     raise error
                 except Exception:  # noqa: BLE001  (handle_error asks for it)
                     await call_hook(self._hooks.handle_error, self.handed, self.client_address)
-            if patience.cancelled_caught and self.exchange._left_behind is None:  # else it is told
+            if patience.cancelled_caught:
                 message = "handle_error did not end within %g s (cleanup), for %s"
-                log_safely(error_log, logging.ERROR, message, seconds, self.info)
+                log_safely(error_log, logging.ERROR, message, seconds, self.info, exc_info=error)
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
-            if peers_doing(second, self.info) is None:
-                message = "handle_error raised, for %s"
-                log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
+            if not any(link is error for link in chain(second)):  # which shows both
+                self._tell_of(error)
+            message = "handle_error raised, for %s"
+            log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
         except BaseException as second:
+            self._tell_of(error)
             self._announce(second)
             raise
         finally:
             del error  # its traceback holds this frame: no cycles
+
+    def _tell_of(self, error: BaseException) -> None:
+        """Log an error that ``handle_error`` was to tell of."""
+        message = "error while serving %s, of which handle_error has not told"
+        log_safely(error_log, logging.ERROR, message, self.info, exc_info=error)
 
     # Settle ----------------------------------------------------------------
 
