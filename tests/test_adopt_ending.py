@@ -149,3 +149,20 @@ async def test_handle_error_that_waits_for_the_client_is_told(
     (told,) = errors_in(caplog)
     assert "handle_error did not end within 0.1 s (cleanup), for request 1" in told
     assert "ValueError: no" in caplog.text
+
+
+async def test_first_error_is_not_lost_in_server_close(caplog: pytest.LogCaptureFixture) -> None:
+    """What has ended the server is logged when their server_close raises something else."""
+
+    class Fails(socketserver.TCPServer):
+        def service_actions(self) -> None:
+            raise LookupError("the first")
+
+        def server_close(self) -> None:
+            super().server_close()
+            raise RuntimeError("the second") from None
+
+    server = Fails(THERE, Upper)
+    with trio.fail_after(5), pytest.raises(RuntimeError, match="the second"):
+        await trioserver.adopt(server)
+    assert "LookupError: the first" in caplog.text

@@ -1375,6 +1375,40 @@ async def test_server_close_that_fails(autojump_clock: MockClock) -> None:
     assert server.snapshot().state == "unbound"
 
 
+@pytest.mark.parametrize("how", ["as it is", "from None", "in a child"])
+async def test_server_close_that_fails_after_the_server(
+    how: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What has ended the server is never lost: shown with what `server_close` raises, or logged."""
+    first = OSError(errno.EBADF, "the first")
+
+    async def fail() -> None:
+        raise OopsError
+
+    class Fails(MemoryServer):
+        async def server_close(self) -> None:
+            if how == "in a child":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fail)
+            elif how == "from None":
+                raise OopsError from None
+            raise OopsError
+
+    server = Fails(ADDRESS, Upper)
+    async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: Any) -> None:
+            with pytest.raises((OopsError, ExceptionGroup)) as caught:
+                await server.serve_forever(task_status=task_status)
+            if how == "as it is":
+                assert caught.value.__context__ is first
+
+        await nursery.start(serve)
+        server.listener.fail(first)
+    logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert logged == ([] if how == "as it is" else [first])
+
+
 async def leave_at_once(server: MemoryServer, nursery: trio.Nursery) -> None:
     """Serve in another task, and leave the block."""
     async with server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import socketserver
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from ._adopted import AdoptedServer
 from ._adopted_listener import listens, overrides
 from ._config import Limits, Timeouts
 from ._events import ShutdownReport
-from ._observers import error_log, log_safely
+from ._observers import error_log, log_lost, log_safely
 from ._threads import A_MOMENT
 
 _BYPASSED = ("serve_forever", "handle_request", "process_request", "process_request_thread")
@@ -186,9 +187,16 @@ async def _close(server: socketserver.BaseServer, seconds: float) -> None:
     The thread has not to wait for others, and at least the moment that most of
     them need: the call is made whatever the bound.
     """
-    close, alone = server.server_close, trio.CapacityLimiter(1)
-    with trio.move_on_after(max(seconds, A_MOMENT), shield=True) as patience:
-        await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=alone)
+    close, alone, first = server.server_close, trio.CapacityLimiter(1), sys.exception()
+    try:
+        with trio.move_on_after(max(seconds, A_MOMENT), shield=True) as patience:
+            await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=alone)
+    except BaseException as second:
+        message = "%s.server_close raised instead of what had ended the server"
+        log_lost(first, second, message, type(server).__name__)
+        raise
+    finally:
+        del first  # no cycles
     if patience.cancelled_caught:
         message = "%s.server_close did not end within %g s (cleanup)"
         log_safely(error_log, logging.ERROR, message, type(server).__name__, seconds)

@@ -33,7 +33,7 @@ from ._errors import lone_errors
 from ._events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from ._handlers import Handler, check_callable, check_handler
 from ._hooks import DefaultHooks
-from ._observers import error_log, log_safely, valid_observers
+from ._observers import error_log, log_lost, log_safely, valid_observers
 from ._request import Exchange
 from ._run import Run
 from ._transport import Listener, SocketListener
@@ -160,7 +160,7 @@ class BaseServer(DefaultHooks):
             try:
                 if not run.closed_by_hand:
                     run.closing = True
-                    await self._close_within_bounds()
+                    await self._close_within_bounds(after=error)
             finally:
                 self._drop(run)
 
@@ -210,10 +210,17 @@ class BaseServer(DefaultHooks):
                 with trio.CancelScope(shield=True):
                     await run.stopped.wait()
 
-    async def _close_within_bounds(self) -> None:
+    async def _close_within_bounds(self, *, after: BaseException | None) -> None:
         limit = self.timeouts.cleanup
-        with trio.move_on_after(limit, shield=True) as patience:
-            await self.server_close()
+        try:
+            with trio.move_on_after(limit, shield=True) as patience:
+                await self.server_close()
+        except BaseException as second:
+            message = "%s.server_close raised instead of what had ended the server"
+            log_lost(after, second, message, type(self).__name__)
+            raise
+        finally:
+            del after  # no cycles
         if patience.cancelled_caught:
             message = "%s.server_close did not end within %g s (cleanup)"
             log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)

@@ -128,6 +128,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ if hidden else link.__context__
 
 
+def shows(error: BaseException, other: BaseException) -> bool:
+    """Whether a traceback of ``error`` shows ``other``, too."""
+    return any(link is other for link in chain(error))
+
+
 def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions inside nested groups, in order; ``[error]`` when it is none."""
     if isinstance(error, BaseExceptionGroup):

@@ -15,7 +15,9 @@ import attrs
 
 from ._address import Address, describe
 from ._config import has_yield, is_async_callable, reject
+from ._errors import shows
 from ._events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
+from ._verdict import cancellations
 
 access_log = logging.getLogger("trioserver.access")
 error_log = logging.getLogger("trioserver.error")
@@ -174,3 +176,9 @@ def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, *
     """
     with contextlib.suppress(Exception):
         logger.log(level, message, *values, stacklevel=2, **more)
+
+
+def log_lost(error: BaseException | None, second: BaseException, message: str, value: Any) -> None:
+    """Log an error in whose place a second one goes on, unless that one's traceback shows it."""
+    if error is not None and not shows(second, error) and not cancellations(error):
+        log_safely(error_log, logging.ERROR, message, value, exc_info=error)

@@ -32,11 +32,12 @@ from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from ._address import Address
 from ._config import Timeouts
-from ._errors import chain
 from ._events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
-from ._observers import error_log, log_safely
+from ._observers import error_log, log_lost, log_safely
 from ._slots import KeepsSlot
 from ._verdict import as_errors, cancellations, in_words, lone, peers_doing, split
+
+_UNTOLD = "error while serving %s, of which handle_error has not told"
 
 T = TypeVar("T")
 
@@ -314,21 +315,15 @@ class Request:
                 message = "handle_error did not end within %g s (cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info, exc_info=error)
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
-            if not any(link is error for link in chain(second)):  # which shows both
-                self._tell_of(error)
+            log_lost(error, second, _UNTOLD, self.info)
             message = "handle_error raised, for %s"
             log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
         except BaseException as second:
-            self._tell_of(error)
+            log_safely(error_log, logging.ERROR, _UNTOLD, self.info, exc_info=error)
             self._announce(second)
             raise
         finally:
             del error  # its traceback holds this frame: no cycles
-
-    def _tell_of(self, error: BaseException) -> None:
-        """Log an error that ``handle_error`` was to tell of."""
-        message = "error while serving %s, of which handle_error has not told"
-        log_safely(error_log, logging.ERROR, message, self.info, exc_info=error)
 
     # Settle ----------------------------------------------------------------
 
