@@ -41,6 +41,52 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
+class FailsThenFinishes(socketserver.BaseRequestHandler):
+    """Fails when its client has gone, and then meets that once more."""
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            self.request.recv(1)
+        raise ValueError("on purpose")
+
+    def finish(self) -> None:
+        self.request.sendall(b"good")
+        self.request.sendall(b"bye")
+
+
+class MeetsThenFails(socketserver.BaseRequestHandler):
+    """Meets that its client has gone, and cannot give back what it has."""
+
+    def handle(self) -> None:
+        self.request.recv(1)
+
+    def finish(self) -> None:
+        raise ValueError("on purpose")
+
+
+class AsyncFailsThenFinishes(trioserver.BaseRequestHandler):
+    """The first of the two, asynchronous."""
+
+    async def handle(self) -> None:
+        with suppress(trioserver.PeerGone):
+            await self.request.recv(1)
+        raise ValueError("on purpose")
+
+    async def finish(self) -> None:
+        await self.request.sendall(b"good")
+        await self.request.sendall(b"bye")
+
+
+class AsyncMeetsThenFails(trioserver.BaseRequestHandler):
+    """The second one."""
+
+    async def handle(self) -> None:
+        await self.request.recv(1)
+
+    async def finish(self) -> None:
+        raise ValueError("on purpose")
+
+
 class Polite(trioserver.ProcessTCPServer):
     """Some hook of it says goodbye: a test's, in its own process."""
 

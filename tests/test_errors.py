@@ -22,10 +22,12 @@ from functools import partial
 from typing import Any
 
 import attrs
+import process_handlers as handlers
 import pytest
 import trio
 import trio.testing
-from support import Upper, Witness, hold, plain_client, read_to_end
+from adopting import adopted
+from support import Upper, Witness, hold, plain_client, read_to_end, until
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -1887,6 +1889,47 @@ async def test_finish_that_meets_the_peers_fault_again(autojump_clock: Any) -> N
         client.reset()
         await trio.sleep(20)
     assert (server.errors, witness.outcomes) == ([], ["disconnected"])
+
+
+THERE = ("127.0.0.1", 0)
+
+MODES: dict[str, Callable[[str], Any]] = {
+    "task": lambda name: trioserver.TCPServer(THERE, getattr(handlers, f"Async{name}")),
+    "thread": lambda name: trioserver.ThreadingTCPServer(THERE, getattr(handlers, name)),
+    "process": lambda name: trioserver.ProcessTCPServer(
+        THERE, getattr(handlers, name), min_children=1
+    ),
+    "process, async": lambda name: trioserver.ProcessTCPServer(
+        THERE, getattr(handlers, f"Async{name}"), min_children=1
+    ),
+    "adopt": lambda name: socketserver.ThreadingTCPServer(THERE, getattr(handlers, name)),
+}
+"""Servers on real sockets whose handlers are of that name, by where these run."""
+
+
+@pytest.mark.parametrize("name", ["FailsThenFinishes", "MeetsThenFails"])
+@pytest.mark.parametrize("mode", MODES)
+async def test_error_beside_a_fault_of_the_peer(
+    mode: str, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """EX-14: the client's end, in handle or finish, hides no error of the other, in any mode."""
+    witness, server = Witness(), MODES[mode](name)
+    caplog.set_level(logging.INFO, logger="trioserver")
+    with trio.fail_after(20):
+        if mode == "adopt":
+            serving: Any = adopted(server, observers=[witness])
+        else:
+            server.observers = [witness]
+            serving = server.serving()
+        async with serving:
+            client = plain_client(server.server_address)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            client.close()
+            await until(lambda: witness.records)
+    assert witness.outcomes == ["failed"]
+    assert witness.records[0].reason.endswith("ValueError: on purpose")
+    told = caplog.text if mode != "adopt" else capfd.readouterr().err  # theirs prints
+    assert "ValueError: on purpose" in told
 
 
 async def test_fault_of_the_peer_twice(autojump_clock: Any) -> None:

@@ -34,6 +34,7 @@ import trio
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
 from ._transport import NOT_WAITING, RESET_ON_CLOSE, SENDING, twin_of
+from ._verdict import left_handle, peers_doing
 
 T = TypeVar("T")
 
@@ -281,17 +282,25 @@ class Accounting(socket.socket):
         return WriteTimeout(message, info=use.info)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call ``function``; what the peer has done to this socket is raised as `RequestEnded`."""
+        """Call ``function``; what the peer has done to this socket is raised as `RequestEnded`.
+
+        Unless something else went wrong before: then that, which nobody would hear of.
+        """
         try:
             return function()
         except OSError as error:
-            ended = self._use.as_ended(error)
-            if ended is None:
-                raise
+            ended, first = self._use.as_ended(error), left_handle(error)
             try:
+                if first is not None and self._is_peers(error) and not self._is_peers(first):
+                    raise first
+                if ended is None:
+                    raise
                 raise ended from error
             finally:
-                del ended  # no cycles
+                del ended, first  # no cycles
+
+    def _is_peers(self, error: BaseException) -> bool:
+        return peers_doing(self._use.as_ended(error) or error, self._use.info) is not None
 
     # Files -------------------------------------------------------------------
 

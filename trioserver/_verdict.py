@@ -7,6 +7,9 @@ once.
 
 from __future__ import annotations
 
+import socketserver
+from traceback import walk_tb
+
 import trio
 
 from ._address import printable
@@ -33,6 +36,8 @@ _PEER_OUTCOMES: tuple[tuple[type[RequestEnded], Outcome], ...] = (
     (Draining, Outcome.DRAINED),
 )
 
+_HANDLES = socketserver.BaseRequestHandler.__init__.__code__
+
 
 def peers_doing(error: BaseException, info: RequestInfo) -> tuple[Outcome, str] | None:
     """The outcome, and why, if nothing but the peer of request ``info`` is behind ``error``."""
@@ -43,6 +48,22 @@ def peers_doing(error: BaseException, info: RequestInfo) -> tuple[Outcome, str] 
         for leaf in found:
             if isinstance(leaf, kind):
                 return outcome, str(leaf)
+    return None
+
+
+def left_handle(error: BaseException) -> BaseException | None:
+    """What had left a synchronous handler's ``handle`` when its ``finish`` raised ``error``.
+
+    In `socketserver` the second one takes the place of the first, which is among
+    its contexts, and has come by way of the same call.
+    """
+    calls = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code is _HANDLES]
+    link, seen = error.__context__, {id(error)}
+    while link is not None and id(link) not in seen:
+        if any(frame in calls for frame, _ in walk_tb(link.__traceback__)):
+            return link
+        seen.add(id(link))
+        link = link.__context__
     return None
 
 
