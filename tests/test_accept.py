@@ -24,7 +24,13 @@ from support import Upper, Witness, plain_client, read_to_end
 import trioserver
 from trioserver import Limits
 from trioserver._accept import ReserveDescriptor
-from trioserver.testing import MemoryListener, MemoryServer, open_descriptors
+from trioserver._transport import SocketListener, SocketTransport
+from trioserver.testing import (
+    MemoryDatagramServer,
+    MemoryListener,
+    MemoryServer,
+    open_descriptors,
+)
 
 MEMORY = ("memory", 1)
 
@@ -108,6 +114,195 @@ async def test_connection_errors_without_end_leave_others_their_turn() -> None:
             server.listener.fail(*(error_of("ECONNABORTED") for _ in range(1000)))
             assert await ask(client) == b"HELLO\n"
             assert server.statistics().accept_errors < 1000
+
+
+@pytest.mark.parametrize("kind", [ConnectionAbortedError, ConnectionResetError, TimeoutError])
+async def test_connection_error_without_a_number(
+    autojump_clock: trio.testing.MockClock, kind: type[OSError]
+) -> None:
+    """AE-01: a listener of one's own that raises it by hand is understood all the same."""
+    async with MemoryServer(MEMORY, Upper).serving() as server:
+        server.listener.fail(kind("by hand"))
+        async with await server.connect() as client:
+            assert await ask(client) == b"HELLO\n"
+        assert server.statistics().accept_errors == 1
+
+
+# No error at all: nobody is there ------------------------------------------------
+
+NOBODY = {
+    "EAGAIN": error_of("EAGAIN"),
+    "EWOULDBLOCK": error_of("EWOULDBLOCK"),
+    "EINTR": error_of("EINTR"),
+    "by hand": BlockingIOError(),
+    "by hand, a signal": InterruptedError(),
+}
+"""What accept(2) raises when nobody is there, and when it is to be called again."""
+
+A_SIGNAL = ("EINTR", "by hand, a signal")
+
+
+class Datagrams(trioserver.DatagramRequestHandler):
+    """Answers a datagram with its upper-case form."""
+
+    async def handle(self) -> None:
+        await self.wfile.write((await self.rfile.read()).upper())
+
+
+@pytest.mark.parametrize("name", NOBODY)
+async def test_nobody_is_there(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """AE-01: a listener that says so as accept(2) does ends nothing, and counts for nothing."""
+    async with MemoryServer(MEMORY, Upper).serving() as server:
+        async with await server.connect() as live:
+            server.listener.fail(*[NOBODY[name]] * 10)
+            await settled()
+            server.listener.fail(*[NOBODY[name]] * 10)
+            async with await server.connect() as client:
+                assert await ask(client) == b"HELLO\n"
+            assert await ask(live) == b"HELLO\n"
+        assert server.statistics().accept_errors == 0
+    assert log_of(caplog) == []
+
+
+@pytest.mark.parametrize("name", NOBODY)
+async def test_no_datagram_is_there(autojump_clock: trio.testing.MockClock, name: str) -> None:
+    """AE-01: the same of a listener of datagrams."""
+    server = MemoryDatagramServer(MEMORY, Datagrams)
+    async with server.serving():
+        server.listener.fail(*[NOBODY[name]] * 10)
+        await settled()
+        client = server.client()
+        await client.send(b"hello")
+        assert await client.receive() == b"HELLO"
+        assert server.statistics().accept_errors == 0
+
+
+@pytest.mark.parametrize("name", NOBODY)
+async def test_get_request_finds_nobody(autojump_clock: trio.testing.MockClock, name: str) -> None:
+    """AE-01: the same of a `get_request`; of the inherited one it never comes."""
+
+    class Hesitates(MemoryServer):
+        hesitates = True
+
+        def get_request(self, listener: trioserver.Listener) -> Any:
+            if self.hesitates:
+                self.hesitates = False
+                raise NOBODY[name]
+            return super().get_request(listener)
+
+    async with Hesitates(MEMORY, Upper).serving() as server:
+        server.listener.fail(NOBODY[name])
+        async with await server.connect() as client:
+            assert await ask(client) == b"HELLO\n"
+        assert server.statistics().accept_errors == 0
+
+
+@pytest.mark.parametrize("name", NOBODY)
+async def test_nobody_is_there_for_handle_request(
+    autojump_clock: trio.testing.MockClock, name: str
+) -> None:
+    """AE-01: `handle_request` goes on waiting, and at its end takes who is there."""
+    timeouts = []
+
+    class Counts(MemoryServer):
+        async def handle_timeout(self) -> None:
+            timeouts.append(trio.current_time())
+
+    async with Counts(MEMORY, Upper, timeout=1) as server:
+        server.listener.fail(NOBODY[name])
+        await server.handle_request()
+        assert timeouts == [1]
+        client = await server.connect()
+        await client.send_eof()
+        server.listener.fail(NOBODY[name])
+        await server.handle_request()
+        assert await read_to_end(client) == b""
+        assert timeouts == [1]
+
+
+@pytest.mark.parametrize("name", A_SIGNAL)
+@pytest.mark.parametrize("how", ["drain", "handle_request"])
+async def test_signal_during_the_last_look(
+    autojump_clock: trio.testing.MockClock, how: str, name: str
+) -> None:
+    """AE-01: after it nobody looks again, so an interrupted accept is made again at once."""
+    async with MemoryServer(MEMORY, Upper, timeout=0) as server:
+        client = await server.connect()
+        await client.send_eof()
+        server.listener.fail(NOBODY[name])
+        if how == "drain":
+            server.shutdown()
+            await server.serve_forever()
+        else:
+            await server.handle_request()
+        assert await read_to_end(client) == b""
+        assert server.statistics().accepted == 1
+
+
+class Spinning(MemoryListener):
+    """Never waits, not even for the blink of an eye, and always says that nobody is there."""
+
+    async def wait_acceptable(self) -> None:
+        pass
+
+    def accept_now(self) -> Any:
+        if self.errors:
+            raise self.errors[0]
+        return super().accept_now()
+
+
+@pytest.mark.parametrize("name", ["EAGAIN", "EINTR", "ECONNABORTED"])
+async def test_listener_without_a_checkpoint_stops_nobody(name: str) -> None:
+    """AE-01: live connections have their turn, and the server can be ended."""
+
+    class Server(MemoryServer):
+        async def server_bind(self) -> Sequence[trioserver.Listener]:
+            self.listener = Spinning(MEMORY)
+            return [self.listener]
+
+    with trio.fail_after(10):
+        async with Server(MEMORY, Upper).serving() as server:
+            async with await server.connect() as client:
+                assert await ask(client) == b"HELLO\n"
+                server.listener.errors.append(error_of(name))
+                for _ in range(10):
+                    assert await ask(client) == b"HELLO\n"
+
+
+class Raises(SocketListener):
+    """The kernel's, as somebody writes it who has read that it "raises as accept(2) does"."""
+
+    def accept_now(self) -> Any:
+        accepted, address = self.socket.accept()
+        return SocketTransport(accepted), address
+
+
+async def test_client_is_gone_before_it_is_accepted() -> None:
+    """AE-01: on a real socket, readiness that somebody else has used up is no reason to end."""
+
+    class Server(trioserver.TCPServer):
+        async def server_bind(self) -> Sequence[trioserver.Listener]:
+            [listener] = await super().server_bind()
+            return [Raises(listener.socket)]
+
+        def get_request(self, listener: trioserver.Listener) -> Any:
+            if self.takes:
+                self.takes = False
+                listener.socket.accept()[0].close()
+            return super().get_request(listener)
+
+        takes = True
+
+    with trio.fail_after(10):
+        async with Server(("127.0.0.1", 0), Upper).serving() as server:
+            with plain_client(server.server_address) as gone:
+                assert await trio.to_thread.run_sync(gone.recv, 1) == b""
+            with plain_client(server.server_address) as client:
+                client.sendall(b"hello\n")
+                assert await trio.to_thread.run_sync(client.recv, 10) == b"HELLO\n"
+            assert server.statistics().accept_errors == 0
 
 
 # The second tier: the program is out of something --------------------------------
@@ -330,6 +525,25 @@ async def test_shortage_turns_clients_away_when_it_lasts(
         assert server.statistics().accepted == 0
     refusals = [event[1:] for event in witness.events if event[0] == "request_refused"]
     assert refusals == [((str(number), 1), "out of descriptors") for number in range(3)]
+
+
+@pytest.mark.parametrize("how", ["it lasts", "drain"])
+@pytest.mark.parametrize("name", ["ECONNABORTED", "EINTR"])
+async def test_shortage_turns_away_who_comes_after_an_error(
+    autojump_clock: trio.testing.MockClock, name: str, how: str
+) -> None:
+    """AE-01: an error of one client among those who are turned away does not hide the next."""
+    server = ExhaustedServer(MEMORY, Upper)
+    async with server.serving():
+        server.listener.fail(error_of(name))
+        clients = [await server.connect((str(number), 1)) for number in range(3)]
+        if how == "drain":
+            await settled()
+            server.shutdown()
+        for client in clients:
+            await expect_reset(client)
+    report = await server.wait_closed()
+    assert report.statistics.refused + len(report.unaccepted) == 3
 
 
 @pytest.mark.parametrize("offset", [0.1, 0.7, 12.3, 1234.56, 98765.4321])

@@ -238,6 +238,24 @@ async def test_error_in_their_get_request_is_one_clients() -> None:
     assert reports.report.statistics.accept_errors == 1
 
 
+@pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
+async def test_their_get_request_finds_nobody(error: OSError) -> None:
+    """What accept(2) raises then is nobody's error; who is there is served."""
+
+    class Hesitates(Books):
+        hesitates = True
+
+        def get_request(self) -> Any:
+            if self.hesitates:
+                self.hesitates = False
+                raise error
+            return super().get_request()
+
+    async with adopted(server := Hesitates(Upper)) as reports:
+        assert await in_thread(ask, server.server_address) == b"HELLO\n"
+    assert reports.report.statistics.accept_errors == 0
+
+
 async def test_handle_error_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Some let errors through on purpose; it ends nothing."""
 

@@ -1592,6 +1592,8 @@ def test_errnos_of_the_accept_tiers() -> None:
         tier = tier_of(OSError(number, ""))
         assert (number in shown["one client"]) == (tier is Tier.CONNECTION), errno.errorcode[number]
         assert (number in shown["capacity"]) == (tier is Tier.CAPACITY), errno.errorcode[number]
+        nobody = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
+        assert (number in nobody) == (tier is Tier.NOBODY), errno.errorcode[number]
 
 
 def pages() -> list[str]:

@@ -1,9 +1,11 @@
 """The accept loop, and what the errors of an accept mean.
 
-They come in three tiers. A connection's own error is counted and forgotten. A
-shortage of descriptors or memory makes the loop pause, longer each time, and
-is told once when it begins and once when it ends; live connections notice
-nothing. Anything else means that the listener is broken, and stops the server.
+They come in three tiers, whoever raises them: the kernel's listener or one of
+somebody's own. A connection's own error is counted and forgotten. A shortage of
+descriptors or memory makes the loop pause, longer each time, and is told once
+when it begins and once when it ends; live connections notice nothing. Anything
+else means that the listener is broken, and stops the server. That nobody is
+there (any more) is no error at all.
 """
 
 from __future__ import annotations
@@ -20,16 +22,21 @@ from typing import Protocol
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint, enable_ki_protection
 
 from ._address import Address, describe
 from ._listeners import most_queued
 from ._observers import error_log, log_safely
-from ._transport import Listener
+from ._transport import DatagramTransport, Listener, Transport
 
 ACCEPTS_AT_ONCE = 64
 """Accepts in a row before other tasks have their turn: a burst is taken in at
 once, and a flood does not starve the requests that are being served."""
+
+
+INTERRUPTIONS = 8
+"""Tries that a listener has to get past a signal (EINTR), as Python's own accept has any
+number (PEP 475): in a drain's last look there is no later one."""
 
 
 class Door(Protocol):
@@ -74,7 +81,9 @@ async def accept_loop(listener: Listener, door: Door) -> None:
         await listener.wait_acceptable()
         admitted, error = _accept_batch(listener, door)
         if error is None:
-            if shortage is not None and admitted:
+            if not admitted:
+                await checkpoint()  # a listener that waits without one keeps nobody else waiting
+            elif shortage is not None:
                 shortage.over()
                 shortage = None
             continue
@@ -89,6 +98,8 @@ async def accept_loop(listener: Listener, door: Door) -> None:
             if shortage.lasts() and door.reserve.helps_with(error):
                 door.reserve.lend(partial(_shed_all, listener, door))
             await trio.sleep(shortage.pause(error))
+        else:
+            await checkpoint()
 
 
 def accept_now(listener: Listener, door: Door) -> None:
@@ -137,11 +148,13 @@ def _shed_all(listener: Listener, door: Door) -> None:
 class Tier(enum.Enum):
     """What an error of accept(2), or of receiving a datagram, is about."""
 
+    NOBODY = "no client is there (any more), or a signal came in between: wait for the next"
     CONNECTION = "one client's own: try the next"
     CAPACITY = "the program is out of something: wait"
     FATAL = "the listener itself: stop"
 
 
+_NOBODY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 _CONNECTION_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -167,13 +180,46 @@ _CAPACITY_ERRORS = _DESCRIPTOR_ERRORS | frozenset(
 )
 
 
+# Of errors that were raised by hand, as ``raise ConnectionAbortedError``: they have no number.
+_NUMBERS: tuple[tuple[type[OSError], int], ...] = (
+    (BlockingIOError, errno.EAGAIN),
+    (InterruptedError, errno.EINTR),
+    (ConnectionAbortedError, errno.ECONNABORTED),
+    (ConnectionResetError, errno.ECONNRESET),
+    (ConnectionRefusedError, errno.ECONNREFUSED),
+    (TimeoutError, errno.ETIMEDOUT),
+)
+
+
 def tier_of(error: OSError) -> Tier:
     """Which tier an error of an accept belongs to."""
-    if error.errno in _CONNECTION_ERRORS:
+    number = error.errno
+    if number is None:
+        number = next((of_it for kind, of_it in _NUMBERS if isinstance(error, kind)), None)
+    if number in _NOBODY:
+        return Tier.NOBODY
+    if number in _CONNECTION_ERRORS:
         return Tier.CONNECTION
-    if error.errno in _CAPACITY_ERRORS:
+    if number in _CAPACITY_ERRORS:
         return Tier.CAPACITY
     return Tier.FATAL
+
+
+def next_client(listener: Listener) -> tuple[Transport | DatagramTransport, Address] | None:
+    """The next client of ``listener``, whichever way it says that nobody is there.
+
+    Raises:
+      OSError: of one of the tiers.
+    """
+    for _ in range(INTERRUPTIONS):
+        try:
+            return listener.accept_now()
+        except OSError as error:
+            if tier_of(error) is not Tier.NOBODY:
+                raise
+            if error.errno != errno.EINTR and not isinstance(error, InterruptedError):
+                return None
+    return None
 
 
 @attrs.define(eq=False)

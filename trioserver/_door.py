@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 import trio
 
-from ._accept import ReserveDescriptor, Tier, tier_of
+from ._accept import ReserveDescriptor, Tier, next_client, tier_of
 from ._address import Address, client_key
 from ._config import Limits
 from ._drain import Drain
@@ -110,7 +110,7 @@ class Door:
 
     def shed(self, listener: Listener) -> bool:
         """Accept one client and turn it away; false when none is there."""
-        somebody, request = self._next_request(listener)
+        somebody, request = self._next_in_row(listener)
         if request is not None:
             self._refuse(request, "out of descriptors")
         return somebody
@@ -125,7 +125,7 @@ class Door:
         """Accept a client now, for ``get_request``; None when none is there."""
         if self._drain.began and not self._takes_in:
             return None  # a get_request has begun the drain, which has taken them all
-        accepted = listener.accept_now()
+        accepted = next_client(listener)
         if accepted is None:
             return None
         if self._fresh is not None:
@@ -154,6 +154,8 @@ class Door:
             request = self._request_of(answer)
         except BaseException as error:
             if self._fresh is None:
+                if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
+                    return False, None
                 raise
             self._fresh.reset()
             if not isinstance(error, OSError):
@@ -164,6 +166,16 @@ class Door:
         finally:
             self._fresh = outer
         return True, request
+
+    def _next_in_row(self, listener: Listener) -> tuple[bool, Request | None]:
+        """The same, where nobody looks at the errors: one client's do not hide the next."""
+        try:
+            return self._next_request(listener)
+        except OSError as error:
+            if tier_of(error) is not Tier.CONNECTION:
+                raise
+            self.accept_failed(listener.address, error)
+            return True, None
 
     def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
         exchange = self._fresh
@@ -246,11 +258,9 @@ class Door:
     def _take_in(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
             try:
-                somebody, request = self._next_request(listener)
+                somebody, request = self._next_in_row(listener)
             except OSError as error:
                 self.accept_failed(listener.address, error)
-                if tier_of(error) is Tier.CONNECTION:
-                    continue
                 if tier_of(error) is Tier.FATAL:
                     raise
                 self.reserve.lend(partial(self._turn_queue_away, listener))
@@ -264,7 +274,7 @@ class Door:
 
     def _turn_queue_away(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
-            somebody, request = self._next_request(listener)
+            somebody, request = self._next_in_row(listener)
             if not somebody:
                 return
             if request is not None:

@@ -138,6 +138,8 @@ class Listener(Protocol):
     def accept_now(self) -> tuple[Transport | DatagramTransport, Address] | None:
         """The next client, None if there is none. Raises `OSError` as accept(2) does.
 
+        EAGAIN and EINTR are no errors: they mean that there is none, too.
+
         A `DatagramTransport` if it is one of a datagram server, else a `Transport`.
         """
 
