@@ -271,6 +271,35 @@ async def test_listener_without_a_checkpoint_stops_nobody(name: str) -> None:
                     assert await ask(client) == b"HELLO\n"
 
 
+class Looks(MemoryListener):
+    """Looks again when it is woken, and then says that it was closed, as it has to."""
+
+    async def wait_acceptable(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._queue:
+            if self.closed:
+                raise trio.ClosedResourceError
+            await self._acceptors.park()
+
+
+async def test_listener_that_is_closed_in_the_step_in_which_it_is_woken() -> None:
+    """AE-04: the drain has closed it, and that is no failure of the listener's."""
+
+    class Server(MemoryServer):
+        async def server_bind(self) -> Sequence[trioserver.Listener]:
+            self.listener = Looks(MEMORY)
+            return [self.listener]
+
+    server = Server(MEMORY, Upper)
+    async with server.serving():
+        await settled()
+        client = server.listener.connect_now()
+        server.shutdown()
+        await client.send_eof()
+        assert await read_to_end(client) == b""
+    assert (await server.wait_closed()).statistics.accepted == 1
+
+
 class Raises(SocketListener):
     """The kernel's, as somebody writes it who has read that it "raises as accept(2) does"."""
 

@@ -78,7 +78,7 @@ async def accept_loop(listener: Listener, door: Door) -> None:
         if not door.has_room():
             await door.wait_for_room()
             continue  # the drain may have closed the listener in the same tick
-        await listener.wait_acceptable()
+        await _wait_for_client(listener, door)
         admitted, error = _accept_batch(listener, door)
         if error is None:
             if not admitted:
@@ -100,6 +100,15 @@ async def accept_loop(listener: Listener, door: Door) -> None:
             await trio.sleep(shortage.pause(error))
         else:
             await checkpoint()
+
+
+async def _wait_for_client(listener: Listener, door: Door) -> None:
+    try:
+        await listener.wait_acceptable()
+    except trio.ClosedResourceError:
+        if door.is_open():
+            raise
+        # Closed by the drain, in the very step in which this was to wake up.
 
 
 def accept_now(listener: Listener, door: Door) -> None:

@@ -10,7 +10,7 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import trio
@@ -85,6 +85,7 @@ class LossyListener(ListenerWrapper):
 
     def close(self) -> None:
         self._closed = True
+        self._forget()
         self._changed.unpark_all()
         super().close()
 
@@ -111,33 +112,69 @@ class LossyListener(ListenerWrapper):
     def _decide(self, transport: Any, client_address: Any) -> None:
         while (error := self._faults.accept_error()) is not None:
             self._arrives(error)
-        datagram = FaultyDatagram(transport, self._faults, self._nursery, self._replies)
+        way_back = _WayBack(transport).shared()
         for late in fates(self._faults, "server", self._chance):
+            datagram = FaultyDatagram(way_back.shared(), self._faults, self._nursery, self._replies)
             if late:
                 self._nursery.start_soon(self._arrive_later, late, datagram, client_address)
             else:
                 self._arrives((datagram, client_address))
+        way_back.close()
 
     async def _arrive_later(self, seconds: float, datagram: FaultyDatagram, address: Any) -> None:
-        await trio.sleep(seconds)
-        if not self._closed:
-            self._arrives((datagram, address))
+        try:
+            await trio.sleep(seconds)
+        except trio.Cancelled:
+            datagram.close()
+            raise
+        self._arrives((datagram, address))
 
     def _arrives(self, answer: tuple[FaultyDatagram, Any] | OSError) -> None:
         self._ready.append(answer)
+        if self._closed:
+            self._forget()
         self._changed.unpark_all()
+
+    def _forget(self) -> None:
+        """Nobody takes what is there any more."""
+        while self._ready:
+            answer = self._ready.popleft()
+            if not isinstance(answer, OSError):
+                answer[0].close()
+
+
+@attrs.define(eq=False)
+class _WayBack:
+    """The way back from one datagram: of all its copies, and of replies that are late."""
+
+    transport: trioserver.DatagramTransport
+    _users: int = 0
+
+    def shared(self) -> Self:
+        """This, for one more user, who closes it."""
+        self._users += 1
+        return self
+
+    def close(self) -> None:
+        """One user less; the last one closes it."""
+        self._users -= 1
+        if not self._users:
+            self.transport.close()
 
 
 @attrs.define(eq=False)
 class FaultyDatagram:
     """A datagram whose replies have faults; a `trioserver.DatagramTransport`."""
 
-    _beneath: trioserver.DatagramTransport
+    _way_back: _WayBack
     _faults: Faults
     _nursery: trio.Nursery
     _chance: random.Random
-    _on_their_way: int = 0
     _closed: bool = False
+
+    @property
+    def _beneath(self) -> trioserver.DatagramTransport:
+        return self._way_back.transport
 
     @property
     def data(self) -> bytes:
@@ -155,14 +192,17 @@ class FaultyDatagram:
         before = self._chance.getstate()
         for copy, late in enumerate(list(fates(self._faults, "client", self._chance))):
             if late:
-                self._on_their_way += 1
-                self._nursery.start_soon(self._send_later, late, bytes(data), address)
+                self._nursery.start_soon(
+                    self._send_later, late, bytes(data), address, self._way_back.shared()
+                )
             elif not self._beneath.send_now(data, address) and not copy:
                 self._chance.setstate(before)  # it is tried again, and has its fate already
                 return False
         return True
 
-    async def _send_later(self, seconds: float, data: bytes, address: Any) -> None:
+    async def _send_later(
+        self, seconds: float, data: bytes, address: Any, way_back: _WayBack
+    ) -> None:
         try:
             await trio.sleep(seconds)
             # Nobody is there any more to be told.
@@ -170,8 +210,7 @@ class FaultyDatagram:
                 while not self._beneath.send_now(data, address):
                     await self._beneath.wait_writable()
         finally:
-            self._on_their_way -= 1
-            self._close_if_done()
+            way_back.close()
 
     async def wait_writable(self) -> None:
         await self._beneath.wait_writable()
@@ -180,9 +219,6 @@ class FaultyDatagram:
         return self._beneath.fileno()
 
     def close(self) -> None:
-        self._closed = True
-        self._close_if_done()
-
-    def _close_if_done(self) -> None:
-        if self._closed and not self._on_their_way:
-            self._beneath.close()
+        if not self._closed:
+            self._closed = True
+            self._way_back.close()
