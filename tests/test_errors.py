@@ -144,7 +144,7 @@ async def flood(request: trioserver.Connection, client_address: Any, server: Any
 async def ended(client: trioserver.Connection) -> bytes:
     """What the client received until the server ended or reset the connection."""
     received = b""
-    with contextlib.suppress(trioserver.PeerGone):
+    with contextlib.suppress(trio.BrokenResourceError):
         while portion := await client.receive_some():
             received += portion
     await client.aclose()
@@ -265,7 +265,7 @@ def test_reset_at_every_step_harms_no_other() -> None:
         async with server.serving():
             rude = await server.connect()
             steps.action = rude.reset
-            with contextlib.suppress(trioserver.PeerGone, trio.ClosedResourceError):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await rude.send_all(b"one\ntw")
                 await rude.receive_some()
                 await rude.send_all(b"o\n")
@@ -1727,7 +1727,7 @@ def sends(data: bytes, *, then_ends: bool = False) -> Any:
     """A client that sends something."""
 
     async def send(client: trioserver.Connection, server: Any) -> None:
-        with contextlib.suppress(trioserver.PeerGone):
+        with contextlib.suppress(trio.BrokenResourceError):
             await client.send_all(data)
             if then_ends:
                 await client.send_eof()
@@ -2078,7 +2078,7 @@ async def test_fault_of_a_backend(autojump_clock: Any) -> None:
     async with backend.serving(), server.serving():
         await ended(await server.connect())
     assert witness.outcomes == ["failed"]
-    assert [type(error) for error in server.errors] == [trioserver.PeerGone]
+    assert [type(error) for error in server.errors] == [trio.BrokenResourceError]
 
 
 async def test_fault_of_two_tasks_in_one_direction(autojump_clock: Any) -> None:

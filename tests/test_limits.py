@@ -67,7 +67,7 @@ async def is_reset_now(client: trio.abc.ReceiveStream) -> bool:
     async def look() -> None:
         try:
             await client.receive_some()
-        except trioserver.PeerGone as gone:
+        except trio.BrokenResourceError as gone:
             resets.append(gone)
 
     async with trio.open_nursery() as nursery:
@@ -583,7 +583,7 @@ def moody_server(witness: Witness) -> Moody:
 async def visit(server: MemoryServer, ending: Ending) -> None:
     """Be one client from beginning to end."""
     async with await server.connect((ending.name, 1)) as client:
-        with suppress(trioserver.PeerGone):
+        with suppress(trio.BrokenResourceError):
             if ending.says:
                 await client.send_all(ending.says)
             await settled()
@@ -893,7 +893,7 @@ async def test_linger_is_bounded_in_bytes(autojump_clock: trio.testing.MockClock
     async with MemoryServer(MEMORY, return_at_once, limits=limits).serving() as server:
         client = await server.connect()
         began = trio.current_time()
-        with pytest.raises(trioserver.PeerGone):
+        with pytest.raises(trio.BrokenResourceError):
             await send_for_ever(client)
         assert trio.current_time() == began
         assert 1_000_000 <= client.bytes_sent <= 1_000_000 + 2 * 65_536
@@ -978,7 +978,7 @@ async def test_reader_takes_no_more_than_its_limit(handler: Any, most: int) -> N
     server = MemoryServer(MEMORY, handler, limits=Limits(linger=0), observers=[witness])
     async with server.serving():
         async with await server.connect() as client:
-            with pytest.raises(trioserver.PeerGone):
+            with pytest.raises(trio.BrokenResourceError):
                 await send_for_ever(client)
     (record,) = witness.records
     assert record.outcome == "refused"

@@ -1,10 +1,10 @@
 """A network in memory: bounded pipes, and a listener to connect to.
 
-It behaves as TCP on one machine does, as far as a server can tell: both
+It behaves as TCP on one machine does, as far as either side can tell: both
 directions hold a bounded number of bytes, the end of input and a reset are
-different things, and closing with unread input resets the connection, which
-destroys what the peer has not read yet. There are no sockets and no threads, so
-all of it can run on `trio.testing.MockClock`.
+different things, and closing with unread input resets the connection: the peer
+can still read what has arrived, and is told then, once. There are no sockets and
+no threads, so all of it can run on `trio.testing.MockClock`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import collections
 import errno
 import itertools
-import math
 import os
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +22,8 @@ import trio
 from trio.lowlevel import ParkingLot, checkpoint
 
 import trioserver
+
+from ._client_end import ClientEnd
 
 DEFAULT_CAPACITY = 65_536
 """Bytes that one direction holds before a send has to wait."""
@@ -51,8 +51,7 @@ class _Direction:
         self.writers.unpark_all()
 
     def break_off(self) -> None:
-        """A reset: what was not read is gone, and both ends are told."""
-        self.data.clear()
+        """A reset: nothing more gets through, and both ends are told."""
         self.reset = True
         self.changed()
 
@@ -112,9 +111,7 @@ class MemoryTransport:
         if outgoing.ended or outgoing.reset:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if outgoing.reader_gone and len(data):
-            # The bytes leave, and the peer's kernel answers them with a reset,
-            # which can overtake what the peer had sent: the worst case is the
-            # one to test with.
+            # The bytes leave, and the peer's kernel answers them with a reset.
             outgoing.reset = True
             incoming.break_off()
             return len(data)
@@ -233,7 +230,9 @@ class MemoryListener:
           credentials: what the server sees as ``peer_credentials``.
 
         Returns:
-          The client's end, a stream without time-outs.
+          The client's end, a stream without time-outs. It raises what a
+          `trio.SocketStream` does: of a server that is gone,
+          `trio.BrokenResourceError`.
 
         Raises:
           ConnectionRefusedError: nobody listens.
@@ -256,7 +255,7 @@ class MemoryListener:
         self._clients[server] = client_address
         self._queue.append(server)
         self._acceptors.unpark_all()
-        return client_end(client, self.address)
+        return ClientEnd(client, self.address)
 
     def accept_now(self) -> tuple[MemoryTransport, Any] | None:
         if self.errors:
@@ -315,19 +314,6 @@ class ListenerWrapper:
 
     def close(self) -> None:
         self.beneath.close()
-
-
-def client_end(transport: trioserver.Transport, server_address: Any) -> trioserver.Connection:
-    """A stream over a client's transport, without time-outs."""
-    info = trioserver.RequestInfo(
-        id=0,
-        client_address=transport.local_address,
-        server_address=server_address,
-        started=trio.current_time(),
-        started_at=time.time(),
-    )
-    patient = trioserver.Timeouts(idle=math.inf, line=math.inf, write=math.inf)
-    return trioserver.Connection(transport, info, timeouts=patient, limits=trioserver.Limits())
 
 
 class MemoryBase(trioserver.BaseServer):
