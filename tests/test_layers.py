@@ -14,7 +14,7 @@ PACKAGE = Path(trioserver.__file__).parent
 # The last layer, people's tools, imports public names alone. Within any other
 # layer files may import each other, but not in circles.
 LAYERS = (
-    "_errors.py _config.py",
+    "_errors.py _config.py _signals.py",
     (
         "_address.py _events.py _observers.py _transport.py"
         " _sealing.py _sharing.py _datagram_notes.py _datagram_socket.py _verdict.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import subprocess
@@ -482,3 +483,113 @@ def test_program_ends_on_the_spot(handler: str) -> None:
         assert it.process.poll() is None
         it.send(signal.SIGTERM)
         assert it.process.wait(10) == -signal.SIGTERM
+
+
+# A handler forks ---------------------------------------------------------------
+
+FORKS = """
+import multiprocessing, os, signal, socketserver, sys, time, trioserver
+
+processes = multiprocessing.get_context("fork")
+
+def double(number):
+    return 2 * number
+
+def ends_them_at_once():
+    for _ in range(20):
+        child = processes.Process(target=time.sleep, args=[60])
+        child.start()
+        child.terminate()
+        child.join(5)
+        assert child.exitcode == -signal.SIGTERM, child.exitcode
+
+def has_a_pool():
+    with processes.Pool(2) as pool:  # which it terminates
+        assert pool.map(double, [1, 2]) == [2, 4]
+
+def leaves_a_daemon():
+    processes.Process(target=time.sleep, args=[60], daemon=True).start()
+
+def interrupts_it():
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.write(writer, b"!")
+            time.sleep(60)
+        except KeyboardInterrupt:
+            os._exit(7)
+    os.read(reader, 1)
+    os.kill(child, signal.SIGINT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+def has_one_that_runs_trio():
+    if (child := os.fork()) == 0:
+        import trio, warnings
+        warnings.simplefilter("error")
+        trio.run(trio.lowlevel.checkpoint)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+class Forks(socketserver.StreamRequestHandler):
+    def handle(self):
+        globals()[sys.argv[1]]()
+        self.wfile.write(b"done")
+
+class Tells(trioserver.Observer):
+    def server_listening(self, addresses):
+        print(*addresses[0], flush=True)
+
+trioserver.run(trioserver.ThreadingTCPServer(("127.0.0.1", 0), Forks, observers=[Tells()]))
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@pytest.mark.parametrize(
+    "deed",
+    [
+        *("ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it"),
+        "has_one_that_runs_trio",
+    ],
+)
+def test_signals_of_a_child_that_a_handler_forks(deed: str) -> None:
+    """They do what they did before `run`: what waits for them is the parent, and it alone."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, deed]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        watchdog = threading.Timer(20, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            host, port = process.stdout.readline().split()
+            with plain_client((host, int(port))) as client:
+                assert client.recv(5) == b"done"
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.read() == "ended\n"
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            watchdog.cancel()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of the threads of other tests
+def test_signal_handler_of_its_own_stays_in_a_child(handlers: dict[int, Any]) -> None:
+    """What the program has put in the place of ours since, a child has, too; and the mask."""
+
+    async def forks(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        ours = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        if (child := os.fork()) == 0:
+            is_right = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+            is_right &= signal.getsignal(signal.SIGINT) is handlers[signal.SIGINT]
+            is_right &= signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+            os._exit(0 if is_right else 1)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+        signal.signal(signal.SIGTERM, ours)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))  # noqa: ASYNC222
+        server.shutdown()
+
+    statuses: list[int] = []
+    trioserver.run(Visited(ADDRESS, forks, timeouts=IMPATIENT))
+    assert statuses == [0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import attrs
@@ -14,6 +14,7 @@ from ._base import BaseServer
 from ._config import grace_seconds
 from ._errors import lone_errors
 from ._events import ShutdownReport
+from ._signals import Disposition, dispositions, installed
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,17 +40,19 @@ def run(*servers: BaseServer, grace: float | None = None) -> tuple[ShutdownRepor
         cancel them.
       BaseException: what a server failed with, bare.
 
-    Signal handlers are as before when it returns or raises. In another thread
-    than the main one there are no signals to wait for, and none are touched.
+    Signal handlers are as before when it returns or raises, and in every child
+    that the program forks meanwhile. In another thread than the main one there
+    are no signals to wait for, and none are touched.
     """
     if not servers:
         raise TypeError("run() needs at least one server")
     grace_seconds(grace)
-    return trio.run(_serve_all, servers, grace)
+    # Before Trio comes, which has its own idea of Ctrl-C.
+    return trio.run(_serve_all, servers, grace, dispositions(_SIGNALS))
 
 
 async def _serve_all(
-    servers: tuple[BaseServer, ...], grace: float | None
+    servers: tuple[BaseServer, ...], grace: float | None, before: Mapping[int, Disposition]
 ) -> tuple[ShutdownReport, ...]:
     reports: dict[int, ShutdownReport] = {}
 
@@ -61,7 +64,7 @@ async def _serve_all(
 
     everything = trio.CancelScope()
     obedience = _Obedience(servers, grace, everything)
-    with _signals_go_to(obedience.obey), everything, lone_errors():
+    with _signals_go_to(obedience.obey, before), everything, lone_errors():
         async with trio.open_nursery() as nursery:
             for number, server in enumerate(servers):
                 nursery.start_soon(serve, number, server)
@@ -92,7 +95,9 @@ class _Obedience:
 
 
 @contextmanager
-def _signals_go_to(obey: Callable[[int], None]) -> Iterator[None]:
+def _signals_go_to(
+    obey: Callable[[int], None], before: Mapping[int, Disposition]
+) -> Iterator[None]:
     """Have ``obey`` called in the Trio thread with the first two signals; the third kills.
 
     Not `trio.open_signal_receiver`, because the third is for a program whose
@@ -113,10 +118,5 @@ def _signals_go_to(obey: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    try:
+    with installed(handle, before):
         yield
-    finally:
-        for number, handler in before.items():
-            # None: it was not installed from Python, and cannot be put back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
