@@ -413,6 +413,126 @@ async def test_shutdown_while_binding(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 0
 
 
+def stuck_in(hook: str) -> MemoryServer:
+    """A server whose ``hook`` has done its part, and never returns."""
+
+    async def waits(self: MemoryServer) -> None:
+        await getattr(MemoryServer, hook)(self)
+        await trio.sleep_forever()
+
+    return type("Stuck", (MemoryServer,), {hook: waits})(ADDRESS, Upper)
+
+
+async def its_block(server: MemoryServer) -> trioserver.ShutdownReport:
+    """Serve in the server's own block."""
+    async with server:
+        assert server.sockets == ()
+        return await server.serve_forever()
+
+
+async def serving_block(server: MemoryServer) -> trioserver.ShutdownReport:
+    """Serve in the background of a block."""
+    async with server.serving():
+        pass
+    return await server.wait_closed()
+
+
+START_HOOKS = ["server_bind", "server_activate"]
+
+
+@pytest.mark.parametrize("hook", START_HOOKS)
+@pytest.mark.parametrize("serve", [MemoryServer.serve_forever, its_block, serving_block])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_shutdown_bounds_the_start(
+    hook: str, serve: Any, when: str, autojump_clock: MockClock
+) -> None:
+    """What a server waits for before it serves has the grace, and not longer.
+
+    It reports ready and ends in order; nobody was told of a listener, and none is left.
+    """
+    server = stuck_in(hook)
+    server.observers = [witness := Witness()]
+    reports = []
+
+    async def serves() -> None:
+        reports.append(await serve(server))
+
+    async with trio.open_nursery() as nursery:
+        if when == "before":
+            server.shutdown(3)
+        nursery.start_soon(serves)
+        await trio.sleep(2)
+        if when == "meanwhile":
+            server.shutdown(5)
+            server.shutdown(1)
+        await server.wait_closed()
+        assert trio.current_time() == 3
+    assert [report.reason for report in reports] == ["shutdown() was called"]
+    assert witness.names == []
+    assert server.snapshot().state == "unbound"
+    if hook == "server_activate":
+        assert server.listener.closed
+
+
+async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: MockClock) -> None:
+    """It is one: what the binding took of it nobody has again."""
+
+    class Slow(MemoryServer):
+        async def server_activate(self) -> None:
+            await super().server_activate()
+            self.listener.connect_now()
+            await trio.sleep(3)
+
+    server = Slow(ADDRESS, hold)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await trio.sleep(1)
+        server.shutdown(5)
+        report = await server.wait_closed()
+    assert trio.current_time() == 1 + 5
+    assert len(report.cancelled) == 1
+
+
+async def test_handle_request_after_a_start_that_was_cut(autojump_clock: MockClock) -> None:
+    """It returns at once, as after every shutdown."""
+    server = stuck_in("server_bind")
+    server.shutdown(0)
+    async with server:
+        await server.handle_request()
+    assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("hook", START_HOOKS)
+async def test_server_close_while_binding(hook: str, autojump_clock: MockClock) -> None:
+    """It ends the start as it ends a run: within the grace, and then it is cut."""
+    server = stuck_in(hook)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await wait_all_tasks_blocked()
+        await server.server_close()
+        assert trio.current_time() == server.timeouts.shutdown
+        assert server.snapshot().state == "unbound"
+
+
+async def test_name_that_is_not_resolved(autojump_clock: MockClock) -> None:
+    """A look-up that takes for ever is given up with the grace."""
+
+    class Deaf(trio.abc.HostnameResolver):
+        async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+            await trio.sleep_forever()
+
+        async def getnameinfo(self, *arguments: Any) -> Any:
+            raise NotImplementedError
+
+    trio.socket.set_custom_hostname_resolver(Deaf())
+    server = trioserver.TCPServer(("nowhere.invalid", 0), Upper)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await wait_all_tasks_blocked()
+        server.shutdown(2)
+    assert trio.current_time() == 2
+
+
 async def test_shutdown_between_bind_and_serve(autojump_clock: MockClock) -> None:
     """Shut down inside its block but before it serves, a server ends at once.
 

@@ -222,6 +222,22 @@ def test_signal_before_the_server_listens() -> None:
     assert witness.names == ["server_listening", "draining", "server_closed"]
 
 
+@pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
+def test_signal_while_a_server_never_listens(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One signal ends also a program that waits in vain to be bound, when the grace is over."""
+
+    async def waits(self: MemoryServer) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        await trio.sleep_forever()
+
+    server = type("Stuck", (MemoryServer,), {hook: waits})(ADDRESS, hold)
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    monkeypatch.setattr(trio, "run", partial(trio.run, clock=clock))
+    (report,) = trioserver.run(server)
+    assert report.clean
+    assert clock.current_time() == server.timeouts.shutdown
+
+
 @attrs.define(eq=False)
 class SignalsFirst(trio.abc.Instrument):
     """Sends a signal as soon as there is somebody to hear it, before any server has begun."""

@@ -132,11 +132,11 @@ class BaseServer(DefaultHooks):
         self._report = None
         run = self._run = Run(self, self._overrides)
         try:
-            run.listeners[:] = await self.server_bind()
-            if not run.listeners:
-                raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
-            await self.server_activate()
-            run.is_bound()
+            with run.binding(self._ends_at_once):
+                run.listeners[:] = await self.server_bind()
+                if not run.listeners:
+                    raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
+                await self.server_activate()
         except BaseException:
             self._drop(run)
             self._report = None
@@ -196,14 +196,14 @@ class BaseServer(DefaultHooks):
 
     async def _end(self, run: Run, *, by_force: bool = False) -> None:
         """Wait for a run in progress in another task: drain it, or cut it."""
-        if not run.serving:
+        if not (run.serving or run.starting):
             return
         try:
             if not by_force:
                 run.shutdown(self.timeouts.shutdown)
                 await run.stopped.wait()
         finally:
-            if run.serving:
+            if run.serving or run.starting:
                 run.cancel("the server is being closed")
                 # As a nursery waits for its children: they are cancelled, named
                 # if they do not end, and nothing may outlive this.
@@ -333,6 +333,10 @@ class BaseServer(DefaultHooks):
         the first run, the next `serve_forever` reports ready and ends at once;
         after a run has ended it does nothing.
 
+        A server that is not serving yet has the grace for what it waits for: its
+        binding, its workers. When it is over, that is cancelled; a server that was
+        not bound by then has no sockets in its block, and ends at once there.
+
         Args:
           grace: seconds that requests in flight have to end by themselves,
             before they are cancelled; None is ``timeouts.shutdown``.
@@ -340,12 +344,16 @@ class BaseServer(DefaultHooks):
         grace_seconds(grace)
         patience = self.timeouts.shutdown if grace is None else grace
         if self._run is None and self._report is None:
-            earlier = math.inf if self._ends_at_once is None else self._ends_at_once
-            self._ends_at_once = min(patience, earlier)
+            self._end_next_run(patience)
         # Only now: another thread may have bound it in between.
         run = self._run
         if run is not None:
             run.shutdown(patience)
+
+    def _end_next_run(self, patience: float) -> None:
+        """Have the next run end at once: whatever it waits for ends ``patience`` seconds later."""
+        earlier = math.inf if self._ends_at_once is None else self._ends_at_once
+        self._ends_at_once = min(patience, earlier)
 
     async def wait_closed(self) -> ShutdownReport:
         """Wait for the end of the run, or return the report of the last one.

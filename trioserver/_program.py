@@ -57,9 +57,9 @@ async def _serve_all(
     reports: dict[int, ShutdownReport] = {}
 
     async def serve(number: int, server: BaseServer) -> None:
+        if obedience.draining:  # it came before there was anything to shut down
+            server._end_next_run(server.timeouts.shutdown if grace is None else grace)
         async with server:
-            if obedience.draining:  # it came before there was anything to shut down
-                server.shutdown(grace)
             reports[number] = await server.serve_forever()
 
     everything = trio.CancelScope()

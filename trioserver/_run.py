@@ -33,8 +33,8 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -80,11 +80,12 @@ class Run:
       door: who is let in.
       ledger: who is here.
       bound: whether it can be served.
+      starting: whether it is being bound, or its staff is on its way.
       serving: whether `serve` or `handle_one` is at work.
       closing: whether the hook ``server_close`` is being called for it.
       closed_by_hand: whether somebody called ``server_close`` himself.
-      stopped: set when the `serve` or `handle_one` at work has returned; who
-        closes the server waits for it.
+      stopped: set when the binding, `serve` or `handle_one` at work has ended;
+        who closes the server waits for it.
       ended: set when the server is done with the run, too, and `report` is
         there; ``wait_closed`` waits for it.
       report: how it ended.
@@ -98,6 +99,7 @@ class Run:
     door: Door = attrs.field(init=False)
     ledger: Ledger = attrs.field(init=False)
     bound: bool = False
+    starting: bool = False
     serving: bool = False
     closing: bool = False
     closed_by_hand: bool = False
@@ -114,7 +116,8 @@ class Run:
     _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _ending: Shutdown = attrs.field(init=False)
     _drain_when_serving: float | None = None
-    _staff_comes: bool = False
+    _grace_ends: float = math.inf
+    _is_announced: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit), self.listeners)
@@ -128,9 +131,33 @@ class Run:
         )
         self._ending = Shutdown(self._server, self.listeners, self.door, self.ledger, self.drain)
 
-    def is_bound(self) -> None:
+    @contextmanager
+    def binding(self, grace: float | None) -> Iterator[None]:
+        """Bind in the block; cut when the grace of a drain is over that comes before its end.
+
+        There are no listeners then, and what is to serve ends at once.
+
+        Args:
+          grace: of a drain that was asked for before; or None.
+        """
+        self.starting, self.stopped = True, trio.Event()
+        try:
+            with self._everything:
+                if grace is not None:
+                    self._bound_start(grace)
+                yield
+                self._is_bound()
+        finally:
+            self.starting = False
+            self.stopped.set()
+        if not self.bound:
+            self._close_listeners()
+            self.listeners.clear()
+            self.bound = True
+
+    def _is_bound(self) -> None:
         """Binding has succeeded: clients queue."""
-        self.bound = True
+        self.bound = self._is_announced = True
         addresses = tuple(listener.address for listener in self.listeners)
         self.ledger.audience.tell("server_listening", addresses)
 
@@ -144,6 +171,10 @@ class Run:
           poll_interval: seconds between two calls of ``service_actions``.
           started: called once clients are let in.
         """
+        if not self.listeners:  # see `binding`
+            await trio.lowlevel.checkpoint()
+            started()
+            return self.close()
 
         async def until_drained(requests: trio.Nursery) -> None:
             try:
@@ -209,11 +240,12 @@ class Run:
         """Call ``body`` inside the nursery that owns the requests, and wait for them all."""
         self.serving, self.stopped = True, trio.Event()
         self._everything = trio.CancelScope()
-        self._staff_comes = True
+        self.starting = True
         try:
             with self._everything, lone_errors():
                 if self._drain_when_serving is not None:
-                    self._bound_start(self._drain_when_serving)
+                    left = self._grace_left(self._drain_when_serving)
+                    self._everything.deadline = trio.current_time() + left
                 async with (
                     self._server._staff(for_one=not self.door.takes_all) as self.staff,
                     trio.open_nursery() as requests,
@@ -221,7 +253,7 @@ class Run:
                     self._requests, self._takes_requests = requests, True
                     # Of now: what a hook, or the block, has set since the bind is there, too.
                     self._context = contextvars.copy_context()
-                    self._staff_comes, self._everything.deadline = False, math.inf
+                    self.starting, self._everything.deadline = False, math.inf
                     try:
                         await body(requests)
                     finally:
@@ -229,13 +261,17 @@ class Run:
                         self._takes_requests = False
         finally:
             self.serving, self._requests, self.staff = False, None, None
-            self._staff_comes = False
+            self.starting = False
             self.stopped.set()
 
     def _bound_start(self, seconds: float) -> None:
-        """It drains before its staff is there, which has to come within the grace."""
-        deadline = trio.current_time() + seconds
-        self._everything.deadline = min(self._everything.deadline, deadline)
+        """A drain came before it serves: what it waits for has to come within the grace."""
+        self._grace_ends = min(self._grace_ends, trio.current_time() + seconds)
+        self._everything.deadline = self._grace_ends
+
+    def _grace_left(self, seconds: float) -> float:
+        """Of a grace of so many seconds, what the start has left of it."""
+        return max(0.0, min(seconds, self._grace_ends - trio.current_time()))
 
     async def _accept(self, started: Callable[[], object]) -> None:
         """Let clients in, until the door closes."""
@@ -247,7 +283,7 @@ class Run:
                     loops.start_soon(accept_loop, listener, self.door)
                 started()
                 if self._drain_when_serving is not None:
-                    self.begin_drain(self._drain_when_serving)
+                    self.begin_drain(self._grace_left(self._drain_when_serving))
 
     async def _act_every(self, seconds: float) -> None:
         # Not beside the accept loops: one that cannot be cancelled, in a
@@ -353,7 +389,7 @@ class Run:
         if not self._takes_requests:
             earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
             self._drain_when_serving = min(seconds, earlier)
-            if self._staff_comes:
+            if self.starting:
                 self._bound_start(seconds)
             return
         # get_request is called, by way of whoever has begun the drain: another request, say.
@@ -380,15 +416,18 @@ class Run:
 
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""
-        for listener in self.listeners:
-            listener.close()
+        self._close_listeners()
         self.door.reserve.give_back()
         self.drain.bell.take_down()
         if self.report is None:
             self.report = self.ledger.report(self._ending.reason or "the server was closed")
-            if self.bound:
+            if self._is_announced:
                 self.ledger.audience.tell("server_closed", self.report)
         return self.report
+
+    def _close_listeners(self) -> None:
+        for listener in self.listeners:
+            listener.close()
 
     # Looking ---------------------------------------------------------------
 
