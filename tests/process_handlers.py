@@ -305,6 +305,28 @@ def _forks() -> None:
         os._exit(0)
 
 
+ORDERS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+HEARS = f"""
+import signal
+usual = {{signal.SIG_DFL, signal.default_int_handler}}
+assert {{signal.getsignal(getattr(signal, name)) for name in {ORDERS}}} == usual
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+"""
+
+
+def _starts_what_hears() -> None:
+    """A program, and a child, hear signals as ever."""
+    subprocess.run([sys.executable, "-c", HEARS], check=True)
+    if (child := os.fork()) == 0:
+        with suppress(AssertionError):
+            exec(HEARS)  # noqa: S102
+            time.sleep(60)
+        os._exit(1)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
 def _forks_and_exits() -> None:
     _forks()
     os._exit(3)
@@ -376,6 +398,7 @@ DEEDS: dict[str, Callable[..., object]] = {
     "fork": _forks,
     "fork-return": os.fork,
     "fork-exit": _forks_and_exits,
+    "hears": _starts_what_hears,
     "fork-sleep": _forks_and_sleeps,
     "say": _says,
     "nothing": lambda: None,

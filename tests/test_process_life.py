@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -127,12 +129,34 @@ def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> 
                 os.kill(pid, signal.SIGKILL)
 
 
-# Ctrl-C --------------------------------------------------------------------------------------
+# Signals of a whole group ----------------------------------------------------------------------
+
+
+def family_of(program: int) -> list[int]:
+    """The process ids of a program and all that it has started: a service manager's group."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)] = int(stat[1])
+    family = [program]
+    for member in family:  # which grows
+        family += [pid for pid, parent in parents.items() if parent == member]
+    return family
+
+
+def tell_family(program: int, number: int) -> None:
+    """Send a signal to all of it."""
+    for pid in family_of(program):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
 
 STARTS_UNDER_FIRE = """
 if __name__ == "__main__":
-    import signal
-    signal.signal(signal.SIGINT, lambda *_: None)
+    import signal, process_handlers as handlers
+    for name in handlers.ORDERS:
+        signal.signal(getattr(signal, name), lambda *_: None)
     print("up", flush=True)
 
 import sys, trio, trioserver, process_handlers as handlers
@@ -151,15 +175,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_ctrl_c_while_workers_start(start: Any, method: str) -> None:
-    """PR-16: Ctrl-C goes to the whole group; whoever decides is the server, and it alone."""
+async def test_signals_while_workers_start(start: Any, method: str) -> None:
+    """PR-16: they come to the whole group; whoever decides is the server, and it alone."""
     program = start(STARTS_UNDER_FIRE, method)
     fired = 0
 
     async def fires() -> None:
         nonlocal fired
-        while True:
-            os.killpg(program.pid, signal.SIGINT)
+        for name in itertools.cycle(handlers.ORDERS):
+            tell_family(program.pid, getattr(signal, name))
             fired += 1
             await trio.sleep(0.003)
 
@@ -202,20 +226,28 @@ class Announces(trioserver.ProcessTCPServer):
 
 if __name__ == "__main__":
     trioserver.run(
-        Announces(("127.0.0.1", 0), getattr(handlers, sys.argv[1]), min_children=2)
+        Announces(
+            ("127.0.0.1", 0),
+            getattr(handlers, sys.argv[1]),
+            min_children=2,
+            start_method=sys.argv[2],
+        )
     )
 """
 
 
-@pytest.mark.parametrize("handler", ["does", "adoes"])
-def test_ctrl_c_while_a_worker_is_busy(start: Any, handler: str) -> None:
-    """PR-16: its request is finished: the first Ctrl-C is a drain."""
-    program = start(RUNS, handler)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("handler", "method"), [("does", "forkserver"), ("adoes", "forkserver"), ("does", "spawn")]
+)
+def test_signal_while_a_worker_is_busy(start: Any, handler: str, method: str, number: int) -> None:
+    """PR-16: its request is finished: the first one to the whole group is a drain."""
+    program = start(RUNS, handler, method)
     port = int(program.stdout.readline())
     with plain_client(("127.0.0.1", port)) as client:
         client.sendall(b"wait")
         assert client.recv(100) == b"begun."
-        os.killpg(program.pid, signal.SIGINT)
+        tell_family(program.pid, number)
         # It has been heard of by the time that nobody is let in any more.
         deadline = time.perf_counter() + 5
         while is_open(port) and time.perf_counter() < deadline:
@@ -226,6 +258,64 @@ def test_ctrl_c_while_a_worker_is_busy(start: Any, handler: str) -> None:
     _, errors = program.communicate(timeout=10)
     assert "Traceback" not in errors
     assert program.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_signal_while_the_workers_of_a_program_start(start: Any, method: str) -> None:
+    """PR-16: it is a drain, too, and who has queued by then is served."""
+    program = start(RUNS, "does", method)
+    port = int(program.stdout.readline())  # before there are any
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"nothing")
+        tell_family(program.pid, signal.SIGTERM)
+        assert client.recv(100).startswith(b"begun.")
+    _, errors = program.communicate(timeout=10)
+    assert "Traceback" not in errors
+    assert program.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
+async def test_workers_obey_no_signal(handler: Any, method: str) -> None:
+    """Busy or idle, they go on; and so does what they come out of."""
+    async with running(server := on_tcp(handler, min_children=2, start_method=method)):
+        pids = server.active_children
+        async with await connect(server) as client:
+            await client.send_all(b"wait")
+            assert await client.receive_some() == b"begun."
+            for name in handlers.ORDERS:
+                for pid in [*pids, *_fork_server()]:
+                    os.kill(pid, getattr(signal, name))
+                assert await is_served(server) in pids
+            await client.send_all(b"!")
+            assert int(await read_to_end(client)) in pids
+        assert server.active_children == pids
+        assert all(map(is_running, _fork_server()))
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
+async def test_what_a_worker_starts_hears_signals(handler: Any, method: str) -> None:
+    """Be it a program or a child: a handler can ``terminate()`` both."""
+    witness = Witness()
+    server = on_tcp(handler, start_method=method, observers=[witness])
+    async with running(server):
+        assert await ask(server, b"hears") == b"begun.%d" % server.active_children[0]
+    assert witness.outcomes == ["completed"]
+
+
+async def test_fork_server_forks_for_others() -> None:
+    """Their processes hear signals as ever."""
+    async with running(server := on_tcp(handlers.does)):
+        await is_served(server)
+    child = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=[60])
+    child.start()
+    child.terminate()
+    child.join(5)
+    status = child.exitcode
+    child.kill()
+    assert status == -signal.SIGTERM
+    child.close()
 
 
 # Where handlers live ----------------------------------------------------------------------------
@@ -306,7 +396,7 @@ def test_program_from_stdin() -> None:
 
 def test_what_is_printed_is_the_programs(start: Any) -> None:
     """What a handler prints comes out where the program's own does, all of it."""
-    program = start(RUNS, "does")
+    program = start(RUNS, "does", "forkserver")
     port = int(program.stdout.readline())
     with plain_client(("127.0.0.1", port)) as client:
         client.sendall(b"print")
@@ -321,7 +411,7 @@ def test_what_is_printed_is_the_programs(start: Any) -> None:
 
 def test_nobody_reads_what_is_printed(start: Any) -> None:
     """PR-18: with the reader gone, who prints fails; the server and its workers go on."""
-    program = start(RUNS, "does")
+    program = start(RUNS, "does", "forkserver")
     port = int(program.stdout.readline())
     program.stdout.close()
     for deed, end in [(b"print", False), (b"nothing", True), (b"print", False), (b"nothing", True)]:

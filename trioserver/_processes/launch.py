@@ -27,6 +27,7 @@ from . import worker
 from .errors import WorkerStartError
 from .life import Lifeline
 from .page import Page, new_page
+from .signals import held_back
 
 # multiprocessing looks after all its children whenever one is started, and is not made
 # for two threads that do so at once.
@@ -186,18 +187,15 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
 
 
 def _start(process: BaseProcess) -> None:
-    """Start it with SIGINT blocked, until it says itself what it does with it.
+    """Start it, deaf to signals until it says itself what it does at them.
 
     Of 12 that got a Ctrl-C while they started, 12 died, with tracebacks; so, none did.
     """
     with _turn:
-        # Before that, because it unblocks SIGINT when it has to start its helper.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
+        with held_back():
+            resource_tracker.ensure_running()
+        with held_back():  # again: that lets go of some when it has had to start its helper
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _itself(process: BaseProcess) -> int:

@@ -284,7 +284,7 @@ class ProcessMixIn(BaseServer):
 
 _START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
 
-_IN_WORKERS = ("trioserver._processes.worker",)
+_IN_WORKERS = ("trioserver._processes.preloaded",)
 
 
 def _processors() -> int:

@@ -9,7 +9,6 @@ nobody but that handler's request.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import traceback
 from contextlib import suppress
@@ -25,6 +24,7 @@ from .life import end_with
 from .log import forward_records
 from .orders import Contract, unpack_order
 from .page import Page
+from .signals import do_nothing_at_signals
 from .wire import Say, shorten, unpack
 
 
@@ -40,9 +40,7 @@ def main(control: socket.socket, lifeline: int, page: int, parent: int, contract
     """
     control.set_inheritable(False)
     control.settimeout(None)  # whatever socket.setdefaulttimeout says
-    # Ctrl-C is for whoever runs the server; SIGINT was blocked for the start.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    do_nothing_at_signals()
     with suppress(OSError):
         os.setpgid(0, 0)  # so that what a handler starts can be ended with it
     end_with(parent, lifeline)
