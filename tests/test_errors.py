@@ -325,6 +325,22 @@ async def test_exception_ends_its_request_only(
     assert outcomes == {1: "completed", 2: outcome, 3: "completed"}
 
 
+async def test_groups_however_deep(autojump_clock: Any) -> None:
+    """An error that is nested 3000 deep is the handler's like any other."""
+    error: Exception = ValueError("oops")
+    for _ in range(3000):
+        error = ExceptionGroup("deep", [error])
+    witness = Witness()
+    server = memory(Steps, Faulty, place="handle", error=error, observers=[witness])
+    async with server.serving():
+        client = await server.connect(VICTIM)
+        await client.send_all(b"hello\n")
+        await client.send_eof()
+        await ended(client)
+    assert server.errors == [error]
+    assert [record.reason for record in witness.records] == ["ValueError: oops"]
+
+
 BEFORE = ["verify_request", "process_request"]
 AFTER = ["shutdown_request", "close_request"]
 

@@ -135,6 +135,12 @@ def shows(error: BaseException, other: BaseException) -> bool:
 
 def leaves(error: BaseException) -> list[BaseException]:
     """The exceptions inside nested groups, in order; ``[error]`` when it is none."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for child in error.exceptions for leaf in leaves(child)]
-    return [error]
+    found: list[BaseException] = []
+    ahead = [error]
+    while ahead:  # no recursion, however deep somebody nests them
+        one = ahead.pop()
+        if isinstance(one, BaseExceptionGroup):
+            ahead += reversed(one.exceptions)
+        else:
+            found.append(one)
+    return found

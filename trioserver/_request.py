@@ -409,6 +409,6 @@ async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
     except GeneratorExit as error:
         raise as_errors(error) from error
     except BaseExceptionGroup as group:
-        if group.subgroup(GeneratorExit) is None:
+        if as_errors(group) is group:
             raise
         raise as_errors(group) from None

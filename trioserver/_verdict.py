@@ -69,9 +69,9 @@ def left_handle(error: BaseException) -> BaseException | None:
 
 def split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
     """What ends with the request, and what goes on up."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(Exception)
-    return (error, None) if isinstance(error, Exception) else (None, error)
+    if isinstance(error, Exception):  # a group, too, if it has nothing else
+        return error, None
+    return error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
 
 
 def as_errors(error: BaseException) -> BaseException:
@@ -84,10 +84,14 @@ def as_errors(error: BaseException) -> BaseException:
         mistake = RuntimeError("a handler or hook raised GeneratorExit")
         mistake.__cause__ = error
         return mistake
-    if isinstance(error, BaseExceptionGroup) and error.subgroup(GeneratorExit):
+    if isinstance(error, BaseExceptionGroup) and _has_exit(error):
         group = error.derive([as_errors(child) for child in error.exceptions])
         return group.with_traceback(error.__traceback__)
     return error
+
+
+def _has_exit(error: BaseException) -> bool:
+    return any(isinstance(leaf, GeneratorExit) for leaf in leaves(error))
 
 
 def cancellations(error: BaseException) -> list[trio.Cancelled]:
