@@ -25,7 +25,7 @@ from test_processes import SOON, is_there, on_tcp
 from test_threads import ask
 
 import trioserver
-from trioserver._processes import launch, pool
+from trioserver._processes import launch, starter
 from trioserver._processes.crew import Worker
 from trioserver.testing import open_descriptors
 
@@ -538,7 +538,7 @@ async def test_cancelled_while_the_system_starts_a_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fork server that hangs is waited for within bounds; a worker that comes late is ended."""
-    monkeypatch.setattr(pool, "A_MOMENT", 0.1)
+    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
     server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
     async with running(server):
         await is_served(server)
@@ -559,7 +559,7 @@ async def test_cancelled_while_the_system_starts_a_worker(
         began = time.perf_counter()
         nursery.cancel_scope.cancel()
     assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
-    assert "has not ended 0.2 s after it was cancelled; left behind" in caplog.text
+    assert "the start of a worker process does not end; left behind" in caplog.text
     goes_on.set()
     await until(lambda: late and not is_there(late[0].pid))
     await until(lambda: open_descriptors() == before)

@@ -14,8 +14,9 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -24,8 +25,9 @@ import trio
 from .._observers import error_log, log_safely
 from .._transport import NO_SIGNAL
 from .ending import Ending
+from .jobs import Job
 from .log import log_here
-from .orders import Order, pack_order
+from .orders import pack_order
 from .replies import as_answer
 from .wire import (
     LONGEST_FROM_WORKER,
@@ -43,66 +45,7 @@ if TYPE_CHECKING:  # it brings multiprocessing
 _PORTION = 65_536
 
 A_MOMENT = 1.0
-"""Seconds that a worker which has hung up has for its end, before it is killed."""
-
-
-class Outbox:
-    """The datagrams that a worker wants sent: one at a time, as it waits for the answer."""
-
-    def __init__(self) -> None:
-        self._put, self._got = trio.open_memory_channel[tuple[bytes, Any]](1)
-
-    def put(self, data: bytes, address: Any) -> None:
-        """The worker wants one sent."""
-        try:
-            self._put.send_nowait((data, address))
-        except trio.WouldBlock:
-            raise WireError("a second datagram before the first one was sent") from None
-        except trio.BrokenResourceError:
-            pass  # the request has been cancelled, and so has the worker
-
-    def close(self) -> None:
-        """There will be no more."""
-        self._put.close()
-
-    def __aiter__(self) -> AsyncIterator[tuple[bytes, Any]]:
-        return self._got
-
-
-@attrs.define(eq=False)
-class Job:
-    """A request that a worker has.
-
-    Attributes:
-      order: what the worker is told.
-      pid: the worker's process id.
-      ending: how it went; None if the worker has not told.
-      status: with which exit status the worker has ended, if it has not told.
-      begun: whether the worker has begun with it.
-      was_writing: whether it has ended in the middle of a write.
-      received: bytes read.
-      sent: bytes written.
-      over: set when all this is known.
-      replies: of a datagram's request, datagrams to send and their addresses,
-        until it is over.
-    """
-
-    order: Order
-    pid: int
-    ending: Ending | None = None
-    status: int = 0
-    begun: bool = False
-    was_writing: bool = False
-    received: int = 0
-    sent: int = 0
-    over: trio.Event = attrs.field(factory=trio.Event)
-    replies: Outbox | None = None
-
-    def is_over(self) -> None:
-        """There is nothing more to come."""
-        if self.replies is not None:
-            self.replies.close()
-        self.over.set()
+"""Seconds for what commonly takes none: the end of a worker that has hung up, say."""
 
 
 @attrs.define(eq=False)
@@ -117,6 +60,8 @@ class Worker:
       ready: whether it can have one.
       why_not: the traceback of what has kept it from getting ready.
       idle_since: since when, by the Trio clock, it has had none.
+      stopped_since: since when, by the Trio clock, it is seen to be stopped by a signal.
+      was_killed: whether the server has killed it.
     """
 
     _launched: Launched
@@ -127,6 +72,8 @@ class Worker:
     ready: bool = False
     why_not: str = ""
     idle_since: float = 0.0
+    stopped_since: float | None = None
+    was_killed: bool = False
     _drains: bool = False
     _unsaid: bytearray = attrs.field(factory=bytearray)
     _is_gone: bool = False
@@ -184,6 +131,7 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once, if it has not ended."""
+        self.was_killed = True
         if not self._is_gone:
             self._launched.kill()
 
@@ -263,7 +211,7 @@ class Worker:
         elif kind is Say.READY and not self.ready:
             self.ready = True
             on_change(self)
-        elif kind is Say.NOT_READY and not self.ready:
+        elif kind is Say.NOT_READY and not (self.ready and self.has_begun):
             self.why_not = str(facts.get("why"))
         elif kind is Say.REPLY and job is not None:
             if job.replies is None:
@@ -300,8 +248,11 @@ class Worker:
         await trio.lowlevel.wait_readable(launched.sentinel)
         self._is_lost()
         # By a thread of its own: those of the program may all be busy.
+        alone = trio.CapacityLimiter(1)
         try:
-            status = await trio.to_thread.run_sync(launched.reap, limiter=trio.CapacityLimiter(1))
+            status = await trio.to_thread.run_sync(
+                launched.reap, limiter=alone, abandon_on_cancel=True
+            )
         except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
             status = launched.reap()
         self._has_ended(status)
@@ -340,6 +291,19 @@ class Worker:
             return page.received, page.sent, page.state
         except ValueError:  # the page is closed, perhaps at this very moment, by a thread
             return None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has begun with the request that it has; true, too, if it has none."""
+        return self.job is None or self.facts(self.job.order.info.id) is not None
+
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP), where the system tells: not a debugger."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[:1] == [b"T"]
 
     def note(self, job: Job) -> None:
         """Note in ``job`` how far it has come with it, if it has begun."""

@@ -33,6 +33,10 @@ class WorkerStartError(RuntimeError):
     """A worker process could not get ready. The message has its traceback, if it told one."""
 
 
+class ForkServerGone(WorkerStartError):
+    """The fork server has ended instead of starting a worker process."""
+
+
 class Traceback(Exception):
     """The text of a traceback in another process, to be shown as the cause of an error here."""
 

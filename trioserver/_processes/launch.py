@@ -15,8 +15,8 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from multiprocessing import reduction, resource_tracker
+from contextlib import ExitStack, suppress
+from multiprocessing import forkserver, reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -24,7 +24,7 @@ import attrs
 
 from .._transport import spare_the_program
 from . import worker
-from .errors import WorkerStartError
+from .errors import ForkServerGone, WorkerStartError
 from .life import Lifeline
 from .page import Page, new_page
 from .signals import held_back
@@ -32,6 +32,9 @@ from .signals import held_back
 # multiprocessing looks after all its children whenever one is started, and is not made
 # for two threads that do so at once.
 _turn = threading.Lock()
+
+LONGEST_NEWS = 1.0
+"""Seconds that a fork server has to tell how a worker process has ended."""
 
 UNKNOWN = 255
 """The exit status of a process of which it cannot be told, as multiprocessing has it."""
@@ -62,17 +65,11 @@ class Launched:
 
     def has_ended(self) -> bool:
         """Whether the process has ended."""
-        if self._is_over:
-            return True
-        poll = select.poll()
-        poll.register(self.sentinel, select.POLLIN)
-        return bool(poll.poll(0))
+        return self._is_over or _wait_for(self.sentinel, 0)
 
     def wait(self) -> None:
         """Wait until the process has ended; blocks."""
-        poll = select.poll()
-        poll.register(self.sentinel, select.POLLIN)
-        poll.poll()
+        _wait_for(self.sentinel, None)
 
     def kill(self) -> None:
         """End it, and what its handlers have started in its group; now."""
@@ -83,20 +80,24 @@ class Launched:
                 os.kill(self.pid, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Wait for the end of the process, which has come, and give everything back.
+        """Take note of the end of the process, which has come, and give everything back.
 
-        Blocks for as long as the system takes.
+        Blocks for a moment.
 
         Returns:
           Its exit status; less than 0: the signal that has ended it; or `UNKNOWN`.
         """
         self._is_over = True
         with _turn:
-            self._process.join()
+            is_known = self._process.exitcode is not None
+        if not is_known:
+            # Of those that a fork server has forked it tells, unless somebody has stopped it.
+            _wait_for(self._process.sentinel, LONGEST_NEWS)
+        with _turn:
             if self._process.exitcode is None:
-                # Somebody else has reaped it, or the system, where SIGCHLD is ignored.
+                # Or somebody else has reaped it, or the system, where SIGCHLD is ignored.
                 self._process._popen.returncode = UNKNOWN  # type: ignore[attr-defined]
-                self._process.join()
+            self._process.join()
             status = self._process.exitcode
             self._process.close()
         self.give_back()
@@ -153,7 +154,7 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
 
     Raises:
       OSError: the system refuses it.
-      EOFError: the fork server has ended.
+      ForkServerGone: the fork server has ended.
       WorkerStartError: this program is none that a worker can import.
     """
     if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
@@ -164,26 +165,31 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
     context = multiprocessing.get_context(method)
     if method == "forkserver":
         context.set_forkserver_preload(["__main__", *preload])
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    for end in (ours, theirs):
-        spare_the_program(end)
-    page, lifeline = new_page(), Lifeline()
-    try:
-        with theirs:
-            arguments = (theirs, *map(_Descriptor, (lifeline.worker_end, page)))
-            process = context.Process(  # type: ignore[attr-defined]
-                target=worker.main, args=(*arguments, os.getpid(), contract), daemon=True
-            )
-            _start(process)
+    with ExitStack() as unless_started, ExitStack() as theirs:
+        ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        unless_started.callback(ours.close)
+        theirs.callback(control.close)
+        for end in (ours, control):
+            spare_the_program(end)
+        lifeline = Lifeline()
+        unless_started.callback(lifeline.cut)
+        theirs.callback(lifeline.handed_over)
+        theirs.callback(os.close, page := new_page())
+        arguments = (control, *map(_Descriptor, (lifeline.worker_end, page)))
+        process = context.Process(  # type: ignore[attr-defined]
+            target=worker.main, args=(*arguments, os.getpid(), contract), daemon=True
+        )
+        seen = Page(page)
+        unless_started.callback(seen.close)
         ours.setblocking(False)
-        return Launched(process.pid, ours, Page(page), process, lifeline, _itself(process))
-    except BaseException:
-        ours.close()
-        lifeline.cut()
-        raise
-    finally:
-        os.close(page)
-        lifeline.handed_over()
+        try:
+            _start(process)
+        except (EOFError, ConnectionError) as error:
+            if method != "forkserver":
+                raise
+            raise ForkServerGone("the fork server has ended") from error
+        unless_started.pop_all()
+        return Launched(process.pid, ours, seen, process, lifeline, _itself(process))
 
 
 def _start(process: BaseProcess) -> None:
@@ -192,10 +198,48 @@ def _start(process: BaseProcess) -> None:
     Of 12 that got a Ctrl-C while they started, 12 died, with tracebacks; so, none did.
     """
     with _turn:
+        _reserve_descriptors()
         with held_back():
             resource_tracker.ensure_running()
         with held_back():  # again: that lets go of some when it has had to start its helper
             process.start()
+
+
+def _reserve_descriptors() -> None:
+    """See that there are as many as a start needs.
+
+    `multiprocessing` loses those that it has when it does not get the next one.
+
+    Raises:
+      OSError: there are not.
+    """
+    with ExitStack() as spare:
+        for _ in range(_MOST_DESCRIPTORS):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
+_MOST_DESCRIPTORS = 10
+"""The fork server's line, two pipes, a duplicate; its own start took five more before that."""
+
+
+def end_fork_server() -> bool:
+    """End the fork server of this program, whatever it does; false if there is none."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    with suppress(OSError):  # somebody else has reaped it
+        if pid is not None and os.waitid(os.P_PID, pid, _ENDED) is None:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
+
+
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
+
+def _wait_for(number: int, seconds: float | None) -> bool:
+    """Whether a descriptor is readable, after so many seconds at most."""
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def _itself(process: BaseProcess) -> int:

@@ -38,8 +38,9 @@ from .._hooks import DefaultHooks
 from .._observers import error_log, log_safely
 from .._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from .._sync_handlers import check_sync_handler, is_asynchronous
-from .crew import Job, Outbox, Worker
+from .crew import Worker
 from .errors import HandlerFailed, Traceback, WorkerCrashed
+from .jobs import Job, Outbox
 from .log import levels
 from .orders import Contract, DatagramOrder, Order, check_address
 from .passed import PassedConnection
@@ -111,7 +112,8 @@ class ProcessMixIn(BaseServer):
         this library and the module of the handler. There is one fork server in a
         program: who starts it first decides.
       child_init: called once in each worker, before its first request.
-      start_timeout: seconds that a worker has to get ready.
+      start_timeout: seconds that a worker has to get ready, what it waits for the
+        fork server included.
       forward_logging: have what is logged in workers be logged by the server.
       block_on_close: whether the end waits, at most ``timeouts.cleanup`` seconds,
         for workers to end by themselves; False: they are killed.
@@ -267,6 +269,7 @@ class ProcessMixIn(BaseServer):
             preload=("trioserver", *_IN_WORKERS, *filter(None, [handler]), *self.preload),
             start_timeout=self.start_timeout,
             patience=self.timeouts.cleanup if self.block_on_close else 0,
+            stopped=self.timeouts.idle,
         )
         pool = Pool(config, self._contract(), self._bound_run().on_exit)
         async with pool.open():

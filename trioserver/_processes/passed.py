@@ -11,8 +11,9 @@ from .._address import Address
 from .._blocking_socket import kind_of
 from .._lent import LentConnection
 from .._socket_use import SocketUse
-from .crew import Job, Worker
+from .crew import Worker
 from .ending import Ending
+from .jobs import Job
 from .orders import ConnectionOrder
 
 

@@ -5,9 +5,9 @@ The rules this file keeps:
 * A slot is taken before a client is accepted, and there are as many slots as there
   may be workers: whoever is let in waits for a worker at most as long as one takes to
   start.
-* A worker that ends is replaced before anybody needs it. One that cannot start is
-  tried again after a pause that doubles; after a number of failures in a row the
-  server fails, with the worker's own traceback.
+* A worker that ends is replaced before anybody needs it, and one that has had its
+  number of requests does not go before that. When none can be started, those that
+  are there go on; see `Setbacks`.
 * Every worker is a task in the pool's nursery, which ends when it has been reaped.
 """
 
@@ -19,8 +19,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import attrs
 import trio
@@ -30,18 +29,14 @@ from .._errors import lone_errors
 from .._observers import error_log, log_safely
 from .crew import A_MOMENT, Worker
 from .errors import WorkerStartError
-
-if TYPE_CHECKING:  # it brings multiprocessing
-    from .launch import Launch, Launched
-
-FAILURES = 5
-"""Starts in a row that may fail before the server does; several at a time are one."""
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before the next start after one that failed; doubles each time."""
+from .setbacks import Setbacks
+from .starter import Starter
 
 LONGEST_KILL = 5.0
 """Seconds that the system has to end a process that was killed."""
+
+BETWEEN_LOOKS = 5.0
+"""Seconds between two looks whether somebody has stopped a worker that has a request."""
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +52,7 @@ class PoolConfig:
     preload: tuple[str, ...]
     start_timeout: float
     patience: float
+    stopped: float
 
 
 @attrs.define(eq=False)
@@ -75,13 +71,19 @@ class Pool:
     _workers: dict[int, Worker] = attrs.field(factory=dict)
     _idle: list[Worker] = attrs.field(factory=list)
     _waiting: deque[_Waiter] = attrs.field(factory=deque)
+    _retired: list[Worker] = attrs.field(factory=list)  # until others are there
     _starting: int = 0
-    _failures: int = 0  # in a row; those of workers that were started together are one
-    _failed_starts: int = 0  # of these
+    _setbacks: Setbacks = attrs.field(init=False)
+    _starter: Starter = attrs.field(init=False)
     _closing: bool = False
     _nursery: trio.Nursery | None = None
-    # multiprocessing is not made for two starts at once.
-    _starts: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    def __attrs_post_init__(self) -> None:
+        config = self._config
+        self._setbacks = Setbacks(config.start_timeout)
+        self._starter = Starter(
+            config.start_method, config.preload, self._contract, config.patience
+        )
 
     # The whole -----------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Pool:
         """Have workers in the block, the first ones before it begins; end them after it.
 
         Raises:
-          WorkerStartError: one of the first could not get ready.
+          WorkerStartError: none of the first could get ready.
         """
         with lone_errors():
             async with trio.open_nursery() as nursery:
@@ -98,6 +100,7 @@ class Pool:
                 try:
                     await self._start_first()
                     nursery.start_soon(self._shrink)
+                    nursery.start_soon(self._end_stopped)
                     yield
                 finally:
                     self._closing = True
@@ -105,11 +108,23 @@ class Pool:
 
     async def _start_first(self) -> None:
         self._starting = self._config.at_least  # nobody replaces one that cannot start
+        errors: list[WorkerStartError] = []
+
+        async def start() -> None:
+            try:
+                await self._hire()
+            except WorkerStartError as error:
+                errors.append(error)
+
         with lone_errors():
             async with trio.open_nursery() as starts:
                 for _ in range(self._config.at_least):
-                    starts.start_soon(self._hire)
+                    starts.start_soon(start)
         self._starting = 0
+        if errors and not self._workers:
+            raise errors[0]
+        for error in errors:
+            self._setbacks.start_failed(error, 0, anybody=True)
         self._replace()
 
     @property
@@ -138,7 +153,11 @@ class Pool:
 
     def _is_free(self, worker: Worker) -> None:
         """A worker is ready for a request."""
-        if worker.leaves:
+        if worker.leaves and self._setbacks.last:
+            worker.leaves = False  # there is nobody to take its place
+        if worker.leaves and self._starting:
+            self._retired.append(worker)
+        elif worker.leaves:
             worker.dismiss()
         elif self._waiting:
             waiter = self._waiting.popleft()
@@ -172,32 +191,31 @@ class Pool:
     async def _hire_again(self) -> None:
         """Start one in the place of another, after a pause if others could not."""
         try:
-            if self._failures:
-                doublings = min(self._failures - 1, 100)  # more make no float
-                await trio.sleep(min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE))
-            before = self._failures
+            await self._setbacks.pause()
+            since = self._setbacks.number
             try:
                 await self._hire()
             except WorkerStartError as error:
                 if not self._closing:
-                    self._has_failed(error, before)
+                    self._has_failed(error, since)
         finally:
             self._starting -= 1
+        self._let_retired_go()
         self._replace()
+        if not self._starting:
+            self._setbacks.all_are_there()
 
-    def _has_failed(self, error: WorkerStartError, before: int) -> None:
-        counts = self._count_failure(before)
-        self._failed_starts += counts
-        if counts and self._failed_starts == FAILURES:
+    def _has_failed(self, error: WorkerStartError, since: int) -> None:
+        anybody = any(worker.ready for worker in self._workers.values())
+        if self._setbacks.start_failed(error, since, anybody=anybody):
             self._fail(error)
-        else:
-            log_safely(error_log, logging.ERROR, "%s", error)
 
-    def _count_failure(self, before: int) -> bool:
-        """One more, unless there was one since there were ``before``; whether it counts."""
-        counts = self._failures == before
-        self._failures += counts
-        return counts
+    def _let_retired_go(self) -> None:
+        """Others have come in their place; or none could, and they go on."""
+        if self._setbacks.last or not self._starting:
+            retired, self._retired = self._retired, []
+            for worker in retired:
+                self._is_free(worker)
 
     async def _hire(self) -> None:
         """Start a worker, and wait until it is ready."""
@@ -211,80 +229,53 @@ class Pool:
         Protected from Ctrl-C, which would otherwise strike between its start and its
         end and leave it there.
         """
-        failures = self._failures
-        worker = await self._launch()
-        self._workers[worker.pid] = worker
-        seconds = self._config.start_timeout
+        since, seconds = self._setbacks.number, self._config.start_timeout
+        worker: Worker | None = None
         with trio.move_on_after(seconds) as patience:
 
             def can_have_a_request(worker: Worker) -> None:
-                self._failed_starts = 0
                 if worker.served:
-                    self._failures = 0
+                    self._setbacks.over(since)
                 else:
+                    self._setbacks.start_succeeded()
                     patience.deadline = math.inf
                     task_status.started()
                 self._is_free(worker)
 
+            launched = await self._starter.start(lambda: patience.cancel_called)
+            worker = Worker(launched, most_requests=self._most_requests())
+            self._workers[worker.pid] = worker
             has_hung_up = False
             try:
                 await worker.listen(can_have_a_request)
                 has_hung_up = True
             finally:
-                status = await self._let_go(worker, failures, has_hung_up=has_hung_up)
-        if not worker.ready:
+                status = await self._let_go(worker, since, has_hung_up=has_hung_up)
+        if worker is None:
+            why = f"it was not there after {seconds:g} s (start_timeout){self._starter.suspects}"
+        elif worker.ready:
+            return
+        elif patience.cancelled_caught:
+            why = f"it was not ready after {seconds:g} s (start_timeout)"
+        else:
             why = worker.why_not or f"it ended with exit status {status}, and did not say why"
             if status == 1 and not worker.why_not:
                 why += ' (what starts a server belongs under `if __name__ == "__main__":`)'
-            if patience.cancelled_caught:
-                why = f"it was not ready after {seconds:g} s (start_timeout)"
-            raise WorkerStartError(f"a worker process could not get ready: {why}")
+        raise WorkerStartError(f"a worker process could not get ready: {why}")
 
-    async def _launch(self) -> Worker:
-        """Start the process, in a thread: to wait for a fork server takes its time."""
-        # Not before: whoever has no workers does without multiprocessing.
-        from .launch import Launch, launch  # noqa: PLC0415
-
-        config = self._config
-        start = Launch(partial(launch, config.start_method, config.preload, self._contract))
-        turn = _Turn(self._starts)
-        try:
-            launched = await trio.to_thread.run_sync(
-                start.run,
-                limiter=cast("trio.CapacityLimiter", turn),  # its two methods are all that counts
-                abandon_on_cancel=True,
-            )
-        except WorkerStartError:
-            raise
-        except (OSError, EOFError, RuntimeError) as error:  # the last one: of threads
-            raise WorkerStartError(f"a worker process could not be started: {error}") from error
-        except trio.Cancelled:
-            launched = await self._last_moment_of(start, turn)
-            if launched is None:
-                raise
-            # Who listens to it next is cancelled, too, and ends it.
-        most = math.inf
-        if config.max_requests is not None:
-            most = config.max_requests + random.randint(0, config.max_requests_jitter)  # noqa: S311
-        return Worker(cast("Launched", launched), most_requests=most)
-
-    async def _last_moment_of(self, start: Launch, turn: _Turn) -> Launched | None:
-        """A start is cancelled: what comes of it, if that is not long in coming."""
-        seconds = max(self._config.patience, A_MOMENT)
-        if turn.came:
-            with trio.move_on_after(seconds, shield=True) as bound:
-                await turn.over.wait()
-            if bound.cancelled_caught:
-                message = "the start of a worker process has not ended %g s after it was cancelled"
-                log_safely(error_log, logging.ERROR, message + "; left behind", seconds)
-        return start.give_up()
+    def _most_requests(self) -> float:
+        if self._config.max_requests is None:
+            return math.inf
+        jitter = random.randint(0, self._config.max_requests_jitter)  # noqa: S311
+        return self._config.max_requests + jitter
 
     async def _let_go(self, worker: Worker, since: int, *, has_hung_up: bool) -> int:
         """A worker has hung up, or is to end: see to it that it does."""
-        by_itself = has_hung_up and worker.ready and not worker.leaves and worker.job is None
+        job, goes = worker.job, worker.leaves
         worker.leaves = True
-        if worker in self._idle:
-            self._idle.remove(worker)
+        for workers in (self._idle, self._retired):
+            if worker in workers:
+                workers.remove(worker)
         seconds = self._config.patience if self._closing else A_MOMENT
         if not worker.ready and not has_hung_up:
             seconds = 0  # it hangs in its start, and has nothing to finish
@@ -294,11 +285,16 @@ class Pool:
             status = worker.give_up()
             log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", worker)
         del self._workers[worker.pid]
-        if by_itself:
-            message = "%s has ended by itself with exit status %s, and is replaced"
-            log_safely(error_log, logging.WARNING, message, worker, status)
-            if not worker.served:
-                self._count_failure(since)  # so that a pause comes before the next one
+        if has_hung_up and worker.ready and not worker.was_killed:
+            if job is None and not goes:
+                message = "%s has ended by itself with exit status %s, and is replaced"
+                log_safely(error_log, logging.WARNING, message, worker, status)
+                if not worker.served:
+                    self._setbacks.one_more(since)  # so that a pause comes before the next one
+            elif job is not None and not job.begun:
+                message = "%s has ended with exit status %s before it had begun with %s%s"
+                why = worker.why_not and f": {worker.why_not}"
+                log_safely(error_log, logging.WARNING, message, worker, status, job.order.info, why)
         self._replace()
         return status
 
@@ -314,26 +310,30 @@ class Pool:
             oldest = self._idle[0].idle_since if self._idle and self._is_spare() else now
             await trio.sleep_until(oldest + config.idle)
 
+    async def _end_stopped(self) -> None:
+        """Kill those who have a request, and whom somebody has stopped and left so.
+
+        They look at no time-out themselves.
+        """
+        longest = self._config.stopped
+        while True:
+            await trio.sleep(min(BETWEEN_LOOKS, longest))
+            now = trio.current_time()
+            for worker in self._workers.values():
+                if worker.job is None or not worker.is_stopped():
+                    worker.stopped_since = None
+                elif worker.stopped_since is None:
+                    worker.stopped_since = now
+                    message = "%s was stopped by a signal in the middle of %s"
+                    log_safely(error_log, logging.WARNING, message, worker, worker.job.order.info)
+                elif worker.stopped_since + longest <= now:
+                    message = "%s does not go on after %g s (idle), and is killed"
+                    log_safely(error_log, logging.ERROR, message, worker, longest)
+                    worker.kill()
+
     def _is_spare(self) -> bool:
         staying = sum(not worker.leaves for worker in self._workers.values())
         return staying > self._config.at_least
-
-
-@attrs.define(eq=False)
-class _Turn:
-    """A thread's turn: a limiter, which Trio tells of its end also if nobody waits for it."""
-
-    _limiter: trio.CapacityLimiter
-    came: bool = False
-    over: trio.Event = attrs.field(factory=trio.Event)
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        await self._limiter.acquire_on_behalf_of(borrower)
-        self.came = True
-
-    def release_on_behalf_of(self, borrower: object) -> None:
-        self._limiter.release_on_behalf_of(borrower)
-        self.over.set()
 
 
 @attrs.define(eq=False)
