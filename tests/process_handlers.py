@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import resource
 import signal
 import socket
 import socketserver
@@ -181,6 +182,14 @@ def init_fails_slowly_if(path: str) -> None:
         init_fails()
 
 
+def init_fails_for_others(path: str) -> None:
+    """One that fails in every worker but the first, while there is a file."""
+    with suppress(FileExistsError):
+        Path(path + ".first").touch(exist_ok=False)
+        return
+    init_fails_if(path)
+
+
 def init_waits_for(path: str) -> None:
     """One that waits until there is a file."""
     while not Path(path).exists():
@@ -198,6 +207,30 @@ class Unpicklable(Exception):
 
     def __str__(self) -> str:
         return "cannot travel"
+
+
+class Unshowable(Exception):
+    """An error whose traceback cannot be made."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise ValueError("not to be shown")
+
+
+def _fails_unshowable() -> None:
+    raise Unshowable
+
+
+def _fails_deep() -> None:
+    error: Exception = ValueError("on purpose")
+    for _ in range(3000):
+        error = ExceptionGroup("deep", [error])
+    raise error
+
+
+def _hoards() -> None:
+    """From now on this process gets no descriptor more: as if it had all that it may have."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
 def _in_c() -> None:
@@ -384,6 +417,9 @@ DEEDS: dict[str, Callable[..., object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "error": _fails,
     "unpicklable": _fails_unpicklable,
+    "unshowable": _fails_unshowable,
+    "deep": _fails_deep,
+    "hoard": _hoards,
     "generator-exit": _exits_generators,
     "sleep": lambda: time.sleep(30),
     "loop": _in_python,
@@ -401,6 +437,7 @@ DEEDS: dict[str, Callable[..., object]] = {
     "hears": _starts_what_hears,
     "fork-sleep": _forks_and_sleeps,
     "say": _says,
+    "nap": lambda: time.sleep(0.3),
     "nothing": lambda: None,
     "": lambda: None,
 }

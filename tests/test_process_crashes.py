@@ -34,7 +34,7 @@ from test_threads import THERE, ask
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
 from trioserver._drain import Drain
-from trioserver._processes import mixin, pool
+from trioserver._processes import mixin, pool, setbacks
 from trioserver._processes.crew import Worker
 from trioserver._processes.launch import Launched
 from trioserver._processes.page import STATE, WORKING, WRITING, Page
@@ -113,12 +113,18 @@ async def test_error_is_no_crash(handler: Any) -> None:
     async with running(server):
         before = server.active_children
         async with bystander(server):
-            for deed in (b"error", b"unpicklable"):
+            for deed in (b"error", b"unpicklable", b"unshowable", b"deep"):
                 assert await ask(server, deed) == b"begun."
             assert await is_served(server) in before
         assert server.active_children == before
     assert all(isinstance(error, HandlerFailed) for error in server.errors)
-    assert witness.outcomes == ["failed", "failed", "completed", "completed"]
+    assert witness.outcomes == ["failed"] * 4 + ["completed"] * 2
+    assert [str(error) for error in server.errors] == [
+        *("ValueError: on purpose", "Unpicklable: cannot travel", "Unshowable"),
+        "ValueError: on purpose",
+    ]
+    for error in server.errors:
+        assert "in does" in str(error.__cause__) or handler is not handlers.does
 
 
 @both("does")
@@ -271,8 +277,13 @@ def _is_given(server: Any) -> bool:
 
 
 @both("does")
-async def test_worker_ends_before_it_has_begun(handler: Any) -> None:
-    """The request is given to another one: nothing has happened yet that could happen twice."""
+async def test_worker_ends_before_it_has_begun(
+    handler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request is given to another one: nothing has happened yet that could happen twice.
+
+    It is told all the same.
+    """
     witness = Witness()
     async with running(server := on_tcp(handler, observers=[witness])):
         [pid] = server.active_children
@@ -285,6 +296,63 @@ async def test_worker_ends_before_it_has_begun(handler: Any) -> None:
         assert int(answer.removeprefix(b"begun.")) != pid
     assert witness.outcomes == ["completed"]
     assert (witness.records[0].bytes_received, witness.records[0].bytes_sent) == (7, len(answer))
+    [told] = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+    first = witness.records[0].info
+    assert (
+        told
+        == f"worker process {pid} has ended with exit status -9 before it had begun with {first}"
+    )
+
+
+@both("does")
+async def test_worker_has_no_descriptor_left(
+    handler: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next client does not pay for what a handler has left open: another worker has it."""
+    witness = Witness()
+    async with running(server := on_tcp(handler, observers=[witness])):
+        [pid] = server.active_children
+        assert await ask(server, b"hoard") == b"begun.%d" % pid
+        assert await is_served(server) != pid
+        await until(lambda: pid not in server.active_children)
+    assert witness.outcomes == ["completed"] * 2
+    [told] = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+    assert told.startswith(f"worker process {pid} has ended with exit status 1 before it had begun")
+    assert told.endswith("too many descriptors open to take one more connection")
+
+
+@both("does")
+async def test_worker_that_somebody_has_stopped(
+    handler: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks at no time-out any more: it is told, and killed when it does not go on."""
+    monkeypatch.setattr(pool, "BETWEEN_LOOKS", 0.02)
+    server = handlers.Erring(THERE, handler, min_children=2, timeouts=Timeouts(idle=1.5))
+    async with running(server):
+        async with await connect(server) as client:
+            await client.send_all(b"wait")
+            assert await client.receive_some() == b"begun."
+            [pid] = [it.pid for it in server._run.staff._workers.values() if it.job]
+            os.kill(pid, signal.SIGSTOP)
+            await until(lambda: "was stopped by a signal" in caplog.text)
+            os.kill(pid, signal.SIGCONT)
+            await client.send_all(b"!")
+            assert int(await read_to_end(client)) == pid
+        caplog.clear()
+        began = time.perf_counter()
+        async with stopped(server), await connect(server) as client:
+            await client.send_all(b"nothing")
+            answer = await read_to_end(client)  # of the third one that is given it
+            assert answer.startswith(b"begun.")
+        assert time.perf_counter() - began >= 1.5
+        assert "does not go on after 1.5 s (idle), and is killed" in caplog.text
+        async with await connect(server) as client:
+            await client.send_all(b"sleep")
+            assert await client.receive_some() == b"begun."
+            async with stopped(server):
+                assert await read_to_end(client) == b""
+    [error] = server.errors
+    assert isinstance(error, WorkerCrashed)
 
 
 @both("Back")
@@ -399,22 +467,27 @@ async def test_handler_that_only_the_server_has(monkeypatch: pytest.MonkeyPatch)
     assert "No module named 'made_up'" in message
 
 
-@pytest.mark.parametrize("what", ["local class", "lambda", "field", "init"])
+@pytest.mark.parametrize("what", ["local class", "lambda", "field", "init", "server"])
 async def test_what_does_not_pickle_is_named(what: str) -> None:
     """PR-10: before any worker is started."""
 
     class Local(handlers.Upper):
         pass
 
+    class LocalServer(trioserver.ProcessTCPServer):
+        pass
+
     server = {
+        "server": lambda: LocalServer(THERE, handlers.Upper),
         "local class": lambda: on_tcp(Local),
         "lambda": lambda: on_tcp(lambda request, client_address, server: None),
         "field": lambda: handlers.Greeting(THERE, handlers.Upper, greeting=threading.Lock()),
         "init": lambda: on_tcp(handlers.Upper, child_init=lambda: None),
     }[what]()
-    field = {"field": "greeting", "init": "child_init"}.get(what, "RequestHandlerClass")
+    field = {"field": ".greeting", "init": ".child_init", "server": ""}
     message = await fails_to_start(server, TypeError)
-    assert message.startswith(f"{type(server).__name__}.{field} does not pickle, so no worker")
+    which = type(server).__name__ + field.get(what, ".RequestHandlerClass")
+    assert message.startswith(f"{which} does not pickle, so no worker")
 
 
 async def _init_async() -> None: ...
@@ -476,7 +549,7 @@ async def test_crash_loop_ends_the_server(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PR-02: starts that fail are tried again, ever more slowly, and then the server fails."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     path = tmp_path / "gone"
     server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_if, str(path)))
 
@@ -492,11 +565,11 @@ async def test_crash_loop_ends_the_server(
     with trio.fail_after(20), pytest.raises(WorkerStartError, match="LookupError: no database"):
         await serves()
     _, *failed = _calls(path)
-    assert pool.FAILURES - 1 <= len(failed) <= pool.FAILURES
+    assert setbacks.FAILURES - 1 <= len(failed) <= setbacks.FAILURES
     pauses = [after - before for before, after in pairwise(failed)]
-    least = 0.02 * 2 ** (pool.FAILURES - 1 - len(pauses))
+    least = 0.02 * 2 ** (setbacks.FAILURES - 1 - len(pauses))
     assert all(pause > least * 2**n for n, pause in enumerate(pauses))
-    assert caplog.text.count("ERROR") >= len(failed) - 1
+    assert caplog.text.count("cannot start workers, pausing: ") == 1
     assert server.active_children == []
 
 
@@ -504,7 +577,7 @@ async def test_crash_loop_that_ends_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was missing comes back: who has waited meanwhile is served, and all is forgotten."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     path = tmp_path / "gone"
     server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_if, str(path)))
     async with running(server):
@@ -523,7 +596,7 @@ async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PR-02: workers that get ready, and then end, make no storm of starts either."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     seen = set()
     async with running(server := on_tcp(handlers.does, min_children=1)):
         began = trio.current_time()
@@ -777,7 +850,7 @@ async def test_no_thread_is_to_be_had(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker is reaped all the same, and its successor started when there are some again."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
     fails, run_sync = [1, 2], trio.to_thread.run_sync
 
     async def run(*arguments: Any, **options: Any) -> Any:
@@ -907,7 +980,7 @@ async def are_idle(server: Any, number: int) -> None:
 
 async def test_workers_that_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their successors wait once, and not each of them longer than the one before."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     async with running(server := on_tcp(handlers.does, min_children=8)):
         began = time.perf_counter()
         before = server.active_children
@@ -920,7 +993,7 @@ async def test_workers_that_end_together(monkeypatch: pytest.MonkeyPatch) -> Non
 
 async def test_starts_that_fail_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have failed once: what is missing for a moment does not end the server."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     path = tmp_path / "gone"
     server = on_tcp(
         handlers.does, min_children=8, child_init=partial(handlers.init_fails_if, str(path))
@@ -939,11 +1012,11 @@ async def test_start_that_fails_after_workers_that_ended_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those could be started, so this one is the first that could not."""
-    monkeypatch.setattr(pool, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.001)
     path = tmp_path / "gone"
     server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_if, str(path)))
     async with running(server):
-        for _ in range(pool.FAILURES):
+        for _ in range(setbacks.FAILURES):
             await are_idle(server, 1)
             os.kill(server.active_children[0], signal.SIGKILL)
             await are_idle(server, 0)
@@ -960,7 +1033,7 @@ async def test_start_that_fails_while_the_server_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It makes no difference any more."""
-    monkeypatch.setattr(pool, "FAILURES", 1)
+    monkeypatch.setattr(setbacks, "FAILURES", 1)
     path = tmp_path / "gone"
     server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_slowly_if, str(path)))
     async with running(server):

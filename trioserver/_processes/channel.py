@@ -22,7 +22,12 @@ _PORTION = 65_536
 _ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)
 # Plain ints: to add two of socket's enums took as long as the system call.
 _CLOSE_ON_EXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _NOT_WAITING = int(socket.MSG_DONTWAIT)
+
+
+class NoDescriptor(Exception):
+    """This process has no descriptor left for the connection that it was given."""
 
 
 class Channel:
@@ -91,8 +96,14 @@ class Channel:
         return self._control.fileno()
 
     def _receive(self, flags: int) -> bool:
-        """Take in what is there; false at the end."""
-        data, ancillary, _, _ = self._control.recvmsg(_PORTION, _ROOM, _CLOSE_ON_EXEC | flags)
+        """Take in what is there; false at the end.
+
+        Raises:
+          NoDescriptor: of what is there, the descriptor is lost.
+        """
+        data, ancillary, found, _ = self._control.recvmsg(_PORTION, _ROOM, _CLOSE_ON_EXEC | flags)
+        if found & _TRUNCATED:
+            raise NoDescriptor("it has too many descriptors open to take one more connection")
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 numbers = array.array("i")

@@ -54,7 +54,7 @@ class Ending:
         """The handler has raised ``error``."""
         self.outcome = Outcome.FAILED.value
         self.error = shorten(in_words(error))
-        self.traceback = shorten("".join(traceback.format_exception(error)))
+        self.traceback = shorten(traceback_of(error))
 
     def as_facts(self) -> dict[str, Any]:
         """For `wire.tell`: the outcome, and what is not as ever."""
@@ -77,6 +77,18 @@ class Ending:
         if not understood:
             raise WireError(f"not how a request ends: {facts!r}")
         return cls(**facts)
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as text, also of an error that cannot be shown, or is nested too deep."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as why:  # noqa: BLE001  (whatever somebody's own raises; RecursionError)
+        where = "".join(traceback.format_tb(error.__traceback__))
+        return (
+            f"Traceback (most recent call last):\n{where}{type(error).__name__}"
+            f" (which cannot be shown: {type(why).__name__})\n"
+        )
 
 
 _DEFAULTS: dict[str, Any] = attrs.asdict(Ending())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 import os
-import pickle
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,17 +29,15 @@ from .._connection import Connection
 from .._datagram import Datagram
 from .._errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
 from .._events import Mode, Outcome
-from .._fields import fields_of, make_fields
+from .._fields import make_fields
 from .._handlers import check_handler
-from .._hooks import DefaultHooks
-from .._observers import error_log, log_safely
 from .._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from .._sync_handlers import check_sync_handler, is_asynchronous
+from .contract import contract_of
 from .crew import Worker
 from .errors import HandlerFailed, Traceback, WorkerCrashed
 from .jobs import Job, Outbox
-from .log import levels
-from .orders import Contract, DatagramOrder, Order, check_address
+from .orders import DatagramOrder, Order, check_address
 from .passed import PassedConnection
 from .pool import Pool, PoolConfig
 from .wire import pack
@@ -110,7 +105,7 @@ class ProcessMixIn(BaseServer):
         the former where the system's libraries allow it, which is not on macOS.
       preload: modules that the fork server imports once for all workers, besides
         this library and the module of the handler. There is one fork server in a
-        program: who starts it first decides.
+        program: who starts it first decides. What it has not, workers import.
       child_init: called once in each worker, before its first request.
       start_timeout: seconds that a worker has to get ready, what it waits for the
         fork server included.
@@ -271,18 +266,9 @@ class ProcessMixIn(BaseServer):
             patience=self.timeouts.cleanup if self.block_on_close else 0,
             stopped=self.timeouts.idle,
         )
-        pool = Pool(config, self._contract(), self._bound_run().on_exit)
+        pool = Pool(config, pack(contract_of(self)), self._bound_run().on_exit)
         async with pool.open():
             yield pool
-
-    def _contract(self) -> bytes:
-        return pack(
-            Contract(
-                server=_pickled_copy(self),
-                init=self.child_init,
-                levels=levels() if self.forward_logging else None,
-            )
-        )
 
 
 _START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
@@ -294,35 +280,6 @@ def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _pickled_copy(server: ProcessMixIn) -> bytes:
-    """What workers get as their server.
-
-    Raises:
-      TypeError: a field of it does not pickle; it is named.
-    """
-    twin = copy.copy(server)
-    facts = vars(twin)
-    facts["_server_address"] = server.server_address
-    facts["observers"] = ()  # they are told of everything here
-    facts["limits"] = attrs.evolve(server.limits, when_full="wait")
-    for name in list(facts):
-        if name in vars(DefaultHooks):  # set on the object; hooks run in this process alone
-            del facts[name]
-            continue
-        try:
-            pickle.dumps(facts[name])
-        except Exception as error:
-            if name in fields_of(type(server)):
-                raise TypeError(
-                    f"{type(server).__name__}.{name} does not pickle, so no worker process can"
-                    f" have it ({error}): what is at the top of a module does"
-                ) from error
-            message = "workers do not have %s.%s, which does not pickle: %s"
-            log_safely(error_log, logging.WARNING, message, type(server).__name__, name, error)
-            del facts[name]
-    return pickle.dumps(twin)
 
 
 async def _conclude(job: Job, request: PassedConnection | Datagram) -> None:

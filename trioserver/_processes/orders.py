@@ -1,4 +1,4 @@
-"""What a worker is told of its request, and of its server: values that pickle.
+"""What a worker is told of its request: values that pickle.
 
 A request's order goes over the line as a tuple: by name, as attrs has its classes
 pickle, it took a worker 20 us instead of 3, a seventh of all it does for a request.
@@ -6,7 +6,6 @@ pickle, it took a worker 20 us instead of 3, a seventh of all it does for a requ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -15,21 +14,6 @@ import attrs
 from .._address import Address, describe
 from .._events import RequestInfo
 from .wire import Say, pack, unpack
-
-
-@attrs.frozen(kw_only=True)
-class Contract:
-    """What a worker is told when it starts.
-
-    Attributes:
-      server: the server, pickled: not before the rest of the worker is ready.
-      init: called once, before the first request.
-      levels: of the server's loggers, by name; None: records stay here.
-    """
-
-    server: bytes
-    init: Callable[[], object] | None
-    levels: Mapping[str, int] | None
 
 
 @attrs.frozen

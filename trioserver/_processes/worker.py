@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import os
 import socket
-import traceback
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import trio
 
 from . import asynchronous, synchronous
-from .channel import Channel
+from .channel import Channel, NoDescriptor
+from .contract import Contract
+from .ending import traceback_of
 from .life import end_with
 from .log import forward_records
-from .orders import Contract, unpack_order
+from .orders import unpack_order
 from .page import Page
 from .signals import do_nothing_at_signals
 from .wire import Say, shorten, unpack
@@ -60,17 +62,27 @@ def work(channel: Channel, page: Page, contract: bytes) -> None:
     try:
         server = prepare(unpack(contract), channel)
     except BaseException as error:  # noqa: BLE001  (the server raises it)
-        channel.say(Say.NOT_READY, why=shorten("".join(traceback.format_exception(error))))
+        channel.say(Say.NOT_READY, why=shorten(traceback_of(error)))
         raise SystemExit(1) from None
     channel.say(Say.READY)
-    if server._handles_in_trio():
-        trio.run(partial(asynchronous.serve_all, server, channel, page))
-    else:
-        serve_all(server, channel, page)
+    try:
+        if server._handles_in_trio():
+            trio.run(partial(asynchronous.serve_all, server, channel, page))
+        else:
+            serve_all(server, channel, page)
+    except NoDescriptor as error:  # another one can: it has not begun
+        channel.say(Say.NOT_READY, why=str(error))
+        raise SystemExit(1) from None
 
 
 def prepare(contract: Contract, channel: Channel) -> Any:
     """Do what has to be done once; the server's copy."""
+    for name in contract.preload:
+        try:
+            import_module(name)
+        except BaseException as error:
+            error.add_note(f"This was the import of {name!r}, which the server has in `preload`.")
+            raise
     server = unpack(contract.server)
     if contract.levels is not None:
         forward_records(channel, contract.levels)
