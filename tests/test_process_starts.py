@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,7 +23,7 @@ from test_processes import SOON, on_tcp
 from test_threads import ask
 
 from trioserver import Timeouts, WorkerStartError
-from trioserver._processes import launch, setbacks
+from trioserver._processes import launch, pool, setbacks, starter
 from trioserver._processes.errors import WorkerCrashed
 from trioserver._processes.setbacks import Setbacks, is_shortage
 
@@ -391,3 +392,46 @@ async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None
             began = time.perf_counter()
         assert time.perf_counter() - began < launch.LONGEST_NEWS + SOON
     assert not any(map(is_running, pids))
+
+
+async def test_interpreter_that_hangs(
+    tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PR-10: the same of a spawned one, which takes nothing of all that it is to be told."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    server = on_tcp(handlers.does, start_method="spawn", start_timeout=1)
+    server.my_table = bytes(1_000_000)
+    began = time.perf_counter()
+    message = await fails_to_start(server)
+    assert "it was not ready after 1 s (start_timeout)" in message
+    assert 1 <= time.perf_counter() - began < 1 + SOON
+
+
+async def test_start_that_never_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is that it waits for: the other workers, and the server, end without it."""
+    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
+    monkeypatch.setattr(pool, "LONGEST_KILL", 0.5)
+    goes_on = threading.Event()
+
+    def hangs(process: Any) -> None:
+        with launch._turn:
+            goes_on.wait(20)
+        raise OSError(errno.EIO, "hopeless")
+
+    server = on_tcp(handlers.does, min_children=2, timeouts=Timeouts(cleanup=0.2))
+    try:
+        with trio.fail_after(20):
+            async with server.serving():
+                pids = server.active_children
+                monkeypatch.setattr(launch, "_start", hangs)
+                assert await ask(server, b"exit3") == b"begun."
+                await until(launch._turn.locked)
+                began = time.perf_counter()
+            assert time.perf_counter() - began < 2 * SOON
+        assert not any(map(is_running, pids))
+        assert "the start of a worker process does not end; left behind" in caplog.text
+    finally:
+        goes_on.set()
+        await until(lambda: not launch._turn.locked())

@@ -26,7 +26,7 @@ from .._transport import spare_the_program
 from . import worker
 from .errors import ForkServerGone, WorkerStartError
 from .life import Lifeline
-from .page import Page, new_page
+from .page import Page, new_file, new_page
 from .signals import held_back
 
 # multiprocessing looks after all its children whenever one is started, and is not made
@@ -175,9 +175,10 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
         unless_started.callback(lifeline.cut)
         theirs.callback(lifeline.handed_over)
         theirs.callback(os.close, page := new_page())
-        arguments = (control, *map(_Descriptor, (lifeline.worker_end, page)))
+        theirs.callback(os.close, told := _file_with(contract))
+        arguments = (control, *map(_Descriptor, (lifeline.worker_end, page, told)))
         process = context.Process(  # type: ignore[attr-defined]
-            target=worker.main, args=(*arguments, os.getpid(), contract), daemon=True
+            target=worker.main, args=(*arguments, os.getpid()), daemon=True
         )
         seen = Page(page)
         unless_started.callback(seen.close)
@@ -190,6 +191,18 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
             raise ForkServerGone("the fork server has ended") from error
         unless_started.pop_all()
         return Launched(process.pid, ours, seen, process, lifeline, _itself(process))
+
+
+def _file_with(contract: bytes) -> int:
+    """The descriptor of a file with the contract.
+
+    Not among the arguments: if that is more than a pipe holds, the start would wait until
+    the worker reads it.
+    """
+    number = new_file()
+    with open(number, "wb", closefd=False) as file:
+        file.write(contract)
+    return number
 
 
 def _start(process: BaseProcess) -> None:
@@ -226,13 +239,16 @@ def end_fork_server() -> bool:
     """End the fork server of this program, whatever it does; false if there is none."""
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     with suppress(OSError):  # somebody else has reaped it
-        if pid is not None and os.waitid(os.P_PID, pid, _ENDED) is None:
+        if pid is not None and not _has_ended(pid):
             os.kill(pid, signal.SIGKILL)
             return True
     return False
 
 
-_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
+def _has_ended(child: int) -> bool:
+    if not hasattr(os, "waitid"):  # macOS with an older Python: it is there until it is reaped
+        return False
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _wait_for(number: int, seconds: float | None) -> bool:

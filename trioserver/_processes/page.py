@@ -92,10 +92,14 @@ class Page:
 
 def new_page() -> int:
     """The descriptor of a file for one page, which has no name."""
-    if hasattr(os, "memfd_create"):
-        number = os.memfd_create("trioserver", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            number = os.dup(file.fileno())
+    number = new_file()
     os.ftruncate(number, mmap.PAGESIZE)
     return number
+
+
+def new_file() -> int:
+    """The descriptor of an empty file, which has no name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("trioserver", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

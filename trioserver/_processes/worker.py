@@ -30,15 +30,15 @@ from .signals import do_nothing_at_signals
 from .wire import Say, shorten, unpack
 
 
-def main(control: socket.socket, lifeline: int, page: int, parent: int, contract: bytes) -> None:
+def main(control: socket.socket, lifeline: int, page: int, contract: int, parent: int) -> None:
     """What a worker process runs.
 
     Args:
       control: the line to the server.
       lifeline: the descriptor that ends when the server does.
       page: the descriptor of the file for a `Page`.
+      contract: the descriptor of the file with a `Contract`, packed.
       parent: the process id of the server.
-      contract: a `Contract`, packed.
     """
     control.set_inheritable(False)
     control.settimeout(None)  # whatever socket.setdefaulttimeout says
@@ -52,9 +52,15 @@ def main(control: socket.socket, lifeline: int, page: int, parent: int, contract
     # A child that a handler forks has nothing to say: the line is its parent's.
     os.register_at_fork(after_in_child=channel.close)
     try:
-        work(channel, shared, contract)
+        work(channel, shared, _all_of(contract))
     finally:
         channel.close()  # now, not when the last thread of a handler has ended
+
+
+def _all_of(number: int) -> bytes:
+    with open(number, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def work(channel: Channel, page: Page, contract: bytes) -> None:
