@@ -457,16 +457,17 @@ async def test_shutdown_bounds_the_start(
     async def serves() -> None:
         reports.append(await serve(server))
 
-    async with trio.open_nursery() as nursery:
-        if when == "before":
-            server.shutdown(3)
-        nursery.start_soon(serves)
-        await trio.sleep(2)
-        if when == "meanwhile":
-            server.shutdown(5)
-            server.shutdown(1)
-        await server.wait_closed()
-        assert trio.current_time() == 3
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            if when == "before":
+                server.shutdown(3)
+            nursery.start_soon(serves)
+            await trio.sleep(2)
+            if when == "meanwhile":
+                server.shutdown(5)
+                server.shutdown(1)
+            await server.wait_closed()
+            assert trio.current_time() == 3
     assert [report.reason for report in reports] == ["shutdown() was called"]
     assert witness.names == []
     assert server.snapshot().state == "unbound"
@@ -506,12 +507,13 @@ async def test_handle_request_after_a_start_that_was_cut(autojump_clock: MockClo
 async def test_server_close_while_binding(hook: str, autojump_clock: MockClock) -> None:
     """It ends the start as it ends a run: within the grace, and then it is cut."""
     server = stuck_in(hook)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve_forever)
-        await wait_all_tasks_blocked()
-        await server.server_close()
-        assert trio.current_time() == server.timeouts.shutdown
-        assert server.snapshot().state == "unbound"
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_forever)
+            await wait_all_tasks_blocked()
+            await server.server_close()
+            assert trio.current_time() == server.timeouts.shutdown
+            assert server.snapshot().state == "unbound"
 
 
 async def test_name_that_is_not_resolved(autojump_clock: MockClock) -> None:
@@ -526,10 +528,11 @@ async def test_name_that_is_not_resolved(autojump_clock: MockClock) -> None:
 
     trio.socket.set_custom_hostname_resolver(Deaf())
     server = trioserver.TCPServer(("nowhere.invalid", 0), Upper)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve_forever)
-        await wait_all_tasks_blocked()
-        server.shutdown(2)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_forever)
+            await wait_all_tasks_blocked()
+            server.shutdown(2)
     assert trio.current_time() == 2
 
 
