@@ -8,11 +8,14 @@ import threading
 from typing import Any
 
 import attrs
-import packages
+import devices
+import protocols
 import pytest
 import standard_library
+import stores
 import trio
 import trio.testing
+import web
 from case import App, Case, answer_to
 
 import trioserver
@@ -21,7 +24,13 @@ CLIENTS = 20
 EXCHANGES = 10
 """Of each client, before the drain."""
 
-CASES = [*standard_library.CASES, *packages.CASES]
+CASES = [
+    *standard_library.CASES,
+    *web.CASES,
+    *protocols.CASES,
+    *stores.CASES,
+    *devices.CASES,
+]
 
 
 @attrs.define

@@ -1,0 +1,148 @@
+"""Cases: packages that keep something for others: repositories, databases, files."""
+
+from __future__ import annotations
+
+import functools
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fakeredis
+import redis
+from case import HOST, PATIENCE, App, Ask, Case
+from dulwich.client import TCPGitClient
+from dulwich.errors import GitProtocolError, HangupException
+from dulwich.objects import Blob, Commit, Tree
+from dulwich.repo import MemoryRepo
+from dulwich.server import DEFAULT_HANDLERS, Backend, TCPGitRequestHandler, TCPGitServer
+from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from standard_library import LongQueue
+
+import trioserver
+
+# dulwich: fetches of repositories that are made when they are asked for. -------------------
+
+
+class Repositories(Backend):
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def open_repository(self, path: bytes) -> MemoryRepo:
+        answer = self.app.answer(int(path.strip(b"/")))
+        return repository_with(str(answer).encode())
+
+
+def repository_with(content: bytes) -> MemoryRepo:
+    """A repository whose only commit has ``content`` as its message and its only file."""
+    blob = Blob.from_string(content)
+    tree = Tree()
+    tree.add(b"answer", 0o100644, blob.id)
+    commit = Commit()
+    commit.tree = tree.id
+    commit.author = commit.committer = b"nobody <nobody@localhost>"
+    commit.author_time = commit.commit_time = 0
+    commit.author_timezone = commit.commit_timezone = 0
+    commit.message = content
+    repository = MemoryRepo()
+    for one in (blob, tree, commit):
+        repository.object_store.add_object(one)
+    repository.refs[b"refs/heads/master"] = commit.id
+    return repository
+
+
+class GitServer(LongQueue, TCPGitServer):
+    # In a fetch the server speaks, and then waits for what the client wants.
+    ends_idle_reads = False
+
+
+def their_git_server(app: App) -> socketserver.BaseServer:
+    return GitServer(Repositories(app), HOST, 0)
+
+
+def our_git_server(app: App) -> trioserver.BaseServer:
+    handler = functools.partial(TCPGitRequestHandler, DEFAULT_HANDLERS)
+    server = trioserver.ThreadingTCPServer((HOST, 0), handler, ends_idle_reads=False)
+    server.backend = Repositories(app)
+    return server
+
+
+@contextmanager
+def git_client(address: Any, app: App) -> Iterator[Ask]:
+    host, port = address
+
+    def ask(number: int) -> int:
+        mine = MemoryRepo()
+        result = TCPGitClient(host, port).fetch(f"/{number}", mine)
+        return int(mine[result.refs[b"refs/heads/master"]].message)
+
+    yield ask
+
+
+# fakeredis: is the application itself. ------------------------------------------------------
+
+
+class Database(App):
+    """What it was asked for stands in the database; its lock holds answers back."""
+
+    def serve(self, fake_server: fakeredis.FakeServer) -> None:
+        self._server = fake_server
+
+    def asked(self) -> list[int]:
+        client = fakeredis.FakeStrictRedis(server=self._server)
+        return [int(key) for key in client.scan_iter()]
+
+    def hold(self) -> None:
+        self._server.lock.acquire()
+
+    def wait_inside(self, count: int) -> None:
+        pass
+
+    def release(self) -> None:
+        self._server.lock.release()
+
+
+def their_redis_server(app: Database) -> socketserver.BaseServer:
+    server = fakeredis.TcpFakeServer((HOST, 0))
+    app.serve(server.fake_server)
+    return server
+
+
+def our_redis_server(app: Database) -> trioserver.BaseServer:
+    server = trioserver.ThreadingTCPServer((HOST, 0), TCPFakeRequestHandler)
+    server.fake_server = fakeredis.FakeServer()
+    server.clients = {}
+    server._shutdown_event = threading.Event()
+    app.serve(server.fake_server)
+    return server
+
+
+@contextmanager
+def redis_client(address: Any, app: App) -> Iterator[Ask]:
+    host, port = address
+    options = {"retry": None, "socket_timeout": PATIENCE}
+    with redis.Redis(host, port, single_connection_client=True, **options) as client:
+        yield lambda number: client.incrby(number, 0xFFFF - number)
+
+
+CASES = [
+    Case(
+        "dulwich",
+        their_git_server,
+        git_client,
+        our_git_server,
+        turned_away=(OSError, GitProtocolError, HangupException),
+    ),
+    Case(
+        "fakeredis",
+        their_redis_server,
+        redis_client,
+        our_redis_server,
+        app=Database,
+        turned_away=(redis.ConnectionError,),
+        # Its own shutdown() has each handler leave, in the middle of an exchange, too.
+        drain=socketserver.BaseServer.shutdown,
+        clients_leave=True,
+    ),
+]
