@@ -12,6 +12,7 @@ import socketserver
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -32,9 +33,14 @@ def answer_to(number: int) -> int:
 
 
 class App:
-    """The application behind every server. It can hold its answers back."""
+    """The application behind every server. It can hold its answers back.
 
-    def __init__(self) -> None:
+    Attributes:
+      folder: for what a program has in files, as long as the test lasts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._changed = threading.Condition()
         self._holding = False
         self._over = False
@@ -83,6 +89,9 @@ class App:
             self._holding = False
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """The test is over."""
+
     def server_is_over(self) -> None:
         """Nothing will be asked any more."""
         with self._changed:
@@ -116,7 +125,7 @@ class Case:
     theirs: Callable[[App], socketserver.BaseServer]
     client: Callable[[Any, App], AbstractContextManager[Ask]]
     ours: Callable[[App], trioserver.BaseServer] | None = None
-    app: Callable[[], App] = App
+    app: Callable[[Path], App] = App
     turned_away: tuple[type[Exception], ...] = (OSError,)
     drain: Callable[[Any], object] = lambda server: server.shutdown()
     clients_leave: bool = False

@@ -11,11 +11,24 @@ from typing import Any
 
 import umodbus.client.tcp as modbus
 from case import HOST, PATIENCE, App, Ask, Case
+from pymodbus.client.sync import ModbusTcpClient, ModbusUdpClient
+from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext
+from pymodbus.datastore.store import BaseModbusDataBlock
+from pymodbus.exceptions import ModbusException
+from pymodbus.factory import ServerDecoder
+from pymodbus.server.sync import (
+    ModbusConnectedRequestHandler,
+    ModbusDisconnectedRequestHandler,
+    ModbusTcpServer,
+    ModbusUdpServer,
+)
+from pymodbus.transaction import ModbusSocketFramer
 from pythonosc.dispatcher import Dispatcher
 from pythonosc.osc_server import ThreadingOSCUDPServer, _UDPHandler
 from pythonosc.osc_tcp_server import ThreadingOSCTCPServer, _TCPHandler1_1
 from pythonosc.tcp_client import SimpleTCPClient
 from pythonosc.udp_client import SimpleUDPClient
+from standard_library import LongQueue
 from umodbus.server.tcp import RequestHandler as ModbusHandler
 from umodbus.server.tcp import get_server
 
@@ -49,6 +62,57 @@ def modbus_client(address: Any, app: App) -> Iterator[Ask]:
         def ask(number: int) -> int:
             request = modbus.read_holding_registers(1, number, 1)
             (value,) = modbus.send_message(request, connection)
+            return value
+
+        yield ask
+
+
+# pymodbus, of the versions that have synchronous servers. -----------------------------------
+
+
+class Registers(BaseModbusDataBlock):
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def validate(self, address: int, count: int = 1) -> bool:
+        return count == 1
+
+    def getValues(self, address: int, count: int = 1) -> list[int]:  # noqa: N802  (theirs)
+        return [self.app.answer(address)]
+
+
+def registers_of(app: App) -> ModbusServerContext:
+    store = ModbusSlaveContext(hr=Registers(app), zero_mode=True)
+    return ModbusServerContext(store, single=True)
+
+
+class PymodbusTCPServer(LongQueue, ModbusTcpServer):
+    pass
+
+
+def their_pymodbus_server(kind: Any, app: App) -> socketserver.BaseServer:
+    return kind(registers_of(app), address=(HOST, 0))
+
+
+def our_pymodbus_server(kind: Any, handler: Any, app: App) -> trioserver.BaseServer:
+    server = kind((HOST, 0), handler)
+    server.threads = []
+    server.decoder = ServerDecoder()
+    server.framer = ModbusSocketFramer
+    server.context = registers_of(app)
+    server.broadcast_enable = False
+    return server
+
+
+@contextmanager
+def pymodbus_client(kind: Any, address: Any, app: App) -> Iterator[Ask]:
+    with kind(*address, timeout=PATIENCE) as client, client.socket:  # not closed for UDP
+
+        def ask(number: int) -> int:
+            result = client.read_holding_registers(number, 1, unit=1)
+            if result.isError():
+                raise result
+            (value,) = result.registers
             return value
 
         yield ask
@@ -91,6 +155,25 @@ CASES = [
         modbus_client,
         our_modbus_server,
         turned_away=(OSError, ValueError),
+    ),
+    Case(
+        "pymodbus TCP",
+        functools.partial(their_pymodbus_server, PymodbusTCPServer),
+        functools.partial(pymodbus_client, ModbusTcpClient),
+        functools.partial(
+            our_pymodbus_server, trioserver.ThreadingTCPServer, ModbusConnectedRequestHandler
+        ),
+        turned_away=(ModbusException,),
+    ),
+    Case(
+        "pymodbus UDP",
+        functools.partial(their_pymodbus_server, ModbusUdpServer),
+        functools.partial(pymodbus_client, ModbusUdpClient),
+        functools.partial(
+            our_pymodbus_server, trioserver.ThreadingUDPServer, ModbusDisconnectedRequestHandler
+        ),
+        turned_away=(ModbusException,),
+        clients_leave=True,
     ),
     Case(
         "python-osc UDP",

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
+import http.client
+import json
+import socket
 import socketserver
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+import attrs
 import dnslib.server
 import websocket
 from case import HOST, PATIENCE, App, Ask, Case
 from dnslib import QTYPE, RR, TXT, DNSRecord
 from dnslib.server import DNSHandler, DNSLogger, DNSServer
+from programs import server_of
+from pylsp.python_lsp import PythonLSPServer, start_tcp_lang_server
 from standard_library import LongQueue
 from websocket_server import WebsocketServer
 
@@ -94,6 +100,68 @@ def websocket_client(address: Any, app: App) -> Iterator[Ask]:
         connection.shutdown()
 
 
+# python-lsp-server: a command, and a connection for each exchange. --------------------------
+
+
+def language_server(app: App) -> Any:
+    class LanguageServer(PythonLSPServer):
+        def execute_command(self, command: str, arguments: list[int]) -> Callable[[], int]:
+            """The answer, in a thread of their pool."""
+            return functools.partial(app.answer, *arguments)
+
+    return LanguageServer
+
+
+def their_language_server(app: App) -> socketserver.BaseServer:
+    return server_of(lambda: start_tcp_lang_server(HOST, 0, False, language_server(app)))
+
+
+def our_language_server(app: App) -> trioserver.BaseServer:
+    with their_language_server(app) as theirs:
+        return trioserver.ThreadingTCPServer((HOST, 0), theirs.RequestHandlerClass)
+
+
+@attrs.frozen
+class Editor:
+    """The client's side of the protocol."""
+
+    file: Any
+
+    def call(self, method: str, **params: Any) -> Any:
+        self.send({"id": method, "method": method, "params": params})
+        response = self.receive()
+        assert response["id"] == method
+        return response["result"]
+
+    def send(self, message: dict[str, Any]) -> None:
+        content = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        self.file.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
+        self.file.flush()
+
+    def receive(self) -> Any:
+        headers = http.client.parse_headers(self.file)
+        if not headers:
+            raise ConnectionResetError("no response")
+        return json.loads(self.file.read(int(headers["Content-Length"])))
+
+
+@contextmanager
+def language_client(address: Any, app: App) -> Iterator[Ask]:
+    def ask(number: int) -> int:
+        with (
+            socket.create_connection(address, PATIENCE) as connection,
+            connection.makefile("rwb") as file,
+        ):
+            editor = Editor(file)
+            editor.call("initialize", rootUri=app.folder.as_uri(), capabilities={})
+            answer = editor.call("workspace/executeCommand", command="answer", arguments=[number])
+            with suppress(OSError):  # a drain may be sooner
+                editor.send({"method": "exit"})
+            return answer
+
+    yield ask
+
+
 CASES = [
     *(
         Case(
@@ -111,4 +179,5 @@ CASES = [
         websocket_client,
         turned_away=(OSError, websocket.WebSocketException),
     ),
+    Case("python-lsp-server", their_language_server, language_client, our_language_server),
 ]

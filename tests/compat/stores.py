@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import functools
 import socketserver
 import threading
@@ -11,13 +12,18 @@ from typing import Any
 
 import fakeredis
 import redis
-from case import HOST, PATIENCE, App, Ask, Case
+from case import HOST, LARGEST, PATIENCE, App, Ask, Case, answer_to
 from dulwich.client import TCPGitClient
 from dulwich.errors import GitProtocolError, HangupException
 from dulwich.objects import Blob, Commit, Tree
 from dulwich.repo import MemoryRepo
 from dulwich.server import DEFAULT_HANDLERS, Backend, TCPGitRequestHandler, TCPGitServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
+from impacket import smb3structs
+from impacket.nmb import NetBIOSError
+from impacket.smb import FILE_READ_DATA
+from impacket.smbconnection import SMBConnection
+from impacket.smbserver import SMBSERVER, SMBSERVERHandler
 from standard_library import LongQueue
 
 import trioserver
@@ -126,6 +132,74 @@ def redis_client(address: Any, app: App) -> Iterator[Ask]:
         yield lambda number: client.incrby(number, 0xFFFF - number)
 
 
+# impacket: a file on a share, whose lines are the answers. ----------------------------------
+
+LINE = 6
+"""Bytes in a line."""
+
+
+class SMBServer(LongQueue, SMBSERVER):
+    pass
+
+
+def their_smb_server(app: App) -> SMBSERVER:
+    lines = (f"{answer_to(number):{LINE - 1}}\n" for number in range(LARGEST + 1))
+    (app.folder / "answers").write_text("".join(lines))
+    server = SMBServer((HOST, 0), config_parser=smb_configuration(app))
+    server.processConfigFile()
+
+    def read(connection_id: str, smb_server: SMBSERVER, packet: Any) -> Any:
+        app.answer(smb3structs.SMB2Read(packet["Data"])["Offset"] // LINE)
+        return theirs(connection_id, smb_server, packet)
+
+    theirs = server.hookSmb2Command(smb3structs.SMB2_READ, read)
+    return server
+
+
+def smb_configuration(app: App) -> configparser.ConfigParser:
+    """What the manual has the server read from a file: one share, for everybody to read."""
+    configuration = configparser.ConfigParser()
+    configuration["global"] = {
+        "server_name": "SERVER",
+        "server_os": "UNIX",
+        "server_domain": "WORKGROUP",
+        "log_file": "None",
+        "credentials_file": "",
+        "SMB2Support": "True",
+    }
+    configuration["SHARE"] = {
+        "comment": "",
+        "read only": "yes",
+        "share type": "0",
+        "path": str(app.folder),
+    }
+    return configuration
+
+
+def our_smb_server(app: App) -> trioserver.BaseServer:
+    server = trioserver.ThreadingTCPServer((HOST, 0), SMBSERVERHandler)
+    with their_smb_server(app) as theirs:
+        server.log = theirs.log
+        server.getServerName = theirs.getServerName
+        server.addConnection = theirs.addConnection
+        server.removeConnection = theirs.removeConnection
+        server.processRequest = theirs.processRequest
+    return server
+
+
+@contextmanager
+def smb_client(address: Any, app: App) -> Iterator[Ask]:
+    host, port = address
+    connection = SMBConnection(host, host, sess_port=port, timeout=PATIENCE)
+    try:
+        connection.login("", "")
+        tree = connection.connectTree("SHARE")
+        file = connection.openFile(tree, "answers", desiredAccess=FILE_READ_DATA)
+        yield lambda number: int(connection.readFile(tree, file, number * LINE, LINE))
+    finally:
+        connection.close()
+
+
 CASES = [
     Case(
         "dulwich",
@@ -144,5 +218,12 @@ CASES = [
         # Its own shutdown() has each handler leave, in the middle of an exchange, too.
         drain=socketserver.BaseServer.shutdown,
         clients_leave=True,
+    ),
+    Case(
+        "impacket",
+        their_smb_server,
+        smb_client,
+        our_smb_server,
+        turned_away=(OSError, NetBIOSError),
     ),
 ]

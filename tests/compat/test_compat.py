@@ -5,16 +5,20 @@ from __future__ import annotations
 import itertools
 import socketserver
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import attrs
 import devices
 import protocols
 import pytest
+import sites
 import standard_library
 import stores
 import trio
 import trio.testing
+import tunnels
 import web
 from case import App, Case, answer_to
 
@@ -27,7 +31,9 @@ EXCHANGES = 10
 CASES = [
     *standard_library.CASES,
     *web.CASES,
+    *sites.CASES,
     *protocols.CASES,
+    *tunnels.CASES,
     *stores.CASES,
     *devices.CASES,
 ]
@@ -92,11 +98,10 @@ def of(cases: list[Case]) -> Any:
 
 
 @of([case for case in CASES if case.ours is not None])
-async def test_their_handler_on_our_server(case: Case) -> None:
+async def test_their_handler_on_our_server(case: Case, tmp_path: Path) -> None:
     """Their handler class runs on one of our servers, at least 200 exchanges and a drain."""
-    app = case.app()
-    server = case.ours(app)
-    with trio.fail_after(60):
+    with closing(case.app(tmp_path)) as app, trio.fail_after(60):
+        server = case.ours(app)
         async with server:
             traffic = Traffic(case, app, server.server_address)
             async with trio.open_nursery() as nursery:
@@ -106,14 +111,13 @@ async def test_their_handler_on_our_server(case: Case) -> None:
     traffic.check(report, CLIENTS)
 
 
-@pytest.mark.filterwarnings("ignore:.*serve_forever is not called under adopt")  # Werkzeug
+@pytest.mark.filterwarnings("ignore:.* is not called under adopt")
 @of(CASES)
-async def test_their_server_adopted(case: Case) -> None:
+async def test_their_server_adopted(case: Case, tmp_path: Path) -> None:
     """Their server object is adopted as it is, at least 200 exchanges and a drain."""
-    app = case.app()
-    server = case.theirs(app)
-    at_once = CLIENTS if isinstance(server, socketserver.ThreadingMixIn) else 1
-    with trio.fail_after(60):
+    with closing(case.app(tmp_path)) as app, trio.fail_after(60):
+        server = case.theirs(app)
+        at_once = CLIENTS if isinstance(server, socketserver.ThreadingMixIn) else 1
         traffic = Traffic(case, app, server.server_address)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(traffic.through_a_drain, at_once, lambda: case.drain(server))

@@ -1,7 +1,8 @@
-"""Cases: packages for the web, used as their documentation shows."""
+"""Cases: packages that web applications are made with, used as their documentation shows."""
 
 from __future__ import annotations
 
+import functools
 import socketserver
 import urllib.request
 from collections.abc import Iterator
@@ -9,11 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 from wsgiref.simple_server import make_server
 
+import bottle
 import prometheus_client
 import prometheus_client.exposition
 from case import HOST, PATIENCE, App, Ask, Case
+from django.conf import settings
+from django.core.servers import basehttp
+from django.core.wsgi import get_wsgi_application
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import path
+from programs import server_of
 from prometheus_client.parser import text_string_to_metric_families
-from standard_library import LongQueue, http_client, over_wsgi_handler, wsgi_app
+from standard_library import LongQueue, http_client, over_wsgi_handler, url_client, wsgi_app
 from werkzeug.serving import WSGIRequestHandler as WerkzeugHandler
 from werkzeug.serving import make_server as make_werkzeug_server
 
@@ -82,7 +91,85 @@ def our_werkzeug_server(app: App) -> trioserver.BaseServer:
     return server
 
 
+# Django: the servers of "runserver", and the one of its tests. ------------------------------
+
+settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    # In memory for SQLite; by its usual name Django would know, and never close it.
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "file::memory:"}},
+    LOGGING_CONFIG=None,
+)
+
+
+def django_view(request: Any, number: int) -> HttpResponse:
+    """The answer by way of a database, whose connections belong to a thread each."""
+    answer = request.environ["compat.app"].answer(number)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s", [answer])
+        (answer,) = cursor.fetchone()
+    return HttpResponse(answer, content_type="text/plain")
+
+
+urlpatterns = [path("<int:number>", django_view)]
+
+
+def django_app(app: App) -> Any:
+    django = get_wsgi_application()
+    return lambda environ, start_response: django({**environ, "compat.app": app}, start_response)
+
+
+def their_runserver(app: App, *, threading: bool) -> socketserver.BaseServer:
+    return server_of(lambda: basehttp.run(HOST, 0, django_app(app), threading=threading))
+
+
+class DjangoTestServer(LongQueue, basehttp.ThreadedWSGIServer):
+    pass
+
+
+def their_django_test_server(app: App) -> socketserver.BaseServer:
+    server = DjangoTestServer((HOST, 0), basehttp.WSGIRequestHandler, allow_reuse_address=False)
+    server.set_app(django_app(app))
+    return server
+
+
+def our_django_server(app: App) -> trioserver.BaseServer:
+    return over_wsgi_handler(basehttp.WSGIRequestHandler, django_app(app))
+
+
+# Bottle: a connection for each exchange. ------------------------------------------------------
+
+
+def bottle_app(app: App) -> bottle.Bottle:
+    site = bottle.Bottle()
+    site.route("/<number:int>", callback=lambda number: str(app.answer(number)))
+    return site
+
+
+def their_bottle_server(app: App) -> socketserver.BaseServer:
+    options = {"server": "wsgiref", "host": HOST, "port": 0, "quiet": True}
+    return server_of(lambda: bottle.run(bottle_app(app), **options))
+
+
+def our_bottle_server(app: App) -> trioserver.BaseServer:
+    with their_bottle_server(app) as theirs:
+        return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
+
+
 CASES = [
     Case("prometheus-client", their_metrics_server, metrics_client, our_metrics_server),
     Case("Werkzeug", their_werkzeug_server, http_client, our_werkzeug_server),
+    Case(
+        "Django runserver",
+        functools.partial(their_runserver, threading=True),
+        http_client,
+        our_django_server,
+    ),
+    Case(
+        "Django runserver --nothreading",
+        functools.partial(their_runserver, threading=False),
+        http_client,
+    ),
+    Case("Django live test server", their_django_test_server, http_client),
+    Case("bottle", their_bottle_server, url_client, our_bottle_server),
 ]
