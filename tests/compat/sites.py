@@ -19,9 +19,6 @@ from unittest import mock
 import attrs
 import josepy
 import mkdocs.livereload
-import radicale.config
-import radicale.server
-import radicale.web
 import trustme
 from acme import challenges
 from acme.standalone import HTTP01RequestHandler, HTTP01Server
@@ -32,11 +29,14 @@ from standard_library import LongQueue, over_wsgi_handler, url_client
 
 import trioserver
 
-# Its copy of bottle uses the module cgi, and leaves an import hook behind of an old kind;
-# Python 3.11 warns of both.
+# The copy of Bottle in pypiserver uses the module cgi, and leaves an import hook of an old kind
+# behind: Python 3.11 warns of both, and 3.12 of a class that Radicale needs.
 with warnings.catch_warnings(), mock.patch.object(sys, "meta_path", sys.meta_path.copy()):
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore")
     import pypiserver.__main__
+    import radicale.config
+    import radicale.server
+    import radicale.web
     from pypiserver.backend import SimpleFileBackend
     from pypiserver.core import PkgFile
 

@@ -24,6 +24,9 @@ from case import App, Case, answer_to
 
 import trioserver
 
+# python-lsp-server, on Python 3.13.
+pytestmark = pytest.mark.filterwarnings("ignore:functools.partial will be a method:FutureWarning")
+
 CLIENTS = 20
 EXCHANGES = 10
 """Of each client, before the drain."""
