@@ -71,17 +71,23 @@ class Traffic:
                 raise
 
     async def through_a_drain(self, at_once: int, shutdown: Any) -> None:
-        """Have all of them ask at once, and drain when ``at_once`` wait for their answers."""
+        """Have all of them ask, and drain when ``at_once`` wait for their answers.
+
+        With zero they do not wait for each other, and the drain meets some on their way.
+        """
         clients = trio.CapacityLimiter(CLIENTS)
         async with trio.open_nursery() as nursery:
             for _ in range(CLIENTS):
                 nursery.start_soon(lambda: trio.to_thread.run_sync(self.client, limiter=clients))
             for _ in range(CLIENTS):
                 await trio.to_thread.run_sync(self._warm.acquire, abandon_on_cancel=True)
-            self.app.hold()
-            await trio.to_thread.run_sync(self.app.wait_inside, at_once)
+            if at_once:
+                self.app.hold()
+                await trio.to_thread.run_sync(self.app.wait_inside, at_once)
             self._draining.set()
             shutdown()
+            if not at_once:
+                return
             await trio.testing.wait_all_tasks_blocked(0.02)  # all that is left is to answer
             self.app.release()
 
@@ -127,3 +133,18 @@ async def test_their_server_adopted(case: Case, tmp_path: Path) -> None:
             report = await trioserver.adopt(server)
             app.server_is_over()
     traffic.check(report, at_once)
+
+
+@pytest.mark.filterwarnings("ignore:.* is not called under adopt")
+@of([case for case in CASES if not case.clients_leave])
+async def test_drain_while_clients_come_and_go(case: Case, tmp_path: Path) -> None:
+    """Their server, adopted, drains whenever it is told to, at once, and cuts nobody off."""
+    with closing(case.app(tmp_path)) as app, trio.fail_after(60):
+        server = case.theirs(app)
+        traffic = Traffic(case, app, server.server_address)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(traffic.through_a_drain, 0, lambda: case.drain(server))
+            report = await trioserver.adopt(server)
+            app.server_is_over()
+    traffic.check(report, 0)
+    assert report.duration < 5
