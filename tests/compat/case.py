@@ -23,6 +23,9 @@ HOST = "127.0.0.1"
 PATIENCE = 20
 """Seconds that a client waits for anything: more than any exchange can take."""
 
+QUEUE = 64
+"""Room for all clients in the queue of a listening socket."""
+
 LARGEST = 0xFFFF
 """Numbers fit into a register of Modbus."""
 
@@ -113,7 +116,7 @@ class Case:
       client: connects to an address, for as many exchanges as wanted.
       ours: makes our server over their handler class; None if that needs more
         of their server than attributes.
-      app: the application behind either.
+      app: makes the application behind either, given its folder.
       turned_away: what the client's library raises when it cannot connect, or
         when its connection ends before an answer has begun.
       drain: how their server is told to shut down.

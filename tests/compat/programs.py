@@ -6,8 +6,7 @@ import socketserver
 from collections.abc import Callable
 from unittest import mock
 
-QUEUE = 64
-"""Room for all clients, whatever the program has chosen."""
+from case import QUEUE
 
 
 def server_of(program: Callable[[], object]) -> socketserver.BaseServer:

@@ -23,7 +23,7 @@ from xmlrpc.server import (
     SimpleXMLRPCServer,
 )
 
-from case import HOST, PATIENCE, App, Ask, Case, answer_to
+from case import HOST, PATIENCE, QUEUE, App, Ask, Case, answer_to
 
 import trioserver
 
@@ -35,7 +35,7 @@ import trioserver
 class LongQueue:
     """Room for all clients in the queue."""
 
-    request_queue_size = 64
+    request_queue_size = QUEUE
 
 
 # http.server: one keep-alive connection for each client. ----------------------------

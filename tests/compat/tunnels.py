@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from case import HOST, PATIENCE, App, Ask, Case
-from programs import QUEUE
+from case import HOST, PATIENCE, QUEUE, App, Ask, Case
 from sshtunnel import SSHTunnelForwarder
 
 import trioserver
