@@ -25,8 +25,10 @@ from test_threads import THERE, folder  # noqa: F401  (a fixture)
 import trioserver
 import trioserver._transport
 from trioserver._processes.channel import Channel
-from trioserver._processes.crew import Job, Worker
+from trioserver._processes.crew import Worker
+from trioserver._processes.jobs import Job
 from trioserver._processes.orders import DatagramOrder
+from trioserver._processes.page import Page
 from trioserver._processes.wire import Say
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
@@ -174,7 +176,7 @@ async def test_line_between_server_and_worker() -> None:
     ours.setblocking(False)
     theirs.close()
     with ours:
-        launched: Any = SimpleNamespace(control=ours, pid=1)
+        launched: Any = SimpleNamespace(control=ours, pid=1, page=Page(-1))
         worker = Worker(launched)
         worker.answer(None)
         worker.drain()
