@@ -596,3 +596,105 @@ def test_faults_show_what_they_are() -> None:
         faults.remove(fault)
     assert repr(faults) == "<trioserver.testing.Faults: none>"
     assert list(itertools.chain(faults)) == []
+
+
+# What cannot apply --------------------------------------------------------------------
+
+
+class Back(trioserver.DatagramRequestHandler):
+    """Answers every datagram with its bytes in reverse."""
+
+    async def handle(self) -> None:
+        await self.wfile.write((await self.rfile.read())[::-1])
+
+
+OF_STREAMS = [
+    *(Bandwidth(1), Slice(1), LimitData(1), Stall(), SlowClose(9), Reset(), Refuse()),
+]
+OF_DATAGRAMS = [Loss(), Duplicate(), Reorder()]
+
+
+@pytest.mark.parametrize("transport", ["memory", "real"])
+@pytest.mark.parametrize(
+    ("handler", "fault"),
+    [*((Back, fault) for fault in OF_STREAMS), *((Upper, fault) for fault in OF_DATAGRAMS)],
+    ids=lambda it: type(it).__name__,
+)
+async def test_fault_that_cannot_apply(transport: Any, handler: Any, fault: Any) -> None:
+    """It would do nothing, and a test believe that it had tried it: refused, whenever it comes."""
+    where: Any = {"memory": "memory", "real": "udp" if handler is Back else "tcp"}[transport]
+    message = "is a fault of (streams|datagrams), and this server has (datagrams|streams)"
+    with pytest.raises(TypeError, match=message):
+        async with open_test_server(handler, transport=where, faults=[fault]):
+            pass
+    with trio.fail_after(10):
+        async with open_test_server(handler, transport=where, faults=Faults()) as server:
+            with pytest.raises(TypeError, match=message):
+                server.faults.add(fault)
+            with pytest.raises(TypeError, match=message), server.faults.during(fault):
+                pass
+            assert len(server.faults) == 0
+
+
+async def test_faults_that_are_shared(autojump_clock: MockClock) -> None:
+    """They are for whichever of their networks they apply to, and afterwards for any."""
+    faults = Faults()
+    async with (
+        open_test_server(Upper, faults=faults) as streams,
+        open_test_server(Back, faults=faults) as datagrams,
+    ):
+        faults.add(Loss(), Slice(1))
+        client = await datagrams.client()
+        await client.send(b"lost")
+        assert await pieces_of_hello(streams) == [b"H", b"E", b"L", b"L", b"O", b"\n"]
+        assert datagrams.exchanges == []
+    faults.add(Loss())
+
+
+async def pieces_of_hello(server: Any) -> list[bytes]:
+    """What comes back, as it comes."""
+    client = await server.connect()
+    await client.send_all(b"hello\n")
+    await client.send_eof()
+    return await pieces_of(client)
+
+
+@pytest.mark.parametrize("fault", [Loss(0), Duplicate(0), Reorder(0)], ids=repr)
+async def test_share_of_nothing(fault: Any, autojump_clock: MockClock) -> None:
+    """It does nothing anywhere, and so is refused nowhere."""
+    async with open_test_server(Upper, faults=[fault]) as server:
+        assert b"".join(await pieces_of_hello(server)) == b"HELLO\n"
+
+
+@pytest.mark.parametrize("fault", [Reset(), LimitData(0)], ids=repr)
+async def test_fault_that_is_there_for_no_step(fault: Any, autojump_clock: MockClock) -> None:
+    """What ends every connection there is at once ends it at once."""
+    async with open_test_server(Upper, strict=False) as server:
+        client = await server.connect()
+        await client.send_all(b"x\n")
+        await client.receive_some()
+        with server.faults.during(fault):
+            pass
+        if isinstance(fault, Reset):
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        else:
+            assert await client.receive_some() == b""
+
+
+async def test_faults_that_need_not_apply(autojump_clock: MockClock) -> None:
+    """Where nothing is strict, they may do nothing."""
+    async with open_test_server(Upper, faults=OF_DATAGRAMS, strict=False) as server:
+        assert b"".join(await pieces_of_hello(server)) == b"HELLO\n"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Latency(0), Slice(10**9), Bandwidth(math.inf), Bandwidth(1e300), LimitData(10**30)],
+    ids=repr,
+)
+async def test_fault_that_changes_nothing(fault: Any, autojump_clock: MockClock) -> None:
+    """A limit that is not reached, be it infinite, takes no time and loses nothing."""
+    async with open_test_server(Upper, faults=[fault]) as server:
+        assert await pieces_of_hello(server) == [b"HELLO\n"]
+        assert trio.current_time() < 1e-9

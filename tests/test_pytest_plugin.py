@@ -34,6 +34,7 @@ filterwarnings = error
 BEGINNING = """
 import pytest
 import trio
+import trio.testing
 import trioserver
 from trioserver.testing import *
 
@@ -475,6 +476,69 @@ def test_skipped_test_is_skipped(suite: pytest.Pytester) -> None:
             pytest.skip("not today")
         """,
         skipped=2,
+    )
+
+
+@pytest.mark.parametrize("word", ["skip", "xfail"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        'scripted_server(expect(b"hello"), reply(b"hi"))',
+        "trio_server(fails)",
+        "trio_server(stays)",
+    ],
+)
+def test_skip_after_a_server_was_opened(suite: pytest.Pytester, word: str, server: str) -> None:
+    """Nothing is expected any more of the test, nor of its server."""
+    outcome = {"skip": "skipped", "xfail": "xfailed"}[word]
+    outcome_of(
+        suite,
+        f"""
+        async def test_ends_early(trio_server, scripted_server, autojump_clock):
+            server = await {server}
+            client = await server.connect()
+            await client.send_all(b"!")
+            await trio.testing.wait_all_tasks_blocked()
+            pytest.{word}("not today")
+        """,
+        **{outcome: 1},
+    )
+
+
+RUNS_AGAIN = """
+from _pytest.runner import runtestprotocol
+
+
+def pytest_runtest_protocol(item, nextitem):
+    for _ in range(3):
+        item._initrequest()
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+        if not any(report.failed for report in reports):
+            break
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    return True
+"""
+
+
+@pytest.mark.parametrize("fixture", ["trio_server", "scripted_server"])
+def test_another_attempt(suite: pytest.Pytester, fixture: str) -> None:
+    """A test that is run again, as pytest-rerunfailures does it, has its fixture again."""
+    suite.makeconftest(RUNS_AGAIN)
+    outcome_of(
+        suite,
+        f"""
+        attempts = []
+
+        async def test_flaky({fixture}):
+            attempts.append({fixture})
+            assert len(attempts) == 3
+
+        @pytest.mark.parametrize("number", [1, 2])
+        async def test_fine({fixture}, number):
+            pass
+        """,
+        passed=3,
     )
 
 

@@ -57,17 +57,26 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Have Ctrl-C, and ``pytest.exit``, end the session, and not just fail the test.
+    """Have Ctrl-C, ``pytest.exit`` and a skip mean what they mean, and not just fail the test.
 
-    They leave a test of pytest-trio in a group (0.8.0), which pytest takes for a failure.
+    They leave a test of pytest-trio in a group (0.8.0), which pytest takes for a failure; a
+    skip beside what the servers say then, whose clients have not come.
     """
     try:
         return (yield)
     except BaseExceptionGroup as group:
-        ends_all = group.subgroup((KeyboardInterrupt, pytest.exit.Exception))
-        if ends_all is not None and _fixtures_of(item):
-            raise _first_of(ends_all) from group
+        for kinds in _MEANT_FOR_PYTEST:
+            meant = group.subgroup(kinds)
+            if meant is not None and _fixtures_of(item):
+                raise _first_of(meant) from group
         raise
+
+
+_MEANT_FOR_PYTEST = (
+    (KeyboardInterrupt, pytest.exit.Exception),
+    (pytest.skip.Exception, pytest.xfail.Exception),
+)
+"""What is not a failure of the test, the first first."""
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -89,11 +98,17 @@ def _why_not(item: pytest.Item) -> str:
             "it needs pytest-trio, and this test is run by the plugin of anyio; open the server"
             " in the test: async with trioserver.testing.open_test_server(...)"
         )
-    if not inspect.iscoroutinefunction(_function_of(item)):
+    if not _is_async(_function_of(item)):
         return "the test is not async; for such tests there is trioserver.testing.serve_in_thread"
     if item.get_closest_marker("trio") is None:
         return "the test is not run by pytest-trio: mark it (pytest.mark.trio), or set trio_mode"
     return ""
+
+
+def _is_async(function: Any) -> bool:
+    # The second attempt at a test (pytest-rerunfailures) finds it as pytest-trio has wrapped it.
+    wrapped = getattr(function, "_trio_test_runner_wrapped", False)
+    return wrapped or inspect.iscoroutinefunction(function)
 
 
 def _function_of(item: pytest.Item) -> Any:

@@ -9,7 +9,7 @@ import errno as numbers
 import math
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -93,7 +93,7 @@ class Bandwidth(_Directed):
     """Bytes arrive at a limited rate.
 
     Args:
-      rate: bytes a second.
+      rate: bytes a second; ``inf``: any number.
       towards: ``"server"`` or ``"client"``; None is each way by itself.
     """
 
@@ -244,6 +244,14 @@ Fault: TypeAlias = (
 )
 _FAULTS = get_args(Fault)
 
+Kind: TypeAlias = Literal["streams", "datagrams"]
+"""What a network carries."""
+
+_CANNOT_APPLY: dict[Kind, tuple[type, ...]] = {
+    "streams": (Loss, Duplicate, Reorder),
+    "datagrams": (Bandwidth, Slice, LimitData, Stall, SlowClose, Reset, Refuse),
+}
+
 F = TypeVar("F", bound=Fault)
 
 
@@ -260,7 +268,9 @@ class Faults:
         self._faults: list[Fault] = []
         self._seed = seed
         self._errors_met = 0
+        self._networks: list[Kind] = []
         self._changed = ParkingLot()
+        self._heeded_by: list[Callable[[], None]] = []
         self.add(*faults)
 
     def __repr__(self) -> str:
@@ -276,14 +286,48 @@ class Faults:
         """From now on, there are these, too; for what is on its way already, as well.
 
         Raises:
-          TypeError: one of them is no fault.
+          TypeError: one of them is no fault; or one of streams, and the server has
+            datagrams, or the other way round, so that it would do nothing.
         """
         for fault in faults:
             if not isinstance(fault, _FAULTS):
                 known = ", ".join(kind.__name__ for kind in _FAULTS)
                 raise TypeError(f"a fault is one of {known}, not {fault!r}")
+        self._refuse_unfit(faults)
         self._faults += faults
         self._changed.unpark_all()
+        for heed in list(self._heeded_by):
+            heed()
+
+    @contextmanager
+    def carrying(self, kind: Kind) -> Iterator[None]:
+        """In the block, they are those of a network that carries this, and have to apply to it.
+
+        Raises:
+          TypeError: one of them cannot.
+        """
+        self._networks.append(kind)
+        try:
+            self._refuse_unfit(self._faults)
+            yield
+        finally:
+            self._networks.remove(kind)
+
+    def _refuse_unfit(self, faults: Iterable[Fault]) -> None:
+        """Refuse what would do nothing on any of the networks that have these faults.
+
+        A share of nothing does nothing anywhere.
+        """
+        for fault in faults:
+            if not self._networks or getattr(fault, "share", 1) == 0:
+                continue
+            if all(isinstance(fault, _CANNOT_APPLY[kind]) for kind in self._networks):
+                here = self._networks[-1]
+                other = "streams" if here == "datagrams" else "datagrams"
+                raise TypeError(
+                    f"{fault!r} is a fault of {other}, and this server has {here}: it would do"
+                    " nothing"
+                )
 
     def remove(self, *faults: Fault) -> None:
         """From now on, these are gone.
@@ -335,6 +379,14 @@ class Faults:
     def chance(self, *whose: object) -> random.Random:
         """Numbers drawn for one thing alone, the same for the same seed."""
         return random.Random(repr((self._seed, *whose)))  # noqa: S311  (to be repeated, not secret)
+
+    def call_when_added(self, heed: Callable[[], None]) -> None:
+        """Call this whenever there are more: some strike at once."""
+        self._heeded_by.append(heed)
+
+    def call_no_more(self, heed: Callable[[], None]) -> None:
+        """Do not, from now on."""
+        self._heeded_by.remove(heed)
 
     async def change(self) -> None:
         """Wait until they change."""

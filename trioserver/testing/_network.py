@@ -7,7 +7,7 @@ import socket
 import socketserver
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -18,7 +18,7 @@ import trioserver
 from ._clients import KernelDatagramClient, connected
 from ._clock import jumping_clock
 from ._exchanges import Recorder
-from ._faults import Fault, Faults, Refuse
+from ._faults import Fault, Faults, Kind, Refuse
 from ._lossy import LossyListener
 from ._memory import MemoryListener
 from ._memory_datagrams import MemoryDatagramClient, MemoryDatagramListener
@@ -108,6 +108,8 @@ class Network:
         faults: Faults | Sequence[Fault] | None,
         recorder: Recorder,
         tasks: trio.Nursery,
+        *,
+        strict: bool,
     ) -> None:
         self._in_memory: MemoryListener | MemoryDatagramListener | None = None
         self._transport = transport
@@ -115,6 +117,7 @@ class Network:
         self._faults = faults_from(faults)
         self._recorder = recorder
         self._tasks = tasks
+        self._strict = strict
         self._clients = itertools.count(_FREE_PORTS)
 
     @property
@@ -162,6 +165,13 @@ class Network:
         if not self._may_fail:
             yield
             return
+        kind: Kind = "datagrams" if has_datagrams(server) else "streams"
+        with self._faults.carrying(kind) if self._strict else nullcontext():
+            with self._bound_by(server):
+                yield
+
+    @contextmanager
+    def _bound_by(self, server: trioserver.BaseServer) -> Iterator[None]:
         given = list(self._faults)
         bind: Callable[[], Any] = server.server_bind
         in_memory = self._transport == "memory"

@@ -75,27 +75,25 @@ class Relay:
             Flow(self, faults, "server", outside, self._far, faults.chance(number, "server")),
             Flow(self, faults, "client", self._far, outside, faults.chance(number, "client")),
         ]
+        faults.call_when_added(self._heed)
 
     async def run(self) -> None:
         """Carry bytes both ways until both have ended."""
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._heed_changes)
-                    async with trio.open_nursery() as flows:
-                        for flow in self._flows:
-                            flows.start_soon(flow.run)
-                    nursery.cancel_scope.cancel(reason="both ways have ended")
+                self._heed()
+                async with trio.open_nursery() as flows:
+                    for flow in self._flows:
+                        flows.start_soon(flow.run)
         finally:
+            self._faults.call_no_more(self._heed)
             self._outside.close()
             self._far.close()
 
-    async def _heed_changes(self) -> None:
-        """Have a new `Reset` or `LimitData` end the connection at once if it is past it."""
-        while True:
-            for flow in self._flows:
-                flow.stop_at_limits()
-            await self._faults.change()
+    def _heed(self) -> None:
+        """Have a `Reset` or `LimitData` end the connection at once if it is past it."""
+        for flow in self._flows:
+            flow.stop_at_limits()
 
     def reset(self) -> None:
         """Both sides see an error."""
@@ -192,7 +190,8 @@ class Flow:
         """Bytes that can pass at once: not beyond the next limit."""
         faults, way, sizes = self._faults, self._towards, [_PORTION]
         sizes += (fault.size for fault in faults.of(Slice, way))
-        sizes += (max(1, int(f.rate / _TURNS_A_SECOND)) for f in faults.of(Bandwidth, way))
+        rates = (fault.rate / _TURNS_A_SECOND for fault in faults.of(Bandwidth, way))
+        sizes += (max(1, int(min(rate, _PORTION))) for rate in rates)
         sizes += (fault.size - self._passed for fault in faults.of(LimitData, way))
         sizes += (fault.after - self._passed for fault in faults.of(Reset, way))
         return max(1, min(sizes))

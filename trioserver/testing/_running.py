@@ -220,7 +220,8 @@ async def open_test_server(
       faults: what is wrong with the network to begin with. On a real one, None is for
         never: then nothing is between the server and its sockets.
       strict: whether what a handler or hook raises, and requests that still go on a
-        second after the block, fail the test.
+        second after the block, fail the test; and whether faults that cannot apply are
+        refused, those of streams on a server of datagrams, say.
       autojump: what to do on a clock with autojump when kernel, threads or processes
         take part: refuse, or have it stand still while a request is open.
       guard: real seconds that the block may take; ``inf``: any number.
@@ -245,7 +246,7 @@ async def open_test_server(
         async with wall_clock_guard(guard):
             with bare():
                 async with trio.open_nursery() as tasks:
-                    network = Network(transport, faults, recorder, tasks)
+                    network = Network(transport, faults, recorder, tasks, strict=strict)
                     stack.enter_context(network.under(served))
                     stack.enter_context(_watched(served, recorder))
                     try:
