@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import process_handlers as handlers
 import pytest
 import trio
@@ -24,6 +26,7 @@ from test_threads import ask
 
 from trioserver import Timeouts, WorkerStartError
 from trioserver._processes import launch, pool, setbacks, starter
+from trioserver._processes.crew import Worker
 from trioserver._processes.errors import WorkerCrashed
 from trioserver._processes.setbacks import Setbacks, is_shortage
 
@@ -168,6 +171,15 @@ async def test_workers_stay_when_others_do_not_come(
         await until(lambda: len(told(caplog)) == 2)
     assert told(caplog) == TOLD
     assert set(witness.outcomes) == {"completed"}
+
+
+def test_worker_that_has_ended_does_not_come_back() -> None:
+    """Whose request was cancelled in the moment in which it ended, while others do not start."""
+    config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
+    staff = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
+    staff._setbacks.last = True
+    staff._is_free(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
+    assert staff._idle == []
 
 
 async def test_workers_that_end_one_after_the_other(

@@ -56,7 +56,8 @@ class Worker:
       job: the request that it has.
       most_requests: how many it may have.
       served: how many it has had.
-      leaves: whether it will have no more.
+      leaves: whether it is to have no more.
+      ends: whether it will have no more.
       ready: whether it can have one.
       why_not: the traceback of what has kept it from getting ready.
       idle_since: since when, by the Trio clock, it has had none.
@@ -67,6 +68,7 @@ class Worker:
     _launched: Launched
     most_requests: float = math.inf
     leaves: bool = False
+    ends: bool = False
     job: Job | None = None
     served: int = 0
     ready: bool = False

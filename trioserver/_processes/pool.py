@@ -153,6 +153,8 @@ class Pool:
 
     def _is_free(self, worker: Worker) -> None:
         """A worker is ready for a request."""
+        if worker.ends:
+            return
         if worker.leaves and self._setbacks.last:
             worker.leaves = False  # there is nobody to take its place
         if worker.leaves and self._starting:
@@ -272,7 +274,7 @@ class Pool:
     async def _let_go(self, worker: Worker, since: int, *, has_hung_up: bool) -> int:
         """A worker has hung up, or is to end: see to it that it does."""
         job, goes = worker.job, worker.leaves
-        worker.leaves = True
+        worker.leaves = worker.ends = True
         for workers in (self._idle, self._retired):
             if worker in workers:
                 workers.remove(worker)

@@ -85,17 +85,20 @@ class Starter:
             raise WorkerStartError(f"a worker process could not be started: {error}") from error
         except trio.Cancelled:
             patience = 0 if is_late() else max(self._patience, A_MOMENT)
-            launched = await self._last_moment_of(start, turn, patience)
+            fork_server = method == "forkserver"
+            launched = await self._last_moment_of(start, turn, patience, fork_server=fork_server)
             if launched is None:
                 raise
         return cast("Launched", launched)
 
-    async def _last_moment_of(self, start: Launch, turn: _Turn, seconds: float) -> Launched | None:
+    async def _last_moment_of(
+        self, start: Launch, turn: _Turn, seconds: float, *, fork_server: bool
+    ) -> Launched | None:
         """A start is cancelled: what comes of it, if that is not long in coming."""
         from .launch import end_fork_server  # noqa: PLC0415
 
         if turn.came and not await turn.over_within(seconds):
-            if self._method == "forkserver" and end_fork_server():
+            if fork_server and end_fork_server():
                 message = "the fork server has not started a worker in time, and is ended%s"
                 log_safely(error_log, logging.ERROR, message, self.suspects)
             if not await turn.over_within(A_MOMENT):
