@@ -390,6 +390,35 @@ async def test_unix_client_that_never_reads(kind: str, folder: Path) -> None:
     assert witness.outcomes.count("completed") == 20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="how Linux counts what was not read")
+@pytest.mark.parametrize("connected", [True, False])
+async def test_unix_replies_that_nobody_reads(connected: bool, folder: Path) -> None:
+    """UD-14: they fill the buffer that all share, if their client is connected; till it reads."""
+    witness, timeouts = Witness(), trioserver.Timeouts(write=0.2)
+
+    async def reply(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+        await request.reply(bytes(4096))
+
+    fields = {"observers": [witness], "timeouts": timeouts}
+    async with serving(place("unix", folder), reply, **fields) as server:
+        with client_of(server) as client:
+            if connected:
+                await client.connect(server.server_address)
+            for asked in range(1, 60):
+                tell(client, b"?", server)
+                await until(lambda asked=asked: len(witness.outcomes) == asked)
+                if "timed_out" in witness.outcomes:
+                    break
+            with client_of(server) as other:
+                tell(other, b"?", server)
+                await until(lambda: len(witness.outcomes) == asked + 1)
+                assert witness.outcomes[-1] == ("timed_out" if connected else "completed")
+                with suppress(BlockingIOError):
+                    while True:
+                        client._sock.recv(9, socket.MSG_DONTWAIT)
+            assert len(await ask(server)) == 4096
+
+
 async def test_unix_client_that_reads_slowly(folder: Path) -> None:
     """UD-14: one that reads now and then gets everything, in good time."""
 

@@ -585,6 +585,18 @@ async def test_datagrams_for_many() -> None:
         assert server.limits.requests == 200
 
 
+async def test_datagrams_for_slow_readers(tmp_path: Path) -> None:
+    """The same for what was not read yet."""
+    sockopt = (socket.SOL_SOCKET, socket.SO_SNDBUF)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as usual:
+        usual.setsockopt(*sockopt, 4 * 2**20)
+        given = usual.getsockopt(*sockopt)
+    datagrams = snippet("datagrams")
+    path = str(tmp_path / "socket")
+    async with datagrams.for_slow_readers(path, datagrams.Upper) as server:
+        assert server.socket.getsockopt(*sockopt) == given
+
+
 async def test_datagrams_refused_with_an_excuse(autojump_clock: trio.testing.MockClock) -> None:
     """Those who find the server full are told so."""
 

@@ -236,7 +236,11 @@ class Connection(trio.abc.HalfCloseableStream):
             self._transport.close()
 
     def reset(self) -> None:
-        """Close so that the peer sees an error (a reset, on TCP), not an orderly end."""
+        """Close so that the peer sees an error (a reset, on TCP), not an orderly end.
+
+        Over a Unix socket on Linux there is none to send: it sees an end, unless some
+        of its input was left unread.
+        """
         self._sender.closed = self._receiver.closed = True
         self._transport.reset()
 

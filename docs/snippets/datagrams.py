@@ -50,6 +50,14 @@ def for_many(address, handler):
     )
 
 
+def for_slow_readers(path, handler):
+    return trioserver.UnixDatagramServer(
+        path,
+        handler,
+        socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)],
+    )
+
+
 def in_order(address, handler):
     return trioserver.UDPServer(address, handler, limits=trioserver.Limits(requests=1))
 
