@@ -23,7 +23,10 @@ LAYERS = (
         "_drain.py _receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py"
         " _writer.py _unix_path.py _listeners.py _slots.py _blocking_socket.py _socket_use.py"
     ),
-    "_handlers.py _sync_handlers.py _request.py _accept.py _ledger.py _lent.py _worker_thread.py",
+    (
+        "_handlers.py _sync_handlers.py _request.py _accept.py _ledger.py _lent.py"
+        " _worker_thread.py _own_thread.py"
+    ),
     "_door.py _shutdown.py _run.py",
     "_fields.py _hooks.py _base.py",
     ("_servers.py _threads.py _processes/ _adopted_transport.py _adopted_listener.py _adopted.py"),

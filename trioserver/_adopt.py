@@ -72,10 +72,12 @@ async def adopt(
     """
     _check(server, forking)
     _warn_of_bypassed(server)
-    if not isinstance(server, (socketserver.ThreadingMixIn, *_FORKING)):
+    one_at_a_time = not isinstance(server, (socketserver.ThreadingMixIn, *_FORKING))
+    if one_at_a_time:
         max_threads = 1  # limits.requests is how many may wait in a drain, too
     ours = AdoptedServer(
         server,
+        one_at_a_time=one_at_a_time,
         limits=limits or Limits(),
         timeouts=timeouts or Timeouts(),
         max_threads=max_threads,
@@ -88,7 +90,7 @@ async def adopt(
             ours.observers = (*observers, _Tells(stopped))
             return await ours.serve_forever(task_status=_Started(task_status, server))
     finally:
-        await _close(server, ours.timeouts.cleanup)
+        await _close(ours, type(server).__name__)
 
 
 _FORKING = (socketserver.ForkingMixIn,) if hasattr(socketserver, "ForkingMixIn") else ()
@@ -181,22 +183,22 @@ def _shut_down_by_its_own(
         stopped.set()
 
 
-async def _close(server: socketserver.BaseServer, seconds: float) -> None:
-    """Call its ``server_close``, in a thread: it may join others.
+async def _close(ours: AdoptedServer, name: str) -> None:
+    """Have its ``server_close`` called: in a thread, for it may join others.
 
-    The thread has not to wait for others, and at least the moment that most of
-    them need: the call is made whatever the bound.
+    That has at least the moment that most of them need: the call is made whatever
+    the bound.
     """
-    close, alone, first = server.server_close, trio.CapacityLimiter(1), sys.exception()
+    seconds, first = ours.timeouts.cleanup, sys.exception()
     try:
         with trio.move_on_after(max(seconds, A_MOMENT), shield=True) as patience:
-            await trio.to_thread.run_sync(close, abandon_on_cancel=True, limiter=alone)
+            await ours.close_theirs()
     except BaseException as second:
-        message = "%s.server_close raised instead of what had ended the server"
-        log_lost(first, second, message, type(server).__name__)
+        log_lost(first, second, "%s.server_close raised instead of what had ended the server", name)
         raise
     finally:
         del first  # no cycles
+        await ours.end_threads()
     if patience.cancelled_caught:
         message = "%s.server_close did not end within %g s (cleanup)"
-        log_safely(error_log, logging.ERROR, message, type(server).__name__, seconds)
+        log_safely(error_log, logging.ERROR, message, name, seconds)

@@ -2,8 +2,10 @@
 
 The object was built, and commonly bound, by somebody else. Its socket is our
 listener, what its ``get_request`` returns is lent to a thread for as long as the
-request lasts, and each of its other methods is called in a thread, one at a time
-for each request, as ever.
+request lasts, and its other methods are called in threads, as ever: one that
+serves many at once has a thread for each request, which calls all of that
+request's hooks and nobody else's, and one for what is no request's. Any other one
+does everything in one and the same thread, one thing at a time.
 """
 
 from __future__ import annotations
@@ -17,11 +19,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import attrs
 import trio
 
 from ._address import Address
 from ._adopted_listener import AdoptedListener, overrides
-from ._adopted_transport import AdoptedDatagramTransport, AdoptedSocket, AdoptedTransport
+from ._adopted_transport import (
+    AdoptedDatagramTransport,
+    AdoptedSocket,
+    AdoptedTransport,
+    ThreadOfRequest,
+)
 from ._datagram import Datagram
 from ._drain import Drain
 from ._errors import PeerGone
@@ -29,6 +37,7 @@ from ._events import RequestInfo
 from ._fields import make_fields
 from ._lent import LentConnection
 from ._observers import error_log, log_safely
+from ._own_thread import OwnThread
 from ._request import Exchange
 from ._threads import A_MOMENT, ThreadingMixIn
 from ._transport import Listener
@@ -40,15 +49,20 @@ T = TypeVar("T")
 class AdoptedServer(ThreadingMixIn):
     """Serves with the methods of a `socketserver` object."""
 
-    def __init__(self, theirs: Any, **fields: Any) -> None:
+    def __init__(self, theirs: Any, *, one_at_a_time: bool, **fields: Any) -> None:
         self.theirs = theirs
         self.socket_type: int = theirs.socket.type
+        self._one_at_a_time = one_at_a_time
+        self._threads: set[OwnThread] = set()
+        self._thread = OwnThread(type(theirs).__name__, self._threads)
         self._telling: set[int] = set()
         self._verifies = overrides(theirs, "verify_request")
+        may_be_tls = overrides(theirs, "get_request") or isinstance(theirs.socket, ssl.SSLSocket)
+        if not self._verifies and not may_be_tls:  # a sixth of a short request's time
+            self.verify_request = super().verify_request  # type: ignore[method-assign]
         self._parts = overrides(theirs, "shutdown_request", "close_request")
         if overrides(theirs, "service_actions"):
             self.service_actions = self._service_actions  # type: ignore[method-assign]
-            self._acting = trio.CapacityLimiter(1)
         super().__init__(theirs.server_address, _never_called, **fields)
 
     @classmethod
@@ -83,6 +97,8 @@ class AdoptedServer(ThreadingMixIn):
         finish = partial(self.theirs.finish_request, theirs, client_address)
         if isinstance(theirs, ssl.SSLSocket):
             finish = partial(_over_tls, request, finish)
+        if not self._shuts_in_thread(request._transport):
+            finish = partial(_and_release, finish, self._hooks_of(request))
         await self._in_thread(request, finish)
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
@@ -106,41 +122,78 @@ class AdoptedServer(ThreadingMixIn):
         if request._left_behind is None:
             theirs = request._transport.theirs
             self._lend(request)  # so that their close() does not close our descriptor
-            if self._parts:
+            if self._shuts_in_thread(request._transport):
                 await self._in_thread(request, partial(self.theirs.shutdown_request, theirs))
             else:
                 self.theirs.shutdown_request(theirs)
+            self._hooks_of(request).release()  # not only after the linger
         if isinstance(request, LentConnection):
             request._take_back()
         await super().shutdown_request(request)
 
+    def _shuts_in_thread(self, transport: Any) -> bool:
+        """Whether any code of theirs is called when a request is shut down."""
+        if self._parts or isinstance(transport, AdoptedDatagramTransport):
+            return self._parts
+        return not transport.shares and type(transport.theirs) is not ssl.SSLSocket
+
     async def _service_actions(self) -> None:
-        """Call theirs, in a thread that has not to wait for others; the drain waits for it."""
-        act, acting = self.theirs.service_actions, self._acting
+        """Call theirs; the drain waits for it."""
+        ends = _Ends()
         try:
-            await trio.to_thread.run_sync(act, abandon_on_cancel=True, limiter=acting)
+            await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
         except trio.Cancelled:
             seconds = self.timeouts.cleanup
             with trio.move_on_after(seconds, shield=True):
-                async with acting:  # it is given back when the thread has ended
-                    pass
-            if acting.borrowed_tokens:
+                await ends.event.wait()
+            if not ends.event.is_set():
                 message = "%s.service_actions did not end within %g s (cleanup); left behind"
                 name = type(self.theirs).__name__
                 log_safely(error_log, logging.ERROR, message, name, seconds)
             raise
+
+    async def close_theirs(self) -> None:
+        """Call theirs, where it has not to wait for what was left behind."""
+        thread = self._thread
+        if thread.is_busy:
+            thread = OwnThread(type(self.theirs).__name__, self._threads)
+        await thread.run_sync(self.theirs.server_close)
+
+    async def end_threads(self) -> None:
+        """Wait for the threads, but for those that were left behind: they are in a call still."""
+        with trio.CancelScope(shield=True):
+            for thread in list(self._threads):
+                thread.release()
+                if not thread.is_busy:
+                    await thread.wait_ended()
+
+    # Threads ---------------------------------------------------------------------------
 
     async def _in_thread(self, request: Any, function: Callable[[], T]) -> T:
         theirs, interrupt = request._transport.theirs, lambda: None
         if isinstance(request, LentConnection):
             interrupt = request._interrupt
         self._lend(request)
-        call = self._call_for(request, interrupt, partial(self._clean_up, theirs))
+        hooks = self._hooks_of(request)
+        run_sync = partial(hooks.thread.run_sync, context=hooks.context)
+        call = self._call_for(request, interrupt, partial(self._clean_up, theirs), run_sync)
         try:
             return await call.run(partial(self._call, theirs, function))
         finally:
-            if call.is_left_behind and isinstance(request, LentConnection):
-                request._give_away()
+            if call.is_left_behind:
+                hooks.release()
+                if isinstance(request, LentConnection):
+                    request._give_away()
+
+    def _hooks_of(self, request: Any) -> ThreadOfRequest:
+        transport = request._transport
+        hooks: ThreadOfRequest | None = transport.hooks
+        if hooks is None or hooks.is_released:
+            thread = self._thread
+            if not self._one_at_a_time:
+                thread = OwnThread(str(request.info), self._threads)
+            hooks = transport.hooks = ThreadOfRequest(thread, self._one_at_a_time)
+        return hooks
 
     def _lend(self, request: Any) -> None:
         """Once for each connection: from its first hook to its last."""
@@ -163,6 +216,27 @@ class AdoptedServer(ThreadingMixIn):
             self.theirs.shutdown_request(theirs)
         finally:
             theirs.end_for_good()
+
+
+@attrs.frozen(eq=False)
+class _Ends:
+    """Waits for the end of a call that was cancelled."""
+
+    event: trio.Event = attrs.field(factory=trio.Event)
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """It begins."""
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """It has ended."""
+        self.event.set()
+
+
+def _and_release(function: Callable[[], T], hooks: ThreadOfRequest) -> T:
+    """Call ``function`` as the last one: without an error, the thread need not be told to end."""
+    result = function()
+    hooks.release()
+    return result
 
 
 def _never_called(request: Any, client_address: Address, server: Any) -> None:

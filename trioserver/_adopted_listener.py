@@ -67,8 +67,8 @@ class AdoptedListener:
         """
         if self._closed:
             raise OSError(errno.EBADF, "the listener is closed")
-        if not has_input(self._twin.fileno()):
-            return None  # as ever, get_request is not called for nobody: it may wait, or tell
+        if self._gets_its_own and not has_input(self._twin.fileno()):
+            return None  # as ever, it is not called for nobody: it may wait, or tell
         if self._socket.fileno() == -1:
             message = f"{type(self._theirs).__name__} was closed while adopt() served with it"
             raise OSError(errno.EBADF, f"{message}: call shutdown() first")

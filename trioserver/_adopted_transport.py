@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import weakref
+from contextvars import Context, copy_context
 from typing import Any, cast
 
 import attrs
@@ -13,6 +14,7 @@ import trio
 from ._address import Address
 from ._blocking_socket import Accounting, do_not_wait, kind_of
 from ._lent import LentConnection
+from ._own_thread import OwnThread
 from ._socket_use import SocketUse
 from ._transport import SENDING, Data, PeerCredentials, SocketTransport, twin_of
 
@@ -43,6 +45,28 @@ def keep_account(sock: socket.socket, use: SocketUse) -> None:
 
 
 @attrs.define(eq=False)
+class ThreadOfRequest:
+    """Where the hooks of one request are called.
+
+    Attributes:
+      thread: it makes all their calls.
+      context: what they see of context variables, and what they leave there.
+      is_shared: whether it is everybody's, who are served one after the other.
+    """
+
+    thread: OwnThread
+    is_shared: bool
+    context: Context = attrs.field(factory=copy_context)
+    is_released: bool = False
+
+    def release(self) -> None:
+        """Let the thread end: it has been asked for the last time. Twice is once."""
+        if not self.is_shared and not self.is_released:
+            self.is_released = True
+            self.thread.release()
+
+
+@attrs.define(eq=False)
 class AdoptedTransport(SocketTransport):
     """Our own object for the descriptor of a connection, beside the one that theirs is.
 
@@ -52,12 +76,14 @@ class AdoptedTransport(SocketTransport):
         a plain socket we have a duplicate.
       needs_handshake: whether TLS has still to be agreed on.
       is_lent: whether it has been.
+      hooks: where the hooks are called, once one was.
     """
 
     theirs: Any = None
     shares: bool = False
     needs_handshake: bool = False
     is_lent: bool = False
+    hooks: ThreadOfRequest | None = None
     _is_ours: bool = True
 
     @classmethod
@@ -89,6 +115,8 @@ class AdoptedTransport(SocketTransport):
             connection._may_have_sent = True
 
     def close(self) -> None:
+        if self.hooks is not None:
+            self.hooks.release()
         if not self._is_ours:
             return
         self._is_ours = False
@@ -113,6 +141,7 @@ class AdoptedDatagramTransport:
     local_address: Address
     _socket: socket.socket
     peer_credentials: PeerCredentials | None = None
+    hooks: ThreadOfRequest | None = None
 
     _PAUSE = 0.05
 
@@ -141,3 +170,5 @@ class AdoptedDatagramTransport:
 
     def close(self) -> None:
         """Their socket is closed with their server."""
+        if self.hooks is not None:
+            self.hooks.release()

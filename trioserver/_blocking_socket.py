@@ -404,8 +404,9 @@ class Accounting(socket.socket):
 
     def _real_close(self, *_arguments: Any) -> None:
         """What `socket.socket.close` does when no files are left that were made of it."""
-        with suppress(OSError):
-            self.shutdown(socket.SHUT_WR)  # the server still has it, so the peer would not be told
+        if not self._use.shut:
+            with suppress(OSError):  # the server still has it, so the peer would not be told
+                self.shutdown(socket.SHUT_WR)
         self.end()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -111,9 +111,11 @@ class ThreadingMixIn(BaseServer):
         request: LentConnection | Datagram,
         interrupt: Callable[[], object],
         clean_up: Callable[[], object] = lambda: None,
+        run_sync: Callable[..., Awaitable[object]] | None = None,
     ) -> ThreadCall:
         return ThreadCall(
             request.info,
+            run_sync=run_sync,
             interrupt=interrupt,
             patience=partial(self._patience, request),
             on_left_behind=partial(setattr, request, "_left_behind"),

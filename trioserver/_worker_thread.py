@@ -15,7 +15,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import NoneType
 from typing import TypeVar, cast
@@ -40,6 +40,7 @@ class ThreadCall:
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
       on_left_behind: called with this call when that happens.
+      run_sync: what has a thread call a function; None is `trio.to_thread.run_sync`.
       clean_up: what the thread itself does at its end when it was left behind.
       is_left_behind: whether it was.
       after: called in Trio's thread when a thread that was left behind has
@@ -50,6 +51,7 @@ class ThreadCall:
     interrupt: Callable[[], object]
     patience: Callable[[], float]
     on_left_behind: Callable[[ThreadCall], object]
+    run_sync: Callable[..., Awaitable[object]] | None = None
     clean_up: Callable[[], object] = lambda: None
     is_left_behind: bool = False
     after: Callable[[], object] | None = None
@@ -69,12 +71,8 @@ class ThreadCall:
         the log; but what ends programs goes on.
         """
         try:
-            result = await trio.to_thread.run_sync(
-                self._call,
-                function,
-                thread_name=str(self.info),
-                abandon_on_cancel=True,  # else this would not be told of a cancellation
-                limiter=cast("trio.CapacityLimiter", self),  # its two methods are all that counts
+            result = await (self.run_sync or self._in_trios_thread)(
+                self._call, function, limiter=self
             )
         except trio.Cancelled as cancelled:
             if self._started:
@@ -89,6 +87,17 @@ class ThreadCall:
                 del error
         return cast("T", result)
 
+    async def _in_trios_thread(
+        self, call: Callable[..., object], function: Callable[[], T], *, limiter: object
+    ) -> object:
+        return await trio.to_thread.run_sync(
+            call,
+            function,
+            thread_name=str(self.info),
+            abandon_on_cancel=True,  # else this would not be told of a cancellation
+            limiter=cast("trio.CapacityLimiter", limiter),  # its two methods are all that counts
+        )
+
     # As a limiter. Trio calls the second one when the thread has ended, also
     # after a cancellation, in its own thread.
 
@@ -97,7 +106,9 @@ class ThreadCall:
         self._started = True
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        """The thread has ended, or could not be started."""
+        """The thread has ended, or could not be started, or was never asked."""
+        with self._turn:
+            self._has_ended = True
         self._over = True
         self._ended.set()
         if self.is_left_behind:
