@@ -12,11 +12,20 @@ import attrs
 import trio
 
 from ._address import Address
-from ._blocking_socket import Accounting, do_not_wait, kind_of
+from ._blocking_socket import Accounting
 from ._lent import LentConnection
 from ._own_thread import OwnThread
 from ._socket_use import SocketUse
-from ._transport import SENDING, Data, PeerCredentials, SocketTransport, twin_of
+from ._transport import (
+    SENDING,
+    Data,
+    PeerCredentials,
+    SocketTransport,
+    do_not_wait,
+    kind_of,
+    socket_of,
+    twin_of,
+)
 
 
 class AdoptedSocket(Accounting):
@@ -96,7 +105,7 @@ class AdoptedTransport(SocketTransport):
         if not isinstance(request, socket.socket):
             raise TypeError(f"get_request must return a socket of socket.socket, not {request!r}")
         if type(request) is socket.socket:
-            ours = socket.socket(*kind_of(request), fileno=request.fileno())
+            ours = socket_of(kind_of(request), request.fileno())
             return cls(ours, request, shares=True)
         if request.gettimeout() == 0:
             request.setblocking(True)  # on some systems accept hands the listener's mode on

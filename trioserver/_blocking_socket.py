@@ -33,7 +33,16 @@ import trio
 
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
-from ._transport import NOT_WAITING, RESET_ON_CLOSE, SENDING, twin_of
+from ._transport import (
+    NOT_WAITING,
+    RESET_ON_CLOSE,
+    SENDING,
+    Kind,
+    kind_of,
+    object_of,
+    socket_of,
+    twin_of,
+)
 from ._verdict import left_handle, peers_doing
 
 T = TypeVar("T")
@@ -397,7 +406,7 @@ class Accounting(socket.socket):
         number, self._use.number = self._use.number, -1
         if number == -1:
             return
-        with socket.socket(self.family, self.type, self.proto, fileno=number) as last:
+        with socket_of(kind_of(self), number) as last:
             if self._use.broken is not None and self._use.sent:
                 with suppress(OSError):  # half a reply must not look like a whole one
                     last.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -423,12 +432,10 @@ class BlockingSocket(Accounting):
         return cls.of(kind_of(sock), sock.fileno(), use)
 
     @classmethod
-    def of(cls, kind: tuple[int, int, int], number: int, use: SocketUse) -> Self:
+    def of(cls, kind: Kind, number: int, use: SocketUse) -> Self:
         """One for a descriptor of this family, type and protocol."""
-        ours = cls(*kind, fileno=number)
+        ours = object_of(cls, kind, number)
         ours._use = use
-        if socket.getdefaulttimeout() is not None:
-            do_not_wait(ours)
         return ours
 
 
@@ -441,24 +448,6 @@ def _seconds_of(value: bytes) -> float:
         return int.from_bytes(value, sys.byteorder) / 1000
     seconds, microseconds = struct.unpack("ll", value)
     return float(seconds + microseconds / 1_000_000)
-
-
-def kind_of(sock: socket.socket) -> tuple[int, int, int]:
-    """Family, type and protocol, as plain numbers."""
-    return _FAMILY(sock), _TYPE(sock), sock.proto
-
-
-# What is beneath: the attributes of `socket.socket` look each number up in an enum.
-_FAMILY = socket.SocketType.family.__get__
-_TYPE = socket.SocketType.type.__get__
-
-
-def do_not_wait(sock: socket.socket) -> None:
-    """Have Python not wait by itself: its time-outs know nothing of a drain."""
-    if NOT_WAITING:
-        socket.socket.settimeout(sock, None)
-    else:
-        socket.socket.setblocking(sock, False)
 
 
 def _size_of(got: object) -> int:

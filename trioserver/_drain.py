@@ -7,6 +7,8 @@ import socket
 
 import attrs
 
+from ._transport import socket_pair
+
 NEW_CONNECTION_GRACE = 0.5
 """Seconds after its accept in which a connection that has never sent a byte is
 not ended by a drain: its first request may be on its way. (Go's net/http waits
@@ -27,7 +29,7 @@ class Bell:
         """Make it, if that has not been done. Without descriptors for it, nobody is woken."""
         if self._ear is None:
             with contextlib.suppress(OSError):
-                self._rope, self._ear = socket.socketpair()
+                self._rope, self._ear = socket_pair()
 
     def ring(self) -> None:
         """Wake all who wait for it, now and later. Twice is once."""

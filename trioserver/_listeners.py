@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ._address import Address, resolve, with_address
-from ._transport import Listener, OwnedPath
+from ._transport import Listener, OwnedPath, new_socket
 from ._unix_path import bind_path
 
 LARGEST_BACKLOG = 65_535
@@ -123,7 +123,7 @@ def _bind_all(
 
 
 def _unbound(family: socket.AddressFamily, kind: int) -> socket.socket:
-    sock = socket.socket(family, kind)
+    sock = new_socket(family, kind)
     try:
         if family == socket.AF_INET6:
             # One socket a family: clients' addresses are plain, never ::ffff:1.2.3.4.
@@ -175,7 +175,7 @@ async def bind_unix(
     It listens, unless ``backlog`` is None: then it is for datagrams.
     """
     kind = socket.SOCK_DGRAM if backlog is None else socket.SOCK_STREAM
-    sock = socket.socket(socket.AF_UNIX, kind)
+    sock = new_socket(socket.AF_UNIX, kind)
     try:
         _set(sock, options)
         return sock, await bind_path(sock, path, mode=mode, backlog=backlog)

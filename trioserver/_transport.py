@@ -11,10 +11,11 @@ the in-memory ones in `trioserver.testing`.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import sys
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -28,6 +29,7 @@ if sys.platform != "win32":
     import termios
 
 Data: TypeAlias = bytes | bytearray | memoryview
+Kind: TypeAlias = tuple[int, int, int]
 
 
 @attrs.frozen
@@ -175,9 +177,76 @@ def spare_the_program(sock: socket.socket) -> None:
             sock.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
 
 
+# Making sockets. Each gets `socket.setdefaulttimeout`, which is the program's to set, at any
+# time: with a time-out Python waits in poll() before it asks the kernel, NOT_WAITING or not,
+# and who waits here is Trio's own thread. So all that the library makes are made here.
+
+S = TypeVar("S", bound=socket.socket)
+
+
+def socket_of(kind: Kind, number: int) -> socket.socket:
+    """A socket for a descriptor, for which Python does not wait; the descriptor is as it was.
+
+    Args:
+      kind: family, type and protocol.
+      number: the descriptor.
+    """
+    return object_of(socket.socket, kind, number)
+
+
+def object_of(of: type[S], kind: Kind, number: int) -> S:
+    """The same, of a class of sockets."""
+    # With a default Python sets the mode, which all have in common who have the same file.
+    blocks = None if socket.getdefaulttimeout() is None else _blocks(number)
+    sock = of(*kind, fileno=number)
+    if blocks is not None or socket.socket.gettimeout(sock) is not None:
+        do_not_wait(sock)
+        if blocks is False:
+            os.set_blocking(number, False)
+    return sock
+
+
+def new_socket(family: int, kind: int) -> socket.socket:
+    """A new socket, non-blocking."""
+    sock = socket.socket(family, kind)
+    sock.setblocking(False)
+    return sock
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two stream sockets connected to each other, blocking."""
+    pair = socket.socketpair()
+    for sock in pair:
+        sock.settimeout(None)
+    return pair
+
+
 def twin_of(sock: socket.socket) -> socket.socket:
     """A plain socket, and another descriptor, for the same thing."""
-    return socket.socket(sock.family, sock.type, sock.proto, fileno=socket.dup(sock.fileno()))
+    return socket_of(kind_of(sock), socket.dup(sock.fileno()))
+
+
+def do_not_wait(sock: socket.socket) -> None:
+    """Have Python not wait by itself: its time-outs know nothing of a drain."""
+    if NOT_WAITING:
+        socket.socket.settimeout(sock, None)
+    else:
+        socket.socket.setblocking(sock, False)
+
+
+def kind_of(sock: socket.socket) -> Kind:
+    """Family, type and protocol, as plain numbers."""
+    return _FAMILY(sock), _TYPE(sock), sock.proto
+
+
+# What is beneath: the attributes of `socket.socket` look each number up in an enum.
+_FAMILY = socket.SocketType.family.__get__
+_TYPE = socket.SocketType.type.__get__
+
+
+def _blocks(number: int) -> bool | None:
+    """Whether the descriptor's mode is to block; None where that cannot be told (Windows)."""
+    return os.get_blocking(number) if NOT_WAITING else None
 
 
 def _bytes_queued(sock: socket.socket) -> int:
@@ -296,10 +365,8 @@ class SocketListener:
             accepted, address = self.socket.accept()
         except BlockingIOError:
             return None
-        if not NOT_WAITING:
-            accepted.setblocking(False)
-        elif accepted.gettimeout() is not None:  # of somebody's socket.setdefaulttimeout
-            accepted.settimeout(None)
+        if not NOT_WAITING or accepted.gettimeout() is not None:
+            do_not_wait(accepted)
         return SocketTransport(accepted), address
 
     async def wait_acceptable(self) -> None:

@@ -29,6 +29,7 @@ import trio
 
 from ._address import is_abstract, with_address
 from ._observers import error_log, log_safely
+from ._transport import new_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,9 +136,8 @@ def _remove_if_dead(path: bytes, kind: int) -> None:
         return
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.EADDRINUSE, "The path exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        # Non-blocking: a server whose queue is full answers EAGAIN, and lives.
-        probe.setblocking(False)
+    # Non-blocking: a server whose queue is full answers EAGAIN, and lives.
+    with new_socket(socket.AF_UNIX, kind) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:

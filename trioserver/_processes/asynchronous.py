@@ -8,7 +8,6 @@ deadline of the whole request is the server's.
 from __future__ import annotations
 
 import math
-import socket
 import sys
 from contextlib import suppress
 from typing import Any
@@ -25,7 +24,7 @@ from .._errors import lone_errors
 from .._events import RequestInfo, RequestRecord
 from .._handlers import awaitable
 from .._request import Request
-from .._transport import Data, PeerCredentials, SocketTransport
+from .._transport import Data, PeerCredentials, SocketTransport, socket_of
 from .channel import Channel
 from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order, unpack_order
@@ -76,8 +75,7 @@ class _Loop(trio.abc.Instrument):
         if isinstance(order, DatagramOrder):
             way_back = _WayBack(order.data, info, Replies(self._channel, info))
             return Datagram(way_back, info, timeouts=timeouts, limits=limits)
-        sock = socket.socket(*order.kind, fileno=self._channel.take_descriptor())
-        sock.settimeout(None)  # whatever socket.setdefaulttimeout says
+        sock = socket_of(order.kind, self._channel.take_descriptor())
         timeouts = attrs.evolve(timeouts, idle=order.idle, write=order.write)
         return TakenConnection(_Shared(sock), order, info, timeouts, limits, self.drain)
 

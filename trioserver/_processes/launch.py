@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from .._transport import spare_the_program
+from .._transport import socket_pair, spare_the_program
 from . import worker
 from .errors import ForkServerGone, WorkerStartError
 from .life import Lifeline
@@ -166,7 +166,7 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
     if method == "forkserver":
         context.set_forkserver_preload(["__main__", *preload])
     with ExitStack() as unless_started, ExitStack() as theirs:
-        ours, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, control = socket_pair()
         unless_started.callback(ours.close)
         theirs.callback(control.close)
         for end in (ours, control):

@@ -8,9 +8,9 @@ from typing import Any, Literal, cast
 import trio
 
 from .._address import Address
-from .._blocking_socket import kind_of
 from .._lent import LentConnection
 from .._socket_use import SocketUse
+from .._transport import kind_of
 from .crew import Worker
 from .ending import Ending
 from .jobs import Job

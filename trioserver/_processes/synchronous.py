@@ -13,6 +13,7 @@ from .._blocking_socket import BlockingSocket
 from .._events import enter_request
 from .._socket_use import SocketUse
 from .._sync_handlers import SyncDatagramSocket, handle
+from .._transport import socket_of
 from .._verdict import as_errors, peers_doing
 from .channel import Channel
 from .ending import Ending
@@ -108,7 +109,7 @@ class _Owner:
     def end_output(self, kind: tuple[int, int, int]) -> None:
         """Have the client be told that nothing more comes, and close."""
         number, self.number = self.number, -1
-        with suppress(OSError), socket.socket(*kind, fileno=number) as last:
+        with suppress(OSError), socket_of(kind, number) as last:
             last.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
