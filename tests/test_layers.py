@@ -18,6 +18,7 @@ LAYERS = (
     (
         "_address.py _events.py _observers.py _transport.py"
         " _sealing.py _sharing.py _datagram_notes.py _datagram_socket.py _verdict.py"
+        " _descriptors.py"
     ),
     (
         "_drain.py _receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py"

@@ -31,6 +31,7 @@ from ._adopted_transport import (
     ThreadOfRequest,
 )
 from ._datagram import Datagram
+from ._descriptors import lost
 from ._drain import Drain
 from ._errors import PeerGone
 from ._events import RequestInfo
@@ -178,7 +179,7 @@ class AdoptedServer(ThreadingMixIn):
         run_sync = partial(hooks.thread.run_sync, context=hooks.context)
         call = self._call_for(request, interrupt, partial(self._clean_up, theirs), run_sync)
         try:
-            return await call.run(partial(self._call, theirs, function))
+            return await call.run(partial(self._call, request._transport, function))
         finally:
             if call.is_left_behind:
                 hooks.release()
@@ -201,11 +202,14 @@ class AdoptedServer(ThreadingMixIn):
         if isinstance(transport, AdoptedTransport) and not transport.is_lent:
             transport.lend(request, ends_idle=self.ends_idle_reads)
 
-    def _call(self, theirs: Any, function: Callable[[], T]) -> T:
+    def _call(self, transport: Any, function: Callable[[], T]) -> T:
         """What a thread does."""
-        if not isinstance(theirs, AdoptedSocket):
-            return function()
-        return theirs.call(function)
+        if isinstance(transport.theirs, AdoptedSocket):
+            return transport.theirs.call(function)
+        result = function()
+        if isinstance(transport, AdoptedTransport) and transport.let_go_of_lost():
+            raise lost()
+        return result
 
     def _clean_up(self, theirs: Any) -> None:
         """What a thread does at its end that was left behind: the request is its own."""

@@ -13,6 +13,7 @@ import trio
 
 from ._address import Address
 from ._blocking_socket import Accounting
+from ._descriptors import Identity, identity_of, is_lost
 from ._lent import LentConnection
 from ._own_thread import OwnThread
 from ._socket_use import SocketUse
@@ -94,6 +95,7 @@ class AdoptedTransport(SocketTransport):
     is_lent: bool = False
     hooks: ThreadOfRequest | None = None
     _is_ours: bool = True
+    _their_identity: Identity | None = None
 
     @classmethod
     def of(cls, request: Any) -> AdoptedTransport:
@@ -112,7 +114,10 @@ class AdoptedTransport(SocketTransport):
         ours = twin_of(request)
         tls = isinstance(request, ssl.SSLSocket)
         waits = tls and not getattr(request, "do_handshake_on_connect", True)
-        return cls(ours, request, needs_handshake=waits)
+        transport = cls(ours, request, needs_handshake=waits)
+        # Theirs keeps no account of who asks for its number.
+        transport._their_identity = identity_of(request.fileno())
+        return transport
 
     def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
         """Begin to keep account of what happens in it, as far as that can be seen."""
@@ -123,6 +128,13 @@ class AdoptedTransport(SocketTransport):
         else:
             connection._may_have_sent = True
 
+    def let_go_of_lost(self) -> bool:
+        """Have their socket not close a number that is not its own any more; whether that is so."""
+        if not is_lost(self.theirs.fileno(), self._their_identity):
+            return False
+        socket.socket.detach(self.theirs)
+        return True
+
     def close(self) -> None:
         if self.hooks is not None:
             self.hooks.release()
@@ -132,7 +144,8 @@ class AdoptedTransport(SocketTransport):
         if self.shares:
             socket.socket.detach(self.theirs)
         super().close()
-        self.theirs.close()
+        if not self.let_go_of_lost():
+            self.theirs.close()
 
     def give_away(self) -> None:
         self._is_ours = False

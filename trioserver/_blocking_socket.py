@@ -31,6 +31,7 @@ from typing import Any, Self, TypeVar
 
 import trio
 
+from ._descriptors import identity_of, is_lost, lost
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
 from ._transport import (
@@ -290,13 +291,17 @@ class Accounting(socket.socket):
         use.broken = WriteTimeout, message
         return WriteTimeout(message, info=use.info)
 
-    def call(self, function: Callable[[], T]) -> T:
+    def call(self, function: Callable[[], T], *, may_close_number: bool = False) -> T:
         """Call ``function``; what the peer has done to this socket is raised as `RequestEnded`.
 
         Unless something else went wrong before: then that, which nobody would hear of.
+
+        Args:
+          may_close_number: whether the descriptor is all its own, so that it may close
+            the number behind this object's back.
         """
         try:
-            return function()
+            result = function()
         except OSError as error:
             ended, first = self._use.as_ended(error), left_handle(error)
             try:
@@ -307,6 +312,10 @@ class Accounting(socket.socket):
                 raise ended from error
             finally:
                 del ended, first  # no cycles
+        if self.is_lost() and not may_close_number:
+            self.end()
+            raise lost()
+        return result
 
     def _is_peers(self, error: BaseException) -> bool:
         return peers_doing(self._use.as_ended(error) or error, self._use.info) is not None
@@ -371,7 +380,8 @@ class Accounting(socket.socket):
         """Have the descriptor's mode be what the handler thinks it is."""
         number = super().fileno()
         if number != -1 and sys.platform != "win32":  # which cannot tell programs a number
-            self._use.shown = True
+            if not self._use.shown:
+                self._use.shown, self._use.identity = True, identity_of(number)
             os.set_blocking(number, self._use.timeout is None)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
@@ -394,6 +404,10 @@ class Accounting(socket.socket):
             super().detach()
         return number
 
+    def is_lost(self) -> bool:
+        """Whether the handler has closed the descriptor by its number: it may be anybody's now."""
+        return is_lost(super().fileno(), self._use.identity)
+
     def end(self) -> None:
         """Nothing can be done any more, whoever still has files made of it."""
         number = super().detach()
@@ -404,7 +418,7 @@ class Accounting(socket.socket):
         """End the connection, too: the server has left the descriptor to this socket."""
         self.end()
         number, self._use.number = self._use.number, -1
-        if number == -1:
+        if number == -1 or is_lost(number, self._use.identity):
             return
         with socket_of(kind_of(self), number) as last:
             if self._use.broken is not None and self._use.sent:
@@ -413,7 +427,7 @@ class Accounting(socket.socket):
 
     def _real_close(self, *_arguments: Any) -> None:
         """What `socket.socket.close` does when no files are left that were made of it."""
-        if not self._use.shut:
+        if not self._use.shut and not self.is_lost():
             with suppress(OSError):  # the server still has it, so the peer would not be told
                 self.shutdown(socket.SHUT_WR)
         self.end()

@@ -18,6 +18,7 @@ from trio.lowlevel import checkpoint
 
 from ._address import Address
 from ._config import LARGEST_PORTION, Limits, Timeouts
+from ._descriptors import lost
 from ._drain import Drain
 from ._events import RequestInfo
 from ._receiving import IdleBlock, Receiver
@@ -139,10 +140,15 @@ class Connection(trio.abc.HalfCloseableStream):
         Reading, writing or closing it behind the connection's back breaks
         every promise of this class.
         """
-        return self._transport.socket if isinstance(self._transport, SocketTransport) else None
+        if not isinstance(self._transport, SocketTransport):
+            return None
+        self._transport.show()
+        return self._transport.socket
 
     def fileno(self) -> int:
         """The file descriptor; -1 once closed, and where there is none."""
+        if isinstance(self._transport, SocketTransport):
+            self._transport.show()
         return self._transport.fileno()
 
     # Receiving -------------------------------------------------------------
@@ -249,6 +255,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whether closing at once could lose a reply."""
         sender = self._sender
         nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
+        nothing_to_save = nothing_to_save or self._is_lost()
         if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
             return False
         if not self._receiver.drain.began:
@@ -258,9 +265,19 @@ class Connection(trio.abc.HalfCloseableStream):
         return sender.total > 0 or self._may_have_sent or self._transport.has_input()
 
     async def _flush(self) -> None:
-        """Send what is buffered, unless the handler has closed the connection."""
+        """Send what is buffered, unless the handler has closed the connection.
+
+        Raises:
+          OSError: it has done so by the number of the descriptor.
+        """
         if not self._sender.closed:
+            if self._is_lost():
+                raise lost()
             await self._sender.flush()
+
+    def _is_lost(self) -> bool:
+        transport = self._transport
+        return isinstance(transport, SocketTransport) and transport.is_lost()
 
     # For the drain ---------------------------------------------------------
 

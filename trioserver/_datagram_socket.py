@@ -18,6 +18,7 @@ import trio
 
 from ._address import Address, describe
 from ._datagram_notes import Note, Told, ask_for_notes, is_unix
+from ._descriptors import Identity, close_socket, identity_of
 from ._sharing import others_hold
 from ._transport import NO_SIGNAL, Data, DatagramTransport, OwnedPath, PeerCredentials
 
@@ -66,6 +67,7 @@ class DatagramListener:
     address: Address = attrs.field(init=False)
     dropped: int = 0
     closed: bool = False
+    _identity: Identity | None = None
     _ways_back: int = 0
     _buffer: bytearray = attrs.field(init=False)
     _keeps_errors: bool = attrs.field(init=False)
@@ -164,6 +166,12 @@ class DatagramListener:
         """The file descriptor, -1 once closed."""
         return self.socket.fileno()
 
+    def show(self) -> int:
+        """The same, for a handler, who might close it."""
+        if self._identity is None:
+            self._identity = identity_of(self.fileno())
+        return self.fileno()
+
     def close(self) -> None:
         """Receive no more. The socket stays open as long as there are ways back."""
         if self.closed:
@@ -186,8 +194,7 @@ class DatagramListener:
 
     def _close_if_unused(self) -> None:
         if self.closed and not self._ways_back and self.socket.fileno() != -1:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+            close_socket(self.socket, self._identity)
 
 
 @attrs.define(eq=False)
@@ -231,7 +238,7 @@ class _Received:
             await self._listener.wait_writable()
 
     def fileno(self) -> int:
-        return self._listener.fileno()
+        return self._listener.show()
 
     def close(self) -> None:
         if self._open:

@@ -18,6 +18,7 @@ from typing import Literal
 import trio
 
 from ._connection import Connection
+from ._descriptors import is_lost, lost
 from ._socket_use import SocketUse
 from ._transport import SocketTransport, twin_of
 
@@ -39,8 +40,8 @@ class LentConnection(Connection):
         Raises:
           RuntimeError: the connection is over something else than a kernel socket.
         """
-        if self.socket is None:
-            raise RuntimeError(
+        if not isinstance(self._transport, SocketTransport):
+            raise RuntimeError(  # noqa: TRY004  (it is the server that is put together wrong)
                 "a handler outside of Trio needs a kernel socket, and this connection is over"
                 f" a {type(self._transport).__name__}"
             )
@@ -74,19 +75,21 @@ class LentConnection(Connection):
             before = transport.socket
             if before.fileno() == -1:
                 return
-            transport.socket = twin_of(before)
+            if self._is_lost():
+                raise lost()
+            transport.socket, transport.identity = twin_of(before), None
             before.detach()
-            use.detached = True
+            use.detached, use.identity = True, None
         if use.interrupted:  # perhaps the other one, which was not there any more
             self._interrupt()
 
     def _take_back(self) -> None:
         """End the loan, and note what has become of the connection meanwhile. Twice is once."""
-        use = self._end_loan()
-        if use is None or self.socket is None:
+        use, transport = self._end_loan(), self._transport
+        if use is None or not isinstance(transport, SocketTransport) or transport.is_lost():
             return
         with suppress(OSError):
-            _do_not_wait_in_close(self.socket)
+            _do_not_wait_in_close(transport.socket)
 
     def _give_away(self) -> None:
         """The same, but that the borrower keeps the descriptor, and closes it."""
@@ -103,6 +106,8 @@ class LentConnection(Connection):
             return None
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
+        if isinstance(self._transport, SocketTransport):
+            self._transport.identity = self._transport.identity or use.identity
         receiver.total, sender.total = use.received, use.sent
         # Who knows the number may have written to it, and nobody has counted that.
         self._may_have_sent = self._may_have_sent or use.shown
@@ -119,9 +124,15 @@ class LentConnection(Connection):
         """End whatever the borrower waits for in his socket, at once."""
         if self._use is not None:
             self._use.interrupted = True
-        if self.socket is not None:
+        if isinstance(self._transport, SocketTransport) and not self._is_lost():
             with suppress(OSError):  # the peer is gone already
-                self.socket.shutdown(socket.SHUT_RDWR)
+                self._transport.socket.shutdown(socket.SHUT_RDWR)
+
+    def _is_lost(self) -> bool:
+        transport, use = self._transport, self._use
+        if use is None or not isinstance(transport, SocketTransport):
+            return super()._is_lost()
+        return is_lost(transport.fileno(), use.identity or transport.identity)
 
     # While it is lent ----------------------------------------------------------
 

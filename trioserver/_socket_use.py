@@ -18,6 +18,7 @@ from typing import Protocol
 import attrs
 
 from ._config import LARGEST_INT
+from ._descriptors import Identity
 from ._errors import IdleTimeout, PeerGone, RequestEnded, WriteTimeout
 from ._events import RequestInfo
 
@@ -73,6 +74,7 @@ class SocketUse:
       number: the descriptor, once the handler's socket has none any more.
       shown: whether the handler knows the descriptor's number, so that its mode
         is what the handler thinks it is.
+      identity: what is behind that number then; see `is_lost`.
       broken: what every later send raises, and why, if that has been met.
       hand_over: called by the handler's thread before it detaches the descriptor.
     """
@@ -99,6 +101,7 @@ class SocketUse:
     detached: bool = False
     number: int = -1
     shown: bool = False
+    identity: Identity | None = None
     broken: tuple[type[Exception], str] | None = None
     hand_over: Callable[[], object] = lambda: None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -21,7 +20,7 @@ from ._fields import make_fields
 from ._lent import LentConnection
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
 from ._sync_handlers import SyncDatagramSocket, SyncHandler, check_sync_handler, handle
-from ._transport import Data
+from ._transport import Data, SocketTransport
 from ._worker_thread import ThreadCall
 
 A_MOMENT = 0.1
@@ -83,7 +82,7 @@ class ThreadingMixIn(BaseServer):
     async def _finish_connection(self, request: LentConnection, client_address: Address) -> None:
         await request._flush()
         use = request._lend(ends_idle=self.ends_idle_reads)
-        sock = BlockingSocket.over(cast("socket.socket", request.socket), use)
+        sock = BlockingSocket.over(cast("SocketTransport", request._transport).socket, use)
         call = self._call_for(request, request._interrupt, clean_up=sock.end_for_good)
         try:
             handler = self.RequestHandlerClass

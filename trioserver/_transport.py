@@ -21,6 +21,7 @@ import attrs
 import trio
 
 from ._address import Address
+from ._descriptors import Identity, close_socket, identity_of, is_lost
 from ._sealing import seal
 from ._sharing import others_hold
 
@@ -266,9 +267,15 @@ def _bytes_queued(sock: socket.socket) -> int:
 
 @attrs.define(eq=False)
 class SocketTransport:
-    """The kernel's transport: a connected socket, for which Python itself does not wait."""
+    """The kernel's transport: a connected socket, for which Python itself does not wait.
+
+    Attributes:
+      socket: it.
+      identity: what is behind its descriptor's number, once a handler was shown that.
+    """
 
     socket: socket.socket
+    identity: Identity | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         spare_the_program(self.socket)
@@ -309,10 +316,18 @@ class SocketTransport:
     def send_eof(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
 
+    def show(self) -> None:
+        """A handler gets to know the descriptor's number, and might close it."""
+        if self.identity is None:
+            self.identity = identity_of(self.socket.fileno())
+
+    def is_lost(self) -> bool:
+        """Whether a handler has closed the number, so that it may be somebody else's."""
+        return is_lost(self.socket.fileno(), self.identity)
+
     def close(self) -> None:
         if self.socket.fileno() != -1:
-            trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
+            close_socket(self.socket, self.identity)
 
     def give_away(self) -> None:
         """Forget the socket; somebody else has its descriptor, and closes it."""
@@ -321,7 +336,8 @@ class SocketTransport:
     def reset(self) -> None:
         # Fails on a socket that is closed or reset already: then there is nothing to tell.
         with contextlib.suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            if not self.is_lost():
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.close()
 
     def fileno(self) -> int:
@@ -340,9 +356,11 @@ class SocketListener:
     was_given: bool = False
     path: OwnedPath | None = None
     address: Address = attrs.field(init=False)
+    _identity: Identity | None = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
+        self._identity = identity_of(self.socket.fileno())  # its number is shown to everybody
         # Kept, because a closed socket has none.
         self.address = self.socket.getsockname()
         if self.socket.family != getattr(socket, "AF_UNIX", None):
@@ -384,8 +402,7 @@ class SocketListener:
             # Before the close: while our socket lives, its inode number cannot
             # be given to somebody else's file.
             self.path.unlink()
-        trio.lowlevel.notify_closing(self.socket)
-        self.socket.close()
+        close_socket(self.socket, self._identity)
 
 
 class OwnedPath(Protocol):

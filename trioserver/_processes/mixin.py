@@ -207,7 +207,7 @@ class ProcessMixIn(BaseServer):
             try:
                 if isinstance(request, PassedConnection):
                     request._is_with(worker, job)
-                    await worker.begin(job, request.fileno())
+                    await worker.begin(job, request._transport.fileno())
                 else:
                     await self._reply_for(worker, job, request)
                 await job.over.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any, Literal, cast
 
 import trio
@@ -10,7 +9,7 @@ import trio
 from .._address import Address
 from .._lent import LentConnection
 from .._socket_use import SocketUse
-from .._transport import kind_of
+from .._transport import SocketTransport, kind_of
 from .crew import Worker
 from .ending import Ending
 from .jobs import Job
@@ -41,7 +40,7 @@ class PassedConnection(LentConnection):
         if self._sender.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
         use = self._lend(ends_idle=False)  # no bell: a worker is told of the drain
-        sock = cast("socket.socket", self.socket)
+        sock = cast("SocketTransport", self._transport).socket
         return ConnectionOrder(
             info=self.info,
             age=trio.current_time() - self.info.started,

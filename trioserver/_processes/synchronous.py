@@ -84,11 +84,14 @@ def _serve_connection(
     use.hand_over = owner.detach
     try:
         handler = server.RequestHandlerClass
-        sock.call(partial(handle, handler, sock, order.client_address, server))
+        work = partial(handle, handler, sock, order.client_address, server)
+        sock.call(work, may_close_number=True)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
         _judge(ending, error, order)
     finally:
         ending.detached = owner.number == -1
+        if sock.is_lost():
+            owner.detach()  # it may be a file's by now that the handler has opened
         sock.end()
     ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
     ending.ended_idle, ending.shut, ending.shown = use.ended_idle, use.shut, use.shown

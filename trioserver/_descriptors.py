@@ -1,0 +1,59 @@
+"""Whose a descriptor's number is.
+
+Who is told a number can close it behind the back of the socket object that has it:
+``os.fdopen`` and ``socket.socket(fileno=...)`` do so when they are let go. From then on it is
+nobody's, or already another connection's, and to go on with it harms a stranger. So whoever
+shows a number notes what is behind it, and looks before the library itself uses it again.
+
+Not for all, though a look takes less than a microsecond: hardly any handler asks for its number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from typing import TypeAlias
+
+import trio
+
+Identity: TypeAlias = tuple[int, int]
+
+
+def identity_of(number: int) -> Identity | None:
+    """What is behind a number; None if nothing is, or it cannot be told (Windows)."""
+    try:
+        found = os.fstat(number)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_lost(number: int, identity: Identity | None) -> bool:
+    """Whether something else is behind ``number`` than was there when it was shown, or nothing.
+
+    Args:
+      number: the descriptor that an object has; -1: it has none.
+      identity: what was behind it; None: it was not shown.
+    """
+    return identity is not None and number != -1 and identity_of(number) != identity
+
+
+def lost() -> OSError:
+    """The error of a handler that has closed its number."""
+    return OSError(
+        errno.EBADF,
+        "the descriptor of the connection was closed by its number, as os.fdopen() and"
+        " socket.socket(fileno=...) do when they are let go: give them request.detach()",
+    )
+
+
+def close_socket(sock: socket.socket, identity: Identity | None) -> None:
+    """Close a socket that tasks may wait for, unless its number is not its own any more."""
+    if is_lost(sock.fileno(), identity):
+        sock.detach()
+        return
+    trio.lowlevel.notify_closing(sock)
+    with suppress(OSError):  # the number was closed, and nobody had asked us for it
+        sock.close()
