@@ -30,7 +30,10 @@ LAYERS = (
     ),
     "_door.py _shutdown.py _run.py",
     "_fields.py _hooks.py _base.py",
-    ("_servers.py _threads.py _processes/ _adopted_transport.py _adopted_listener.py _adopted.py"),
+    (
+        "_servers.py _threads.py _processes/ _adopted_transport.py _adopted_listener.py _adopted.py"
+        " _adopted_accept.py"
+    ),
     "_program.py _adopt.py",
     "__init__.py",
     "testing/ pytest_plugin.py __main__.py _demo.py",

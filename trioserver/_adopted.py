@@ -10,6 +10,7 @@ does everything in one and the same thread, one thing at a time.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -23,7 +24,8 @@ import attrs
 import trio
 
 from ._address import Address
-from ._adopted_listener import AdoptedListener, overrides
+from ._adopted_accept import Accepted, handing_out
+from ._adopted_listener import AdoptedListener, get_request, overrides
 from ._adopted_transport import (
     AdoptedDatagramTransport,
     AdoptedSocket,
@@ -54,6 +56,7 @@ class AdoptedServer(ThreadingMixIn):
         self.theirs = theirs
         self.socket_type: int = theirs.socket.type
         self._one_at_a_time = one_at_a_time
+        self._has_warned = False
         self._threads: set[OwnThread] = set()
         self._thread = OwnThread(type(theirs).__name__, self._threads)
         self._telling: set[int] = set()
@@ -84,7 +87,10 @@ class AdoptedServer(ThreadingMixIn):
     # Their hooks, each in a thread ---------------------------------------------------
 
     async def verify_request(self, request: Any, client_address: Address) -> bool:
-        """Agree on TLS, if that is due, and call theirs."""
+        """Call ``get_request`` and agree on TLS, if that is due, and call theirs."""
+        if self._is_new(request):
+            await self._get_request(request)
+        client_address = self._address(request, client_address)
         if getattr(request._transport, "needs_handshake", False):
             await self._in_thread(request, partial(_shake_hands, request))
         if not self._verifies:
@@ -94,7 +100,7 @@ class AdoptedServer(ThreadingMixIn):
 
     async def finish_request(self, request: Any, client_address: Address) -> None:
         """Call theirs."""
-        theirs = request._transport.theirs
+        theirs, client_address = request._transport.theirs, self._address(request, client_address)
         finish = partial(self.theirs.finish_request, theirs, client_address)
         if isinstance(theirs, ssl.SSLSocket):
             finish = partial(_over_tls, request, finish)
@@ -104,7 +110,10 @@ class AdoptedServer(ThreadingMixIn):
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
         """Call theirs, with the error as `sys.exception`."""
-        theirs = request._transport.theirs
+        if self._is_new(request):  # and none of their requests yet
+            await super().handle_error(request, client_address)
+            return
+        theirs, client_address = request._transport.theirs, self._address(request, client_address)
         handle = partial(self.theirs.handle_error, theirs, client_address)
         number = request.info.id
         self._telling.add(number)
@@ -120,7 +129,7 @@ class AdoptedServer(ThreadingMixIn):
 
     async def shutdown_request(self, request: Any) -> None:
         """Call theirs, unless a thread that was left behind will; then linger and close."""
-        if request._left_behind is None:
+        if request._left_behind is None and not self._is_new(request):
             theirs = request._transport.theirs
             self._lend(request)  # so that their close() does not close our descriptor
             if self._shuts_in_thread(request._transport):
@@ -167,6 +176,51 @@ class AdoptedServer(ThreadingMixIn):
                 thread.release()
                 if not thread.is_busy:
                     await thread.wait_ended()
+
+    # Their get_request -----------------------------------------------------------------
+
+    def _is_new(self, request: Any) -> bool:
+        """Whether ``get_request`` has still to be called."""
+        return getattr(request._transport, "accepted", None) is not None
+
+    def _address(self, request: Any, client_address: Address) -> Address:
+        """The client's, as ``get_request`` returned it."""
+        transport = request._transport
+        deferred = isinstance(transport, AdoptedTransport) and transport.was_deferred
+        return transport.address if deferred else client_address
+
+    async def _get_request(self, request: Any) -> None:
+        """Call theirs, for a client that was accepted; in the thread of what is no request's.
+
+        An `OSError` in it is the client's own affair, as ever.
+        """
+        transport = request._transport
+        visit = _Visit(self.theirs, transport.accepted)
+        run_sync = self._thread.run_sync
+        call = self._call_for(request, request._interrupt, visit.end, run_sync)
+        request._lend(ends_idle=False)  # what the client sends meanwhile is for nobody else
+        try:
+            transport.become(*await call.run(visit.make))
+        except trio.Cancelled:
+            self._warn_of_waiting()
+            raise
+        except OSError as error:
+            traceback.clear_frames(error.__traceback__)
+            told = ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}")
+            self._bound_run().door.accept_failed(request.info.server_address, told)
+            raise PeerGone(f"get_request: {error}", info=request.info) from error
+        finally:
+            request._take_back()
+
+    def _warn_of_waiting(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            message = (
+                "%s.get_request did not end in time for a client; while it waits for one, it lets"
+                " nobody else in: wait in finish_request instead, or with"
+                " do_handshake_on_connect=False"
+            )
+            log_safely(error_log, logging.WARNING, message, type(self.theirs).__name__)
 
     # Threads ---------------------------------------------------------------------------
 
@@ -220,6 +274,27 @@ class AdoptedServer(ThreadingMixIn):
             self.theirs.shutdown_request(theirs)
         finally:
             theirs.end_for_good()
+
+
+@attrs.define(eq=False)
+class _Visit:
+    """One call of their ``get_request``, for a client."""
+
+    _theirs: Any
+    _accepted: Accepted
+    _got: AdoptedTransport | None = None
+
+    def make(self) -> tuple[AdoptedTransport, Address]:
+        """What it returns."""
+        with handing_out(self._accepted):
+            self._got, address = get_request(self._theirs)
+        return self._got, address
+
+    def end(self) -> None:
+        """Close what it has returned when nobody waited for it any more."""
+        if self._got is not None:
+            self._got.socket.detach() if self._got.shares else self._got.socket.close()
+            self._got.theirs.close()
 
 
 @attrs.frozen(eq=False)

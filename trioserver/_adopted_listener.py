@@ -13,11 +13,12 @@ import trio
 
 from ._accept import Tier, tier_of
 from ._address import Address
+from ._adopted_accept import have_hand_out
 from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
 from ._sealing import seal
 from ._socket_use import has_input
-from ._transport import NOT_WAITING, twin_of
+from ._transport import NOT_WAITING, do_not_wait, twin_of
 
 
 def overrides(theirs: socketserver.BaseServer, *names: str) -> bool:
@@ -46,6 +47,10 @@ class AdoptedListener:
         self._datagrams = self._socket.type == socket.SOCK_DGRAM
         self._closed = False
         self._gets_its_own = overrides(theirs, "get_request")
+        # Theirs may wait for its client, so it is called later: see `get_request`.
+        self._accepts_first = (
+            self._gets_its_own and not self._datagrams and have_hand_out(self._socket)
+        )
         # That of datagrams blocks, for its handlers send with it.
         self._socket.settimeout(None if self._datagrams else 0)
         if isinstance(self._socket, ssl.SSLSocket):
@@ -60,7 +65,7 @@ class AdoptedListener:
             seal(self._twin)
 
     def accept_now(self) -> tuple[Any, Address] | None:
-        """What their ``get_request`` returns.
+        """What their ``get_request`` returns, or a client for which it has still to be called.
 
         Raises:
           OSError: of the fatal tier only if their socket does not listen any more.
@@ -87,17 +92,15 @@ class AdoptedListener:
             raise ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}") from error
 
     def _get_request(self) -> tuple[Any, Address]:
+        if self._accepts_first:
+            sock, client_address = self._twin.accept()
+            if sock.gettimeout() is not None:
+                do_not_wait(sock)
+            return AdoptedTransport.before_get_request(sock, client_address), client_address
         if self._datagrams:
             request, client_address = self._receive()
             return AdoptedDatagramTransport(request, self.address, self._socket), client_address
-        request, client_address = self._theirs.get_request()
-        if isinstance(request, socket.socket) and request.fileno() == -1:
-            raise OSError(errno.EBADF, "it returned a socket that is closed")
-        try:
-            return AdoptedTransport.of(request), client_address
-        except BaseException:
-            self._theirs.close_request(request)
-            raise
+        return get_request(self._theirs)
 
     def _receive(self) -> tuple[Any, Address]:
         if self._gets_its_own:
@@ -123,6 +126,18 @@ class AdoptedListener:
         self._twin.close()
         if not self._datagrams:
             self._socket.close()
+
+
+def get_request(theirs: Any) -> tuple[AdoptedTransport, Address]:
+    """What their ``get_request`` returns."""
+    request, client_address = theirs.get_request()
+    if isinstance(request, socket.socket) and request.fileno() == -1:
+        raise OSError(errno.EBADF, "it returned a socket that is closed")
+    try:
+        return AdoptedTransport.of(request), client_address
+    except BaseException:
+        theirs.close_request(request)
+        raise
 
 
 def listens(sock: socket.socket) -> bool:

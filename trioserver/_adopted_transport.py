@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from ._address import Address
+from ._adopted_accept import Accepted
 from ._blocking_socket import Accounting
 from ._descriptors import Identity, identity_of, is_lost
 from ._lent import LentConnection
@@ -87,6 +88,9 @@ class AdoptedTransport(SocketTransport):
       needs_handshake: whether TLS has still to be agreed on.
       is_lent: whether it has been.
       hooks: where the hooks are called, once one was.
+      accepted: the client for whom ``get_request`` has still to be called.
+      was_deferred: whether that was called after the accept.
+      address: what it returned as the client's address then.
     """
 
     theirs: Any = None
@@ -94,6 +98,9 @@ class AdoptedTransport(SocketTransport):
     needs_handshake: bool = False
     is_lent: bool = False
     hooks: ThreadOfRequest | None = None
+    accepted: Accepted | None = None
+    was_deferred: bool = False
+    address: Address = None
     _is_ours: bool = True
     _their_identity: Identity | None = None
 
@@ -118,6 +125,18 @@ class AdoptedTransport(SocketTransport):
         # Theirs keeps no account of who asks for its number.
         transport._their_identity = identity_of(request.fileno())
         return transport
+
+    @classmethod
+    def before_get_request(cls, sock: socket.socket, address: Address) -> AdoptedTransport:
+        """One for a client that was accepted, and has still to pass ``get_request``."""
+        return cls(twin_of(sock), accepted=Accepted(sock, address))
+
+    def become(self, other: AdoptedTransport, address: Address) -> None:
+        """Go on with what ``get_request`` returned."""
+        self.socket.close()  # nobody waits for it
+        self.socket, self.theirs, self.shares = other.socket, other.theirs, other.shares
+        self.needs_handshake, self._their_identity = other.needs_handshake, other._their_identity
+        self.accepted, self.was_deferred, self.address = None, True, address
 
     def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
         """Begin to keep account of what happens in it, as far as that can be seen."""
@@ -144,7 +163,9 @@ class AdoptedTransport(SocketTransport):
         if self.shares:
             socket.socket.detach(self.theirs)
         super().close()
-        if not self.let_go_of_lost():
+        if self.accepted is not None:
+            self.accepted.close()
+        elif not self.let_go_of_lost():
             self.theirs.close()
 
     def give_away(self) -> None:

@@ -456,6 +456,18 @@ class BlockingSocket(Accounting):
 _TIMEOUTS = {socket.SO_RCVTIMEO: "idle", socket.SO_SNDTIMEO: "write"}
 
 
+def kernels_time_outs(sock: socket.socket) -> dict[str, float]:
+    """``SO_RCVTIMEO`` and ``SO_SNDTIMEO`` as far as they are set, by their names in a `SocketUse`.
+
+    A connection has those of its listener. They are what it would wait in the kernel.
+    """
+    found = {
+        name: _seconds_of(sock.getsockopt(socket.SOL_SOCKET, option, 16))
+        for option, name in _TIMEOUTS.items()
+    }
+    return {name: seconds for name, seconds in found.items() if seconds}
+
+
 def _seconds_of(value: bytes) -> float:
     """What the system calls a time-out: seconds and microseconds, or (Windows) milliseconds."""
     if len(value) < 8:

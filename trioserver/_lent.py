@@ -17,6 +17,7 @@ from typing import Literal
 
 import trio
 
+from ._blocking_socket import kernels_time_outs
 from ._connection import Connection
 from ._descriptors import is_lost, lost
 from ._socket_use import SocketUse
@@ -48,14 +49,16 @@ class LentConnection(Connection):
         receiver, sender = self._receiver, self._sender
         if ends_idle and not receiver.drain.began:
             receiver.drain.bell.hang()
+        bounds = {"idle": receiver.timeout, "write": sender.timeout}
+        bounds |= kernels_time_outs(self._transport.socket)
         until_new = receiver.new_until - trio.current_time()
         use = self._use = SocketUse(
             info=self.info,
             drain=receiver.drain,
             new_until=time.monotonic() + until_new,
             ends_idle=ends_idle,
-            idle=receiver.timeout,
-            write=sender.timeout,
+            idle=bounds["idle"],
+            write=bounds["write"],
             pending=receiver.buffer,
             received=receiver.total,
             sent=sender.total,
