@@ -24,8 +24,7 @@ import attrs
 import trio
 
 from ._address import Address
-from ._adopted_accept import Accepted, handing_out
-from ._adopted_listener import AdoptedListener, get_request, overrides
+from ._adopted_listener import AdoptedListener, Visit, overrides
 from ._adopted_transport import (
     AdoptedDatagramTransport,
     AdoptedSocket,
@@ -154,7 +153,7 @@ class AdoptedServer(ThreadingMixIn):
             await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
         except trio.Cancelled:
             seconds = self.timeouts.cleanup
-            with trio.move_on_after(seconds, shield=True):
+            with trio.move_on_after(max(seconds, A_MOMENT), shield=True):
                 await ends.event.wait()
             if not ends.event.is_set():
                 message = "%s.service_actions did not end within %g s (cleanup); left behind"
@@ -195,7 +194,7 @@ class AdoptedServer(ThreadingMixIn):
         An `OSError` in it is the client's own affair, as ever.
         """
         transport = request._transport
-        visit = _Visit(self.theirs, transport.accepted)
+        visit = Visit(self.theirs, transport.accepted)
         run_sync = self._thread.run_sync
         call = self._call_for(request, request._interrupt, visit.end, run_sync)
         request._lend(ends_idle=False)  # what the client sends meanwhile is for nobody else
@@ -260,8 +259,14 @@ class AdoptedServer(ThreadingMixIn):
         """What a thread does."""
         if isinstance(transport.theirs, AdoptedSocket):
             return transport.theirs.call(function)
-        result = function()
-        if isinstance(transport, AdoptedTransport) and transport.let_go_of_lost():
+        is_stream = isinstance(transport, AdoptedTransport)
+        try:
+            result = function()
+        except BaseException:
+            if is_stream:
+                transport.let_go_of_lost()
+            raise
+        if is_stream and transport.let_go_of_lost():
             raise lost()
         return result
 
@@ -274,27 +279,6 @@ class AdoptedServer(ThreadingMixIn):
             self.theirs.shutdown_request(theirs)
         finally:
             theirs.end_for_good()
-
-
-@attrs.define(eq=False)
-class _Visit:
-    """One call of their ``get_request``, for a client."""
-
-    _theirs: Any
-    _accepted: Accepted
-    _got: AdoptedTransport | None = None
-
-    def make(self) -> tuple[AdoptedTransport, Address]:
-        """What it returns."""
-        with handing_out(self._accepted):
-            self._got, address = get_request(self._theirs)
-        return self._got, address
-
-    def end(self) -> None:
-        """Close what it has returned when nobody waited for it any more."""
-        if self._got is not None:
-            self._got.socket.detach() if self._got.shares else self._got.socket.close()
-            self._got.theirs.close()
 
 
 @attrs.frozen(eq=False)

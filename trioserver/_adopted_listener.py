@@ -9,11 +9,12 @@ import ssl
 import traceback
 from typing import Any
 
+import attrs
 import trio
 
 from ._accept import Tier, tier_of
 from ._address import Address
-from ._adopted_accept import have_hand_out
+from ._adopted_accept import Accepted, handing_out, have_hand_out
 from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
 from ._sealing import seal
@@ -138,6 +139,31 @@ def get_request(theirs: Any) -> tuple[AdoptedTransport, Address]:
     except BaseException:
         theirs.close_request(request)
         raise
+
+
+@attrs.define(eq=False)
+class Visit:
+    """One call of their ``get_request``, for a client."""
+
+    _theirs: Any
+    _accepted: Accepted
+    _got: AdoptedTransport | None = None
+
+    def make(self) -> tuple[AdoptedTransport, Address]:
+        """What it returns."""
+        with handing_out(self._accepted):
+            self._got, address = get_request(self._theirs)
+        return self._got, address
+
+    def end(self) -> None:
+        """Close what it has returned when nobody waited for it any more."""
+        if self._got is None:
+            return
+        if self._got.shares:
+            self._got.give_away()
+        else:
+            self._got.socket.close()
+        self._theirs.close_request(self._got.theirs)
 
 
 def listens(sock: socket.socket) -> bool:

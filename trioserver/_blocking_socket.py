@@ -303,6 +303,7 @@ class Accounting(socket.socket):
         try:
             result = function()
         except OSError as error:
+            self._let_go_if_lost(may_close_number=may_close_number)
             ended, first = self._use.as_ended(error), left_handle(error)
             try:
                 if first is not None and self._is_peers(error) and not self._is_peers(first):
@@ -312,10 +313,19 @@ class Accounting(socket.socket):
                 raise ended from error
             finally:
                 del ended, first  # no cycles
-        if self.is_lost() and not may_close_number:
-            self.end()
+        except BaseException:
+            self._let_go_if_lost(may_close_number=may_close_number)
+            raise
+        if self._let_go_if_lost(may_close_number=may_close_number):
             raise lost()
         return result
+
+    def _let_go_if_lost(self, *, may_close_number: bool) -> bool:
+        """Have nobody use a number any more that may be anybody's; whether it is such a one."""
+        if may_close_number or not self.is_lost():
+            return False
+        self.end()
+        return True
 
     def _is_peers(self, error: BaseException) -> bool:
         return peers_doing(self._use.as_ended(error) or error, self._use.info) is not None

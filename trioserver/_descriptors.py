@@ -45,7 +45,7 @@ def lost() -> OSError:
     return OSError(
         errno.EBADF,
         "the descriptor of the connection was closed by its number, as os.fdopen() and"
-        " socket.socket(fileno=...) do when they are let go: give them request.detach()",
+        " socket.socket(fileno=...) do when they are let go: give them a duplicate, os.dup(number)",
     )
 
 
