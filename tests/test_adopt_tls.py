@@ -80,6 +80,36 @@ async def test_tls_listener(context: ssl.SSLContext, trusting: ssl.SSLContext) -
     assert "completed" in witness.outcomes
 
 
+async def test_object_that_shakes_hands_itself(
+    context: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """It hears of a client that does not agree, as ever: it may have something to clean up."""
+    told: list[str] = []
+
+    class Shakes(socketserver.ThreadingTCPServer):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            told.append("finish_request")
+            try:
+                request.do_handshake()
+            except OSError:
+                told.append("failed")
+                raise
+            super().finish_request(request, client_address)
+
+    server, witness = Shakes(THERE, Upper), Witness()
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    async with adopted(server, observers=[witness]):
+        assert await in_thread(ask_secretly, trusting, server.server_address) == b"SECRET\n"
+        with plain_client(server.server_address) as liar:
+            liar.sendall(b"this is not TLS" * 10)
+            await until(lambda: len(witness.records) == 2)
+    assert told == ["finish_request", "finish_request", "failed"]
+    assert witness.outcomes[0] == "completed"
+    assert witness.outcomes[1] in {"failed", "disconnected"}  # whichever it is for OpenSSL then
+
+
 async def test_tls_handshake_is_bounded(context: ssl.SSLContext) -> None:
     """By ``timeouts.handshake``."""
     server, witness = over_tls(context), Witness()

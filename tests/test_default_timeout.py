@@ -18,7 +18,7 @@ from support import Upper as AsyncUpper
 from support import Witness, plain_client, running, until
 
 import trioserver
-from trioserver._receiving import Bell
+from trioserver._drain import Bell
 from trioserver._transport import new_socket, socket_of, socket_pair, twin_of
 
 PACKAGE = Path(trioserver.__file__).parent

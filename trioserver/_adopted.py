@@ -60,6 +60,8 @@ class AdoptedServer(ThreadingMixIn):
         self._thread = OwnThread(type(theirs).__name__, self._threads)
         self._telling: set[int] = set()
         self._verifies = overrides(theirs, "verify_request")
+        # As of now: the listener has it not be done in Trio's thread.
+        self._owes_tls = bool(getattr(theirs.socket, "do_handshake_on_connect", False))
         may_be_tls = overrides(theirs, "get_request") or isinstance(theirs.socket, ssl.SSLSocket)
         if not self._verifies and not may_be_tls:  # a sixth of a short request's time
             self.verify_request = super().verify_request  # type: ignore[method-assign]
@@ -91,7 +93,7 @@ class AdoptedServer(ThreadingMixIn):
             await self._get_request(request)
         client_address = self._address(request, client_address)
         if getattr(request._transport, "needs_handshake", False):
-            await self._in_thread(request, partial(_shake_hands, request))
+            await self._in_thread(request, partial(_shake_hands, request, owed=self._owes_tls))
         if not self._verifies:
             return True
         verify = partial(self.theirs.verify_request, request._transport.theirs, client_address)
@@ -323,12 +325,20 @@ def _is_raised_by(error: BaseException, sock: socket.socket) -> bool:
     return frames[-1].f_locals.get("self") is sock
 
 
-def _shake_hands(request: Any) -> None:
+def _shake_hands(request: Any, *, owed: bool) -> None:
+    """Agree on TLS, within the bound for it.
+
+    Args:
+      owed: whether the accept would have done that. If not, their own methods do, and are
+        to find out by themselves that it fails: they may have something to clean up.
+    """
     transport = request._transport
     transport.needs_handshake = False
     try:
         transport.theirs.do_handshake()
     except OSError as error:  # ssl.SSLError is one
+        if not owed:
+            return
         message = f"the client did not agree on TLS: {error.strerror or error}"
         raise PeerGone(message, info=request.info) from error
 

@@ -33,9 +33,14 @@ class Accepted:
             return None
         return sock.detach(), address
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether somebody has."""
+        return not self._clients
+
     def readable(self) -> int | None:
         """What says that it is there, for who looks before the accept; None if it was taken."""
-        if not self._clients:
+        if self.is_taken:
             return None
         if self._readable is None:
             self._readable, other = socket_pair()

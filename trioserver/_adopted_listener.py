@@ -6,6 +6,7 @@ import errno
 import socket
 import socketserver
 import ssl
+import time
 import traceback
 from typing import Any
 
@@ -149,11 +150,22 @@ class Visit:
     _accepted: Accepted
     _got: AdoptedTransport | None = None
 
+    # Before the next try, if it has found nobody, though somebody is there.
+    _PAUSE = 0.005
+
     def make(self) -> tuple[AdoptedTransport, Address]:
-        """What it returns."""
+        """What it returns; in a thread that can be cancelled."""
         with handing_out(self._accepted):
-            self._got, address = get_request(self._theirs)
-        return self._got, address
+            while True:
+                try:
+                    self._got, address = get_request(self._theirs)
+                except (BlockingIOError, InterruptedError):
+                    if self._accepted.is_taken:
+                        raise
+                    time.sleep(self._PAUSE)
+                    trio.from_thread.check_cancelled()
+                else:
+                    return self._got, address
 
     def end(self) -> None:
         """Close what it has returned when nobody waited for it any more."""
