@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+import ssl
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from trioserver.testing import open_descriptors
+
+if TYPE_CHECKING:
+    import trustme
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,3 +31,30 @@ def nothing_stays_open() -> Iterator[None]:
     before = open_descriptors()
     yield
     assert open_descriptors() == before
+
+
+# TLS. trustme is imported when the first test needs it: most do not.
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Who signs the server's certificate."""
+    import trustme  # noqa: PLC0415
+
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    """What a server needs to prove who it is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """What a client needs to believe it."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context

@@ -9,35 +9,12 @@ import struct
 from typing import Any
 
 import pytest
-import trustme
 from adopting import THERE, Upper, adopted, in_thread
 from support import Witness, plain_client, until
 
 import trioserver
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """Who signs the server's certificate."""
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def context(authority: trustme.CA) -> ssl.SSLContext:
-    """What a server needs to prove who it is."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
-
-
-@pytest.fixture(scope="module")
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """What a client needs to believe it."""
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
 
 
 def over_tls(context: ssl.SSLContext, handler: Any = Upper) -> socketserver.ThreadingTCPServer:

@@ -40,17 +40,16 @@ class Certified:
 
 
 @pytest.fixture(scope="module")
-def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
-    """A certificate for ``localhost``, and who believes it."""
-    authority = trustme.CA()
+def certified(
+    authority: trustme.CA, trusting: ssl.SSLContext, tmp_path_factory: pytest.TempPathFactory
+) -> Certified:
+    """A certificate for ``localhost`` in a file, which workers can read, and who believes it."""
     certificate = authority.issue_cert("localhost")
     path = str(tmp_path_factory.mktemp("tls") / "server.pem")
     certificate.private_key_and_cert_chain_pem.write_to_path(path)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return Certified(path, server, client)
+    return Certified(path, server, trusting)
 
 
 # Moments at which the drain begins --------------------------------------------------------

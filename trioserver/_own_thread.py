@@ -23,8 +23,14 @@ from typing import Protocol, TypeVar
 
 import attrs
 import trio
-from trio._threads import PARENT_TASK_DATA
 from trio.lowlevel import RaiseCancelT, enable_ki_protection
+
+try:
+    # Private: there is no public way to have a thread of one's own that `trio.from_thread`
+    # knows. Without it, a hook has to give its functions a token there.
+    from trio._threads import PARENT_TASK_DATA
+except ImportError:
+    PARENT_TASK_DATA = threading.local()  # type: ignore[assignment]
 
 T = TypeVar("T")
 
