@@ -17,7 +17,7 @@ LAYERS = (
     "_errors.py _config.py _signals.py",
     (
         "_address.py _events.py _observers.py _transport.py"
-        " _sealing.py _sharing.py _datagram_notes.py _datagram_socket.py _verdict.py"
+        " _sockets.py _sealing.py _sharing.py _datagram_notes.py _datagram_socket.py _verdict.py"
         " _descriptors.py"
     ),
     (

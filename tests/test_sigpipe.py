@@ -201,7 +201,7 @@ def info_of_nobody() -> trioserver.RequestInfo:
 async def test_option_where_there_is_no_flag(monkeypatch: pytest.MonkeyPatch, place: Any) -> None:
     """There each connection's socket is told, by whichever way it is served."""
     option = socket.SO_KEEPALIVE  # stands for the option that this system lacks
-    monkeypatch.setattr(trioserver._transport, "_SO_NOSIGPIPE", option)
+    monkeypatch.setattr(trioserver._sockets, "_SO_NOSIGPIPE", option)
     found: list[int] = []
 
     async def looks(request: Any, client_address: Any, server: Any) -> None:

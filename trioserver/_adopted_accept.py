@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ._address import Address
-from ._transport import socket_pair
+from ._sockets import socket_pair
 
 
 class Accepted:

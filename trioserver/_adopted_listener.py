@@ -20,7 +20,7 @@ from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
 from ._sealing import seal
 from ._socket_use import has_input
-from ._transport import NOT_WAITING, do_not_wait, twin_of
+from ._sockets import NOT_WAITING, do_not_wait, twin_of
 
 
 def overrides(theirs: socketserver.BaseServer, *names: str) -> bool:

@@ -18,16 +18,8 @@ from ._descriptors import Identity, identity_of, is_lost
 from ._lent import LentConnection
 from ._own_thread import OwnThread
 from ._socket_use import SocketUse
-from ._transport import (
-    SENDING,
-    Data,
-    PeerCredentials,
-    SocketTransport,
-    do_not_wait,
-    kind_of,
-    socket_of,
-    twin_of,
-)
+from ._sockets import SENDING, do_not_wait, kind_of, socket_of, twin_of
+from ._transport import Data, PeerCredentials, SocketTransport
 
 
 class AdoptedSocket(Accounting):

@@ -34,7 +34,7 @@ import trio
 from ._descriptors import identity_of, is_lost, lost
 from ._errors import IdleTimeout, PeerGone, WriteTimeout
 from ._socket_use import SocketUse, wait_for_room
-from ._transport import (
+from ._sockets import (
     NOT_WAITING,
     RESET_ON_CLOSE,
     SENDING,

@@ -20,7 +20,8 @@ from ._address import Address, describe
 from ._datagram_notes import Note, Told, ask_for_notes, is_unix
 from ._descriptors import Identity, close_socket, identity_of
 from ._sharing import others_hold
-from ._transport import NO_SIGNAL, Data, DatagramTransport, OwnedPath, PeerCredentials
+from ._sockets import NO_SIGNAL
+from ._transport import Data, DatagramTransport, OwnedPath, PeerCredentials
 
 UNNAMED = ""
 """The address of a client whose socket is not bound: nobody can reply to it."""

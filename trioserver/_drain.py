@@ -7,7 +7,7 @@ import socket
 
 import attrs
 
-from ._transport import socket_pair
+from ._sockets import socket_pair
 
 NEW_CONNECTION_GRACE = 0.5
 """Seconds after its accept in which a connection that has never sent a byte is

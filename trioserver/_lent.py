@@ -21,7 +21,8 @@ from ._blocking_socket import kernels_time_outs
 from ._connection import Connection
 from ._descriptors import is_lost, lost
 from ._socket_use import SocketUse
-from ._transport import SocketTransport, twin_of
+from ._sockets import twin_of
+from ._transport import SocketTransport
 
 # The borrower may detach the descriptor in the very moment in which it is left to him.
 _turn = threading.Lock()

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ._address import Address, resolve, with_address
-from ._transport import Listener, OwnedPath, new_socket
+from ._sockets import new_socket
+from ._transport import Listener, OwnedPath
 from ._unix_path import bind_path
 
 LARGEST_BACKLOG = 65_535

@@ -29,7 +29,7 @@ import trio
 
 from ._address import is_abstract, with_address
 from ._observers import error_log, log_safely
-from ._transport import new_socket
+from ._sockets import new_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

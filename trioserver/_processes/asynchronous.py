@@ -24,7 +24,8 @@ from .._errors import lone_errors
 from .._events import RequestInfo, RequestRecord
 from .._handlers import awaitable
 from .._request import Request
-from .._transport import Data, PeerCredentials, SocketTransport, socket_of
+from .._sockets import socket_of
+from .._transport import Data, PeerCredentials, SocketTransport
 from .channel import Channel
 from .ending import Ending
 from .orders import ConnectionOrder, DatagramOrder, Order, unpack_order

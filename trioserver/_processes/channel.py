@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from .._transport import NO_SIGNAL
+from .._sockets import NO_SIGNAL
 from .wire import Frames, Say, frame, tell
 
 _PORTION = 65_536

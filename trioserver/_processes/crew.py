@@ -23,7 +23,7 @@ import attrs
 import trio
 
 from .._observers import error_log, log_safely
-from .._transport import NO_SIGNAL
+from .._sockets import NO_SIGNAL
 from .ending import Ending
 from .jobs import Job
 from .log import log_here

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from .._transport import socket_pair, spare_the_program
+from .._sockets import socket_pair, spare_the_program
 from . import worker
 from .errors import ForkServerGone, WorkerStartError
 from .life import Lifeline

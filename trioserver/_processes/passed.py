@@ -9,7 +9,8 @@ import trio
 from .._address import Address
 from .._lent import LentConnection
 from .._socket_use import SocketUse
-from .._transport import SocketTransport, kind_of
+from .._sockets import kind_of
+from .._transport import SocketTransport
 from .crew import Worker
 from .ending import Ending
 from .jobs import Job

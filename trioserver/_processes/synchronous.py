@@ -12,8 +12,8 @@ from typing import Any, Self, TypeVar
 from .._blocking_socket import BlockingSocket
 from .._events import enter_request
 from .._socket_use import SocketUse
+from .._sockets import socket_of
 from .._sync_handlers import SyncDatagramSocket, handle
-from .._transport import socket_of
 from .._verdict import as_errors, peers_doing
 from .channel import Channel
 from .ending import Ending
