@@ -133,14 +133,14 @@ async def test_takes_too_long(handler: Any, deed: str) -> None:
     """PR-03: whatever it does, also in C with the interpreter's lock, it is killed in time."""
     witness = Witness()
     server = handlers.Lenient(
-        *(THERE, handler), min_children=2, observers=[witness], timeouts=Timeouts(request=0.3)
+        *(THERE, handler), min_children=2, observers=[witness], timeouts=Timeouts(request=1)
     )
     async with running(server):
         before = server.active_children
         async with bystander(server):
             began = time.perf_counter()
             assert await ask(server, deed.encode()) == b"begun."
-            assert 0.3 <= time.perf_counter() - began < 0.3 + SOON
+            assert 1 <= time.perf_counter() - began < 1 + SOON
             await is_served(server)
         assert len(set(before) & set(server.active_children)) == 1
     assert server.errors == []

@@ -482,12 +482,12 @@ async def test_write_timeout(handler: Any) -> None:
 async def test_request_timeout(handler: Any) -> None:
     """Who takes too long is killed; the next one finds a new worker."""
     witness = Witness()
-    timeouts = Timeouts(request=0.3)
+    timeouts = Timeouts(request=1)
     async with running(server := on_tcp(handler, observers=[witness], timeouts=timeouts)):
         [before] = server.active_children
         began = time.perf_counter()
         assert await ask(server, b"sleep") == b"begun."
-        assert 0.3 <= time.perf_counter() - began < 0.3 + SOON
+        assert 1 <= time.perf_counter() - began < 1 + SOON
         pid = int((await ask(server, b"nothing")).removeprefix(b"begun."))
         assert pid != before
         assert server.active_children == [pid]
