@@ -535,8 +535,12 @@ def interrupts_it():
         except KeyboardInterrupt:
             os._exit(7)
     os.read(reader, 1)
-    os.kill(child, signal.SIGINT)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    # Again and again: in a child of a thread, Python 3.13 heeds one that comes before the sleep
+    # only when the next one ends the sleep (87 of 100, without any server).
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        os.kill(child, signal.SIGINT)
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 7
 
 def has_one_that_runs_trio():
     if (child := os.fork()) == 0:

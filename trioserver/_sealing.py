@@ -17,7 +17,16 @@ from contextlib import suppress
 
 _SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>; the socket module does not have it
 
-_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # struct sock_filter: BPF_RET, no bytes
+# The instructions of a filter (struct sock_filter, <linux/bpf_common.h>) that drops what asks for
+# a new connection. Who has asked already may finish: the last packet of that is on its way.
+_INSTRUCTIONS = (
+    (0x30, 0, 0, 13),  # load the byte with the flags of TCP,
+    (0x54, 0, 0, 0x12),  # of which SYN and ACK count:
+    (0x15, 0, 1, 0x02),  # if it is SYN alone,
+    (0x06, 0, 0, 0),  # drop the packet,
+    (0x06, 0, 0, 0xFFFF_FFFF),  # else take all of it
+)
+_DROP_SYN = b"".join(struct.pack("=HBBI", *fields) for fields in _INSTRUCTIONS)
 
 
 def seal(sock: socket.socket) -> None:
@@ -31,11 +40,10 @@ def seal(sock: socket.socket) -> None:
         if sock.family == socket.AF_UNIX:
             sock.shutdown(socket.SHUT_RD)  # connect(2) looks for that, and accept(2) does not
         else:
-            _drop_what_arrives(sock)
+            _drop_new_ones(sock)
 
 
-def _drop_what_arrives(sock: socket.socket) -> None:
-    """Have the kernel drop every packet for the socket itself; its connections have others."""
-    program = ctypes.create_string_buffer(_DROP_ALL)
-    fields = struct.pack("@HP", 1, ctypes.addressof(program))  # struct sock_fprog
+def _drop_new_ones(sock: socket.socket) -> None:
+    program = ctypes.create_string_buffer(_DROP_SYN)
+    fields = struct.pack("@HP", len(_INSTRUCTIONS), ctypes.addressof(program))  # struct sock_fprog
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fields)

@@ -92,6 +92,7 @@ async def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> No
     errors: Counter[str] = Counter()
     connected = answered = 0
     lost: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     ends = []
     chance = random.Random(options.seed)
     for _ in range(options.shutdowns):
@@ -114,13 +115,15 @@ async def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> No
             await trio.sleep(chance.uniform(0, 0.1))
             server.shutdown()
         ends.append(reports[0].duration)
+        outcomes.update(str(record.outcome) for record in reports[0].requests)
+        outcomes.update(["unaccepted"] * len(reports[0].unaccepted))
         told = json.loads(await trio.to_thread.run_sync(process.stdout.read))
         process.wait()
         process.stdout.close()
         connected, answered = connected + told["connected"], answered + told["answered"]
         lost.update(told["lost"])
     print(f"{options.shutdowns} shutdowns: {connected} connected, {answered} answered")
-    print(f"a drain took {max(ends):.3f} s at most; errors: {in_words(errors)}")
+    print(f"in a drain: {in_words(outcomes)}; it took {max(ends):.3f} s at most")
     verdict.promise(connected == answered, f"whoever was connected is answered: {dict(lost)}")
     verdict.promise(max(ends) < GRACE / 2, "a drain does not wait for what was lost")
     verdict.promise(not errors, f"no error: {in_words(errors)}")
