@@ -171,10 +171,15 @@ class AdoptedServer(ThreadingMixIn):
         await thread.run_sync(self.theirs.server_close)
 
     async def end_threads(self) -> None:
-        """Wait for the threads, but for those that were left behind: they are in a call still."""
-        with trio.CancelScope(shield=True):
+        """Wait for the threads, but for those that were left behind: they are in a call still.
+
+        For a moment at most. Who is in no call needs less; but nothing is waited for without
+        a bound where nobody can cancel it.
+        """
+        for thread in self._threads:
+            thread.release()
+        with trio.move_on_after(max(self.timeouts.cleanup, A_MOMENT), shield=True):
             for thread in list(self._threads):
-                thread.release()
                 if not thread.is_busy:
                     await thread.wait_ended()
 
