@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import socketserver
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from adopting import adopted
 from support import plain_client, until
 from test_sharing import tcp, told, unix
 
@@ -42,6 +44,22 @@ def test_who_is_in_it_stays_and_nobody_else_comes(make: Any, tmp_path: Path) -> 
             assert first.recv(100) == b"answer"
             first.sendall(b"more")
             assert accepted.recv(100) == b"more"
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_adopted_socket_is_not_closed_to_the_clients_of_others(*, is_held: bool) -> None:
+    """Who has forked before, and goes on accepting from the same socket, still gets clients."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+    address, other = server.server_address, server.socket.dup()
+    with other:
+        if not is_held:
+            other.close()
+        async with adopted(server):
+            pass
+        with socket.socket() as client:
+            client.settimeout(0.5 if is_held else 10)
+            refused = client.connect_ex(address)
+    assert refused == (0 if is_held else errno.ECONNREFUSED)
 
 
 @both

@@ -19,6 +19,7 @@ from ._adopted_accept import Accepted, handing_out, have_hand_out
 from ._adopted_transport import AdoptedDatagramTransport, AdoptedTransport
 from ._listeners import is_bound
 from ._sealing import seal
+from ._sharing import others_hold
 from ._socket_use import has_input
 from ._sockets import NOT_WAITING, do_not_wait, twin_of
 
@@ -62,8 +63,12 @@ class AdoptedListener:
         """Nothing: it does already."""
 
     def seal(self) -> None:
-        """Let nobody else into the queue. Datagrams have no connect that could succeed."""
-        if not self._datagrams:
+        """Let nobody else into the queue, unless others go on accepting from it.
+
+        Datagrams have no connect that could succeed.
+        """
+        theirs_and_twin = 2
+        if not self._datagrams and not others_hold(self._twin, ours=theirs_and_twin):
             seal(self._twin)
 
     def accept_now(self) -> tuple[Any, Address] | None:

@@ -30,7 +30,7 @@ PATIENCE = 0.1
 _PAUSE = 0.001
 
 
-def others_hold(sock: socket.socket) -> bool:
+def others_hold(sock: socket.socket, *, ours: int = 1) -> bool:
     """Whether somebody else has the socket, or perhaps has it.
 
     Who has it: another process, or another descriptor of this one. Of a process of another
@@ -38,13 +38,16 @@ def others_hold(sock: socket.socket) -> bool:
     a parent that binds what its children serve on.
 
     To be closed soon: until then nobody else gets an answer.
+
+    Args:
+      ours: how many descriptors the caller has for it.
     """
     if sys.platform != "linux":
         return True
     try:
         _take_turn(sock)
         name = f"socket:[{os.fstat(sock.fileno()).st_ino}]"
-        if sum(name == other for other in _open_in("self")) > 1:
+        if sum(name == other for other in _open_in("self")) > ours:
             return True
         mine, parent = str(os.getpid()), str(os.getppid())
         for process in _processes():
