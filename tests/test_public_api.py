@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import subprocess
 import sys
 import tomllib
+import typing
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import attrs
 import pytest
 
 import trioserver
@@ -67,6 +70,24 @@ def test_all_is_complete(module: ModuleType) -> None:
     """No name without an underscore is there but those in ``__all__`` and submodules."""
     names = {name for name, value in vars(module).items() if not inspect.ismodule(value)}
     assert {name for name in names if name[0] != "_"} == set(module.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_names_say_where_they_are_found(module: ModuleType) -> None:
+    """In tracebacks, reprs and pickles, a public name is that of its public package."""
+    homes = {name: value.__module__ for name, value in public(module)}
+    assert homes == dict.fromkeys(module.__all__, module.__name__)
+    for name, value in public(module):
+        assert pickle.loads(pickle.dumps(value)) is value, name  # noqa: S301
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_annotations_can_be_resolved(module: ModuleType) -> None:
+    """What reads the types of fields finds them, though the names are not in the package."""
+    kinds = [value for _, value in public(module) if inspect.isclass(value)]
+    assert all(isinstance(typing.get_type_hints(kind), dict) for kind in kinds)
+    fields = [field for kind in kinds if attrs.has(kind) for field in attrs.fields(kind)]
+    assert [field for field in fields if isinstance(field.type, str)] == []
 
 
 def test_all_has_what_the_classic_framework_has() -> None:

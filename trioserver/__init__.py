@@ -41,6 +41,7 @@ from ._processes.mixin import (
     ProcessUnixStreamServer,
 )
 from ._program import run
+from ._published import publish as _publish
 from ._reader import RequestReader
 from ._receiving import IdleBlock
 from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
@@ -114,3 +115,5 @@ __all__ = [
     "current_request",
     "run",
 ]
+
+_publish(__name__, globals(), __all__)

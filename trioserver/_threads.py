@@ -41,7 +41,7 @@ class ThreadingMixIn(BaseServer):
     in that socket ends at once, and ``trio.from_thread.check_cancelled`` raises
     `trio.Cancelled`. A thread that takes no notice is left behind after
     ``timeouts.cleanup`` seconds: named in the log with its stack, and counted
-    as `Outcome.ABANDONED`. It keeps its slot until it ends.
+    as ``Outcome.ABANDONED``. It keeps its slot until it ends.
 
     Args:
       max_threads: how many threads at once; of it and ``limits.requests`` the

@@ -86,7 +86,7 @@ class ProcessMixIn(BaseServer):
     without it, and runs in the server's own process.
 
     A request that is cancelled, for whatever reason, is ended by killing its worker,
-    whatever that does: `Outcome.KILLED`. A worker that ends by itself costs its own
+    whatever that does: ``Outcome.KILLED``. A worker that ends by itself costs its own
     request and no other. Workers end with the server, however that ends.
 
     Args:

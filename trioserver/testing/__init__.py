@@ -1,5 +1,6 @@
 """Tools for testing servers: a network in memory, for a virtual clock, and what can be wrong."""
 
+from .._published import publish as _publish
 from ._clients import KernelDatagramClient
 from ._descriptors import open_descriptors
 from ._exchanges import Exchange
@@ -105,3 +106,5 @@ __all__ = [
     "task_tree",
     "wall_clock_guard",
 ]
+
+_publish(__name__, globals(), __all__)

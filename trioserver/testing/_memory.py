@@ -14,7 +14,7 @@ import errno
 import itertools
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -213,7 +213,7 @@ class MemoryListener:
     _backlog: int = 0
     _queue: deque[MemoryTransport] = attrs.field(factory=deque)
     _clients: dict[MemoryTransport, Any] = attrs.field(factory=dict)
-    _numbers: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     _acceptors: ParkingLot = attrs.field(factory=ParkingLot)
     _connectors: ParkingLot = attrs.field(factory=ParkingLot)
 

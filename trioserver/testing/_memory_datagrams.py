@@ -12,7 +12,7 @@ import errno
 import itertools
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -137,7 +137,7 @@ class MemoryDatagramListener:
     closed: bool = False
     clients: dict[Any, MemoryDatagramClient] = attrs.field(factory=dict)
     _queue: deque[tuple[bytes, MemoryDatagramClient]] = attrs.field(factory=deque)
-    _numbers: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _numbers: Iterator[int] = attrs.field(factory=lambda: itertools.count(1))
     _receivers: ParkingLot = attrs.field(factory=ParkingLot)
 
     def client(

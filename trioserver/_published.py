@@ -1,0 +1,46 @@
+"""Public names say where people find them, not in which file they are defined."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+
+def publish(package: str, namespace: Mapping[str, typing.Any], names: Iterable[str]) -> None:
+    """Have tracebacks, reprs, pickles and the docs call public things ``package.name``.
+
+    Trio does so, too (``trio._util.fixup_module_metadata``): a file can then move
+    without a change for anybody who pickles, logs or reads a traceback.
+
+    Args:
+      package: the public package, such as ``"trioserver"``.
+      namespace: its names, and what they mean.
+      names: those of them that are public. What another package has published
+        already keeps that package's name.
+    """
+    mine = [thing for name in names if is_defined_below(package, thing := namespace[name])]
+    for thing in mine:
+        if isinstance(thing, type):
+            resolve_annotations(thing)
+    for thing in mine:
+        thing.__module__ = package
+
+
+def is_defined_below(package: str, thing: object) -> bool:
+    """Whether a private file of the package defines it."""
+    return getattr(thing, "__module__", "").startswith(f"{package}._")
+
+
+def resolve_annotations(kind: type) -> None:
+    """Turn a class's annotations from text into types, while its file's names are in reach.
+
+    `typing.get_type_hints` looks for names in the module that a class says it
+    is of, which has few of them; so do the libraries that serialise attrs classes.
+    """
+    hints = typing.get_type_hints(kind, include_extras=True)
+    own = vars(kind).get("__annotations__", {})
+    kind.__annotations__ = {name: hints[name] for name in own}
+    if attrs.has(kind):
+        attrs.resolve_types(kind)
