@@ -29,7 +29,7 @@ import attrs
 import trio
 
 import trioserver
-from trioserver._processes.wire import LONGEST_FROM_WORKER, Say, frame, tell
+from trioserver._modes.processes.protocol.frames import LONGEST_FROM_WORKER, Say, frame, tell
 
 # Every line is answered ------------------------------------------------------------
 

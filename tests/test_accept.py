@@ -23,8 +23,8 @@ from support import Upper, Witness, plain_client, read_to_end
 
 import trioserver
 from trioserver import Limits
-from trioserver._accept import ReserveDescriptor
-from trioserver._transport import SocketListener, SocketTransport
+from trioserver._engine.accept import ReserveDescriptor
+from trioserver._sockets.transport import SocketListener, SocketTransport
 from trioserver.testing import (
     MemoryDatagramServer,
     MemoryListener,

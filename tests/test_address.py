@@ -17,7 +17,7 @@ from support import Upper, Witness, connect, hold, running
 
 import trioserver
 from trioserver import Limits
-from trioserver._address import client_key, describe
+from trioserver._facts.address import client_key, describe
 from trioserver.testing import MemoryServer
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="its name of the loopback interface")

@@ -15,7 +15,7 @@ from adopting import THERE, Upper, adopted, ask, in_thread
 from support import Witness, plain_client, until
 
 import trioserver
-from trioserver import _adopted_listener
+from trioserver._modes.adopted import listener as adopted_listener
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
@@ -144,8 +144,8 @@ async def test_datagram_that_somebody_else_takes_is_not_waited_for(
 ) -> None:
     """Between the look and the receive: Trio's own thread must not block."""
     with socketserver.UDPServer(THERE, Upper) as server:
-        listener = _adopted_listener.AdoptedListener(server)
-        monkeypatch.setattr(_adopted_listener, "has_input", lambda _number: True)
+        listener = adopted_listener.AdoptedListener(server)
+        monkeypatch.setattr(adopted_listener, "has_input", lambda _number: True)
         cut = threading.Timer(5, server.socket.shutdown, [socket.SHUT_RDWR])
         cut.start()
         assert listener.accept_now() is None

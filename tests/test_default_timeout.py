@@ -18,8 +18,8 @@ from support import Upper as AsyncUpper
 from support import Witness, plain_client, running, until
 
 import trioserver
-from trioserver._drain import Bell
-from trioserver._sockets import new_socket, socket_of, socket_pair, twin_of
+from trioserver._requests.drain import Bell
+from trioserver._sockets.making import new_socket, socket_of, socket_pair, twin_of
 
 PACKAGE = Path(trioserver.__file__).parent
 
@@ -171,6 +171,6 @@ def made_in(file: Path) -> Iterator[tuple[str, str]]:
 
 def test_sockets_are_made_in_one_place() -> None:
     """So that none is forgotten."""
-    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "_sockets.py"]
+    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "_sockets/making.py"]
     found = {made for file in files for made in made_in(file)}
     assert found == set(MAY)

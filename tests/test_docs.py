@@ -36,8 +36,8 @@ from support import read_to_end, until
 
 import trioserver
 import trioserver.testing
-from trioserver._accept import Tier, tier_of
-from trioserver._verdict import _PEER_OUTCOMES
+from trioserver._engine.accept import Tier, tier_of
+from trioserver._facts.verdict import _PEER_OUTCOMES
 from trioserver.testing import MemoryDatagramServer, MemoryMixIn, MemoryServer, Trial
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

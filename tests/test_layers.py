@@ -1,4 +1,4 @@
-"""The rooms of the house: a file imports only from layers above its own."""
+"""The rooms of the house: a room imports only from those above it, and nothing in circles."""
 
 from __future__ import annotations
 
@@ -7,53 +7,90 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import trioserver
-from trioserver.testing._schedule import SWITCHES
 
 PACKAGE = Path(trioserver.__file__).parent
 
-# The last layer, people's tools, imports public names alone. Within any other
-# layer files may import each other, but not in circles.
-LAYERS = (
-    "_published.py _errors.py _config.py _signals.py",
-    (
-        "_address.py _events.py _observers.py _transport.py"
-        " _sockets.py _sealing.py _sharing.py _datagram_notes.py _datagram_socket.py _verdict.py"
-        " _descriptors.py"
-    ),
-    (
-        "_drain.py _receiving.py _sending.py _connection.py _datagram.py _files.py _reader.py"
-        " _writer.py _unix_path.py _listeners.py _slots.py _blocking_socket.py _socket_use.py"
-    ),
-    (
-        "_handlers.py _sync_handlers.py _request.py _accept.py _ledger.py _lent.py"
-        " _worker_thread.py _own_thread.py"
-    ),
-    "_door.py _shutdown.py _run.py",
-    "_fields.py _hooks.py _base.py",
-    (
-        "_servers.py _threads.py _processes/ _adopted_transport.py _adopted_listener.py _adopted.py"
-        " _adopted_accept.py"
-    ),
-    "_program.py _adopt.py",
+ROOMS = (
+    "_published.py",
+    "_facts/",
+    "_sockets/",
+    "_requests/",
+    "_engine/",
+    "_servers/",
+    "_modes/threads/",
+    "_modes/processes/protocol/",
+    "_modes/processes/worker/",
+    "_modes/processes/server/",
+    "_modes/adopted/",
+    "_program/",
     "__init__.py",
-    "testing/ pytest_plugin.py __main__.py _demo.py",
+    "testing/",
+    "pytest_plugin.py __main__.py _demo.py",
 )
+"""A file imports from its own room, and from rooms that stand above that in this table.
+
+Files of one room may import each other, but not in circles. From ``__init__.py`` on they are
+what people use, or use as people do: those import public names alone.
+"""
 
 SHARED = "_published.py"
-"""The one private file that tools use, too: it gives public names their home."""
+"""The one private file that public packages use, too: it gives their names their home."""
 
 PRIVATE = {
-    *(("testing/_schedule.py", name) for name in ("_core", "_run", *SWITCHES)),
-    *(("testing/_shields.py", name) for name in ("_scope", "_parent")),
+    "_modes/adopted/adopt.py": {
+        "_BaseServer__is_shut_down": "CPython: the event that their shutdown() waits for",
+        "_BaseServer__shutdown_request": "CPython: their shutdown() was called",
+    },
+    "_modes/processes/server/launch.py": {
+        "_forkserver": "CPython: the fork server, which is stopped when it does not answer",
+        "_forkserver_pid": "CPython: its process",
+        "_popen": "CPython: a child whose status somebody else has reaped",
+    },
+    "_modes/processes/worker/preloaded.py": {
+        "_target": "CPython: what a process that the fork server forks is to do",
+    },
+    "_modes/processes/protocol/lifeline.py": {
+        "_exit": "documented: os._exit, a process ends at once",
+    },
+    "_modes/threads/blocking_socket.py": {
+        "_io_refs": "CPython: a socket closes with its last file",
+        "_real_close": "CPython: what closes a socket in the end",
+        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
+        "_sock": "CPython: the socket of a SocketIO",
+    },
+    "_modes/threads/own_thread.py": {
+        "_threads": "Trio: what from_thread asks for, in threads that Trio has not started",
+    },
+    "_modes/threads/thread_call.py": {
+        "_current_frames": "documented: sys._current_frames, where a thread is",
+    },
+    "pytest_plugin.py": {
+        "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",
+    },
+    "testing/_guard.py": {"_current_frames": "documented: sys._current_frames"},
+    "testing/_schedule.py": {
+        "_core": "Trio: where its scheduler is",
+        "_run": "Trio: the module of its scheduler",
+        "_r": "Trio: the random numbers that its scheduler draws",
+        "_ALLOW_DETERMINISTIC_SCHEDULING": "Trio: tasks in a fixed order before it draws",
+    },
+    "testing/_shields.py": {
+        "_cancel_status": "Trio: the scopes around a task",
+        "_parent": "Trio: the next scope outside",
+        "_scope": "Trio: the public scope of a status",
+    },
+    "testing/_trio_thread.py": {"_current_frames": "documented: sys._current_frames"},
 }
-"""What is private elsewhere and used all the same, which is said where it is."""
+"""Every private name of Trio, CPython and pytest-trio that is used: where, and what for."""
 
 # Looking ------------------------------------------------------------------------
 
 
-def layer_of(file: str) -> int | None:
-    """The number of a file's layer; None if it is in none."""
-    for number, names in enumerate(LAYERS):
+def room_of(file: str) -> int | None:
+    """The number of a file's room; None if it is in none."""
+    if file.endswith("/__init__.py") and file.startswith("_"):
+        return 0  # it says what a room is for, and imports nothing
+    for number, names in enumerate(ROOMS):
         for name in names.split():
             if file == name or (name.endswith("/") and file.startswith(name)):
                 return number
@@ -94,42 +131,38 @@ Imports = dict[str, list[tuple[str, str]]]
 
 
 def problems(package: Path = PACKAGE) -> list[str]:
-    """What breaks the order of the layers, a line each."""
+    """What breaks the order of the rooms, a line each."""
     files = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
     imports = {file: list(imports_of(package, file)) for file in files}
     found = [problem for file in files for problem in problems_of(file, imports)]
-    return found + [
-        f"{file}, a tool, uses {name}, which is private"
-        for file in filter(is_tool, files)
-        for name in sorted(foreign_privates(package / file))
-        if (file, name) not in PRIVATE
-    ]
+    return found + list(private_problems(package, files))
 
 
 def problems_of(file: str, imports: Imports) -> Iterator[str]:
     """What is wrong with the imports of one file."""
-    mine = layer_of(file)
+    mine = room_of(file)
     if mine is None:
-        yield f"{file} is in no layer"
+        yield f"{file} is in no room"
         return
     for other, name in imports[file]:
-        theirs = layer_of(other)
-        if is_tool(file):
-            if (
-                not is_tool(other)
-                and other != SHARED
-                and (other != "__init__.py" or name.startswith("_"))
-            ):
-                yield f"{file}, a tool, imports {name or other} of {other}, which is private"
-        elif theirs is None or theirs > mine:
-            yield f"{file} (layer {mine}) imports {other} (layer {theirs})"
+        theirs = room_of(other)
+        if theirs is None or theirs > mine:
+            yield f"{file} imports {other}, of a room below its own"
+        elif is_tool(file) and theirs != mine and not is_public(other, name):
+            yield f"{file}, a tool, imports {name or other} of {other}, which is private"
         elif file in reachable(imports, other):
             yield f"{file} and {other} import each other"
 
 
 def is_tool(file: str) -> bool:
-    """Whether a file is one of people's tools."""
-    return layer_of(file) == len(LAYERS) - 1
+    """Whether a file uses the package as people do, with its public names alone."""
+    number = room_of(file)
+    return number is not None and number > ROOMS.index("__init__.py")
+
+
+def is_public(file: str, name: str) -> bool:
+    """Whether people may import a name of a file, too."""
+    return file == SHARED or (file.endswith("__init__.py") and not name.startswith("_"))
 
 
 def reachable(imports: Imports, file: str) -> set[str]:
@@ -143,39 +176,82 @@ def reachable(imports: Imports, file: str) -> set[str]:
     return found
 
 
-def foreign_privates(file: Path) -> set[str]:
-    """The private attributes that a file uses and does not define."""
-    nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
-    used = {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}
-    defined = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    defined |= {node.name for node in nodes if isinstance(node, ast.AsyncFunctionDef)}
-    names = [node.target for node in nodes if isinstance(node, ast.AnnAssign)]
-    defined |= {name.id for name in names if isinstance(name, ast.Name)}
-    return {name for name in used - defined if name[0] == "_" and not name.endswith("__")}
+def private_problems(package: Path, files: list[str]) -> Iterator[str]:
+    """Private names of others that are used, and are not in the table."""
+    trees = {file: ast.parse((package / file).read_bytes()) for file in files}
+    ours = {part for file in files for part in Path(file).with_suffix("").parts}
+    ours = ours.union(*map(defined_in, trees.values()))
+    for file, tree in trees.items():
+        known = defined_in(tree) if is_tool(file) else ours
+        for name in sorted(private_names(tree) - known - set(PRIVATE.get(file, ()))):
+            yield f"{file} uses {name}, which is private to others"
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """The private names that a file uses: of objects, in strings, and of imported modules."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # getattr(task, "_cancel_status")
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+            names.update(part for module in modules for part in module.split("."))
+        elif isinstance(node, ast.Import):
+            names.update(part for alias in node.names for part in alias.name.split("."))
+    return {name for name in names if name.isidentifier() and is_private(name)}
+
+
+def is_private(name: str) -> bool:
+    """Whether it begins with an underscore, and is no name of the language's."""
+    return name[0] == "_" and name != "_" and not name.endswith("__")
+
+
+def defined_in(tree: ast.Module) -> set[str]:
+    """The names that a file gives to its functions, classes, variables and attributes."""
+    defined: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id if isinstance(node, ast.Name) else node.attr)
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            defined.add(str(node.slice.value))  # vars(error)["_note"] = ...
+    return defined
 
 
 # The package ---------------------------------------------------------------------
 
 
-def test_layers_hold() -> None:
-    """Every file is in a layer, and imports only from above."""
+def test_rooms_hold() -> None:
+    """Every file is in a room, imports only from above, and uses no private name in secret."""
     assert problems() == []
 
 
-def test_layers_name_no_file_that_is_gone() -> None:
-    """The table is of this package, as it is now."""
-    names = " ".join(LAYERS).split()
+def test_rooms_name_nothing_that_is_gone() -> None:
+    """The tables are of this package, as it is now."""
+    names = " ".join(ROOMS).split()
     assert [name for name in names if not (PACKAGE / name).exists()] == []
     assert len(names) == len(set(names))
+    for file, privates in PRIVATE.items():
+        used = private_names(ast.parse((PACKAGE / file).read_bytes()))
+        assert set(privates) <= used | defined_in(ast.parse((PACKAGE / file).read_bytes())), file
+
+
+def test_rooms_say_what_they_are_for() -> None:
+    """Each says so in the docstring of its folder: what it is, and what it must not know."""
+    for folder in {path.parent for path in PACKAGE.glob("_*/**/*.py")}:
+        [says] = ast.parse((folder / "__init__.py").read_bytes()).body
+        assert isinstance(says, ast.Expr), folder
+        assert len(ast.unparse(says).split("\\n")) >= 3, folder
 
 
 # The check itself -------------------------------------------------------------------
 
 
 def package(folder: Path, **sources: str) -> Path:
-    """A package of these files."""
+    """A package of these files; in a name, ``__in__`` stands for a slash."""
     for name, source in {"__init__": "", **sources}.items():
         file = folder / "trioserver" / f"{name.replace('__in__', '/')}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -183,69 +259,102 @@ def package(folder: Path, **sources: str) -> Path:
     return folder / "trioserver"
 
 
-def test_layers_import_from_below(tmp_path: Path) -> None:
-    """An import of a lower layer is found, in all its forms."""
+def test_rooms_import_from_below(tmp_path: Path) -> None:
+    """An import from a lower room is found, in all its forms."""
     for source in (
-        "from ._run import Run",
-        "from . import _run",
-        "from trioserver._run import Run",
-        "from trioserver import _run",
-        "import trioserver._run",
-        "def f():\n    from ._run import Run",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ._run import Run",
+        "from .._engine.run import Run",
+        "from .._engine import run",
+        "from trioserver._engine.run import Run",
+        "from trioserver._engine import run",
+        "import trioserver._engine.run",
+        "def f():\n    from .._engine.run import Run",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .._engine.run import Run",
     ):
-        found = problems(package(tmp_path, _config=source, _run=""))
-        assert found == ["_config.py (layer 0) imports _run.py (layer 4)"], source
+        found = problems(package(tmp_path, _facts__in__config=source, _engine__in__run=""))
+        assert found == ["_facts/config.py imports _engine/run.py, of a room below its own"], source
 
 
-def test_layers_import_from_above(tmp_path: Path) -> None:
-    """An import of an upper layer, or of other packages, is none of its business."""
-    source = "from ._config import Limits\nimport trio, os.path\nfrom attrs import define"
-    assert problems(package(tmp_path, _config="", _run=source)) == []
+def test_rooms_import_from_above(tmp_path: Path) -> None:
+    """An import from an upper room, or of other packages, is none of its business."""
+    source = "from .._facts.config import Limits\nimport trio, os.path\nfrom attrs import define"
+    assert problems(package(tmp_path, _facts__in__config="", _engine__in__run=source)) == []
 
 
-def test_layers_import_of_the_package_itself(tmp_path: Path) -> None:
+def test_rooms_import_of_the_package_itself(tmp_path: Path) -> None:
     """A file that imports the package has imported everything."""
-    found = problems(package(tmp_path, _config="import trioserver"))
-    assert found == ["_config.py (layer 0) imports __init__.py (layer 8)"]
+    found = problems(package(tmp_path, _facts__in__config="import trioserver"))
+    assert found == ["_facts/config.py imports __init__.py, of a room below its own"]
 
 
-def test_layers_circle_in_a_layer(tmp_path: Path) -> None:
-    """Within a layer, an order is fine and a circle is not."""
-    straight = {"_files": "from ._connection import x", "_connection": "from ._sending import x"}
-    assert problems(package(tmp_path, _sending="", **straight)) == []
-    found = problems(package(tmp_path, _sending="from ._files import x", **straight))
-    assert found == [
-        "_connection.py and _sending.py import each other",
-        "_files.py and _connection.py import each other",
-        "_sending.py and _files.py import each other",
+def test_rooms_circle_in_a_room(tmp_path: Path) -> None:
+    """Within a room, an order is fine and a circle is not."""
+    sources = {
+        "_requests__in__files": "from .connection import x",
+        "_requests__in__connection": "from .sending import x",
+        "_requests__in__sending": "",
+    }
+    assert problems(package(tmp_path, **sources)) == []
+    sources["_requests__in__sending"] = "from .files import x"
+    assert problems(package(tmp_path, **sources)) == [
+        "_requests/connection.py and _requests/sending.py import each other",
+        "_requests/files.py and _requests/connection.py import each other",
+        "_requests/sending.py and _requests/files.py import each other",
     ]
 
 
-def test_layers_unknown_file(tmp_path: Path) -> None:
+def test_rooms_unknown_file(tmp_path: Path) -> None:
     """A new file has to be given its place."""
-    assert problems(package(tmp_path, _new="")) == ["_new.py is in no layer"]
+    assert problems(package(tmp_path, _new="")) == ["_new.py is in no room"]
 
 
-def test_layers_tools_use_public_names(tmp_path: Path) -> None:
+def test_rooms_tools_use_public_names(tmp_path: Path) -> None:
     """A tool may use the package as everybody does, and its own neighbours."""
     tool = (
-        "import trioserver\nfrom trioserver import TCPServer\nfrom ._b import c\nself._x = self._x"
+        "import trioserver\nfrom trioserver import TCPServer\nfrom ._b import c\n"
+        "self._x = self._x\nfrom .._published import publish"
     )
-    folder = package(tmp_path, testing__in____init__="", testing__in___a=tool, testing__in___b="")
-    assert problems(folder) == []
+    sources = {"testing__in____init__": "", "_published": ""}
+    assert problems(package(tmp_path, testing__in___a=tool, testing__in___b="", **sources)) == []
 
 
-def test_layers_tools_use_private_names(tmp_path: Path) -> None:
+def test_rooms_tools_use_private_names(tmp_path: Path) -> None:
     """A tool may not look behind the curtain, in any way."""
     for source, complaint in (
-        ("from .._run import Run", "imports Run of _run.py"),
-        ("from trioserver._run import Run", "imports Run of _run.py"),
-        ("import trioserver._run", "imports _run.py of _run.py"),
-        ("from trioserver import _secret", "imports _secret of __init__.py"),
-        ("import trioserver\ntrioserver._run.Run()", "uses _run"),
-        ("server._bound_run()", "uses _bound_run"),
+        (
+            "from .._engine.run import Run",
+            ", a tool, imports Run of _engine/run.py, which is private",
+        ),
+        (
+            "import trioserver._program.run",
+            ", a tool, imports _program/run.py of _program/run.py, which is private",
+        ),
+        (
+            "from trioserver import _secret",
+            ", a tool, imports _secret of __init__.py, which is private",
+        ),
+        ("server._bound_run()", " uses _bound_run, which is private to others"),
+        ("getattr(server, '_run')", " uses _run, which is private to others"),
     ):
-        folder = package(tmp_path, testing__in___a=source, _run="")
-        [found] = problems(folder)
-        assert found == f"testing/_a.py, a tool, {complaint}, which is private", source
+        rooms = {"_engine__in__run": "", "_program__in__run": ""}
+        found = problems(package(tmp_path, testing__in___a=source, **rooms))
+        assert f"testing/_a.py{complaint}" in found, source
+
+
+def test_rooms_private_names_of_others(tmp_path: Path) -> None:
+    """The core may use its own private names everywhere, and no others that are not listed."""
+    own = "class Run:\n    def _end(self): ...\nfrom .._servers import base\nbase._end()"
+    assert (
+        problems(
+            package(tmp_path, _engine__in__run=own.replace("from .._servers import base\n", ""))
+        )
+        == []
+    )
+    for source, name in (
+        ("task._cancel_status", "_cancel_status"),
+        ("getattr(task, '_cancel_status')", "_cancel_status"),
+        ("import trio._threads", "_threads"),
+        ("from trio._core import x", "_core"),
+        ("from sys import _current_frames", "_current_frames"),
+    ):
+        found = problems(package(tmp_path, _engine__in__run=source))
+        assert found == [f"_engine/run.py uses {name}, which is private to others"], source

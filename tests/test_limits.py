@@ -19,8 +19,8 @@ from support import Upper, Witness, hold, plain_client, read_to_end
 
 import trioserver
 from trioserver import Limits, Timeouts
-from trioserver._address import client_key
-from trioserver._slots import Slots
+from trioserver._engine.slots import Slots
+from trioserver._facts.address import client_key
 from trioserver.testing import MemoryListener, MemoryServer, open_test_server
 
 MEMORY = ("memory", 1)

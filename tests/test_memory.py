@@ -29,8 +29,8 @@ import trio.testing
 from support import Upper, connection_over, read_to_end
 
 import trioserver
-from trioserver._listeners import bind_ip, bind_unix
-from trioserver._transport import SocketListener, SocketTransport
+from trioserver._sockets.binding import bind_ip, bind_unix
+from trioserver._sockets.transport import SocketListener, SocketTransport
 from trioserver.testing import MemoryListener, MemoryServer, memory_pipe
 
 Ends = tuple[trioserver.Transport, trioserver.Transport]

@@ -33,13 +33,13 @@ from test_threads import THERE, ask
 
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
-from trioserver._drain import Drain
-from trioserver._processes import mixin, pool, setbacks
-from trioserver._processes.crew import Worker
-from trioserver._processes.launch import Launched
-from trioserver._processes.page import STATE, WORKING, WRITING, Page
-from trioserver._processes.synchronous import SeenSocket
-from trioserver._socket_use import SocketUse
+from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING, Page
+from trioserver._modes.processes.server import mixin, pool, setbacks
+from trioserver._modes.processes.server.launch import Launched
+from trioserver._modes.processes.server.worker import Worker
+from trioserver._modes.processes.worker.synchronous import SeenSocket
+from trioserver._modes.threads.loan import SocketUse
+from trioserver._requests.drain import Drain
 from trioserver.testing import open_descriptors
 
 # The matrix ---------------------------------------------------------------------------

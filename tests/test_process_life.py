@@ -25,8 +25,8 @@ from test_processes import SOON, is_there, on_tcp
 from test_threads import ask
 
 import trioserver
-from trioserver._processes import launch, starter
-from trioserver._processes.crew import Worker
+from trioserver._modes.processes.server import launch, starter
+from trioserver._modes.processes.server.worker import Worker
 from trioserver.testing import open_descriptors
 
 ENVIRONMENT = {

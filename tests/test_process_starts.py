@@ -25,10 +25,10 @@ from test_processes import SOON, on_tcp
 from test_threads import ask
 
 from trioserver import Timeouts, WorkerStartError
-from trioserver._processes import launch, pool, setbacks, starter
-from trioserver._processes.crew import Worker
-from trioserver._processes.errors import WorkerCrashed
-from trioserver._processes.setbacks import Setbacks, is_shortage
+from trioserver._modes.processes.protocol.errors import WorkerCrashed
+from trioserver._modes.processes.server import launch, pool, setbacks, starter
+from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
+from trioserver._modes.processes.server.worker import Worker
 
 TOLD = ["cannot start workers, pausing: ", "starting workers again, after "]
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserver import Outcome
-from trioserver._processes import wire
-from trioserver._processes.ending import Ending
-from trioserver._processes.log import as_facts, levels, log_here
-from trioserver._processes.page import Page, new_page
-from trioserver._processes.wire import Frames, Say, WireError
+from trioserver._modes.processes.protocol import frames as wire
+from trioserver._modes.processes.protocol.frames import Frames, Say, WireError
+from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
+from trioserver._modes.processes.protocol.result import Ending
+from trioserver._modes.processes.protocol.status import Page, new_page
 
 kinds = st.sampled_from(list(Say))
 texts = st.text()

@@ -23,7 +23,7 @@ from test_threads import THERE, ask, ask_by_datagram, folder  # noqa: F401  (a f
 
 import trioserver
 from trioserver import HandlerFailed, Limits, Timeouts
-from trioserver._processes.wire import LONGEST_FROM_WORKER
+from trioserver._modes.processes.protocol.frames import LONGEST_FROM_WORKER
 
 SOON = 1.0
 """Seconds, generously, for what happens at once: the wrong way takes more."""

@@ -16,7 +16,7 @@ from support import plain_client, until
 from test_sharing import tcp, told, unix
 
 import trioserver
-from trioserver._sealing import seal
+from trioserver._sockets.sealing import seal
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do that")
 

@@ -15,7 +15,7 @@ import trio
 from support import plain_client, until
 
 import trioserver
-from trioserver._sharing import others_hold
+from trioserver._sockets.sharing import others_hold
 from trioserver.testing import open_descriptors
 
 pytestmark = pytest.mark.skipif(
@@ -197,7 +197,7 @@ sys.stdin.read()
 
 def test_it_waits_for_who_is_about_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who has asked before, and closes the socket next, does not count."""
-    monkeypatch.setattr("trioserver._sharing.PATIENCE", 20)
+    monkeypatch.setattr("trioserver._sockets.sharing.PATIENCE", 20)
     with tcp(Path()) as sock, another_process(sock, LEAVES):
         assert not others_hold(sock)
 

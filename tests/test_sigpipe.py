@@ -23,13 +23,13 @@ from support import Witness, plain_client, running, until
 from test_threads import THERE, folder  # noqa: F401  (a fixture)
 
 import trioserver
-import trioserver._transport
-from trioserver._processes.channel import Channel
-from trioserver._processes.crew import Worker
-from trioserver._processes.jobs import Job
-from trioserver._processes.orders import DatagramOrder
-from trioserver._processes.page import Page
-from trioserver._processes.wire import Say
+import trioserver._sockets.transport
+from trioserver._modes.processes.protocol.channel import Channel
+from trioserver._modes.processes.protocol.frames import Say
+from trioserver._modes.processes.protocol.status import Page
+from trioserver._modes.processes.protocol.task import DatagramOrder
+from trioserver._modes.processes.server.job import Job
+from trioserver._modes.processes.server.worker import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 
@@ -201,7 +201,7 @@ def info_of_nobody() -> trioserver.RequestInfo:
 async def test_option_where_there_is_no_flag(monkeypatch: pytest.MonkeyPatch, place: Any) -> None:
     """There each connection's socket is told, by whichever way it is served."""
     option = socket.SO_KEEPALIVE  # stands for the option that this system lacks
-    monkeypatch.setattr(trioserver._sockets, "_SO_NOSIGPIPE", option)
+    monkeypatch.setattr(trioserver._sockets.making, "_SO_NOSIGPIPE", option)
     found: list[int] = []
 
     async def looks(request: Any, client_address: Any, server: Any) -> None:

@@ -22,7 +22,7 @@ import trio
 from support import Witness, plain_client
 
 import trioserver
-from trioserver._transport import SocketListener
+from trioserver._sockets.transport import SocketListener
 from trioserver.testing import (
     Cancel,
     CtrlC,

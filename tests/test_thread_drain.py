@@ -20,7 +20,7 @@ from test_threads import THERE, Upper, on_tcp
 
 import trioserver
 from trioserver import Timeouts
-from trioserver._drain import NEW_CONNECTION_GRACE
+from trioserver._requests.drain import NEW_CONNECTION_GRACE
 
 SOON = 0.4
 """Seconds, generously, for what happens at once: the wrong way takes the grace."""

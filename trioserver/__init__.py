@@ -1,11 +1,7 @@
 """The classic ``socketserver`` framework, rebuilt on Trio's structured concurrency."""
 
-from ._adopt import adopt
-from ._base import BaseServer
-from ._config import Limits, Timeouts
-from ._connection import Connection
-from ._datagram import Datagram, DatagramSocket
-from ._errors import (
+from ._facts.config import Limits, Timeouts
+from ._facts.errors import (
     Draining,
     IdleTimeout,
     IncompleteRead,
@@ -14,7 +10,7 @@ from ._errors import (
     RequestEnded,
     WriteTimeout,
 )
-from ._events import (
+from ._facts.events import (
     ListenerSnapshot,
     Outcome,
     RequestInfo,
@@ -25,10 +21,10 @@ from ._events import (
     Statistics,
     current_request,
 )
-from ._handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
-from ._observers import Observer, RequestLogFilter
-from ._processes.errors import HandlerFailed, WorkerCrashed, WorkerStartError
-from ._processes.mixin import (
+from ._facts.observers import Observer, RequestLogFilter
+from ._modes.adopted.adopt import adopt
+from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
+from ._modes.processes.server.mixin import (
     ForkingMixIn,
     ForkingTCPServer,
     ForkingUDPServer,
@@ -40,20 +36,24 @@ from ._processes.mixin import (
     ProcessUnixDatagramServer,
     ProcessUnixStreamServer,
 )
-from ._program import run
-from ._published import publish as _publish
-from ._reader import RequestReader
-from ._receiving import IdleBlock
-from ._servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
-from ._threads import (
+from ._modes.threads.mixin import (
     ThreadingMixIn,
     ThreadingTCPServer,
     ThreadingUDPServer,
     ThreadingUnixDatagramServer,
     ThreadingUnixStreamServer,
 )
-from ._transport import DatagramTransport, Listener, PeerCredentials, Transport
-from ._writer import RequestWriter
+from ._program.run import run
+from ._published import publish as _publish
+from ._requests.connection import Connection
+from ._requests.datagram import Datagram, DatagramSocket
+from ._requests.reader import RequestReader
+from ._requests.receiving import IdleBlock
+from ._requests.writer import RequestWriter
+from ._servers.base import BaseServer
+from ._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from ._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ._sockets.transport import DatagramTransport, Listener, PeerCredentials, Transport
 
 __all__ = [
     "BaseRequestHandler",

@@ -1,0 +1,299 @@
+"""The door of a run: who is let in, who is refused, and who waits.
+
+The accept loops ask it whether there is room, and it turns what they find into
+requests. During a drain it is the waiting room, too: clients whom the kernel
+had accepted already, started as slots fall free.
+
+A client is a connection, or the sender of one datagram: a request's *exchange*.
+From the accept until the request's task owns it nothing here waits, and
+whatever ``get_request`` does in between, it is either handed on or closed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Protocol
+
+import attrs
+import trio
+
+from .._facts.address import Address, client_key
+from .._facts.config import Limits
+from .._facts.events import Mode, RequestInfo
+from .._facts.observers import error_log, log_safely
+from .._requests.drain import Drain
+from .._sockets.binding import most_queued
+from .._sockets.transport import DatagramTransport, Listener, Transport
+from .accept import ReserveDescriptor, Tier, next_client, tier_of
+from .registry import Ledger
+from .request_task import Exchange, Hooks, Keeper, Request
+from .slots import Slots
+
+
+class DoorHooks(Hooks, Protocol):
+    """What a door needs of its server."""
+
+    limits: Limits
+    _mode: ClassVar[Mode]
+
+    def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
+    def _exchange_over(
+        self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
+    ) -> Exchange: ...
+    def _waiting_room(self) -> int: ...
+    def _most_requests(self) -> int: ...
+
+
+@attrs.define(eq=False)
+class Door:
+    """Lets clients in, as long as there is room.
+
+    Attributes:
+      waiting: clients accepted by the drain and not yet started.
+      accepts_left: how many more may become requests.
+      reserve: for the day when there are no descriptors.
+    """
+
+    _server: DoorHooks
+    _keeper: Keeper
+    _ledger: Ledger
+    _drain: Drain
+    _overrides: Callable[[str], bool]
+    _spawn: Callable[[Request], None]
+    waiting: deque[Request] = attrs.field(factory=deque)
+    accepts_left: float = math.inf
+    reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
+    _slots: Slots = attrs.field(init=False)
+    _verifies: bool = attrs.field(init=False)
+    _parts_by_default: bool = attrs.field(init=False)
+    _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _fresh: Exchange | None = None
+    _takes_in: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        self._slots = Slots(self._server.limits, self._server._most_requests())
+        self._verifies = self._overrides("verify_request")
+        closers = ("shutdown_request", "close_request")
+        self._parts_by_default = not any(map(self._overrides, closers))
+
+    # For the accept loops ----------------------------------------------------
+
+    def is_open(self) -> bool:
+        """Whether clients are still let in."""
+        return not self._drain.began and self.accepts_left > 0
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether as many requests are taken as come, not just ``handle_request``'s one."""
+        return self.accepts_left == math.inf
+
+    def has_room(self) -> bool:
+        """Whether one more client may be accepted now, be it to turn it away."""
+        return self._slots.has_room()
+
+    async def wait_for_room(self) -> None:
+        """Wait until that is so."""
+        await self._slots.wait_for_room()
+
+    def admit(self, listener: Listener) -> bool:
+        """Accept one client and start its task; false when none is there."""
+        somebody, request = self._next_request(listener)
+        if request is not None:
+            self._let_in(request)
+        return somebody
+
+    def shed(self, listener: Listener) -> bool:
+        """Accept one client and turn it away; false when none is there."""
+        somebody, request = self._next_in_row(listener)
+        if request is not None:
+            self._refuse(request, "out of descriptors")
+        return somebody
+
+    def accept_failed(self, address: Address, error: OSError) -> None:
+        """An accept on ``address`` met ``error``."""
+        self._ledger.accept_failed(address, error)
+
+    # From the accept to the task ----------------------------------------------
+
+    def accept(self, listener: Listener) -> Exchange | None:
+        """Accept a client now, for ``get_request``; None when none is there."""
+        if self._drain.began and not self._takes_in:
+            return None  # a get_request has begun the drain, which has taken them all
+        accepted = next_client(listener)
+        if accepted is None:
+            return None
+        if self._fresh is not None:
+            # An override looks for the right client, and this one was not.
+            self._drop(self._fresh)
+        transport, client_address = accepted
+        info = RequestInfo(
+            id=next(self._ids),
+            client_address=client_address,
+            server_address=listener.address,
+            mode=self._server._mode,
+            started=trio.current_time(),
+            started_at=time.time(),
+        )
+        self._fresh = self._server._exchange_over(transport, info, self._drain)
+        return self._fresh
+
+    def _next_request(self, listener: Listener) -> tuple[bool, Request | None]:
+        """Whether a client was there; and its request, unless ``get_request`` dropped it."""
+        # A get_request that begins the drain comes back here, from inside.
+        outer, self._fresh = self._fresh, None
+        try:
+            answer = self._server.get_request(listener)
+            if answer is None and self._fresh is None:
+                return False, None
+            request = self._request_of(answer)
+        except BaseException as error:
+            if self._fresh is None:
+                if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
+                    return False, None
+                raise
+            self._fresh.reset()
+            if not isinstance(error, OSError):
+                raise
+            # The accept itself worked: this is about the client, not the listener.
+            self.accept_failed(listener.address, error)
+            return True, None
+        finally:
+            self._fresh = outer
+        return True, request
+
+    def _next_in_row(self, listener: Listener) -> tuple[bool, Request | None]:
+        """The same, where nobody looks at the errors: one client's do not hide the next."""
+        try:
+            return self._next_request(listener)
+        except OSError as error:
+            if tier_of(error) is not Tier.CONNECTION:
+                raise
+            self.accept_failed(listener.address, error)
+            return True, None
+
+    def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
+        exchange = self._fresh
+        if exchange is None:
+            raise TypeError(
+                "get_request must return what super().get_request(listener) accepted, or None"
+            )
+        if answer is None:
+            self._drop(exchange)
+            return None
+        handed, client_address = answer
+        request = Request(
+            exchange,
+            handed,
+            client_address,
+            self._server,
+            self._keeper,
+            verifies=self._verifies,
+            parts_by_default=self._parts_by_default and handed is exchange,
+        )
+        if self._slots.counts_clients():
+            request.counted_as = client_key(client_address, exchange.user_id())
+        return request
+
+    def _drop(self, exchange: Exchange) -> None:
+        exchange.reset()
+        self._ledger.refused(exchange.info.client_address, "get_request")
+
+    def _let_in(self, request: Request) -> None:
+        when_full = self._server.limits.when_full
+        if self._drain.began:
+            self.waiting.append(request)
+            self.start_waiting()
+        elif self._slots.is_full_for(request.counted_as):
+            self._refuse(request, "too many of this client (per_client)")
+        elif self._slots.free:
+            self._start(request)
+        elif callable(when_full):
+            self._slots.turning_away = True
+            request.turn_away = when_full
+            self._spawn(request)
+        else:
+            self._refuse(request, "the server is full (requests)")
+
+    def _start(self, request: Request) -> None:
+        self._slots.take(request.counted_as)
+        self.accepts_left -= 1
+        self._spawn(request)
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        request.exchange.reset()
+        self._ledger.refused(request.client_address, reason)
+
+    def leave(self, request: Request) -> None:
+        """A request's outcome is decided: its place is free."""
+        if request.turn_away is None:
+            self._slots.give_back(request.counted_as)
+        else:
+            self._slots.turned_away()
+        self.start_waiting()
+
+    # The waiting room -----------------------------------------------------------
+
+    def take_in_queue(self, listener: Listener) -> None:
+        """Accept what the kernel has completed, as far as the waiting room goes; reset the rest.
+
+        Raises nothing: whoever began the drain is not to blame.
+        """
+        self._takes_in = True
+        try:
+            self._take_in(listener)
+        except Exception as error:  # noqa: BLE001  (a get_request's)
+            message = "could not accept the clients that were waiting when the drain began"
+            log_safely(error_log, logging.ERROR, message, exc_info=error)
+        except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
+            self._keeper.on_exit(error)
+        finally:
+            self._takes_in = False
+
+    def _take_in(self, listener: Listener) -> None:
+        for _ in range(most_queued(listener)):
+            try:
+                somebody, request = self._next_in_row(listener)
+            except OSError as error:
+                self.accept_failed(listener.address, error)
+                if tier_of(error) is Tier.FATAL:
+                    raise
+                self.reserve.lend(partial(self._turn_queue_away, listener))
+                return
+            if not somebody:
+                return
+            if request is not None:
+                self.waiting.append(request)
+            if len(self.waiting) > self._server._waiting_room():
+                self._leave_unserved(self.waiting.pop())
+
+    def _turn_queue_away(self, listener: Listener) -> None:
+        for _ in range(most_queued(listener)):
+            somebody, request = self._next_in_row(listener)
+            if not somebody:
+                return
+            if request is not None:
+                self._leave_unserved(request)
+
+    def start_waiting(self) -> None:
+        """Start the requests in the waiting room, as far as there are slots."""
+        while self.waiting and self._slots.free:
+            request = self.waiting.popleft()
+            if self._slots.is_full_for(request.counted_as):
+                self._leave_unserved(request)
+            else:
+                self._start(request)
+
+    def empty_waiting_room(self) -> None:
+        """Turn away whoever is still waiting."""
+        while self.waiting:
+            self._leave_unserved(self.waiting.popleft())
+
+    def _leave_unserved(self, request: Request) -> None:
+        request.exchange.reset()
+        self._ledger.unaccepted(request.client_address)

@@ -1,0 +1,156 @@
+"""The books of a run: who is here, what was counted, who is told, what is reported.
+
+Every change of a request's state passes through here once, so that there is
+one record a request, and the counts agree with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+import trio
+from trio.lowlevel import ParkingLot
+
+from .._facts.address import Address
+from .._facts.events import Outcome, RequestRecord, ShutdownReport, Statistics
+from .._facts.observers import Audience
+from .._requests.drain import Drain
+from .._sockets.transport import Listener
+from .request_task import Request
+
+
+@attrs.define(eq=False)
+class Ledger:
+    """What a run knows of its requests.
+
+    Attributes:
+      audience: who is told.
+      listeners: where clients come from, and datagrams get lost.
+      active: requests whose outcome is open, by id, oldest first.
+      closing: requests whose outcome is decided and whose connection is not
+        yet closed, by id, oldest first.
+      lingering: those of them that wait for their peer to close.
+    """
+
+    audience: Audience
+    listeners: Sequence[Listener]
+    active: dict[int, Request] = attrs.field(factory=dict)
+    closing: dict[int, Request] = attrs.field(factory=dict)
+    lingering: dict[int, Request] = attrs.field(factory=dict)
+    _changed: ParkingLot = attrs.field(factory=ParkingLot)
+    _accepted: int = 0
+    _refused: int = 0
+    _accept_errors: int = 0
+    _outcomes: Counter[Outcome] = attrs.field(factory=Counter)
+    _bytes_received: int = 0
+    _bytes_sent: int = 0
+    _drain_began: float | None = None
+    _grace: float = 0.0
+    _records: list[RequestRecord] = attrs.field(factory=list)
+    _unaccepted: list[Address] = attrs.field(factory=list)
+
+    # Requests --------------------------------------------------------------
+
+    def opened(self, request: Request) -> None:
+        """The request's task was started."""
+        self._accepted += 1
+        self.active[request.info.id] = request
+
+    def settled(self, request: Request, record: RequestRecord) -> None:
+        """The request's outcome is decided."""
+        del self.active[request.info.id]
+        self.closing[request.info.id] = request
+        if request.exchange._must_linger:
+            self.lingering[request.info.id] = request
+        self._outcomes[record.outcome] += 1
+        self._bytes_received += record.bytes_received
+        self._bytes_sent += record.bytes_sent
+        if self._drain_began is not None:
+            self._records.append(record)
+
+    def closed(self, request: Request) -> None:
+        """The request's connection is closed; nothing of it is left."""
+        del self.closing[request.info.id]
+        self.lingering.pop(request.info.id, None)
+        self._changed.unpark_all()
+
+    def in_slots(self) -> list[Request]:
+        """The requests that hold a slot, oldest first."""
+        # A copy first: a handler in a thread may ask.
+        return [request for request in list(self.active.values()) if request.turn_away is None]
+
+    def here(self) -> list[Request]:
+        """The requests whose connection is open, oldest first."""
+        return sorted(
+            [*self.closing.values(), *self.active.values()], key=lambda request: request.info.id
+        )
+
+    async def until_all_closed(self) -> None:
+        """Wait until every connection is closed. No checkpoint if none is open."""
+        while self.active or self.closing:
+            await self._changed.park()
+
+    async def until_all_closed_or(self, drain: Drain) -> None:
+        """The same, or until the drain has begun."""
+        while (self.active or self.closing) and not drain.began:
+            await self._changed.park()
+
+    # Clients that never became requests -------------------------------------
+
+    def refused(self, client_address: Address, reason: str) -> None:
+        """A client was turned away by a limit."""
+        self._refused += 1
+        self.audience.tell("request_refused", client_address, reason)
+
+    def unaccepted(self, client_address: Address) -> None:
+        """A client was turned away by the drain."""
+        self._unaccepted.append(client_address)
+        self.audience.tell("request_refused", client_address, "the server drains")
+
+    def accept_failed(self, server_address: Address, error: OSError) -> None:
+        """An accept met an error."""
+        self._accept_errors += 1
+        self.audience.tell("accept_failed", server_address, error)
+
+    # The end ---------------------------------------------------------------
+
+    def drain_began(self, grace: float) -> None:
+        """From now on, ended requests are part of the report."""
+        self._drain_began, self._grace = trio.current_time(), grace
+        self._changed.unpark_all()
+        self.audience.tell("draining", grace)
+
+    def grace_ends(self, deadline: float) -> None:
+        """The grace was cut short."""
+        if self._drain_began is not None:
+            self._grace = min(self._grace, deadline - self._drain_began)
+
+    def statistics(self, waiting: int) -> Statistics:
+        """The counts at this instant."""
+        return Statistics(
+            accepted=self._accepted,
+            active=len(self.in_slots()),
+            waiting=waiting,
+            lingering=len(self.closing),
+            refused=self._refused,
+            unaccepted=len(self._unaccepted),
+            accept_errors=self._accept_errors,
+            dropped=sum(getattr(listener, "dropped", 0) for listener in self.listeners),
+            outcomes={outcome: self._outcomes[outcome] for outcome in Outcome},
+            bytes_received=self._bytes_received,
+            bytes_sent=self._bytes_sent,
+        )
+
+    def report(self, reason: str) -> ShutdownReport:
+        """How the run ended."""
+        now = trio.current_time()
+        return ShutdownReport(
+            reason=reason,
+            grace=self._grace,
+            duration=0.0 if self._drain_began is None else now - self._drain_began,
+            requests=tuple(self._records),
+            unaccepted=tuple(self._unaccepted),
+            statistics=self.statistics(waiting=0),
+        )

@@ -1,0 +1,414 @@
+"""One request, from its accept to its close: the scopes it runs in, and how it ends.
+
+Every request is one task, and this is all that the task does::
+
+    serve                       inside the request's own cancel scope:
+      converse                    verify_request, process_request, flush
+        contain                   whatever was raised: whose fault, who is told
+      settle                      the outcome is final: slot back, one record
+      part                        half-close, discard unread input, close
+                                and after the scope, in any case: close
+
+The rules that this file keeps:
+
+* Every path through `serve` settles once, and closes the connection.
+* ``Exception`` ends the request; everything else goes on up. A group is split
+  into the two.
+* The library's own steps are protected from Ctrl-C, which would otherwise
+  strike between any two of them; a handler is not, so that it can be
+  interrupted in an endless loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import attrs
+import trio
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
+
+from .._facts.address import Address
+from .._facts.config import Timeouts
+from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
+from .._facts.observers import error_log, log_lost, log_safely
+from .._facts.verdict import as_errors, cancellations, in_words, lone, peers_doing, split
+from .._requests.exchange import KeepsSlot
+
+_UNTOLD = "error while serving %s, of which handle_error has not told"
+
+T = TypeVar("T")
+
+
+class Exchange(Protocol):
+    """What a request owns: the connection of one client, or one datagram."""
+
+    cancel_scope: trio.CancelScope
+    _must_not_linger: bool
+    _handlers_not_awaited: int
+    _left_behind: KeepsSlot | None
+    _was_killed: bool
+
+    @property
+    def info(self) -> RequestInfo: ...
+    @property
+    def bytes_received(self) -> int: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def state(self) -> str: ...
+
+    async def _flush(self) -> None:
+        """Send what the handler has left in a buffer."""
+
+    async def linger(self) -> None:
+        """End the output, and wait until the peer has what was sent, within bounds."""
+
+    def close(self) -> None:
+        """Give it back, in order. Twice is once."""
+
+    def reset(self) -> None:
+        """Give it back so that the peer sees an error, where that can be told."""
+
+    # For the drain.
+
+    @property
+    def _new_until(self) -> float:
+        """Until when, by the Trio clock, a drain waits for the very first byte."""
+
+    @property
+    def _ended_idle(self) -> bool:
+        """Whether a drain has ended a wait between two requests."""
+
+    @property
+    def _must_linger(self) -> bool:
+        """Whether closing at once could lose a reply."""
+
+    def _end_idle_waits(self) -> None:
+        """End the waits between two requests, unless one has begun."""
+
+    def user_id(self) -> int | None:
+        """The user id of a client on this machine; None where it cannot be told."""
+
+
+class Hooks(Protocol):
+    """What a request needs of its server."""
+
+    timeouts: Timeouts
+    propagate_errors: bool
+
+    async def verify_request(self, request: Any, client_address: Address) -> bool: ...
+    async def process_request(self, request: Any, client_address: Address) -> None: ...
+    async def shutdown_request(self, request: Any) -> None: ...
+    async def handle_error(self, request: Any, client_address: Address) -> None: ...
+
+
+class Keeper(Protocol):
+    """What a request needs of its run."""
+
+    def on_start(self, request: Request) -> None: ...
+    def on_exit(self, error: BaseException) -> None: ...
+    def on_fatal(self, request: Request, reason: str) -> None: ...
+    def on_cancelled_from_outside(self) -> None: ...
+    def on_outcome(self, request: Request, record: RequestRecord) -> None: ...
+    def on_close(self, request: Request) -> None: ...
+
+
+@attrs.define(eq=False)
+class Request:
+    """A request in flight.
+
+    Attributes:
+      exchange: what it owns.
+      info: its facts.
+      handed: what the hooks get as ``request``: the exchange, unless
+        ``get_request`` was overridden to wrap it.
+      client_address: what the hooks get as such.
+      verifies: whether ``verify_request`` says anything.
+      parts_by_default: whether nobody has overridden how a request is closed.
+      turn_away: instead of the server's handler, the function that tells the
+        client that the server is full.
+      counted_as: the key under which ``Limits.per_client`` counts it.
+      task: the task that serves it, once it runs.
+    """
+
+    exchange: Exchange
+    info: RequestInfo = attrs.field(init=False)
+    handed: Any
+    client_address: Address
+    _hooks: Hooks
+    _keeper: Keeper
+    verifies: bool = False
+    parts_by_default: bool = False
+    turn_away: Callable[[Any], Awaitable[object]] | None = None
+    counted_as: object = None
+    task: trio.lowlevel.Task | None = None
+    _phase: str = "verifying"
+    _outcome: Outcome | None = None
+    _reason: str = ""
+    _cancelled_because: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.info = self.exchange.info  # kept: nine times asked for in a short request
+
+    def cancel(self, reason: str) -> None:
+        """Cancel the request; the first reason holds."""
+        scope = self.exchange.cancel_scope
+        if not scope.cancel_called:
+            self._cancelled_because = reason
+            scope.cancel(reason=reason)
+
+    @enable_ki_protection
+    async def serve(self) -> None:
+        """The whole life of the request's task."""
+        self.task = trio.lowlevel.current_task()
+        enter_request(self.info)
+        parted = False
+        try:
+            with self.exchange.cancel_scope:
+                try:
+                    self._keeper.on_start(self)
+                    await self._converse()
+                finally:
+                    cancelled = trio.current_effective_deadline() == -math.inf
+                    self._settle(cancelled=cancelled)
+                if not cancelled:
+                    parted = True
+                    await self._part()
+        finally:
+            try:
+                if not parted:  # cancelled, or something goes on up
+                    await self._part_shielded()
+            finally:
+                self.exchange.close()
+                self._keeper.on_close(self)
+
+    # Converse --------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        """Everything up to the outcome, which it decides."""
+        try:
+            if self.turn_away is not None:
+                await self._turn_away(self.turn_away)
+            elif await self._verified():
+                await self._process()
+        except BaseException as error:  # noqa: BLE001  (it raises again what it must)
+            await self._contain(error)
+
+    async def _verified(self) -> bool:
+        if not self.verifies:
+            return True
+        with trio.move_on_after(self._hooks.timeouts.handshake) as patience:
+            if await call_hook(self._hooks.verify_request, self.handed, self.client_address):
+                return True
+            self._decide(Outcome.REFUSED, "verify_request")
+        if patience.cancelled_caught:
+            self._decide(Outcome.TIMED_OUT, "verify_request took too long (handshake)")
+        return False
+
+    async def _process(self) -> None:
+        self._phase = "working"
+        outcome, reason = Outcome.COMPLETED, ""
+        try:
+            await call_hook(self._hooks.process_request, self.handed, self.client_address)
+        except Exception as error:
+            # Who lets Draining out has ended properly: his last reply goes out, too.
+            outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
+            if outcome is not Outcome.DRAINED:
+                raise
+        if self.exchange._handlers_not_awaited:
+            raise RuntimeError(
+                "a handler was constructed and never awaited:"
+                " finish_request must `await self.RequestHandlerClass(...)`"
+            )
+        await self.exchange._flush()
+        if self.exchange._ended_idle:
+            outcome = Outcome.DRAINED
+        self._decide(outcome, reason)
+
+    async def _turn_away(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
+        self._phase = "working"
+        self._decide(Outcome.REFUSED, "the server is full (requests)")
+        with trio.move_on_after(self._hooks.timeouts.write):
+            await call_hook(say_why, self.exchange)
+            await self.exchange._flush()
+
+    # Contain ---------------------------------------------------------------
+
+    async def _contain(self, error: BaseException) -> None:
+        """Decide by what was raised; raise again what does not end here."""
+        ours, rest = split(error)
+        try:
+            if rest is not None:
+                self.exchange._must_not_linger = True
+                self._decide_by_what_goes_on(rest)
+            if ours is not None and not self._is_peers_doing(ours):
+                self._decide(Outcome.FAILED, in_words(ours))
+                if self._hooks.propagate_errors:
+                    self.exchange._must_not_linger = True
+                    rest = error  # all of it goes on up
+                else:
+                    await self._report(ours)
+            if rest is not None:
+                self._announce(rest)
+                raise lone(rest)
+        finally:
+            # Their tracebacks hold this frame, since Python 3.12 also as the
+            # caller of a deeper one: no cycles.
+            del error, ours, rest
+
+    def _is_peers_doing(self, error: BaseException) -> bool:
+        """Whether nothing but this request's own peer is behind ``error``; decides so, then."""
+        outcome = peers_doing(error, self.info)
+        if outcome is not None:
+            self._decide(*outcome)
+        return outcome is not None
+
+    def _decide_by_what_goes_on(self, error: BaseException) -> None:
+        cancelled = cancellations(error)
+        if not cancelled:
+            self._decide(Outcome.FAILED, in_words(error))
+            return
+        outcome, why = self._why_cancelled(cancelled[0])
+        if self.exchange._left_behind:
+            outcome = Outcome.ABANDONED
+        elif self.exchange._was_killed:
+            outcome = Outcome.KILLED
+        self._decide(outcome, why)
+
+    def _why_cancelled(self, cancelled: trio.Cancelled) -> tuple[Outcome, str]:
+        if self._deadline_was_ours(cancelled):
+            return Outcome.TIMED_OUT, "the request took too long (request)"
+        own = self.exchange.cancel_scope.cancel_called
+        by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
+        # Trio knows best, unless a deadline struck that somebody had moved.
+        return Outcome.CANCELLED, cancelled.reason or self._cancelled_because or by_whom
+
+    def _announce(self, error: BaseException) -> None:
+        """Something goes on up: tell the run now, not when the connection is closed."""
+        if not cancellations(error):
+            self._keeper.on_fatal(self, f"the server failed: {in_words(error)}")
+
+    def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
+        """Whether it was the request's own deadline that passed, not one around the server."""
+        scope = self.exchange.cancel_scope
+        return (
+            cancelled.source == "deadline" and scope.cancel_called and not self._cancelled_because
+        )
+
+    async def _report(self, error: BaseException) -> None:
+        """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it.
+
+        One that does not return may have told nobody, so ``error`` is logged then.
+        """
+        seconds = self._hooks.timeouts.cleanup
+        try:
+            # The try is outside: what a hook raises when it is cut is its error, too.
+            with trio.move_on_after(seconds, shield=True) as patience:
+                try:
+                    raise error
+                except Exception:  # noqa: BLE001  (handle_error asks for it)
+                    await call_hook(self._hooks.handle_error, self.handed, self.client_address)
+            if patience.cancelled_caught:
+                message = "handle_error did not end within %g s (cleanup), for %s"
+                log_safely(error_log, logging.ERROR, message, seconds, self.info, exc_info=error)
+        except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
+            log_lost(error, second, _UNTOLD, self.info)
+            message = "handle_error raised, for %s"
+            log_safely(error_log, logging.ERROR, message, self.info, exc_info=second)
+        except BaseException as second:
+            log_safely(error_log, logging.ERROR, _UNTOLD, self.info, exc_info=error)
+            self._announce(second)
+            raise
+        finally:
+            del error  # its traceback holds this frame: no cycles
+
+    # Settle ----------------------------------------------------------------
+
+    def _decide(self, outcome: Outcome, reason: str = "") -> None:
+        """Set the outcome; the first decision holds."""
+        if self._outcome is None:
+            self._outcome, self._reason = outcome, reason
+
+    def _settle(self, *, cancelled: bool) -> None:
+        self._phase = "closing"
+        info, exchange = self.info, self.exchange
+        record = RequestRecord(
+            info=info,
+            outcome=self._outcome or Outcome.FAILED,
+            reason=self._reason,
+            duration=trio.current_time() - info.started,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
+        )
+        if cancelled and not exchange.cancel_scope.cancel_called:
+            self._keeper.on_cancelled_from_outside()
+        self._keeper.on_outcome(self, record)
+
+    # Part ------------------------------------------------------------------
+
+    async def _part(self) -> None:
+        """Let the hooks close; what they raise is reported and changes nothing."""
+        try:
+            if self.parts_by_default:
+                # What the hooks would do, but for the close, which comes next: without
+                # two calls, a scope (it bounds itself) and a turn of the loop.
+                await self.exchange.linger()
+            else:
+                await self._part_within_bounds()
+        except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
+            ours, rest = split(error)
+            try:
+                if ours is not None and peers_doing(ours, self.info) is None:
+                    await self._report(ours)
+                if rest is not None:
+                    self._announce(rest)
+                    raise rest from None
+            finally:
+                del ours, rest  # no cycles, as in _contain
+
+    async def _part_within_bounds(self) -> None:
+        timeouts = self._hooks.timeouts
+        seconds = timeouts.linger + timeouts.cleanup
+        with trio.move_on_after(seconds) as patience:
+            await call_hook(self._hooks.shutdown_request, self.handed)
+        if patience.cancelled_caught:
+            message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
+            log_safely(error_log, logging.ERROR, message, seconds, self.info)
+
+    async def _part_shielded(self) -> None:
+        """The same after a cancellation, also of a handler that swallowed it."""
+        self.exchange._must_not_linger = True
+        seconds = self._hooks.timeouts.cleanup
+        with trio.move_on_after(seconds, shield=True) as patience:
+            await self._part()
+        if patience.cancelled_caught and self.exchange.state != "closed":
+            message = "shutdown_request did not end within %g s (cleanup), for %s"
+            log_safely(error_log, logging.ERROR, message, seconds, self.info)
+
+    def snapshot(self, now: float) -> RequestSnapshot:
+        """The request at this instant, which is ``now`` by the Trio clock."""
+        exchange = self.exchange
+        return RequestSnapshot(
+            info=self.info,
+            state=exchange.state if self._phase == "working" else self._phase,
+            age=now - self.info.started,
+            time_left=exchange.cancel_scope.deadline - now,
+            bytes_received=exchange.bytes_received,
+            bytes_sent=exchange.bytes_sent,
+        )
+
+
+@disable_ki_protection
+async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Await code of the user's, where Ctrl-C may strike."""
+    try:
+        return await hook(*arguments)
+    except GeneratorExit as error:
+        raise as_errors(error) from error
+    except BaseExceptionGroup as group:
+        if as_errors(group) is group:
+            raise
+        raise as_errors(group) from None

@@ -1,0 +1,185 @@
+"""How a run ends: the drain, the grace, the cut.
+
+There are two ways. `Shutdown.begin` is the orderly one: nobody else is let in,
+who is here may finish as long as the grace lasts (`Shutdown.drain_out`), and
+the rest is cut. `Shutdown.stop_accepting` with `Shutdown.cut` is the other one,
+after a cancellation or a failure. Both end in the same report.
+
+The rules that this file keeps:
+
+* `Shutdown.begin` is one step: when it returns, no listener accepts, what the
+  kernel had accepted is in the waiting room, and every idle wait is ended.
+* A request that is cancelled is cancelled with a reason, and closed before the
+  cut is over, however long it takes; who makes it last is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from .._facts.config import Limits, Timeouts
+from .._facts.errors import lone_errors
+from .._facts.observers import error_log, log_safely
+from .._requests.drain import NEW_CONNECTION_GRACE, Drain
+from .._sockets.binding import seal
+from .._sockets.transport import Listener
+from .admission import Door
+from .registry import Ledger
+from .request_task import Request
+
+
+class ShutdownHooks(Protocol):
+    """What a shutdown needs of its server."""
+
+    timeouts: Timeouts
+    limits: Limits
+
+
+@attrs.define(eq=False)
+class Shutdown:
+    """The end of a run, from its first moment on.
+
+    Attributes:
+      reason: why, for the report.
+      accepting: the scope that the accept loops run in.
+      acting: the scope that ``service_actions`` runs in.
+    """
+
+    _server: ShutdownHooks
+    _listeners: list[Listener]
+    _door: Door
+    _ledger: Ledger
+    _drain: Drain
+    reason: str = ""
+    accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _why_cut: str = "the grace is over"
+
+    def because(self, reason: str) -> None:
+        """Note why the run ends; the first reason holds."""
+        self.reason = self.reason or reason
+
+    # The orderly end ---------------------------------------------------------
+
+    @enable_ki_protection
+    def begin(self, seconds: float) -> None:
+        """Stop accepting, take in what the kernel has, end the idle waits: in one step.
+
+        Called again, the earlier deadline holds.
+        """
+        self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
+        if self._drain.began:
+            self._ledger.grace_ends(self._grace.deadline)
+            return
+        # First, because get_request is called below, and may come back here.
+        self._drain.began = True
+        # Before the listeners are closed: the loops that wait for them are
+        # then cancelled, instead of finding them closed.
+        self._cancel_loops("the server drains")
+        for listener in self._listeners:
+            if not listener.shared:  # else what is queued is for the others, too
+                seal(listener)
+                self._door.take_in_queue(listener)
+            listener.close()
+        self._end_idle_waits()
+        self._ledger.drain_began(seconds)
+        self._door.start_waiting()
+
+    def _end_idle_waits(self) -> None:
+        for request in self._ledger.active.values():
+            request.exchange._end_idle_waits()
+
+    async def drain_out(self) -> None:
+        """Wait for the requests as long as the grace lasts, then cut."""
+        with self._grace, lone_errors():
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._end_waits_of_new)
+                await self._ledger.until_all_closed()
+                watch.cancel_scope.cancel(reason="all requests have ended")
+        if self._grace.cancelled_caught:
+            await self.cut(self._why_cut)
+
+    async def _end_waits_of_new(self) -> None:
+        """End the idle waits of connections that were too new when the drain began."""
+        until = trio.current_time() + NEW_CONNECTION_GRACE
+        while (now := trio.current_time()) < until:
+            active = self._ledger.active.values()
+            times = (request.exchange._new_until for request in active)
+            await trio.sleep_until(min((time for time in times if time > now), default=until))
+            self._end_idle_waits()
+
+    # The end at once -----------------------------------------------------------
+
+    def stop_accepting(self, reason: str) -> None:
+        """Close the listeners on whoever is queued. The requests go on."""
+        self.because(reason)
+        self.begin_report()
+        self._cancel_loops(reason)
+        self._close_listeners()
+
+    def fail(self, reason: str, culprit: Request | None) -> None:
+        """Something goes on up: cancel all but who raised it, while there is a reason to give.
+
+        What it raises would cancel them, too, in Trio's words.
+        """
+        self.stop_accepting(reason)
+        self._why_cut = reason
+        self._grace.cancel(reason=reason)
+        for request in self._ledger.here():
+            if request is not culprit:
+                request.cancel(reason)
+
+    def begin_report(self) -> None:
+        """From now on, a request that ends is part of the report."""
+        if not self._drain.began:
+            self._drain.began = True
+            self._ledger.drain_began(0.0)
+
+    async def cut(self, reason: str) -> None:
+        """Cancel the requests, wait for them within bounds, and name those that do not end."""
+        self._door.empty_waiting_room()
+        for request in self._ledger.here():
+            request.cancel(reason)
+        seconds = self._server.timeouts.cleanup
+        with trio.move_on_after(seconds, shield=True):
+            await self._ledger.until_all_closed()
+        # One turn more, for a cleanup of 0.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        stubborn = (it for it in self._ledger.here() if not it.exchange._left_behind)
+        for request in stubborn:
+            message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
+            stack = _stack_of(request.task)
+            log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)
+
+    # Both ------------------------------------------------------------------------
+
+    def _cancel_loops(self, reason: str) -> None:
+        self.accepting.cancel(reason=reason)
+        self.acting.cancel(reason=reason)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    def end_oldest_linger(self) -> None:
+        """Close the connection that lingers longest, as long as there are too many."""
+        if len(self._ledger.lingering) <= self._server.limits.requests:
+            return
+        *older, _newest = self._ledger.lingering.values()
+        for request in older:
+            if not request.exchange.cancel_scope.cancel_called:
+                request.cancel("more connections linger than there are slots (requests)")
+                return
+
+
+def _stack_of(task: trio.lowlevel.Task | None) -> str:
+    if task is None:
+        return "(its task has not started)"
+    return "".join(traceback.StackSummary.extract(task.iter_await_frames()).format())

@@ -1,0 +1,81 @@
+"""Who may come in: the slots of a server, and how many of them one client may hold.
+
+A slot is taken before a client is accepted and given back when its outcome is
+decided, so the limit is exact: there is never one request more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+
+import attrs
+from trio.lowlevel import ParkingLot
+
+from .._facts.config import Limits
+
+
+@attrs.define(eq=False)
+class Slots:
+    """Counts slots; plain arithmetic, and a place to wait.
+
+    Attributes:
+      free: slots that nobody holds.
+      turning_away: whether a ``when_full`` function has its one client.
+    """
+
+    _limits: Limits
+    _most: int
+    free: int = attrs.field(init=False)
+    turning_away: bool = False
+    _by_client: Counter[Hashable] = attrs.field(factory=Counter)
+    _changed: ParkingLot = attrs.field(factory=ParkingLot)
+
+    def __attrs_post_init__(self) -> None:
+        self.free = self._most
+
+    def has_room(self) -> bool:
+        """Whether one more client may be accepted, be it to turn it away."""
+        if self.free or self._limits.when_full == "refuse":
+            return True
+        return self._limits.when_full != "wait" and not self.turning_away
+
+    async def wait_for_room(self) -> None:
+        """Wait until that is so. No checkpoint if it is."""
+        while not self.has_room():
+            await self._changed.park()
+
+    def counts_clients(self) -> bool:
+        """Whether clients are told apart at all."""
+        return self._limits.per_client is not None
+
+    def is_full_for(self, client: Hashable) -> bool:
+        """Whether ``client`` holds as many slots as one client may."""
+        return self._limits.per_client is not None and (
+            self._by_client[client] >= self._limits.per_client
+        )
+
+    def take(self, client: Hashable = None) -> None:
+        """Take a slot for ``client``; for None, which nobody counts, just a slot."""
+        self.free -= 1
+        if client is not None:
+            self._by_client[client] += 1
+
+    def give_back(self, client: Hashable = None) -> None:
+        """Give a slot back, and wake whoever waits for one.
+
+        All of them: the one that is woken may find no client on its listener,
+        while another listener has one.
+        """
+        self.free += 1
+        if client is not None:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                # One entry for each client that is here, not for all that ever were.
+                del self._by_client[client]
+        self._changed.unpark_all()
+
+    def turned_away(self) -> None:
+        """The ``when_full`` function is done with its client."""
+        self.turning_away = False
+        self._changed.unpark_all()

@@ -1,0 +1,271 @@
+"""What happens to requests, as values: infos, outcomes, records, counts, reports.
+
+Everything here is frozen. What changes while a request lives is on its
+connection, and in `trioserver.BaseServer.snapshot`, taken when asked for.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import attrs
+
+from .address import Address, describe
+
+Mode: TypeAlias = Literal["task", "thread", "process"]
+"""Where a handler runs."""
+
+
+class Outcome(enum.StrEnum):
+    """How a request ended. Every request has exactly one."""
+
+    COMPLETED = "completed"
+    """The handler returned. One that swallowed its cancellation did so, too."""
+    FAILED = "failed"
+    """The handler, or a hook, raised an error of its own."""
+    TIMED_OUT = "timed_out"
+    """One of `Timeouts` ran out; the record's reason says which."""
+    DISCONNECTED = "disconnected"
+    """The peer went away before its request was done."""
+    REFUSED = "refused"
+    """A limit or ``verify_request`` turned the client away."""
+    DRAINED = "drained"
+    """The server drained while the connection was between two requests."""
+    CANCELLED = "cancelled"
+    """The grace was over, or somebody cancelled it; the reason says who."""
+    KILLED = "killed"
+    """It was cancelled, or took too long, and so its worker process was killed."""
+    ABANDONED = "abandoned"
+    """It was cancelled, or took too long, and its thread has not ended since."""
+
+
+@attrs.frozen(kw_only=True)
+class RequestInfo:
+    """The facts of a request that never change.
+
+    Attributes:
+      id: counts up from 1 in each run of a server.
+      client_address: the peer's address, as kept from the accept.
+      server_address: the address of the listener that accepted it; of a
+        datagram to a wildcard address, the very one it was sent to.
+      mode: where its handler runs.
+      started: when it was accepted, by the Trio clock.
+      started_at: the same by the system's clock, as of `time.time`.
+    """
+
+    id: int
+    client_address: Address
+    server_address: Address
+    mode: Mode = "task"
+    started: float
+    started_at: float
+
+    def __str__(self) -> str:
+        return f"request {self.id} from {describe(self.client_address)}"
+
+
+_current_request: contextvars.ContextVar[RequestInfo | None] = contextvars.ContextVar(
+    "trioserver.current_request", default=None
+)
+enter_request = _current_request.set
+
+
+def current_request() -> RequestInfo | None:
+    """The request that the calling code works for, or None outside of requests.
+
+    Child tasks and ``trio.to_thread`` inherit it, as they do every context
+    variable.
+    """
+    return _current_request.get()
+
+
+@attrs.frozen(kw_only=True)
+class RequestRecord:
+    """How one request went, from accept to outcome.
+
+    Attributes:
+      info: which request.
+      outcome: how it ended.
+      reason: why, in words: which time-out, which limit, who cancelled; ``""``
+        when it completed.
+      duration: seconds from accept to outcome.
+      bytes_received: what the handler was offered to read.
+      bytes_sent: what the transport took.
+    """
+
+    info: RequestInfo
+    outcome: Outcome
+    reason: str
+    duration: float
+    bytes_received: int
+    bytes_sent: int
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{self.info} {self.outcome}{why} after {self.duration:.3f} s,"
+            f" {self.bytes_received} bytes in, {self.bytes_sent} bytes out"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """Counts of one run of a server, from bind to now.
+
+    Attributes:
+      accepted: connections, or datagrams, that became requests.
+      active: requests that hold a slot now.
+      waiting: clients accepted when the drain began and not yet started.
+      lingering: connections past their outcome, not yet closed.
+      refused: clients turned away before they became requests.
+      unaccepted: clients turned away because the server drained.
+      accept_errors: errors that an accept met, of all tiers; each datagram
+        that was too large is one.
+      dropped: datagrams that the kernel dropped unreceived, because they came
+        faster than they were taken; only Linux tells, and for UDP.
+      outcomes: how many requests ended how.
+      bytes_received: over all ended requests.
+      bytes_sent: over all ended requests.
+    """
+
+    accepted: int = 0
+    active: int = 0
+    waiting: int = 0
+    lingering: int = 0
+    refused: int = 0
+    unaccepted: int = 0
+    accept_errors: int = 0
+    dropped: int = 0
+    outcomes: Mapping[Outcome, int] = attrs.field(factory=lambda: dict.fromkeys(Outcome, 0))
+    bytes_received: int = 0
+    bytes_sent: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class ShutdownReport:
+    """Who was drained, who was cut, and how long it took.
+
+    Attributes:
+      reason: what ended the run.
+      grace: seconds that requests in flight were given.
+      duration: seconds from the beginning of the drain to its end.
+      requests: a record for every request that had not ended when the drain
+        began, in the order in which they ended.
+      unaccepted: addresses of the clients that were turned away unserved.
+      statistics: the final counts of the whole run.
+    """
+
+    reason: str
+    grace: float
+    duration: float
+    requests: tuple[RequestRecord, ...]
+    unaccepted: tuple[Address, ...]
+    statistics: Statistics
+
+    def ended(self, outcome: Outcome) -> tuple[RequestRecord, ...]:
+        """The records of the requests that ended so."""
+        return tuple(record for record in self.requests if record.outcome is outcome)
+
+    @property
+    def completed(self) -> tuple[RequestRecord, ...]:
+        """The requests that were in flight and could finish."""
+        return self.ended(Outcome.COMPLETED)
+
+    @property
+    def drained(self) -> tuple[RequestRecord, ...]:
+        """The connections that were ended between two requests."""
+        return self.ended(Outcome.DRAINED)
+
+    @property
+    def cancelled(self) -> tuple[RequestRecord, ...]:
+        """The requests that were cut."""
+        return self.ended(Outcome.CANCELLED)
+
+    @property
+    def killed(self) -> tuple[RequestRecord, ...]:
+        """The requests that were cut by killing their worker processes."""
+        return self.ended(Outcome.KILLED)
+
+    @property
+    def abandoned(self) -> tuple[RequestRecord, ...]:
+        """The requests that were cut, and whose threads went on."""
+        return self.ended(Outcome.ABANDONED)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nobody was cut and nobody was turned away."""
+        cut = self.cancelled or self.killed or self.abandoned
+        return not cut and not self.unaccepted
+
+    @property
+    def summary(self) -> str:
+        """The report in one line, with what ended the run, how long it took, how many ended how."""
+        counts = Counter(record.outcome for record in self.requests)
+        parts = [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]]
+        parts.append(f"{len(self.unaccepted)} unaccepted")
+        return (
+            f"{self.reason}: ended in {self.duration:.3f} s of {self.grace:g} s grace,"
+            f" {', '.join(parts)}"
+        )
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        lines += [f"  {record}" for record in self.requests]
+        lines += [f"  client {describe(address)} unaccepted" for address in self.unaccepted]
+        return "\n".join(lines)
+
+
+@attrs.frozen(kw_only=True)
+class RequestSnapshot:
+    """One request at one instant.
+
+    Attributes:
+      info: which request.
+      state: ``verifying``, ``working``, ``reading``, ``writing``, ``idle`` or
+        ``closing``.
+      age: seconds since the accept.
+      time_left: seconds until ``Timeouts.request`` (or the handler's own
+        deadline) ends it; ``inf`` if nothing does.
+      bytes_received: so far.
+      bytes_sent: so far.
+    """
+
+    info: RequestInfo
+    state: str
+    age: float
+    time_left: float
+    bytes_received: int
+    bytes_sent: int
+
+
+@attrs.frozen(kw_only=True)
+class ListenerSnapshot:
+    """One listener at one instant: its address, and whether it accepts."""
+
+    address: Address
+    accepting: bool
+
+
+@attrs.frozen(kw_only=True)
+class ServerSnapshot:
+    """A server and everything under it at one instant.
+
+    Attributes:
+      name: the class of the server.
+      state: ``unbound``, ``bound``, ``serving`` or ``draining``.
+      uptime: seconds since it was bound.
+      listeners: where it listens.
+      requests: what it serves, oldest first.
+      statistics: its counts.
+    """
+
+    name: str
+    state: str
+    uptime: float
+    listeners: tuple[ListenerSnapshot, ...]
+    requests: tuple[RequestSnapshot, ...]
+    statistics: Statistics

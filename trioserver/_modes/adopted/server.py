@@ -1,0 +1,362 @@
+"""A server over an object of `socketserver`: its hooks, called where they may block.
+
+The object was built, and commonly bound, by somebody else. Its socket is our
+listener, what its ``get_request`` returns is lent to a thread for as long as the
+request lasts, and its other methods are called in threads, as ever: one that
+serves many at once has a thread for each request, which calls all of that
+request's hooks and nobody else's, and one for what is no request's. Any other one
+does everything in one and the same thread, one thing at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import ssl
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from ..._engine.request_task import Exchange
+from ..._facts.address import Address
+from ..._facts.errors import PeerGone
+from ..._facts.events import RequestInfo
+from ..._facts.observers import error_log, log_safely
+from ..._requests.datagram import Datagram
+from ..._requests.drain import Drain
+from ..._servers.fields import make_fields
+from ..._sockets.descriptors import lost
+from ..._sockets.transport import Listener
+from ..threads.lent_connection import LentConnection
+from ..threads.mixin import A_MOMENT, ThreadingMixIn
+from ..threads.own_thread import OwnThread
+from .listener import AdoptedListener, Visit, overrides
+from .transport import (
+    AdoptedDatagramTransport,
+    AdoptedSocket,
+    AdoptedTransport,
+    ThreadOfRequest,
+)
+
+T = TypeVar("T")
+
+
+@make_fields
+class AdoptedServer(ThreadingMixIn):
+    """Serves with the methods of a `socketserver` object."""
+
+    def __init__(self, theirs: Any, *, one_at_a_time: bool, **fields: Any) -> None:
+        self.theirs = theirs
+        self.socket_type: int = theirs.socket.type
+        self._one_at_a_time = one_at_a_time
+        self._has_warned = False
+        self._threads: set[OwnThread] = set()
+        self._thread = OwnThread(type(theirs).__name__, self._threads)
+        self._telling: set[int] = set()
+        self._verifies = overrides(theirs, "verify_request")
+        # As of now: the listener has it not be done in Trio's thread.
+        self._owes_tls = bool(getattr(theirs.socket, "do_handshake_on_connect", False))
+        may_be_tls = overrides(theirs, "get_request") or isinstance(theirs.socket, ssl.SSLSocket)
+        if not self._verifies and not may_be_tls:  # a sixth of a short request's time
+            self.verify_request = super().verify_request  # type: ignore[method-assign]
+        self._parts = overrides(theirs, "shutdown_request", "close_request")
+        if overrides(theirs, "service_actions"):
+            self.service_actions = self._service_actions  # type: ignore[method-assign]
+        super().__init__(theirs.server_address, _never_called, **fields)
+
+    @classmethod
+    def _check_handler(cls, handler: object) -> None:
+        """Their own affair."""
+
+    async def server_bind(self) -> Sequence[Listener]:
+        """Take their socket."""
+        return self._keep([AdoptedListener(self.theirs)])
+
+    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+        if isinstance(transport, AdoptedDatagramTransport):
+            return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
+        return LentConnection(
+            transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
+        )
+
+    # Their hooks, each in a thread ---------------------------------------------------
+
+    async def verify_request(self, request: Any, client_address: Address) -> bool:
+        """Call ``get_request`` and agree on TLS, if that is due, and call theirs."""
+        if self._is_new(request):
+            await self._get_request(request)
+        client_address = self._address(request, client_address)
+        if getattr(request._transport, "needs_handshake", False):
+            await self._in_thread(request, partial(_shake_hands, request, owed=self._owes_tls))
+        if not self._verifies:
+            return True
+        verify = partial(self.theirs.verify_request, request._transport.theirs, client_address)
+        return bool(await self._in_thread(request, verify))
+
+    async def finish_request(self, request: Any, client_address: Address) -> None:
+        """Call theirs."""
+        theirs, client_address = request._transport.theirs, self._address(request, client_address)
+        finish = partial(self.theirs.finish_request, theirs, client_address)
+        if isinstance(theirs, ssl.SSLSocket):
+            finish = partial(_over_tls, request, finish)
+        if not self._shuts_in_thread(request._transport):
+            finish = partial(_and_release, finish, self._hooks_of(request))
+        await self._in_thread(request, finish)
+
+    async def handle_error(self, request: Any, client_address: Address) -> None:
+        """Call theirs, with the error as `sys.exception`."""
+        if self._is_new(request):  # and none of their requests yet
+            await super().handle_error(request, client_address)
+            return
+        theirs, client_address = request._transport.theirs, self._address(request, client_address)
+        handle = partial(self.theirs.handle_error, theirs, client_address)
+        number = request.info.id
+        self._telling.add(number)
+        try:
+            await self._in_thread(request, partial(_in_the_light_of, sys.exception(), handle))
+        finally:
+            self._telling.discard(number)
+
+    def _patience(self, request: LentConnection | Datagram) -> float:
+        seconds = super()._patience(request)
+        # Cancelled, a handle_error has had its ``timeouts.cleanup`` already.
+        return min(seconds, A_MOMENT) if request.info.id in self._telling else seconds
+
+    async def shutdown_request(self, request: Any) -> None:
+        """Call theirs, unless a thread that was left behind will; then linger and close."""
+        if request._left_behind is None and not self._is_new(request):
+            theirs = request._transport.theirs
+            self._lend(request)  # so that their close() does not close our descriptor
+            if self._shuts_in_thread(request._transport):
+                await self._in_thread(request, partial(self.theirs.shutdown_request, theirs))
+            else:
+                self.theirs.shutdown_request(theirs)
+            self._hooks_of(request).release()  # not only after the linger
+        if isinstance(request, LentConnection):
+            request._take_back()
+        await super().shutdown_request(request)
+
+    def _shuts_in_thread(self, transport: Any) -> bool:
+        """Whether any code of theirs is called when a request is shut down."""
+        if self._parts or isinstance(transport, AdoptedDatagramTransport):
+            return self._parts
+        return not transport.shares and type(transport.theirs) is not ssl.SSLSocket
+
+    async def _service_actions(self) -> None:
+        """Call theirs; the drain waits for it."""
+        ends = _Ends()
+        try:
+            await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
+        except trio.Cancelled:
+            seconds = self.timeouts.cleanup
+            with trio.move_on_after(max(seconds, A_MOMENT), shield=True):
+                await ends.event.wait()
+            if not ends.event.is_set():
+                message = "%s.service_actions did not end within %g s (cleanup); left behind"
+                name = type(self.theirs).__name__
+                log_safely(error_log, logging.ERROR, message, name, seconds)
+            raise
+
+    async def close_theirs(self) -> None:
+        """Call theirs, where it has not to wait for what was left behind."""
+        thread = self._thread
+        if thread.is_busy:
+            thread = OwnThread(type(self.theirs).__name__, self._threads)
+        await thread.run_sync(self.theirs.server_close)
+
+    async def end_threads(self) -> None:
+        """Wait for the threads, but for those that were left behind: they are in a call still.
+
+        For a moment at most. Who is in no call needs less; but nothing is waited for without
+        a bound where nobody can cancel it.
+        """
+        for thread in self._threads:
+            thread.release()
+        with trio.move_on_after(max(self.timeouts.cleanup, A_MOMENT), shield=True):
+            for thread in list(self._threads):
+                if not thread.is_busy:
+                    await thread.wait_ended()
+
+    # Their get_request -----------------------------------------------------------------
+
+    def _is_new(self, request: Any) -> bool:
+        """Whether ``get_request`` has still to be called."""
+        return getattr(request._transport, "accepted", None) is not None
+
+    def _address(self, request: Any, client_address: Address) -> Address:
+        """The client's, as ``get_request`` returned it."""
+        transport = request._transport
+        deferred = isinstance(transport, AdoptedTransport) and transport.was_deferred
+        return transport.address if deferred else client_address
+
+    async def _get_request(self, request: Any) -> None:
+        """Call theirs, for a client that was accepted; in the thread of what is no request's.
+
+        An `OSError` in it is the client's own affair, as ever.
+        """
+        transport = request._transport
+        visit = Visit(self.theirs, transport.accepted)
+        run_sync = self._thread.run_sync
+        call = self._call_for(request, request._interrupt, visit.end, run_sync)
+        request._lend(ends_idle=False)  # what the client sends meanwhile is for nobody else
+        try:
+            transport.become(*await call.run(visit.make))
+        except trio.Cancelled:
+            self._warn_of_waiting()
+            raise
+        except OSError as error:
+            traceback.clear_frames(error.__traceback__)
+            told = ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}")
+            self._bound_run().door.accept_failed(request.info.server_address, told)
+            raise PeerGone(f"get_request: {error}", info=request.info) from error
+        finally:
+            request._take_back()
+
+    def _warn_of_waiting(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            message = (
+                "%s.get_request did not end in time for a client; while it waits for one, it lets"
+                " nobody else in: wait in finish_request instead, or with"
+                " do_handshake_on_connect=False"
+            )
+            log_safely(error_log, logging.WARNING, message, type(self.theirs).__name__)
+
+    # Threads ---------------------------------------------------------------------------
+
+    async def _in_thread(self, request: Any, function: Callable[[], T]) -> T:
+        theirs, interrupt = request._transport.theirs, lambda: None
+        if isinstance(request, LentConnection):
+            interrupt = request._interrupt
+        self._lend(request)
+        hooks = self._hooks_of(request)
+        run_sync = partial(hooks.thread.run_sync, context=hooks.context)
+        call = self._call_for(request, interrupt, partial(self._clean_up, theirs), run_sync)
+        try:
+            return await call.run(partial(self._call, request._transport, function))
+        finally:
+            if call.is_left_behind:
+                hooks.release()
+                if isinstance(request, LentConnection):
+                    request._give_away()
+
+    def _hooks_of(self, request: Any) -> ThreadOfRequest:
+        transport = request._transport
+        hooks: ThreadOfRequest | None = transport.hooks
+        if hooks is None or hooks.is_released:
+            thread = self._thread
+            if not self._one_at_a_time:
+                thread = OwnThread(str(request.info), self._threads)
+            hooks = transport.hooks = ThreadOfRequest(thread, self._one_at_a_time)
+        return hooks
+
+    def _lend(self, request: Any) -> None:
+        """Once for each connection: from its first hook to its last."""
+        transport = request._transport
+        if isinstance(transport, AdoptedTransport) and not transport.is_lent:
+            transport.lend(request, ends_idle=self.ends_idle_reads)
+
+    def _call(self, transport: Any, function: Callable[[], T]) -> T:
+        """What a thread does."""
+        if isinstance(transport.theirs, AdoptedSocket):
+            return transport.theirs.call(function)
+        is_stream = isinstance(transport, AdoptedTransport)
+        try:
+            result = function()
+        except BaseException:
+            if is_stream:
+                transport.let_go_of_lost()
+            raise
+        if is_stream and transport.let_go_of_lost():
+            raise lost()
+        return result
+
+    def _clean_up(self, theirs: Any) -> None:
+        """What a thread does at its end that was left behind: the request is its own."""
+        if not isinstance(theirs, AdoptedSocket):
+            self.theirs.shutdown_request(theirs)
+            return
+        try:
+            self.theirs.shutdown_request(theirs)
+        finally:
+            theirs.end_for_good()
+
+
+@attrs.frozen(eq=False)
+class _Ends:
+    """Waits for the end of a call that was cancelled."""
+
+    event: trio.Event = attrs.field(factory=trio.Event)
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """It begins."""
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """It has ended."""
+        self.event.set()
+
+
+def _and_release(function: Callable[[], T], hooks: ThreadOfRequest) -> T:
+    """Call ``function`` as the last one: without an error, the thread need not be told to end."""
+    result = function()
+    hooks.release()
+    return result
+
+
+def _never_called(request: Any, client_address: Address, server: Any) -> None:
+    """Their object has a handler of its own."""
+
+
+def _over_tls(request: Any, function: Callable[[], T]) -> T:
+    """Call ``function``; what its TLS socket raises because the peer has left is told as that."""
+    try:
+        return function()
+    except (ConnectionError, ssl.SSLEOFError) as error:
+        if not _is_raised_by(error, request._transport.theirs):
+            raise  # some other connection's
+        message = f"the peer is gone: {error.strerror or error}"
+        raise PeerGone(message, info=request.info) from error
+
+
+def _is_raised_by(error: BaseException, sock: socket.socket) -> bool:
+    """Whether it comes out of a method of ``sock``: the innermost frame is one of its own."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_locals.get("self") is sock
+
+
+def _shake_hands(request: Any, *, owed: bool) -> None:
+    """Agree on TLS, within the bound for it.
+
+    Args:
+      owed: whether the accept would have done that. If not, their own methods do, and are
+        to find out by themselves that it fails: they may have something to clean up.
+    """
+    transport = request._transport
+    transport.needs_handshake = False
+    try:
+        transport.theirs.do_handshake()
+    except OSError as error:  # ssl.SSLError is one
+        if not owed:
+            return
+        message = f"the client did not agree on TLS: {error.strerror or error}"
+        raise PeerGone(message, info=request.info) from error
+
+
+def _in_the_light_of(error: BaseException | None, function: Callable[[], T]) -> T:
+    """Call ``function`` with ``error`` as `sys.exception`, as it is in the calling thread."""
+    error = error or RuntimeError("handle_error was called without an error")
+    before = error.__traceback__
+    try:
+        raise error
+    except BaseException:  # noqa: BLE001  (the function asks for it)
+        return function()
+    finally:
+        # The frames of this thread hold what was called, and that the error: no cycles.
+        error.__traceback__ = before
+        del error

@@ -1,0 +1,129 @@
+"""Log records of a worker, for the loggers of its server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+from ...._facts.events import RequestInfo
+from .frames import Say, WireError, shorten
+
+if TYPE_CHECKING:  # for workers, and so for POSIX
+    from .channel import Channel
+
+_ROOT = ""
+
+# What is kept of a record: what formatters ask for, and nothing that does not travel.
+_TEXTS = ("name", "pathname", "funcName", "threadName", "processName")
+_MORE = ("exc_text", "stack_info")
+_LONGEST = 4096  # characters of each of those: a path has no more
+_TOO_LARGE = 1 << 63
+_NUMBERS = ("levelno", "lineno", "created", "thread", "process")
+
+
+def levels() -> dict[str, int]:
+    """The levels that are set in this process, by the names of their loggers."""
+    found = {name: logger.level for name, logger in _named().items() if logger.level}
+    return {_ROOT: logging.root.level, **found}
+
+
+def _named() -> dict[str, logging.Logger]:
+    """The loggers of this process, but for the root, by their names."""
+    known = dict(logging.root.manager.loggerDict)
+    return {name: one for name, one in known.items() if isinstance(one, logging.Logger)}
+
+
+def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
+    """Have what is logged in this process, a worker, be logged by its server, and not here.
+
+    Args:
+      levels: the server's, so that what it would not log does not travel.
+    """
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)
+    # Not beside them: what a module does when it is imported it has done here, too.
+    for logger in _named().values():
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.root.handlers[:] = [_ToServer(channel)]
+
+
+class _ToServer(logging.Handler):
+    """Sends records."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one; if that fails, the server is gone."""
+        if self._channel.is_closed:  # a child that a handler has forked: as without any handler
+            last = logging.lastResort
+            if last is not None and record.levelno >= last.level:
+                last.handle(record)
+            return
+        try:
+            self._channel.say(Say.LOG, **as_facts(record))
+        except Exception:  # noqa: BLE001  (as logging does with every error)
+            self.handleError(record)
+
+
+def as_facts(record: logging.LogRecord) -> dict[str, Any]:
+    """A record for the wire. What it does not tell (threads need not have names) is empty, or 0."""
+    text = record.getMessage()
+    if record.exc_info:
+        trace = logging.Formatter().formatException(record.exc_info)
+    else:
+        trace = record.exc_text or ""
+    facts: dict[str, Any] = {"msg": shorten(text), "exc_text": shorten(trace) or None}
+    facts["stack_info"] = shorten(record.stack_info or "") or None
+    for name in _TEXTS:
+        facts[name] = str(getattr(record, name) or "")[:_LONGEST]
+    for name in _NUMBERS:
+        value = getattr(record, name)
+        facts[name] = value if isinstance(value, (int, float)) else 0
+    return facts
+
+
+def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
+    """Log the record of a worker with the logger of this process that has its name.
+
+    Args:
+      facts: what `as_facts` has made.
+      info: of the worker's request, for `RequestLogFilter`: here is none.
+
+    Raises:
+      WireError: it is no record.
+    """
+    texts, numbers = (*_TEXTS, "msg"), _NUMBERS
+    right = all(isinstance(facts.get(name), str) for name in texts) and all(
+        isinstance(facts.get(name), (int, float)) and abs(facts[name]) < _TOO_LARGE
+        for name in numbers
+    )
+    right &= all(isinstance(facts.get(name, ""), (str, NoneType)) for name in _MORE)
+    if not right:
+        raise WireError(f"not a log record: {facts!r}")
+    logger = logging.getLogger(facts["name"])
+    level = int(facts["levelno"])
+    if logger.isEnabledFor(level):
+        # A filter of the program's may raise, and whose fault that is, is not here.
+        with suppress(Exception):
+            record = _as_record(facts, level)
+            if info is not None:
+                record.request_id, record.client_address = info.id, info.client_address
+            logger.handle(record)
+
+
+def _as_record(facts: Mapping[str, Any], level: int) -> logging.LogRecord:
+    """As loggers make one: by the program's factory, which looks at the path, too."""
+    place = facts["pathname"], int(facts["lineno"]), facts["msg"], (), None, facts["funcName"]
+    record = logging.getLogRecordFactory()(facts["name"], level, *place)
+    created = facts["created"]
+    record.relativeCreated += (created - record.created) * 1000
+    record.created, record.msecs = created, float(int(created % 1 * 1000))
+    for name in ("thread", "threadName", "process", "processName", *_MORE):
+        setattr(record, name, facts.get(name))
+    return record

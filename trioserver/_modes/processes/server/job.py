@@ -1,0 +1,72 @@
+"""A request that a worker has, and what has become of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import trio
+
+from ..protocol.frames import WireError
+from ..protocol.result import Ending
+from ..protocol.task import Order
+
+
+class Outbox:
+    """The datagrams that a worker wants sent: one at a time, as it waits for the answer."""
+
+    def __init__(self) -> None:
+        self._put, self._got = trio.open_memory_channel[tuple[bytes, Any]](1)
+
+    def put(self, data: bytes, address: Any) -> None:
+        """The worker wants one sent."""
+        try:
+            self._put.send_nowait((data, address))
+        except trio.WouldBlock:
+            raise WireError("a second datagram before the first one was sent") from None
+        except trio.BrokenResourceError:
+            pass  # the request has been cancelled, and so has the worker
+
+    def close(self) -> None:
+        """There will be no more."""
+        self._put.close()
+
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Any]]:
+        return self._got
+
+
+@attrs.define(eq=False)
+class Job:
+    """A request that a worker has.
+
+    Attributes:
+      order: what the worker is told.
+      pid: the worker's process id.
+      ending: how it went; None if the worker has not told.
+      status: with which exit status the worker has ended, if it has not told.
+      begun: whether the worker has begun with it.
+      was_writing: whether it has ended in the middle of a write.
+      received: bytes read.
+      sent: bytes written.
+      over: set when all this is known.
+      replies: of a datagram's request, datagrams to send and their addresses,
+        until it is over.
+    """
+
+    order: Order
+    pid: int
+    ending: Ending | None = None
+    status: int = 0
+    begun: bool = False
+    was_writing: bool = False
+    received: int = 0
+    sent: int = 0
+    over: trio.Event = attrs.field(factory=trio.Event)
+    replies: Outbox | None = None
+
+    def is_over(self) -> None:
+        """There is nothing more to come."""
+        if self.replies is not None:
+            self.replies.close()
+        self.over.set()

@@ -1,0 +1,286 @@
+"""How a worker process is started and ended: by `multiprocessing`, in a thread.
+
+It knows how to find the program's own classes again in another process, which
+`subprocess` does not. Never by ``fork``, which copies a running loop and other
+people's locks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import attrs
+
+from ...._sockets.making import socket_pair, spare_the_program
+from ..protocol.errors import ForkServerGone, WorkerStartError
+from ..protocol.lifeline import Lifeline
+from ..protocol.signals import held_back
+from ..protocol.status import Page, new_file, new_page
+from ..worker import main as worker
+
+# multiprocessing looks after all its children whenever one is started, and is not made
+# for two threads that do so at once.
+_turn = threading.Lock()
+
+LONGEST_NEWS = 1.0
+"""Seconds that a fork server has to tell how a worker process has ended."""
+
+UNKNOWN = 255
+"""The exit status of a process of which it cannot be told, as multiprocessing has it."""
+
+
+@attrs.define(eq=False)
+class Launched:
+    """A worker process that was started, and what connects the server with it.
+
+    Attributes:
+      pid: its process id.
+      control: the line to it; does not block.
+      page: what it does.
+    """
+
+    pid: int
+    control: socket.socket
+    page: Page
+    _process: BaseProcess
+    _lifeline: Lifeline
+    _itself: int
+    _is_over: bool = False
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended."""
+        return self._process.sentinel if self._itself == -1 else self._itself
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._is_over or _wait_for(self.sentinel, 0)
+
+    def wait(self) -> None:
+        """Wait until the process has ended; blocks."""
+        _wait_for(self.sentinel, None)
+
+    def kill(self) -> None:
+        """End it, and what its handlers have started in its group; now."""
+        if not self.has_ended():  # or its id may be somebody else's by now
+            with suppress(OSError):  # it may not lead its group yet
+                os.killpg(self.pid, signal.SIGKILL)
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Take note of the end of the process, which has come, and give everything back.
+
+        Blocks for a moment.
+
+        Returns:
+          Its exit status; less than 0: the signal that has ended it; or `UNKNOWN`.
+        """
+        self._is_over = True
+        with _turn:
+            is_known = self._process.exitcode is not None
+        if not is_known:
+            # Of those that a fork server has forked it tells, unless somebody has stopped it.
+            _wait_for(self._process.sentinel, LONGEST_NEWS)
+        with _turn:
+            if self._process.exitcode is None:
+                # Or somebody else has reaped it, or the system, where SIGCHLD is ignored.
+                self._process._popen.returncode = UNKNOWN  # type: ignore[attr-defined]
+            self._process.join()
+            status = self._process.exitcode
+            self._process.close()
+        self.give_back()
+        return UNKNOWN if status is None else status
+
+    def give_back(self) -> None:
+        """Close everything but the process. Twice is once."""
+        self.control.close()
+        self._lifeline.cut()
+        self.page.close()
+        if self._itself != -1:
+            os.close(self._itself)
+            self._itself = -1
+
+
+@attrs.define(eq=False)
+class Launch:
+    """A start that can be given up, whatever the system makes of it.
+
+    A fork server may take long, or for ever: it imports what the program wants.
+    """
+
+    _start: Callable[[], Launched]
+    _launched: Launched | None = None
+    _is_given_up: bool = False
+    _turn: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def run(self) -> Launched | None:
+        """Start a worker, in a thread; and end it if nobody wants it any more."""
+        launched = self._start()
+        with self._turn:
+            if not self._is_given_up:
+                self._launched = launched
+                return launched
+        launched.kill()
+        launched.wait()
+        launched.reap()
+        return None
+
+    def give_up(self) -> Launched | None:
+        """Nobody waits any more; the worker, if it is there already."""
+        with self._turn:
+            self._is_given_up = True
+            return self._launched
+
+
+def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
+    """Start a worker; blocks for a moment, or for as long as a fork server takes to start.
+
+    Args:
+      method: ``"forkserver"`` or ``"spawn"``.
+      preload: names of modules that the fork server imports, if it has not started yet.
+      contract: packed, for `worker.main`.
+
+    Raises:
+      OSError: the system refuses it.
+      ForkServerGone: the fork server has ended.
+      WorkerStartError: this program is none that a worker can import.
+    """
+    if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
+        raise WorkerStartError(
+            "worker processes import the program that has started them, and this one comes from"
+            " stdin: put it into a file"
+        )
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["__main__", *preload])
+    with ExitStack() as unless_started, ExitStack() as theirs:
+        ours, control = socket_pair()
+        unless_started.callback(ours.close)
+        theirs.callback(control.close)
+        for end in (ours, control):
+            spare_the_program(end)
+        lifeline = Lifeline()
+        unless_started.callback(lifeline.cut)
+        theirs.callback(lifeline.handed_over)
+        theirs.callback(os.close, page := new_page())
+        theirs.callback(os.close, told := _file_with(contract))
+        arguments = (control, *map(_Descriptor, (lifeline.worker_end, page, told)))
+        process = context.Process(  # type: ignore[attr-defined]
+            target=worker.main, args=(*arguments, os.getpid()), daemon=True
+        )
+        seen = Page(page)
+        unless_started.callback(seen.close)
+        ours.setblocking(False)
+        try:
+            _start(process)
+        except (EOFError, ConnectionError) as error:
+            if method != "forkserver":
+                raise
+            raise ForkServerGone("the fork server has ended") from error
+        unless_started.pop_all()
+        return Launched(process.pid, ours, seen, process, lifeline, _itself(process))
+
+
+def _file_with(contract: bytes) -> int:
+    """The descriptor of a file with the contract.
+
+    Not among the arguments: if that is more than a pipe holds, the start would wait until
+    the worker reads it.
+    """
+    number = new_file()
+    with open(number, "wb", closefd=False) as file:
+        file.write(contract)
+    return number
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it, deaf to signals until it says itself what it does at them.
+
+    Of 12 that got a Ctrl-C while they started, 12 died, with tracebacks; so, none did.
+    """
+    with _turn:
+        _reserve_descriptors()
+        with held_back():
+            resource_tracker.ensure_running()
+        with held_back():  # again: that lets go of some when it has had to start its helper
+            process.start()
+
+
+def _reserve_descriptors() -> None:
+    """See that there are as many as a start needs.
+
+    `multiprocessing` loses those that it has when it does not get the next one.
+
+    Raises:
+      OSError: there are not.
+    """
+    with ExitStack() as spare:
+        for _ in range(_MOST_DESCRIPTORS):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
+_MOST_DESCRIPTORS = 10
+"""The fork server's line, two pipes, a duplicate; its own start took five more before that."""
+
+
+def end_fork_server() -> bool:
+    """End the fork server of this program, whatever it does; false if there is none."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    with suppress(OSError):  # somebody else has reaped it
+        if pid is not None and not _has_ended(pid):
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
+
+
+def _has_ended(child: int) -> bool:
+    if not hasattr(os, "waitid"):  # macOS with an older Python: it is there until it is reaped
+        return False
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _wait_for(number: int, seconds: float | None) -> bool:
+    """Whether a descriptor is readable, after so many seconds at most."""
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def _itself(process: BaseProcess) -> int:
+    """A descriptor of the process itself, if the system has that; else -1.
+
+    What `multiprocessing` waits for is a pipe. Of a spawned process it stays open in
+    whatever that forks, and of others it ends with the fork server, though they go on.
+    """
+    if hasattr(os, "pidfd_open") and process.pid is not None:
+        with suppress(OSError):
+            return os.pidfd_open(process.pid)
+    return -1
+
+
+@attrs.frozen
+class _Descriptor:
+    """A descriptor, as an argument of a process; there it is a number."""
+
+    number: int
+
+    def __reduce__(self) -> Any:
+        return _there, (reduction.DupFd(self.number),)
+
+
+def _there(duplicate: Any) -> int:
+    number: int = duplicate.detach()
+    os.set_inheritable(number, False)
+    return number

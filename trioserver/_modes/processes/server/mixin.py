@@ -1,0 +1,332 @@
+"""Processes: the mix-in under which handlers run in workers, and the ready-made servers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import attrs
+import trio
+
+from ...._facts.address import Address
+from ...._facts.config import (
+    LARGEST_INT,
+    a,
+    as_tuple,
+    count,
+    has_yield,
+    is_async_callable,
+    parameters_if_not_for,
+    reject,
+    seconds,
+)
+from ...._facts.errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
+from ...._facts.events import Mode, Outcome
+from ...._requests.connection import Connection
+from ...._requests.datagram import Datagram
+from ...._servers.base import BaseServer
+from ...._servers.fields import make_fields
+from ...._servers.handlers import check_handler
+from ...._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ...threads.handlers import check_sync_handler, is_asynchronous
+from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
+from ..protocol.frames import pack
+from ..protocol.setup import contract_of
+from ..protocol.task import DatagramOrder, Order, check_address
+from .job import Job, Outbox
+from .passed_connection import PassedConnection
+from .pool import Pool, PoolConfig
+from .worker import Worker
+
+ATTEMPTS = 3
+"""Workers that a request is given to, if one after the other ends without having begun."""
+
+_ENDED: dict[str, type[RequestEnded]] = {
+    Outcome.TIMED_OUT: IdleTimeout,
+    Outcome.REFUSED: LimitExceeded,
+    Outcome.DISCONNECTED: PeerGone,
+    Outcome.DRAINED: Draining,
+}
+"""What a request ends with on the server, by the outcome that it had in its worker."""
+
+
+def _valid_start_method(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value == "fork":
+        expected = "'forkserver' or 'spawn' (a fork would copy a running loop)"
+        reject(ValueError, server, field, expected, value)
+    if value not in {None, "forkserver", "spawn"}:
+        reject(ValueError, server, field, "'forkserver', 'spawn' or None", value)
+
+
+def _valid_preload(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple) or not all(isinstance(name, str) for name in value):
+        reject(TypeError, server, field, "a sequence of names of modules", value)
+
+
+def _valid_init(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value is None:
+        return
+    runs = callable(value) and not is_async_callable(value) and not has_yield(value)
+    if not runs or parameters_if_not_for(value):
+        reject(TypeError, server, field, "a plain function without arguments or None", value)
+
+
+@make_fields
+class ProcessMixIn(BaseServer):
+    """Runs each handler in a worker process: put it first in the bases of a server.
+
+    Handlers are those of `socketserver`, plain functions, or asynchronous ones; they,
+    and the server with them, have to pickle, since each worker has a copy of the
+    server as its ``self.server``, made when it starts. What a handler changes there
+    stays there. All else (hooks, time-outs, limits, the drain, records) is as
+    without it, and runs in the server's own process.
+
+    A request that is cancelled, for whatever reason, is ended by killing its worker,
+    whatever that does: ``Outcome.KILLED``. A worker that ends by itself costs its own
+    request and no other. Workers end with the server, however that ends.
+
+    Args:
+      max_children: how many workers at most, and requests at once; of it and
+        ``limits.requests`` the smaller counts. A worker that is on its last request
+        is not counted.
+      min_children: how many workers are there before the first client; None: as
+        many as there are processors that can be used.
+      child_idle: seconds after which a worker that has nothing to do ends, if there
+        are more than ``min_children``.
+      max_requests: requests that a worker serves before it is replaced; None: any
+        number.
+      max_requests_jitter: up to how many more, by chance, so that not all are
+        replaced at once.
+      start_method: of `multiprocessing`, ``"forkserver"`` or ``"spawn"``; None is
+        the former where the system's libraries allow it, which is not on macOS.
+      preload: modules that the fork server imports once for all workers, besides
+        this library and the module of the handler. There is one fork server in a
+        program: who starts it first decides. What it has not, workers import.
+      child_init: called once in each worker, before its first request.
+      start_timeout: seconds that a worker has to get ready, what it waits for the
+        fork server included.
+      forward_logging: have what is logged in workers be logged by the server.
+      block_on_close: whether the end waits, at most ``timeouts.cleanup`` seconds,
+        for workers to end by themselves; False: they are killed.
+      ends_idle_reads: whether a drain ends a read of a synchronous handler that waits
+        when nothing was read since the last write; see `ThreadingMixIn`.
+
+    Raises:
+      NotImplementedError: this system cannot pass descriptors on.
+    """
+
+    if TYPE_CHECKING:  # the same field, for handlers of either colour
+        RequestHandlerClass: Callable[[Any, Address, Any], Any] = attrs.field(kw_only=False)
+
+    max_children: int = attrs.field(
+        default=40, validator=count(1, most=LARGEST_INT, unit="of workers ")
+    )
+    min_children: int | None = attrs.field(
+        default=None, validator=count(0, most=LARGEST_INT, unit="of workers ", optional=True)
+    )
+    child_idle: float = attrs.field(default=60, validator=seconds())
+    max_requests: int | None = attrs.field(default=None, validator=count(1, optional=True))
+    max_requests_jitter: int = attrs.field(default=0, validator=count(0))
+    start_method: str | None = attrs.field(default=None, validator=_valid_start_method)
+    preload: Sequence[str] = attrs.field(default=(), converter=as_tuple, validator=_valid_preload)
+    child_init: Callable[[], object] | None = attrs.field(default=None, validator=_valid_init)
+    start_timeout: float = attrs.field(default=60, validator=seconds())
+    forward_logging: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+    block_on_close: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+    ends_idle_reads: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+
+    _mode: ClassVar[Mode] = "process"
+    _connection_class: ClassVar[type[Connection]] = PassedConnection
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *arguments: Any, **fields: Any) -> None:
+            if sys.platform == "win32":
+                raise NotImplementedError("worker processes need POSIX: descriptors are passed on")
+            super().__init__(*arguments, **fields)
+
+    @property
+    def active_children(self) -> list[int]:
+        """The process ids of the workers."""
+        pool = None if self._run is None else self._run.staff
+        return pool.pids if isinstance(pool, Pool) else []
+
+    async def finish_request(self, request: Any, client_address: Address) -> None:
+        """Have a worker construct the handler, which handles the request."""
+        check_address(client_address)
+        if isinstance(request, PassedConnection):
+            await request._flush()
+            order = request._order(
+                client_address,
+                ends_idle=self.ends_idle_reads,
+                ends_output=self._nobody_could_tell(),
+            )
+            try:
+                job = await self._work(order, request)
+            finally:
+                request._come_back()
+        elif isinstance(request, Datagram):
+            age = trio.current_time() - request.info.started
+            job = await self._work(
+                DatagramOrder(request.info, age, client_address, request.data), request
+            )
+        else:
+            raise TypeError(
+                f"get_request returned {request!r}: a handler in another process needs the"
+                " Connection or Datagram itself"
+            )
+        await _conclude(job, request)
+
+    def _nobody_could_tell(self) -> bool:
+        """Whether the output may end before this process knows that the handler has returned.
+
+        Then a client does not wait for it: half a millisecond instead of three quarters
+        (bench, connect-c2). But a hook might have something to send, and a limit refuse a
+        client that comes again before its slot was given back.
+        """
+        limits = self.limits
+        hooks = ("process_request", "shutdown_request", "close_request")
+        return (
+            limits.when_full == "wait"
+            and limits.per_client is None
+            and not any(map(self._overrides, hooks))
+            and getattr(self.finish_request, "__func__", None) is ProcessMixIn.finish_request
+        )
+
+    async def _work(self, order: Order, request: PassedConnection | Datagram) -> Job:
+        """Have the request handled; by another worker if one ends before it has begun."""
+        pool = cast("Pool", self._bound_run().staff)
+        left = ATTEMPTS
+        while True:
+            worker, left = await pool.take(), left - 1
+            job = Job(order, worker.pid)
+            try:
+                if isinstance(request, PassedConnection):
+                    request._is_with(worker, job)
+                    await worker.begin(job, request._transport.fileno())
+                else:
+                    await self._reply_for(worker, job, request)
+                await job.over.wait()
+            except BaseException:
+                if not job.over.is_set():  # else the worker has somebody else's by now
+                    worker.kill()
+                    with trio.move_on_after(self.timeouts.cleanup, shield=True):
+                        await job.over.wait()
+                    if not job.over.is_set():
+                        worker.note(job)
+                    request._was_killed = job.ending is None
+                raise
+            if job.begun or not left:
+                return job
+
+    async def _reply_for(self, worker: Worker, job: Job, request: Datagram) -> None:
+        """Have a worker begin with a datagram, and send for it."""
+        job.replies = replies = Outbox()
+        await worker.begin(job, None)
+        async for data, address in replies:
+            send = partial(request.socket.sendto, data, address)
+            worker.answer(await _error_of(send))
+
+    def _most_requests(self) -> int:
+        return min(self.limits.requests, self.max_children)
+
+    @classmethod
+    def _check_handler(cls, handler: object) -> None:
+        kind = getattr(cls, "socket_type", None)
+        if is_asynchronous(handler):
+            check_handler(handler, kind=kind)
+        else:
+            check_sync_handler(handler, kind=kind, where="in a worker process")
+
+    def _handles_in_trio(self) -> bool:
+        """Whether its handlers are asynchronous; for workers."""
+        return is_asynchronous(self.RequestHandlerClass)
+
+    # The workers ---------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _staff(self, *, for_one: bool) -> AsyncIterator[Pool]:
+        """The workers, in the block: the first ones are ready."""
+        least = _processors() if self.min_children is None else self.min_children
+        least = 1 if for_one else min(least, self._most_requests())
+        handler = getattr(self.RequestHandlerClass, "__module__", None)
+        config = PoolConfig(
+            at_least=least,
+            at_most=self._most_requests(),
+            idle=self.child_idle,
+            max_requests=self.max_requests,
+            max_requests_jitter=self.max_requests_jitter,
+            start_method=self.start_method or _START_METHOD,
+            preload=("trioserver", *_IN_WORKERS, *filter(None, [handler]), *self.preload),
+            start_timeout=self.start_timeout,
+            patience=self.timeouts.cleanup if self.block_on_close else 0,
+            stopped=self.timeouts.idle,
+        )
+        pool = Pool(config, pack(contract_of(self)), self._bound_run().on_exit)
+        async with pool.open():
+            yield pool
+
+
+_START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
+
+_IN_WORKERS = ("trioserver._modes.processes.worker.preloaded",)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+async def _conclude(job: Job, request: PassedConnection | Datagram) -> None:
+    """Raise what the request has ended with."""
+    ending = job.ending
+    if ending is None:
+        raise WorkerCrashed(job.pid, job.status)
+    if ending.error:
+        raise HandlerFailed(ending.error) from Traceback(ending.traceback)
+    if ending.outcome == Outcome.CANCELLED:
+        request.cancel_scope.cancel(reason=ending.reason)
+        await trio.lowlevel.checkpoint()
+    if ending.outcome in _ENDED:
+        raise _ENDED[ending.outcome](ending.reason, info=request.info)
+
+
+async def _error_of(send: Callable[[], Any]) -> Exception | None:
+    """What sending raises, if anything: the handler's affair."""
+    try:
+        await send()
+    except Exception as error:  # noqa: BLE001  (the worker is told)
+        return error
+    return None
+
+
+@make_fields
+class ProcessTCPServer(ProcessMixIn, TCPServer):
+    """Serves TCP connections, each handler in a worker process."""
+
+
+@make_fields
+class ProcessUDPServer(ProcessMixIn, UDPServer):
+    """Serves UDP datagrams, each handler in a worker process."""
+
+
+@make_fields
+class ProcessUnixStreamServer(ProcessMixIn, UnixStreamServer):
+    """Serves Unix stream connections, each handler in a worker process."""
+
+
+@make_fields
+class ProcessUnixDatagramServer(ProcessMixIn, UnixDatagramServer):
+    """Serves Unix datagrams, each handler in a worker process."""
+
+
+ForkingMixIn = ProcessMixIn
+ForkingTCPServer = ProcessTCPServer
+ForkingUDPServer = ProcessUDPServer
+ForkingUnixStreamServer = ProcessUnixStreamServer
+ForkingUnixDatagramServer = ProcessUnixDatagramServer

@@ -1,0 +1,110 @@
+"""A connection that a worker process has: the server's side of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import trio
+
+from ...._facts.address import Address
+from ...._sockets.making import kind_of
+from ...._sockets.transport import SocketTransport
+from ...threads.lent_connection import LentConnection
+from ...threads.loan import SocketUse
+from ..protocol.result import Ending
+from ..protocol.task import ConnectionOrder
+from .job import Job
+from .worker import Worker
+
+
+class PassedConnection(LentConnection):
+    """A `Connection` whose descriptor can be passed on to a worker."""
+
+    _worker: Worker | None = None
+    _job: Job | None = None
+
+    def _is_with(self, worker: Worker, job: Job) -> None:
+        """A worker has it."""
+        self._worker, self._job = worker, job
+        if self._receiver.drain.began:
+            worker.drain()
+
+    def _order(
+        self, client_address: Address, *, ends_idle: bool, ends_output: bool
+    ) -> ConnectionOrder:
+        """What a worker is to be told; from now on it is lent.
+
+        Raises:
+          trio.ClosedResourceError: a hook has closed it.
+          RuntimeError: see `_lend`.
+        """
+        if self._sender.closed:
+            raise trio.ClosedResourceError("the connection was closed by this side")
+        use = self._lend(ends_idle=False)  # no bell: a worker is told of the drain
+        sock = cast("SocketTransport", self._transport).socket
+        return ConnectionOrder(
+            info=self.info,
+            age=trio.current_time() - self.info.started,
+            client_address=client_address,
+            kind=kind_of(sock),
+            pending=bytes(use.pending),
+            received=use.received,
+            sent=use.sent,
+            at_eof=use.at_eof,
+            idle=use.idle,
+            write=use.write,
+            ends_idle=ends_idle,
+            ends_output=ends_output,
+            new_until=use.new_until,
+        )
+
+    def _come_back(self) -> None:
+        """No worker has it any more: note what has become of it."""
+        use, job = self._use, self._job
+        self._worker = self._job = None
+        if use is None:
+            return
+        if job is not None and job.begun:
+            use.pending.clear()
+            use.received, use.sent = job.received, job.sent
+            if job.ending is not None:
+                _note(use, job.ending)
+            elif job.was_writing:  # half a reply must not look like a whole one
+                use.broken = trio.BrokenResourceError, "its worker was ended in a send"
+        self._take_back()
+
+    # While a worker has it -------------------------------------------------------
+
+    def _facts(self) -> tuple[int, int, Any] | None:
+        return None if self._worker is None else self._worker.facts(self.info.id)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that were read so far."""
+        facts = self._facts()
+        return super().bytes_received if facts is None else facts[0]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that were written so far."""
+        facts = self._facts()
+        return super().bytes_sent if facts is None else facts[1]
+
+    @property
+    def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
+        """What the connection is doing now; ``idle`` is a wait between two requests."""
+        facts = self._facts()
+        return super().state if facts is None else facts[2]
+
+    def _end_idle_waits(self) -> None:
+        if self._worker is None:
+            super()._end_idle_waits()
+        else:
+            self._worker.drain()
+
+
+def _note(use: SocketUse, ending: Ending) -> None:
+    use.at_eof, use.ended_idle = ending.at_eof, ending.ended_idle
+    use.shut, use.detached, use.shown = ending.shut, ending.detached, ending.shown
+    if ending.broken:
+        use.broken = trio.BrokenResourceError, ending.broken

@@ -1,0 +1,316 @@
+"""One worker as its server sees it: what it says, which request it has, how it ends.
+
+The rules this file keeps:
+
+* Whatever a worker does (crash, hang, talk nonsense), it ends, is reaped, and its
+  request is told how.
+* A worker has one request at a time, so a crash is one request's.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from ...._facts.observers import error_log, log_safely
+from ...._sockets.making import NO_SIGNAL
+from ..protocol.frames import (
+    LONGEST_FROM_WORKER,
+    Frames,
+    Say,
+    WireError,
+    address_from_json,
+    frame,
+    told,
+)
+from ..protocol.log import log_here
+from ..protocol.replies import as_answer
+from ..protocol.result import Ending
+from ..protocol.task import pack_order
+from .job import Job
+
+if TYPE_CHECKING:  # it brings multiprocessing
+    from .launch import Launched
+
+_PORTION = 65_536
+
+A_MOMENT = 1.0
+"""Seconds for what commonly takes none: the end of a worker that has hung up, say."""
+
+
+@attrs.define(eq=False)
+class Worker:
+    """One worker process.
+
+    Attributes:
+      job: the request that it has.
+      most_requests: how many it may have.
+      served: how many it has had.
+      leaves: whether it is to have no more.
+      ends: whether it will have no more.
+      ready: whether it can have one.
+      why_not: the traceback of what has kept it from getting ready.
+      idle_since: since when, by the Trio clock, it has had none.
+      stopped_since: since when, by the Trio clock, it is seen to be stopped by a signal.
+      was_killed: whether the server has killed it.
+    """
+
+    _launched: Launched
+    most_requests: float = math.inf
+    leaves: bool = False
+    ends: bool = False
+    job: Job | None = None
+    served: int = 0
+    ready: bool = False
+    why_not: str = ""
+    idle_since: float = 0.0
+    stopped_since: float | None = None
+    was_killed: bool = False
+    _drains: bool = False
+    _unsaid: bytearray = attrs.field(factory=bytearray)
+    _is_gone: bool = False
+
+    def __repr__(self) -> str:
+        return f"worker process {self.pid}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._launched.pid
+
+    # What the server says ----------------------------------------------------
+
+    async def begin(self, job: Job, descriptor: int | None) -> None:
+        """Give it a request; nothing else is waited for than that it is on its way.
+
+        Raises:
+          OSError: the system does not pass the descriptor.
+        """
+        if self._is_gone:
+            job.is_over()  # it was given away in the very moment in which it ended
+            return
+        self.job = job
+        self.served += 1
+        kind = Say.DATAGRAM if descriptor is None else Say.CONNECTION
+        data = frame(kind, pack_order(job.order))
+        ancillary: list[Any] = []
+        if descriptor is not None:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
+        control = self._launched.control
+        try:
+            sent = control.sendmsg([data], ancillary, NO_SIGNAL)
+            if sent < len(data):
+                await self._say_rest(data[sent:])
+        except ConnectionError:  # it has ended, which `listen` finds out
+            return
+
+    def answer(self, error: Exception | None) -> None:
+        """Tell it how the sending of its datagram went."""
+        self._say(Say.SENT, as_answer(error))
+
+    def drain(self) -> None:
+        """Tell it that the server drains. Twice is once."""
+        if not self._drains:
+            self._drains = True
+            with suppress(ValueError):  # the page is closed: it has ended
+                self._launched.page.drain_begins()
+            self._say(Say.DRAIN)  # for who waits; the page is for who asks
+
+    def dismiss(self) -> None:
+        """Hang up: it ends when it has nothing more to do."""
+        with suppress(OSError):
+            self._launched.control.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        self.was_killed = True
+        if not self._is_gone:
+            self._launched.kill()
+
+    def _say(self, kind: Say, body: bytes = b"") -> None:
+        data = frame(kind, body)
+        if self._unsaid:  # amid a frame: this one comes after it
+            self._unsaid += data
+            return
+        # It waits for this, or for nothing, so there is room.
+        with suppress(OSError):
+            self._launched.control.send(data, NO_SIGNAL)
+
+    async def _say_rest(self, data: bytes) -> None:
+        control = self._launched.control
+        self._unsaid += data
+        while self._unsaid:
+            await trio.lowlevel.wait_writable(control)
+            with suppress(BlockingIOError):
+                del self._unsaid[: control.send(self._unsaid, NO_SIGNAL)]
+
+    # What it says --------------------------------------------------------------
+
+    async def listen(self, on_change: Callable[[Worker], object]) -> None:
+        """Listen until it hangs up, or has ended.
+
+        Args:
+          on_change: called when it is ready for a request.
+        """
+        frames = Frames(LONGEST_FROM_WORKER)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_end, nursery.cancel_scope)
+                while data := await self._receive():
+                    for kind, body in frames.feed(data):
+                        self._hear(kind, body, on_change)
+                nursery.cancel_scope.cancel(reason="the worker has hung up")
+            # It has ended; what it has said before counts.
+            while data := self._receive_now():
+                for kind, body in frames.feed(data):
+                    self._hear(kind, body, on_change)
+        except* WireError as group:
+            message = "%s does not keep to the protocol, and is killed: %s"
+            log_safely(error_log, logging.ERROR, message, self, group.exceptions[0])
+            self.kill()
+
+    async def _wait_for_end(self, scope: trio.CancelScope) -> None:
+        # A process that it has forked may keep the line open.
+        await trio.lowlevel.wait_readable(self._launched.sentinel)
+        scope.cancel(reason="the worker has ended")
+
+    async def _receive(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._launched.control)
+            try:
+                return self._take()
+            except BlockingIOError:
+                continue
+
+    def _receive_now(self) -> bytes:
+        with suppress(BlockingIOError):
+            return self._take()
+        return b""
+
+    def _take(self) -> bytes:
+        try:
+            return self._launched.control.recv(_PORTION)
+        except BlockingIOError:
+            raise
+        except OSError:  # it has ended without having read everything
+            return b""
+
+    def _hear(self, kind: Say, body: bytes, on_change: Callable[[Worker], object]) -> None:
+        facts, payload = told(body)
+        job = self.job
+        if kind is Say.LOG:
+            log_here(facts, None if job is None else job.order.info)
+        elif kind is Say.READY and not self.ready:
+            self.ready = True
+            on_change(self)
+        elif kind is Say.NOT_READY and not (self.ready and self.has_begun):
+            self.why_not = str(facts.get("why"))
+        elif kind is Say.REPLY and job is not None:
+            if job.replies is None:
+                raise WireError("a datagram, for a connection")
+            job.replies.put(payload, address_from_json(facts.get("to")))
+        elif kind is Say.DONE and job is not None:
+            ending = Ending.from_facts(facts)
+            job.ending, job.begun, self.job = ending, True, None
+            job.received, job.sent = ending.received, ending.sent
+            job.is_over()
+            on_change(self)
+        else:
+            raise WireError(f"{kind.name} out of turn")
+
+    # Its end -------------------------------------------------------------------
+
+    async def end(self, seconds: float) -> int:
+        """End it, one way or the other, and give everything back that it had.
+
+        Args:
+          seconds: how long it may take by itself; then it is killed.
+
+        Returns:
+          Its exit status.
+
+        To be shielded by the caller, and bounded: the system takes its time to
+        end a process that it has in hand.
+        """
+        launched = self._launched
+        self.dismiss()
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_readable(launched.sentinel)
+        launched.kill()
+        await trio.lowlevel.wait_readable(launched.sentinel)
+        self._is_lost()
+        # By a thread of its own: those of the program may all be busy.
+        alone = trio.CapacityLimiter(1)
+        try:
+            status = await trio.to_thread.run_sync(
+                launched.reap, limiter=alone, abandon_on_cancel=True
+            )
+        except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
+            status = launched.reap()
+        self._has_ended(status)
+        return status
+
+    def give_up(self) -> int:
+        """It does not end, though it was killed: go on as if it had.
+
+        Returns:
+          The exit status that it will have.
+        """
+        self._is_lost()
+        self._launched.give_back()
+        self._has_ended(-signal.SIGKILL)
+        return -signal.SIGKILL
+
+    def _is_lost(self) -> None:
+        if self.job is not None:
+            self.note(self.job)
+        self._is_gone = True
+
+    def _has_ended(self, status: int) -> None:
+        job, self.job = self.job, None
+        if job is not None:
+            job.status = status
+            job.is_over()
+
+    # Looking -------------------------------------------------------------------
+
+    def facts(self, request_id: int) -> tuple[int, int, Any] | None:
+        """Bytes received and sent, and the state; None before the worker has begun."""
+        page = self._launched.page
+        try:
+            if page.request != request_id:
+                return None
+            return page.received, page.sent, page.state
+        except ValueError:  # the page is closed, perhaps at this very moment, by a thread
+            return None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has begun with the request that it has; true, too, if it has none."""
+        return self.job is None or self.facts(self.job.order.info.id) is not None
+
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP), where the system tells: not a debugger."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[:1] == [b"T"]
+
+    def note(self, job: Job) -> None:
+        """Note in ``job`` how far it has come with it, if it has begun."""
+        facts = self.facts(job.order.info.id)
+        if facts is not None:
+            job.begun = True
+            job.received, job.sent, state = facts
+            job.was_writing = state == "writing"

@@ -1,0 +1,244 @@
+"""The requests of a worker whose handlers are asynchronous: one after the other, in one loop.
+
+`Request` does here what it does on the server, but that nothing is decided here
+which is the server's to decide: the hooks do nothing, an error is only told, and the
+deadline of the whole request is the server's.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import trio
+
+from ...._engine.request_task import Request
+from ...._facts.address import Address
+from ...._facts.config import Limits, Timeouts
+from ...._facts.errors import lone_errors
+from ...._facts.events import RequestInfo, RequestRecord
+from ...._requests.connection import Connection
+from ...._requests.datagram import Datagram
+from ...._requests.drain import Drain
+from ...._servers.handlers import awaitable
+from ...._sockets.making import socket_of
+from ...._sockets.transport import Data, PeerCredentials, SocketTransport
+from ..protocol.channel import Channel
+from ..protocol.frames import Say, shorten
+from ..protocol.replies import Replies
+from ..protocol.result import Ending
+from ..protocol.status import Page, State
+from ..protocol.task import ConnectionOrder, DatagramOrder, Order, unpack_order
+
+
+async def serve_all(server: Any, channel: Channel, page: Page) -> None:
+    """Serve whatever the server sends, until it hangs up."""
+    loop = _Loop(server, channel, page)
+    trio.lowlevel.add_instrument(loop)
+    with lone_errors():
+        async with trio.open_nursery() as nursery:
+            while (heard := await channel.listen_in_trio()) is not None:
+                kind, body = heard
+                if kind is Say.DRAIN:
+                    nursery.start_soon(loop.end_idle_waits)
+                else:
+                    loop.exchange = loop.exchange_for(order := unpack_order(kind, body))
+                    nursery.start_soon(loop.serve, order, loop.exchange)
+            nursery.cancel_scope.cancel(reason="the server is gone")
+
+
+@attrs.define(eq=False)
+class _Loop(trio.abc.Instrument):
+    """What the loop works on.
+
+    Attributes:
+      exchange: of the last request.
+      drain: whether the server drains.
+    """
+
+    _server: Any
+    _channel: Channel
+    _page: Page
+    exchange: Connection | Datagram | None = None
+    drain: Drain = attrs.field(factory=Drain)
+
+    def exchange_for(self, order: Order) -> Connection | Datagram:
+        """What the handler gets."""
+        # By the clock of this loop, which has begun somewhere else.
+        info = attrs.evolve(order.info, started=trio.current_time() - order.age)
+        limits, timeouts = (
+            self._server.limits,
+            attrs.evolve(self._server.timeouts, request=math.inf),
+        )
+        if isinstance(order, DatagramOrder):
+            way_back = _WayBack(order.data, info, Replies(self._channel, info))
+            return Datagram(way_back, info, timeouts=timeouts, limits=limits)
+        sock = socket_of(order.kind, self._channel.take_descriptor())
+        timeouts = attrs.evolve(timeouts, idle=order.idle, write=order.write)
+        return TakenConnection(_Shared(sock), order, info, timeouts, limits, self.drain)
+
+    async def serve(self, order: Order, exchange: Connection | Datagram) -> None:
+        """Handle one request, and tell how it went."""
+        self._page.begin(order.info.id, exchange.bytes_received, exchange.bytes_sent)
+        deputy = _Deputy(self._server, exchange, exchange.timeouts)
+        await deputy.request(order.client_address).serve()
+        if self._channel.is_closed:  # this is a child that the handler has forked
+            raise SystemExit(0)
+        self._channel.say(Say.DONE, **deputy.ending.as_facts())
+
+    async def end_idle_waits(self) -> None:
+        """The server drains: waits between requests end, new connections have their moment."""
+        self.drain.began = True
+        exchange = self.exchange
+        if exchange is not None:
+            exchange._end_idle_waits()
+            await trio.sleep_until(exchange._new_until)
+            exchange._end_idle_waits()
+
+    def before_io_wait(self, timeout: float) -> None:
+        """The loop has nothing to do: let the server see what it waits for."""
+        exchange = self.exchange
+        if isinstance(exchange, TakenConnection) and not exchange._transport.is_over:
+            state = exchange.state  # closed by the handler, who works on
+            shown: State = "working" if state == "closed" else state
+            self._page.publish(exchange.bytes_received, exchange.bytes_sent, shown)
+
+
+@attrs.define(eq=False)
+class _Shared(SocketTransport):
+    """The transport of a connection whose descriptor the server has, too.
+
+    Attributes:
+      is_over: whether the handler's part is: the rest is the server's.
+    """
+
+    is_over: bool = False
+
+    def close(self) -> None:
+        if not self.is_over:  # by the handler: as the server still has it, the peer must be told
+            with suppress(OSError):
+                self.send_eof()
+        super().close()
+
+    def reset(self) -> None:
+        self.is_over = True  # told by the server's close: no orderly end comes before it
+        super().reset()
+
+
+class TakenConnection(Connection):
+    """A connection that the server has accepted, and perhaps read from."""
+
+    _transport: _Shared
+
+    def __init__(
+        self,
+        transport: _Shared,
+        order: ConnectionOrder,
+        info: RequestInfo,
+        timeouts: Timeouts,
+        limits: Limits,
+        drain: Drain,
+    ) -> None:
+        super().__init__(transport, info, timeouts=timeouts, limits=limits, drain=drain)
+        self._receiver.buffer += order.pending
+        self._receiver.total, self._sender.total = order.received, order.sent
+        self._receiver.at_eof = order.at_eof
+
+
+@attrs.define(eq=False)
+class _Deputy:
+    """The server's hooks, and who keeps the books, for one request."""
+
+    _server: Any
+    _exchange: Connection | Datagram
+    timeouts: Timeouts
+    ending: Ending = attrs.field(factory=Ending)
+    propagate_errors: bool = False
+
+    def request(self, client_address: Address) -> Request:
+        """The request, to be served."""
+        return Request(self._exchange, self._exchange, client_address, self, self)
+
+    # The hooks
+
+    async def verify_request(self, request: Any, client_address: Address) -> bool:
+        """The server has."""
+        return True
+
+    async def process_request(self, request: Any, client_address: Address) -> None:
+        """Construct the handler, and await it."""
+        handler = self._server.RequestHandlerClass
+        await awaitable(handler(request, client_address, self._server), handler)
+
+    async def shutdown_request(self, request: Any) -> None:
+        """The server will."""
+
+    async def handle_error(self, request: Any, client_address: Address) -> None:
+        """Have it told."""
+        error = sys.exception()
+        if error is not None:
+            self.ending.failed(error)
+
+    # The books
+
+    def on_start(self, request: Request) -> None:
+        """It runs."""
+
+    def on_exit(self, error: BaseException) -> None:
+        """It ends this process."""
+        raise error
+
+    def on_fatal(self, request: Request, reason: str) -> None:
+        """What it raises ends this process."""
+
+    def on_cancelled_from_outside(self) -> None:
+        """The server is gone."""
+
+    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+        """It is decided."""
+        ending, exchange = self.ending, self._exchange
+        ending.outcome, ending.reason = record.outcome.value, shorten(record.reason)
+        ending.received, ending.sent = record.bytes_received, record.bytes_sent
+        ending.ended_idle = exchange._ended_idle
+        if isinstance(exchange, TakenConnection):
+            receiver, sender = exchange._receiver, exchange._sender
+            ending.at_eof, ending.shut = receiver.at_eof, sender.eof_sent or sender.closed
+            ending.broken = sender.broken or ""
+            exchange._transport.is_over = True
+
+    def on_close(self, request: Request) -> None:
+        """Its descriptor is closed; the server has another one."""
+
+
+@attrs.define(eq=False)
+class _WayBack:
+    """The transport of one datagram: its server sends."""
+
+    data: bytes
+    _info: RequestInfo
+    _replies: Replies
+
+    @property
+    def local_address(self) -> Address:
+        return self._info.server_address
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        return None
+
+    def send_now(self, data: Data, address: Address) -> bool:
+        # Nobody else is served here meanwhile.
+        self._replies.send(data, address)
+        return True
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,106 @@
+"""The life of a worker process, from its first line to its last.
+
+It is told what to do by its server, over a line that nobody else has, and serves
+one request after the other, in its main thread. It ends when the server hangs up;
+when the server is gone, however that came; and when a handler ends it, which costs
+nobody but that handler's request.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import trio
+
+from ..protocol.channel import Channel, NoDescriptor
+from ..protocol.frames import Say, shorten, unpack
+from ..protocol.lifeline import end_with
+from ..protocol.log import forward_records
+from ..protocol.result import traceback_of
+from ..protocol.setup import Contract
+from ..protocol.signals import do_nothing_at_signals
+from ..protocol.status import Page
+from ..protocol.task import unpack_order
+from . import asynchronous, synchronous
+
+
+def main(control: socket.socket, lifeline: int, page: int, contract: int, parent: int) -> None:
+    """What a worker process runs.
+
+    Args:
+      control: the line to the server.
+      lifeline: the descriptor that ends when the server does.
+      page: the descriptor of the file for a `Page`.
+      contract: the descriptor of the file with a `Contract`, packed.
+      parent: the process id of the server.
+    """
+    control.set_inheritable(False)
+    control.settimeout(None)  # whatever socket.setdefaulttimeout says
+    do_nothing_at_signals()
+    with suppress(OSError):
+        os.setpgid(0, 0)  # so that what a handler starts can be ended with it
+    end_with(parent, lifeline)
+    shared = Page(page)
+    os.close(page)
+    channel = Channel(control)
+    # A child that a handler forks has nothing to say: the line is its parent's.
+    os.register_at_fork(after_in_child=channel.close)
+    try:
+        work(channel, shared, _all_of(contract))
+    finally:
+        channel.close()  # now, not when the last thread of a handler has ended
+
+
+def _all_of(number: int) -> bytes:
+    with open(number, "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
+def work(channel: Channel, page: Page, contract: bytes) -> None:
+    """Get ready, and serve."""
+    try:
+        server = prepare(unpack(contract), channel)
+    except BaseException as error:  # noqa: BLE001  (the server raises it)
+        channel.say(Say.NOT_READY, why=shorten(traceback_of(error)))
+        raise SystemExit(1) from None
+    channel.say(Say.READY)
+    try:
+        if server._handles_in_trio():
+            trio.run(partial(asynchronous.serve_all, server, channel, page))
+        else:
+            serve_all(server, channel, page)
+    except NoDescriptor as error:  # another one can: it has not begun
+        channel.say(Say.NOT_READY, why=str(error))
+        raise SystemExit(1) from None
+
+
+def prepare(contract: Contract, channel: Channel) -> Any:
+    """Do what has to be done once; the server's copy."""
+    for name in contract.preload:
+        try:
+            import_module(name)
+        except BaseException as error:
+            error.add_note(f"This was the import of {name!r}, which the server has in `preload`.")
+            raise
+    server = unpack(contract.server)
+    if contract.levels is not None:
+        forward_records(channel, contract.levels)
+    if contract.init is not None:
+        contract.init()
+    return server
+
+
+def serve_all(server: Any, channel: Channel, page: Page) -> None:
+    """Serve whatever the server sends, until it hangs up."""
+    while (heard := channel.listen()) is not None:
+        kind, body = heard
+        if kind is not Say.DRAIN:
+            # What a handler sets in context variables is not for the next client's.
+            copy_context().run(synchronous.serve, server, unpack_order(kind, body), channel, page)

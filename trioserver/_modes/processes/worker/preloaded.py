@@ -1,0 +1,22 @@
+"""What the fork server imports for the library's workers, and nobody else imports.
+
+There is one in a program, so others have it fork for them, too. Those are to hear
+signals, which are blocked in it; workers see to this themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing import util
+
+from ..protocol.signals import hear_again
+from .main import main
+
+
+def _begins(worker: object) -> None:
+    """A process that the fork server has forked is about to do what it is for."""
+    if getattr(multiprocessing.current_process(), "_target", None) is not worker:
+        hear_again()
+
+
+util.register_after_fork(main, _begins)

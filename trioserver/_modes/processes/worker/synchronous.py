@@ -1,0 +1,214 @@
+"""A request in a worker, for a synchronous handler: constructing it handles the request."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self, TypeVar
+
+from ...._facts.events import enter_request
+from ...._facts.verdict import as_errors, peers_doing
+from ...._sockets.making import socket_of
+from ...threads.blocking_socket import BlockingSocket
+from ...threads.handlers import SyncDatagramSocket, handle
+from ...threads.loan import SocketUse
+from ..protocol.channel import Channel
+from ..protocol.frames import Say, shorten
+from ..protocol.replies import Replies
+from ..protocol.result import Ending
+from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, Page
+from ..protocol.task import ConnectionOrder, DatagramOrder, Order
+
+T = TypeVar("T")
+
+
+def serve(server: Any, order: Order, channel: Channel, page: Page) -> None:
+    """Handle one request, to its end, and tell how it went."""
+    enter_request(order.info)
+    if isinstance(order, DatagramOrder):
+        page.begin(order.info.id)
+        _tell(channel, _serve_datagram(server, order, channel))
+        return
+    page.begin(order.info.id, order.received, order.sent)
+    with _Owner(channel.take_descriptor()) as owner:
+        ending = _serve_connection(server, order, channel, page, owner)
+        ends_output = order.ends_output and ending.is_orderly
+        if not ends_output:
+            owner.close()
+        _tell(channel, ending)
+        # Not before that: who comes again at once finds this worker free.
+        if ends_output:
+            owner.end_output(order.kind)
+
+
+def _tell(channel: Channel, ending: Ending) -> None:
+    if channel.is_closed:  # this is a child that the handler has forked
+        raise SystemExit(0)
+    channel.say(Say.DONE, **ending.as_facts())
+
+
+def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
+    ending = Ending()
+    replies = Replies(channel, order.info)
+    way_back = SyncDatagramSocket(replies.send, order.info)
+    try:
+        handle(server.RequestHandlerClass, (order.data, way_back), order.client_address, server)
+    except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
+        _judge(ending, error, order)
+    finally:
+        replies.close()
+    return ending
+
+
+def _serve_connection(
+    server: Any, order: ConnectionOrder, channel: Channel, page: Page, owner: _Owner
+) -> Ending:
+    ending = Ending()
+    use = SocketUse(
+        info=order.info,
+        drain=_DrainOnPage(page, channel),
+        new_until=order.new_until,
+        ends_idle=order.ends_idle,
+        idle=order.idle,
+        write=order.write,
+        pending=bytearray(order.pending),
+        received=order.received,
+        sent=order.sent,
+        at_eof=order.at_eof,
+    )
+    sock = SeenSocket.of(order.kind, owner.number, use)
+    sock.show_on(page)
+    use.hand_over = owner.detach
+    try:
+        handler = server.RequestHandlerClass
+        work = partial(handle, handler, sock, order.client_address, server)
+        sock.call(work, may_close_number=True)
+    except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
+        _judge(ending, error, order)
+    finally:
+        ending.detached = owner.number == -1
+        if sock.is_lost():
+            owner.detach()  # it may be a file's by now that the handler has opened
+        sock.end()
+    ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
+    ending.ended_idle, ending.shut, ending.shown = use.ended_idle, use.shut, use.shown
+    ending.broken = use.broken[1] if use.broken else ""
+    return ending
+
+
+class _Owner:
+    """What keeps the descriptor of a request open, in its block."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def detach(self) -> None:
+        """It is somebody else's."""
+        self.number = -1
+
+    def end_output(self, kind: tuple[int, int, int]) -> None:
+        """Have the client be told that nothing more comes, and close."""
+        number, self.number = self.number, -1
+        with suppress(OSError), socket_of(kind, number) as last:
+            last.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close it; twice is once."""
+        number, self.number = self.number, -1
+        if number != -1:
+            with suppress(OSError):  # the handler has made a file of it, which has closed it
+                os.close(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
+def _judge(ending: Ending, error: BaseException, order: Order) -> None:
+    theirs = peers_doing(error, order.info)
+    if theirs is None:
+        ending.failed(as_errors(error))
+    else:
+        outcome, reason = theirs
+        ending.outcome, ending.reason = outcome.value, shorten(reason)
+
+
+class _DrainOnPage:
+    """Whether the server drains: it writes that on the page, and then says so, too.
+
+    It says nothing else during a request.
+    """
+
+    def __init__(self, page: Page, channel: Channel) -> None:
+        self._page = page
+        self.bell = channel
+
+    @property
+    def began(self) -> bool:
+        """Whether it does; never for a child that the handler has forked."""
+        return self._page.drains and not self.bell.is_closed
+
+
+class SeenSocket(BlockingSocket):
+    """A blocking socket whose use the server can look at."""
+
+    __slots__ = ("_afterwards", "_cells")
+
+    # The interpreter is this request's alone; and to see that nothing drains, and then
+    # wait for what is there, took longer than all else that a short request needs.
+    _tries_always = True
+    _cells: memoryview
+    _afterwards: int
+
+    def show_on(self, page: Page) -> None:
+        """Tell ``page`` of every operation from now on."""
+        self._cells, self._afterwards = page.cells, WORKING
+
+    def end(self) -> None:
+        """As ever; a thread that still waits in it has nothing to tell of the next request."""
+        self._cells = _UNSEEN
+        super().end()
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """As `socket.socket.sendall`: one write, in however many pieces."""
+        self._as_one_write(super().sendall, data, flags)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """As `socket.socket.sendfile`: one write, too."""
+        return self._as_one_write(super().sendfile, file, offset, count)
+
+    def _as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
+        # Whose worker is killed between two pieces has half a reply.
+        self._afterwards = WRITING
+        try:
+            return function(*arguments)
+        finally:
+            self._cells[STATE] = self._afterwards = WORKING
+
+    def _receive(self, *arguments: Any) -> Any:
+        use = self._use
+        if self._afterwards != WRITING:  # else another thread is in the middle of a write
+            self._cells[STATE] = IDLE if use.is_between_requests() else READING
+        try:
+            return super()._receive(*arguments)
+        finally:
+            cells = self._cells  # by now perhaps others
+            cells[RECEIVED] = use.received
+            cells[STATE] = self._afterwards
+
+    def _write(self, *arguments: Any, **options: Any) -> int:
+        self._cells[STATE] = WRITING
+        try:
+            return super()._write(*arguments, **options)
+        finally:
+            cells = self._cells
+            cells[SENT] = self._use.sent
+            cells[STATE] = self._afterwards
+
+
+_UNSEEN = Page(-1).cells

@@ -1,1 +1,0 @@
-"""Process mode: a pool of worker processes, each of which serves one request at a time."""

@@ -1,0 +1,326 @@
+"""What a stream server's handler gets as its request: a Trio stream that knows its server.
+
+A connection is a transport and two halves that do not know each other's work:
+`Receiver` and `Sender`. ``rfile`` and ``wfile`` are views of the same halves, so
+a handler may mix them with ``recv`` and ``sendall`` and no byte is lost between
+the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Literal
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint
+
+from .._facts.address import Address
+from .._facts.config import LARGEST_PORTION, Limits, Timeouts
+from .._facts.events import RequestInfo
+from .._sockets.descriptors import lost
+from .._sockets.transport import Data, PeerCredentials, SocketTransport, Transport
+from .drain import Drain
+from .exchange import KeepsSlot
+from .receiving import IdleBlock, Receiver
+from .sending import Sender
+
+
+class Connection(trio.abc.HalfCloseableStream):
+    """One accepted stream, until it is closed.
+
+    A `trio.abc.HalfCloseableStream` under Trio's full checkpoint rule, with the
+    classic names `recv` and `sendall` beside Trio's own. The server makes it
+    and closes it; a handler may close it early.
+
+    Attributes:
+      info: the facts of the request.
+      timeouts: the server's, as of the accept.
+      limits: the server's, as of the accept.
+      cancel_scope: the request's own scope; move its deadline, or cancel it
+        with a reason.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        info: RequestInfo,
+        *,
+        timeouts: Timeouts,
+        limits: Limits,
+        drain: Drain | None = None,
+    ) -> None:
+        self.info = info
+        self.timeouts = timeouts
+        self.limits = limits
+        self.cancel_scope: trio.CancelScope = trio.CancelScope(
+            deadline=info.started + timeouts.request
+        )
+        self._transport = transport
+        drain = drain or Drain()
+        self._sender = Sender(transport, info, drain, timeouts.write)
+        self._receiver = Receiver(transport, info, self._sender, drain, info.started, timeouts.idle)
+        self._handlers_not_awaited = 0
+        self._turns = 0
+        self._must_not_linger = False
+        self._may_have_sent = False
+        self._left_behind: KeepsSlot | None = None
+        self._was_killed = False
+
+    # Facts -----------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return f"<trioserver.Connection: {self.info}, {self.state}>"
+
+    @property
+    def client_address(self) -> Address:
+        """The peer's address, as kept from the accept."""
+        return self.info.client_address
+
+    @property
+    def server_address(self) -> Address:
+        """The address of the listener that accepted the connection."""
+        return self.info.server_address
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes the transport gave so far."""
+        return self._receiver.total
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes the transport took so far."""
+        return self._sender.total
+
+    @property
+    def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
+        """What the connection is doing now; ``idle`` is a wait between two requests."""
+        wait = self._receiver.wait
+        if self._sender.closed:
+            return "closed"
+        if self._sender.busy:
+            return "writing"
+        if wait is not None and not wait.between_requests:
+            return "reading"
+        return "idle" if wait is not None or self._receiver.idle_blocks else "working"
+
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds a read waits for a byte; ``Timeouts.idle`` unless assigned."""
+        return self._receiver.timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, seconds: float) -> None:
+        self._receiver.timeout = attrs.evolve(self.timeouts, idle=seconds).idle
+
+    @property
+    def write_timeout(self) -> float:
+        """Seconds a send waits for progress; ``Timeouts.write`` unless assigned."""
+        return self._sender.timeout
+
+    @write_timeout.setter
+    def write_timeout(self, seconds: float) -> None:
+        self._sender.timeout = attrs.evolve(self.timeouts, write=seconds).write
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        """Who is at the other end of a Unix socket; None where the system does not tell."""
+        return self._transport.peer_credentials
+
+    def user_id(self) -> int | None:
+        """The user id at the other end of a Unix socket; None where it cannot be told."""
+        credentials = self.peer_credentials
+        return None if credentials is None else credentials.uid
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The kernel's socket, to read and set its options; None over another transport.
+
+        Reading, writing or closing it behind the connection's back breaks
+        every promise of this class.
+        """
+        if not isinstance(self._transport, SocketTransport):
+            return None
+        self._transport.show()
+        return self._transport.socket
+
+    def fileno(self) -> int:
+        """The file descriptor; -1 once closed, and where there is none."""
+        if isinstance(self._transport, SocketTransport):
+            self._transport.show()
+        return self._transport.fileno()
+
+    # Receiving -------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receive up to ``max_bytes`` bytes, what is buffered first.
+
+        Args:
+          max_bytes: at least 1; None is as many as are there, at most 64 KiB.
+
+        Returns:
+          The bytes, ``b""`` at the end of the peer's input.
+
+        Raises:
+          IdleTimeout: no byte for `idle_timeout` seconds.
+          PeerGone: the peer reset the connection.
+          Draining: the server drains, and the peer has never sent a byte.
+          trio.ClosedResourceError: the connection was closed by this side.
+          trio.BusyResourceError: another task is receiving.
+
+        A cancelled receive has taken nothing.
+        """
+        portion = LARGEST_PORTION if max_bytes is None else max_bytes
+        if not isinstance(portion, int):
+            raise TypeError(f"max_bytes must be an int or None, not {max_bytes!r}")
+        if portion < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        return await self._receiver.receive(portion)
+
+    recv = receive_some
+
+    def idle(self) -> IdleBlock:
+        """A block that waits between two requests: ``with request.idle(): ...``.
+
+        When the server drains, the block *raises* `Draining` from the wait it
+        is in. It never falls through, so nothing after it sees a variable that
+        the block was to assign. It is inert, and goes on undisturbed, while
+        bytes of a request are buffered or readable, and once a byte was
+        received inside it: a request that has begun is never interrupted.
+        """
+        return IdleBlock(self._receiver)
+
+    # Sending ---------------------------------------------------------------
+
+    async def send_all(self, data: Data) -> None:
+        """Send what is buffered, then all of ``data``.
+
+        Raises:
+          WriteTimeout: the peer took no byte for `write_timeout` seconds.
+          PeerGone: the peer is not there any more.
+          trio.BrokenResourceError: an earlier send was cancelled half-way.
+          trio.ClosedResourceError: this side was closed, or its sending half.
+          trio.BusyResourceError: another task is sending.
+
+        A send that is cancelled while it waits has sent an unknown part: the
+        connection can then only be closed.
+        """
+        await self._sender.send_all(data)
+
+    sendall = send_all
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the transport takes a byte; see `trio.abc.SendStream`."""
+        await self._sender.wait_writable()
+
+    async def send_eof(self) -> None:
+        """End this side's output: the peer reads what was sent, then its end.
+
+        Receiving goes on. Twice is once. Raises what `send_all` does.
+        """
+        await self._sender.send_eof()
+
+    # Closing ---------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close, at once; also when cancelled. Closing twice is once.
+
+        What was sent is on its way, but input that was not read makes the
+        kernel reset the connection, and then the peer can lose it. Return from
+        the handler instead, and the server closes in order.
+        """
+        self.close()
+        await checkpoint()
+
+    def close(self) -> None:
+        """The same from plain code, without a checkpoint."""
+        if self._sender.broken is not None and self._sender.total:
+            self.reset()  # half a reply must not look like a whole one
+        else:
+            self._sender.closed = self._receiver.closed = True
+            self._transport.close()
+
+    def reset(self) -> None:
+        """Close so that the peer sees an error (a reset, on TCP), not an orderly end.
+
+        Over a Unix socket on Linux there is none to send: it sees an end, unless some
+        of its input was left unread.
+        """
+        self._sender.closed = self._receiver.closed = True
+        self._transport.reset()
+
+    @property
+    def _must_linger(self) -> bool:
+        """Whether closing at once could lose a reply."""
+        sender = self._sender
+        nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
+        nothing_to_save = nothing_to_save or self._is_lost()
+        if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
+            return False
+        if not self._receiver.drain.began:
+            return True
+        # An end is not put off for who was told nothing and can lose nothing, and sees an
+        # orderly end all the same: unless the kernel has input, and so would reset.
+        return sender.total > 0 or self._may_have_sent or self._transport.has_input()
+
+    async def _flush(self) -> None:
+        """Send what is buffered, unless the handler has closed the connection.
+
+        Raises:
+          OSError: it has done so by the number of the descriptor.
+        """
+        if not self._sender.closed:
+            if self._is_lost():
+                raise lost()
+            await self._sender.flush()
+
+    def _is_lost(self) -> bool:
+        transport = self._transport
+        return isinstance(transport, SocketTransport) and transport.is_lost()
+
+    # For the drain ---------------------------------------------------------
+
+    @property
+    def _new_until(self) -> float:
+        return self._receiver.new_until
+
+    @property
+    def _ended_idle(self) -> bool:
+        return self._receiver.ended_idle
+
+    def _end_idle_waits(self) -> None:
+        self._receiver.end_idle_waits()
+
+    # Parting ---------------------------------------------------------------
+
+    async def linger(self) -> None:
+        """End the output, then discard input until the peer ends it too.
+
+        What `BaseServer.shutdown_request` does before it closes. Closing with
+        unread input makes the kernel send a reset, which can destroy a reply
+        that is still on its way: of 1 MB, slow clients got 995 kB.
+
+        It gives up after ``Timeouts.linger`` seconds or ``Limits.linger``
+        bytes, and does nothing where there is nothing to save: after the peer's end
+        of input, after a send that failed, for a request that was cancelled; during a
+        drain, also where nothing was sent and nothing is unread.
+        """
+        if not self._must_linger:
+            return
+        sender, receiver = self._sender, self._receiver
+        left = self.limits.linger - len(receiver.buffer)
+        receiver.buffer.clear()
+        gone = contextlib.suppress(OSError, trio.ClosedResourceError)
+        with trio.move_on_after(self.timeouts.linger), gone:
+            if not sender.eof_sent:
+                sender.send_eof_now()
+            while left > 0 and not sender.closed:
+                data = self._transport.receive_now(min(left, LARGEST_PORTION))
+                if data is None:
+                    await self._transport.wait_readable()
+                elif data:
+                    left -= len(data)
+                    await checkpoint()
+                else:
+                    return

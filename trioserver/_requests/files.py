@@ -1,0 +1,85 @@
+"""What ``rfile`` and ``wfile`` share: a connection, or a datagram, seen as a file.
+
+The rule this file keeps: every operation is a cancellation point. One that
+reaches the socket is a schedule point, and so is every 16th that does not.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+
+from .._facts.config import Limits, Timeouts
+from .._facts.events import RequestInfo
+from .._sockets.transport import Data
+
+# A handler that finds a megabyte of lines in its buffer must not keep the other
+# tasks waiting for all of them; a schedule point at each would cost more than
+# the line.
+_BUFFERED_OPERATIONS = 16
+
+
+class Input(Protocol):
+    """What a reader reads from; see `Receiver`."""
+
+    buffer: bytearray
+    at_eof: bool
+
+    def check(self) -> None: ...
+    def take(self, size: int) -> bytes: ...
+    async def fill(self, *, between_requests: bool = False, deadline: float = ...) -> bool: ...
+
+
+class Output(Protocol):
+    """What a writer writes to; see `Sender`."""
+
+    buffer: bytearray
+
+    def check(self) -> None: ...
+    async def send_all(self, data: Data) -> None: ...
+    async def flush(self) -> None: ...
+
+
+class ReadableAndWritable(Protocol):
+    """What the files need of a connection, or of a datagram."""
+
+    timeouts: Timeouts
+    limits: Limits
+    _turns: int
+
+    @property
+    def info(self) -> RequestInfo: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def _receiver(self) -> Input: ...
+    @property
+    def _sender(self) -> Output: ...
+    def fileno(self) -> int: ...
+
+
+class File:
+    """What both files share."""
+
+    def __init__(self, connection: ReadableAndWritable) -> None:
+        self._connection = connection
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was closed by this side."""
+        return self._connection.state == "closed"
+
+    def fileno(self) -> int:
+        """The connection's file descriptor; -1 once closed, and where there is none."""
+        return self._connection.fileno()
+
+    async def _turn(self) -> None:
+        """The cancellation point of an operation on a buffer."""
+        connection = self._connection
+        connection._turns += 1
+        if connection._turns < _BUFFERED_OPERATIONS:
+            await checkpoint_if_cancelled()
+        else:
+            connection._turns = 0
+            await checkpoint()

@@ -1,0 +1,315 @@
+"""The receiving half of a connection, and how a drain ends its waits.
+
+The rules this file keeps:
+
+* A checkpoint first, then the operation: a cancelled receive has taken
+  nothing.
+* The receive is tried at once. Only where it would block is there a wait, and
+  only around that wait is there a cancel scope for the time-out.
+* Whatever ended a wait, its time-out or the drain, the transport is asked once
+  more. Bytes that were there in time count.
+* A drain ends waits *between* requests only: those that say so, and those for
+  the first byte of a connection.
+* A drain looks and takes nothing: what is in the kernel is for whoever receives next,
+  who need not be this file.
+* During a drain, a request has begun if its first byte was there before the answer to the
+  one before it was sent. Later ones have not: a client that waits for its answers sends the
+  next request so soon that a drain would never end (500 of them: none of 5 s was enough).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from types import TracebackType
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint
+
+from .._facts.config import LARGEST_PORTION
+from .._facts.errors import Draining, IdleTimeout, PeerGone
+from .._facts.events import RequestInfo
+from .._sockets.transport import Transport
+from .drain import NEW_CONNECTION_GRACE, Drain
+
+
+class _Sender(Protocol):
+    buffer: bytearray
+    reset_by: OSError | None
+    peer_was_quiet: bool
+
+    async def flush(self) -> None: ...
+
+
+@attrs.frozen(eq=False)
+class _Wait:
+    """A receive that waits: its scope, and whether a drain may end it."""
+
+    scope: trio.CancelScope
+    between_requests: bool
+
+
+@attrs.define(eq=False)
+class Receiver:
+    """Receives from one transport, for one task at a time.
+
+    Attributes:
+      drain: whether the server drains.
+      timeout: seconds a receive waits without a byte.
+      portion: bytes that `fill` asks for at once.
+      total: bytes the transport gave so far.
+      buffer: input that was received and not yet taken.
+      at_eof: whether the transport has said that there will be no more.
+      wait: the receive that waits, if one does.
+      ended_idle: whether a drain has ended a wait between requests.
+      busy: whether something else than a wait keeps others from receiving: a flush
+        before it, or a loan of the socket.
+    """
+
+    _transport: Transport
+    _info: RequestInfo
+    _sender: _Sender
+    drain: Drain
+    _accepted: float
+    timeout: float = math.inf
+    portion: int = LARGEST_PORTION
+    total: int = 0
+    buffer: bytearray = attrs.field(factory=bytearray)
+    at_eof: bool = False
+    closed: bool = False
+    wait: _Wait | None = None
+    idle_blocks: list[IdleBlock] = attrs.field(factory=list)
+    ended_idle: bool = False
+    _reset: OSError | None = None
+    busy: bool = False
+
+    # For a handler's tasks -------------------------------------------------
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """Up to ``max_bytes`` bytes, what is buffered first; ``b""`` at the end of input."""
+        if self._sender.buffer and not self.buffer:
+            await self._flush()
+        else:
+            await checkpoint()
+        while True:
+            self.check()
+            if self.buffer:
+                return self.take(max_bytes)
+            data = self._receive_now(max_bytes)
+            if data is not None:
+                self._note_in_idle_blocks()
+                return data
+            await self._wait_for_input(between_requests=False, deadline=math.inf)
+
+    async def fill(self, *, between_requests: bool = False, deadline: float = math.inf) -> bool:
+        """Wait for more input and append it to the buffer.
+
+        Args:
+          between_requests: a drain may end the wait.
+          deadline: when to give up, by the Trio clock, whatever arrives.
+
+        Returns:
+          False at the end of input.
+        """
+        before = len(self.buffer)
+        ends = between_requests and self.drain.began and self._nothing_has_begun()
+        if self._sender.buffer:
+            await self._flush()
+        else:
+            await checkpoint()
+        while True:
+            self.check()
+            if ends:
+                raise self.draining()
+            if len(self.buffer) > before:
+                return True  # a last look put it there
+            data = self._receive_now(self.portion)
+            if data is not None:
+                self.buffer += data
+                return bool(data)
+            await self._wait_for_input(between_requests=between_requests, deadline=deadline)
+
+    def take(self, size: int) -> bytes:
+        """Take up to ``size`` bytes from the buffer."""
+        self._note_in_idle_blocks()
+        return cut(self.buffer, size)
+
+    def check(self) -> None:
+        """Raise what a receive would raise before it did anything."""
+        if self.closed:
+            raise trio.ClosedResourceError("the connection was closed by this side")
+        if self.wait is not None or self.busy:
+            raise trio.BusyResourceError("another task is receiving from this connection")
+
+    async def _flush(self) -> None:
+        """Send what is buffered: the peer may be waiting for it before it says another word."""
+        self.check()
+        self.busy = True
+        try:
+            await self._sender.flush()
+        except trio.BusyResourceError:
+            await checkpoint()  # another task is sending it
+        finally:
+            self.busy = False
+
+    async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
+        """Wait until the transport, or the buffer, has something."""
+        between_requests = between_requests or not self.total
+        idle_deadline = trio.current_time() + self.timeout
+        deadline = min(deadline, idle_deadline)
+        if between_requests and self.drain.began:
+            deadline = min(deadline, self.new_until)
+            if deadline <= trio.current_time():
+                raise self.draining()
+        before = len(self.buffer)
+        with trio.CancelScope(deadline=deadline) as scope:
+            self.wait = _Wait(scope, between_requests)
+            try:
+                await self._transport.wait_readable()
+            finally:
+                self.wait = None
+        if not scope.cancelled_caught or len(self.buffer) > before or self._take_in():
+            return
+        if between_requests and self.drain.began:
+            raise self.draining()
+        if deadline == idle_deadline:
+            raise IdleTimeout(
+                f"no byte from the peer for {self.timeout:g} s (idle)", info=self._info
+            )
+        raise IdleTimeout("a line was not complete in time (line)", info=self._info)
+
+    def _receive_now(self, max_bytes: int) -> bytes | None:
+        if self.at_eof:
+            return b""
+        if self._reset is not None:
+            raise self._peer_gone(self._reset) from self._reset
+        try:
+            data = self._transport.receive_now(max_bytes)
+        except OSError as error:
+            # The kernel tells it once, and then says "end of input". A copy,
+            # whose traceback does not hold this object.
+            self._reset = OSError(error.errno, error.strerror)
+            raise self._peer_gone(error) from error
+        if data:
+            self.total += len(data)
+            self._sender.peer_was_quiet = False
+        elif data is not None:
+            if self._sender.reset_by is not None:
+                # A send was told of the reset; this end is no orderly one.
+                self._reset = self._sender.reset_by
+                raise self._peer_gone(self._reset) from self._reset
+            self.at_eof = True
+        return data
+
+    def _take_in(self) -> bool:
+        """Buffer what the transport has now; whether that was anything, be it the end."""
+        before = len(self.buffer)
+        with contextlib.suppress(PeerGone):  # the next receive raises it
+            self.buffer += self._receive_now(self.portion) or b""
+        return len(self.buffer) > before or self.at_eof or self._reset is not None
+
+    def _peer_gone(self, error: OSError) -> PeerGone:
+        return PeerGone(f"the peer is gone: {error.strerror or error}", info=self._info)
+
+    # For the drain ---------------------------------------------------------
+
+    @property
+    def new_until(self) -> float:
+        """Until when, by the Trio clock, a drain waits for the very first byte."""
+        return -math.inf if self.total else self._accepted + NEW_CONNECTION_GRACE
+
+    def end_idle_waits(self) -> None:
+        """End the waits between requests, unless a request has begun."""
+        if self._request_has_begun() or trio.current_time() < self.new_until:
+            return
+        if self.wait is not None and self.wait.between_requests:
+            self.wait.scope.cancel(reason="the server drains")
+        for block in self.idle_blocks:
+            block.end()
+
+    def _request_has_begun(self) -> bool:
+        return bool(self.buffer) or (
+            not self.closed and not self._sender.peer_was_quiet and self._transport.has_input()
+        )
+
+    def _nothing_has_begun(self) -> bool:
+        """Whether a wait that begins now is one for a request that may never come."""
+        if self.buffer or self.closed or self.busy or self.wait is not None:
+            return False
+        if trio.current_time() < self.new_until:
+            return False
+        came_too_late = self._sender.peer_was_quiet and self._transport.has_input()
+        return came_too_late or not self._take_in()
+
+    def _note_in_idle_blocks(self) -> None:
+        """Input was taken: in the blocks in which that happened a request has begun."""
+        for block in self.idle_blocks:
+            block.note_input()
+
+    def draining(self) -> Draining:
+        """The exception for a wait that the drain ends; it ends those of other tasks, too."""
+        self.ended_idle = True
+        for block in self.idle_blocks:
+            block.end()
+        return Draining("the server drains and no request has begun", info=self._info)
+
+    def drains(self) -> bool:
+        """Whether the server drains."""
+        return self.drain.began
+
+
+def cut(buffer: bytearray, size: int) -> bytes:
+    """Take up to ``size`` bytes off the front of ``buffer``."""
+    if size >= len(buffer):
+        data = bytes(buffer)
+        buffer.clear()
+    else:
+        data = bytes(buffer[:size])
+        del buffer[:size]
+    return data
+
+
+class IdleBlock:
+    """What `Connection.idle` returns: a context manager, for one use."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._task: trio.lowlevel.Task | None = None
+        self._request_began = False
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._receiver.idle_blocks.append(self)
+        self._scope.__enter__()
+        if self._receiver.drains():
+            self._receiver.end_idle_waits()
+
+    def note_input(self) -> None:
+        """Input was taken; in this block, if by its task or a child of that."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task is not self._task:
+            nursery = task.parent_nursery
+            task = None if nursery is None else nursery.parent_task
+        if task is not None:
+            self._request_began = True
+
+    def end(self) -> None:
+        """Have the block raise `Draining`, unless a request was begun inside it."""
+        if not self._request_began:
+            self._scope.cancel(reason="the server drains")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._receiver.idle_blocks.remove(self)
+        self._task = None
+        self._scope.__exit__(kind, error, traceback)
+        if self._scope.cancelled_caught:
+            # Raised, not fallen through: what the block was to assign is not there.
+            raise self._receiver.draining() from None

@@ -1,0 +1,63 @@
+"""``wfile``: a connection, or the reply to a datagram, written like a file.
+
+The rule this file keeps: a write takes all of its data, or raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .._facts.config import LARGEST_PORTION
+from .._sockets.transport import Data
+from .files import File, ReadableAndWritable
+
+
+class RequestWriter(File):
+    """What a handler writes to: ``self.wfile``.
+
+    Unbuffered unless the handler's ``wbufsize`` says otherwise. A buffered one
+    flushes itself when the buffer is full, before a read that reaches the
+    transport, and when the handler is done.
+    """
+
+    def __init__(self, connection: ReadableAndWritable, size: int) -> None:
+        super().__init__(connection)
+        self._sender = connection._sender
+        self._size = LARGEST_PORTION if size < 0 else size
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    async def write(self, data: Data) -> int:
+        """Write all of ``data``, or raise what `Connection.send_all` does; its size in bytes.
+
+        A write that is cancelled half-way has sent an unknown part, and the
+        connection can only be closed.
+        """
+        size = len(data) if type(data) is bytes else memoryview(data).nbytes
+        if not self._size:
+            await self._sender.send_all(data)
+            return size
+        await self._turn()
+        if len(self._sender.buffer) >= self._size:
+            # A flush that was cancelled left it full: no more goes in before it is out.
+            await self._sender.flush()
+        self._sender.check()
+        self._sender.buffer += data
+        if len(self._sender.buffer) >= self._size:
+            await self._sender.flush()
+        return size
+
+    async def writelines(self, lines: Iterable[Data]) -> None:
+        """Write all of them, as one write."""
+        await self.write(b"".join(lines))
+
+    async def flush(self) -> None:
+        """Send what is buffered."""
+        await self._turn()
+        await self._sender.flush()

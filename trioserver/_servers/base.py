@@ -1,0 +1,482 @@
+"""`BaseServer`: the fields, the hooks, and the methods for the caller.
+
+A server is configuration and policy. All that changes while it serves is in its
+`Run`, from bind to close; copies and pickles never have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+import attrs
+import trio
+
+from .._engine.request_task import Exchange
+from .._engine.run import Run
+from .._facts.config import (
+    Limits,
+    Timeouts,
+    a,
+    as_tuple,
+    grace_seconds,
+    seconds,
+    socket_options,
+)
+from .._facts.errors import lone_errors
+from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
+from .._facts.observers import error_log, log_lost, log_safely, valid_observers
+from .._requests.connection import Connection
+from .._requests.drain import Drain
+from .._sockets.datagram_listener import DatagramListener
+from .._sockets.transport import Listener, SocketListener
+from .handlers import Handler, check_callable, check_handler
+from .hooks import DefaultHooks
+
+
+def _valid_handler(server: Any, _field: attrs.Attribute[Any], value: object) -> None:
+    check_callable(value)
+    if server is not None:
+        server._check_handler(value)
+
+
+def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if isinstance(server, BaseServer):
+        server._check_address(field, value)
+
+
+@attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+)
+class BaseServer(DefaultHooks):
+    """What all servers are; derive from one of the socket servers instead.
+
+    Building one does no I/O. Fields can be assigned until the server is bound.
+    What may wait is ``async def``; what only tells, asks or decides at once is
+    plain, and so never a checkpoint.
+
+    Args:
+      server_address: where to listen, or bound sockets to adopt.
+      RequestHandlerClass: a handler class, an async function, or any callable
+        that is called with ``(request, client_address, server)`` and returns
+        an awaitable.
+      timeout: seconds that `handle_request` waits for a request; nothing else.
+      timeouts: how long the server waits, for its clients and for itself.
+      limits: how much it takes on at once.
+      propagate_errors: have a handler's error stop the server, as plain Trio
+        does, instead of going to `handle_error`.
+      observers: objects that are told of every event; see `Observer`.
+      socket_options: ``(level, name, value)``, set before bind.
+
+    Raises:
+      TypeError: a field has a value of the wrong type; it is named.
+      ValueError: a field has a wrong value; it is named.
+    """
+
+    _server_address: Any = attrs.field(
+        alias="server_address", kw_only=False, validator=_valid_address
+    )
+    RequestHandlerClass: Handler = attrs.field(kw_only=False, validator=_valid_handler)
+    timeout: float | None = attrs.field(default=None, validator=seconds(zero=True, optional=True))
+    timeouts: Timeouts = attrs.field(
+        factory=Timeouts, validator=a(Timeouts, "a trioserver.Timeouts")
+    )
+    limits: Limits = attrs.field(factory=Limits, validator=a(Limits, "a trioserver.Limits"))
+    propagate_errors: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    observers: Sequence[object] = attrs.field(
+        default=(), converter=as_tuple, validator=valid_observers
+    )
+    socket_options: Sequence[tuple[int, int, int | bytes]] = attrs.field(
+        default=(), converter=as_tuple, validator=socket_options
+    )
+
+    @property
+    def server_address(self) -> Any:
+        """The configured address; while bound, the first listener's."""
+        if self._run is not None and self._run.listeners:
+            return self._run.listeners[0].address
+        return self._server_address
+
+    @server_address.setter
+    def server_address(self, address: Any) -> None:
+        self._server_address = address
+
+    def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
+        """Refuse a wrong address, naming ``field``."""
+
+    # Where handlers run: the mix-ins say otherwise.
+
+    _mode: ClassVar[Mode] = "task"
+    _connection_class: ClassVar[type[Connection]] = Connection
+
+    @classmethod
+    def _check_handler(cls, handler: object) -> None:
+        """Refuse a handler that cannot run there."""
+        check_handler(handler, kind=getattr(cls, "socket_type", None))
+
+    # Binding and closing -------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise RuntimeError(f"this {type(self).__name__} is bound already: one run at a time")
+        self._report = None
+        run = self._run = Run(self, self._overrides)
+        try:
+            with run.binding(self._ends_at_once):
+                run.listeners[:] = await self.server_bind()
+                if not run.listeners:
+                    raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
+                await self.server_activate()
+        except BaseException:
+            self._drop(run)
+            self._report = None
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        run = self._run
+        if run is None:
+            return
+        try:
+            await self._end(run, by_force=error is not None)
+            if run.closed_by_hand:
+                await run.ended.wait()
+        finally:
+            try:
+                if not run.closed_by_hand:
+                    run.closing = True
+                    await self._close_within_bounds(after=error)
+            finally:
+                self._drop(run)
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} needs `async with`, not `with`")
+
+        def __exit__(self, *exception: object) -> None:
+            """Never reached; without it Python's own error would come first."""
+
+    async def server_close(self) -> None:
+        """End a run in progress as leaving the block does, and close.
+
+        To override: called once a run, last, shielded for at most
+        ``timeouts.cleanup`` seconds.
+
+        Raises:
+          RuntimeError: called by a request of this server, which would wait for itself.
+        """
+        run = self._run
+        if run is None:
+            return
+        if run.closing:
+            run.close()  # this is the hook; whoever calls it does the rest
+            return
+        self._refuse_own_tasks(run, "close")
+        run.closed_by_hand = True
+        try:
+            await self._end(run)
+        finally:
+            self._drop(run)
+
+    async def _end(self, run: Run, *, by_force: bool = False) -> None:
+        """Wait for a run in progress in another task: drain it, or cut it."""
+        if not (run.serving or run.starting):
+            return
+        try:
+            if not by_force:
+                run.shutdown(self.timeouts.shutdown)
+                await run.stopped.wait()
+        finally:
+            if run.serving or run.starting:
+                run.cancel("the server is being closed")
+                # As a nursery waits for its children: they are cancelled, named
+                # if they do not end, and nothing may outlive this.
+                with trio.CancelScope(shield=True):
+                    await run.stopped.wait()
+
+    async def _close_within_bounds(self, *, after: BaseException | None) -> None:
+        limit = self.timeouts.cleanup
+        try:
+            with trio.move_on_after(limit, shield=True) as patience:
+                await self.server_close()
+        except BaseException as second:
+            message = "%s.server_close raised instead of what had ended the server"
+            log_lost(after, second, message, type(self).__name__)
+            raise
+        finally:
+            del after  # no cycles
+        if patience.cancelled_caught:
+            message = "%s.server_close did not end within %g s (cleanup)"
+            log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)
+
+    def _drop(self, run: Run) -> None:
+        self._report = run.close()
+        if self._run is run:
+            self._run = self._ends_at_once = None
+        run.ended.set()
+
+    # For the caller ------------------------------------------------------------
+
+    async def serve_forever(
+        self,
+        poll_interval: float = 0.5,
+        *,
+        task_status: trio.TaskStatus[Self] = trio.TASK_STATUS_IGNORED,
+    ) -> ShutdownReport:
+        """Serve until `shutdown` is called, or until cancelled.
+
+        Outside of ``async with server:`` it binds first and closes last.
+
+        Args:
+          poll_interval: seconds between two calls of `service_actions`.
+          task_status: for ``nursery.start``, which returns the server once it
+            listens. Until then every error is raised there, bare.
+
+        Returns:
+          Who was drained, cancelled or turned away. When it returns, nothing
+          that the server made is left.
+
+        Raises:
+          OSError: it cannot listen; the address is in the message.
+          RuntimeError: it is serving already.
+          BaseException: what ended the server (a broken listener, ``SystemExit``
+            from a handler, ...), without a group around it if it is alone.
+
+        Cancelled, it cancels every request with that reason, waits for them at
+        most ``timeouts.cleanup`` seconds in silence, then names those that do
+        not end, and still waits: nothing outlives the server.
+        """
+        if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
+            raise TypeError(f"poll_interval must be a number of seconds, not {poll_interval!r}")
+        if not poll_interval > 0:
+            raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
+        if self._run is None:
+            async with self as server:
+                run = server._idle_run()
+                return await self._serve(run, poll_interval, task_status)
+        run = self._idle_run()
+        try:
+            return await self._serve(run, poll_interval, task_status)
+        finally:
+            run.ended.set()
+
+    async def _serve(
+        self, run: Run, poll_interval: float, task_status: trio.TaskStatus[Self]
+    ) -> ShutdownReport:
+        if self._ends_at_once is not None:
+            run.begin_drain(self._ends_at_once)
+            self._ends_at_once = None
+        return await run.serve(poll_interval, lambda: task_status.started(self))
+
+    @asynccontextmanager
+    async def serving(self, grace: float | None = None) -> AsyncIterator[Self]:
+        """Serve in the background of a block; drain at its end.
+
+        Args:
+          grace: seconds for the drain; None is ``timeouts.shutdown``.
+
+        When the block raises or is cancelled, the server is cancelled, and that
+        exception leaves, bare. When the server fails, the block is cancelled,
+        and the failure is raised.
+        """
+        grace_seconds(grace)
+        with lone_errors():
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.serve_forever)
+                try:
+                    yield self
+                except BaseException:
+                    if self._run is not None:
+                        self._run.cancel("the block of serving() was left with an error")
+                    raise
+                self.shutdown(grace)
+
+    async def handle_request(self) -> None:
+        """Handle one request, completely: when this returns, it is closed.
+
+        After ``timeout`` seconds without a request it calls `handle_timeout`.
+        After `shutdown` it returns at once, without one. When `shutdown` comes
+        while it is at work, who is queued then is served, too, as in every
+        drain. Cancelled, either nothing was accepted, or the request was closed.
+
+        Raises:
+          RuntimeError: outside of ``async with server:``, while the server is
+            serving already, or after it was shut down.
+        """
+        run = self._idle_run()
+        seconds = math.inf if self.timeout is None else self.timeout
+        served = await run.handle_one(seconds)
+        if not served and not run.drain.began:
+            await self.handle_timeout()
+
+    def shutdown(self, grace: float | None = None) -> None:
+        """Begin the drain, and return at once.
+
+        From any task, handler or thread (but not from a bare signal handler:
+        see `trioserver.run`). Called twice, the earlier deadline holds. Before
+        the first run, the next `serve_forever` reports ready and ends at once;
+        after a run has ended it does nothing.
+
+        A server that is not serving yet has the grace for what it waits for: its
+        binding, its workers. When it is over, that is cancelled; a server that was
+        not bound by then has no sockets in its block, and ends at once there.
+
+        Args:
+          grace: seconds that requests in flight have to end by themselves,
+            before they are cancelled; None is ``timeouts.shutdown``.
+        """
+        grace_seconds(grace)
+        patience = self.timeouts.shutdown if grace is None else grace
+        if self._run is None and self._report is None:
+            self._end_next_run(patience)
+        # Only now: another thread may have bound it in between.
+        run = self._run
+        if run is not None:
+            run.shutdown(patience)
+
+    def _end_next_run(self, patience: float) -> None:
+        """Have the next run end at once: whatever it waits for ends ``patience`` seconds later."""
+        earlier = math.inf if self._ends_at_once is None else self._ends_at_once
+        self._ends_at_once = min(patience, earlier)
+
+    async def wait_closed(self) -> ShutdownReport:
+        """Wait for the end of the run, or return the report of the last one.
+
+        Raises:
+          RuntimeError: there was no run; or called by a request of this server,
+            which would wait for itself.
+        """
+        run = self._run
+        if run is not None:
+            self._refuse_own_tasks(run, "wait for")
+            await run.ended.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        if self._report is None and run is not None and run.bound:
+            self._report = run.report
+        if self._report is None:
+            raise RuntimeError(f"this {type(self).__name__} has not been run")
+        return self._report
+
+    def cancel_request(self, request_id: int, reason: str) -> bool:
+        """Cancel one request, with a reason for its record; false if none of that id is active.
+
+        From any task, handler or thread.
+        """
+        return self._run is not None and self._run.cancel_request(request_id, reason)
+
+    def fileno(self) -> int:
+        """The file descriptor of the first listening socket.
+
+        Raises:
+          RuntimeError: the server is not bound, or not to a socket.
+        """
+        sock = self.socket
+        if sock is None:
+            raise RuntimeError(f"this {type(self).__name__} is not bound to a socket")
+        return sock.fileno()
+
+    @property
+    def socket(self) -> KernelSocket | None:
+        """The first listening socket, for its options; None while unbound."""
+        return next(iter(self.sockets), None)
+
+    @property
+    def sockets(self) -> tuple[KernelSocket, ...]:
+        """All listening sockets, IPv4 first; none while unbound."""
+        listeners = [] if self._run is None else self._run.listeners
+        kernels = (SocketListener, DatagramListener)
+        return tuple(one.socket for one in listeners if isinstance(one, kernels))
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server has stopped accepting and waits for its requests."""
+        return self._run is not None and self._run.drain.began
+
+    @property
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """The requests that hold a slot now, oldest first."""
+        active = [] if self._run is None else self._run.ledger.in_slots()
+        return tuple(request.info for request in active)
+
+    def statistics(self) -> Statistics:
+        """The counts of the run; of the last one while unbound."""
+        if self._run is not None:
+            return self._run.statistics()
+        return Statistics() if self._report is None else self._report.statistics
+
+    def snapshot(self) -> ServerSnapshot:
+        """The server and everything under it at this instant."""
+        if self._run is not None:
+            return self._run.snapshot()
+        return ServerSnapshot(
+            name=type(self).__name__,
+            state="unbound",
+            uptime=0.0,
+            listeners=(),
+            requests=(),
+            statistics=self.statistics(),
+        )
+
+    # Inside ----------------------------------------------------------------------
+
+    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+        """What a request owns, over what a listener has accepted."""
+        return self._connection_class(
+            transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
+        )
+
+    def _staff(self, *, for_one: bool) -> AbstractAsyncContextManager[object]:
+        """What handlers need around them: there before clients are let in, and until all left."""
+        return nullcontext()
+
+    def _most_requests(self) -> int:
+        """How many requests may be served at once."""
+        return self.limits.requests
+
+    def _waiting_room(self) -> int:
+        """How many clients a drain takes in who have to wait for a slot."""
+        return self.limits.requests
+
+    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
+        """Have the run close them, even when an override fails before it returns them."""
+        if self._run is not None:
+            self._run.listeners[:] = listeners
+        return listeners
+
+    def _overrides(self, hook: str) -> bool:
+        """Whether a hook is somebody's own, so that it has to be called."""
+        return getattr(getattr(self, hook), "__func__", None) is not vars(DefaultHooks)[hook]
+
+    def _idle_run(self) -> Run:
+        """The run, if it can be served."""
+        run = self._bound_run()
+        if run.serving or not run.bound:
+            doing = "serving" if run.serving else "being bound"
+            raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
+        if run.drain.began:
+            raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
+        return run
+
+    def _refuse_own_tasks(self, run: Run, verb: str) -> None:
+        if run.owns_current_task():
+            raise RuntimeError(
+                f"a task of a server cannot {verb} it: it would wait for itself;"
+                " shutdown() does not wait"
+            )

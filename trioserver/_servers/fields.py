@@ -1,0 +1,297 @@
+"""How a server class comes to its fields: attrs, without users having to say so.
+
+Two classic idioms go on working. ``request_queue_size = 100`` in a class body,
+or in a plain mix-in, overrides a default; and a subclass may have an
+``__init__`` of its own. So every subclass is made an attrs class when it is
+made, values that bear a field's name become its default and are validated at
+once, and ``__init__`` is an ordinary method that calls the generated one.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import socketserver
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
+
+import attrs
+
+from .._engine.run import Run
+from .._facts.config import Limits, Timeouts, has_yield, is_async_callable
+from .._facts.events import ShutdownReport
+from .handlers import Handler
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(attrs.field,))
+class Configured:
+    """The field-less root of all servers.
+
+    It is apart from `BaseServer` because `dataclass_transform` hides the fields
+    of the class that carries it from type checkers.
+    """
+
+    # What the default hooks need of the fields, which come later.
+    RequestHandlerClass: Handler
+
+    # What is not configuration: the run, while there is one, and what outlives
+    # it. Annotated here, where it does not become a field.
+    _run: Run | None = None
+    _report: ShutdownReport | None = None
+    _ends_at_once: float | None = None
+    _is_built: bool = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        # The library's own classes are decorated in their source, because
+        # mypy's attrs.evolve does not know dataclass_transform.
+        if not _is_ours(cls):
+            _check_bases(cls)
+            _check_colours(cls)
+            make_fields(cls)
+
+    if not TYPE_CHECKING:  # checkers take the signature from the fields
+
+        def __init__(self, *arguments: Any, **given: Any) -> None:
+            given = _by_name(type(self), arguments, given)
+            # What a subclass has assigned before it calls this, as socketserver lets one.
+            assigned = self._take_assigned()
+            given = {field.alias: value for field, value in assigned if field.init} | given
+            _check_names(type(self), given)
+            self._is_built = True
+            self.__attrs_init__(**given)
+            for field, value in assigned:
+                if not field.init:
+                    object.__setattr__(self, field.name, _valid(self, field, value))
+
+    def _take_assigned(self) -> list[tuple[attrs.Attribute[Any], Any]]:
+        """The fields that have a value, with it; none has one any more."""
+        if self._run is not None:
+            raise RuntimeError(f"this {type(self).__name__} is bound: it cannot be built again")
+        fields = [field for field in fields_of(type(self)).values() if field.name in vars(self)]
+        return [(field, vars(self).pop(field.name)) for field in fields]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        field = fields_of(type(self)).get(name)
+        # Before it is built, all are converted and validated together, by the generated
+        # __init__; and so is what that assigns first.
+        if field is not None and self._is_built and name in vars(self):
+            if self._run is not None:
+                raise RuntimeError(
+                    f"{field.alias} cannot be assigned while the server is bound:"
+                    " close it first, or evolve() a copy"
+                )
+            value = _valid(self, field, value)
+        object.__setattr__(self, name, value)
+
+    def _bound_run(self) -> Run:
+        """The run, of a server that is bound."""
+        if self._run is None:
+            raise RuntimeError(f"this {type(self).__name__} is not bound: use `async with server:`")
+        return self._run
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(vars(self))
+        for name in ("_run", "_report", "_ends_at_once", "_is_built"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _is_built=True)
+
+    def __repr__(self) -> str:
+        shown = []
+        for field in fields_of(type(self)).values():
+            if field.repr:
+                show = repr if field.repr is True else field.repr
+                shown.append(f"{field.alias}={show(getattr(self, field.name))}")
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+    def evolve(self, **changes: Any) -> Self:
+        """An unbound copy with other values for some fields; attributes of your own come along.
+
+        Raises:
+          TypeError: there is no such field; or as building one does.
+          ValueError: as building one does.
+        """
+        fields = _arguments_of(type(self))
+        _check_known(type(self), changes)
+        twin = copy.copy(self)
+        for alias, value in changes.items():
+            field = fields[alias]
+            vars(twin)[field.name] = attrs.setters.convert(twin, cast("Any", field), value)
+        attrs.validate(cast("Any", twin))  # all of them, now that they are all there
+        return twin
+
+
+# What is given by name --------------------------------------------------------------
+
+_POSITIONAL = ("server_address", "RequestHandlerClass")
+
+
+def _arguments_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """The fields that can be given when a server is built, by the names of the arguments."""
+    return {str(field.alias): field for field in fields_of(cls).values() if field.init}
+
+
+def _by_name(cls: type, arguments: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    if "bind_and_activate" in given or len(arguments) > len(_POSITIONAL):
+        raise TypeError(
+            f"{cls.__name__} takes two positional arguments, server_address and"
+            " RequestHandlerClass. There is no bind_and_activate: building a server binds"
+            " nothing, `async with server:` does"
+        )
+    positional = dict(zip(_POSITIONAL, arguments, strict=False))
+    if twice := positional.keys() & given.keys():
+        raise TypeError(f"{cls.__name__} got {' and '.join(sorted(twice))} twice")
+    return positional | given
+
+
+def _check_names(cls: type, given: Iterable[str]) -> None:
+    """Refuse what is no field, and the lack of one that is needed."""
+    _check_known(cls, given)
+    needed = [
+        alias for alias, field in _arguments_of(cls).items() if field.default is attrs.NOTHING
+    ]
+    if missing := [alias for alias in needed if alias not in given]:
+        how = ", ".join(alias if alias in _POSITIONAL else f"{alias}=..." for alias in needed)
+        raise TypeError(
+            f"{cls.__name__} needs {' and '.join(missing)}: build it as {cls.__name__}({how})"
+        )
+
+
+def _check_known(cls: type, given: Iterable[str]) -> None:
+    """Refuse what is no field, with what may have been meant."""
+    names = _arguments_of(cls)
+    if unknown := sorted(name for name in given if name not in names):
+        hints = "; ".join(f"{name}{_hint(name, names)}" for name in unknown)
+        raise TypeError(f"{cls.__name__} has no field {hints}. It has {', '.join(sorted(names))}")
+
+
+def _hint(name: str, names: Iterable[str]) -> str:
+    for part in (Timeouts, Limits):
+        if name in attrs.fields_dict(part):
+            whole = part.__name__
+            return f" (it is one of {whole}: {whole.lower()}={whole}({name}=...))"
+    close = difflib.get_close_matches(name, names, n=2)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+# Where a class comes to them ----------------------------------------------------------
+
+
+def _with_overrides(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """The fields of ``cls``, with what class bodies say as their defaults."""
+    return [_overridden(cls, _like_inherited(cls, field)) for field in fields]
+
+
+# Also for classes with more than one of our bases: seen in their source, mypy's attrs
+# plugin would give each base an __attrs_init__ that is incompatible with the others.
+make_fields = attrs.define(
+    init=False,
+    repr=False,
+    eq=False,
+    slots=False,
+    kw_only=True,
+    on_setattr=attrs.setters.NO_OP,
+    field_transformer=_with_overrides,
+)
+
+
+def _like_inherited(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    """A field that only restates an inherited one keeps all but the default from it."""
+    if field.name not in inspect.get_annotations(cls) or field.validator is not None:
+        return field
+    for base in filter(attrs.has, cls.__mro__[1:]):
+        known = fields_of(base).get(field.name)
+        if known is not None:
+            is_factory = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]
+            if not is_factory and field.default is not attrs.NOTHING:
+                _valid(None, known, field.default)
+            as_own: dict[str, Any] = {"default": field.default, "inherited": False}
+            return known.evolve(**as_own)
+    return field
+
+
+def _overridden(cls: type, field: attrs.Attribute[Any]) -> attrs.Attribute[Any]:
+    """The field, with the value that some class body before its definition gives its name."""
+    for base in cls.__mro__:
+        defines_fields = base is cls or "__attrs_attrs__" in vars(base)
+        if defines_fields and field.name in inspect.get_annotations(base):
+            return field
+        for name in {field.name, field.alias or field.name} & vars(base).keys():
+            value = vars(base)[name]
+            if name != field.name:
+                raise TypeError(
+                    f"{cls.__name__}.{name} cannot be a class attribute: pass it, or have"
+                    " an __init__ that does"
+                )
+            if isinstance(value, type(attrs.field())):
+                raise TypeError(f"{cls.__name__}.{name} is a field: it needs an annotation")
+            _valid(cls, field, value)
+            return field.evolve(default=value)
+    return field
+
+
+def _valid(owner: object, field: attrs.Attribute[Any], value: Any) -> Any:
+    """``value`` as the field holds it, or the validator's exception.
+
+    Args:
+      owner: the server; or the class whose default it is to be.
+    """
+    value = attrs.setters.convert(owner, cast("Any", field), value)
+    if field.validator is not None:
+        field.validator(owner, field, value)
+    return value
+
+
+def _check_bases(cls: type) -> None:
+    """Refuse bases that do not go together, which would have an effect that nobody expects."""
+    for base in cls.__mro__:
+        if base.__module__ == socketserver.__name__:
+            raise TypeError(
+                f"{cls.__name__} derives from socketserver.{base.__name__}, which does not go"
+                f" with trioserver's classes: use trioserver.{base.__name__}"
+            )
+    modes = {vars(base).get("_mode") for base in cls.__mro__}
+    if {"thread", "process"} <= modes:
+        raise TypeError(
+            f"{cls.__name__} derives from both ThreadingMixIn and ProcessMixIn (or ForkingMixIn):"
+            " a handler runs in a thread or in a worker process, so leave one of them out"
+        )
+
+
+def _check_colours(cls: type) -> None:
+    """Refuse a method that is plain where the library awaits it, or the other way round."""
+    for base in filter(_is_ours, cls.__mro__):
+        for name, original in vars(base).items():
+            mine = getattr(cls, name)
+            if name.startswith("_") or not inspect.isfunction(original) or mine is original:
+                continue
+            if is_async_callable(original) and not is_async_callable(mine):
+                why = "what may wait is async"
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be an `async def`{_without_yield(mine)}: {why}"
+                )
+            is_plain = callable(mine) and not is_async_callable(mine) and not has_yield(mine)
+            if not is_async_callable(original) and not is_plain:
+                why = "it must not wait"
+                raise TypeError(
+                    f"{cls.__name__}.{name} must be a plain `def`{_without_yield(mine)}: {why}"
+                )
+
+
+def _without_yield(mine: object) -> str:
+    return " without a `yield`" if has_yield(mine) else ""
+
+
+def fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
+    """The fields of a server class, by the names of its attributes."""
+    return attrs.fields_dict(cast("type[attrs.AttrsInstance]", cls))
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == _LIBRARY

@@ -1,0 +1,379 @@
+"""The handler classes: a protocol, written as setup, handle and finish.
+
+Where constructing a classic handler handled the request, *awaiting* the
+constructed handler does. So a handler can be built and looked at without
+running, and an ``async def`` of the same three arguments is a handler, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import socket
+import socketserver
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
+from functools import partial
+from traceback import format_exception_only
+from typing import Any, ClassVar, TypeAlias, cast
+
+import trio
+
+from .._facts.address import Address
+from .._facts.config import (
+    has_yield,
+    is_async_callable,
+    parameters_if_not_for,
+    parameters_of_method_if_not_for,
+)
+from .._facts.errors import chain
+from .._facts.events import RequestInfo, current_request
+from .._facts.verdict import peers_doing
+from .._requests.connection import Connection
+from .._requests.datagram import Datagram, DatagramSocket
+from .._requests.reader import RequestReader
+from .._requests.writer import RequestWriter
+
+Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
+"""What a server calls for each request and awaits: a handler class, an async
+function, or anything else that returns an awaitable."""
+
+
+class BaseRequestHandler:
+    """One request, handled by its methods. A new object for each request.
+
+    Override `handle`, and `setup` and `finish` where there is something to
+    prepare and to give back. `finish` runs if and only if `setup` returned:
+    on the ordinary path as ordinary code; after an error or a cancellation
+    shielded, for at most ``Timeouts.cleanup`` seconds, and an error in it is
+    then chained to the one that was there first. After a `RequestEnded`, which
+    is no error, it is the request's.
+
+    Attributes:
+      request: the `Connection`, or the `Datagram` of a datagram server (or
+        what an overridden ``get_request`` made of it).
+      client_address: the peer's address, as kept from the accept.
+      server: the server.
+    """
+
+    request: Any
+    _awaited: bool | None = None
+
+    def __init__(self, request: Any, client_address: Address, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        self._awaited = False
+        self._count_as_not_awaited(1)
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """The request's own scope; move its deadline, or cancel it with a reason."""
+        return cast("trio.CancelScope", self.request.cancel_scope)
+
+    @property
+    def info(self) -> RequestInfo:
+        """The facts of the request."""
+        return cast("RequestInfo", self.request.info)
+
+    def idle(self) -> AbstractContextManager[None]:
+        """A block that waits between two requests; see `Connection.idle`."""
+        return cast("AbstractContextManager[None]", self.request.idle())
+
+    async def setup(self) -> None:
+        """Prepare. When it raises, neither `handle` nor `finish` is called."""
+
+    async def handle(self) -> None:
+        """Do all that the request needs. The connection is closed afterwards."""
+
+    async def finish(self) -> None:
+        """Give back what `setup` took."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._serve().__await__()
+
+    async def _serve(self) -> None:
+        if self._awaited is None:
+            raise TypeError(
+                f"{type(self).__name__}.__init__ must call"
+                " super().__init__(request, client_address, server)"
+            )
+        if self._awaited:
+            raise RuntimeError(f"{type(self).__name__} was awaited twice for {self.info}")
+        self._awaited = True
+        self._count_as_not_awaited(-1)
+        await self.setup()
+        try:
+            await self.handle()
+        except BaseException as error:
+            await self._finish_after(error)
+            raise
+        await self.finish()
+
+    def _count_as_not_awaited(self, change: int) -> None:
+        if isinstance(self.request, (Connection, Datagram)):  # and not what get_request made of it
+            self.request._handlers_not_awaited += change
+
+    async def _finish_after(self, error: BaseException) -> None:
+        """Run `finish` although a cancellation is pending, or comes; within bounds.
+
+        What it raises is shown with ``error`` where both end the request, and
+        beside it where they go different ways. Where ``error`` is only how the
+        client has ended, it is the one error that there is.
+        """
+        try:
+            ours = isinstance(self.request, (Connection, Datagram))
+            owner = self.request if ours else self.server
+            with trio.move_on_after(owner.timeouts.cleanup, shield=True):
+                await self.finish()
+        except BaseException as second:  # whoever handles the error is told of both
+            if second is error:
+                return
+            if not (isinstance(error, Exception) and isinstance(second, Exception)):
+                name = type(self).__name__
+                message = f"{name}.finish failed after {type(error).__name__}"
+                raise BaseExceptionGroup(message, [error, second]) from None
+            if _is_clients_doing(error) and not _is_clients_doing(second):
+                raise
+            _chain(error, second)
+        finally:
+            del error  # the traceback of the second one holds this frame: no cycles
+
+
+class StreamRequestHandler(BaseRequestHandler):
+    """A handler that reads and writes its connection like files.
+
+    It serves datagrams, too, as `DatagramRequestHandler` does, so that one
+    class can do both.
+
+    Attributes:
+      rfile: what to read from.
+      wfile: what to write to.
+      connection: the same as ``request``.
+      rbufsize: bytes taken from the transport at once; 0 and less: 64 KiB.
+      wbufsize: bytes to collect before they are sent; 0 sends at once, less
+        than 0 is 64 KiB.
+      timeout: seconds; overrides ``Timeouts.idle`` and ``Timeouts.write`` for
+        this handler.
+      disable_nagle_algorithm: send small writes at once (``TCP_NODELAY``). True
+        unless overridden, unlike the classic class.
+    """
+
+    rbufsize: ClassVar[int] = -1
+    wbufsize: ClassVar[int] = 0
+    timeout: ClassVar[float | None] = None
+    disable_nagle_algorithm: ClassVar[bool] = True
+
+    request: Connection
+
+    def __init__(self, request: Connection, client_address: Address, server: Any) -> None:
+        super().__init__(request, client_address, server)
+        self.connection = request
+        self.rfile: RequestReader = RequestReader(request)
+        self.wfile: RequestWriter = RequestWriter(request, self.wbufsize)
+        if self.rbufsize > 0:
+            request._receiver.portion = self.rbufsize
+        if self.timeout is not None:
+            request.idle_timeout = request.write_timeout = self.timeout
+        if not self.disable_nagle_algorithm:
+            _enable_nagle(request.socket)
+
+    async def finish(self) -> None:
+        """Send what `wfile` has buffered, unless the handler has closed the connection."""
+        if not self.wfile.closed:
+            await self.request._sender.flush()
+
+
+class DatagramRequestHandler(BaseRequestHandler):
+    """A handler that reads a datagram like a file, and writes one.
+
+    What it has written when it returns is sent to the client, as one datagram.
+    Nothing is sent if nothing was written, or after an error.
+
+    Attributes:
+      packet: the datagram.
+      socket: what to send others with; see `DatagramSocket.sendto`.
+      rfile: the datagram, to read from.
+      wfile: the reply, to write to.
+    """
+
+    request: Datagram
+
+    def __init__(self, request: Datagram, client_address: Address, server: Any) -> None:
+        if not isinstance(request, tuple):
+            raise TypeError(
+                f"{type(self).__name__} serves datagrams, not {type(request).__name__}s:"
+                " derive it from trioserver.StreamRequestHandler"
+            )
+        super().__init__(request, client_address, server)
+        self.packet: bytes = request.data
+        self.socket: DatagramSocket = request.socket
+        self.rfile: RequestReader = RequestReader(request)
+        self.wfile: RequestWriter = RequestWriter(request, 0)
+
+
+HANDLER_PARAMETERS = ("request", "client_address", "server")
+
+
+def check_callable(handler: object) -> None:
+    """Refuse what is no handler anywhere."""
+    if not callable(handler):
+        raise TypeError(
+            "RequestHandlerClass must be a handler class or a function, called with"
+            f" (request, client_address, server), not {handler!r}"
+        )
+    if parameters := parameters_if_not_for(handler, *HANDLER_PARAMETERS):
+        raise TypeError(
+            f"RequestHandlerClass {name_of(handler)} is called with"
+            f" ({', '.join(HANDLER_PARAMETERS)}), and takes {parameters}"
+        )
+
+
+def check_method(handler: type, name: str) -> None:
+    """Refuse a method of a handler that does nothing, or fails, when it is called."""
+    method = getattr(handler, name, None)
+    if has_yield(method):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} has a `yield` in its {name}(), so calling it"
+            " runs nothing"
+        )
+    if parameters := parameters_of_method_if_not_for(handler, name):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} has a method {name}{parameters}, which is"
+            " called with self alone"
+        )
+
+
+def check_handler(handler: object, *, kind: int | None = None) -> None:
+    """Refuse a handler that can be seen not to work, before its first request.
+
+    Args:
+      handler: what a server was given; callable.
+      kind: the type of the server's sockets, if it has one.
+
+    Raises:
+      TypeError: its methods are of the wrong colour; says what to derive from
+        instead.
+    """
+    while isinstance(handler, partial):
+        handler = handler.func
+    if has_yield(handler):
+        raise TypeError(
+            f"RequestHandlerClass {name_of(handler)} is a generator, which cannot be awaited:"
+            " a handler function must be an `async def` without `yield`"
+        )
+    if inspect.isclass(handler):
+        _check_class(handler, kind)
+
+
+def _check_class(handler: type, kind: int | None) -> None:
+    if issubclass(handler, socketserver.BaseRequestHandler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} is a synchronous handler of socketserver:"
+            f" derive it from trioserver.{_counterpart(handler)}, whose methods are async"
+        )
+    if kind == socket.SOCK_STREAM and issubclass(handler, DatagramRequestHandler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} serves datagrams, and this server has"
+            " connections: derive it from trioserver.StreamRequestHandler"
+        )
+    if issubclass(handler, BaseRequestHandler):
+        for name in ("setup", "handle", "finish"):
+            check_method(handler, name)
+            if not is_async_callable(getattr(handler, name)):
+                raise TypeError(
+                    f"RequestHandlerClass {handler.__name__} runs as a task, so its {name}()"
+                    f" must be an `async def`, not a plain `def`"
+                )
+    elif not hasattr(handler, "__await__") and _gives_itself(handler):
+        raise TypeError(
+            f"RequestHandlerClass {handler.__name__} cannot be awaited:"
+            " derive it from trioserver.BaseRequestHandler"
+        )
+
+
+def _gives_itself(cls: type) -> bool:
+    """Whether calling ``cls`` gives an instance of it, as far as can be told."""
+    makes_others = any("__new__" in vars(base) for base in cls.__mro__[:-1])
+    return type(cls).__call__ is type.__call__ and not makes_others
+
+
+def awaitable(handling: object, handler: object) -> Awaitable[object]:
+    """``handling``, if it is what a handler returns when called.
+
+    Raises:
+      TypeError: it cannot be awaited.
+    """
+    if getattr(type(handling), "__await__", None) is BaseRequestHandler.__await__:
+        # A chain of coroutines, which the stack of a stuck task can follow.
+        return cast("BaseRequestHandler", handling)._serve()
+    if isinstance(handling, Awaitable):
+        return handling
+    name = name_of(handler)
+    raise TypeError(
+        f"RequestHandlerClass {name} returned {handling!r}, which cannot be awaited: in task mode"
+        " a handler is an `async def` function or derives from trioserver.BaseRequestHandler"
+    )
+
+
+def name_of(handler: object) -> str:
+    """What a handler is called, for messages."""
+    return getattr(handler, "__name__", repr(handler))
+
+
+def _counterpart(handler: type) -> str:
+    for theirs in (socketserver.StreamRequestHandler, socketserver.DatagramRequestHandler):
+        if issubclass(handler, theirs):
+            return theirs.__name__
+    return "BaseRequestHandler"
+
+
+def _enable_nagle(sock: object) -> None:
+    if isinstance(sock, socket.socket) and sock.family in {socket.AF_INET, socket.AF_INET6}:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+
+
+def _is_clients_doing(error: BaseException) -> bool:
+    """Whether nobody would hear of ``error``, as it only says how the client has ended."""
+    info = current_request()
+    return info is not None and peers_doing(error, info) is not None
+
+
+def _chain(error: BaseException, second: BaseException) -> None:
+    """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
+
+    ``second`` was raised while ``error`` was being handled, so its own chain
+    leads to ``error``, and is cut there. One that holds it in a group as well
+    cannot be chained without a circle, and is noted instead.
+    """
+    link = _last_shown(second, before=error)
+    link.__context__ = None
+    if link.__cause__ is error:
+        link.__cause__, link.__suppress_context__ = None, False
+    if _leads_to(second, error):
+        error.add_note("finish() then raised " + format_exception_only(second)[-1].strip())
+        return
+    last = _last_shown(error)
+    if last is not second:
+        last.__context__, last.__suppress_context__ = second, False
+
+
+def _last_shown(error: BaseException, before: BaseException | None = None) -> BaseException:
+    """The end of the chain that a traceback of ``error`` shows, or what leads to ``before``."""
+    *_, last = itertools.takewhile(lambda link: link is not before, chain(error))
+    return last
+
+
+def _leads_to(start: BaseException, goal: BaseException) -> bool:
+    """Whether ``goal`` is in the chains or groups of ``start``."""
+    found: list[BaseException] = [start]
+    seen: set[int] = set()
+    while found:
+        error = found.pop()
+        if error is goal:
+            return True
+        if id(error) not in seen:
+            seen.add(id(error))
+            parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+            found += [part for part in (error.__cause__, error.__context__, *parts) if part]
+    return False

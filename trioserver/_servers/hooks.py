@@ -1,0 +1,109 @@
+"""What a server does unless told otherwise: the hooks to override.
+
+They are in the order in which a request meets them. All run in the server's
+own Trio tasks; all are async but `get_request`, which must not wait.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .._facts.address import Address, describe
+from .._facts.config import parameters_of_method_if_not_for
+from .._facts.observers import error_log, log_safely
+from .._sockets.transport import Listener
+from .fields import Configured
+from .handlers import awaitable
+
+
+class DefaultHooks(Configured):
+    """The hooks of `BaseServer`."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, original in vars(DefaultHooks).items():
+            if inspect.isfunction(original) and not name.startswith("_"):
+                _check_parameters(cls, name, *[*inspect.signature(original).parameters][1:])
+
+    async def server_bind(self) -> Sequence[Listener]:
+        """Make the listeners; override it to serve over something else."""
+        raise NotImplementedError(f"{type(self).__name__} has no server_bind")
+
+    async def server_activate(self) -> None:
+        """Begin to queue clients on the listeners."""
+
+    def get_request(self, listener: Listener) -> tuple[Any, Address] | None:
+        """Accept a client, now: called when ``listener`` has one; must not wait.
+
+        Returns:
+          The request and the client's address, as the other hooks and the
+          handler get them (the address can be any value; `Limits` says how
+          ``per_client`` counts it); None if there was no client, or to drop it. An
+          override calls this one for the client: to return None without doing
+          so leaves it where it is, and means being called again at once.
+
+        Raises:
+          OSError: the accept failed; see the accept tiers.
+        """
+        exchange = self._bound_run().door.accept(listener)
+        return None if exchange is None else (exchange, exchange.info.client_address)
+
+    async def verify_request(self, request: Any, client_address: Address) -> bool:
+        """Whether to serve this client; at most ``timeouts.handshake`` seconds."""
+        return True
+
+    async def process_request(self, request: Any, client_address: Address) -> None:
+        """Call `finish_request`; override it to do something around it."""
+        await self.finish_request(request, client_address)
+
+    async def finish_request(self, request: Any, client_address: Address) -> None:
+        """Construct the handler, and await it."""
+        handling = self.RequestHandlerClass(request, client_address, self)
+        await awaitable(handling, self.RequestHandlerClass)
+
+    async def shutdown_request(self, request: Any) -> None:
+        """End the request in order, then call `close_request`.
+
+        An override cannot keep the connection open for somebody else.
+        The connection is closed afterwards, whatever this does.
+        """
+        try:
+            await request.linger()
+        finally:
+            await self.close_request(request)
+
+    async def close_request(self, request: Any) -> None:
+        """Close the request."""
+        await request.aclose()
+
+    async def handle_error(self, request: Any, client_address: Address) -> None:
+        """Tell of an error in a hook or handler, which is `sys.exception`.
+
+        Logs it with its traceback, as ERROR, on ``trioserver.error``. At most
+        ``timeouts.cleanup`` seconds; what it raises is logged, and ends nothing.
+        When it does not return, the error that it was told of is logged, too.
+        """
+        message = "error while serving %s"
+        shown = describe(client_address)
+        log_safely(error_log, logging.ERROR, message, shown, exc_info=sys.exception())
+
+    async def handle_timeout(self) -> None:
+        """Called when `handle_request` got no request in time."""
+
+    async def service_actions(self) -> None:
+        """Called every ``poll_interval`` seconds, if overridden, until the drain begins.
+
+        What it raises stops the server.
+        """
+
+
+def _check_parameters(cls: type, hook: str, *names: str) -> None:
+    """Refuse a hook that cannot be called as it will be."""
+    if parameters := parameters_of_method_if_not_for(cls, hook, *names):
+        raise TypeError(
+            f"{cls.__name__}.{hook}{parameters} must take ({', '.join(['self', *names])})"
+        )
