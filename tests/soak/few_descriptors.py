@@ -1,7 +1,7 @@
 """Run the tests with few descriptors, and see which cannot.
 
     python tests/soak/few_descriptors.py                        # the whole suite, with 64
-    python tests/soak/few_descriptors.py tests/test_drain.py --limit 40
+    python tests/soak/few_descriptors.py tests/engine/test_drain.py --limit 40
 
 Each file has a pytest of its own. What fails is tried again by itself, with the
 usual limit and with this one: what fails there, too, fails for another reason,

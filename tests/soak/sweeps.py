@@ -24,13 +24,16 @@ from typing import Any
 
 import attrs
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[1] / folder)
+    for folder in ("", "engine", "threads", "processes")
+)
 
-import test_sweep as streams
 import test_sweep_datagrams as datagrams
 import test_sweep_processes as processes
 import test_sweep_threads as threads
-from test_sweep import NAMES, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
+from support import sweeping as streams
+from support.sweeping import NAMES, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
 
 import trioserver
 from trioserver.testing import ResetClient

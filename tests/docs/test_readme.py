@@ -1,0 +1,154 @@
+"""The README: its code runs, does what the text beside it says, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support import read_to_end
+
+import trioserver
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def first_example() -> str:
+    """The first example, on a port that is free."""
+    assert blocks("python")[0].count("9999") == 1
+    return blocks("python")[0].replace("9999", "0")
+
+
+@pytest.fixture
+def server() -> trioserver.TCPServer:
+    """The server of the first example."""
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(first_example(), names)  # noqa: S102  (that is what a reader does with it)
+    made = names["server"]
+    assert isinstance(made, trioserver.TCPServer)
+    return made
+
+
+async def ask(stream: trio.SocketStream, line: bytes, answer: bytes) -> None:
+    """One request and its reply."""
+    await stream.send_all(line)
+    received = b""
+    while len(received) < len(answer) and (portion := await stream.receive_some()):
+        received += portion
+    assert received == answer
+
+
+def test_readme_code_is_all_tested() -> None:
+    """It has three examples; tests for a fourth one would belong here."""
+    assert len(blocks("python")) == 3
+
+
+async def test_readme_first_example_serves(
+    server: trioserver.TCPServer, nursery: trio.Nursery
+) -> None:
+    """The first example answers line after line in upper case."""
+    await nursery.start(server.serve_forever)
+    with trio.fail_after(10):
+        async with await trio.open_tcp_stream(*server.server_address) as stream:
+            for line in (b"hello\n", b"again\n"):
+                await ask(stream, line, line.upper())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+async def test_readme_first_example_drains_at_a_signal(name: str, tmp_path: Path) -> None:
+    """Run as a program, it lets its idle client go at the first signal, and ends with status 0."""
+    path = tmp_path / "readme_example.py"
+    path.write_text(first_example(), encoding="utf-8")
+    program = f"""
+        import logging, runpy
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        runpy.run_path({str(path)!r}, run_name="__main__")
+    """
+    command = [sys.executable, "-X", "dev", "-c", textwrap.dedent(program)]
+    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    try:
+        with trio.fail_after(20):
+            said = b""
+            while not (found := re.search(rb"listening on 127\.0\.0\.1:(\d+)\b.*\n", said)):
+                portion = await process.stderr.receive_some()
+                assert portion, f"it ended and said {said!r}"
+                said += portion
+            async with await trio.open_tcp_stream("127.0.0.1", int(found[1])) as stream:
+                await ask(stream, b"hello\n", b"HELLO\n")
+                process.send_signal(signal.Signals[name])
+                assert await read_to_end(stream) == b""
+            said += await read_to_end(process.stderr)
+            assert await process.wait() == 0
+    finally:
+        process.kill()
+        await process.stderr.aclose()
+    assert b"draining" in said
+    assert b"Traceback" not in said
+
+
+async def stay(address: tuple[str, int], *, task_status: trio.TaskStatus[None]) -> None:
+    """A client that asks once, and stays until it is let go."""
+    with trio.fail_after(10):
+        async with await trio.open_tcp_stream(*address) as stream:
+            await ask(stream, b"hello\n", b"HELLO\n")
+            task_status.started()
+            assert await read_to_end(stream) == b""
+
+
+async def test_readme_stopping_example_stops(
+    server: trioserver.TCPServer, nursery: trio.Nursery
+) -> None:
+    """The second example serves where its dots are, then drains, and tells who was there."""
+    example = textwrap.indent(blocks("python")[1], "    ")
+    assert example.count("        ...\n") == 1
+    source = f"async def stopping():\n{example}    return report\n"
+    source = source.replace("...\n", "await clients.start(stay, (host, port))\n")
+    names: dict[str, Any] = {"trio": trio, "server": server, "clients": nursery, "stay": stay}
+    exec(source, names)  # noqa: S102  (as above)
+    with trio.fail_after(10):
+        report = await names["stopping"]()
+    assert isinstance(report, trioserver.ShutdownReport)
+    assert report.grace == 5
+    assert [record.outcome for record in report.requests] == ["drained"]
+
+
+async def test_readme_block_serves_and_drains(
+    server: trioserver.TCPServer, nursery: trio.Nursery
+) -> None:
+    """`async with server.serving():` is the same as a block, as the README says."""
+    assert "`async with server.serving():`" in README
+    with trio.fail_after(10):
+        async with server.serving():
+            await nursery.start(stay, server.server_address)
+        report = await server.wait_closed()
+    assert [record.outcome for record in report.requests] == ["drained"]
+
+
+@pytest.mark.parametrize("reply", ["await request.recv()", 'b"wrong"'])
+def test_readme_test_file(reply: str, pytester: pytest.Pytester) -> None:
+    """The third example is a whole test file; it passes, and fails if its server is wrong."""
+    pytester.makeini("[pytest]\ntrio_mode = true\n")
+    pytester.makepyfile(blocks("python")[2].replace("await request.recv()", reply))
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    passes = reply == "await request.recv()"
+    result.assert_outcomes(passed=passes, failed=not passes)
+
+
+def test_readme_links_lead_somewhere() -> None:
+    """Links inside the repository name files that are there."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

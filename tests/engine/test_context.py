@@ -1,0 +1,215 @@
+"""Context variables: what held when serving began is seen by every request, and nobody else's."""
+
+from __future__ import annotations
+
+import contextvars
+import socketserver
+from typing import Any
+
+import pytest
+import trio
+from support import connect, read_to_end
+from support.adopting import THERE, adopted, ask, in_thread
+
+import trioserver
+from trioserver.testing import MemoryServer
+
+var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="default")
+
+
+def tells(request: Any, client_address: Any, server: Any) -> None:
+    """In a thread: says what it sees, and leaves something behind."""
+    request.sendall(var.get().encode())
+    var.set("another request's")
+
+
+async def atells(request: Any, client_address: Any, server: Any) -> None:
+    """The same as a task."""
+    await request.sendall(var.get().encode())
+    var.set("another request's")
+
+
+async def seen_by_a_request(server: trioserver.BaseServer) -> str:
+    """What a new client's request sees."""
+    if isinstance(server, MemoryServer):
+        async with await server.connect() as client:
+            return (await read_to_end(client)).decode()
+    async with await connect(server) as stream:
+        return (await read_to_end(stream)).decode()
+
+
+def in_tasks(*, hook: str | None = None) -> trioserver.BaseServer:
+    """A server with tasks; what ``hook`` sets is its name."""
+    return setting(MemoryServer, hook)(("memory", 1), atells)
+
+
+def in_threads(*, hook: str | None = None) -> trioserver.BaseServer:
+    """A server with threads."""
+    return setting(trioserver.ThreadingTCPServer, hook)(THERE, tells)
+
+
+def setting(kind: Any, hook: str | None) -> Any:
+    """A server class with a hook that sets the variable to its own name."""
+    if hook is None:
+        return kind
+
+    async def sets(self: Any) -> Any:
+        result = await getattr(kind, hook)(self)
+        var.set(hook)
+        return result
+
+    return type("Sets", (kind,), {hook: sets})
+
+
+modes = pytest.mark.parametrize("make", [in_tasks, in_threads])
+
+
+@modes
+async def test_context_of_the_block(make: Any) -> None:
+    """What is set in the block, before `serve_forever` is called in it, is seen."""
+    with trio.fail_after(10):
+        async with make() as server, trio.open_nursery() as nursery:
+            var.set("block")
+            await nursery.start(server.serve_forever)
+            var.set("too late")
+            assert [await seen_by_a_request(server) for _ in range(3)] == ["block"] * 3
+            server.shutdown()
+
+
+@modes
+async def test_context_of_the_task_that_serves(make: Any) -> None:
+    """It is of the task that calls `serve_forever`, not of the one that has bound the server."""
+
+    async def serve(*, task_status: Any) -> None:
+        var.set("this task")
+        await server.serve_forever(task_status=task_status)
+
+    with trio.fail_after(10):
+        async with make() as server, trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            assert await seen_by_a_request(server) == "this task"
+            server.shutdown()
+    assert var.get() == "default"
+
+
+@modes
+@pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
+async def test_context_of_the_hooks_before_serving(make: Any, hook: str) -> None:
+    """What a hook sets that is called before serving is seen, by whichever way one serves."""
+    with trio.fail_after(10):
+        async with make(hook=hook).serving() as server:
+            assert await seen_by_a_request(server) == hook
+            server.shutdown()
+            await server.wait_closed()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve_forever)
+            assert await seen_by_a_request(server) == hook
+            server.shutdown()
+
+
+@modes
+async def test_context_of_handle_request(make: Any) -> None:
+    """Each `handle_request` begins anew: it sees what holds then."""
+    with trio.fail_after(10):
+        async with make() as server:
+            for value in ("first", "second"):
+                var.set(value)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(server.handle_request)
+                    assert await seen_by_a_request(server) == value
+
+
+async def test_context_of_an_adopted_server() -> None:
+    """Under `adopt` it is of the task that calls it."""
+
+    class Tells(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            tells(self.request, self.client_address, self.server)
+
+    var.set("adopt")
+    async with adopted(theirs := socketserver.ThreadingTCPServer(THERE, Tells)):
+        var.set("too late")
+        for _ in range(2):
+            assert await in_thread(ask, theirs.server_address, b"") == b"adopt"
+
+
+HOOKS = ["verify_request", "service_actions", "handle_error", "shutdown_request", "server_close"]
+EVENTS = ["request_started", "request_finished", "draining", "server_closed"]
+
+
+def noting_hook(name: str, seen: dict[str, str]) -> Any:
+    """A hook that notes what it sees."""
+
+    async def hook(self: Any, *arguments: Any) -> Any:
+        seen[name] = var.get()
+        return await getattr(MemoryServer, name)(self, *arguments)
+
+    return hook
+
+
+def noting_event(name: str, seen: dict[str, str]) -> Any:
+    """The same for an observer."""
+
+    def event(self: Any, *facts: Any) -> None:
+        seen[name] = var.get()
+
+    return event
+
+
+async def test_context_of_all_that_is_called(autojump_clock: object) -> None:
+    """Every hook and observer sees it."""
+    seen: dict[str, str] = {}
+
+    async def fails(request: Any, client_address: Any, server: Any) -> None:
+        raise ValueError
+
+    kind = type("Notes", (MemoryServer,), {name: noting_hook(name, seen) for name in HOOKS})
+    observer = type("Observes", (), {name: noting_event(name, seen) for name in EVENTS})()
+    async with kind(("memory", 1), fails, observers=[observer]) as server:
+        var.set("block")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve_forever)
+            assert await seen_by_a_request(server) == ""
+            server.shutdown()
+    assert seen == dict.fromkeys([*HOOKS, *EVENTS], "block")
+
+
+@pytest.mark.parametrize("whence", ["request", "thread", "task"])
+async def test_context_of_clients_that_a_drain_takes_in(
+    whence: str, autojump_clock: object
+) -> None:
+    """A drain accepts and starts clients in the server's context, whoever has begun it."""
+    seen: list[str] = []
+    go = trio.Event()
+
+    async def begin(server: Any) -> None:
+        var.set("who shuts down")
+        if whence == "thread":
+            await trio.to_thread.run_sync(server.shutdown)
+        else:
+            server.shutdown()
+
+    async def handles(request: Any, client_address: Any, server: Any) -> None:
+        if request.info.id == 1:
+            await go.wait()
+            if whence == "request":
+                await begin(server)
+        await atells(request, client_address, server)
+
+    class Notes(MemoryServer):
+        def get_request(self, listener: Any) -> Any:
+            seen.append(var.get())
+            return super().get_request(listener)
+
+    var.set("server")
+    limits = trioserver.Limits(requests=1)
+    async with Notes(("memory", 1), handles, limits=limits).serving() as server:
+        async with await server.connect(), await server.connect() as waiting:
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.statistics().accepted == 1
+            go.set()
+            if whence != "request":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(begin, server)
+            assert await read_to_end(waiting) == b"server"
+    assert set(seen) == {"server"}

@@ -1,0 +1,168 @@
+"""Drains under clients that send the next request as soon as they have an answer.
+
+A request has begun if its first byte was there before the answer to the one before was sent.
+Otherwise such clients would keep a server from ending for as long as its grace lasts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from support import Witness, connect, read_to_end, reading, until
+from trio.testing import MockClock
+
+import trioserver
+from trioserver.testing import MemoryServer
+
+THERE = ("127.0.0.1", 0)
+GRACE = 8
+"""Seconds; nobody needs them."""
+
+DOORS = [
+    pytest.param(trioserver.TCPServer, reading.AsyncTwoLines, id="task"),
+    pytest.param(trioserver.TCPServer, reading.AsyncIdleTwoLines, id="task-idle"),
+    pytest.param(trioserver.ThreadingTCPServer, reading.TwoLines, id="thread"),
+    pytest.param(trioserver.ProcessTCPServer, reading.TwoLines, id="process"),
+    pytest.param(trioserver.ProcessTCPServer, reading.AsyncTwoLines, id="process-async"),
+]
+
+
+class Lines(trioserver.StreamRequestHandler):
+    """Works on each line for a millisecond, and answers it."""
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await self.execute(line)
+
+    async def execute(self, line: bytes) -> None:
+        self.server.executed += 1
+        await trio.sleep(0.001)
+        await self.wfile.write(line.upper())
+        for _ in range(10):  # time enough for the client's next request
+            await trio.lowlevel.checkpoint()
+
+
+class Buffered(Lines):
+    """Has its answers sent when it waits for the next line."""
+
+    wbufsize = -1
+
+
+class Idle(Lines):
+    """Waits in an idle block."""
+
+    async def handle(self) -> None:
+        while True:
+            with self.idle():
+                line = await self.rfile.readline()
+            if not line:
+                return
+            await self.execute(line)
+
+
+@pytest.mark.parametrize("handler", [Lines, Buffered, Idle])
+@pytest.mark.parametrize("clients", [1, 50, 500])
+async def test_ends_after_the_answers_in_flight(
+    handler: Any, clients: int, autojump_clock: MockClock
+) -> None:
+    """GS-03: a drain is over when those who were being served have their answers, and no later."""
+    limits = trioserver.Limits(requests=clients)
+    server = MemoryServer(("memory", 1), handler, limits=limits)
+    server.executed = 0
+    answered = 0
+
+    async def client() -> None:
+        nonlocal answered
+        async with await server.connect() as stream:
+            await stream.send_all(b"hello\n")
+            while await stream.receive_some() == b"HELLO\n":
+                answered += 1
+                await stream.send_all(b"hello\n")
+
+    async with server.serving(), trio.open_nursery() as nursery:
+        for _ in range(clients):
+            nursery.start_soon(client)
+        await trio.sleep(0.0205)
+        before, began = server.executed, trio.current_time()
+        server.shutdown(GRACE)
+        report = await server.wait_closed()
+    assert trio.current_time() - began < 0.002
+    assert server.executed == answered
+    assert server.executed - before <= clients
+    assert {str(record.outcome) for record in report.requests} == {"drained"}
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(("kind", "handler"), DOORS)
+async def test_next_request_counts_if_it_came_before_the_answer(
+    kind: Any, handler: Any, *, early: bool
+) -> None:
+    """Who waits for each answer is told the end, however soon the next request comes after it."""
+    witness = Witness()
+    server = kind(THERE, handler, observers=[witness])
+    expected = b"TWO\nTHREE\n" if early else b"TWO\n"
+    with trio.fail_after(20):
+        async with server.serving(GRACE):
+            async with await connect(server) as client:
+                await client.send_all(b"one\n.\n")
+                assert await client.receive_some() == b"ONE\n"
+                await client.send_all(b"two\n")
+                await until(lambda: server.snapshot().requests[0].bytes_received == 10)
+                server.shutdown(GRACE)
+                began = trio.current_time()
+                await client.send_all(b".\nthree\n.\n" if early else b".\n")
+                answer = b""
+                while len(answer) < len(expected):
+                    answer += await client.receive_some()
+                await client.send_all(b"four\n.\n")
+                assert answer + await read_to_end(client) == expected
+            await server.wait_closed()
+            assert trio.current_time() - began < GRACE / 2
+    assert witness.outcomes == ["drained"]
+
+
+# Clients who are not busy at all ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "left_unread", "lingers"),
+    [(b"", b"", False), (b"read", b"", False), (b"read", b"unread", True), (b"hello\n", b"", True)],
+    ids=["silent", "told nothing", "unread input", "answered"],
+)
+async def test_end_is_not_put_off_for_who_was_told_nothing(
+    said: bytes, left_unread: bytes, *, lingers: bool, autojump_clock: MockClock
+) -> None:
+    """A drain lingers where a reply could be lost, or input would make the end a reset."""
+
+    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        if said and b"\n" in await request.recv():
+            await request.sendall(b"HELLO\n")
+        await draining.wait()
+
+    draining = trio.Event()
+    server = MemoryServer(("memory", 1), handler)
+    async with server.serving():
+        client = await server.connect()
+        await client.send_all(said)
+        await trio.sleep(1)
+        await client.send_all(left_unread)
+        server.shutdown()
+        draining.set()
+        report = await server.wait_closed()
+    assert report.duration == (server.timeouts.linger if lingers else 0)
+
+
+@pytest.mark.parametrize(("kind", "handler"), DOORS)
+async def test_silent_client_does_not_put_off_the_end(kind: Any, handler: Any) -> None:
+    """The same of a client that never says a byte, on a real socket, in every mode."""
+    server = kind(THERE, handler)
+    with trio.fail_after(20):
+        async with server.serving(), await connect(server):
+            await until(lambda: server.requests)
+            await trio.sleep_until(server.requests[0].started + 0.6)  # it is not new any more
+            server.shutdown()
+            report = await server.wait_closed()
+    assert [str(record.outcome) for record in report.requests] == ["drained"]
+    assert report.duration < server.timeouts.linger / 2

@@ -1,0 +1,232 @@
+"""A drain looks whether a request has begun, and takes nothing of it.
+
+The client's first bytes are there when the drain begins, and its connection was accepted. Whoever
+reads it then, in whatever way, finds them all: `socket.socket.recv` is one way of many.
+"""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import trustme
+from support import plain_client, reading, until
+from support.adopting import THERE, in_thread
+
+import trioserver
+
+GRACE = 5
+"""Seconds; nobody needs them."""
+
+
+@attrs.define
+class Certified:
+    """What both sides need for TLS.
+
+    Attributes:
+      path: of the server's certificate and key.
+    """
+
+    path: str
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+@pytest.fixture(scope="module")
+def certified(
+    authority: trustme.CA, trusting: ssl.SSLContext, tmp_path_factory: pytest.TempPathFactory
+) -> Certified:
+    """A certificate for ``localhost`` in a file, which workers can read, and who believes it."""
+    certificate = authority.issue_cert("localhost")
+    path = str(tmp_path_factory.mktemp("tls") / "server.pem")
+    certificate.private_key_and_cert_chain_pem.write_to_path(path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(path)
+    return Certified(path, server, trusting)
+
+
+# Moments at which the drain begins --------------------------------------------------------
+
+
+class WhenItStarts(trioserver.Observer):
+    """The first request is the last one: its task runs, and its handler does not yet."""
+
+    shut_down: Callable[[], object]
+
+    def request_started(self, info: trioserver.RequestInfo) -> None:
+        self.shut_down()
+
+
+class WhenItIsVerified(trioserver.BaseServer):
+    """Its first request is the last one, too; but that it has been here for long."""
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        await until(request._transport.has_input)
+        # No connection is new any more, whose first byte a drain would wait for.
+        await trio.sleep_until(request.info.started + 0.6)
+        self.shutdown(GRACE)
+        return True
+
+
+# Doors ----------------------------------------------------------------------------------------
+
+
+class Threads(trioserver.ThreadingTCPServer):
+    """Runs handlers in threads."""
+
+
+class Processes(trioserver.ProcessTCPServer):
+    """Runs handlers in processes."""
+
+
+class VerifyingThreads(WhenItIsVerified, Threads):
+    """The same, shut down in `verify_request`."""
+
+
+class VerifyingProcesses(WhenItIsVerified, Processes):
+    """The same, shut down in `verify_request`."""
+
+
+class Mine(socket.socket):
+    """More than a plain socket."""
+
+
+class Theirs(socketserver.ThreadingTCPServer):
+    """Somebody else's, which may agree on TLS at two places."""
+
+    wraps: ssl.SSLContext | None = None
+    is_mine = False
+
+    def get_request(self) -> tuple[Any, Any]:
+        request, client_address = super().get_request()
+        if self.is_mine:
+            request = Mine(request.family, request.type, fileno=request.detach())
+        if self.wraps is not None:
+            request = self.wraps.wrap_socket(
+                request, server_side=True, do_handshake_on_connect=False
+            )
+        return request, client_address
+
+
+class OneByOne(socketserver.TCPServer):
+    """Somebody else's, without threads."""
+
+
+def listens_over_tls(server: Any, certified: Certified) -> None:
+    """As werkzeug does it."""
+    server.socket = certified.server.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+
+
+def gets_tls(server: Any, certified: Certified) -> None:
+    """As many do it."""
+    server.wraps = certified.server
+
+
+def gets_its_own(server: Any, certified: Certified) -> None:
+    """As whoever counts bytes does it."""
+    server.is_mine = True
+
+
+WAYS = [reading.Recv, reading.File, reading.Selects, reading.ByNumber, reading.Detaches]
+
+
+async def answer(
+    server: Any, serve: Any, certified: Certified, *, secretly: bool
+) -> tuple[bytes, float]:
+    """What a client is told whose request is there when it is accepted; and how long that took."""
+    ask = ask_secretly if secretly else ask_plainly
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            told = await in_thread(ask, server.server_address, certified)
+            began = trio.current_time()
+        return told, trio.current_time() - began
+
+
+def ask_plainly(address: Any, certified: Certified) -> bytes:
+    """One question and its answer."""
+    with plain_client(address) as client:
+        client.sendall(b"hello\n")
+        return client.recv(100)
+
+
+def ask_secretly(address: Any, certified: Certified) -> bytes:
+    """The same over TLS, of which the first flight is what the drain finds."""
+    with (
+        plain_client(address) as client,
+        certified.client.wrap_socket(client, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(b"hello\n")
+        return tls.recv(100)
+
+
+@pytest.mark.parametrize("kind", [Threads, Processes, VerifyingThreads, VerifyingProcesses])
+@pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
+async def test_first_bytes_are_left_to_the_handler(
+    kind: Any, way: Any, certified: Certified
+) -> None:
+    """In threads and processes: however it reads, it finds all that the client has sent."""
+    observer = WhenItStarts()
+    observers = () if issubclass(kind, WhenItIsVerified) else (observer,)
+    server = kind(THERE, way, observers=observers)
+    server.certificate = certified.path
+    observer.shut_down = lambda: server.shutdown(GRACE)
+    told, took = await answer(
+        server, server.serve_forever, certified, secretly=way is reading.Wraps
+    )
+    assert told == b"hello\n"
+    assert took < GRACE
+
+
+@pytest.mark.usefixtures("nothing_stays_open")
+@pytest.mark.parametrize("kind", [Theirs, OneByOne])
+@pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
+async def test_first_bytes_are_left_to_an_adopted_server(
+    kind: Any, way: Any, certified: Certified
+) -> None:
+    """The same for an object of `socketserver`."""
+    server = kind(THERE, way)
+    server.certificate = certified.path
+    await adopted_answers(server, certified, secretly=way is reading.Wraps)
+
+
+@pytest.mark.usefixtures("nothing_stays_open")
+@pytest.mark.parametrize("over", [listens_over_tls, gets_tls, gets_its_own])
+@pytest.mark.parametrize("way", [reading.Recv, reading.File, reading.Selects])
+async def test_first_bytes_are_left_to_the_socket_of_an_adopted_server(
+    over: Any, way: Any, certified: Certified
+) -> None:
+    """The same where its requests are TLS from the listener, from `get_request`, or its own."""
+    server = Theirs(THERE, way)
+    over(server, certified)
+    await adopted_answers(server, certified, secretly=over is not gets_its_own)
+
+
+async def adopted_answers(server: Any, certified: Certified, *, secretly: bool) -> None:
+    """Adopt it, shut it down when its first request starts, and see that it is answered."""
+    observer = WhenItStarts()
+    observer.shut_down = server.shutdown
+    report: list[trioserver.ShutdownReport] = []
+
+    async def serve(*, task_status: Any) -> None:
+        report.append(
+            await trioserver.adopt(
+                server,
+                observers=[observer],
+                timeouts=trioserver.Timeouts(shutdown=GRACE),
+                task_status=task_status,
+            )
+        )
+
+    told, took = await answer(server, serve, certified, secretly=secretly)
+    assert told == b"hello\n"
+    assert took < GRACE
+    assert report[0].clean

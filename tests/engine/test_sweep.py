@@ -1,0 +1,505 @@
+"""A server, with a fault after every step: nothing is left, nothing is lost, nothing is silent."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import socket
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from support import plain_client
+from support.sweeping import (
+    NAMES,
+    VICTIMS,
+    Books,
+    Buffering,
+    Careful,
+    Fault,
+    HangsUp,
+    Idling,
+    InMemory,
+    Kind,
+    LeavesNoFile,
+    OnTCP,
+    OnUnix,
+    Setting,
+    Sloppy,
+    Sweepable,
+    all_kinds,
+    cancel,
+    ctrl_c,
+    serve_forever,
+    serve_in_a_block,
+    serve_one_by_one,
+    shut_down,
+    shut_down_at_once,
+    sweep_one_request,
+)
+
+import trioserver
+from trioserver._sockets.transport import SocketListener
+from trioserver.testing import (
+    Finding,
+    MemoryListener,
+    ResetClient,
+    Trial,
+    run_trial,
+    sweep,
+)
+
+# Books: what everybody did, to be compared afterwards -----------------------------
+
+
+# The server ------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket files are made in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+# The clients -----------------------------------------------------------------------
+
+
+# The scenario ----------------------------------------------------------------------
+
+
+# Faults in a server ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler"),
+    [(InMemory, Careful), (InMemory, HangsUp), (OnTCP, HangsUp), (OnUnix, HangsUp)],
+)
+def test_cancelled_after_every_step(kind: Kind, handler: Any) -> None:
+    """CX-01: wherever it is cancelled, nothing is left and every request has a record."""
+    assert Setting(kind, [cancel], handler).sweep() > 200
+
+
+def test_cancelled_after_every_step_with_few_slots() -> None:
+    """CX-03: every slot comes back, of the server's and of the clients', wherever it was held."""
+    setting = Setting(InMemory, [cancel], limits=trioserver.Limits(requests=2, per_client=2))
+    assert setting.sweep() > 150
+
+
+def test_hooks_that_close_nothing_cancelled_after_every_step() -> None:
+    """Every connection is closed whatever the hooks do."""
+    assert Setting(Sloppy, [cancel]).sweep(seeds=(0,)) > 50
+
+
+@pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
+@pytest.mark.parametrize("kind", [InMemory, OnUnix])
+def test_block_cancelled_after_every_step(kind: Kind, serve: Any) -> None:
+    """CX-01: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
+    assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,)) > 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "handler"),
+    [
+        (InMemory, Careful),
+        (InMemory, HangsUp),
+        (InMemory, Idling),
+        (InMemory, Buffering),
+        (OnTCP, HangsUp),
+        (OnUnix, HangsUp),
+    ],
+)
+def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
+    """Wherever the drain begins, what was asked before it is answered, in full."""
+    assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 200
+
+
+@all_kinds
+def test_shut_down_after_every_step_with_few_slots(kind: Kind) -> None:
+    """CX-03: the same where clients wait for a slot, or are turned away and counted."""
+    limits = trioserver.Limits(requests=1)
+    assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep(seeds=(0, 1)) > 100
+
+
+def test_shut_down_at_once_after_every_step() -> None:
+    """The same with a grace of zero, but for what is not answered."""
+    assert Setting(InMemory, [shut_down_at_once]).sweep(seeds=(0,)) > 50
+
+
+@all_kinds
+def test_ctrl_c_after_every_step(kind: Kind) -> None:
+    """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    assert Setting(kind, [ctrl_c]).sweep() > 200
+
+
+@all_kinds
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
+def test_second_fault_during_a_shutdown(kind: Kind, second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, everything is closed all the same.
+
+    A sample of the pairs; soak/sweeps.py tries them all.
+    """
+    assert Setting(kind, [shut_down, second]).sweep(seeds=(0,), every=7) > 50
+
+
+@all_kinds
+def test_client_reset_after_every_step(kind: Kind) -> None:
+    """Wherever one client is reset, the others get all their replies, and it has its record."""
+    assert Setting(kind, [ResetClient()], gentle=True, victim=VICTIMS[kind]).sweep(every=2) > 100
+
+
+# One request ------------------------------------------------------------------------
+
+
+@all_kinds
+def test_one_request_cancelled_after_every_step_of_its_own(kind: Kind) -> None:
+    """CX-04: wherever one request is cancelled, the others get all their replies."""
+    assert sweep_one_request(kind) > 15
+
+
+# Those that will not end ------------------------------------------------------------
+
+
+class Stubborn(Careful):
+    """The same, but the first one has shielded itself for a minute."""
+
+    async def handle(self) -> None:
+        if self.info.id == 1:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+        await super().handle()
+
+
+@pytest.mark.parametrize("fault", [cancel, shut_down_at_once], ids=NAMES.get)
+def test_stubborn_request_cut_after_every_step(fault: Fault) -> None:
+    """CX-12: who shields himself is named with its stack, waited for, and holds nobody else up."""
+    struck = 0.0
+
+    def timed(trial: Trial) -> None:
+        nonlocal struck
+        struck = trio.current_time()
+        fault(trial)
+
+    named = 0
+    for seed in (0, 1, 2):
+        setting = Setting(InMemory, [timed], Stubborn, patience=100)
+        for step in range(1, setting.one(seed=seed).steps + 1):
+            setting.one(step, seed=seed).check()
+            ends = {it.info.id: it.info.started + it.duration for it in setting.books.records}
+            late = [number for number, end in ends.items() if end > struck + 5]
+            assert late in ([], [1])
+            assert len(setting.books.named) == len(late)
+            assert all("await trio.sleep(60)" in message for message in setting.books.named)
+            named += len(late)
+    assert named > 20
+
+
+# Start-up ---------------------------------------------------------------------------
+
+
+class TwoAddresses(trio.abc.HostnameResolver):
+    """Resolves every name to two addresses, after a while."""
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        found = [f"127.0.0.{number}" for number in (1, 2)]
+        return [(socket.AF_INET, type, proto, "", (address, port)) for address in found]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise NotImplementedError
+
+
+class SlowlyMixIn(trioserver.BaseServer):
+    """Takes a while to bind and to listen."""
+
+    JUMP_AFTER = 0.0
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        await trio.lowlevel.checkpoint()
+        listeners = await super().server_bind()
+        await trio.lowlevel.checkpoint()
+        return listeners
+
+    async def server_activate(self) -> None:
+        await trio.lowlevel.checkpoint()
+        await super().server_activate()
+        await trio.lowlevel.checkpoint()
+
+
+class SlowTCP(SlowlyMixIn, trioserver.TCPServer):
+    PLACE = ("two.addresses", 0)
+
+
+class SlowUDP(SlowlyMixIn, trioserver.UDPServer):
+    PLACE = ("two.addresses", 0)
+
+
+class SlowUnix(SlowlyMixIn, trioserver.UnixStreamServer):
+    PLACE = LeavesNoFile.PLACE
+
+
+class SlowUnixDatagrams(SlowlyMixIn, trioserver.UnixDatagramServer):
+    PLACE = LeavesNoFile.PLACE
+
+
+async def start_by_itself(server: Any, listening: Callable[[], object]) -> None:
+    """Start in another task, which is told when it listens."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        listening()
+
+
+@attrs.define(eq=False)
+class Start(Sweepable):
+    """A scenario: a server that starts, and ends as soon as it listens.
+
+    A Unix server finds its directory locked at first.
+
+    Attributes:
+      kind: which server.
+      faults: what is done.
+      serve: how it is started.
+    """
+
+    kind: Any
+    faults: Sequence[Fault]
+    serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
+
+    async def __call__(self, trial: Trial) -> None:
+        """Run it."""
+        trial.afterwards(LeavesNoFile.left_behind)
+        trio.socket.set_custom_hostname_resolver(TwoAddresses())
+        books, server = Books(), self.kind(self.kind.PLACE, Careful)
+        trial.afterwards(books.faults)
+        scope = trio.CancelScope()
+        with books.open(), locked_directory() as unlock:
+            async with trio.open_nursery() as others:
+                others.start_soon(unlock)
+                trial.arm(server=server, scope=scope)
+                with scope:
+                    await self.serve(server, partial(server.shutdown, 0))
+        if server.snapshot().state != "unbound" or server.sockets:
+            trial.complain(f"{server!r} is bound")
+
+
+@contextmanager
+def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
+    """Lock the current directory; gives what unlocks it after a while."""
+    directory = os.open(".", os.O_RDONLY)
+
+    async def unlock() -> None:
+        await trio.sleep(0.025)
+        fcntl.flock(directory, fcntl.LOCK_UN)
+
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield unlock
+    finally:
+        os.close(directory)
+
+
+@pytest.mark.parametrize("kind", [SlowTCP, SlowUDP, SlowUnix, SlowUnixDatagrams])
+@pytest.mark.parametrize(
+    "serve", [serve_forever, serve_in_a_block, serve_one_by_one, start_by_itself]
+)
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
+def test_start_after_every_step(kind: Any, serve: Any, fault: Fault) -> None:
+    """CX-08: a start is broken off at any step, resolving and binding too: no socket, no file."""
+    assert Start(kind, [fault], serve).sweep() > 25
+
+
+class Named(SlowlyMixIn, trioserver.TCPServer):
+    """A name that a thread resolves."""
+
+    PLACE = ("localhost", 0)
+
+
+@pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
+def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
+    """CX-08: the same where the system resolves the name."""
+
+    async def scenario(trial: Trial) -> None:
+        server = Named(Named.PLACE, Careful)
+        threads = trio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = 1
+        try:
+            with trio.CancelScope() as scope:
+                trial.arm(server=server, scope=scope)
+                await serve_forever(server, partial(server.shutdown, 0))
+        finally:
+            # The thread of a look-up that was given up reads /etc/hosts for a moment yet.
+            with trio.CancelScope(shield=True):
+                async with threads:
+                    pass
+
+    # The clock must not jump while the thread is at work.
+    assert sweep(scenario, faults=[fault], jump_after=5).runs > 25
+
+
+# Two things in one tick ---------------------------------------------------------------
+
+
+def say_the_last_byte(client: socket.socket) -> None:
+    """The request is complete."""
+    client.sendall(b"\n")
+
+
+def end_the_output(client: socket.socket) -> None:
+    """The request is all that there is."""
+    client.shutdown(socket.SHUT_WR)
+
+
+def leave(client: socket.socket) -> None:
+    """Nobody is there to answer."""
+    client.close()
+
+
+@pytest.mark.parametrize("kind", [OnTCP, OnUnix])
+@pytest.mark.parametrize("client_is_first", [True, False])
+@pytest.mark.parametrize("do", [say_the_last_byte, end_the_output, leave])
+def test_cancelled_in_the_tick_of_the_clients_act(
+    kind: Any, client_is_first: bool, do: Callable[[socket.socket], None]
+) -> None:
+    """CX-13: a request that is cancelled in that tick is cancelled, with a reason, and once."""
+    all_books: list[Books] = []
+
+    async def scenario(trial: Trial) -> None:
+        books = Books()
+        all_books.append(books)
+        trial.afterwards(books.faults)
+        server: Any = kind(kind.PLACE, Careful, observers=[books.witness])
+        server.books = books
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve_forever)
+                with plain_client(server.server_address) as client:
+                    client.sendall(b"one")
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    acts = [partial(do, client), partial(scope.cancel, reason="in this tick")]
+                    for act in acts if client_is_first else reversed(acts):
+                        act()
+                    await server.wait_closed()
+
+    for seed in range(5):
+        run_trial(scenario, seed=seed, jump_after=0.02).check()
+    ends = [(it.outcome, it.reason) for books in all_books for it in books.records]
+    assert ends == [("cancelled", "in this tick")] * 5
+
+
+# What is planted is found ------------------------------------------------------------
+
+
+class HastyMixIn:
+    """A listener that accepts a client, waits a moment, and only then hands it on."""
+
+    held: Any = None
+
+    async def wait_acceptable(self: Any) -> None:
+        await super().wait_acceptable()
+        self.held = super().accept_now()
+        await trio.lowlevel.checkpoint()  # the bug
+
+    def accept_now(self) -> tuple[Any, Any] | None:
+        held, self.held = self.held, None
+        return held
+
+
+class HastyListener(HastyMixIn, MemoryListener):
+    """The same, in memory."""
+
+
+class HastySocketListener(HastyMixIn, SocketListener):
+    """The same, with the kernel's sockets."""
+
+
+class Hasty(InMemory):
+    """A server that waits between the accept and the request's task."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        self.listener = HastyListener(self.PLACE)
+        return [self.listener]
+
+
+class HastyOnTCP(OnTCP):
+    """The same, on TCP."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        return [HastySocketListener(it.socket) for it in await super().server_bind()]
+
+
+class Careless:
+    """A handler whose ``finish`` is skipped when it is cancelled."""
+
+    def __init__(self, request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        self.request, self.calls = request, server.books.calls
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.serve().__await__()
+
+    async def serve(self) -> None:
+        self.calls["setup"] += 1
+        async for line in trioserver.RequestReader(self.request):
+            await self.request.sendall(line.upper())
+        self.calls["finish"] += 1  # the bug: no try, no finally
+
+
+class Stale(Careful):
+    """A handler that executes a line again when the drain ends its wait for the next."""
+
+    async def handle(self) -> None:
+        line = b""
+        while not self.server.draining:
+            with suppress(trioserver.Draining):
+                with self.idle():
+                    line = await self.rfile.readline()
+            if not line:
+                return
+            await self.answer(line)  # the bug: whose line is it?
+
+
+def complaint_about(scenario: Sweepable) -> str:
+    """What the sweep says."""
+    with pytest.raises(Finding) as found:
+        scenario.sweep()
+    return str(found.value)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("kind", [Hasty, HastyOnTCP])
+def test_a_wait_between_accept_and_start_is_found(kind: Any) -> None:
+    """A client that is lost there leaves an open connection, or a client that waits for ever."""
+    complaint = complaint_about(Setting(kind, [cancel]))
+    assert "clients waited" in complaint or "descriptors are still open" in complaint
+    gc.collect()  # what was leaked on purpose
+
+
+def test_a_skipped_finish_is_found() -> None:
+    """A handler that is not finished when it is cancelled does not balance."""
+    complaint = complaint_about(Setting(InMemory, [cancel], Careless))
+    assert "setup and finish are no pairs" in complaint
+
+
+def test_a_request_executed_twice_is_found() -> None:
+    """A client that gets an answer too many says so."""
+    complaint = complaint_about(Setting(InMemory, [shut_down], Stale))
+    assert "got b'ONE\\nONE\\n" in complaint
+
+
+def test_a_request_lost_in_a_drain_is_found() -> None:
+    """A handler that does not look for what has arrived already leaves an answer due."""
+
+    class Hurried(Careful):
+        async def handle(self) -> None:
+            while not self.server.draining and await self.rfile.more():  # the bug: not its affair
+                await self.answer(await self.rfile.readline())
+
+    complaint = complaint_about(Setting(InMemory, [shut_down], Hurried, gentle=True))
+    assert "replies were due" in complaint

@@ -1,0 +1,520 @@
+"""A datagram server, with a fault after every step: handled completely or not at all.
+
+One task plays all the clients, with plain calls, so that it is known exactly
+what had been sent when the fault struck. Every datagram is another one, and so
+is its reply.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import attrs
+import pytest
+import trio
+from support.sweeping import (
+    NAMES,
+    Books,
+    Fault,
+    LeavesNoFile,
+    Sweepable,
+    WatchedMixIn,
+    cancel,
+    ctrl_c,
+    cut_in_its_step,
+    serve_forever,
+    serve_in_a_block,
+    serve_one_by_one,
+    shut_down,
+    shut_down_at_once,
+)
+from trio.testing import wait_all_tasks_blocked
+
+import trioserver
+from trioserver.testing import Finding, MemoryDatagramServer, Trial
+
+LARGEST = 50
+
+
+@pytest.fixture(autouse=True)
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket files are made in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+# Handlers --------------------------------------------------------------------------
+
+
+def reply_to(data: bytes) -> bytes:
+    """The one right reply, which is never empty."""
+    return b"<%b>" % data.upper()
+
+
+class Writes(trioserver.DatagramRequestHandler):
+    """Writes the reply in two pieces, which leave as one datagram."""
+
+    async def setup(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.server.books.calls["setup"] += 1
+
+    async def handle(self) -> None:
+        self.server.books.calls[self.packet] += 1
+        reply = reply_to(self.packet)
+        await self.wfile.write(reply[:2])
+        await trio.lowlevel.checkpoint()
+        await self.wfile.write(reply[2:])
+        if b"fail" in self.packet:
+            raise ValueError("asked for")
+
+    async def finish(self) -> None:
+        self.server.books.calls["finish"] += 1
+        await trio.lowlevel.checkpoint()
+        await super().finish()
+
+
+class Sends(Writes):
+    """Sends the reply itself, and goes on for a while."""
+
+    async def handle(self) -> None:
+        self.server.books.calls[self.packet] += 1
+        if b"fail" in self.packet:
+            raise ValueError("asked for")
+        await self.request.reply(reply_to(self.packet))
+        self.server.books.written[self.packet] += 1
+        await trio.lowlevel.checkpoint()
+
+
+# Servers and their clients -----------------------------------------------------------
+
+
+class Contains(WatchedMixIn):
+    """Watched; its handlers may fail."""
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class KernelClient:
+    """A socket to send and to receive with; what it does, it does at once."""
+
+    def __init__(self, server: Any, *, lazy: bool = False) -> None:
+        self._server_address = server.server_address
+        self._socket = socket.socket(server.address_family or socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(("127.0.0.1", 0) if isinstance(self._server_address, tuple) else "")
+        self.address = self._socket.getsockname()
+
+    def send(self, data: bytes) -> bool:
+        """Send a datagram, if somebody is there; whether it was sent."""
+        with suppress(OSError):
+            self._socket.sendto(data, self._server_address)
+            return True
+        return False
+
+    def received(self) -> Iterator[bytes]:
+        """What has arrived."""
+        with suppress(BlockingIOError):
+            while self._socket.fileno() != -1:
+                yield self._socket.recv(1000)
+
+    def close(self) -> None:
+        """Be gone; twice is once."""
+        self._socket.close()
+
+
+class MemoryClient:
+    """The same, in memory."""
+
+    def __init__(self, server: Any, *, lazy: bool = False) -> None:
+        self._client = server.client(capacity=2 if lazy else 100)
+        self.address = self._client.address
+
+    def send(self, data: bytes) -> bool:
+        """Send a datagram, if somebody is there; whether it was sent."""
+        with suppress(ConnectionRefusedError):
+            self._client.send_now(data)
+            return True
+        return False
+
+    def received(self) -> Iterator[bytes]:
+        """What has arrived."""
+        yield from self._client.received()
+
+    def close(self) -> None:
+        """Be gone; twice is once."""
+        self._client.close()
+
+
+class InMemory(Contains, MemoryDatagramServer):
+    """Watched, in memory."""
+
+    PLACE = ("memory", 1)
+    JUMP_AFTER = 0.0
+    CLIENT = MemoryClient
+
+
+class OnUDP(Contains, trioserver.UDPServer):
+    """Watched, on the loopback interface."""
+
+    PLACE = ("127.0.0.1", 0)
+    JUMP_AFTER = 0.01
+    CLIENT = KernelClient
+
+
+class OnWildcard(OnUDP):
+    """The same, bound to all interfaces."""
+
+    PLACE = ("0.0.0.0", 0)
+
+
+class OnUnix(LeavesNoFile, Contains, trioserver.UnixDatagramServer):
+    """Watched, on a Unix socket."""
+
+    CLIENT = KernelClient
+
+
+all_kinds = pytest.mark.parametrize("kind", [InMemory, OnUDP, OnUnix])
+
+
+Stages: TypeAlias = Sequence[Sequence[Sequence[bytes]]]
+
+
+def some(client: str, letters: str) -> list[bytes]:
+    """So many datagrams, each of them another one."""
+    return [f"{client}.{letter}".encode() for letter in letters]
+
+
+# By client and stage. The first client does not receive as fast as it should.
+STAGES: Stages = [
+    [some("zero", "abc"), some("zero", "defg"), some("zero", "hijk")],
+    [some("one", "a"), [b"one." + b"x" * LARGEST], some("one", "bc")],
+    [some("two", "a"), [b""], [b"two.fail", b"two.b"]],
+    [[b"three.fail"], [], some("three", "abc")],
+]
+# Fewer, where every pair of steps is tried.
+FEWER: Stages = [
+    [some("zero", "abc"), []],
+    [some("one", "a"), [b"one." + b"x" * LARGEST]],
+    [[b"two.fail"], [b""]],
+]
+
+
+# The scenario ----------------------------------------------------------------------
+
+
+@attrs.define(eq=False)
+class Correspondent:
+    """A client, and what it has to do with.
+
+    Attributes:
+      client: what it sends and receives with.
+      sent: what it has sent.
+      due: what of it was sent before the fault.
+      got: what it has received.
+      has_left: whether it is the one that was closed.
+    """
+
+    client: Any
+    sent: list[bytes] = attrs.field(factory=list)
+    due: list[bytes] = attrs.field(factory=list)
+    got: Counter[bytes] = attrs.field(factory=Counter)
+    has_left: bool = False
+
+    def say(self, *datagrams: bytes, in_time: bool) -> None:
+        """Send these."""
+        for data in datagrams:
+            if not self.has_left and self.client.send(data):
+                self.sent.append(data)
+                if in_time and len(data) <= LARGEST:
+                    self.due.append(data)
+
+    def listen(self) -> None:
+        """Receive what has arrived."""
+        self.got.update(self.client.received())
+
+    def leave(self) -> None:
+        """Close the socket, and whatever was received in it is lost."""
+        self.has_left = True
+        self.client.close()
+
+
+def leave(trial: Trial) -> None:
+    """One of its clients is gone."""
+    trial.client.leave()
+
+
+@attrs.define(eq=False)
+class Setting(Sweepable):
+    """A scenario: a server in the main task, and clients that send it datagrams.
+
+    Attributes:
+      kind: which server.
+      faults: what is done, in this order; `leave` once the server listens.
+      handler: what handles its requests.
+      gentle: whether the fault must not lose what was sent before it.
+      drains: whether what is sent after the fault must not be handled.
+      limits: the server's.
+      serve: how it is served.
+      stages: what each client sends, all of a stage at once.
+      books: those of the last trial.
+    """
+
+    kind: Any
+    faults: Sequence[Fault]
+    handler: Any = Writes
+    gentle: bool = False
+    drains: bool = False
+    limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
+    serve: Callable[[Any, Callable[[], object]], Any] = serve_forever
+    stages: Stages = attrs.field(default=STAGES, repr=False)
+    books: Books = attrs.field(factory=Books)
+    _all: list[Correspondent] = attrs.field(factory=list)
+
+    async def __call__(self, trial: Trial) -> None:
+        """Run it."""
+        self.books, self._all = Books(), []
+        trial.afterwards(self.books.faults)
+        trial.afterwards(self.kind.left_behind)
+        trial.afterwards(partial(self._faults, must_reply=self.gentle or not trial.at))
+        with self.books.open():
+            try:
+                await self._run(trial)
+            finally:
+                for one_of_them in self._all:
+                    one_of_them.listen()
+                    one_of_them.client.close()
+
+    async def _run(self, trial: Trial) -> None:
+        server = self.kind(
+            self.kind.PLACE,
+            self.handler,
+            limits=self.limits,
+            max_packet_size=LARGEST,
+            observers=[self.books.witness],
+        )
+        server.books = self.books
+        scope, listening = trio.CancelScope(), trio.Event()
+
+        def let_them_in() -> None:
+            self.books.run = server._run
+            for number in range(len(self.stages)):
+                self._all.append(Correspondent(self.kind.CLIENT(server, lazy=number == 0)))
+            if leave in self.faults:
+                trial.arm(client=self._all[1])
+            listening.set()
+
+        if leave not in self.faults:
+            trial.arm(server=server, scope=scope)
+        async with trio.open_nursery() as clients:
+            clients.start_soon(self._clients, trial, server, listening)
+            try:
+                with scope:
+                    await self.serve(server, let_them_in)
+            finally:
+                listening.set()
+
+    async def _clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        stops = leave not in self.faults
+        await listening.wait()
+        for number in itertools.count():
+            talks = False
+            for name, one_of_them in enumerate(self._all):
+                datagrams = self.stages[name][number : number + 1]
+                for data in itertools.chain(*datagrams):
+                    one_of_them.say(data, in_time=not stops or not trial.is_harmed)
+                    talks = True
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            before = [it.got.total() for it in self._all]
+            for one_of_them in self._all:
+                one_of_them.listen()
+            if not talks and before == [it.got.total() for it in self._all]:
+                break
+        server.shutdown(5)
+
+    # What went wrong ---------------------------------------------------------
+
+    def _faults(self, *, must_reply: bool) -> Iterator[str]:
+        books = self.books
+        handled = Counter({what: n for what, n in books.calls.items() if isinstance(what, bytes)})
+        sent = [data for one_of_them in self._all for data in one_of_them.sent]
+        for data in handled - Counter(sent):
+            yield f"{data!r} was sent {sent.count(data)} times, and handled {handled[data]} times"
+        for one_of_them in self._all:
+            yield from self._lies_to(one_of_them)
+            if must_reply:
+                yield from self._silence_to(one_of_them, handled)
+            for data in one_of_them.sent:
+                if len(data) > LARGEST and any(data.startswith(it) for it in handled if it):
+                    yield f"a part of {data!r} was handled"
+                if self.drains and data not in one_of_them.due and handled[data]:
+                    yield f"{data!r} was sent when the server drained, and handled"
+        for datagram in books.accepted:
+            yield from self._disagreement(datagram)
+
+    def _lies_to(self, one_of_them: Correspondent) -> Iterator[str]:
+        right = Counter(map(reply_to, one_of_them.sent))
+        if wrong := one_of_them.got - right:
+            yield f"{one_of_them.client.address} got {wrong}"
+
+    def _silence_to(self, one_of_them: Correspondent, handled: Counter[bytes]) -> Iterator[str]:
+        address = one_of_them.client.address
+        unhandled = [data for data in one_of_them.due if not handled[data]]
+        if len(unhandled) > self.books.refused()[address] + self.books.cut.count(address):
+            yield f"{unhandled} of {address} was sent in time, and not handled"
+
+    def _disagreement(self, datagram: trioserver.Datagram) -> Iterator[str]:
+        """Whether a record and what its client knows are not the same."""
+        [sender] = [it for it in self._all if it.client.address == datagram.client_address]
+        records = [it for it in self.books.records if it.info.id == datagram.info.id]
+        outcome = records[0].outcome if records else "none"
+        replies = sender.got[reply_to(datagram.data)]
+        whole = replies == (outcome == "completed")
+        if issubclass(self.handler, Sends):
+            whole = replies == self.books.written[datagram.data] >= (outcome == "completed")
+        if not whole and not sender.has_left:
+            yield f"{datagram.data!r} is {outcome}, and had {replies} replies"
+        if sender.has_left and outcome == "disconnected":
+            return
+        if self.gentle and outcome == "failed" and b"fail" not in datagram.data:
+            yield f"{datagram.data!r} has failed"
+
+
+# Faults ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("handler", [Writes, Sends])
+@all_kinds
+def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
+    """CX-09: wherever it is cancelled, each datagram has its one reply, or none and a record."""
+    assert Setting(kind, [cancel], handler).sweep(every=3) > 100
+
+
+@pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
+@all_kinds
+def test_block_cancelled_after_every_step(kind: Any, serve: Any) -> None:
+    """CX-09: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
+    assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,), every=3) > 30
+
+
+@pytest.mark.parametrize("handler", [Writes, Sends])
+@all_kinds
+def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
+    """CX-09, UD-11: what was sent before the drain is handled, in full; what comes later is not."""
+    setting = Setting(kind, [shut_down], handler, gentle=True, drains=True)
+    assert setting.sweep(every=3) > 100
+
+
+@all_kinds
+def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
+    """UD-11: the same where datagrams wait for a slot, or are dropped and counted."""
+    limits = trioserver.Limits(requests=2)
+    setting = Setting(kind, [shut_down], gentle=True, drains=True, limits=limits)
+    assert setting.sweep(every=3) > 100
+
+
+@all_kinds
+def test_ctrl_c_after_every_step(kind: Any) -> None:
+    """CX-09: wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    assert Setting(kind, [ctrl_c]).sweep(every=5) > 50
+
+
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
+@all_kinds
+def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, no datagram is answered by half.
+
+    A sample of the pairs; soak/sweeps.py tries them all.
+    """
+    setting = Setting(kind, [shut_down, second], drains=True, stages=FEWER)
+    assert setting.sweep(seeds=(0,), every=7) > 30
+
+
+@all_kinds
+def test_client_leaves_after_every_step(kind: Any) -> None:
+    """CX-09, UX-12: whenever a client is gone, the others get their replies, and it its records."""
+    assert Setting(kind, [leave], gentle=True).sweep(every=3) > 100
+
+
+def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any = Writes) -> int:
+    """Cancel one request at each of its own checkpoints; how many there were."""
+    runs = 0
+    for seed in seeds:
+        for step in itertools.count(1):
+            setting = Setting(cut_in_its_step(kind, step), [shut_down], handler)
+            setting.one(seed=seed).check()
+            books = setting.books
+            assert books.witness.outcomes.count("cancelled") == len(books.cut)
+            if not books.cut:
+                break
+            runs += 1
+    return runs
+
+
+@pytest.mark.parametrize("handler", [Writes, Sends])
+@all_kinds
+def test_one_request_cancelled_after_every_step_of_its_own(kind: Any, handler: Any) -> None:
+    """CX-04, CX-09: wherever one request is cancelled, all the other datagrams are answered."""
+    assert sweep_one_request(kind, handler=handler) >= 9
+
+
+# What is planted is found ---------------------------------------------------------------
+
+
+def complaint_about(setting: Setting) -> str:
+    """What the sweep says."""
+    with pytest.raises(Finding) as found:
+        setting.sweep()
+    return str(found.value)
+
+
+def test_half_a_reply_is_found() -> None:
+    """A handler that sends what it has so far when it is cancelled is found out."""
+
+    class Hasty(Sends):
+        async def handle(self) -> None:
+            half = reply_to(self.packet)[:2]
+            try:
+                await super().handle()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    await self.request.reply(half)
+                raise
+
+    assert "got Counter({b'<" in complaint_about(Setting(InMemory, [cancel], Hasty))
+
+
+def test_a_second_reply_is_found() -> None:
+    """A handler that replies once more when it is cancelled is found out."""
+
+    class Repeats(Sends):
+        async def handle(self) -> None:
+            try:
+                await super().handle()
+            except trio.Cancelled:
+                if self.server.books.written[self.packet]:
+                    with trio.CancelScope(shield=True):
+                        await self.request.reply(reply_to(self.packet))
+                raise
+
+    assert "got Counter({b'<" in complaint_about(Setting(InMemory, [cancel], Repeats))
+
+
+def test_a_lost_datagram_is_found() -> None:
+    """A server that forgets one of what the drain takes in is found out."""
+
+    class Forgetful(InMemory):
+        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+            if self.draining:
+                listener.accept_now()
+            return super().get_request(listener)
+
+    setting = Setting(Forgetful, [shut_down], gentle=True)
+    assert "sent in time, and not handled" in complaint_about(setting)

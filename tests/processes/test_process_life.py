@@ -1,0 +1,574 @@
+"""Worker processes end with their server, however it ends; and they leave nothing behind."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support import Witness, connect, plain_client, read_to_end, running, until
+from support import process_handlers as handlers
+from support.processes import ENVIRONMENT, SOON, is_running, is_served, is_there, on_tcp
+from support.threads import ask
+
+import trioserver
+from trioserver._modes.processes.server import launch, starter
+from trioserver._modes.processes.server.worker import Worker
+from trioserver.testing import open_descriptors
+
+# The server is killed ----------------------------------------------------------------------
+
+SERVES = """
+import ctypes, os, sys, time, trio, trioserver; from support import process_handlers as handlers
+
+method, handler, stray = sys.argv[1:]
+
+async def main():
+    server = trioserver.ProcessTCPServer(
+        ("127.0.0.1", 0), getattr(handlers, handler), min_children=4, start_method=method
+    )
+    async with server.serving():
+        fork = {"os.fork": os.fork, "fork in C": ctypes.CDLL(None).fork, "": os.getpid}[stray]
+        if fork() == 0:
+            time.sleep(60)
+        print(server.server_address[1], *server.active_children, flush=True)
+        await trio.sleep_forever()
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes the interpreter's lock")
+@pytest.mark.parametrize(
+    ("method", "handler", "stray"),
+    [
+        ("forkserver", "does", ""),
+        ("forkserver", "adoes", ""),
+        ("forkserver", "does", "os.fork"),
+        ("forkserver", "does", "fork in C"),
+        ("forkserver", "adoes", "fork in C"),
+        ("spawn", "does", "os.fork"),
+    ],
+)
+def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> None:
+    """Within a second no worker is left: idle, asleep, computing, in C with the lock.
+
+    Nor if the application has a child of its own, which has inherited all that it had.
+    """
+    program = start(SERVES, method, handler, stray)
+    port, *pids = map(int, program.stdout.readline().split())
+    assert len(pids) == 4
+    # No pipe's end tells of a fork that nobody was told of, and no thread in time.
+    deeds = [b"sleep", b"loop"] if stray == "fork in C" else [b"sleep", b"loop", b"c"]
+    clients = [plain_client(("127.0.0.1", port)) for _ in deeds]
+    try:
+        for client, deed in zip(clients, deeds, strict=True):
+            client.sendall(deed)
+            assert client.recv(100) == b"begun."
+        assert all(map(is_running, pids))
+        program.kill()
+        began = time.perf_counter()
+        while any(map(is_running, pids)) and time.perf_counter() - began < 5:
+            time.sleep(0.005)
+        left = [pid for pid in pids if is_running(pid)]
+        assert (left, time.perf_counter() - began < 1) == ([], True)
+    finally:
+        for client in clients:
+            client.close()
+        for pid in pids:
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+# Signals of a whole group ----------------------------------------------------------------------
+
+
+def family_of(program: int) -> list[int]:
+    """The process ids of a program and all that it has started: a service manager's group."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            parents[int(entry.name)] = int(stat[1])
+    family = [program]
+    for member in family:  # which grows
+        family += [pid for pid, parent in parents.items() if parent == member]
+    return family
+
+
+def tell_family(program: int, number: int) -> None:
+    """Send a signal to all of it."""
+    for pid in family_of(program):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+STARTS_UNDER_FIRE = """
+if __name__ == "__main__":
+    import signal; from support import process_handlers as handlers
+    for name in handlers.ORDERS:
+        signal.signal(getattr(signal, name), lambda *_: None)
+    print("up", flush=True)
+
+import sys, trio, trioserver; from support import process_handlers as handlers
+
+async def main():
+    server = trioserver.ProcessTCPServer(
+        ("127.0.0.1", 0), handlers.does, min_children=4, start_method=sys.argv[1]
+    )
+    async with server.serving():
+        print(server.server_address[1], *server.active_children, flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+
+if __name__ == "__main__":
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_signals_while_workers_start(start: Any, method: str) -> None:
+    """PR-16: they come to the whole group; whoever decides is the server, and it alone."""
+    program = start(STARTS_UNDER_FIRE, method)
+    fired = 0
+
+    async def fires() -> None:
+        nonlocal fired
+        for name in itertools.cycle(handlers.ORDERS):
+            tell_family(program.pid, getattr(signal, name))
+            fired += 1
+            await trio.sleep(0.003)
+
+    with trio.fail_after(20):
+        assert await trio.to_thread.run_sync(program.stdout.readline) == "up\n"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fires)
+            line = await trio.to_thread.run_sync(program.stdout.readline)
+            nursery.cancel_scope.cancel()
+        assert fired > 10
+        port, *pids = map(int, line.split())
+        assert len(pids) == 4
+        assert all(map(is_running, pids))
+        for _ in range(4):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+                await client.send_all(b"nothing")
+                answer = await read_to_end(client)
+                assert int(answer.removeprefix(b"begun.")) in pids
+        _, errors = await trio.to_thread.run_sync(program.communicate, "\n")
+    assert errors == ""
+    assert program.returncode == 0
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody is let in there."""
+    try:
+        plain_client(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+RUNS = """
+import sys, trioserver; from support import process_handlers as handlers
+
+class Announces(trioserver.ProcessTCPServer):
+    async def server_activate(self):
+        await super().server_activate()
+        print(self.server_address[1], flush=True)
+
+if __name__ == "__main__":
+    trioserver.run(
+        Announces(
+            ("127.0.0.1", 0),
+            getattr(handlers, sys.argv[1]),
+            min_children=2,
+            start_method=sys.argv[2],
+        )
+    )
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("handler", "method"), [("does", "forkserver"), ("adoes", "forkserver"), ("does", "spawn")]
+)
+def test_signal_while_a_worker_is_busy(start: Any, handler: str, method: str, number: int) -> None:
+    """PR-16: its request is finished: the first one to the whole group is a drain."""
+    program = start(RUNS, handler, method)
+    port = int(program.stdout.readline())
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"wait")
+        assert client.recv(100) == b"begun."
+        tell_family(program.pid, number)
+        # It has been heard of by the time that nobody is let in any more.
+        deadline = time.perf_counter() + 5
+        while is_open(port) and time.perf_counter() < deadline:
+            time.sleep(0.02)  # each look is a client, who wants a worker
+        client.sendall(b"!")
+        assert int(client.recv(100)) > 0
+        assert client.recv(100) == b""
+    _, errors = program.communicate(timeout=10)
+    assert "Traceback" not in errors
+    assert program.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_signal_while_the_workers_of_a_program_start(start: Any, method: str) -> None:
+    """PR-16: it is a drain, too, and who has queued by then is served."""
+    program = start(RUNS, "does", method)
+    port = int(program.stdout.readline())  # before there are any
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"nothing")
+        tell_family(program.pid, signal.SIGTERM)
+        assert client.recv(100).startswith(b"begun.")
+    _, errors = program.communicate(timeout=10)
+    assert "Traceback" not in errors
+    assert program.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
+async def test_workers_obey_no_signal(handler: Any, method: str) -> None:
+    """Busy or idle, they go on; and so does what they come out of."""
+    async with running(server := on_tcp(handler, min_children=2, start_method=method)):
+        pids = server.active_children
+        async with await connect(server) as client:
+            await client.send_all(b"wait")
+            assert await client.receive_some() == b"begun."
+            for name in handlers.ORDERS:
+                for pid in [*pids, *_fork_server()]:
+                    os.kill(pid, getattr(signal, name))
+                assert await is_served(server) in pids
+            await client.send_all(b"!")
+            assert int(await read_to_end(client)) in pids
+        assert server.active_children == pids
+        assert all(map(is_running, _fork_server()))
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
+async def test_what_a_worker_starts_hears_signals(handler: Any, method: str) -> None:
+    """Be it a program or a child: a handler can ``terminate()`` both."""
+    witness = Witness()
+    server = on_tcp(handler, start_method=method, observers=[witness])
+    async with running(server):
+        assert await ask(server, b"hears") == b"begun.%d" % server.active_children[0]
+    assert witness.outcomes == ["completed"]
+
+
+async def test_fork_server_forks_for_others() -> None:
+    """Their processes hear signals as ever."""
+    async with running(server := on_tcp(handlers.does)):
+        await is_served(server)
+    child = multiprocessing.get_context("forkserver").Process(target=time.sleep, args=[60])
+    child.start()
+    child.terminate()
+    child.join(5)
+    status = child.exitcode
+    child.kill()
+    assert status == -signal.SIGTERM
+    child.close()
+
+
+# Where handlers live ----------------------------------------------------------------------------
+
+IN_MAIN = """
+import socketserver, sys, trio, trioserver
+
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+class Mine(trioserver.ProcessTCPServer):
+    pass
+
+async def main():
+    server = Mine(("127.0.0.1", 0), Upper, min_children=1, start_method=sys.argv[1])
+    async with server.serving():
+        async with await trio.open_tcp_stream(*server.server_address) as client:
+            await client.send_all(b"hello\\n")
+            print(await client.receive_some())
+"""
+
+GUARDED = (
+    IN_MAIN
+    + """
+if __name__ == "__main__":
+    trio.run(main)
+"""
+)
+
+UNGUARDED = (
+    IN_MAIN
+    + """
+trio.run(main)
+"""
+)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_handler_in_main(start: Any, method: str) -> None:
+    """PR-10: workers find the handler and the server's class in the program that was started."""
+    output, errors = start(GUARDED, method).communicate(timeout=20)
+    assert (output, errors) == ("b'HELLO\\n'\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_program_without_a_guard(start: Any, method: str) -> None:
+    """PR-10: workers do not start workers; the server says what is missing."""
+    program = start(UNGUARDED, method)
+    output, errors = program.communicate(timeout=20)
+    assert output == ""
+    assert program.returncode == 1
+    assert 'belongs under `if __name__ == "__main__":`' in errors
+    assert errors.rstrip().splitlines()[-1].startswith("trioserver")
+
+
+def test_program_from_stdin() -> None:
+    """There is nothing that a worker could import: the server does not start, and says so."""
+    program = subprocess.run(
+        [sys.executable, "-", "forkserver"],
+        input=GUARDED,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert program.stdout == ""
+    assert program.returncode == 1
+    last = program.stderr.rstrip().splitlines()[-1]
+    assert "WorkerStartError: worker processes import the program" in last
+    assert "this one comes from stdin" in last
+
+
+# What is printed ----------------------------------------------------------------------------------
+
+
+def test_what_is_printed_is_the_programs(start: Any) -> None:
+    """What a handler prints comes out where the program's own does, all of it."""
+    program = start(RUNS, "does", "forkserver")
+    port = int(program.stdout.readline())
+    with plain_client(("127.0.0.1", port)) as client:
+        client.sendall(b"print")
+        assert client.recv(100) == b"begun."
+        assert program.stdout.read(1_000_001) == "y" * 1_000_000 + "\n"
+        assert program.stderr.read(1_000_001) == "z" * 1_000_000 + "\n"
+        assert int(client.recv(100)) > 0
+    program.send_signal(signal.SIGTERM)
+    program.communicate(timeout=10)
+    assert program.returncode == 0
+
+
+def test_nobody_reads_what_is_printed(start: Any) -> None:
+    """PR-18: with the reader gone, who prints fails; the server and its workers go on."""
+    program = start(RUNS, "does", "forkserver")
+    port = int(program.stdout.readline())
+    program.stdout.close()
+    for deed, end in [(b"print", False), (b"nothing", True), (b"print", False), (b"nothing", True)]:
+        with plain_client(("127.0.0.1", port)) as client:
+            client.sendall(deed)
+            answer = b""
+            while data := client.recv(100):
+                answer += data
+            assert answer.startswith(b"begun.")
+            assert (len(answer) > len(b"begun.")) == end
+    program.stdout = None
+    program.send_signal(signal.SIGTERM)
+    _, errors = program.communicate(timeout=10)
+    assert errors.count("BrokenPipeError") >= 2
+    assert program.returncode == 0
+
+
+# Nothing is left -----------------------------------------------------------------------
+
+
+def zombies_of(*parents: int) -> list[int]:
+    """The children of these processes that nobody has reaped."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            pid = int(entry.name)
+            state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+            if state == "Z" and int(parent) in parents:
+                found.append(pid)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("handler", "method", "many"),
+    [
+        (handlers.does, "forkserver", 300),
+        (handlers.adoes, "forkserver", 300),
+        (handlers.does, "spawn", 40),
+    ],
+)
+async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
+    """PR-06, PR-09: 300 requests with 30 kills leave nothing, and no innocent one fails."""
+    witness = Witness()
+    deeds = [b"kill" if number % 10 == 5 else b"nothing" for number in range(many)]
+
+    async def asks() -> None:
+        while deeds:
+            deed = deeds.pop()
+            answer = await ask(server, deed)
+            assert answer.startswith(b"begun.")
+            assert (answer == b"begun.") == (deed == b"kill")
+
+    server = on_tcp(
+        handler, min_children=2, max_children=3, observers=[witness], start_method=method
+    )
+    async with running(server):
+        await ask(server, b"nothing")
+        await until(lambda: len(server.active_children) == 2 and not server.requests)
+    before = open_descriptors()
+    async with running(server):
+        in_between = len(open_descriptors())
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(asks)
+        await until(lambda: len(server._run.staff._idle) in {2, 3})
+        # One more worker than at first may still be on its way; each has at most six.
+        await until(
+            lambda: len(open_descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
+        )
+        children = server.active_children
+    assert open_descriptors() == before
+    assert server.active_children == []
+    assert not any(map(is_running, children))
+    assert zombies_of(os.getpid(), *_fork_server()) == []
+    counts = {name: witness.outcomes.count(name) for name in set(witness.outcomes)}
+    assert counts == {"completed": 1 + many * 9 // 10, "failed": many // 10}
+
+
+def _fork_server() -> list[int]:
+    """The process id of the fork server, which is the parent of workers."""
+    from multiprocessing import forkserver  # noqa: PLC0415
+
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return [] if pid is None else [pid]
+
+
+async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
+    """200 requests that no worker has had yet: nobody is killed for them, and nothing is left."""
+    witness = Witness()
+    gate = tmp_path / "open"
+    server = on_tcp(
+        handlers.does,
+        min_children=0,
+        max_children=20,
+        child_init=partial(handlers.init_waits_for, str(gate)),
+        observers=[witness],
+    )
+    gate.touch()
+    async with running(server):
+        await is_served(server)
+    before = open_descriptors()
+    gate.unlink()
+    async with running(server):
+        for _ in range(10):
+            clients = [await connect(server) for _ in range(20)]
+            await until(lambda: len(server.requests) == 20)
+            for info in server.requests:
+                assert server.cancel_request(info.id, "enough")
+            for client in clients:
+                async with client:
+                    assert await read_to_end(client) == b""
+        assert len(server._run.staff._waiting) == 0
+        gate.touch()
+        await is_served(server)
+        assert len(server.active_children) <= 20
+    assert open_descriptors() == before
+    first, *others, last = witness.records
+    assert {(str(it.outcome), it.reason) for it in others} == {("cancelled", "enough")}
+    assert len(others) == 200
+    assert first.outcome == last.outcome == "completed"
+
+
+async def test_cancelled_while_the_system_starts_a_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fork server that hangs is waited for within bounds; a worker that comes late is ended."""
+    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
+    server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
+    async with running(server):
+        await is_served(server)
+    before, late = open_descriptors(), []
+    hangs, goes_on = threading.Event(), threading.Event()
+    start = launch.launch
+
+    def starts_late(*arguments: Any) -> launch.Launched:
+        hangs.set()
+        goes_on.wait(20)
+        late.append(start(*arguments))
+        return late[0]
+
+    monkeypatch.setattr(launch, "launch", starts_late)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await until(hangs.is_set)
+        began = time.perf_counter()
+        nursery.cancel_scope.cancel()
+    assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
+    assert "the start of a worker process does not end; left behind" in caplog.text
+    goes_on.set()
+    await until(lambda: late and not is_there(late[0].pid))
+    # There is another fork server, whose line is another one.
+    await until(lambda: len(open_descriptors()) == len(before))
+
+
+def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends workers is not interrupted itself."""
+    end, pids = Worker.end, []
+
+    async def is_interrupted(worker: Worker, seconds: float) -> int:
+        pids.append(worker.pid)
+        signal.raise_signal(signal.SIGINT)
+        return await end(worker, seconds)
+
+    async def serves() -> None:
+        async with running(server := on_tcp(handlers.does)):
+            await is_served(server)
+
+    trio.run(serves)  # with a fork server, which stays
+    before = open_descriptors()
+    monkeypatch.setattr(Worker, "end", is_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(serves)
+    assert pids
+    assert not any(map(is_there, pids))
+    assert open_descriptors() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only it tells such an end from theirs")
+async def test_fork_server_is_killed() -> None:
+    """Its workers go on, whether they have a request or not; the next ones come out of another."""
+    witness = Witness()
+    async with running(server := on_tcp(handlers.does, min_children=2, observers=[witness])):
+        before = server.active_children
+        async with await connect(server) as client:
+            await client.send_all(b"wait")
+            assert await client.receive_some() == b"begun."
+            [fork_server] = _fork_server()
+            os.kill(fork_server, signal.SIGKILL)
+            await until(lambda: not is_running(fork_server))
+            assert await is_served(server) in before
+            await client.send_all(b"!")
+            assert int(await read_to_end(client)) in before
+        assert await ask(server, b"exit3") == b"begun."
+        await until(lambda: len(set(server.active_children) - set(before)) == 1)
+        await is_served(server)
+    assert not any(map(is_running, before))
+    assert witness.outcomes == ["completed", "completed", "failed", "completed"]

@@ -1,0 +1,456 @@
+"""Worker processes that cannot be started, for a while or ever: who is there goes on."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from support import Witness, read_to_end, running, until
+from support import process_handlers as handlers
+from support.processes import (
+    SOON,
+    _calls,
+    are_idle,
+    fails_to_start,
+    is_running,
+    is_served,
+    on_tcp,
+    start,  # noqa: F401  (a fixture)
+)
+from support.threads import ask
+
+from trioserver import Timeouts, WorkerStartError
+from trioserver._modes.processes.protocol.errors import WorkerCrashed
+from trioserver._modes.processes.server import launch, pool, setbacks, starter
+from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
+from trioserver._modes.processes.server.worker import Worker
+
+TOLD = ["cannot start workers, pausing: ", "starting workers again, after "]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was told of starts: the beginning of each message that is no worker's end."""
+    messages = [it.getMessage() for it in caplog.records if it.name == "trioserver.error"]
+    return [begin for message in messages for begin in TOLD if message.startswith(begin)]
+
+
+# When it is hopeless -------------------------------------------------------------------------
+
+
+def failed(why: BaseException | None = None) -> WorkerStartError:
+    """A start that has failed, and why."""
+    error = WorkerStartError("no")
+    error.__cause__ = why
+    return error
+
+
+async def test_pauses_double(autojump_clock: Any) -> None:
+    """The next start waits for twice as long; those that were started together are one."""
+    setback, pauses = Setbacks(60), []
+    for _ in range(8):
+        since = setback.number
+        for _ in range(3):
+            setback.start_failed(failed(), since, anybody=True)
+        began = trio.current_time()
+        await setback.pause()
+        pauses.append(round(trio.current_time() - began, 3))
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_pauses_begin_anew(autojump_clock: Any) -> None:
+    """When a worker has served that was started since the last failure, and none before."""
+    setback = Setbacks(60)
+    for _ in range(3):
+        setback.start_failed(failed(), setback.number, anybody=True)
+    setback.over(setback.number - 1)
+    assert setback.one_more(setback.number)
+    await setback.pause()
+    assert trio.current_time() == pytest.approx(0.8)
+    setback.over(setback.number)
+    assert setback.one_more(setback.number)
+    await setback.pause()
+    assert trio.current_time() == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("anybody", "why", "ends_after"),
+    [
+        (False, LookupError("no"), 0.1 + 0.2 + 0.4 + 0.8),
+        (False, OSError(errno.EMFILE, "too many"), 63.1),
+        (True, LookupError("no"), None),
+        (True, OSError(errno.EMFILE, "too many"), None),
+    ],
+)
+async def test_hopeless(
+    anybody: bool, why: Exception, ends_after: float | None, autojump_clock: Any
+) -> None:
+    """A server without a worker fails: after five failures, or when a shortage lasts too long."""
+    setback = Setbacks(60)
+    while trio.current_time() < 600:
+        if setback.start_failed(failed(why), setback.number, anybody=anybody):
+            break
+        await setback.pause()
+    if ends_after is None:
+        assert trio.current_time() >= 600
+    else:
+        assert trio.current_time() == pytest.approx(ends_after, abs=3)
+
+
+async def test_hope_counts_from_the_last_worker(autojump_clock: Any) -> None:
+    """What has failed while there were workers does not count when the last one has gone."""
+    setback = Setbacks(60)
+    hopeless = [
+        setback.start_failed(failed(), setback.number, anybody=number < 50) for number in range(55)
+    ]
+    assert hopeless == [False] * 54 + [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (OSError(errno.EMFILE, ""), True),
+        (OSError(errno.ENFILE, ""), True),
+        (BlockingIOError(errno.EAGAIN, ""), True),
+        (OSError(errno.ENOMEM, ""), True),
+        (MemoryError(), True),
+        (RuntimeError("can't start new thread"), True),
+        (FileNotFoundError(errno.ENOENT, ""), False),
+        (RuntimeError("another one"), False),
+        (None, False),
+    ],
+)
+def test_shortages(error: BaseException | None, short: bool) -> None:
+    """What passes, in the words of the system and of Python."""
+    assert is_shortage(error) == short
+
+
+# Who is there goes on -------------------------------------------------------------------------
+
+
+def fails_in_the_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While there is a file, there are no descriptors to be had for a worker."""
+    begin = launch.launch
+
+    def launches(*arguments: Any) -> launch.Launched:
+        if path.exists():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return begin(*arguments)
+
+    monkeypatch.setattr(launch, "launch", launches)
+
+
+@pytest.mark.parametrize("where", ["worker", "system"])
+async def test_workers_stay_when_others_do_not_come(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PR-02: also beyond ``max_requests``; it is told at the beginning, and at the end."""
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(setbacks, "LONGEST_PAUSE", 0.02)
+    path, witness = tmp_path / "gone", Witness()
+    init = partial(handlers.init_fails_if, str(path)) if where == "worker" else None
+    if where == "system":
+        fails_in_the_system(path, monkeypatch)
+    server = on_tcp(
+        handlers.does, min_children=2, max_requests=2, child_init=init, observers=[witness]
+    )
+    async with running(server):
+        before = set(server.active_children)
+        path.touch()
+        for _ in range(20):
+            assert await is_served(server) in before
+            await trio.sleep(0.01)
+        assert before <= set(server.active_children)
+        path.unlink()
+        while before & set(server.active_children):
+            await is_served(server)
+        await until(lambda: len(told(caplog)) == 2)
+    assert told(caplog) == TOLD
+    assert set(witness.outcomes) == {"completed"}
+
+
+def test_worker_that_has_ended_does_not_come_back() -> None:
+    """Whose request was cancelled in the moment in which it ended, while others do not start."""
+    config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
+    staff = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
+    staff._setbacks.last = True
+    staff._is_free(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
+    assert staff._idle == []
+
+
+async def test_workers_that_end_one_after_the_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PR-02: eight of them, 20 ms apart, while others cannot start, are no eight failures."""
+    path = tmp_path / "gone"
+    init = partial(handlers.init_fails_if, str(path))
+    async with running(server := on_tcp(handlers.does, min_children=8, child_init=init)):
+        path.touch()
+        for pid in server.active_children:
+            os.kill(pid, signal.SIGKILL)
+            await trio.sleep(0.02)
+        await until(lambda: not server.active_children)
+        await trio.sleep(0.2)
+        path.unlink()
+        assert await is_served(server) in server.active_children
+        await are_idle(server, 8)
+    assert told(caplog) == TOLD
+
+
+@pytest.mark.parametrize("where", ["worker", "system"])
+async def test_some_of_the_first_cannot_start(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server starts if one can; the others come when they can."""
+    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
+    path = tmp_path / "gone"
+    path.touch()
+    begin, tries = launch.launch, itertools.count()
+
+    def launches(*arguments: Any) -> launch.Launched:
+        if path.exists() and next(tries) != 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return begin(*arguments)
+
+    init = None
+    if where == "worker":
+        init = partial(handlers.init_fails_for_others, str(path))
+    else:
+        monkeypatch.setattr(launch, "launch", launches)
+    async with running(server := on_tcp(handlers.does, min_children=3, child_init=init)):
+        [pid] = server.active_children
+        assert await is_served(server) == pid
+        path.unlink()
+        await are_idle(server, 3)
+    assert told(caplog) == TOLD
+
+
+async def test_none_of_the_first_can_start(tmp_path: Path) -> None:
+    """Then the server does not, and says why; once all have tried."""
+    path = tmp_path / "gone"
+    path.touch()
+    init = partial(handlers.init_fails_if, str(path))
+    message = await fails_to_start(on_tcp(handlers.does, min_children=3, child_init=init))
+    assert "LookupError: no database there" in message
+    assert len(_calls(path)) == 3
+
+
+FEW_DESCRIPTORS = """
+import resource, sys, trioserver; from support import process_handlers as handlers
+
+class Announces(trioserver.ProcessTCPServer):
+    async def server_activate(self):
+        await super().server_activate()
+        print(self.server_address[1], flush=True)
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    trioserver.run(Announces(("127.0.0.1", 0), handlers.does, min_children=1))
+"""
+
+
+async def test_more_clients_than_descriptors(start: Any) -> None:  # noqa: F811
+    """PR-02: sixty at once, with descriptors for ten: all are served, by those that there are."""
+    program = start(FEW_DESCRIPTORS)
+    answers = []
+
+    async def asks() -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client:
+            await client.send_all(b"nap")
+            answers.append(await read_to_end(client))
+
+    with trio.fail_after(20):
+        port = int(await trio.to_thread.run_sync(program.stdout.readline))
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(asks)
+        program.send_signal(signal.SIGTERM)
+        _, errors = await trio.to_thread.run_sync(program.communicate)
+    assert len(answers) == 60
+    assert all(len(answer) > len(b"begun.") for answer in answers)
+    assert errors.count("cannot start workers, pausing: ") == 1
+    assert "Too many open files" in errors
+    assert program.returncode == 0
+
+
+# The fork server ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Makes a module that a new fork server and its workers find; then there is none again."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str) -> str:
+        (tmp_path / "to_preload.py").write_text(text)
+        return "to_preload"
+
+    launch.end_fork_server()
+    yield write
+    launch.end_fork_server()
+
+
+def fork_server() -> int:
+    """The process id of the fork server."""
+    from multiprocessing import forkserver  # noqa: PLC0415
+
+    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+BAD_MODULES = {
+    "raise ValueError('broken')": "ValueError: broken",
+    "import nowhere": "No module named 'nowhere'",
+    "raise SystemExit(4)": "SystemExit: 4",
+}
+
+
+@pytest.mark.parametrize("text", BAD_MODULES)
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_preload_that_cannot_be_imported(method: str, text: str, module: Any) -> None:
+    """PR-10: the server does not start, and says which module it was, with its traceback."""
+    server = on_tcp(handlers.does, preload=[module(text)], start_method=method)
+    message = await fails_to_start(server)
+    assert BAD_MODULES[text] in message
+    assert "This was the import of 'to_preload', which the server has in `preload`." in message
+
+
+async def test_misspelt_preload(module: Any) -> None:
+    """PR-10: the same."""
+    message = await fails_to_start(on_tcp(handlers.does, preload=["mispelt"]))
+    assert "No module named 'mispelt'" in message
+
+
+async def test_fork_server_that_always_ends(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Workers do without it."""
+    text = "import os, sys\nif '--multiprocessing-fork' not in sys.orig_argv: os._exit(3)\n"
+    async with running(server := on_tcp(handlers.does, preload=[module(text)])):
+        await is_served(server)
+    assert "the fork server has ended; a worker process is spawned instead" in caplog.text
+    assert "to_preload" in caplog.text
+
+
+HANGS = "import time\ntime.sleep(60)\n"
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+async def test_preload_that_hangs(
+    method: str, module: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PR-10: ``start_timeout`` bounds it; a fork server that hangs is ended, and another starts."""
+    began = time.perf_counter()
+    server = on_tcp(
+        handlers.does, preload=[module(HANGS)], start_timeout=1, start_method=method, min_children=3
+    )
+    message = await fails_to_start(server)
+    assert 1 <= time.perf_counter() - began < 1 + SOON
+    assert "after 1 s (start_timeout)" in message
+    if method == "forkserver":
+        assert "to_preload" in message
+        assert "the fork server has not started a worker in time, and is ended" in caplog.text
+    module("")
+    server.start_timeout = 60
+    async with running(server):
+        await is_served(server)
+
+
+@pytest.mark.parametrize("how", ["shut down", "cancelled"])
+async def test_end_of_a_server_whose_preload_hangs(how: str, module: Any) -> None:
+    """It can always end, within the grace and the cleanup."""
+    server = on_tcp(handlers.does, preload=[module(HANGS)], timeouts=Timeouts(cleanup=1))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve_forever)
+            await until(lambda: server.socket)
+            await trio.sleep(0.2)
+            began = time.perf_counter()
+            if how == "shut down":
+                server.shutdown(0)
+            else:
+                nursery.cancel_scope.cancel()
+    assert time.perf_counter() - began < 1 + SOON
+
+
+async def test_fork_server_that_somebody_has_stopped(
+    module: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts nobody, and does not tell how a worker has ended: the next one does."""
+    server = handlers.Erring(("127.0.0.1", 0), handlers.does, min_children=1, start_timeout=4)
+    async with running(server):
+        stopped = fork_server()
+        os.kill(stopped, signal.SIGSTOP)
+        assert await ask(server, b"exit3") == b"begun."
+        await is_served(server)
+        assert fork_server() != stopped
+        assert not is_running(stopped)
+    [error] = server.errors
+    assert isinstance(error, WorkerCrashed)
+    assert error.status == launch.UNKNOWN
+    assert "the fork server has not started a worker in time, and is ended" in caplog.text
+
+
+async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None:
+    """Its workers end, and nobody waits for news of it for long."""
+    server = on_tcp(handlers.does, min_children=8, timeouts=Timeouts(cleanup=1))
+    with trio.fail_after(20):
+        async with server.serving():
+            pids = server.active_children
+            os.kill(fork_server(), signal.SIGSTOP)
+            began = time.perf_counter()
+        assert time.perf_counter() - began < launch.LONGEST_NEWS + SOON
+    assert not any(map(is_running, pids))
+
+
+async def test_interpreter_that_hangs(
+    tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PR-10: the same of a spawned one, which takes nothing of all that it is to be told."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS)
+    server = on_tcp(handlers.does, start_method="spawn", start_timeout=1)
+    server.my_table = bytes(1_000_000)
+    began = time.perf_counter()
+    message = await fails_to_start(server)
+    assert "it was not ready after 1 s (start_timeout)" in message
+    assert 1 <= time.perf_counter() - began < 1 + SOON
+
+
+async def test_start_that_never_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is that it waits for: the other workers, and the server, end without it."""
+    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
+    monkeypatch.setattr(pool, "LONGEST_KILL", 0.5)
+    goes_on = threading.Event()
+
+    def hangs(process: Any) -> None:
+        with launch._turn:
+            goes_on.wait(20)
+        raise OSError(errno.EIO, "hopeless")
+
+    server = on_tcp(handlers.does, min_children=2, timeouts=Timeouts(cleanup=0.2))
+    try:
+        with trio.fail_after(20):
+            async with server.serving():
+                pids = server.active_children
+                monkeypatch.setattr(launch, "_start", hangs)
+                assert await ask(server, b"exit3") == b"begun."
+                await until(launch._turn.locked)
+                began = time.perf_counter()
+            assert time.perf_counter() - began < 2 * SOON
+        assert not any(map(is_running, pids))
+        assert "the start of a worker process does not end; left behind" in caplog.text
+    finally:
+        goes_on.set()
+        await until(lambda: not launch._turn.locked())

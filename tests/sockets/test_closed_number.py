@@ -1,0 +1,230 @@
+"""A handler closes its descriptor by the number: that is its error, and harms nobody else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import socketserver
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+from support import Witness, plain_client, running, until
+from support.adopting import THERE, adopted, in_thread
+
+import trioserver
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_stays_open"),
+    # They are let go on purpose.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+def by_a_file(number: int) -> None:
+    """A file, which closes it when it is let go."""
+    os.fdopen(number, "wb", 0).write(b"bye\n")
+
+
+def by_a_socket(number: int) -> None:
+    """Another socket, which does so, too."""
+    socket.socket(fileno=number).sendall(b"bye\n")
+
+
+WAYS: dict[str, tuple[Callable[[int], None], bytes]] = {
+    "file": (by_a_file, b"bye\n"),
+    "socket": (by_a_socket, b"bye\n"),
+    "close": (os.close, b""),
+}
+
+
+class Strangers:
+    """Connections of somebody else, each of which has got the number of a handler's."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+
+    def take(self, number: int) -> None:
+        """Be given the number that was just closed."""
+        for _ in range(20):  # others are free, too, and lower ones come first
+            self.pairs.append(socket.socketpair())
+            if number in {one.fileno() for one in self.pairs[-1]}:
+                return
+        raise AssertionError("somebody else has it")
+
+    def are_well(self) -> bool:
+        """Whether nothing was done to them."""
+        for one, other in self.pairs:
+            one.sendall(b"x")
+            other.sendall(b"y")
+            if (other.recv(2), one.recv(2)) != (b"x", b"y"):
+                return False
+        return True
+
+
+@pytest.fixture
+def strangers() -> Iterator[Strangers]:
+    """Who is there, and is closed at the end."""
+    strangers = Strangers()
+    yield strangers
+    for pair in strangers.pairs:
+        for one in pair:
+            one.close()
+
+
+class MySocket(socket.socket):
+    """One of theirs."""
+
+
+class Subclass(socketserver.ThreadingTCPServer):
+    """Its requests are not plain sockets."""
+
+    def get_request(self) -> Any:
+        sock, address = super().get_request()
+        return MySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
+
+
+DOORS: dict[str, Any] = {
+    "tasks": trioserver.TCPServer,
+    "threads": trioserver.ThreadingTCPServer,
+    "adopt": socketserver.ThreadingTCPServer,
+    "adopt a plain one": socketserver.TCPServer,
+    "adopt a subclass": Subclass,
+}
+
+
+class Closer:
+    """What the handlers do, of either colour, and what their servers are told."""
+
+    def __init__(self, close: Callable[[int], None], strangers: Strangers | None) -> None:
+        self.close, self.strangers = close, strangers
+        self.is_done = threading.Event()
+        self.errors: list[Any] = []
+
+    def handler(self, request: Any, client_address: Any, server: Any) -> None:
+        """Close it, if the client says so."""
+        self.after(request, request.recv(1))
+
+    async def task(self, request: Any, client_address: Any, server: Any) -> None:
+        """The same."""
+        self.after(request, await request.recv(1))
+
+    def after(self, request: Any, word: bytes) -> None:
+        """What both do."""
+        if word == b"x":
+            number = request.fileno()
+            self.close(number)
+            if self.strangers is not None:
+                self.strangers.take(number)
+        self.is_done.set()
+
+    def handle_error(self, *_: Any) -> None:
+        """Note it."""
+        self.errors.append(sys.exception())
+
+    async def handle_error_of_task(self, *_: Any) -> None:
+        """The same."""
+        self.handle_error()
+
+
+def served(door: str, closer: Closer) -> tuple[Any, Any, Witness]:
+    """A server, what serves with it, and who watches."""
+    ours, witness = not door.startswith("adopt"), Witness()
+    hook = closer.handle_error_of_task if ours else closer.handle_error
+    kind = type("Server", (DOORS[door],), {"handle_error": staticmethod(hook)})
+    server: Any = kind(THERE, closer.task if door == "tasks" else closer.handler)
+    if not ours:
+        return server, adopted(server, observers=[witness]), witness
+    server.observers = (witness,)
+    return server, running(server), witness
+
+
+@pytest.mark.parametrize("is_taken", [False, True], ids=["free", "taken"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("door", DOORS)
+async def test_handler_closes_its_number(
+    door: str, way: str, is_taken: bool, strangers: Strangers
+) -> None:
+    """The next one is served, the error is told, and who has got the number is left alone."""
+    close, said = WAYS[way]
+    closer = Closer(close, strangers if is_taken else None)
+    server, serving, witness = served(door, closer)
+    began = trio.current_time()
+    async with serving:
+        for number, (word, answer) in enumerate(((b"x", said), (b"y", b""), (b"x", said)), 1):
+            closer.is_done.clear()
+            with plain_client(server.server_address) as client:
+                client.sendall(word)
+                assert await in_thread(closer.is_done.wait, 5)  # so that nobody takes the number
+                assert await in_thread(client.recv, 10) == answer
+                assert await in_thread(client.recv, 10) == b""
+            await until(lambda: len(witness.records) == number)  # noqa: B023
+    assert witness.outcomes == ["failed", "completed", "failed"]
+    assert "give them a duplicate" in witness.records[0].reason
+    assert [error.errno for error in closer.errors] == [errno.EBADF] * 2
+    assert strangers.are_well()
+    assert trio.current_time() - began < 2  # nobody lingers with it
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_cancelled_handler_has_closed_its_number(way: str, strangers: Strangers) -> None:
+    """What is done to end its waits is not done to a stranger."""
+    close, _ = WAYS[way]
+
+    def handler(request: Any, client_address: Any, server: Any) -> None:
+        number = request.fileno()
+        close(number)
+        strangers.take(number)
+        while True:
+            trio.from_thread.check_cancelled()
+
+    witness = Witness()
+    fields: dict[str, Any] = {
+        "timeouts": trioserver.Timeouts(request=0.1),
+        "observers": [witness],
+    }
+    async with running(server := trioserver.ThreadingTCPServer(THERE, handler, **fields)):
+        with plain_client(server.server_address):
+            await until(lambda: witness.records)
+    assert witness.outcomes == ["timed_out"]
+    assert strangers.are_well()
+
+
+async def test_number_of_a_listener_is_closed(strangers: Strangers) -> None:
+    """It ends in order, and nobody else's is closed in its place."""
+
+    async def nothing(*_: Any) -> None: ...
+
+    with trio.fail_after(10):
+        async with trioserver.TCPServer(THERE, nothing) as server:
+            number = server.fileno()
+            os.close(number)
+            strangers.take(number)
+    assert strangers.are_well()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_handler_fails_after_it_has_closed_its_number(
+    door: str, strangers: Strangers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own error is told, and that alone."""
+
+    def close(number: int) -> None:
+        os.close(number)
+        strangers.take(number)
+        raise ValueError("no")
+
+    closer = Closer(close, None)
+    server, serving, witness = served(door, closer)
+    async with serving:
+        with plain_client(server.server_address) as client:
+            client.sendall(b"x")
+            assert await in_thread(client.recv, 1) == b""
+            await until(lambda: witness.records)
+    assert [str(error) for error in closer.errors] == ["no"]
+    assert "handle_error raised" not in caplog.text
+    assert strangers.are_well()

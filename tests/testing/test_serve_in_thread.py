@@ -1,0 +1,660 @@
+"""`trioserver.testing.serve_in_thread`: servers for plain tests, and that wrong ones fail."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import socket
+import socketserver
+import tempfile
+import threading
+import unittest
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support import Upper, process_handlers
+
+import trioserver
+from trioserver.testing import (
+    Exchange,
+    Faults,
+    Hung,
+    Latency,
+    Refuse,
+    Reset,
+    ThreadServer,
+    Unfinished,
+    open_descriptors,
+    serve_in_thread,
+)
+
+A_MOMENT = 0.5
+"""Seconds of patience for what will not come; a busy machine answers within it."""
+
+
+def server_threads() -> list[threading.Thread]:
+    """Those that this file's subject starts."""
+    return [one for one in threading.enumerate() if one.name.startswith("serve_in_thread")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No thread, no descriptor, no file, whatever a test does."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = open_descriptors()
+    yield
+    assert server_threads() == []
+    assert open_descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+async def fails(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Reads a line's beginning, and fails."""
+    text = await request.recv(100)
+    raise KeyError(text)
+
+
+async def holds(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Says that it has begun, and does not end by itself."""
+    await request.sendall(b"begun")
+    await trio.sleep_forever()
+
+
+class Back(trioserver.DatagramRequestHandler):
+    """Replies in reverse."""
+
+    async def handle(self) -> None:
+        await self.wfile.write((await self.rfile.read())[::-1])
+
+
+class SyncUpper(socketserver.StreamRequestHandler):
+    """Answers a line."""
+
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.readline().upper())
+
+
+class Blocks:
+    """A handler that blocks Trio's loop until it is released."""
+
+    def __init__(self) -> None:
+        self._begun, self._released = threading.Event(), threading.Event()
+
+    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+        self._begun.set()
+        self._released.wait()
+
+    def block(self, server: ThreadServer) -> socket.socket:
+        """Have the loop blocked; gives the client."""
+        client = server.connect()
+        assert self._begun.wait(10)
+        return client
+
+    def release(self) -> None:
+        """Go on; wait for the threads that were left to end by themselves."""
+        self._released.set()
+        for thread in server_threads():
+            thread.join(10)
+
+
+def ask(server: ThreadServer, text: bytes) -> bytes:
+    """A connection's worth of answers."""
+    with server.connect() as client:
+        client.sendall(text)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(100), b""))
+
+
+def fail(server: ThreadServer, text: bytes = b"hello\n") -> None:
+    """Have a handler fail."""
+    assert ask(server, text) == b""
+
+
+def begin(server: ThreadServer) -> None:
+    """Have one of `holds` begin."""
+    assert server.connect().recv(100) == b"begun"
+
+
+# Serving ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+def test_serves_a_handler(where: Any) -> None:
+    """In a thread that ends with the block; what was noted can be looked at after it."""
+    with serve_in_thread(Upper, transport=where) as server:
+        [thread] = server_threads()
+        assert (thread.name, thread.daemon) == ("serve_in_thread(Upper)", True)
+        assert ask(server, b"hello\nworld\n") == b"HELLO\nWORLD\n"
+        [exchange] = server.wait_requests()
+        server.wait_idle()
+        assert exchange.outcome is trioserver.Outcome.COMPLETED
+    assert server.exchanges == [exchange]
+    if where == "tcp":
+        assert exchange.info.server_address == server.address == ("127.0.0.1", server.port)
+    else:
+        assert not Path(server.address).exists()
+        with pytest.raises(TypeError, match="has no port"):
+            _ = server.port
+
+
+@pytest.mark.parametrize("where", ["udp", "unix"])
+def test_serves_datagrams(where: Any, tmp_path: Path) -> None:
+    """With clients that can be replied to; those on Unix have a path for that."""
+    with serve_in_thread(Back, transport=where) as server:
+        client = server.connect()
+        client.send(b"hello")
+        assert client.recv(100) == b"olleh"
+        assert len(list(tmp_path.glob("client-*"))) == (where == "unix")
+
+
+def test_serves_a_server_as_it_is() -> None:
+    """And gives it back closed; its handlers may be in threads."""
+    for served in (
+        trioserver.TCPServer(("", 0), Upper),
+        trioserver.ThreadingTCPServer(("127.0.0.1", 0), SyncUpper),
+    ):
+        with serve_in_thread(served) as server:
+            assert server.server is served
+            assert ask(server, b"hello\n") == b"HELLO\n"
+        assert served.socket is None
+
+
+@pytest.fixture(scope="module")
+def parents_of_workers() -> None:
+    """Are there: `multiprocessing` starts them once, and keeps them to the program's end."""
+    with serve_in_thread(trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper)):
+        pass
+
+
+def test_serves_processes(parents_of_workers: None) -> None:
+    """Which a thread other than the main one may start, too."""
+    served = trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper)
+    with serve_in_thread(served, patience=30) as server:
+        assert ask(server, b"hello\n") == b"HELLO\n"
+
+
+def test_two_at_once_and_in_any_thread() -> None:
+    """Neither needs the main thread, or knows of the other."""
+
+    def serve() -> bytes:
+        with serve_in_thread(Upper) as one, serve_in_thread(Upper) as other:
+            assert one.port != other.port
+            return ask(one, b"one ") + ask(other, b"other")
+
+    with ThreadPoolExecutor(2) as threads:
+        for answer in [threads.submit(serve) for _ in range(2)]:
+            assert answer.result(20) == b"ONE OTHER"
+
+
+async def test_in_trio() -> None:
+    """In a thread of another run, and even in its loop, which then stands still."""
+
+    def serve() -> bytes:
+        with serve_in_thread(Upper) as server:
+            answer = ask(server, b"hello")
+            server.wait_idle()
+            return answer
+
+    assert await trio.to_thread.run_sync(serve) == b"HELLO"
+    assert serve() == b"HELLO"
+
+
+def test_clients_are_closed_with_the_server() -> None:
+    """First of all, so that who waits for them ends by that."""
+    with serve_in_thread(Upper) as server:
+        client = server.connect()
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+    assert client.fileno() == -1
+    assert [str(one.outcome) for one in server.exchanges] == ["completed"]
+
+
+def test_clients_do_not_hang() -> None:
+    """Nor does one that waits for what never comes."""
+    with serve_in_thread(Upper, patience=20) as server:
+        assert server.connect().gettimeout() == 20
+        with pytest.raises(TimeoutError):
+            server.connect(timeout=0.01).recv(100)
+        assert server.connect(timeout=math.inf).gettimeout() is None
+
+
+def test_stop_tells_how_it_ended() -> None:
+    """Whoever is still served then is cut when the grace is over."""
+    with serve_in_thread(holds) as server:
+        begin(server)
+        report = server.stop(grace=0.01)
+        assert [str(one.outcome) for one in report.requests] == ["cancelled"]
+        assert report.grace == 0.01
+        with pytest.raises(ConnectionRefusedError):
+            server.connect()
+        server.wait_idle()
+
+
+class NotingFaults(Faults):
+    """Note in which threads they are changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+
+    def add(self, *faults: Any) -> None:
+        super().add(*faults)
+        if faults:
+            self.threads.append(threading.current_thread().name)
+
+    def remove(self, *faults: Any) -> None:
+        super().remove(*faults)
+        self.threads.append(threading.current_thread().name)
+
+    def clear(self) -> None:
+        super().clear()
+        self.threads.append(threading.current_thread().name)
+
+
+def test_network_changes_from_outside() -> None:
+    """In the thread of the server, where connections wait for just that."""
+    inside = NotingFaults()
+    with serve_in_thread(Upper, faults=inside) as server:
+        client = server.connect()
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+        server.faults.add(Refuse(), Latency(30))
+        assert repr(server.faults) == f"<trioserver.testing.Faults: {Refuse()}, {Latency(30)}>"
+        server.faults.remove(Refuse())
+        assert len(server.faults) == 1
+        server.faults.clear()
+        assert ask(server, b"hello") == b"HELLO"
+        with server.faults.during(Reset(after=3)):
+            assert list(server.faults) == [Reset(after=3)]
+            with pytest.raises(ConnectionResetError):
+                client.recv(100)
+        assert list(server.faults) == []
+    assert inside.threads == ["serve_in_thread(Upper)"] * 6  # the last at the end
+
+
+def test_faults_that_were_not_asked_for() -> None:
+    """Nothing is between the server and its sockets then."""
+    with serve_in_thread(Upper) as server:
+        with pytest.raises(RuntimeError, match=r"give some when it is opened: faults=Faults"):
+            _ = server.faults
+
+
+# Wrong tests fail -------------------------------------------------------------------
+
+
+def test_handler_error_fails_the_test() -> None:
+    """With its traceback, though the client has noticed nothing but an end."""
+    with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+        with serve_in_thread(fails) as server:
+            fail(server)
+    [error] = caught.value.exceptions
+    assert isinstance(error, KeyError)
+    assert error.__traceback__ is not None
+    assert server.exchanges[0].error is error
+
+
+def test_lenient() -> None:
+    """``strict=False``: errors are noted, and whoever goes on is cut."""
+    with serve_in_thread(fails, strict=False) as server:
+        fail(server)
+    assert isinstance(server.exchanges[0].error, KeyError)
+    with serve_in_thread(holds, strict=False) as server:
+        begin(server)
+    assert [str(one.outcome) for one in server.exchanges] == ["cancelled"]
+
+
+def test_check_raises_each_error_once() -> None:
+    """So it fails the test that has caused it, and not the next one, nor the end."""
+    with serve_in_thread(fails) as server:
+        server.check()
+        fail(server, b"first")
+        with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+            server.check()
+        assert [error.args for error in caught.value.exceptions] == [(b"first",)]
+        server.check()
+        fail(server, b"second")
+        with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+            server.check()
+        assert [error.args for error in caught.value.exceptions] == [(b"second",)]
+
+
+def test_expected_error_does_not() -> None:
+    """It is there to be looked at."""
+    with serve_in_thread(fails) as server:
+        with server.expect_error(KeyError) as errors:
+            fail(server)
+        assert [error.args for error in errors] == [(b"hello\n",)]
+
+
+@pytest.mark.slow
+def test_missing_error_fails_the_test() -> None:
+    """After a second."""
+    with serve_in_thread(fails) as server:
+        with pytest.raises(AssertionError, match="no handler has raised LookupError, which this"):
+            with server.expect_error(LookupError):
+                pass
+
+
+@pytest.mark.slow
+def test_unfinished_handler_fails_the_test() -> None:
+    """By name, a second after the test."""
+    with pytest.raises(Unfinished, match=r"1 s after the test:\n  request 1 from .*, working"):
+        with serve_in_thread(holds) as server:
+            begin(server)
+
+
+@pytest.mark.parametrize("error", [AssertionError("the test's own"), pytest.skip.Exception("no")])
+def test_own_failure_is_not_masked(error: BaseException) -> None:
+    """The handler's error is a note on it; an unfinished one is not even looked for."""
+    with pytest.raises(type(error)) as caught:
+        with serve_in_thread(fails) as server, server.expect_error(KeyError):
+            fail(server)
+            raise error
+    assert caught.value is error
+    [note] = error.__notes__
+    assert note.startswith("A handler has failed, too:\nTraceback")
+    assert "KeyError: b'hello" in note
+    with pytest.raises(ZeroDivisionError) as other:
+        with serve_in_thread(holds) as server:
+            begin(server)
+            raise ZeroDivisionError
+    assert not hasattr(other.value, "__notes__")
+
+
+# Crashes ---------------------------------------------------------------------------------
+
+
+def knock(server: ThreadServer) -> None:
+    """Come; the server may be gone before that is known here."""
+    with contextlib.suppress(ConnectionError):
+        server.connect()
+
+
+class Crashes(trioserver.TCPServer):
+    """Fails itself, as soon as somebody comes."""
+
+    def get_request(self, listener: Any) -> Any:
+        raise KeyError("the server itself")
+
+
+class Interrupted(trioserver.TCPServer):
+    """The same, with what is no `Exception`."""
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        raise KeyboardInterrupt("the server itself")
+
+
+WAITS: dict[str, Callable[[ThreadServer], object]] = {
+    "wait_requests": lambda server: server.wait_requests(2),
+    "wait_idle": ThreadServer.wait_idle,
+    "check": ThreadServer.check,
+    "stop": ThreadServer.stop,
+    "connect": ThreadServer.connect,
+}
+
+
+@pytest.mark.parametrize("kind", [Crashes, Interrupted])
+@pytest.mark.parametrize("wait", WAITS)
+def test_background_crash_fails_who_waits(kind: Any, wait: str) -> None:
+    """At once, with the server's error; later calls, too, and the end in any case."""
+    crash, told = (KeyError, KeyboardInterrupt), "the server itself"
+    with pytest.raises(crash, match=told) as at_the_end:
+        with serve_in_thread(kind(("127.0.0.1", 0), Upper)) as server:
+            knock(server)
+            with pytest.raises(crash, match=told) as there:
+                server.wait_requests(2)
+            with pytest.raises(crash, match=told):
+                WAITS[wait](server)
+    assert at_the_end.value is there.value
+
+
+def test_background_crash_is_told_of() -> None:
+    """When the test has failed by what it has seen of it."""
+    with pytest.raises(AssertionError, match="the test's own") as caught:
+        with serve_in_thread(Crashes(("127.0.0.1", 0), Upper)) as server, server.expect_error():
+            knock(server)
+            with pytest.raises(KeyError):
+                server.wait_requests()
+            raise AssertionError("the test's own")
+    [note] = caught.value.__notes__
+    assert note.startswith("The server has failed, too:\nTraceback")
+    assert "KeyError: 'the server itself'" in note
+
+
+def test_crash_at_the_end_is_told_of() -> None:
+    """By itself, also when it comes together with the test's own failure."""
+
+    class Interrupts(trioserver.TCPServer):
+        async def server_close(self) -> None:
+            raise KeyboardInterrupt("the server itself")
+
+    with pytest.raises(AssertionError, match="the test's own") as caught:
+        with serve_in_thread(Interrupts(("127.0.0.1", 0), Upper)):
+            raise AssertionError("the test's own")
+    [note] = caught.value.__notes__
+    assert note.startswith("The server has failed, too:\nTraceback")
+    assert note.endswith("KeyboardInterrupt: the server itself\n")
+
+
+# The start, and the end -----------------------------------------------------------------
+
+
+def test_port_that_is_taken() -> None:
+    """Is an error of the ``with`` statement, bare."""
+    with serve_in_thread(Upper) as server:
+        again = trioserver.TCPServer(server.address, Upper)
+        with pytest.raises(OSError, match="in use") as caught, serve_in_thread(again):
+            raise AssertionError("it was served")
+    assert any(entry.name == "server_bind" for entry in caught.traceback)
+
+
+@pytest.mark.parametrize(
+    ("server", "options", "error", "message"),
+    [
+        (Upper, {"transport": "memory"}, ValueError, "no way into a network in memory: transport"),
+        (Upper, {"transport": "sctp"}, ValueError, "must be .*, not 'sctp'"),
+        (trioserver.UDPServer(("", 0), Back), {}, TypeError, "served over 'tcp'; its own is 'udp'"),
+        (
+            SyncUpper,
+            {},
+            TypeError,
+            r'needs .* trioserver.ThreadingTCPServer\(\("127.0.0.1", 0\), SyncUpper\).*=\'tcp\'',
+        ),
+        (
+            process_handlers.Back,
+            {"transport": "udp"},
+            TypeError,
+            r'needs .* trioserver.ThreadingUDPServer\(\("127.0.0.1", 0\), Back\).*=\'udp\'',
+        ),
+        (Upper, {"patience": "1"}, TypeError, "patience must be a number of seconds, not '1'"),
+        (Upper, {"patience": True}, TypeError, "patience must be a number of seconds, not True"),
+        (Upper, {"patience": 0}, ValueError, "patience must be greater than 0 seconds, not 0"),
+        (Upper, {"patience": math.nan}, ValueError, "greater than 0 seconds, not nan"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    server: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    """In words."""
+    with pytest.raises(error, match=message), serve_in_thread(server, **options):
+        raise AssertionError("it was served")
+
+
+def test_start_that_hangs() -> None:
+    """Is ended, and shown."""
+
+    class Hangs(trioserver.TCPServer):
+        async def server_bind(self) -> Any:
+            await trio.sleep_forever()
+
+    hangs = serve_in_thread(Hangs(("127.0.0.1", 0), Upper), patience=A_MOMENT)
+    with pytest.raises(Hung) as caught, hangs:
+        raise AssertionError("it was served")
+    told = str(caught.value)
+    assert told.startswith(f"the start took more than {A_MOMENT} real seconds; the tasks were here")
+    assert "in server_bind: await trio.sleep_forever()" in told
+
+
+def test_end_that_hangs() -> None:
+    """Here on a request whose second is longer than the patience; it is cancelled."""
+    with pytest.raises(Hung) as caught, serve_in_thread(holds, patience=A_MOMENT) as server:
+        begin(server)
+    told = str(caught.value)
+    assert told.startswith(f"the end took more than {A_MOMENT} real seconds; the tasks were here")
+    assert "in holds: await trio.sleep_forever()" in told
+    assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.slow
+def test_loop_that_is_blocked() -> None:
+    """By a handler, say: it is shown where, and its thread is left, and ends when it can."""
+    blocks = Blocks()
+    with pytest.raises(Hung) as caught, serve_in_thread(blocks, patience=A_MOMENT) as server:
+        client = blocks.block(server)
+        with pytest.raises(Hung, match=r"wait_idle\(\) took .*loop is blocked here:"):
+            server.wait_idle(timeout=0.01)
+    told = str(caught.value)
+    assert told.startswith(
+        f"the end took more than {A_MOMENT} real seconds; Trio's loop is blocked"
+    )
+    assert "self._released.wait()" in told
+    [note] = caught.value.__notes__
+    assert note == "'serve_in_thread(Blocks)', a thread, cannot be ended: it is left."
+    assert client.fileno() == -1
+    assert len(server_threads()) == 1
+    blocks.release()
+
+
+@pytest.mark.slow
+def test_own_failure_is_not_masked_by_a_hung_end() -> None:
+    """Which is a note on it."""
+    blocks = Blocks()
+    with pytest.raises(AssertionError, match="the test's own") as caught:
+        with serve_in_thread(blocks, patience=A_MOMENT) as server:
+            blocks.block(server)
+            raise AssertionError("the test's own")
+    [note] = caught.value.__notes__
+    assert "Hung: the end took more than" in note
+    assert "it is left" in note
+    blocks.release()
+
+
+def test_wait_in_vain() -> None:
+    """Shows the tasks; and the server goes on."""
+    with serve_in_thread(Upper) as server:
+        client = server.connect()
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+        for _ in range(2):
+            with pytest.raises(Hung) as caught:
+                server.wait_requests(2, timeout=0.01)
+        head, *tree = str(caught.value).splitlines()
+        assert head == "wait_requests(2) took more than 0.01 real seconds; the tasks were here:"
+        assert any("TCPServer request 1 from 127.0.0.1" in line for line in tree)
+        assert [line.strip() for line in tree].count("wait_requests(2)") == 1
+        assert ask(server, b"hello") == b"HELLO"
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_ctrl_c_ends_the_server(wait: bool) -> None:
+    """In the block as in a wait for the server; it leaves as what it is."""
+
+    async def interrupts(request: Any, client_address: Any, server: Any) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        with serve_in_thread(interrupts) as server:
+            if wait:
+                server.connect()
+                server.wait_requests()
+            else:
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_call_from_the_server_s_own_thread() -> None:
+    """Would wait for itself."""
+
+    async def asks_itself(request: Any, client_address: Any, server: Any) -> None:
+        outside.wait_idle()
+
+    with serve_in_thread(asks_itself) as outside, outside.expect_error(RuntimeError) as errors:
+        fail(outside)
+    assert "wait_idle() would wait for itself: this is the server's own" in str(errors[0])
+
+
+USES = {
+    **WAITS,
+    "expect_error": lambda server: server.expect_error().__enter__(),
+    "faults": lambda server: server.faults.clear(),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_use_after_the_end(use: str) -> None:
+    """Is refused in words."""
+    with serve_in_thread(Upper, faults=Faults()) as server:
+        pass
+    with pytest.raises(RuntimeError, match=rf"^{use}.*\) comes too late: the block is left, and"):
+        USES[use](server)
+
+
+def test_wait_that_the_end_overtakes() -> None:
+    """In another thread; it does not go on for ever."""
+    with ThreadPoolExecutor(1) as threads:
+        with serve_in_thread(Upper, patience=20) as server:
+            begun = threading.Event()
+
+            def wait() -> list[Exchange]:
+                begun.set()
+                return server.wait_requests(2)
+
+            waits = threads.submit(wait)
+            begun.wait()
+        with pytest.raises(RuntimeError, match=r"wait_requests\(2\) comes too late"):
+            waits.result(20)
+
+
+# unittest ---------------------------------------------------------------------------------
+
+
+class Suite(unittest.TestCase):
+    """Tests that share a server; not collected by pytest, but run below."""
+
+    __test__ = False
+    server: ThreadServer
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.server = cls.enterClassContext(serve_in_thread(fails))
+
+    def setUp(self) -> None:
+        self.addCleanup(self.server.check)
+
+    def test_a_does_nothing(self) -> None:
+        """So nothing fails."""
+
+    def test_b_fails(self) -> None:
+        """Does not notice that its handler has failed."""
+        fail(self.server)
+
+    def test_c_expects(self) -> None:
+        """Knows that its handler fails."""
+        with self.server.expect_error(KeyError):
+            fail(self.server)
+
+
+def test_shared_server_fails_the_right_test() -> None:
+    """The one whose handler has failed; and the others are none the worse."""
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromTestCase(Suite).run(result)
+    [(test, told)] = result.errors
+    assert test.id().endswith(".Suite.test_b_fails")
+    assert "handlers have failed" in told
+    assert "KeyError: b'hello" in told
+    assert (result.testsRun, result.failures) == (3, [])

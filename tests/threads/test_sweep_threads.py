@@ -1,0 +1,155 @@
+"""The same faults where handlers run in threads, whose steps nobody schedules."""
+
+from __future__ import annotations
+
+import os
+import select
+import socketserver
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from support.sweeping import (
+    NAMES,
+    Fault,
+    OnTCP,
+    OnUnix,
+    Setting,
+    VictimOnTCP,
+    VictimOnUnix,
+    cancel,
+    ctrl_c,
+    shut_down,
+    shut_down_at_once,
+)
+
+import trioserver
+from trioserver.testing import ResetClient
+
+
+@pytest.fixture(autouse=True)
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Socket files are made in a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+_one_at_a_time = threading.Lock()
+
+
+class Careful(socketserver.StreamRequestHandler):
+    """Answers lines in upper case, and keeps its books."""
+
+    def setup(self) -> None:
+        super().setup()
+        with _one_at_a_time:
+            self.server.books.calls["setup"] += 1
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+
+    def finish(self) -> None:
+        with _one_at_a_time:
+            self.server.books.calls["finish"] += 1
+        super().finish()
+
+
+class Calls(Careful):
+    """Has Trio's thread do the work."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(trio.from_thread.run(upper, line))
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+
+
+class Selects(Careful):
+    """Does not read before the kernel says that something is there."""
+
+    def handle(self) -> None:
+        select.select([self.request], [], [])
+        super().handle()
+
+
+class ReadsByNumber(Careful):
+    """Reads its first byte from the descriptor."""
+
+    def handle(self) -> None:
+        first = os.read(self.request.fileno(), 1)
+        if first:
+            self.wfile.write((first + self.rfile.readline()).upper())
+            with _one_at_a_time:
+                self.server.books.written[self.client_address] += 1
+        super().handle()
+
+
+async def upper(line: bytes) -> bytes:
+    """As `bytes.upper`, in two steps."""
+    await trio.lowlevel.checkpoint()
+    return line.upper()
+
+
+class ThreadsOnTCP(trioserver.ThreadingMixIn, OnTCP):
+    """Watched, on the loopback interface."""
+
+    JUMP_AFTER = 1.0  # the clock must not jump while a thread is at work
+
+
+class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
+    """Watched, on a Unix socket."""
+
+    JUMP_AFTER = 1.0
+
+
+all_kinds = pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
+both_handlers = pytest.mark.parametrize("handler", [Careful, Calls])
+
+
+@both_handlers
+@all_kinds
+def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
+    """CX-07: wherever it is cancelled, nothing is left and every request has a record."""
+    assert Setting(kind, [cancel], handler).sweep() > 60
+
+
+@pytest.mark.parametrize("handler", [Careful, Calls, Selects, ReadsByNumber])
+@all_kinds
+def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
+    """GS-11: wherever the drain begins, what was asked before it is answered, in full."""
+    assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 60
+
+
+@all_kinds
+def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
+    """The same where clients wait for a slot."""
+    limits = trioserver.Limits(requests=1)
+    setting = Setting(kind, [shut_down], Careful, gentle=True, limits=limits)
+    assert setting.sweep() > 60
+
+
+@all_kinds
+def test_ctrl_c_after_every_step(kind: Any) -> None:
+    """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    assert Setting(kind, [ctrl_c], Careful).sweep() > 60
+
+
+@all_kinds
+@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
+def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
+    """Whenever somebody loses patience with a drain, everything is closed all the same."""
+    assert Setting(kind, [shut_down, second], Careful).sweep(seeds=(0,), every=3) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "victim"), [(ThreadsOnTCP, VictimOnTCP), (ThreadsOnUnix, VictimOnUnix)]
+)
+def test_client_reset_after_every_step(kind: Any, victim: Any) -> None:
+    """Wherever one client is reset, the others get all their replies."""
+    setting = Setting(kind, [ResetClient()], Careful, gentle=True, victim=victim)
+    assert setting.sweep(seeds=(0,), every=5) > 5

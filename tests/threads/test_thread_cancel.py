@@ -1,0 +1,846 @@
+"""Threads whose requests are cancelled: most end at once, and the others harm nobody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from support import Witness, connect, plain_client, read_to_end, running, until
+from support.threads import THERE, Upper, ask, on_tcp
+
+import trioserver
+from trioserver import Limits, Outcome, Timeouts
+from trioserver.testing import open_descriptors
+
+SOON = 0.5
+"""Seconds, generously, for what happens at once: the wrong way takes seconds."""
+
+
+# How handlers wait -----------------------------------------------------------------------
+
+
+class Waits(socketserver.StreamRequestHandler):
+    """Waits in its own way, and notes when that was over, and how it ended."""
+
+    began: threading.Event
+    ended: dict[str, Any]
+
+    def handle(self) -> None:
+        self.began.set()
+        try:
+            self.ended["result"] = self.wait()
+        except BaseException as error:
+            self.ended["error"] = error
+            raise
+        finally:
+            self.ended["at"] = time.perf_counter()
+
+    def wait(self) -> Any:
+        raise NotImplementedError
+
+
+class InRecv(Waits):
+    def wait(self) -> bytes:
+        return bytes(self.request.recv(100))
+
+
+class InReadline(Waits):
+    def wait(self) -> bytes:
+        return self.rfile.readline()
+
+
+class InTheMiddle(Waits):
+    """Its request has begun."""
+
+    def wait(self) -> bytes:
+        assert self.rfile.read(1) == b"x"
+        return self.rfile.readline()
+
+
+class WithATimeout(Waits):
+    """Has a time-out of its own, for which Python makes the socket non-blocking."""
+
+    timeout = 60
+
+    def wait(self) -> bytes:
+        return self.rfile.readline()
+
+
+class InSendall(Waits):
+    def wait(self) -> None:
+        while True:
+            self.request.sendall(bytes(1_000_000))
+
+
+class InWrite(InSendall):
+    timeout = 60
+    wbufsize = -1
+
+    def wait(self) -> None:
+        while True:
+            self.wfile.write(bytes(1_000_000))
+
+
+class InSendfile(Waits):
+    def wait(self) -> None:
+        with Path("/dev/zero").open("rb") as zeros:
+            self.request.sendfile(zeros)
+
+
+class InCheckCancelled(Waits):
+    """Computes, and asks now and then."""
+
+    def wait(self) -> None:
+        while True:
+            trio.from_thread.check_cancelled()
+            time.sleep(0.001)
+
+
+class InTrio(Waits):
+    """Waits in a call of Trio's for the end of its own request."""
+
+    def wait(self) -> None:
+        while True:
+            trio.from_thread.run(trio.sleep, 0.001)
+            trio.from_thread.check_cancelled()
+
+
+WAYS = [
+    *(InRecv, InReadline, InTheMiddle, WithATimeout),
+    *(InSendall, InWrite, InSendfile, InCheckCancelled, InTrio),
+]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def way(request: pytest.FixtureRequest) -> type[Waits]:
+    """Every way to wait, in turn."""
+    facts = {"began": threading.Event(), "ended": {}}
+    return type(request.param.__name__, (request.param,), facts)
+
+
+async def waits(server: Any, way: type[Waits]) -> trio.SocketStream:
+    """A client whose handler waits."""
+    client = await connect(server)
+    await client.send_all(b"x" if issubclass(way, InTheMiddle) else b"")
+    await until(way.began.is_set)
+    busy = (
+        {"working"}
+        if issubclass(way, (InCheckCancelled, InTrio))
+        else {"idle", "reading", "writing"}
+    )
+    before = -1
+
+    def is_there() -> bool:
+        nonlocal before
+        [it] = server.snapshot().requests
+        stands, before = it.bytes_sent == before, it.bytes_sent
+        return it.state in busy and stands
+
+    await until(is_there)
+    return client
+
+
+# Who cancels ----------------------------------------------------------------------------
+
+
+async def test_cancelled_request(way: type[Waits], caplog: pytest.LogCaptureFixture) -> None:
+    """However it waits in its socket, or asks Trio, a thread ends within 0.1 s of a cancel."""
+    caplog.set_level(logging.INFO, "trioserver.error")
+    witness = Witness()
+    took: list[float] = []
+    async with running(server := on_tcp(way, observers=[witness])):
+        while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
+            way.began.clear()
+            async with await waits(server, way):
+                began = time.perf_counter()
+                assert server.cancel_request(len(took) + 1, "enough")
+                await until(lambda: len(witness.records) > len(took))
+                took.append(time.perf_counter() - began)
+                assert way.ended["at"] - began <= took[-1]
+    assert min(took) < 0.1
+    assert {(it.outcome, it.reason) for it in witness.records} == {(Outcome.CANCELLED, "enough")}
+    assert caplog.records == []  # whatever it raised is what was done to it
+
+
+async def test_grace_is_over(way: type[Waits]) -> None:
+    """The same at the end of the grace; the server has closed by then."""
+    server = on_tcp(way, ends_idle_reads=False)
+    async with running(server):
+        async with await waits(server, way):
+            server.shutdown(0.02)
+            began = time.perf_counter()
+            report = await server.wait_closed()
+            assert time.perf_counter() - began < 0.02 + SOON
+    [record] = report.cancelled
+    assert record.reason == "the grace is over"
+    assert not report.clean
+
+
+async def test_outer_scope_is_cancelled(way: type[Waits]) -> None:
+    """The same when the program around the server is cancelled."""
+    witness = Witness()
+    with trio.fail_after(10), trio.CancelScope() as outer:
+        async with running(server := on_tcp(way, observers=[witness])):
+            async with await waits(server, way):
+                began = time.perf_counter()
+                outer.cancel(reason="home time")
+                await trio.lowlevel.checkpoint()
+    assert time.perf_counter() - began < SOON
+    [record] = witness.records
+    assert record.outcome is Outcome.CANCELLED
+    assert way.ended["at"] - began < SOON
+
+
+async def test_request_takes_too_long(way: type[Waits]) -> None:
+    """The same when ``Timeouts.request`` is over."""
+    witness = Witness()
+    timeouts = Timeouts(request=0.3)
+    async with running(server := on_tcp(way, observers=[witness], timeouts=timeouts)):
+        async with await connect(server) as client:
+            await client.send_all(b"x" if issubclass(way, InTheMiddle) else b"")
+            await until(lambda: bool(witness.records))
+    [record] = witness.records
+    assert record.outcome is Outcome.TIMED_OUT
+    assert record.reason == "the request took too long (request)"
+    assert 0.3 <= record.duration < 0.3 + SOON
+
+
+async def test_datagram_that_finds_no_room() -> None:
+    """A ``sendto`` that waits for a full queue ends when its request is cancelled."""
+    errors: list[BaseException] = []
+
+    def floods(request: Any, client_address: Any, server: Any) -> None:
+        try:
+            while True:
+                request[1].sendto(bytes(1000), client_address)
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    witness = Witness()
+    name = b"\0trioserver-%d-" % os.getpid()
+    server = trioserver.ThreadingUnixDatagramServer(name, floods, observers=[witness])
+    async with running(server):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.bind(name + b"client")
+            client.sendto(b"go", server.server_address)
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["writing"])
+            began = time.perf_counter()
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+            assert time.perf_counter() - began < SOON
+    assert witness.outcomes == ["cancelled"]
+    assert [type(error) for error in errors] == [trio.ClosedResourceError]
+
+
+async def test_half_a_reply_does_not_look_like_a_whole_one() -> None:
+    """A client whose reply was cut sees an error, not an end."""
+    witness = Witness()
+
+    def sends(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.sendall(bytes(20_000_000))
+
+    async with running(server := on_tcp(sends, observers=[witness])):
+        async with await connect(server) as client:
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["writing"])
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_end(client)
+
+
+# What is raised after it ------------------------------------------------------------------
+
+
+async def test_error_after_a_cancellation_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One line at INFO, without a traceback; `handle_error` is not called."""
+    caplog.set_level(logging.INFO, "trioserver.error")
+
+    class Confused(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if not self.rfile.readline():
+                raise ValueError("what now?")
+
+    async with running(server := on_tcp(Confused)):
+        async with await connect(server):
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+            server.cancel_request(1, "enough")
+            await until(lambda: not server.requests)
+    [told] = caplog.records
+    assert told.levelname == "INFO"
+    assert told.getMessage().endswith("raised after it was cancelled: ValueError: what now?")
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+async def test_what_ends_programs_goes_on_after_a_cancellation(kind: type[BaseException]) -> None:
+    """``SystemExit`` is never lost."""
+
+    class Exits(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            if not self.rfile.readline():
+                raise kind("now")
+
+    async def serve() -> None:
+        async with running(server := on_tcp(Exits)):
+            async with await connect(server):
+                await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+                server.cancel_request(1, "enough")
+                await trio.sleep_forever()
+
+    with pytest.raises(kind, match="now"):
+        await serve()
+
+
+# Threads that take no notice ----------------------------------------------------------------
+
+
+@attrs.define
+class Deaf:
+    """A handler that waits for something else than its socket; tells how it goes."""
+
+    go: threading.Event = attrs.field(factory=threading.Event)
+    sock: Any = None
+    calls: int = 0
+    after: Callable[[Any], object] = lambda request: None
+    said: list[object] = attrs.field(factory=list)
+    is_over: threading.Event = attrs.field(factory=threading.Event)
+
+    def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+        self.sock = request
+        self.calls += 1
+        try:
+            self.go.wait(20)
+            self.said.append(self.after(request))
+        except BaseException as error:
+            self.said.append(error)
+            raise
+        finally:
+            self.is_over.set()
+
+
+@pytest.fixture
+def deaf() -> Iterator[Deaf]:
+    """One, which ends with the test."""
+    handler = Deaf()
+    yield handler
+    handler.go.set()
+    deadline = time.monotonic() + 10
+    while any(thread.name.startswith("request ") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+    """After ``timeouts.cleanup``: named once, with its stack; in the report, which is not clean."""
+    witness = Witness()
+    fields: dict[str, Any] = {"timeouts": Timeouts(cleanup=0.2), "observers": [witness]}
+    async with running(server := on_tcp(deaf, **fields)):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            server.shutdown(0)
+            began = time.perf_counter()
+            report = await server.wait_closed()
+            assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
+    assert [str(it.outcome) for it in report.requests] == ["abandoned"]
+    assert report.abandoned == tuple(witness.records)
+    assert report.abandoned[0].reason == "the grace is over"
+    assert not report.clean
+    assert "1 abandoned" in report.summary
+    [told] = [it for it in caplog.records if it.levelname == "ERROR"]
+    assert "still runs 0.2 s after it was cancelled; left behind" in told.getMessage()
+    assert "self.go.wait(20)" in told.getMessage()
+    assert not deaf.is_over.is_set()
+
+
+async def test_datagram_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+    """The same for a datagram; the way back is closed, and ends what the thread then tries."""
+    deaf.after = lambda request: request[1].sendto(b"late", ("127.0.0.1", 9))
+    server = trioserver.ThreadingUDPServer(THERE, deaf, timeouts=Timeouts(cleanup=0.05))
+    async with running(server) as address:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.sendto(b"x", address)
+            await until(lambda: deaf.sock is not None)
+            server.shutdown(0)
+            report = await server.wait_closed()
+        deaf.go.set()
+        await until(deaf.is_over.is_set)
+    assert len(report.abandoned) == 1
+    assert [type(it) for it in deaf.said] == [trio.ClosedResourceError]
+
+
+@pytest.mark.parametrize("cancels", ["request", "grace"])
+async def test_daemon_threads(deaf: Deaf, cancels: str, caplog: pytest.LogCaptureFixture) -> None:
+    """With ``daemon_threads``, nobody waits long for a thread that was cancelled."""
+    witness = Witness()
+    async with running(server := on_tcp(deaf, daemon_threads=True, observers=[witness])):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            began = time.perf_counter()
+            if cancels == "request":
+                server.cancel_request(1, "enough")
+            else:
+                server.shutdown(0)
+            await until(lambda: bool(witness.records))
+            assert time.perf_counter() - began < SOON
+    assert witness.outcomes == ["abandoned"]
+
+
+async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
+    """One that waits in its socket is given the moment that it takes to end."""
+    witness = Witness()
+    async with running(server := on_tcp(Upper, daemon_threads=True, observers=[witness])):
+        async with await connect(server) as client:
+            await client.send_all(b"half a line")
+            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [11])
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["cancelled"]
+
+
+async def test_block_on_close(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+    """Without it, closing waits for the grace, and no longer; cancelling a request does."""
+    witness = Witness()
+    timeouts = Timeouts(cleanup=0.3)
+    fields: dict[str, Any] = {"block_on_close": False, "observers": [witness], "timeouts": timeouts}
+    async with running(server := on_tcp(deaf, **fields)):
+        async with await connect(server), await connect(server):
+            await until(lambda: deaf.calls == 2)
+            began = time.perf_counter()
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+            assert time.perf_counter() - began >= 0.3
+            server.shutdown(0.1)
+            began = time.perf_counter()
+            await server.wait_closed()
+            assert 0.1 <= time.perf_counter() - began < 0.1 + SOON
+    assert witness.outcomes == ["abandoned"] * 2
+
+
+async def test_block_on_close_when_cancelled(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor does it wait when the program around the server is cancelled."""
+    with trio.fail_after(10), trio.CancelScope() as outer:
+        async with running(server := on_tcp(deaf, block_on_close=False)):
+            async with await connect(server):
+                await until(lambda: deaf.sock is not None)
+                began = time.perf_counter()
+                outer.cancel()
+                await trio.lowlevel.checkpoint()
+    assert time.perf_counter() - began < SOON
+
+
+async def test_thread_outlives_its_server(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+    """One that ends when the server is gone hurts nobody, and leaves no descriptor."""
+    before = open_descriptors()
+    deaf.after = lambda request: request.recv(1)
+    timeouts = Timeouts(cleanup=0)
+    async with running(server := on_tcp(deaf, timeouts=timeouts)):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            server.shutdown(0)
+            await server.wait_closed()
+    assert len(open_descriptors() - before) == 1  # the thread's own
+    deaf.go.set()
+    await until(deaf.is_over.is_set)
+    await until(lambda: open_descriptors() == before)
+    assert deaf.said == [b""]
+
+
+async def test_server_serves_again_while_a_thread_is_left(
+    deaf: Deaf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next run of the same server has its own slots."""
+    first = [True]
+
+    def deaf_once(*facts: Any) -> None:
+        if first:
+            first.clear()
+            deaf(*facts)
+        else:
+            Upper(*facts)
+
+    server = on_tcp(deaf_once, max_threads=1, timeouts=Timeouts(cleanup=0))
+    async with running(server):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            server.shutdown(0)
+            await server.wait_closed()
+    async with running(server):
+        assert await ask(server, b"x\n") == b"X\n"
+        deaf.go.set()
+        await until(deaf.is_over.is_set)
+        assert await ask(server, b"y\n") == b"Y\n"
+
+
+async def test_thread_that_has_ended_is_not_left_behind(deaf: Deaf) -> None:
+    """Though Trio has not heard of its end yet, because it was kept from listening."""
+    witness = Witness()
+    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0.1)}
+    async with running(server := on_tcp(deaf, **fields)):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            server.cancel_request(1, "enough")
+            await trio.lowlevel.checkpoint()
+            deaf.go.set()
+            assert deaf.is_over.wait(10)
+            time.sleep(0.2)  # noqa: ASYNC251  (Trio hears of both at once)
+            await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["cancelled"]
+
+
+async def test_error_of_a_thread_that_was_left_behind_is_told(
+    deaf: Deaf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one line, when it comes."""
+
+    def raises(sock: Any) -> None:
+        raise ValueError("too late")
+
+    deaf.after = raises
+    witness = Witness()
+    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0)}
+    with caplog.at_level(logging.INFO, "trioserver"):
+        async with running(server := on_tcp(deaf, **fields)):
+            async with await connect(server):
+                await until(lambda: deaf.sock is not None)
+                server.cancel_request(1, "enough")
+                await until(lambda: bool(witness.records))
+                deaf.go.set()
+                await until(lambda: "too late" in caplog.text)
+    assert "which was left behind, has raised: ValueError: too late" in caplog.text
+
+
+async def test_cancelled_handler_is_fed_no_more() -> None:
+    """What is queued is not for it any more: its next read meets the end of the input."""
+    reads: list[int] = []
+
+    def slow(sock: socket.socket, client_address: Any, server: Any) -> None:
+        while data := sock.recv(1000):
+            reads.append(len(data))
+            if len(reads) == 3:
+                server.cancel_request(1, "enough")
+                wait.wait(10)
+
+    wait = threading.Event()
+    witness = Witness()
+    async with running(server := on_tcp(slow, observers=[witness])):
+        async with await connect(server) as client:
+            await client.send_all(bytes(100_000))
+            await until(lambda: len(reads) == 3)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            wait.set()
+            with trio.fail_after(SOON):
+                await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["cancelled"]
+    assert len(reads) == 3
+
+
+async def test_thread_that_ends_before_its_outcome_keeps_no_slot(
+    deaf: Deaf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hook may take its time after a thread was left behind, which may end meanwhile."""
+
+    class Dawdles(trioserver.ThreadingTCPServer):
+        async def process_request(self, request: Any, client_address: Any) -> None:
+            try:
+                await super().process_request(request, client_address)
+            finally:
+                deaf.go.set()
+                with trio.CancelScope(shield=True):
+                    thread = request._left_behind
+                    await until(lambda: thread is None or thread._over)
+
+    witness = Witness()
+    fields: dict[str, Any] = {"max_threads": 1, "timeouts": Timeouts(cleanup=0)}
+    async with running(server := Dawdles(THERE, deaf, observers=[witness], **fields)):
+        async with await connect(server):
+            await until(lambda: deaf.sock is not None)
+            server.cancel_request(1, "enough")
+            await until(lambda: bool(witness.records))
+        async with await connect(server) as client:
+            assert await read_to_end(client) == b""
+    assert witness.outcomes == ["abandoned", "completed"]
+
+
+CALLS_BACK = """
+import threading, trio, trioserver
+
+go, over, said = threading.Event(), threading.Event(), []
+
+def calls_back(request, client_address, server):
+    go.wait(10)
+    try:
+        trio.from_thread.run(trio.sleep, 0)
+    except BaseException as error:
+        said.append(type(error).__name__)
+        raise
+    finally:
+        over.set()
+
+async def main():
+    timeouts = trioserver.Timeouts(cleanup=0)
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), calls_back, timeouts=timeouts)
+    async with server.serving(grace=0):
+        await trio.open_tcp_stream(*server.server_address)
+        while not server.requests:
+            await trio.sleep(0.001)
+
+trio.run(main)
+go.set()
+over.wait(10)
+print(said)
+"""
+
+
+def test_thread_calls_back_when_trio_is_gone() -> None:
+    """TH-08: a call into a Trio that has ended raises there, and nothing hangs."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CALLS_BACK],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == "['RunFinishedError']\n"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("outlasts", [False, True])
+async def test_thread_waits_in_trio_during_shutdown(
+    outlasts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TH-08: what a handler awaits in Trio is not cancelled with it, so it may be left behind."""
+    go, began, over = trio.Event(), threading.Event(), threading.Event()
+
+    async def waits_in_trio() -> None:
+        began.set()
+        await go.wait()
+
+    def calls_back(request: Any, client_address: Any, server: Any) -> None:
+        try:
+            trio.from_thread.run(waits_in_trio)
+        finally:
+            over.set()
+
+    timeouts = Timeouts(cleanup=0.05 if outlasts else 5)
+    async with running(server := on_tcp(calls_back, timeouts=timeouts)):
+        async with await connect(server) as client:
+            await until(began.is_set)
+            server.shutdown(0)
+            if not outlasts:
+                assert await read_to_end(client) == b""  # it is being cancelled
+                go.set()
+            report = await server.wait_closed()
+    go.set()
+    await until(over.is_set)
+    assert [str(it.outcome) for it in report.requests] == ["abandoned" if outlasts else "cancelled"]
+
+
+# The numbers of descriptors -------------------------------------------------------------------
+
+
+@contextmanager
+def all_free_numbers_taken() -> Iterator[list[int]]:
+    """Open so many pipes that every number that is free below the highest one is somebody's."""
+    top = max(open_descriptors())
+    ends: list[int] = []
+    while not ends or max(ends) < top + 8:
+        ends += os.pipe()
+    try:
+        for end in ends:
+            os.set_blocking(end, False)
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def unharmed(ends: list[int]) -> bool:
+    """Whether nobody has closed, or written to, any of the pipes."""
+    for reader, writer in zip(ends[::2], ends[1::2], strict=True):
+        with suppress(BlockingIOError):
+            os.read(reader, 1)
+            return False
+        os.write(writer, b"!")
+        if os.read(reader, 2) != b"!":
+            return False
+    return True
+
+
+def reads_late(sock: Any) -> None:
+    """Whatever a handler could do to a number."""
+    assert sock.recv(100) == b""
+
+
+def writes_late(sock: Any) -> None:
+    """The same."""
+    with pytest.raises(OSError):  # noqa: PT011
+        sock.sendall(b"late")
+
+
+def closes_late(sock: Any) -> None:
+    """The same."""
+    sock.close()
+
+
+def shuts_late(sock: Any) -> None:
+    """The same."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+LATE = [reads_late, writes_late, closes_late, shuts_late]
+
+
+@pytest.mark.parametrize("late", LATE)
+async def test_thread_left_behind_hits_nobody_else(
+    late: Any, deaf: Deaf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TH-09: its late read, write or close; its number is not free before it has ended."""
+    deaf.after = late
+    witness = Witness()
+    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0)}
+    async with running(server := on_tcp(deaf, **fields)):
+        client = await connect(server)
+        await until(lambda: deaf.sock is not None)
+        before = open_descriptors()
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.outcomes == ["abandoned"])
+        assert open_descriptors() == before
+        with all_free_numbers_taken() as ends:
+            deaf.go.set()
+            await until(deaf.is_over.is_set)
+            await until(lambda: len(before - open_descriptors()) == 1)
+            with all_free_numbers_taken() as others:
+                assert set(others) & before  # or it proves nothing
+                with suppress(OSError):
+                    late(deaf.sock)
+                assert unharmed(ends + others)
+        await client.aclose()
+    assert deaf.said == [None]
+
+
+@pytest.mark.parametrize("late", LATE)
+@pytest.mark.parametrize("of", ["socket", "file"])
+async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None:
+    """TH-09: nor does a socket, or a file made of it, that is used after the request's end."""
+    kept: list[Any] = []
+
+    def keeps(request: socket.socket, client_address: Any, server: Any) -> None:
+        kept.append(request if of == "socket" else request.makefile("rwb", buffering=0))
+
+    async with running(server := on_tcp(keeps)):
+        before = open_descriptors()
+        assert await ask(server, b"") == b""
+        await until(lambda: len(open_descriptors()) <= len(before) + 2)  # the bell is hung by now
+        with all_free_numbers_taken() as ends:
+            with suppress(OSError):
+                late(kept[0] if of == "socket" else kept[0]._sock)
+            kept.clear()
+            assert unharmed(ends)
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR, "close"])
+async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """TH-09: no harm is done, there is one record, and the client sees the end at once."""
+    caplog.set_level(logging.INFO, "trioserver.error")
+    go = threading.Event()
+
+    def shuts(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.sendall(request.recv(100))
+        if how == "close":
+            request.close()
+        else:
+            request.shutdown(how)
+        go.wait(10)
+
+    witness = Witness()
+    before = open_descriptors()
+    async with running(server := on_tcp(shuts, observers=[witness])):
+        async with await connect(server) as client:
+            await client.send_all(b"x")
+            assert await client.receive_some() == b"x"
+            if how == socket.SHUT_RD:
+                go.set()
+            with trio.fail_after(5):
+                assert await client.receive_some() == b""  # and not when the handler returns
+            go.set()
+            await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["completed"]
+    assert caplog.records == []
+    assert open_descriptors() == before
+
+
+async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:
+    """TH-09: there is nothing left to shut, and that is all right."""
+    closed = threading.Event()
+
+    def closes(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.shutdown(socket.SHUT_RDWR)
+        request.close()
+        closed.set()
+        while True:
+            trio.from_thread.check_cancelled()
+            time.sleep(0.001)
+
+    witness = Witness()
+    async with running(server := on_tcp(closes, observers=[witness])) as address:
+        plain_client(address).close()
+        await until(closed.is_set)
+        server.cancel_request(1, "enough")
+        await until(lambda: bool(witness.records))
+    assert witness.outcomes == ["cancelled"]
+
+
+async def test_handler_cancels_another_request() -> None:
+    """``self.server.cancel_request`` works from a thread; of one that is over it says so."""
+    answers: list[bool] = []
+
+    def cancels(request: socket.socket, client_address: Any, server: Any) -> None:
+        if request.recv(1) == b"c":
+            answers.extend(
+                server.cancel_request(number, "another one wants it") for number in (1, 9)
+            )
+
+    witness = Witness()
+    async with running(server := on_tcp(cancels, observers=[witness])):
+        async with await connect(server) as client:
+            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+            assert await ask(server, b"c") == b""
+            with trio.fail_after(SOON):
+                assert await read_to_end(client) == b""
+            await until(lambda: len(witness.records) == 2)
+    assert answers == [True, False]
+    [record] = [it for it in witness.records if it.info.id == 1]
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "another one wants it")
+
+
+async def test_many_requests_cancelled_at_once() -> None:
+    """All threads end in parallel, with limits of their own."""
+
+    def waits_there(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.recv(1)
+
+    server = on_tcp(waits_there, ends_idle_reads=False, limits=Limits(requests=30))
+    async with running(server):
+        clients = [await connect(server) for _ in range(30)]
+        await until(lambda: {it.state for it in server.snapshot().requests} == {"idle"})
+        await until(lambda: len(server.requests) == 30)
+        server.shutdown(0)
+        report = await server.wait_closed()
+        assert report.duration < 3 * SOON
+        for client in clients:
+            await client.aclose()
+    assert len(report.cancelled) == 30

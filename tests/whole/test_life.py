@@ -1,0 +1,792 @@
+"""Whole lives of servers, drawn by Hypothesis: whatever happens in whatever order, the books agree.
+
+A machine starts a server in memory, lets clients do what clients do, stops it
+in one of its ways and starts it again. It keeps a model of its own, and after
+every step the server must agree with it: slots, records, counts, snapshots,
+replies. What must hold at the end of a run is checked at the end of every run.
+
+`LIFE_EXAMPLES` in the environment asks for more lives than the suite tries::
+
+    LIFE_EXAMPLES=5000 python -m pytest tests/whole/test_life.py
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import queue
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import attrs
+import hypothesis.strategies as st
+import outcome
+import pytest
+import trio
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support import Witness
+from trio.testing import MockClock
+
+import trioserver
+from trioserver import Limits, Outcome, Timeouts
+from trioserver.testing import (
+    MemoryDatagramClient,
+    MemoryDatagramServer,
+    MemoryServer,
+    MemoryTransport,
+)
+
+T = TypeVar("T")
+
+EXAMPLES = int(os.environ.get("LIFE_EXAMPLES", "200"))
+LIVES = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=50,
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+# Private; Trio's plugin for Hypothesis has it seeded with 0 before each life.
+_scheduler: Any = trio._core._run
+
+MEMORY = ("memory", 1)
+PATIENCE = 30  # real seconds
+ENOUGH = 1000.0  # virtual ones, longer than everything here can take
+TIMEOUTS = Timeouts(idle=30, line=10, write=5, linger=2)
+
+
+class ByHand:
+    """A Trio run on a virtual clock in which nothing happens but inside `do`.
+
+    It is a guest of this thread, and `do` is all of its host.
+    """
+
+    def __init__(self) -> None:
+        self.nursery: Any = None
+        self._clock = MockClock()
+        self._turns: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._turns_now = False
+        self._result: outcome.Outcome[None] | None = None
+        trio.lowlevel.start_guest_run(
+            self._main,
+            run_sync_soon_threadsafe=self._turns.put,
+            done_callback=self._done,
+            clock=self._clock,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        self._turn()
+
+    async def _main(self) -> None:
+        async with trio.open_nursery() as self.nursery:
+            self._token = trio.lowlevel.current_trio_token()
+            await trio.sleep_forever()
+
+    def _done(self, result: outcome.Outcome[None]) -> None:
+        self._result = result
+
+    def _turn(self) -> None:
+        """Turn until nobody can run: then a thread waits for I/O, and no turn is due."""
+        for _ in range(10_000):
+            if self._turns.empty():
+                return
+            self._turns.get()()
+        raise AssertionError("it runs in circles")
+
+    def do(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Call ``act`` inside Trio, and let everything happen that happens then.
+
+        Called by ``act``, it only calls.
+        """
+        if self._turns_now:
+            return act(*arguments)
+        results: list[outcome.Outcome[T]] = []
+        self._token.run_sync_soon(lambda: results.append(outcome.capture(act, *arguments)))
+        self._turns_now = True
+        try:
+            self._turns.get(timeout=PATIENCE)()
+            self._turn()
+        finally:
+            self._turns_now = False
+        return results[0].unwrap()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, from one deadline to the next."""
+        until = self.do(trio.current_time) + seconds
+        while self.do(self._jump, until):
+            """Whoever was due has run."""
+
+    def _jump(self, until: float) -> bool:
+        left = until - trio.current_time()
+        due = trio.lowlevel.current_statistics().seconds_to_next_deadline
+        self._clock.jump(max(0, min(left, max(due, 1e-6))))
+        return left > 0
+
+    def end(self) -> None:
+        """End the run, whatever is left in it."""
+        self._token.run_sync_soon(self.nursery.cancel_scope.cancel)
+        while self._result is None:
+            self._turns.get(timeout=PATIENCE)()
+        self._result.unwrap()
+
+
+class Life(RuleBasedStateMachine):
+    """What the lives of all servers have in common."""
+
+    clients: list[Any]
+    running = draining = cut = crowded = False
+    ends_at_once = False
+    ends_by = math.inf
+    runs = judged = 0
+
+    def server_of(self, **fields: Any) -> Any:
+        """The server."""
+        raise NotImplementedError
+
+    @initialize(
+        requests=st.integers(1, 3),
+        when_full=st.sampled_from(["wait", "refuse"]),
+        per_client=st.sampled_from([None, None, 1, 2]),
+        request=st.sampled_from([math.inf, 20]),
+        schedule=st.integers(0, 9),
+    )
+    def begin(
+        self,
+        requests: int,
+        when_full: Any,
+        per_client: int | None,
+        request: float,
+        schedule: int,
+    ) -> None:
+        """A server that has not been run."""
+        _scheduler._r.seed(schedule)
+        self.trio = ByHand()
+        self.witness = Witness()
+        self.limits = Limits(requests=requests, when_full=when_full, per_client=per_client)
+        self.timeouts = attrs.evolve(TIMEOUTS, request=request)
+        fields = {"limits": self.limits, "timeouts": self.timeouts}
+        self.server = self.server_of(observers=[self.witness], **fields)
+        self.server.working = self.server.most = 0
+        self.clients = []
+        self.cancelled_ids: set[int] = set()
+        self.tasks = self.living()
+
+    def living(self) -> int:
+        """How many tasks there are."""
+        return self.trio.do(trio.lowlevel.current_statistics).tasks_living
+
+    def is_busy(self) -> bool:
+        """Whether a run has something to end: lives are short, and most should not be empty."""
+        raise NotImplementedError
+
+    # The rules for every server ----------------------------------------------
+
+    @precondition(lambda self: not self.running)
+    @rule()
+    def start(self) -> None:
+        """Serve, for the first time or again."""
+        self.clients.clear()
+        self.witness.events.clear()
+        self.cancelled_ids.clear()
+        self.runs += 1
+        self.judged = 0
+        self.running, self.ends_by = True, math.inf
+        self.draining = self.cut = self.crowded = False
+        self.trio.do(self.trio.nursery.start_soon, self.serve)
+        if self.ends_at_once:
+            assert not self.running
+        self.ends_at_once = False
+
+    async def serve(self) -> None:
+        with trio.CancelScope() as self.scope:
+            await self.server.serve_forever()
+        self.running = False
+
+    @precondition(lambda self: self.is_busy() or not self.runs)
+    @rule(graces=st.lists(st.sampled_from([0, 1, 5, ENOUGH, ENOUGH]), min_size=1, max_size=2))
+    def shut_down(self, graces: Sequence[float]) -> None:
+        """Drain; or change an earlier drain's mind; or have the first run end at once."""
+        for grace in graces:
+            if self.running:
+                self.draining = True
+                self.crowded = self.crowded or self.queued() > self.limits.requests
+                self.ends_by = min(self.ends_by, self.trio.do(trio.current_time) + grace)
+            elif not self.runs:
+                self.ends_at_once = True
+            self.trio.do(self.server.shutdown, grace)
+
+    @precondition(lambda self: self.running and self.is_busy())
+    @rule()
+    def cancel(self) -> None:
+        """End it at once."""
+        self.cut = True
+        self.trio.do(self.scope.cancel, "the test")
+        assert not self.running
+
+    @precondition(lambda self: self.running and self.server.requests)
+    @rule(which=st.integers(0, 7))
+    def cancel_one(self, which: int) -> None:
+        """End one request."""
+        ids = [info.id for info in self.server.requests]
+        it = ids[which % len(ids)]
+        self.cancelled_ids.add(it)
+        assert self.trio.do(self.server.cancel_request, it, "not this one")
+        assert [r.outcome for r in self.witness.records if r.info.id == it] == [Outcome.CANCELLED]
+        assert not self.trio.do(self.server.cancel_request, it, "twice")
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1, 4, 6, 12, 40]))
+    def let_time_pass(self, seconds: float) -> None:
+        """Nobody does anything."""
+        self.trio.sleep(seconds)
+
+    # What holds after every step -----------------------------------------------
+
+    @invariant()
+    def all_agrees(self) -> None:
+        """Look at everything at one instant."""
+        self.trio.do(self.look)
+
+    def look(self) -> None:
+        self.slots_are_exact()
+        self.books_agree()
+        self.snapshot_agrees()
+        self.ends_in_time()
+        self.ends_are_just()
+        self.clients_agree()
+        if self.runs and not self.running:
+            self.nothing_is_left()
+
+    def queued(self) -> int:
+        """How many clients nobody has accepted yet."""
+        return len(self.server.listener._queue)
+
+    def started(self) -> set[int]:
+        """The ids of the requests that have started."""
+        return {event[1].id for event in self.witness.events if event[0] == "request_started"}
+
+    def active(self) -> list[Any]:
+        """The addresses of the clients that hold a slot."""
+        ended = {record.info.id for record in self.witness.records}
+        infos = [event[1] for event in self.witness.events if event[0] == "request_started"]
+        return [info.client_address for info in infos if info.id not in ended]
+
+    def turned_away(self, *, by_drain: bool) -> list[Any]:
+        """Clients that never became requests."""
+        events = [event for event in self.witness.events if event[0] == "request_refused"]
+        return [event[1] for event in events if (event[2] == "the server drains") == by_drain]
+
+    def will_be(self, host: str) -> str:
+        """What becomes of somebody from ``host`` who comes now."""
+        active = self.active()
+        if len(active) >= self.limits.requests and self.limits.when_full == "wait":
+            return "queued"
+        ours = sum(address[0] == host for address in active)
+        if self.limits.per_client is not None and ours >= self.limits.per_client:
+            return "refused"
+        return "started" if len(active) < self.limits.requests else "refused"
+
+    def slots_are_exact(self) -> None:
+        """Never one request more, and nobody waits for a slot that is free."""
+        active = self.active()
+        assert self.server.most <= self.limits.requests
+        assert self.server.working <= len(active) == len(self.server.requests)
+        waiting = self.server.statistics().waiting
+        if waiting or (self.running and self.queued()):
+            assert len(active) == self.limits.requests
+        if self.limits.per_client is not None:
+            by_host = Counter(address[0] for address in active)
+            assert max(by_host.values(), default=0) <= self.limits.per_client
+
+    def books_agree(self) -> None:
+        """One start and one record for each request; the counts are those of the records."""
+        counts, records = self.trio.do(self.server.statistics), self.witness.records
+        ids = [record.info.id for record in records]
+        assert len(set(ids)) == len(ids)
+        assert set(ids) <= self.started()
+        assert self.witness.names.count("request_started") == len(self.started()) == counts.accepted
+        assert counts.outcomes == dict.fromkeys(Outcome, 0) | Counter(r.outcome for r in records)
+        assert counts.active == len(self.active()) == counts.accepted - len(records)
+        assert counts.refused == len(self.turned_away(by_drain=False))
+        assert counts.unaccepted == len(self.turned_away(by_drain=True))
+        assert counts.bytes_received == sum(record.bytes_received for record in records)
+        assert counts.bytes_sent == sum(record.bytes_sent for record in records)
+
+    def snapshot_agrees(self) -> None:
+        """A snapshot shows what there is, and what it is doing."""
+        snapshot = self.trio.do(self.server.snapshot)
+        running = "draining" if self.draining else "serving"
+        assert snapshot.state == (running if self.running else "unbound")
+        assert snapshot.statistics == self.trio.do(self.server.statistics)
+        working = {r.info.id for r in snapshot.requests if r.state != "closing"}
+        assert working == {info.id for info in self.server.requests}
+        assert len(snapshot.requests) == len(working) + snapshot.statistics.lingering
+        if self.draining:
+            idle = [r for r in snapshot.requests if r.state == "idle"]
+            assert all(r.bytes_received == 0 and r.age < 0.5 + 1e-3 for r in idle)
+
+    def ends_in_time(self) -> None:
+        """A drain ends with its last request, and with its grace at the latest."""
+        if self.running:
+            counts = self.server.statistics()
+            assert self.trio.do(trio.current_time) < self.ends_by
+            assert not self.draining or counts.active + counts.waiting + counts.lingering
+
+    def ends_are_just(self) -> None:
+        """Nobody ends for a reason that was not there."""
+        for record in self.witness.records[self.judged :]:
+            self.judge(record)
+        self.judged = len(self.witness.records)
+        unaccepted = self.turned_away(by_drain=True)
+        if unaccepted and self.limits.per_client is None and not self.crowded:
+            assert not self.running  # it was cut before their turn came
+
+    def judge(self, record: trioserver.RequestRecord) -> None:
+        """What both kinds of requests can end with."""
+        match record.outcome:
+            case Outcome.CANCELLED:
+                over = self.trio.do(trio.current_time) >= self.ends_by
+                assert self.cut or over or record.info.id in self.cancelled_ids, record
+            case Outcome.TIMED_OUT if "(request)" in record.reason:
+                assert record.duration == pytest.approx(self.timeouts.request, abs=1e-3)
+            case Outcome.REFUSED:
+                raise AssertionError(record)
+
+    # The end of a run, and of a life ---------------------------------------------
+
+    def nothing_is_left(self) -> None:
+        """When it has returned there is no task, no open request, and one report of it all."""
+        names, records = self.witness.names, self.witness.records
+        assert (names[0], names[-1]) == ("server_listening", "server_closed")
+        assert (names.count("server_closed"), names.count("draining")) == (1, 1)
+        assert {record.info.id for record in records} == self.started()
+        report = self.witness.events[-1][1]
+        assert report.statistics == self.server.statistics()
+        before = sum(name == "request_finished" for name in names[: names.index("draining")])
+        assert report.requests == tuple(records[before:])
+        assert list(report.unaccepted) == self.turned_away(by_drain=True)
+        assert not report.statistics.active + report.statistics.waiting
+        assert not report.statistics.lingering
+        assert self.living() == self.tasks
+        self.clients_are_left()
+
+    def clients_agree(self) -> None:
+        """What clients have seen of the server is right."""
+        raise NotImplementedError
+
+    def clients_are_left(self) -> None:
+        """What must be true of the clients of a run that is over."""
+
+    def teardown(self) -> None:
+        """Let it end by itself, unless something is wrong already."""
+        if not hasattr(self, "trio"):
+            return
+        try:
+            if sys.exception() is None and self.running:
+                self.shut_down([ENOUGH])
+                self.trio.sleep(self.ends_by - self.trio.do(trio.current_time) + 0.001)
+                assert not self.running
+                self.all_agrees()
+        finally:
+            self.trio.end()
+
+
+# Streams -----------------------------------------------------------------------------
+
+
+def reply_to(line: bytes) -> bytes:
+    """What a line is answered with; some need many sends."""
+    return line.upper() * (30 if line.startswith(b"b") else 1)
+
+
+def replies_to(said: bytes, *, ended: bool) -> bytes:
+    """The replies to all of that."""
+    replies = b""
+    for line in said.splitlines(keepends=True):
+        if line.startswith(b"x") or not (ended or line.endswith(b"\n")):
+            break
+        replies += reply_to(line)
+        if line.startswith(b"q"):
+            break
+    return replies
+
+
+class Working:
+    """Counts the handlers at work."""
+
+    server: Any
+
+    async def setup(self) -> None:
+        self.server.working += 1
+        self.server.most = max(self.server.most, self.server.working)
+
+    async def finish(self) -> None:
+        self.server.working -= 1
+
+
+class Lines(Working, trioserver.StreamRequestHandler):
+    """Does with each line what its first letter says: echo, sleep, hold, big, quit, fail (x)."""
+
+    async def handle(self) -> None:
+        async for line in self.rfile:
+            await trio.sleep({b"s": 1, b"h": 8}.get(line[:1], 0))
+            if line.startswith(b"x"):
+                raise ValueError(line)
+            await self.wfile.write(reply_to(line))
+            if line.startswith(b"q"):
+                return
+
+
+class StreamServer(MemoryServer):
+    """Says nothing of errors, which are asked for, and has little room for bytes."""
+
+    memory_capacity = 64
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing."""
+
+
+@attrs.define(eq=False)
+class Client:
+    """One client, and what it knows.
+
+    Attributes:
+      keen: whether it reads whatever comes as soon as it comes.
+      heard: what it has sent while the server had not ended its request.
+      got: what it has read.
+      ended: whether it has ended its output in that time.
+      gone: whether it has closed its connection, or reset it.
+    """
+
+    address: tuple[str, int]
+    transport: MemoryTransport
+    keen: bool
+    unsent: bytes = b""
+    heard: bytes = b""
+    got: bytes = b""
+    ended: bool = False
+    gone: bool = False
+    said: int = 0
+
+    async def read_on(self) -> None:
+        """Read, up to the end."""
+        with suppress(OSError, trio.ClosedResourceError):
+            while (data := self.transport.receive_now(1000)) != b"":
+                if data is None:
+                    await self.transport.wait_readable()
+                else:
+                    self.got += data
+
+    def read(self, size: int) -> None:
+        """Read what is there."""
+        with suppress(OSError):
+            self.got += self.transport.receive_now(size) or b""
+
+
+class StreamLife(Life):
+    """The life of a stream server."""
+
+    clients: list[Client]
+
+    def server_of(self, **fields: Any) -> Any:
+        return StreamServer(MEMORY, Lines, **fields)
+
+    def fate_of(self, client: Client) -> list[str]:
+        """How the server has ended with a client: once, or not yet."""
+        records = [r for r in self.witness.records if r.info.client_address == client.address]
+        turned_away = [*self.turned_away(by_drain=True), *self.turned_away(by_drain=False)]
+        return [str(r.outcome) for r in records] + ["turned away"] * turned_away.count(
+            client.address
+        )
+
+    def client(self, which: int) -> Client | None:
+        """One of those who are there; mostly of those with whom the server is not done."""
+        here = [client for client in self.clients if not client.gone]
+        if which < 6:
+            here = [client for client in here if not self.fate_of(client)] or here
+        return here[which % len(here)] if here else None
+
+    def is_busy(self) -> bool:
+        return len(self.clients) > 2
+
+    @precondition(lambda self: self.running)
+    @rule(
+        hosts=st.lists(st.sampled_from("ab"), min_size=1, max_size=4),
+        keen=st.booleans(),
+        kinds=st.lists(st.sampled_from("eeshb"), max_size=2),
+    )
+    def connect(self, hosts: Sequence[str], keen: bool, kinds: Sequence[str]) -> None:
+        """Some connect, one after the other: served, refused or queued as the limits say."""
+        for host in hosts:
+            address = (host, len(self.clients))
+            if self.draining:
+                with pytest.raises(ConnectionRefusedError):
+                    self.trio.do(self.server.listener.connect_now, address)
+                continue
+            expected = self.will_be(host)
+            connection = self.trio.do(self.server.listener.connect_now, address)
+            client = Client(address, connection._transport, keen)
+            self.clients.append(client)
+            if keen:
+                self.trio.do(self.trio.nursery.start_soon, client.read_on)
+            assert (address in self.active()) == (expected == "started")
+            assert self.fate_of(client) == ["turned away"] * (expected == "refused")
+            self.say_lines(client, kinds)
+
+    @precondition(lambda self: self.clients)
+    @rule(
+        which=st.integers(0, 7),
+        kinds=st.lists(st.sampled_from("eeeshbqx"), min_size=1, max_size=4),
+        kept=st.sampled_from([0, 0, 1, 3]),
+    )
+    def say(self, which: int, kinds: Sequence[str], kept: int) -> None:
+        """Send some lines in one piece, the last one whole or in part."""
+        if client := self.client(which):
+            self.say_lines(client, kinds, kept)
+
+    def say_lines(self, client: Client, kinds: Sequence[str], kept: int = 0) -> None:
+        for kind in kinds:
+            client.said += 1
+            client.unsent += b"%s%d.%d\n" % (kind.encode(), client.address[1], client.said)
+        self.send(client, max(0, len(client.unsent) - kept))
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 7))
+    def say_the_rest(self, which: int) -> None:
+        """Send what was kept, or found no room."""
+        if client := self.client(which):
+            self.send(client, len(client.unsent))
+
+    def send(self, client: Client, size: int) -> None:
+        with suppress(OSError):
+            listens = not self.fate_of(client)
+            sent = self.trio.do(client.transport.send_now, client.unsent[:size])
+            if listens:
+                client.heard += client.unsent[:sent]
+            client.unsent = client.unsent[sent:]
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 7))
+    def end_output(self, which: int) -> None:
+        """Half-close."""
+        if client := self.client(which):
+            listens = not self.fate_of(client)
+            with suppress(OSError):
+                self.trio.do(client.transport.send_eof)
+                client.ended = client.ended or listens
+            client.unsent = b""
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 7), how=st.sampled_from(["reset", "close"]))
+    def leave(self, which: int, how: str) -> None:
+        """Be gone; with unread input, that is a reset, too."""
+        if client := self.client(which):
+            client.gone = True
+            self.trio.do(getattr(client.transport, how))
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 7), size=st.sampled_from([1, 50, 1000]))
+    def read(self, which: int, size: int) -> None:
+        """Read a little."""
+        if client := self.client(which):
+            self.trio.do(client.read, size)
+
+    def clients_agree(self) -> None:
+        """What a client has read is what it must read, as far as it goes."""
+        assert self.server.working == len(self.active())
+        for client in self.clients:
+            assert replies_to(client.heard, ended=client.ended).startswith(client.got)
+            assert len(self.fate_of(client)) <= 1
+
+    def judge(self, record: trioserver.RequestRecord) -> None:
+        super().judge(record)
+        (client,) = (c for c in self.clients if c.address == record.info.client_address)
+        lines = client.heard.splitlines()
+        match record.outcome:
+            case Outcome.COMPLETED:
+                assert client.gone or client.ended or any(line[:1] == b"q" for line in lines)
+            case Outcome.FAILED:
+                assert any(line[:1] == b"x" for line in lines)
+            case Outcome.DISCONNECTED:
+                assert client.gone
+            case Outcome.DRAINED:
+                assert self.draining
+            case Outcome.TIMED_OUT if "(write)" in record.reason:
+                assert not client.keen
+            case Outcome.TIMED_OUT if "(line)" in record.reason:
+                assert client.heard
+                assert record.duration > self.timeouts.line - 1e-3
+            case Outcome.TIMED_OUT if "(idle)" in record.reason:
+                assert record.duration > self.timeouts.idle - 1e-3
+        cut = record.outcome is Outcome.CANCELLED or "(request)" in record.reason
+        if client.keen and not client.gone and not cut:
+            # Every line that it had sent was answered, and it has read all of it.
+            assert client.got == replies_to(client.heard, ended=client.ended)
+
+    def clients_are_left(self) -> None:
+        """Each has met one fate, unless it was queued in a cut; none is left connected."""
+        for client in self.clients:
+            assert len(self.fate_of(client)) == 1 or (self.cut and not self.fate_of(client))
+            if not client.gone:
+                self.trio.do(client.read, 1000)
+                self.trio.do(client.read, 1000)
+                assert self.trio.do(receives_nothing_more, client.transport)
+
+
+def receives_nothing_more(transport: MemoryTransport) -> bool:
+    """Whether the other end is closed, or reset."""
+    try:
+        return transport.receive_now(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+# Datagrams ---------------------------------------------------------------------------
+
+
+class Packets(Working, trioserver.DatagramRequestHandler):
+    """Does with each datagram what its first letter says: echo, sleep, hold, nothing, fail (x)."""
+
+    async def handle(self) -> None:
+        self.server.packets[self.request.info.id] = self.packet
+        await trio.sleep({b"s": 1, b"h": 8}.get(self.packet[:1], 0))
+        if not self.packet.startswith(b"n"):
+            await self.wfile.write(self.packet[:1])
+            await self.wfile.write(self.packet[1:].upper())
+        if self.packet.startswith(b"x"):
+            raise ValueError(self.packet)
+
+
+class DatagramServer(MemoryDatagramServer):
+    """Says nothing of errors, which are asked for, and has little room for datagrams."""
+
+    memory_capacity = 4
+
+    async def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing."""
+
+
+class DatagramLife(Life):
+    """The life of a datagram server."""
+
+    clients: list[MemoryDatagramClient]
+
+    def server_of(self, **fields: Any) -> Any:
+        return DatagramServer(MEMORY, Packets, **fields)
+
+    def is_busy(self) -> bool:
+        return self.runs > 0 and len(self.sent) > 4
+
+    def start(self) -> None:
+        """Serve; here the clients are there from the start."""
+
+    @precondition(lambda self: not self.running)
+    @rule(capacity=st.integers(1, 3))
+    def start_for(self, capacity: int) -> None:
+        """Serve some clients who keep few replies until they read them."""
+        super().start()
+        self.sent: list[bytes] = []
+        self.server.packets = {}
+        self.got: dict[Any, list[bytes]] = {("a", 1): [], ("a", 2): [], ("b", 1): []}
+        if self.running:
+            clients = self.server.listener.client
+            self.clients += [clients(address, capacity=capacity) for address in self.got]
+
+    @precondition(lambda self: self.clients)
+    @rule(
+        which=st.integers(0, 2),
+        kinds=st.lists(st.sampled_from("eeshnx"), min_size=1, max_size=4),
+    )
+    def send(self, which: int, kinds: Sequence[str]) -> None:
+        """Send some datagrams: served, refused, queued or dropped as the limits say."""
+        client = self.clients[which]
+        for kind in () if client._closed else kinds:
+            data = b"%s packet %d" % (kind.encode(), len(self.sent))
+            if not self.running or self.draining:
+                with pytest.raises(ConnectionRefusedError):
+                    self.trio.do(client.send_now, data)
+                return
+            expected, before = self.will_be(client.address[0]), self.server.statistics()
+            queued = self.queued()
+            self.sent.append(data)
+            self.trio.do(client.send_now, data)
+            after = self.server.statistics()
+            is_new = data in self.server.packets.values()
+            assert is_new == (expected == "started")
+            assert after.refused == before.refused + (expected == "refused")
+            assert after.dropped == before.dropped + (expected == "queued" and queued == 4)
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 2))
+    def read(self, which: int) -> None:
+        """Read all that is there."""
+        client = self.clients[which]
+        self.got[client.address] += self.trio.do(client.received)
+
+    @precondition(lambda self: self.clients)
+    @rule(which=st.integers(0, 2))
+    def leave(self, which: int) -> None:
+        """Be gone: from now on, replies are refused."""
+        self.trio.do(self.clients[which].close)
+
+    def clients_agree(self) -> None:
+        """Each datagram has one fate, and one whole reply if it was answered."""
+        if self.runs:
+            self.every_datagram_has_one_fate()
+        for client in self.clients:
+            answered = (
+                self.server.packets[record.info.id]
+                for record in self.witness.records
+                if record.info.client_address == client.address
+                and record.outcome is Outcome.COMPLETED
+            )
+            replies = [data[:1] + data[1:].upper() for data in answered if data[:1] != b"n"]
+            assert self.got[client.address] + list(client._inbox) == replies
+
+    def every_datagram_has_one_fate(self) -> None:
+        """It is a request, or was refused, dropped or lost in a cut; and is handled once."""
+        counts = self.server.statistics()
+        handled = list(self.server.packets.values())
+        fates = counts.accepted + counts.refused + counts.unaccepted + counts.dropped
+        waiting = counts.waiting + (self.queued() if self.running else 0)
+        assert fates + waiting == len(self.sent) or (self.cut and fates < len(self.sent))
+        assert len(set(handled)) == len(handled) <= counts.accepted
+        assert set(handled) <= set(self.sent)
+        if self.limits.requests == 1:
+            assert handled == [data for data in self.sent if data in handled]
+
+    def judge(self, record: trioserver.RequestRecord) -> None:
+        super().judge(record)
+        packet = self.server.packets.get(record.info.id, b"")
+        (client,) = (c for c in self.clients if c.address == record.info.client_address)
+        match record.outcome:
+            case Outcome.FAILED:
+                assert packet[:1] == b"x"
+            case Outcome.DISCONNECTED:
+                assert client._closed
+            case Outcome.DRAINED:
+                raise AssertionError(record)
+            case Outcome.TIMED_OUT if "(request)" not in record.reason:
+                assert "(write)" in record.reason
+                assert record.duration > self.timeouts.write - 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("life", [StreamLife, DatagramLife])
+def test_life_of_a_server(life: type[Life]) -> None:
+    """In every life, slots are exact, requests have one record, and no owed reply is lost."""
+    # To find the shortest life that fails can take minutes. To dump the stacks
+    # of a program that is at work can crash it; a hang here ends by itself.
+    faulthandler.cancel_dump_traceback_later()
+    run_state_machine_as_test(life, settings=LIVES)

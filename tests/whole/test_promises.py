@@ -1,0 +1,282 @@
+"""Promises that no single file of the library keeps: any segments, any number, nothing left."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib.util
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from support import Upper, plain_client, read_to_end
+from support.protocols import Delimited, Framed
+
+import trioserver
+from trioserver import Limits
+from trioserver.testing import MemoryServer, open_descriptors
+
+MEMORY = ("memory", 1)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def handler_of(name: str) -> Any:
+    """The handler of an example's server."""
+    path = ROOT / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"promised_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.make_server(0).RequestHandlerClass
+
+
+# Segments ----------------------------------------------------------------------
+
+LINES = st.lists(st.sampled_from([b"add 2", b"ADD 40", b"total", b"quit", b"", b"\xff", b"x" * 99]))
+PROTOCOLS: dict[str, tuple[Any, st.SearchStrategy[bytes]]] = {
+    "upper": (Upper, st.binary(max_size=40)),
+    "line_protocol": (handler_of("line_protocol"), LINES.map(b"\n".join)),
+    "frames": (Framed, st.lists(st.sampled_from([b"\0\0", b"\0\1x", b"\0\3\0\0\n"])).map(b"".join)),
+    "delimited": (
+        Delimited,
+        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n\r\n", b"a"])).map(b"".join),
+    ),
+    "function_handler": (handler_of("function_handler"), st.binary(max_size=40)),
+}
+
+
+async def reply_to(handler: Any, pieces: Sequence[bytes]) -> bytes:
+    """What a client gets who sends these pieces one by one, and then ends."""
+    replies: list[bytes] = []
+
+    async def listen(client: trioserver.Connection) -> None:
+        replies.append(await read_to_end(client))
+
+    async with MemoryServer(MEMORY, handler).serving() as server:
+        async with await server.connect(("client", 1)) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(listen, client)
+            for piece in pieces:
+                await client.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+            await client.send_eof()
+    return replies[0]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_replies_do_not_depend_on_segments(name: str, data: st.DataObject) -> None:
+    """CM-04: however a request is cut into segments, the reply is that to one in one piece."""
+    handler, requests = PROTOCOLS[name]
+    request = data.draw(requests)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(request)), max_size=8)))
+    pieces = [request[a:b] for a, b in zip([0, *cuts], [*cuts, len(request)], strict=True)]
+    whole = trio.run(reply_to, handler, [request])
+    assert trio.run(reply_to, handler, pieces) == whole
+    assert trio.run(reply_to, handler, [bytes([byte]) for byte in request]) == whole
+
+
+@pytest.mark.parametrize("position", range(7))
+async def test_urgent_byte_anywhere(position: int) -> None:
+    """CM-12: wherever in a request an urgent byte comes, the reply is the same without it."""
+    line = b"hello\n"
+    server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
+    with trio.fail_after(10):
+        async with server.serving():
+            with plain_client(server.server_address) as client:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client.sendall(line[:position])
+                client.send(b"!", socket.MSG_OOB)
+                await trio.testing.wait_all_tasks_blocked()
+                client.sendall(line[position:])
+                client.shutdown(socket.SHUT_WR)
+                with client.makefile("rb") as replies:
+                    assert await trio.to_thread.run_sync(replies.read) == line.upper()
+
+
+async def test_queue_that_overflowed() -> None:
+    """CM-18: after a flood of half-open clients is gone, a new one is served as ever."""
+    limits = Limits(requests=1)
+    server = trioserver.TCPServer(("127.0.0.1", 0), Upper, limits=limits, request_queue_size=3)
+    with trio.fail_after(20):
+        async with server.serving():
+            with contextlib.ExitStack() as flood:
+                for _ in range(200):
+                    half_open = flood.enter_context(socket.socket())
+                    half_open.setblocking(False)
+                    half_open.connect_ex(server.server_address)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(server.requests) == 1
+            stream = await trio.open_tcp_stream(*server.server_address)
+            async with stream:
+                await stream.send_all(b"hello\n")
+                assert await stream.receive_some() == b"HELLO\n"
+
+
+# What a connection costs ---------------------------------------------------------
+
+
+async def test_idle_connections_cost_little() -> None:
+    """BP-10: an idle connection in memory takes less than 16 KiB, both of its ends together."""
+
+    async def connect(server: MemoryServer, count: int) -> list[trioserver.Connection]:
+        clients = [await server.connect() for _ in range(count)]
+        await trio.testing.wait_all_tasks_blocked()
+        return clients
+
+    async with MemoryServer(MEMORY, Upper).serving(grace=0) as server:
+        warm_up = await connect(server, 10)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            clients = await connect(server, 500)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(server.requests) == 510
+        for client in [*warm_up, *clients]:
+            client.close()
+    print(f"{taken / 500 / 1024:.1f} KiB an idle connection, both ends")
+    assert taken / 500 < 16 * 1024
+
+
+# What is left of many servers ------------------------------------------------------
+
+
+def things_of_the_process() -> dict[str, Any]:
+    """What a server could leave behind in places that belong to the program."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    return {
+        "signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "atexit": atexit._ncallbacks(),  # type: ignore[attr-defined]
+        "loggers": len(loggers),
+        "log handlers": sum(len(getattr(logger, "handlers", ())) for logger in loggers),
+        "log filters": sum(len(getattr(logger, "filters", ())) for logger in loggers),
+        "descriptors": open_descriptors(),
+    }
+
+
+def live_objects() -> Counter[str]:
+    """How many objects of the library's own classes there are, by class."""
+    gc.collect()
+    kinds = Counter(type(thing) for thing in gc.get_objects())
+    return Counter(
+        {k.__qualname__: n for k, n in kinds.items() if k.__module__.startswith("trioserver.")}
+    )
+
+
+class Quits(Upper):
+    """Answers one line, and shuts the server down."""
+
+    async def handle(self) -> None:
+        await self.wfile.write(await self.rfile.readline())
+        self.server.shutdown(grace=1)
+
+
+class Asks(trioserver.Observer):
+    """A client for each server: asks once when it listens."""
+
+    def server_listening(self, addresses: Any) -> None:
+        self.client = plain_client(addresses[0])
+        self.client.sendall(b"hello\n")
+        self.client.shutdown(socket.SHUT_WR)
+
+    def server_closed(self, report: Any) -> None:
+        self.client.close()
+
+
+def run_programs(count: int) -> None:
+    """Run that many programs, each of which is one server for one client."""
+    for _ in range(count):
+        trioserver.run(trioserver.TCPServer(("127.0.0.1", 0), Quits, observers=[Asks()]))
+
+
+async def serve_many(count: int) -> tuple[int, int]:
+    """Serve a server again and again; how many tasks there are before and after it."""
+    server = MemoryServer(MEMORY, Upper)
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(count):
+        async with server.serving():
+            async with await server.connect() as client:
+                await client.send_all(b"hello\n")
+                assert await client.receive_some() == b"HELLO\n"
+    return tasks, trio.lowlevel.current_statistics().tasks_living
+
+
+def test_many_servers_leave_nothing() -> None:
+    """LK-06: programs and servers come and go, and the process is as it was after the first."""
+    run_programs(2)
+    trio.run(serve_many, 2)
+    things, objects, threads = things_of_the_process(), live_objects(), threading.active_count()
+    run_programs(60)
+    tasks_before, tasks_after = trio.run(serve_many, 300)
+    assert tasks_after == tasks_before
+    assert things_of_the_process() == things
+    assert live_objects() - objects == Counter()
+    assert threading.active_count() <= threads
+
+
+# This suite itself -----------------------------------------------------------------
+
+LEAKS = """
+import socket, trio
+
+def test_socket():
+    socket.socket()
+
+def test_never_awaited():
+    trio.sleep(1)
+
+def test_unraisable():
+    class Fails:
+        def __del__(self):
+            raise ValueError("in a finalizer")
+    Fails()
+
+def test_thread():
+    import threading
+    def fail():
+        raise ValueError("in a thread")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+
+def test_clean():
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_suite_fails_for_what_is_left(tmp_path: Path) -> None:
+    """LK-05: an unclosed socket, a coroutine never awaited, an error in a finalizer fail a test."""
+    (tmp_path / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
+    options = [
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(tmp_path),
+        "-p",
+        "no:cacheprovider",
+    ]
+    command = [sys.executable, "-m", "pytest", "-v", *options, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    for leak in ("socket", "never_awaited", "unraisable", "thread"):
+        assert f"::test_{leak} FAILED" in done.stdout, done.stdout
+    assert "::test_clean PASSED" in done.stdout
+    assert "ResourceWarning" in done.stdout
+    assert "was never awaited" in done.stdout

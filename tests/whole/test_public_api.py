@@ -1,0 +1,298 @@
+"""What the package shows to the world: names, docstrings, colours, and nothing more."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import subprocess
+import sys
+import tomllib
+import typing
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pytest
+
+import trioserver
+import trioserver.testing
+
+MODULES = (trioserver, trioserver.testing)
+ROOT = Path(__file__).parents[2]
+
+# Looking ------------------------------------------------------------------------
+
+
+def public(thing: Any) -> list[tuple[str, Any]]:
+    """The public names that the library gives to a module or class, as found on it."""
+    if isinstance(thing, ModuleType):
+        return [(name, getattr(thing, name)) for name in thing.__all__]
+    found = {}
+    for kind in inspect.getmro(thing):
+        if kind.__module__.startswith("trioserver"):
+            for name, value in vars(kind).items():
+                found.setdefault(name, value)
+    return [(name, value) for name, value in found.items() if name[0] != "_"]
+
+
+def members() -> list[Any]:
+    """Every public method and property of the package's public classes."""
+    return [
+        pytest.param(kind, name, value, id=f"{kind.__name__}.{name}")
+        for alias, kind in public(trioserver)
+        if inspect.isclass(kind) and alias == kind.__name__
+        for name, value in public(kind)
+        if inspect.isroutine(value) or isinstance(value, property)
+    ]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a fresh interpreter, with the installed package, in which warnings are errors."""
+    command = [sys.executable, "-P", "-W", "error", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+
+# Names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_all_is_sorted_and_true(module: ModuleType) -> None:
+    """``__all__`` is in order, without doubles, and everything in it is there."""
+    assert module.__all__ == sorted(set(module.__all__))
+    for name in module.__all__:
+        assert hasattr(module, name)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_all_is_complete(module: ModuleType) -> None:
+    """No name without an underscore is there but those in ``__all__`` and submodules."""
+    names = {name for name, value in vars(module).items() if not inspect.ismodule(value)}
+    assert {name for name in names if name[0] != "_"} == set(module.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_names_say_where_they_are_found(module: ModuleType) -> None:
+    """In tracebacks, reprs and pickles, a public name is that of its public package."""
+    homes = {name: value.__module__ for name, value in public(module)}
+    assert homes == dict.fromkeys(module.__all__, module.__name__)
+    for name, value in public(module):
+        assert pickle.loads(pickle.dumps(value)) is value, name  # noqa: S301
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_annotations_can_be_resolved(module: ModuleType) -> None:
+    """What reads the types of fields finds them, though the names are not in the package."""
+    kinds = [value for _, value in public(module) if inspect.isclass(value)]
+    assert all(isinstance(typing.get_type_hints(kind), dict) for kind in kinds)
+    fields = [field for kind in kinds if attrs.has(kind) for field in attrs.fields(kind)]
+    assert [field for field in fields if isinstance(field.type, str)] == []
+
+
+def test_all_has_what_the_classic_framework_has() -> None:
+    """Every classic name that is offered has its old spelling."""
+    classic = {"BaseServer", "TCPServer", "BaseRequestHandler", "StreamRequestHandler"}
+    assert classic | {"UnixStreamServer"} <= set(trioserver.__all__)
+
+
+def test_all_has_every_class_that_one_meets() -> None:
+    """What a public name derives from, as far as it is the library's, is public or unnamed."""
+    private_bases = {
+        base.__name__
+        for _, kind in public(trioserver)
+        if inspect.isclass(kind)
+        for base in inspect.getmro(kind)
+        if base.__module__.startswith("trioserver") and base.__name__ not in trioserver.__all__
+    }
+    assert private_bases <= {"Configured", "DefaultHooks", "File", "_Pair"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_modules_have_docstrings(module: ModuleType) -> None:
+    """The package says what it is."""
+    assert inspect.getdoc(module)
+
+
+@pytest.mark.parametrize("name", trioserver.__all__)
+def test_names_have_docstrings(name: str) -> None:
+    """Every public name says what it is, in words of its own."""
+    text = vars(trioserver)[name].__doc__
+    assert text
+    assert not text.startswith(f"{name}(")  # what dataclass decorators make up
+
+
+@pytest.mark.parametrize("name", trioserver.testing.__all__)
+def test_names_of_testing_have_docstrings(name: str) -> None:
+    """So does every tool."""
+    assert vars(trioserver.testing)[name].__doc__
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), members())
+def test_members_have_docstrings(kind: type, name: str, value: Any) -> None:
+    """Every public method and property says what it promises."""
+    assert inspect.getdoc(getattr(kind, name))
+
+
+# Colours ------------------------------------------------------------------------------
+
+WAITS = {
+    trioserver.BaseServer: [
+        *("serve_forever", "handle_request", "wait_closed", "server_close"),
+        *("server_bind", "server_activate", "verify_request", "process_request"),
+        *("finish_request", "shutdown_request", "close_request", "handle_error"),
+        *("handle_timeout", "service_actions", "__aenter__", "__aexit__"),
+    ],
+    trioserver.BaseRequestHandler: ["setup", "handle", "finish"],
+    trioserver.Connection: [
+        *("receive_some", "recv", "send_all", "sendall", "send_eof", "aclose"),
+        "wait_send_all_might_not_block",
+    ],
+    trioserver.RequestReader: [
+        *("read", "read1", "readinto", "readinto1", "readline", "readlines", "readuntil"),
+        *("readexactly", "peek", "more", "__anext__"),
+    ],
+    trioserver.RequestWriter: ["write", "writelines", "flush"],
+}
+DECIDES_AT_ONCE = {
+    trioserver.BaseServer: [
+        *("shutdown", "cancel_request", "fileno", "statistics", "snapshot", "evolve"),
+        "get_request",
+    ],
+    trioserver.BaseRequestHandler: ["idle"],
+    trioserver.Connection: ["idle", "reset", "fileno"],
+    trioserver.RequestReader: ["at_eof", "readable", "writable", "fileno", "__aiter__"],
+    trioserver.RequestWriter: ["readable", "writable", "fileno"],
+}
+IS = {
+    trioserver.BaseServer: ["server_address", "socket", "sockets", "draining", "requests"],
+    trioserver.BaseRequestHandler: ["cancel_scope", "info"],
+    trioserver.Connection: ["idle_timeout", "write_timeout", "peer_credentials"],
+    trioserver.RequestReader: ["closed"],
+    trioserver.RequestWriter: ["closed"],
+}
+
+
+def promised(table: dict[type, list[str]]) -> list[Any]:
+    """A parameter set for each entry."""
+    return [
+        pytest.param(kind, name, id=f"{kind.__name__}.{name}")
+        for kind, names in table.items()
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize(("kind", "name"), promised(WAITS))
+def test_what_may_wait_is_async(kind: type, name: str) -> None:
+    """Porting is putting ``async`` and ``await`` in front of these."""
+    assert inspect.iscoroutinefunction(getattr(kind, name))
+
+
+@pytest.mark.parametrize(("kind", "name"), promised(DECIDES_AT_ONCE))
+def test_what_decides_at_once_is_plain(kind: type, name: str) -> None:
+    """These are never a checkpoint."""
+    method = getattr(kind, name)
+    assert inspect.isfunction(method)
+    assert not inspect.iscoroutinefunction(method)
+
+
+@pytest.mark.parametrize(("kind", "name"), promised(IS))
+def test_what_is_asked_is_a_property(kind: type, name: str) -> None:
+    """These are live facts."""
+    assert isinstance(inspect.getattr_static(kind, name), property)
+
+
+def test_class_tree_is_the_classic_one() -> None:
+    """`UnixStreamServer` is a `TCPServer` is a `BaseServer`; handlers derive likewise."""
+    assert issubclass(trioserver.UnixStreamServer, trioserver.TCPServer)
+    assert issubclass(trioserver.TCPServer, trioserver.BaseServer)
+    assert issubclass(trioserver.StreamRequestHandler, trioserver.BaseRequestHandler)
+
+
+@pytest.mark.parametrize(
+    "kind", ["MixIn", "TCPServer", "UDPServer", "UnixStreamServer", "UnixDatagramServer"]
+)
+def test_forking_is_the_old_name_of_process(kind: str) -> None:
+    """Each class with worker processes has its classic name, too."""
+    assert getattr(trioserver, f"Forking{kind}") is getattr(trioserver, f"Process{kind}")
+
+
+def test_errors_are_what_people_catch() -> None:
+    """Each error of a connection is caught as what it is elsewhere, too."""
+    assert issubclass(trioserver.IdleTimeout, TimeoutError)
+    assert issubclass(trioserver.WriteTimeout, TimeoutError)
+    assert issubclass(trioserver.PeerGone, ConnectionError)
+    assert issubclass(trioserver.IncompleteRead, EOFError)
+    assert issubclass(trioserver.LimitExceeded, ValueError)
+    of_workers = {trioserver.HandlerFailed, trioserver.WorkerCrashed, trioserver.WorkerStartError}
+    for name in trioserver.__all__:
+        error = getattr(trioserver, name)
+        if inspect.isclass(error) and issubclass(error, Exception):
+            assert issubclass(error, trioserver.RequestEnded) == (error not in of_workers)
+
+
+# Importing --------------------------------------------------------------------------------
+
+NEW_MODULES = """
+import sys
+import attrs, trio
+before = set(sys.modules)
+import {module}
+print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
+"""
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_import_needs_trio_and_attrs_alone(module: ModuleType) -> None:
+    """Nothing is imported at run time but the standard library, Trio, attrs and ourselves."""
+    found = set(python("-c", NEW_MODULES.format(module=module.__name__)).stdout.split())
+    assert found - sys.stdlib_module_names == {"trioserver"}
+
+
+def test_import_leaves_heavy_modules_alone() -> None:
+    """The modules of other kinds of server are not paid for by everybody."""
+    found = set(python("-c", NEW_MODULES.format(module="trioserver")).stdout.split())
+    assert not found & {"asyncio", "multiprocessing", "http", "unittest", "argparse"}
+
+
+def test_import_says_nothing() -> None:
+    """Importing prints nothing, warns of nothing, and configures no logging."""
+    code = "import logging, trioserver, trioserver.testing; assert not logging.root.handlers"
+    finished = python("-X", "dev", "-c", code)
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
+def test_import_installs_nothing() -> None:
+    """Importing touches neither signals, hooks nor threads."""
+    code = """
+import atexit, signal, sys, threading, warnings, trio
+def state():
+    signals = [signal.getsignal(number) for number in signal.valid_signals()]
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    return signals, hooks, threading.active_count(), atexit._ncallbacks(), warnings.filters[:]
+before = state()
+import trioserver
+assert state() == before
+"""
+    python("-c", code)
+
+
+def test_import_without_assertions() -> None:
+    """Under ``-OO`` there are no docstrings and no asserts, and it works all the same."""
+    python("-OO", "-c", "import trioserver, trioserver.testing")
+
+
+# What is shipped -----------------------------------------------------------------------------
+
+
+def test_py_typed_is_shipped() -> None:
+    """Type checkers use the package's own types."""
+    assert resources.files(trioserver).joinpath("py.typed").is_file()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["trioserver"]
+
+
+def test_dependencies_are_two() -> None:
+    """Trio and attrs, at the versions that the design needs."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert sorted(settings["project"]["dependencies"]) == ["attrs>=25.4", "trio>=0.31"]
