@@ -76,12 +76,14 @@ def problems(tests: Path = TESTS) -> list[str]:
 
 
 def _named_by_tests(file: Path) -> Iterator[str]:
-    """The ids in the docstrings of a file's test functions."""
+    """The ids in the docstrings of a file's test functions, and in their tables of parameters."""
     for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if node.name.startswith("test"):
             yield from _ID.findall(ast.get_docstring(node) or "")
+            for decorator in node.decorator_list:
+                yield from _ID.findall(ast.unparse(decorator))
 
 
 def _excused(readme: Path) -> set[str]:
