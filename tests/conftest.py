@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import ssl
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +33,13 @@ def nothing_stays_open() -> Iterator[None]:
     before = open_descriptors()
     yield
     assert open_descriptors() == before
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name, as socket addresses are short."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as name:
+        yield Path(name)
 
 
 # TLS. trustme is imported when the first test needs it: most do not.

@@ -27,7 +27,6 @@ from support.processes import (
     is_running,
     is_served,
     on_tcp,
-    start,  # noqa: F401  (a fixture)
 )
 from support.threads import ask
 
@@ -260,7 +259,7 @@ if __name__ == "__main__":
 """
 
 
-async def test_more_clients_than_descriptors(start: Any) -> None:  # noqa: F811
+async def test_more_clients_than_descriptors(start: Any) -> None:
     """PR-02: sixty at once, with descriptors for ten: all are served, by those that there are."""
     program = start(FEW_DESCRIPTORS)
     answers = []

@@ -20,7 +20,7 @@ import trio
 from support import Witness, connect, plain_client, read_to_end, running, until
 from support import process_handlers as handlers
 from support.processes import SOON, both, is_there, on_tcp
-from support.threads import THERE, ask, ask_by_datagram, folder  # noqa: F401  (a fixture)
+from support.threads import THERE, ask, ask_by_datagram
 
 import trioserver
 from trioserver import HandlerFailed, Limits, Timeouts
@@ -28,7 +28,7 @@ from trioserver._modes.processes.protocol.frames import LONGEST_FROM_WORKER
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def stream(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:  # noqa: F811
+def stream(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:
     """Makes a stream server of each kind, in turn."""
     if request.param == "tcp":
         return on_tcp
@@ -36,7 +36,7 @@ def stream(request: pytest.FixtureRequest, folder: Path) -> Callable[..., triose
 
 
 @pytest.fixture(params=["udp", "unix"])
-def datagram(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:  # noqa: F811
+def datagram(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:
     """Makes a datagram server of each kind, in turn."""
     if request.param == "udp":
         return partial(trioserver.ProcessUDPServer, THERE, min_children=1)
@@ -926,7 +926,7 @@ async def test_reply_after_the_end(tmp_path: Path) -> None:
     assert witness.outcomes == ["completed"] * 4
 
 
-async def test_handler_gives_a_reply_up(folder: Path) -> None:  # noqa: F811
+async def test_handler_gives_a_reply_up(folder: Path) -> None:
     """A signal handler raises in the wait for it: its answer is not taken for another one's."""
     witness = Witness()
     path = str(folder / "server")
@@ -982,7 +982,7 @@ async def test_address_that_get_request_has_made_up(handler: Any) -> None:
 
 
 @both("replies_twice")
-async def test_client_of_a_datagram_is_gone(folder: Path, handler: Any) -> None:  # noqa: F811
+async def test_client_of_a_datagram_is_gone(folder: Path, handler: Any) -> None:
     """A reply to nobody is the client's doing: ``disconnected``; the next one is served."""
     witness = Witness()
     path = str(folder / "server")
@@ -1005,7 +1005,7 @@ async def test_client_of_a_datagram_is_gone(folder: Path, handler: Any) -> None:
     assert witness.outcomes == ["disconnected", "completed"]
 
 
-async def _asks_twice(folder: Path, path: str) -> int:  # noqa: F811
+async def _asks_twice(folder: Path, path: str) -> int:
     """How many replies a client gets that stays."""
     here = folder / "client-2"
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
@@ -1015,7 +1015,7 @@ async def _asks_twice(folder: Path, path: str) -> int:  # noqa: F811
 
 
 @both("replies_without_end")
-async def test_client_of_a_datagram_takes_nothing(folder: Path, handler: Any) -> None:  # noqa: F811
+async def test_client_of_a_datagram_takes_nothing(folder: Path, handler: Any) -> None:
     """Its queue is full for longer than ``Timeouts.write``: ``timed_out``; the worker lives."""
     witness = Witness()
     path = str(folder / "server")
@@ -1036,7 +1036,7 @@ async def test_client_of_a_datagram_takes_nothing(folder: Path, handler: Any) ->
 
 
 @both("replies_without_end")
-async def test_datagram_is_cancelled_in_a_reply(folder: Path, handler: Any) -> None:  # noqa: F811
+async def test_datagram_is_cancelled_in_a_reply(folder: Path, handler: Any) -> None:
     """A worker that waits for its reply to be sent is killed as any other."""
     witness = Witness()
     path = str(folder / "server")

@@ -20,7 +20,7 @@ import trio
 from support import Witness, plain_client, running, until
 from support import process_handlers as handlers
 from support.adopting import adopted
-from support.threads import THERE, folder  # noqa: F401  (a fixture)
+from support.threads import THERE
 
 import trioserver
 import trioserver._sockets.transport
@@ -106,7 +106,7 @@ def sending(send: Send) -> Any:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def place(request: pytest.FixtureRequest, folder: Path) -> Any:  # noqa: F811
+def place(request: pytest.FixtureRequest, folder: Path) -> Any:
     """Where a server of each kind is."""
     return THERE if request.param == "tcp" else str(folder / "server")
 

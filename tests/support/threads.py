@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 import trioserver
@@ -30,13 +26,6 @@ class Upper(socketserver.StreamRequestHandler):
 def on_tcp(handler: Any, **fields: Any) -> trioserver.ThreadingTCPServer:
     """A server on the loopback interface."""
     return trioserver.ThreadingTCPServer(THERE, handler, **fields)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name, as socket addresses are short."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as name:
-        yield Path(name)
 
 
 async def ask(server: trioserver.BaseServer, data: bytes) -> bytes:
