@@ -32,7 +32,7 @@ from .._sockets.binding import most_queued
 from .._sockets.transport import DatagramTransport, Listener, Transport
 from .accept import ReserveDescriptor, Tier, next_client, tier_of
 from .registry import Ledger
-from .request_task import Exchange, Hooks, Keeper, Request
+from .request_task import Exchange, Hooks, Keeper, RequestTask
 from .slots import Slots
 
 
@@ -65,8 +65,8 @@ class Door:
     _ledger: Ledger
     _drain: Drain
     _overrides: Callable[[str], bool]
-    _spawn: Callable[[Request], None]
-    waiting: deque[Request] = attrs.field(factory=deque)
+    _spawn: Callable[[RequestTask], None]
+    waiting: deque[RequestTask] = attrs.field(factory=deque)
     accepts_left: float = math.inf
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
@@ -103,16 +103,16 @@ class Door:
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
-        somebody, request = self._next_request(listener)
-        if request is not None:
-            self._let_in(request)
+        somebody, task = self._next_request(listener)
+        if task is not None:
+            self._let_in(task)
         return somebody
 
     def shed(self, listener: Listener) -> bool:
         """Accept one client and turn it away; false when none is there."""
-        somebody, request = self._next_in_row(listener)
-        if request is not None:
-            self._refuse(request, "out of descriptors")
+        somebody, task = self._next_in_row(listener)
+        if task is not None:
+            self._refuse(task, "out of descriptors")
         return somebody
 
     def accept_failed(self, address: Address, error: OSError) -> None:
@@ -143,7 +143,7 @@ class Door:
         self._fresh = self._server._exchange_over(transport, info, self._drain)
         return self._fresh
 
-    def _next_request(self, listener: Listener) -> tuple[bool, Request | None]:
+    def _next_request(self, listener: Listener) -> tuple[bool, RequestTask | None]:
         """Whether a client was there; and its request, unless ``get_request`` dropped it."""
         # A get_request that begins the drain comes back here, from inside.
         outer, self._fresh = self._fresh, None
@@ -151,7 +151,7 @@ class Door:
             answer = self._server.get_request(listener)
             if answer is None and self._fresh is None:
                 return False, None
-            request = self._request_of(answer)
+            task = self._request_of(answer)
         except BaseException as error:
             if self._fresh is None:
                 if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
@@ -165,9 +165,9 @@ class Door:
             return True, None
         finally:
             self._fresh = outer
-        return True, request
+        return True, task
 
-    def _next_in_row(self, listener: Listener) -> tuple[bool, Request | None]:
+    def _next_in_row(self, listener: Listener) -> tuple[bool, RequestTask | None]:
         """The same, where nobody looks at the errors: one client's do not hide the next."""
         try:
             return self._next_request(listener)
@@ -177,7 +177,7 @@ class Door:
             self.accept_failed(listener.address, error)
             return True, None
 
-    def _request_of(self, answer: tuple[Any, Address] | None) -> Request | None:
+    def _request_of(self, answer: tuple[Any, Address] | None) -> RequestTask | None:
         exchange = self._fresh
         if exchange is None:
             raise TypeError(
@@ -187,7 +187,7 @@ class Door:
             self._drop(exchange)
             return None
         handed, client_address = answer
-        request = Request(
+        task = RequestTask(
             exchange,
             handed,
             client_address,
@@ -197,42 +197,42 @@ class Door:
             parts_by_default=self._parts_by_default and handed is exchange,
         )
         if self._slots.counts_clients():
-            request.counted_as = client_key(client_address, exchange.user_id())
-        return request
+            task.counted_as = client_key(client_address, exchange.user_id())
+        return task
 
     def _drop(self, exchange: Exchange) -> None:
         exchange.reset()
         self._ledger.refused(exchange.info.client_address, "get_request")
 
-    def _let_in(self, request: Request) -> None:
+    def _let_in(self, task: RequestTask) -> None:
         when_full = self._server.limits.when_full
         if self._drain.began:
-            self.waiting.append(request)
+            self.waiting.append(task)
             self.start_waiting()
-        elif self._slots.is_full_for(request.counted_as):
-            self._refuse(request, "too many of this client (per_client)")
+        elif self._slots.is_full_for(task.counted_as):
+            self._refuse(task, "too many of this client (per_client)")
         elif self._slots.free:
-            self._start(request)
+            self._start(task)
         elif callable(when_full):
             self._slots.turning_away = True
-            request.turn_away = when_full
-            self._spawn(request)
+            task.turn_away = when_full
+            self._spawn(task)
         else:
-            self._refuse(request, "the server is full (requests)")
+            self._refuse(task, "the server is full (requests)")
 
-    def _start(self, request: Request) -> None:
-        self._slots.take(request.counted_as)
+    def _start(self, task: RequestTask) -> None:
+        self._slots.take(task.counted_as)
         self.accepts_left -= 1
-        self._spawn(request)
+        self._spawn(task)
 
-    def _refuse(self, request: Request, reason: str) -> None:
-        request.exchange.reset()
-        self._ledger.refused(request.client_address, reason)
+    def _refuse(self, task: RequestTask, reason: str) -> None:
+        task.exchange.reset()
+        self._ledger.refused(task.client_address, reason)
 
-    def leave(self, request: Request) -> None:
+    def leave(self, task: RequestTask) -> None:
         """A request's outcome is decided: its place is free."""
-        if request.turn_away is None:
-            self._slots.give_back(request.counted_as)
+        if task.turn_away is None:
+            self._slots.give_back(task.counted_as)
         else:
             self._slots.turned_away()
         self.start_waiting()
@@ -258,7 +258,7 @@ class Door:
     def _take_in(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
             try:
-                somebody, request = self._next_in_row(listener)
+                somebody, task = self._next_in_row(listener)
             except OSError as error:
                 self.accept_failed(listener.address, error)
                 if tier_of(error) is Tier.FATAL:
@@ -267,33 +267,33 @@ class Door:
                 return
             if not somebody:
                 return
-            if request is not None:
-                self.waiting.append(request)
+            if task is not None:
+                self.waiting.append(task)
             if len(self.waiting) > self._server._waiting_room():
                 self._leave_unserved(self.waiting.pop())
 
     def _turn_queue_away(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
-            somebody, request = self._next_in_row(listener)
+            somebody, task = self._next_in_row(listener)
             if not somebody:
                 return
-            if request is not None:
-                self._leave_unserved(request)
+            if task is not None:
+                self._leave_unserved(task)
 
     def start_waiting(self) -> None:
         """Start the requests in the waiting room, as far as there are slots."""
         while self.waiting and self._slots.free:
-            request = self.waiting.popleft()
-            if self._slots.is_full_for(request.counted_as):
-                self._leave_unserved(request)
+            task = self.waiting.popleft()
+            if self._slots.is_full_for(task.counted_as):
+                self._leave_unserved(task)
             else:
-                self._start(request)
+                self._start(task)
 
     def empty_waiting_room(self) -> None:
         """Turn away whoever is still waiting."""
         while self.waiting:
             self._leave_unserved(self.waiting.popleft())
 
-    def _leave_unserved(self, request: Request) -> None:
-        request.exchange.reset()
-        self._ledger.unaccepted(request.client_address)
+    def _leave_unserved(self, task: RequestTask) -> None:
+        task.exchange.reset()
+        self._ledger.unaccepted(task.client_address)

@@ -18,7 +18,7 @@ from .._facts.events import Outcome, RequestRecord, ShutdownReport, Statistics
 from .._facts.observers import Audience
 from .._requests.drain import Drain
 from .._sockets.transport import Listener
-from .request_task import Request
+from .request_task import RequestTask
 
 
 @attrs.define(eq=False)
@@ -36,9 +36,9 @@ class Ledger:
 
     audience: Audience
     listeners: Sequence[Listener]
-    active: dict[int, Request] = attrs.field(factory=dict)
-    closing: dict[int, Request] = attrs.field(factory=dict)
-    lingering: dict[int, Request] = attrs.field(factory=dict)
+    active: dict[int, RequestTask] = attrs.field(factory=dict)
+    closing: dict[int, RequestTask] = attrs.field(factory=dict)
+    lingering: dict[int, RequestTask] = attrs.field(factory=dict)
     _changed: ParkingLot = attrs.field(factory=ParkingLot)
     _accepted: int = 0
     _refused: int = 0
@@ -53,38 +53,38 @@ class Ledger:
 
     # Requests --------------------------------------------------------------
 
-    def opened(self, request: Request) -> None:
+    def opened(self, task: RequestTask) -> None:
         """The request's task was started."""
         self._accepted += 1
-        self.active[request.info.id] = request
+        self.active[task.info.id] = task
 
-    def settled(self, request: Request, record: RequestRecord) -> None:
+    def settled(self, task: RequestTask, record: RequestRecord) -> None:
         """The request's outcome is decided."""
-        del self.active[request.info.id]
-        self.closing[request.info.id] = request
-        if request.exchange._must_linger:
-            self.lingering[request.info.id] = request
+        del self.active[task.info.id]
+        self.closing[task.info.id] = task
+        if task.exchange._must_linger:
+            self.lingering[task.info.id] = task
         self._outcomes[record.outcome] += 1
         self._bytes_received += record.bytes_received
         self._bytes_sent += record.bytes_sent
         if self._drain_began is not None:
             self._records.append(record)
 
-    def closed(self, request: Request) -> None:
+    def closed(self, task: RequestTask) -> None:
         """The request's connection is closed; nothing of it is left."""
-        del self.closing[request.info.id]
-        self.lingering.pop(request.info.id, None)
+        del self.closing[task.info.id]
+        self.lingering.pop(task.info.id, None)
         self._changed.unpark_all()
 
-    def in_slots(self) -> list[Request]:
+    def in_slots(self) -> list[RequestTask]:
         """The requests that hold a slot, oldest first."""
         # A copy first: a handler in a thread may ask.
-        return [request for request in list(self.active.values()) if request.turn_away is None]
+        return [task for task in list(self.active.values()) if task.turn_away is None]
 
-    def here(self) -> list[Request]:
+    def here(self) -> list[RequestTask]:
         """The requests whose connection is open, oldest first."""
         return sorted(
-            [*self.closing.values(), *self.active.values()], key=lambda request: request.info.id
+            [*self.closing.values(), *self.active.values()], key=lambda task: task.info.id
         )
 
     async def until_all_closed(self) -> None:

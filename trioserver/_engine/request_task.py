@@ -108,16 +108,16 @@ class Hooks(Protocol):
 class Keeper(Protocol):
     """What a request needs of its run."""
 
-    def on_start(self, request: Request) -> None: ...
+    def on_start(self, task: RequestTask) -> None: ...
     def on_exit(self, error: BaseException) -> None: ...
-    def on_fatal(self, request: Request, reason: str) -> None: ...
+    def on_fatal(self, task: RequestTask, reason: str) -> None: ...
     def on_cancelled_from_outside(self) -> None: ...
-    def on_outcome(self, request: Request, record: RequestRecord) -> None: ...
-    def on_close(self, request: Request) -> None: ...
+    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None: ...
+    def on_close(self, task: RequestTask) -> None: ...
 
 
 @attrs.define(eq=False)
-class Request:
+class RequestTask:
     """A request in flight.
 
     Attributes:
@@ -131,7 +131,7 @@ class Request:
       turn_away: instead of the server's handler, the function that tells the
         client that the server is full.
       counted_as: the key under which ``Limits.per_client`` counts it.
-      task: the task that serves it, once it runs.
+      trio_task: Trio's task that serves it, once it runs.
     """
 
     exchange: Exchange
@@ -144,7 +144,7 @@ class Request:
     parts_by_default: bool = False
     turn_away: Callable[[Any], Awaitable[object]] | None = None
     counted_as: object = None
-    task: trio.lowlevel.Task | None = None
+    trio_task: trio.lowlevel.Task | None = None
     _phase: str = "verifying"
     _outcome: Outcome | None = None
     _reason: str = ""
@@ -163,7 +163,7 @@ class Request:
     @enable_ki_protection
     async def serve(self) -> None:
         """The whole life of the request's task."""
-        self.task = trio.lowlevel.current_task()
+        self.trio_task = trio.lowlevel.current_task()
         enter_request(self.info)
         parted = False
         try:

@@ -57,7 +57,7 @@ from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
 from .admission import Door, DoorHooks
 from .registry import Ledger
-from .request_task import Request, call_hook
+from .request_task import RequestTask, call_hook
 from .shutdown import Shutdown
 
 
@@ -300,27 +300,27 @@ class Run:
 
     # A request's life ------------------------------------------------------
 
-    def _spawn(self, request: Request) -> None:
+    def _spawn(self, task: RequestTask) -> None:
         """Start a request's task. Nothing waits in here, and nothing may fail."""
         requests = self._requests
         if requests is None or not self._takes_requests:
             raise RuntimeError("a client was let in while nothing serves")
         # In the server's context, as in a nursery: no request sees what another one, or
         # during a drain another task, has set.
-        name = f"{type(self._server).__name__} {request.info}"
-        self._context.copy().run(partial(requests.start_soon, request.serve, name=name))
-        self.ledger.opened(request)
+        name = f"{type(self._server).__name__} {task.info}"
+        self._context.copy().run(partial(requests.start_soon, task.serve, name=name))
+        self.ledger.opened(task)
         if self.door.accepts_left < 1:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
-    def on_start(self, request: Request) -> None:
+    def on_start(self, task: RequestTask) -> None:
         """The request's task runs."""
-        self.ledger.audience.tell("request_started", request.info)
+        self.ledger.audience.tell("request_started", task.info)
 
-    def on_fatal(self, request: Request | None, reason: str) -> None:
+    def on_fatal(self, task: RequestTask | None, reason: str) -> None:
         """What a request raises stops the server: nobody waits until it is closed."""
         if self.door.takes_all:
-            self._ending.fail(reason, culprit=request)
+            self._ending.fail(reason, culprit=task)
         else:
             self._takes_requests = False
             self.door.accepts_left = 0
@@ -344,20 +344,20 @@ class Run:
             self._ending.begin_report()
             self.door.empty_waiting_room()
 
-    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
-        self.ledger.settled(request, record)
-        thread = request.exchange._left_behind
+        self.ledger.settled(task, record)
+        thread = task.exchange._left_behind
         if thread is None:
-            self.door.leave(request)
+            self.door.leave(task)
         else:
-            thread.when_over(partial(self.door.leave, request))
+            thread.when_over(partial(self.door.leave, task))
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
         self._ending.end_oldest_linger()
 
-    def on_close(self, request: Request) -> None:
+    def on_close(self, task: RequestTask) -> None:
         """The request's connection is closed."""
-        self.ledger.closed(request)
+        self.ledger.closed(task)
 
     # Draining --------------------------------------------------------------
 
@@ -410,9 +410,9 @@ class Run:
         return True
 
     def _cancel_active(self, request_id: int, reason: str) -> None:
-        request = self.ledger.active.get(request_id)
-        if request is not None:
-            request.cancel(reason)
+        task = self.ledger.active.get(request_id)
+        if task is not None:
+            task.cancel(reason)
 
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""
@@ -447,7 +447,7 @@ class Run:
                 ListenerSnapshot(address=listener.address, accepting=state == "serving")
                 for listener in self.listeners
             ),
-            requests=tuple(request.snapshot(now) for request in self.ledger.here()),
+            requests=tuple(task.snapshot(now) for task in self.ledger.here()),
             statistics=self.statistics(),
         )
 

@@ -31,7 +31,7 @@ from .._sockets.binding import seal
 from .._sockets.transport import Listener
 from .admission import Door
 from .registry import Ledger
-from .request_task import Request
+from .request_task import RequestTask
 
 
 class ShutdownHooks(Protocol):
@@ -93,8 +93,8 @@ class Shutdown:
         self._door.start_waiting()
 
     def _end_idle_waits(self) -> None:
-        for request in self._ledger.active.values():
-            request.exchange._end_idle_waits()
+        for task in self._ledger.active.values():
+            task.exchange._end_idle_waits()
 
     async def drain_out(self) -> None:
         """Wait for the requests as long as the grace lasts, then cut."""
@@ -111,7 +111,7 @@ class Shutdown:
         until = trio.current_time() + NEW_CONNECTION_GRACE
         while (now := trio.current_time()) < until:
             active = self._ledger.active.values()
-            times = (request.exchange._new_until for request in active)
+            times = (task.exchange._new_until for task in active)
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
 
@@ -124,7 +124,7 @@ class Shutdown:
         self._cancel_loops(reason)
         self._close_listeners()
 
-    def fail(self, reason: str, culprit: Request | None) -> None:
+    def fail(self, reason: str, culprit: RequestTask | None) -> None:
         """Something goes on up: cancel all but who raised it, while there is a reason to give.
 
         What it raises would cancel them, too, in Trio's words.
@@ -132,9 +132,9 @@ class Shutdown:
         self.stop_accepting(reason)
         self._why_cut = reason
         self._grace.cancel(reason=reason)
-        for request in self._ledger.here():
-            if request is not culprit:
-                request.cancel(reason)
+        for task in self._ledger.here():
+            if task is not culprit:
+                task.cancel(reason)
 
     def begin_report(self) -> None:
         """From now on, a request that ends is part of the report."""
@@ -145,18 +145,18 @@ class Shutdown:
     async def cut(self, reason: str) -> None:
         """Cancel the requests, wait for them within bounds, and name those that do not end."""
         self._door.empty_waiting_room()
-        for request in self._ledger.here():
-            request.cancel(reason)
+        for task in self._ledger.here():
+            task.cancel(reason)
         seconds = self._server.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True):
             await self._ledger.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
         stubborn = (it for it in self._ledger.here() if not it.exchange._left_behind)
-        for request in stubborn:
+        for task in stubborn:
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
-            stack = _stack_of(request.task)
-            log_safely(error_log, logging.ERROR, message, request.info, seconds, stack)
+            stack = _stack_of(task.trio_task)
+            log_safely(error_log, logging.ERROR, message, task.info, seconds, stack)
 
     # Both ------------------------------------------------------------------------
 
@@ -173,9 +173,9 @@ class Shutdown:
         if len(self._ledger.lingering) <= self._server.limits.requests:
             return
         *older, _newest = self._ledger.lingering.values()
-        for request in older:
-            if not request.exchange.cancel_scope.cancel_called:
-                request.cancel("more connections linger than there are slots (requests)")
+        for task in older:
+            if not task.exchange.cancel_scope.cancel_called:
+                task.cancel("more connections linger than there are slots (requests)")
                 return
 
 

@@ -1,6 +1,6 @@
 """The requests of a worker whose handlers are asynchronous: one after the other, in one loop.
 
-`Request` does here what it does on the server, but that nothing is decided here
+`RequestTask` does here what it does on the server, but that nothing is decided here
 which is the server's to decide: the hooks do nothing, an error is only told, and the
 deadline of the whole request is the server's.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import trio
 
-from ...._engine.request_task import Request
+from ...._engine.request_task import RequestTask
 from ...._facts.address import Address
 from ...._facts.config import Limits, Timeouts
 from ...._facts.errors import lone_errors
@@ -158,9 +158,9 @@ class _Deputy:
     ending: Ending = attrs.field(factory=Ending)
     propagate_errors: bool = False
 
-    def request(self, client_address: Address) -> Request:
+    def request(self, client_address: Address) -> RequestTask:
         """The request, to be served."""
-        return Request(self._exchange, self._exchange, client_address, self, self)
+        return RequestTask(self._exchange, self._exchange, client_address, self, self)
 
     # The hooks
 
@@ -184,20 +184,20 @@ class _Deputy:
 
     # The books
 
-    def on_start(self, request: Request) -> None:
+    def on_start(self, task: RequestTask) -> None:
         """It runs."""
 
     def on_exit(self, error: BaseException) -> None:
         """It ends this process."""
         raise error
 
-    def on_fatal(self, request: Request, reason: str) -> None:
+    def on_fatal(self, task: RequestTask, reason: str) -> None:
         """What it raises ends this process."""
 
     def on_cancelled_from_outside(self) -> None:
         """The server is gone."""
 
-    def on_outcome(self, request: Request, record: RequestRecord) -> None:
+    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """It is decided."""
         ending, exchange = self.ending, self._exchange
         ending.outcome, ending.reason = record.outcome.value, shorten(record.reason)
@@ -209,7 +209,7 @@ class _Deputy:
             ending.broken = sender.broken or ""
             exchange._transport.is_over = True
 
-    def on_close(self, request: Request) -> None:
+    def on_close(self, task: RequestTask) -> None:
         """Its descriptor is closed; the server has another one."""
 
 
