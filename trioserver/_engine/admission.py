@@ -4,9 +4,9 @@ The accept loops ask it whether there is room, and it turns what they find into
 requests. During a drain it is the waiting room, too: clients whom the kernel
 had accepted already, started as slots fall free.
 
-A client is a connection, or the sender of one datagram: a request's *exchange*.
-From the accept until the request's task owns it nothing here waits, and
-whatever ``get_request`` does in between, it is either handed on or closed.
+A client is a connection, or the sender of one datagram: a request. From the
+accept until its task owns it nothing here waits, and whatever ``get_request``
+does in between, it is either handed on or closed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from .._facts.address import Address, client_key
 from .._facts.config import Limits
 from .._facts.events import Mode, RequestInfo
 from .._facts.observers import error_log, log_safely
+from .._requests.any_request import AnyRequest
 from .._requests.drain import Drain
 from .._sockets.binding import most_queued
 from .._sockets.transport import DatagramTransport, Listener, Transport
 from .accept import ReserveDescriptor, Tier, next_client, tier_of
 from .registry import Ledger
-from .request_task import Exchange, Hooks, Keeper, RequestTask
+from .request_task import Hooks, Keeper, RequestTask
 from .slots import Slots
 
 
@@ -43,9 +44,9 @@ class DoorHooks(Hooks, Protocol):
     _mode: ClassVar[Mode]
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
-    def _exchange_over(
+    def _request_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
-    ) -> Exchange: ...
+    ) -> AnyRequest: ...
     def _waiting_room(self) -> int: ...
     def _most_requests(self) -> int: ...
 
@@ -73,7 +74,7 @@ class Door:
     _verifies: bool = attrs.field(init=False)
     _parts_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
-    _fresh: Exchange | None = None
+    _fresh: AnyRequest | None = None
     _takes_in: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -121,7 +122,7 @@ class Door:
 
     # From the accept to the task ----------------------------------------------
 
-    def accept(self, listener: Listener) -> Exchange | None:
+    def accept(self, listener: Listener) -> AnyRequest | None:
         """Accept a client now, for ``get_request``; None when none is there."""
         if self._drain.began and not self._takes_in:
             return None  # a get_request has begun the drain, which has taken them all
@@ -140,7 +141,7 @@ class Door:
             started=trio.current_time(),
             started_at=time.time(),
         )
-        self._fresh = self._server._exchange_over(transport, info, self._drain)
+        self._fresh = self._server._request_over(transport, info, self._drain)
         return self._fresh
 
     def _next_request(self, listener: Listener) -> tuple[bool, RequestTask | None]:
@@ -178,31 +179,31 @@ class Door:
             return True, None
 
     def _request_of(self, answer: tuple[Any, Address] | None) -> RequestTask | None:
-        exchange = self._fresh
-        if exchange is None:
+        request = self._fresh
+        if request is None:
             raise TypeError(
                 "get_request must return what super().get_request(listener) accepted, or None"
             )
         if answer is None:
-            self._drop(exchange)
+            self._drop(request)
             return None
         handed, client_address = answer
         task = RequestTask(
-            exchange,
+            request,
             handed,
             client_address,
             self._server,
             self._keeper,
             verifies=self._verifies,
-            parts_by_default=self._parts_by_default and handed is exchange,
+            parts_by_default=self._parts_by_default and handed is request,
         )
         if self._slots.counts_clients():
-            task.counted_as = client_key(client_address, exchange.user_id())
+            task.counted_as = client_key(client_address, request.user_id())
         return task
 
-    def _drop(self, exchange: Exchange) -> None:
-        exchange.reset()
-        self._ledger.refused(exchange.info.client_address, "get_request")
+    def _drop(self, request: AnyRequest) -> None:
+        request.reset()
+        self._ledger.refused(request.info.client_address, "get_request")
 
     def _let_in(self, task: RequestTask) -> None:
         when_full = self._server.limits.when_full
@@ -226,7 +227,7 @@ class Door:
         self._spawn(task)
 
     def _refuse(self, task: RequestTask, reason: str) -> None:
-        task.exchange.reset()
+        task.request.reset()
         self._ledger.refused(task.client_address, reason)
 
     def leave(self, task: RequestTask) -> None:
@@ -295,5 +296,5 @@ class Door:
             self._leave_unserved(self.waiting.popleft())
 
     def _leave_unserved(self, task: RequestTask) -> None:
-        task.exchange.reset()
+        task.request.reset()
         self._ledger.unaccepted(task.client_address)

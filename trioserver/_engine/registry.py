@@ -62,7 +62,7 @@ class Ledger:
         """The request's outcome is decided."""
         del self.active[task.info.id]
         self.closing[task.info.id] = task
-        if task.exchange._must_linger:
+        if task.request._must_linger:
             self.lingering[task.info.id] = task
         self._outcomes[record.outcome] += 1
         self._bytes_received += record.bytes_received

@@ -35,62 +35,11 @@ from .._facts.config import Timeouts
 from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from .._facts.observers import error_log, log_lost, log_safely
 from .._facts.verdict import as_errors, cancellations, in_words, lone, peers_doing, split
-from .._requests.exchange import KeepsSlot
+from .._requests.any_request import AnyRequest
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
 
 T = TypeVar("T")
-
-
-class Exchange(Protocol):
-    """What a request owns: the connection of one client, or one datagram."""
-
-    cancel_scope: trio.CancelScope
-    _must_not_linger: bool
-    _handlers_not_awaited: int
-    _left_behind: KeepsSlot | None
-    _was_killed: bool
-
-    @property
-    def info(self) -> RequestInfo: ...
-    @property
-    def bytes_received(self) -> int: ...
-    @property
-    def bytes_sent(self) -> int: ...
-    @property
-    def state(self) -> str: ...
-
-    async def _flush(self) -> None:
-        """Send what the handler has left in a buffer."""
-
-    async def linger(self) -> None:
-        """End the output, and wait until the peer has what was sent, within bounds."""
-
-    def close(self) -> None:
-        """Give it back, in order. Twice is once."""
-
-    def reset(self) -> None:
-        """Give it back so that the peer sees an error, where that can be told."""
-
-    # For the drain.
-
-    @property
-    def _new_until(self) -> float:
-        """Until when, by the Trio clock, a drain waits for the very first byte."""
-
-    @property
-    def _ended_idle(self) -> bool:
-        """Whether a drain has ended a wait between two requests."""
-
-    @property
-    def _must_linger(self) -> bool:
-        """Whether closing at once could lose a reply."""
-
-    def _end_idle_waits(self) -> None:
-        """End the waits between two requests, unless one has begun."""
-
-    def user_id(self) -> int | None:
-        """The user id of a client on this machine; None where it cannot be told."""
 
 
 class Hooks(Protocol):
@@ -121,9 +70,9 @@ class RequestTask:
     """A request in flight.
 
     Attributes:
-      exchange: what it owns.
+      request: what it owns.
       info: its facts.
-      handed: what the hooks get as ``request``: the exchange, unless
+      handed: what the hooks get as ``request``: it, unless
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
       verifies: whether ``verify_request`` says anything.
@@ -134,7 +83,7 @@ class RequestTask:
       trio_task: Trio's task that serves it, once it runs.
     """
 
-    exchange: Exchange
+    request: AnyRequest
     info: RequestInfo = attrs.field(init=False)
     handed: Any
     client_address: Address
@@ -151,11 +100,11 @@ class RequestTask:
     _cancelled_because: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.info = self.exchange.info  # kept: nine times asked for in a short request
+        self.info = self.request.info  # kept: nine times asked for in a short request
 
     def cancel(self, reason: str) -> None:
         """Cancel the request; the first reason holds."""
-        scope = self.exchange.cancel_scope
+        scope = self.request.cancel_scope
         if not scope.cancel_called:
             self._cancelled_because = reason
             scope.cancel(reason=reason)
@@ -167,7 +116,7 @@ class RequestTask:
         enter_request(self.info)
         parted = False
         try:
-            with self.exchange.cancel_scope:
+            with self.request.cancel_scope:
                 try:
                     self._keeper.on_start(self)
                     await self._converse()
@@ -182,7 +131,7 @@ class RequestTask:
                 if not parted:  # cancelled, or something goes on up
                     await self._part_shielded()
             finally:
-                self.exchange.close()
+                self.request.close()
                 self._keeper.on_close(self)
 
     # Converse --------------------------------------------------------------
@@ -218,13 +167,13 @@ class RequestTask:
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
             if outcome is not Outcome.DRAINED:
                 raise
-        if self.exchange._handlers_not_awaited:
+        if self.request._handlers_not_awaited:
             raise RuntimeError(
                 "a handler was constructed and never awaited:"
                 " finish_request must `await self.RequestHandlerClass(...)`"
             )
-        await self.exchange._flush()
-        if self.exchange._ended_idle:
+        await self.request._flush()
+        if self.request._ended_idle:
             outcome = Outcome.DRAINED
         self._decide(outcome, reason)
 
@@ -232,8 +181,8 @@ class RequestTask:
         self._phase = "working"
         self._decide(Outcome.REFUSED, "the server is full (requests)")
         with trio.move_on_after(self._hooks.timeouts.write):
-            await call_hook(say_why, self.exchange)
-            await self.exchange._flush()
+            await call_hook(say_why, self.request)
+            await self.request._flush()
 
     # Contain ---------------------------------------------------------------
 
@@ -242,12 +191,12 @@ class RequestTask:
         ours, rest = split(error)
         try:
             if rest is not None:
-                self.exchange._must_not_linger = True
+                self.request._must_not_linger = True
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._is_peers_doing(ours):
                 self._decide(Outcome.FAILED, in_words(ours))
                 if self._hooks.propagate_errors:
-                    self.exchange._must_not_linger = True
+                    self.request._must_not_linger = True
                     rest = error  # all of it goes on up
                 else:
                     await self._report(ours)
@@ -272,16 +221,16 @@ class RequestTask:
             self._decide(Outcome.FAILED, in_words(error))
             return
         outcome, why = self._why_cancelled(cancelled[0])
-        if self.exchange._left_behind:
+        if self.request._left_behind:
             outcome = Outcome.ABANDONED
-        elif self.exchange._was_killed:
+        elif self.request._was_killed:
             outcome = Outcome.KILLED
         self._decide(outcome, why)
 
     def _why_cancelled(self, cancelled: trio.Cancelled) -> tuple[Outcome, str]:
         if self._deadline_was_ours(cancelled):
             return Outcome.TIMED_OUT, "the request took too long (request)"
-        own = self.exchange.cancel_scope.cancel_called
+        own = self.request.cancel_scope.cancel_called
         by_whom = "its cancel_scope was cancelled" if own else "cancelled from outside"
         # Trio knows best, unless a deadline struck that somebody had moved.
         return Outcome.CANCELLED, cancelled.reason or self._cancelled_because or by_whom
@@ -293,7 +242,7 @@ class RequestTask:
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""
-        scope = self.exchange.cancel_scope
+        scope = self.request.cancel_scope
         return (
             cancelled.source == "deadline" and scope.cancel_called and not self._cancelled_because
         )
@@ -334,16 +283,16 @@ class RequestTask:
 
     def _settle(self, *, cancelled: bool) -> None:
         self._phase = "closing"
-        info, exchange = self.info, self.exchange
+        info, request = self.info, self.request
         record = RequestRecord(
             info=info,
             outcome=self._outcome or Outcome.FAILED,
             reason=self._reason,
             duration=trio.current_time() - info.started,
-            bytes_received=exchange.bytes_received,
-            bytes_sent=exchange.bytes_sent,
+            bytes_received=request.bytes_received,
+            bytes_sent=request.bytes_sent,
         )
-        if cancelled and not exchange.cancel_scope.cancel_called:
+        if cancelled and not request.cancel_scope.cancel_called:
             self._keeper.on_cancelled_from_outside()
         self._keeper.on_outcome(self, record)
 
@@ -355,7 +304,7 @@ class RequestTask:
             if self.parts_by_default:
                 # What the hooks would do, but for the close, which comes next: without
                 # two calls, a scope (it bounds itself) and a turn of the loop.
-                await self.exchange.linger()
+                await self.request.linger()
             else:
                 await self._part_within_bounds()
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
@@ -380,24 +329,24 @@ class RequestTask:
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
-        self.exchange._must_not_linger = True
+        self.request._must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True) as patience:
             await self._part()
-        if patience.cancelled_caught and self.exchange.state != "closed":
+        if patience.cancelled_caught and self.request.state != "closed":
             message = "shutdown_request did not end within %g s (cleanup), for %s"
             log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
     def snapshot(self, now: float) -> RequestSnapshot:
         """The request at this instant, which is ``now`` by the Trio clock."""
-        exchange = self.exchange
+        request = self.request
         return RequestSnapshot(
             info=self.info,
-            state=exchange.state if self._phase == "working" else self._phase,
+            state=request.state if self._phase == "working" else self._phase,
             age=now - self.info.started,
-            time_left=exchange.cancel_scope.deadline - now,
-            bytes_received=exchange.bytes_received,
-            bytes_sent=exchange.bytes_sent,
+            time_left=request.cancel_scope.deadline - now,
+            bytes_received=request.bytes_received,
+            bytes_sent=request.bytes_sent,
         )
 
 

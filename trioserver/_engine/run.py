@@ -347,7 +347,7 @@ class Run:
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
         self.ledger.settled(task, record)
-        thread = task.exchange._left_behind
+        thread = task.request._left_behind
         if thread is None:
             self.door.leave(task)
         else:

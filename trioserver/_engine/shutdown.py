@@ -94,7 +94,7 @@ class Shutdown:
 
     def _end_idle_waits(self) -> None:
         for task in self._ledger.active.values():
-            task.exchange._end_idle_waits()
+            task.request._end_idle_waits()
 
     async def drain_out(self) -> None:
         """Wait for the requests as long as the grace lasts, then cut."""
@@ -111,7 +111,7 @@ class Shutdown:
         until = trio.current_time() + NEW_CONNECTION_GRACE
         while (now := trio.current_time()) < until:
             active = self._ledger.active.values()
-            times = (task.exchange._new_until for task in active)
+            times = (task.request._new_until for task in active)
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
 
@@ -152,7 +152,7 @@ class Shutdown:
             await self._ledger.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        stubborn = (it for it in self._ledger.here() if not it.exchange._left_behind)
+        stubborn = (it for it in self._ledger.here() if not it.request._left_behind)
         for task in stubborn:
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(task.trio_task)
@@ -174,7 +174,7 @@ class Shutdown:
             return
         *older, _newest = self._ledger.lingering.values()
         for task in older:
-            if not task.exchange.cancel_scope.cancel_called:
+            if not task.request.cancel_scope.cancel_called:
                 task.cancel("more connections linger than there are slots (requests)")
                 return
 

@@ -21,8 +21,8 @@ from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.descriptors import lost
 from .._sockets.transport import Data, PeerCredentials, SocketTransport, Transport
+from .any_request import KeepsSlot
 from .drain import Drain
-from .exchange import KeepsSlot
 from .receiving import IdleBlock, Receiver
 from .sending import Sender
 

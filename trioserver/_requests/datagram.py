@@ -23,7 +23,7 @@ from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.errors import PeerGone, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, DatagramTransport, PeerCredentials
-from .exchange import KeepsSlot
+from .any_request import KeepsSlot
 from .receiving import cut
 
 # What a send to a client that is not there, or no longer, can meet.

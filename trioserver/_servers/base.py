@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 import attrs
 import trio
 
-from .._engine.request_task import Exchange
 from .._engine.run import Run
 from .._facts.config import (
     Limits,
@@ -31,6 +30,7 @@ from .._facts.config import (
 from .._facts.errors import lone_errors
 from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from .._facts.observers import error_log, log_lost, log_safely, valid_observers
+from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
 from .._sockets.datagram_listener import DatagramListener
@@ -436,7 +436,7 @@ class BaseServer(DefaultHooks):
 
     # Inside ----------------------------------------------------------------------
 
-    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+    def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
         """What a request owns, over what a listener has accepted."""
         return self._connection_class(
             transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain

@@ -49,8 +49,8 @@ class DefaultHooks(Configured):
         Raises:
           OSError: the accept failed; see the accept tiers.
         """
-        exchange = self._bound_run().door.accept(listener)
-        return None if exchange is None else (exchange, exchange.info.client_address)
+        request = self._bound_run().door.accept(listener)
+        return None if request is None else (request, request.info.client_address)
 
     async def verify_request(self, request: Any, client_address: Address) -> bool:
         """Whether to serve this client; at most ``timeouts.handshake`` seconds."""

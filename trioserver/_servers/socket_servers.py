@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from .._engine.request_task import Exchange
 from .._facts.address import adopted_sockets, valid_ip_address, valid_unix_path
 from .._facts.config import LARGEST_INT, a, count, reject
 from .._facts.events import RequestInfo
+from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain
 from .._sockets.binding import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix, listeners_of
@@ -155,7 +155,7 @@ class UDPServer(BaseServer):
     def _families(self) -> Sequence[int]:
         return _families(self.address_family)
 
-    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+    def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
         if transport.local_address != info.server_address:
             info = attrs.evolve(info, server_address=transport.local_address)
         return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)

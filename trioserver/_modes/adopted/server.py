@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from ..._engine.request_task import Exchange
 from ..._facts.address import Address
 from ..._facts.errors import PeerGone
 from ..._facts.events import RequestInfo
 from ..._facts.observers import error_log, log_safely
+from ..._requests.any_request import AnyRequest
 from ..._requests.datagram import Datagram
 from ..._requests.drain import Drain
 from ..._servers.fields import make_fields
@@ -78,7 +78,7 @@ class AdoptedServer(ThreadingMixIn):
         """Take their socket."""
         return self._keep([AdoptedListener(self.theirs)])
 
-    def _exchange_over(self, transport: Any, info: RequestInfo, drain: Drain) -> Exchange:
+    def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
         if isinstance(transport, AdoptedDatagramTransport):
             return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
         return LentConnection(

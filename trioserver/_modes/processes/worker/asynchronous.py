@@ -45,8 +45,8 @@ async def serve_all(server: Any, channel: Channel, page: Page) -> None:
                 if kind is Say.DRAIN:
                     nursery.start_soon(loop.end_idle_waits)
                 else:
-                    loop.exchange = loop.exchange_for(order := unpack_order(kind, body))
-                    nursery.start_soon(loop.serve, order, loop.exchange)
+                    loop.request = loop.request_for(order := unpack_order(kind, body))
+                    nursery.start_soon(loop.serve, order, loop.request)
             nursery.cancel_scope.cancel(reason="the server is gone")
 
 
@@ -55,17 +55,17 @@ class _Loop(trio.abc.Instrument):
     """What the loop works on.
 
     Attributes:
-      exchange: of the last request.
+      request: of the last request.
       drain: whether the server drains.
     """
 
     _server: Any
     _channel: Channel
     _page: Page
-    exchange: Connection | Datagram | None = None
+    request: Connection | Datagram | None = None
     drain: Drain = attrs.field(factory=Drain)
 
-    def exchange_for(self, order: Order) -> Connection | Datagram:
+    def request_for(self, order: Order) -> Connection | Datagram:
         """What the handler gets."""
         # By the clock of this loop, which has begun somewhere else.
         info = attrs.evolve(order.info, started=trio.current_time() - order.age)
@@ -80,11 +80,11 @@ class _Loop(trio.abc.Instrument):
         timeouts = attrs.evolve(timeouts, idle=order.idle, write=order.write)
         return TakenConnection(_Shared(sock), order, info, timeouts, limits, self.drain)
 
-    async def serve(self, order: Order, exchange: Connection | Datagram) -> None:
+    async def serve(self, order: Order, request: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
-        self._page.begin(order.info.id, exchange.bytes_received, exchange.bytes_sent)
-        deputy = _Deputy(self._server, exchange, exchange.timeouts)
-        await deputy.request(order.client_address).serve()
+        self._page.begin(order.info.id, request.bytes_received, request.bytes_sent)
+        deputy = _Deputy(self._server, request, request.timeouts)
+        await deputy.task(order.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
             raise SystemExit(0)
         self._channel.say(Say.DONE, **deputy.ending.as_facts())
@@ -92,19 +92,19 @@ class _Loop(trio.abc.Instrument):
     async def end_idle_waits(self) -> None:
         """The server drains: waits between requests end, new connections have their moment."""
         self.drain.began = True
-        exchange = self.exchange
-        if exchange is not None:
-            exchange._end_idle_waits()
-            await trio.sleep_until(exchange._new_until)
-            exchange._end_idle_waits()
+        request = self.request
+        if request is not None:
+            request._end_idle_waits()
+            await trio.sleep_until(request._new_until)
+            request._end_idle_waits()
 
     def before_io_wait(self, timeout: float) -> None:
         """The loop has nothing to do: let the server see what it waits for."""
-        exchange = self.exchange
-        if isinstance(exchange, TakenConnection) and not exchange._transport.is_over:
-            state = exchange.state  # closed by the handler, who works on
+        request = self.request
+        if isinstance(request, TakenConnection) and not request._transport.is_over:
+            state = request.state  # closed by the handler, who works on
             shown: State = "working" if state == "closed" else state
-            self._page.publish(exchange.bytes_received, exchange.bytes_sent, shown)
+            self._page.publish(request.bytes_received, request.bytes_sent, shown)
 
 
 @attrs.define(eq=False)
@@ -153,14 +153,14 @@ class _Deputy:
     """The server's hooks, and who keeps the books, for one request."""
 
     _server: Any
-    _exchange: Connection | Datagram
+    _request: Connection | Datagram
     timeouts: Timeouts
     ending: Ending = attrs.field(factory=Ending)
     propagate_errors: bool = False
 
-    def request(self, client_address: Address) -> RequestTask:
+    def task(self, client_address: Address) -> RequestTask:
         """The request, to be served."""
-        return RequestTask(self._exchange, self._exchange, client_address, self, self)
+        return RequestTask(self._request, self._request, client_address, self, self)
 
     # The hooks
 
@@ -199,15 +199,15 @@ class _Deputy:
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """It is decided."""
-        ending, exchange = self.ending, self._exchange
+        ending, request = self.ending, self._request
         ending.outcome, ending.reason = record.outcome.value, shorten(record.reason)
         ending.received, ending.sent = record.bytes_received, record.bytes_sent
-        ending.ended_idle = exchange._ended_idle
-        if isinstance(exchange, TakenConnection):
-            receiver, sender = exchange._receiver, exchange._sender
+        ending.ended_idle = request._ended_idle
+        if isinstance(request, TakenConnection):
+            receiver, sender = request._receiver, request._sender
             ending.at_eof, ending.shut = receiver.at_eof, sender.eof_sent or sender.closed
             ending.broken = sender.broken or ""
-            exchange._transport.is_over = True
+            request._transport.is_over = True
 
     def on_close(self, task: RequestTask) -> None:
         """Its descriptor is closed; the server has another one."""
