@@ -72,7 +72,7 @@ class Door:
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
     _verifies: bool = attrs.field(init=False)
-    _parts_by_default: bool = attrs.field(init=False)
+    _closes_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _fresh: AnyRequest | None = None
     _takes_in: bool = False
@@ -81,7 +81,7 @@ class Door:
         self._slots = Slots(self._server.limits, self._server._most_requests())
         self._verifies = self._overrides("verify_request")
         closers = ("shutdown_request", "close_request")
-        self._parts_by_default = not any(map(self._overrides, closers))
+        self._closes_by_default = not any(map(self._overrides, closers))
 
     # For the accept loops ----------------------------------------------------
 
@@ -187,18 +187,18 @@ class Door:
         if answer is None:
             self._drop(request)
             return None
-        handed, client_address = answer
+        hook_argument, client_address = answer
         task = RequestTask(
             request,
-            handed,
+            hook_argument,
             client_address,
             self._server,
             self._keeper,
             verifies=self._verifies,
-            parts_by_default=self._parts_by_default and handed is request,
+            closes_by_default=self._closes_by_default and hook_argument is request,
         )
         if self._slots.counts_clients():
-            task.counted_as = client_key(client_address, request.user_id())
+            task.client_key = client_key(client_address, request.user_id())
         return task
 
     def _drop(self, request: AnyRequest) -> None:
@@ -210,19 +210,19 @@ class Door:
         if self._drain.began:
             self.waiting.append(task)
             self.start_waiting()
-        elif self._slots.is_full_for(task.counted_as):
+        elif self._slots.is_full_for(task.client_key):
             self._refuse(task, "too many of this client (per_client)")
         elif self._slots.free:
             self._start(task)
         elif callable(when_full):
             self._slots.turning_away = True
-            task.turn_away = when_full
+            task.rejection = when_full
             self._spawn(task)
         else:
             self._refuse(task, "the server is full (requests)")
 
     def _start(self, task: RequestTask) -> None:
-        self._slots.take(task.counted_as)
+        self._slots.take(task.client_key)
         self.accepts_left -= 1
         self._spawn(task)
 
@@ -232,8 +232,8 @@ class Door:
 
     def leave(self, task: RequestTask) -> None:
         """A request's outcome is decided: its place is free."""
-        if task.turn_away is None:
-            self._slots.give_back(task.counted_as)
+        if task.rejection is None:
+            self._slots.give_back(task.client_key)
         else:
             self._slots.turned_away()
         self.start_waiting()
@@ -285,7 +285,7 @@ class Door:
         """Start the requests in the waiting room, as far as there are slots."""
         while self.waiting and self._slots.free:
             task = self.waiting.popleft()
-            if self._slots.is_full_for(task.counted_as):
+            if self._slots.is_full_for(task.client_key):
                 self._leave_unserved(task)
             else:
                 self._start(task)

@@ -79,7 +79,7 @@ class Ledger:
     def in_slots(self) -> list[RequestTask]:
         """The requests that hold a slot, oldest first."""
         # A copy first: a handler in a thread may ask.
-        return [task for task in list(self.active.values()) if task.turn_away is None]
+        return [task for task in list(self.active.values()) if task.rejection is None]
 
     def here(self) -> list[RequestTask]:
         """The requests whose connection is open, oldest first."""

@@ -72,27 +72,27 @@ class RequestTask:
     Attributes:
       request: what it owns.
       info: its facts.
-      handed: what the hooks get as ``request``: it, unless
+      hook_argument: what the hooks get as ``request``: it, unless
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
       verifies: whether ``verify_request`` says anything.
-      parts_by_default: whether nobody has overridden how a request is closed.
-      turn_away: instead of the server's handler, the function that tells the
+      closes_by_default: whether nobody has overridden how a request is closed.
+      rejection: instead of the server's handler, the function that tells the
         client that the server is full.
-      counted_as: the key under which ``Limits.per_client`` counts it.
+      client_key: the key under which ``Limits.per_client`` counts it.
       trio_task: Trio's task that serves it, once it runs.
     """
 
     request: AnyRequest
     info: RequestInfo = attrs.field(init=False)
-    handed: Any
+    hook_argument: Any
     client_address: Address
     _hooks: Hooks
     _keeper: Keeper
     verifies: bool = False
-    parts_by_default: bool = False
-    turn_away: Callable[[Any], Awaitable[object]] | None = None
-    counted_as: object = None
+    closes_by_default: bool = False
+    rejection: Callable[[Any], Awaitable[object]] | None = None
+    client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
     _phase: str = "verifying"
     _outcome: Outcome | None = None
@@ -139,8 +139,8 @@ class RequestTask:
     async def _converse(self) -> None:
         """Everything up to the outcome, which it decides."""
         try:
-            if self.turn_away is not None:
-                await self._turn_away(self.turn_away)
+            if self.rejection is not None:
+                await self._reject(self.rejection)
             elif await self._verified():
                 await self._process()
         except BaseException as error:  # noqa: BLE001  (it raises again what it must)
@@ -150,7 +150,7 @@ class RequestTask:
         if not self.verifies:
             return True
         with trio.move_on_after(self._hooks.timeouts.handshake) as patience:
-            if await call_hook(self._hooks.verify_request, self.handed, self.client_address):
+            if await call_hook(self._hooks.verify_request, self.hook_argument, self.client_address):
                 return True
             self._decide(Outcome.REFUSED, "verify_request")
         if patience.cancelled_caught:
@@ -161,7 +161,7 @@ class RequestTask:
         self._phase = "working"
         outcome, reason = Outcome.COMPLETED, ""
         try:
-            await call_hook(self._hooks.process_request, self.handed, self.client_address)
+            await call_hook(self._hooks.process_request, self.hook_argument, self.client_address)
         except Exception as error:
             # Who lets Draining out has ended properly: his last reply goes out, too.
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
@@ -177,7 +177,7 @@ class RequestTask:
             outcome = Outcome.DRAINED
         self._decide(outcome, reason)
 
-    async def _turn_away(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
+    async def _reject(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
         self._phase = "working"
         self._decide(Outcome.REFUSED, "the server is full (requests)")
         with trio.move_on_after(self._hooks.timeouts.write):
@@ -259,7 +259,9 @@ class RequestTask:
                 try:
                     raise error
                 except Exception:  # noqa: BLE001  (handle_error asks for it)
-                    await call_hook(self._hooks.handle_error, self.handed, self.client_address)
+                    await call_hook(
+                        self._hooks.handle_error, self.hook_argument, self.client_address
+                    )
             if patience.cancelled_caught:
                 message = "handle_error did not end within %g s (cleanup), for %s"
                 log_safely(error_log, logging.ERROR, message, seconds, self.info, exc_info=error)
@@ -301,7 +303,7 @@ class RequestTask:
     async def _part(self) -> None:
         """Let the hooks close; what they raise is reported and changes nothing."""
         try:
-            if self.parts_by_default:
+            if self.closes_by_default:
                 # What the hooks would do, but for the close, which comes next: without
                 # two calls, a scope (it bounds itself) and a turn of the loop.
                 await self.request.linger()
@@ -322,7 +324,7 @@ class RequestTask:
         timeouts = self._hooks.timeouts
         seconds = timeouts.linger + timeouts.cleanup
         with trio.move_on_after(seconds) as patience:
-            await call_hook(self._hooks.shutdown_request, self.handed)
+            await call_hook(self._hooks.shutdown_request, self.hook_argument)
         if patience.cancelled_caught:
             message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
             log_safely(error_log, logging.ERROR, message, seconds, self.info)
