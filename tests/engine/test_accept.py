@@ -533,7 +533,7 @@ class ExhaustedServer(MemoryServer):
 
     async def server_activate(self) -> None:
         await super().server_activate()
-        self.listener.reserve = self._bound_run().door.reserve
+        self.listener.reserve = self._bound_run().admission.reserve
 
 
 SHEDS_AFTER = sum(PAUSES[:9])  # the pause has then stood at a second for a second

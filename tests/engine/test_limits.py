@@ -763,7 +763,7 @@ async def test_per_client_forgets_who_has_left() -> None:
             async with await server.connect((f"2001:db8:{number:x}::1", 1)) as client:
                 await client.send_eof()
                 await read_to_end(client)
-        assert not server._bound_run().door._slots._by_client
+        assert not server._bound_run().admission._slots._by_client
 
 
 def test_slots_remember_only_who_is_here() -> None:

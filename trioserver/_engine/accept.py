@@ -39,7 +39,7 @@ INTERRUPTIONS = 8
 number (PEP 475): in a drain's last look there is no later one."""
 
 
-class Door(Protocol):
+class Admission(Protocol):
     """What an accept loop needs of its run."""
 
     reserve: ReserveDescriptor
@@ -64,8 +64,8 @@ class Door(Protocol):
 
 
 @enable_ki_protection
-async def accept_loop(listener: Listener, door: Door) -> None:
-    """Accept on ``listener`` as long as the door is open and there is room.
+async def accept_loop(listener: Listener, admission: Admission) -> None:
+    """Accept on ``listener`` as long as clients are admitted and there is room.
 
     Protected from Ctrl-C, as everything between an accept and its task is; a
     signal then reaches the main task at its next checkpoint.
@@ -74,12 +74,12 @@ async def accept_loop(listener: Listener, door: Door) -> None:
       OSError: of the fatal tier.
     """
     shortage: Shortage | None = None
-    while door.is_open():
-        if not door.has_room():
-            await door.wait_for_room()
+    while admission.is_open():
+        if not admission.has_room():
+            await admission.wait_for_room()
             continue  # the drain may have closed the listener in the same tick
-        await _wait_for_client(listener, door)
-        admitted, error = _accept_batch(listener, door)
+        await _wait_for_client(listener, admission)
+        admitted, error = _accept_batch(listener, admission)
         if error is None:
             if not admitted:
                 await checkpoint()  # a listener that waits without one keeps nobody else waiting
@@ -87,7 +87,7 @@ async def accept_loop(listener: Listener, door: Door) -> None:
                 shortage.over()
                 shortage = None
             continue
-        door.accept_failed(listener.address, error)
+        admission.accept_failed(listener.address, error)
         tier = tier_of(error)
         if tier is Tier.FATAL:
             raise error
@@ -95,39 +95,39 @@ async def accept_loop(listener: Listener, door: Door) -> None:
             shortage = shortage or Shortage(listener.address)
             if admitted:
                 shortage.eases()
-            if shortage.lasts() and door.reserve.helps_with(error):
-                door.reserve.lend(partial(_shed_all, listener, door))
+            if shortage.lasts() and admission.reserve.helps_with(error):
+                admission.reserve.lend(partial(_shed_all, listener, admission))
             await trio.sleep(shortage.pause(error))
         else:
             await checkpoint()
 
 
-async def _wait_for_client(listener: Listener, door: Door) -> None:
+async def _wait_for_client(listener: Listener, admission: Admission) -> None:
     try:
         await listener.wait_acceptable()
     except trio.ClosedResourceError:
-        if door.is_open():
+        if admission.is_open():
             raise
         # Closed by the drain, in the very step in which this was to wake up.
 
 
-def accept_now(listener: Listener, door: Door) -> None:
-    """Admit who is there now, as far as the door is open.
+def accept_now(listener: Listener, admission: Admission) -> None:
+    """Admit who is there now, as long as clients are admitted.
 
-    Whom the door drops or turns away, and who is an error of its own, does not
+    A client that is dropped or turned away, or is an error of its own, does not
     hide the next one.
 
     Raises:
       OSError: of the fatal tier.
     """
     for _ in range(most_queued(listener)):
-        if not door.is_open():
+        if not admission.is_open():
             return
         try:
-            if not door.admit(listener):
+            if not admission.admit(listener):
                 return
         except OSError as error:
-            door.accept_failed(listener.address, error)
+            admission.accept_failed(listener.address, error)
             tier = tier_of(error)
             if tier is Tier.FATAL:
                 raise
@@ -135,11 +135,11 @@ def accept_now(listener: Listener, door: Door) -> None:
                 return
 
 
-def _accept_batch(listener: Listener, door: Door) -> tuple[int, OSError | None]:
+def _accept_batch(listener: Listener, admission: Admission) -> tuple[int, OSError | None]:
     """How many clients were admitted, and the error that ended it, if one did."""
     admitted = 0
     try:
-        while door.is_open() and door.has_room() and door.admit(listener):
+        while admission.is_open() and admission.has_room() and admission.admit(listener):
             admitted += 1
             if admitted == ACCEPTS_AT_ONCE:
                 break
@@ -148,9 +148,9 @@ def _accept_batch(listener: Listener, door: Door) -> tuple[int, OSError | None]:
     return admitted, None
 
 
-def _shed_all(listener: Listener, door: Door) -> None:
+def _shed_all(listener: Listener, admission: Admission) -> None:
     for _ in range(ACCEPTS_AT_ONCE):
-        if not door.shed(listener):
+        if not admission.shed(listener):
             return
 
 

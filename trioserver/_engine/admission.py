@@ -1,4 +1,4 @@
-"""The door of a run: who is let in, who is refused, and who waits.
+"""Admission control: which clients become requests, who is refused, and who waits.
 
 The accept loops ask it whether there is room, and it turns what they find into
 requests. During a drain it is the waiting room, too: clients whom the kernel
@@ -37,8 +37,8 @@ from .request_task import Hooks, Keeper, RequestTask
 from .slots import Slots
 
 
-class DoorHooks(Hooks, Protocol):
-    """What a door needs of its server."""
+class AdmissionHooks(Hooks, Protocol):
+    """What admission needs of its server."""
 
     limits: Limits
     _mode: ClassVar[Mode]
@@ -52,7 +52,7 @@ class DoorHooks(Hooks, Protocol):
 
 
 @attrs.define(eq=False)
-class Door:
+class Admission:
     """Lets clients in, as long as there is room.
 
     Attributes:
@@ -61,7 +61,7 @@ class Door:
       reserve: for the day when there are no descriptors.
     """
 
-    _server: DoorHooks
+    _server: AdmissionHooks
     _keeper: Keeper
     _ledger: Ledger
     _drain: Drain

@@ -1,6 +1,6 @@
 """One run of a server: its nurseries, and what happens in which.
 
-All that changes while a server serves is here, in the run's `Door` (who is let
+All that changes while a server serves is here, in the run's `Admission` (who is let
 in), its `Ledger` (who is here) and its `Shutdown` (how it ends). A run is made
 when the server is bound and dropped when it is closed::
 
@@ -55,13 +55,13 @@ from .._facts.verdict import cancellations, in_words
 from .._requests.drain import Drain
 from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
-from .admission import Door, DoorHooks
+from .admission import Admission, AdmissionHooks
 from .registry import Ledger
 from .request_task import RequestTask, call_hook
 from .shutdown import Shutdown
 
 
-class RunHooks(DoorHooks, Protocol):
+class RunHooks(AdmissionHooks, Protocol):
     """What a run needs of its server."""
 
     observers: Sequence[object]
@@ -77,7 +77,7 @@ class Run:
     Attributes:
       listeners: where clients come from; closed ones stay in the list.
       drain: whether the drain has begun.
-      door: who is let in.
+      admission: who is let in.
       ledger: who is here.
       bound: whether it can be served.
       starting: whether it is being bound, or its staff is on its way.
@@ -96,7 +96,7 @@ class Run:
     _overrides: Callable[[str], bool]
     listeners: list[Listener] = attrs.field(factory=list)
     drain: Drain = attrs.field(factory=Drain)
-    door: Door = attrs.field(init=False)
+    admission: Admission = attrs.field(init=False)
     ledger: Ledger = attrs.field(init=False)
     bound: bool = False
     starting: bool = False
@@ -121,7 +121,7 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit), self.listeners)
-        self.door = Door(
+        self.admission = Admission(
             self._server,
             keeper=self,
             ledger=self.ledger,
@@ -129,7 +129,9 @@ class Run:
             overrides=self._overrides,
             spawn=self._spawn,
         )
-        self._ending = Shutdown(self._server, self.listeners, self.door, self.ledger, self.drain)
+        self._ending = Shutdown(
+            self._server, self.listeners, self.admission, self.ledger, self.drain
+        )
 
     @contextmanager
     def binding(self, grace: float | None) -> Iterator[None]:
@@ -194,7 +196,7 @@ class Run:
             is_ready = True
             started()
 
-        self.door.accepts_left = math.inf
+        self.admission.accepts_left = math.inf
         try:
             await self._with_requests(until_drained)
             if not is_ready and self._drain_when_serving is not None:
@@ -216,7 +218,7 @@ class Run:
                     await self._accept(lambda: None)
                 # The last look: who came in the very tick, or was there all the time.
                 for listener in self.listeners:
-                    accept_now(listener, self.door)
+                    accept_now(listener, self.admission)
                 await self.ledger.until_all_closed_or(self.drain)
                 if self.drain.began:
                     await self._ending.drain_out()
@@ -226,14 +228,14 @@ class Run:
                 await self._ending.cut(_in_words(error))
                 raise
 
-        self.door.accepts_left = 1
+        self.admission.accepts_left = 1
         if self._drain_when_serving is not None:
             self._ending.stop_accepting("shutdown() was called")
             await trio.lowlevel.checkpoint()
             return False
         await self._with_requests(until_closed)
         # Cut by server_close, it has had its turn: no handle_timeout.
-        return self.door.accepts_left < 1 or self._everything.cancel_called
+        return self.admission.accepts_left < 1 or self._everything.cancel_called
 
     @enable_ki_protection
     async def _with_requests(self, body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
@@ -247,7 +249,7 @@ class Run:
                     left = self._grace_left(self._drain_when_serving)
                     self._everything.deadline = trio.current_time() + left
                 async with (
-                    self._server._staff(for_one=not self.door.takes_all) as self.staff,
+                    self._server._staff(for_one=not self.admission.takes_all) as self.staff,
                     trio.open_nursery() as requests,
                 ):
                     self._requests, self._takes_requests = requests, True
@@ -274,13 +276,13 @@ class Run:
         return max(0.0, min(seconds, self._grace_ends - trio.current_time()))
 
     async def _accept(self, started: Callable[[], object]) -> None:
-        """Let clients in, until the door closes."""
-        self.door.reserve.take()
+        """Let clients in, as long as they are admitted."""
+        self.admission.reserve.take()
         with lone_errors():
             async with trio.open_nursery() as loops:
                 self._ending.accepting = loops.cancel_scope
                 for listener in self.listeners:
-                    loops.start_soon(accept_loop, listener, self.door)
+                    loops.start_soon(accept_loop, listener, self.admission)
                 started()
                 if self._drain_when_serving is not None:
                     self.begin_drain(self._grace_left(self._drain_when_serving))
@@ -310,7 +312,7 @@ class Run:
         name = f"{type(self._server).__name__} {task.info}"
         self._context.copy().run(partial(requests.start_soon, task.serve, name=name))
         self.ledger.opened(task)
-        if self.door.accepts_left < 1:
+        if self.admission.accepts_left < 1:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
     def on_start(self, task: RequestTask) -> None:
@@ -319,12 +321,12 @@ class Run:
 
     def on_fatal(self, task: RequestTask | None, reason: str) -> None:
         """What a request raises stops the server: nobody waits until it is closed."""
-        if self.door.takes_all:
+        if self.admission.takes_all:
             self._ending.fail(reason, culprit=task)
         else:
             self._takes_requests = False
-            self.door.accepts_left = 0
-            self.door.empty_waiting_room()
+            self.admission.accepts_left = 0
+            self.admission.empty_waiting_room()
 
     def on_exit(self, error: BaseException) -> None:
         """An observer or a get_request has raised what stops the server.
@@ -340,18 +342,18 @@ class Run:
 
     def on_cancelled_from_outside(self) -> None:
         """The requests may notice it before the task of ``serve`` does."""
-        if self.door.takes_all:
+        if self.admission.takes_all:
             self._ending.begin_report()
-            self.door.empty_waiting_room()
+            self.admission.empty_waiting_room()
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
         self.ledger.settled(task, record)
         thread = task.request._left_behind
         if thread is None:
-            self.door.leave(task)
+            self.admission.leave(task)
         else:
-            thread.when_over(partial(self.door.leave, task))
+            thread.when_over(partial(self.admission.leave, task))
         self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
         self._ending.end_oldest_linger()
 
@@ -417,7 +419,7 @@ class Run:
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""
         self._close_listeners()
-        self.door.reserve.give_back()
+        self.admission.reserve.give_back()
         self.drain.bell.take_down()
         if self.report is None:
             self.report = self.ledger.report(self._ending.reason or "the server was closed")
@@ -433,7 +435,7 @@ class Run:
 
     def statistics(self) -> Statistics:
         """The counts at this instant."""
-        return self.ledger.statistics(waiting=len(self.door.waiting))
+        return self.ledger.statistics(waiting=len(self.admission.waiting))
 
     def snapshot(self) -> ServerSnapshot:
         """The run at this instant; a handler in a thread may ask, too."""

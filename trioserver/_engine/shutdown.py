@@ -29,7 +29,7 @@ from .._facts.observers import error_log, log_safely
 from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal
 from .._sockets.transport import Listener
-from .admission import Door
+from .admission import Admission
 from .registry import Ledger
 from .request_task import RequestTask
 
@@ -53,7 +53,7 @@ class Shutdown:
 
     _server: ShutdownHooks
     _listeners: list[Listener]
-    _door: Door
+    _admission: Admission
     _ledger: Ledger
     _drain: Drain
     reason: str = ""
@@ -86,11 +86,11 @@ class Shutdown:
         for listener in self._listeners:
             if not listener.shared:  # else what is queued is for the others, too
                 seal(listener)
-                self._door.take_in_queue(listener)
+                self._admission.take_in_queue(listener)
             listener.close()
         self._end_idle_waits()
         self._ledger.drain_began(seconds)
-        self._door.start_waiting()
+        self._admission.start_waiting()
 
     def _end_idle_waits(self) -> None:
         for task in self._ledger.active.values():
@@ -144,7 +144,7 @@ class Shutdown:
 
     async def cut(self, reason: str) -> None:
         """Cancel the requests, wait for them within bounds, and name those that do not end."""
-        self._door.empty_waiting_room()
+        self._admission.empty_waiting_room()
         for task in self._ledger.here():
             task.cancel(reason)
         seconds = self._server.timeouts.cleanup

@@ -213,7 +213,7 @@ class AdoptedServer(ThreadingMixIn):
         except OSError as error:
             traceback.clear_frames(error.__traceback__)
             told = ConnectionAbortedError(errno.ECONNABORTED, f"get_request: {error}")
-            self._bound_run().door.accept_failed(request.info.server_address, told)
+            self._bound_run().admission.accept_failed(request.info.server_address, told)
             raise PeerGone(f"get_request: {error}", info=request.info) from error
         finally:
             request._take_back()
