@@ -744,7 +744,7 @@ async def test_threads_door(monkeypatch: pytest.MonkeyPatch) -> None:
         return b"come in\n"
 
     monkeypatch.setattr(threads, "somebody_opens", somebody_opens)
-    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), threads.Admission)
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), threads.Door)
     with trio.fail_after(10):
         async with server.serving():
             async with await trio.open_tcp_stream(*server.server_address) as client:

@@ -94,7 +94,7 @@ class Books:
 
     def _kept(self) -> Iterator[str]:
         """What a run that is over still counts as taken."""
-        slots, ledger = self.run.admission._slots, self.run.ledger
+        slots, ledger = self.run.admission._slots, self.run.registry
         full = slots.free < slots._most or slots.turning_away or slots._by_client
         if full or slots.free > slots._most:
             yield f"slots were not given back, or too many: {slots}"

@@ -32,7 +32,7 @@ from .._requests.drain import Drain
 from .._sockets.binding import most_queued
 from .._sockets.transport import DatagramTransport, Listener, Transport
 from .accept import ReserveDescriptor, Tier, next_client, tier_of
-from .registry import Ledger
+from .registry import RequestRegistry
 from .request_task import Hooks, Keeper, RequestTask
 from .slots import Slots
 
@@ -63,7 +63,7 @@ class Admission:
 
     _server: AdmissionHooks
     _keeper: Keeper
-    _ledger: Ledger
+    _registry: RequestRegistry
     _drain: Drain
     _overrides: Callable[[str], bool]
     _spawn: Callable[[RequestTask], None]
@@ -118,7 +118,7 @@ class Admission:
 
     def accept_failed(self, address: Address, error: OSError) -> None:
         """An accept on ``address`` met ``error``."""
-        self._ledger.accept_failed(address, error)
+        self._registry.accept_failed(address, error)
 
     # From the accept to the task ----------------------------------------------
 
@@ -203,7 +203,7 @@ class Admission:
 
     def _drop(self, request: AnyRequest) -> None:
         request.reset()
-        self._ledger.refused(request.info.client_address, "get_request")
+        self._registry.refused(request.info.client_address, "get_request")
 
     def _let_in(self, task: RequestTask) -> None:
         when_full = self._server.limits.when_full
@@ -228,7 +228,7 @@ class Admission:
 
     def _refuse(self, task: RequestTask, reason: str) -> None:
         task.request.reset()
-        self._ledger.refused(task.client_address, reason)
+        self._registry.refused(task.client_address, reason)
 
     def leave(self, task: RequestTask) -> None:
         """A request's outcome is decided: its place is free."""
@@ -297,4 +297,4 @@ class Admission:
 
     def _leave_unserved(self, task: RequestTask) -> None:
         task.request.reset()
-        self._ledger.unaccepted(task.client_address)
+        self._registry.unaccepted(task.client_address)

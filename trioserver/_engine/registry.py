@@ -1,4 +1,4 @@
-"""The books of a run: who is here, what was counted, who is told, what is reported.
+"""The requests of a run: which are here, what was counted, who is told, what is reported.
 
 Every change of a request's state passes through here once, so that there is
 one record a request, and the counts agree with it.
@@ -22,7 +22,7 @@ from .request_task import RequestTask
 
 
 @attrs.define(eq=False)
-class Ledger:
+class RequestRegistry:
     """What a run knows of its requests.
 
     Attributes:

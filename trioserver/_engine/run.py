@@ -1,7 +1,7 @@
 """One run of a server: its nurseries, and what happens in which.
 
 All that changes while a server serves is here, in the run's `Admission` (who is let
-in), its `Ledger` (who is here) and its `Shutdown` (how it ends). A run is made
+in), its `RequestRegistry` (who is here) and its `Shutdown` (how it ends). A run is made
 when the server is bound and dropped when it is closed::
 
     serve
@@ -56,7 +56,7 @@ from .._requests.drain import Drain
 from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
 from .admission import Admission, AdmissionHooks
-from .registry import Ledger
+from .registry import RequestRegistry
 from .request_task import RequestTask, call_hook
 from .shutdown import Shutdown
 
@@ -78,7 +78,7 @@ class Run:
       listeners: where clients come from; closed ones stay in the list.
       drain: whether the drain has begun.
       admission: who is let in.
-      ledger: who is here.
+      registry: who is here.
       bound: whether it can be served.
       starting: whether it is being bound, or its staff is on its way.
       serving: whether `serve` or `handle_one` is at work.
@@ -97,7 +97,7 @@ class Run:
     listeners: list[Listener] = attrs.field(factory=list)
     drain: Drain = attrs.field(factory=Drain)
     admission: Admission = attrs.field(init=False)
-    ledger: Ledger = attrs.field(init=False)
+    registry: RequestRegistry = attrs.field(init=False)
     bound: bool = False
     starting: bool = False
     serving: bool = False
@@ -120,17 +120,19 @@ class Run:
     _is_announced: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.ledger = Ledger(Audience.of(self._server.observers, self.on_exit), self.listeners)
+        self.registry = RequestRegistry(
+            Audience.of(self._server.observers, self.on_exit), self.listeners
+        )
         self.admission = Admission(
             self._server,
             keeper=self,
-            ledger=self.ledger,
+            registry=self.registry,
             drain=self.drain,
             overrides=self._overrides,
             spawn=self._spawn,
         )
         self._ending = Shutdown(
-            self._server, self.listeners, self.admission, self.ledger, self.drain
+            self._server, self.listeners, self.admission, self.registry, self.drain
         )
 
     @contextmanager
@@ -161,7 +163,7 @@ class Run:
         """Binding has succeeded: clients queue."""
         self.bound = self._is_announced = True
         addresses = tuple(listener.address for listener in self.listeners)
-        self.ledger.audience.tell("server_listening", addresses)
+        self.registry.audience.tell("server_listening", addresses)
 
     # Serving ---------------------------------------------------------------
 
@@ -219,7 +221,7 @@ class Run:
                 # The last look: who came in the very tick, or was there all the time.
                 for listener in self.listeners:
                     accept_now(listener, self.admission)
-                await self.ledger.until_all_closed_or(self.drain)
+                await self.registry.until_all_closed_or(self.drain)
                 if self.drain.began:
                     await self._ending.drain_out()
             except BaseException as error:
@@ -311,13 +313,13 @@ class Run:
         # during a drain another task, has set.
         name = f"{type(self._server).__name__} {task.info}"
         self._context.copy().run(partial(requests.start_soon, task.serve, name=name))
-        self.ledger.opened(task)
+        self.registry.opened(task)
         if self.admission.accepts_left < 1:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
     def on_start(self, task: RequestTask) -> None:
         """The request's task runs."""
-        self.ledger.audience.tell("request_started", task.info)
+        self.registry.audience.tell("request_started", task.info)
 
     def on_fatal(self, task: RequestTask | None, reason: str) -> None:
         """What a request raises stops the server: nobody waits until it is closed."""
@@ -348,18 +350,18 @@ class Run:
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """Slot back, and one record; only then does the connection linger."""
-        self.ledger.settled(task, record)
+        self.registry.settled(task, record)
         thread = task.request._left_behind
         if thread is None:
             self.admission.leave(task)
         else:
             thread.when_over(partial(self.admission.leave, task))
-        self.ledger.audience.tell("request_finished", record.info, record.outcome, record)
+        self.registry.audience.tell("request_finished", record.info, record.outcome, record)
         self._ending.end_oldest_linger()
 
     def on_close(self, task: RequestTask) -> None:
         """The request's connection is closed."""
-        self.ledger.closed(task)
+        self.registry.closed(task)
 
     # Draining --------------------------------------------------------------
 
@@ -406,13 +408,13 @@ class Run:
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
         """Cancel one request; false if there is none of that id, or its outcome is decided."""
-        if request_id not in self.ledger.active:
+        if request_id not in self.registry.active:
             return False
         self._at_home(self._cancel_active, request_id, reason)
         return True
 
     def _cancel_active(self, request_id: int, reason: str) -> None:
-        task = self.ledger.active.get(request_id)
+        task = self.registry.active.get(request_id)
         if task is not None:
             task.cancel(reason)
 
@@ -422,9 +424,9 @@ class Run:
         self.admission.reserve.give_back()
         self.drain.bell.take_down()
         if self.report is None:
-            self.report = self.ledger.report(self._ending.reason or "the server was closed")
+            self.report = self.registry.report(self._ending.reason or "the server was closed")
             if self._is_announced:
-                self.ledger.audience.tell("server_closed", self.report)
+                self.registry.audience.tell("server_closed", self.report)
         return self.report
 
     def _close_listeners(self) -> None:
@@ -435,7 +437,7 @@ class Run:
 
     def statistics(self) -> Statistics:
         """The counts at this instant."""
-        return self.ledger.statistics(waiting=len(self.admission.waiting))
+        return self.registry.statistics(waiting=len(self.admission.waiting))
 
     def snapshot(self) -> ServerSnapshot:
         """The run at this instant; a handler in a thread may ask, too."""
@@ -449,7 +451,7 @@ class Run:
                 ListenerSnapshot(address=listener.address, accepting=state == "serving")
                 for listener in self.listeners
             ),
-            requests=tuple(task.snapshot(now) for task in self.ledger.here()),
+            requests=tuple(task.snapshot(now) for task in self.registry.here()),
             statistics=self.statistics(),
         )
 

@@ -30,7 +30,7 @@ from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal
 from .._sockets.transport import Listener
 from .admission import Admission
-from .registry import Ledger
+from .registry import RequestRegistry
 from .request_task import RequestTask
 
 
@@ -54,7 +54,7 @@ class Shutdown:
     _server: ShutdownHooks
     _listeners: list[Listener]
     _admission: Admission
-    _ledger: Ledger
+    _registry: RequestRegistry
     _drain: Drain
     reason: str = ""
     accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -76,7 +76,7 @@ class Shutdown:
         """
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
         if self._drain.began:
-            self._ledger.grace_ends(self._grace.deadline)
+            self._registry.grace_ends(self._grace.deadline)
             return
         # First, because get_request is called below, and may come back here.
         self._drain.began = True
@@ -89,11 +89,11 @@ class Shutdown:
                 self._admission.take_in_queue(listener)
             listener.close()
         self._end_idle_waits()
-        self._ledger.drain_began(seconds)
+        self._registry.drain_began(seconds)
         self._admission.start_waiting()
 
     def _end_idle_waits(self) -> None:
-        for task in self._ledger.active.values():
+        for task in self._registry.active.values():
             task.request._end_idle_waits()
 
     async def drain_out(self) -> None:
@@ -101,7 +101,7 @@ class Shutdown:
         with self._grace, lone_errors():
             async with trio.open_nursery() as watch:
                 watch.start_soon(self._end_waits_of_new)
-                await self._ledger.until_all_closed()
+                await self._registry.until_all_closed()
                 watch.cancel_scope.cancel(reason="all requests have ended")
         if self._grace.cancelled_caught:
             await self.cut(self._why_cut)
@@ -110,7 +110,7 @@ class Shutdown:
         """End the idle waits of connections that were too new when the drain began."""
         until = trio.current_time() + NEW_CONNECTION_GRACE
         while (now := trio.current_time()) < until:
-            active = self._ledger.active.values()
+            active = self._registry.active.values()
             times = (task.request._new_until for task in active)
             await trio.sleep_until(min((time for time in times if time > now), default=until))
             self._end_idle_waits()
@@ -132,7 +132,7 @@ class Shutdown:
         self.stop_accepting(reason)
         self._why_cut = reason
         self._grace.cancel(reason=reason)
-        for task in self._ledger.here():
+        for task in self._registry.here():
             if task is not culprit:
                 task.cancel(reason)
 
@@ -140,19 +140,19 @@ class Shutdown:
         """From now on, a request that ends is part of the report."""
         if not self._drain.began:
             self._drain.began = True
-            self._ledger.drain_began(0.0)
+            self._registry.drain_began(0.0)
 
     async def cut(self, reason: str) -> None:
         """Cancel the requests, wait for them within bounds, and name those that do not end."""
         self._admission.empty_waiting_room()
-        for task in self._ledger.here():
+        for task in self._registry.here():
             task.cancel(reason)
         seconds = self._server.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True):
-            await self._ledger.until_all_closed()
+            await self._registry.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        stubborn = (it for it in self._ledger.here() if not it.request._left_behind)
+        stubborn = (it for it in self._registry.here() if not it.request._left_behind)
         for task in stubborn:
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(task.trio_task)
@@ -170,9 +170,9 @@ class Shutdown:
 
     def end_oldest_linger(self) -> None:
         """Close the connection that lingers longest, as long as there are too many."""
-        if len(self._ledger.lingering) <= self._server.limits.requests:
+        if len(self._registry.lingering) <= self._server.limits.requests:
             return
-        *older, _newest = self._ledger.lingering.values()
+        *older, _newest = self._registry.lingering.values()
         for task in older:
             if not task.request.cancel_scope.cancel_called:
                 task.cancel("more connections linger than there are slots (requests)")

@@ -412,7 +412,7 @@ class BaseServer(DefaultHooks):
     @property
     def requests(self) -> tuple[RequestInfo, ...]:
         """The requests that hold a slot now, oldest first."""
-        active = [] if self._run is None else self._run.ledger.in_slots()
+        active = [] if self._run is None else self._run.registry.in_slots()
         return tuple(request.info for request in active)
 
     def statistics(self) -> Statistics:
