@@ -33,7 +33,7 @@ from .._sockets.binding import most_queued
 from .._sockets.transport import DatagramTransport, Listener, Transport
 from .accept import ReserveDescriptor, Tier, next_client, tier_of
 from .registry import RequestRegistry
-from .request_task import Hooks, Keeper, RequestTask
+from .request_task import Hooks, RequestEvents, RequestTask
 from .slots import Slots
 
 
@@ -62,7 +62,7 @@ class Admission:
     """
 
     _server: AdmissionHooks
-    _keeper: Keeper
+    _events: RequestEvents
     _registry: RequestRegistry
     _drain: Drain
     _overrides: Callable[[str], bool]
@@ -193,7 +193,7 @@ class Admission:
             hook_argument,
             client_address,
             self._server,
-            self._keeper,
+            self._events,
             verifies=self._verifies,
             closes_by_default=self._closes_by_default and hook_argument is request,
         )
@@ -252,7 +252,7 @@ class Admission:
             message = "could not accept the clients that were waiting when the drain began"
             log_safely(error_log, logging.ERROR, message, exc_info=error)
         except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
-            self._keeper.on_exit(error)
+            self._events.on_exit(error)
         finally:
             self._takes_in = False
 

@@ -54,7 +54,7 @@ class Hooks(Protocol):
     async def handle_error(self, request: Any, client_address: Address) -> None: ...
 
 
-class Keeper(Protocol):
+class RequestEvents(Protocol):
     """What a request needs of its run."""
 
     def on_start(self, task: RequestTask) -> None: ...
@@ -88,7 +88,7 @@ class RequestTask:
     hook_argument: Any
     client_address: Address
     _hooks: Hooks
-    _keeper: Keeper
+    _events: RequestEvents
     verifies: bool = False
     closes_by_default: bool = False
     rejection: Callable[[Any], Awaitable[object]] | None = None
@@ -118,7 +118,7 @@ class RequestTask:
         try:
             with self.request.cancel_scope:
                 try:
-                    self._keeper.on_start(self)
+                    self._events.on_start(self)
                     await self._converse()
                 finally:
                     cancelled = trio.current_effective_deadline() == -math.inf
@@ -132,7 +132,7 @@ class RequestTask:
                     await self._part_shielded()
             finally:
                 self.request.close()
-                self._keeper.on_close(self)
+                self._events.on_close(self)
 
     # Converse --------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class RequestTask:
     def _announce(self, error: BaseException) -> None:
         """Something goes on up: tell the run now, not when the connection is closed."""
         if not cancellations(error):
-            self._keeper.on_fatal(self, f"the server failed: {in_words(error)}")
+            self._events.on_fatal(self, f"the server failed: {in_words(error)}")
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""
@@ -295,8 +295,8 @@ class RequestTask:
             bytes_sent=request.bytes_sent,
         )
         if cancelled and not request.cancel_scope.cancel_called:
-            self._keeper.on_cancelled_from_outside()
-        self._keeper.on_outcome(self, record)
+            self._events.on_cancelled_from_outside()
+        self._events.on_outcome(self, record)
 
     # Part ------------------------------------------------------------------
 

@@ -125,7 +125,7 @@ class Run:
         )
         self.admission = Admission(
             self._server,
-            keeper=self,
+            events=self,
             registry=self.registry,
             drain=self.drain,
             overrides=self._overrides,
