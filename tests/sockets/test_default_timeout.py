@@ -18,7 +18,7 @@ from support import Witness, plain_client, running, until
 from support.adopting import THERE, adopted, in_thread
 
 import trioserver
-from trioserver._requests.drain import Bell
+from trioserver._requests.drain import WakeupPipe
 from trioserver._sockets.making import new_socket, socket_of, socket_pair, twin_of
 
 PACKAGE = Path(trioserver.__file__).parent
@@ -143,11 +143,11 @@ def test_sockets_have_no_time_out_of_the_programs() -> None:
     one, another = socket_pair()
     with one, another:
         assert (one.gettimeout(), another.gettimeout()) == (None, None)
-    bell = Bell()
-    bell.hang()
-    assert bell._ear is not None
-    assert bell._ear.gettimeout() is None
-    bell.take_down()
+    bell = WakeupPipe()
+    bell.open()
+    assert bell._read_end is not None
+    assert bell._read_end.gettimeout() is None
+    bell.close()
 
 
 MAKES_SOCKETS = {"socket", "socketpair", "dup", "fromfd", "create_connection", "create_server"}

@@ -422,7 +422,7 @@ class Run:
         """Close what is left of the run, without waiting; twice is once."""
         self._close_listeners()
         self.admission.reserve.give_back()
-        self.drain.bell.take_down()
+        self.drain.wakeup.close()
         if self.report is None:
             self.report = self.registry.report(self._ending.reason or "the server was closed")
             if self._is_announced:

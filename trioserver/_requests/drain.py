@@ -1,4 +1,4 @@
-"""Whether a server drains: what all its connections look at, and a bell for threads."""
+"""Whether a server drains: what all its connections look at, and a pipe that wakes threads."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ not ended by a drain: its first request may be on its way. (Go's net/http waits
 5 s, and in a drain most such connections are speculative ones of browsers.)"""
 
 
-class Bell:
-    """Rings when a drain begins, and goes on: for threads that wait in ``poll`` meanwhile.
+class WakeupPipe:
+    """Wakes threads that wait in ``poll`` when a drain begins, and those that wait later.
 
-    One for all of a server's: a socket that becomes readable because its other
-    end is closed.
+    One for all threads of a server: a socket that becomes readable, and stays so,
+    because its other end is closed.
     """
 
-    _rope: socket.socket | None = None
-    _ear: socket.socket | None = None
+    _write_end: socket.socket | None = None
+    _read_end: socket.socket | None = None
 
-    def hang(self) -> None:
-        """Make it, if that has not been done. Without descriptors for it, nobody is woken."""
-        if self._ear is None:
+    def open(self) -> None:
+        """Make the pipe, unless it is there. Without descriptors for it, no thread is woken."""
+        if self._read_end is None:
             with contextlib.suppress(OSError):
-                self._rope, self._ear = socket_pair()
+                self._write_end, self._read_end = socket_pair()
 
-    def ring(self) -> None:
-        """Wake all who wait for it, now and later. Twice is once."""
-        if self._rope is not None:
-            self._rope.close()
+    def wake_all(self) -> None:
+        """Wake all threads that wait for it, now and later. Twice is once."""
+        if self._write_end is not None:
+            self._write_end.close()
 
-    def take_down(self) -> None:
-        """Close it."""
-        self.ring()
-        if self._ear is not None:
-            self._ear.close()
+    def close(self) -> None:
+        """Wake all, and close both ends."""
+        self.wake_all()
+        if self._read_end is not None:
+            self._read_end.close()
 
     def fileno(self) -> int:
-        """What to wait for; -1 if it does not hang."""
-        return -1 if self._ear is None else self._ear.fileno()
+        """What to wait for; -1 if there is no pipe."""
+        return -1 if self._read_end is None else self._read_end.fileno()
 
 
 @attrs.define(eq=False)
@@ -53,8 +53,8 @@ class Drain:
 
     Attributes:
       began: whether it does.
-      bell: rings when it does, for those who wait in threads.
+      wakeup: wakes those that wait in threads when it does.
     """
 
     began: bool = False
-    bell: Bell = attrs.field(factory=Bell)
+    wakeup: WakeupPipe = attrs.field(factory=WakeupPipe)

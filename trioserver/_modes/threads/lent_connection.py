@@ -49,7 +49,7 @@ class LentConnection(Connection):
             )
         receiver, sender = self._receiver, self._sender
         if ends_idle and not receiver.drain.began:
-            receiver.drain.bell.hang()
+            receiver.drain.wakeup.open()
         bounds = {"idle": receiver.timeout, "write": sender.timeout}
         bounds |= kernels_time_outs(self._transport.socket)
         until_new = receiver.new_until - trio.current_time()
@@ -170,7 +170,7 @@ class LentConnection(Connection):
         if self._use is None:
             super()._end_idle_waits()
         else:
-            self._receiver.drain.bell.ring()
+            self._receiver.drain.wakeup.wake_all()
 
 
 _LINGER = struct.Struct("ii")

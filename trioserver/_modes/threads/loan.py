@@ -38,7 +38,7 @@ class KnowsDrain(Protocol):
         """Whether it does."""
 
     @property
-    def bell(self) -> HasFileno:
+    def wakeup(self) -> HasFileno:
         """Becomes readable when it does."""
 
 
@@ -135,8 +135,8 @@ class SocketUse:
             return True
         while True:
             until = self._request_may_come_until()
-            bell = self.drain.bell.fileno() if until == math.inf else -1
-            if _wait(number, min(until, deadline), bell=bell):
+            wakeup = self.drain.wakeup.fileno() if until == math.inf else -1
+            if _wait(number, min(until, deadline), wakeup=wakeup):
                 return True
             if self._request_may_come_until() <= time.monotonic():
                 return False
@@ -196,18 +196,18 @@ def wait_for_room(number: int, deadline: float) -> bool:
     return _wait(number, deadline, output=True)
 
 
-def _wait(number: int, deadline: float, *, output: bool = False, bell: int = -1) -> bool:
+def _wait(number: int, deadline: float, *, output: bool = False, wakeup: int = -1) -> bool:
     """Wait for input or its end, or for room; false when the time is up, or the bell rings."""
     left = deadline - time.monotonic()
     seconds = None if left == math.inf else min(max(0.0, left), LARGEST_INT / 1000)
-    bells = [] if bell == -1 else [bell]
+    pipes = [] if wakeup == -1 else [wakeup]
     if sys.platform == "win32":
         reads, writes = ([], [number]) if output else ([number], [])
-        ready = select.select(reads + bells, writes, [], seconds)
+        ready = select.select(reads + pipes, writes, [], seconds)
         return any(number in numbers for numbers in ready)
     poll = select.poll()
     poll.register(number, select.POLLOUT if output else select.POLLIN)
-    for one in bells:
+    for one in pipes:
         poll.register(one, select.POLLIN)
     found = poll.poll(None if seconds is None else math.ceil(seconds * 1000))
     return any(which == number for which, _ in found)

@@ -146,12 +146,12 @@ class _DrainOnPage:
 
     def __init__(self, page: Page, channel: Channel) -> None:
         self._page = page
-        self.bell = channel
+        self.wakeup = channel
 
     @property
     def began(self) -> bool:
         """Whether it does; never for a child that the handler has forked."""
-        return self._page.drains and not self.bell.is_closed
+        return self._page.drains and not self.wakeup.is_closed
 
 
 class SeenSocket(BlockingSocket):
