@@ -1,6 +1,6 @@
-"""What the kernel notes on datagrams: asking it to, and reading the notes.
+"""Ancillary data of datagrams, as recvmsg(2) calls it: asking the kernel for it, and reading it.
 
-Ancillary data in the words of recvmsg(2): the address a datagram was sent to (on a
+It tells the address a datagram was sent to (on a
 wildcard bind the reply has to come from there), who sent it (over a Unix socket),
 and how many were dropped before it.
 """
@@ -22,7 +22,7 @@ import attrs
 from .._facts.address import Address
 from .transport import PeerCredentials
 
-Note: TypeAlias = tuple[int, int, bytes]
+AncillaryItem: TypeAlias = tuple[int, int, bytes]
 """What the socket module calls an ancillary data item: (level, type, data)."""
 
 _LINUX = sys.platform == "linux"
@@ -41,74 +41,74 @@ _in6_pktinfo = struct.Struct("16sI")  # ipv6(7): the header's address, interface
 _ucred = struct.Struct("3i")  # unix(7): process, user, group
 _drops = struct.Struct("I")  # socket(7): datagrams dropped since the socket was made
 
-# For the notes that somebody else has asked for by an option of his own (the
-# time of arrival, say): they can come first, and leave no room for ours.
+# For items that a program has asked for by an option of its own (the time of
+# arrival, say): they can come first, and leave no room for ours.
 _ROOM_FOR_OTHERS = 256
 
-# What Linux notes on a datagram that was sent before it was asked to note who did.
+# What Linux says of a datagram that was sent before it was asked for credentials.
 _NOBODY = PeerCredentials(pid=0, uid=65_534, gid=65_534)
 
 
 @attrs.define(eq=False)
-class Told:
-    """What the kernel has noted on a datagram."""
+class Ancillary:
+    """What the kernel has told of a datagram."""
 
     local_address: Address
     dropped: int | None = None
-    reply_notes: list[Note] = attrs.field(factory=list)
+    reply_items: list[AncillaryItem] = attrs.field(factory=list)
     peer_credentials: PeerCredentials | None = None
 
     @classmethod
-    def by(cls, notes: Iterable[Note], bound: Address) -> Told:
-        """What ``notes`` say of a datagram that a socket bound to ``bound`` received."""
-        told = cls(bound)
-        for level, kind, value in notes:
-            told._understand(level, kind, value)
-        return told
+    def by(cls, items: Iterable[AncillaryItem], bound: Address) -> Ancillary:
+        """What ``items`` say of a datagram that a socket bound to ``bound`` received."""
+        ancillary = cls(bound)
+        for level, kind, value in items:
+            ancillary._understand(level, kind, value)
+        return ancillary
 
     def _understand(self, level: int, kind: int, value: bytes) -> None:
-        # There may be notes of other kinds, and the last one may be cut off.
-        note = (level, kind, len(value))
-        if note == (socket.SOL_SOCKET, _SO_RXQ_OVFL, _drops.size):
+        # There may be items of other kinds, and the last one may be cut off.
+        kind_and_size = (level, kind, len(value))
+        if kind_and_size == (socket.SOL_SOCKET, _SO_RXQ_OVFL, _drops.size):
             [self.dropped] = _drops.unpack(value)
-        elif note == (socket.IPPROTO_IP, _IP_PKTINFO, _in_pktinfo.size):
+        elif kind_and_size == (socket.IPPROTO_IP, _IP_PKTINFO, _in_pktinfo.size):
             _, reply_from, _ = _in_pktinfo.unpack(value)
-            self._asked(socket.inet_ntop(socket.AF_INET, reply_from))
+            self._set_local(socket.inet_ntop(socket.AF_INET, reply_from))
             # No interface: the routing table knows better.
-            self.reply_notes = [(level, kind, _in_pktinfo.pack(0, reply_from, bytes(4)))]
-        elif note == (socket.IPPROTO_IPV6, _IPV6_PKTINFO, _in6_pktinfo.size):
+            self.reply_items = [(level, kind, _in_pktinfo.pack(0, reply_from, bytes(4)))]
+        elif kind_and_size == (socket.IPPROTO_IPV6, _IPV6_PKTINFO, _in6_pktinfo.size):
             asked, interface = _in6_pktinfo.unpack(value)
             address = IPv6Address(asked)
             if not address.is_multicast:  # from which nobody can reply
                 interface = interface if address.is_link_local else 0
-                self._asked(str(address), interface)
-                self.reply_notes = [(level, kind, _in6_pktinfo.pack(asked, interface))]
-        elif note == (socket.SOL_SOCKET, _SCM_CREDENTIALS, _ucred.size):
+                self._set_local(str(address), interface)
+                self.reply_items = [(level, kind, _in6_pktinfo.pack(asked, interface))]
+        elif kind_and_size == (socket.SOL_SOCKET, _SCM_CREDENTIALS, _ucred.size):
             credentials = PeerCredentials(*_ucred.unpack(value))
             self.peer_credentials = None if credentials == _NOBODY else credentials
         elif level == socket.SOL_SOCKET and kind == _SCM_RIGHTS:
             _close_descriptors(value)
 
-    def _asked(self, host: str, interface: int | None = None) -> None:
+    def _set_local(self, host: str, interface: int | None = None) -> None:
         _, port, *rest = self.local_address
         if interface is not None:
             rest[-1] = interface
         self.local_address = (host, port, *rest)
 
 
-def ask_for_notes(sock: socket.socket, address: Address) -> int:
-    """Have the kernel note on each datagram what it can; the room that its notes need."""
+def enable_ancillary(sock: socket.socket, address: Address) -> int:
+    """Have the kernel tell of each datagram what it can; returns the bytes that this takes."""
     # On a Unix socket there is none to spare: descriptors would come in.
     room = 0 if is_unix(sock) else _ROOM_FOR_OTHERS
-    for level, name, size in _notes_to_ask_for(sock.family, address):
+    for level, name, size in _options(sock.family, address):
         with suppress(OSError):  # a kernel that cannot
             sock.setsockopt(level, name, 1)
             room += socket.CMSG_SPACE(size)
     return room
 
 
-def _notes_to_ask_for(family: int, address: Address) -> Iterable[tuple[int, int, int]]:
-    """Options that ask for notes, each with the size of the note."""
+def _options(family: int, address: Address) -> Iterable[tuple[int, int, int]]:
+    """Options that ask for ancillary data: level, option, and the size of the item in bytes."""
     if family not in {socket.AF_INET, socket.AF_INET6}:
         if _LINUX:
             yield socket.SOL_SOCKET, socket.SO_PASSCRED, _ucred.size

@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from .._facts.address import Address, describe
-from .ancillary import Note, Told, ask_for_notes, is_unix
+from .ancillary import Ancillary, AncillaryItem, enable_ancillary, is_unix
 from .descriptors import Identity, close_socket, identity_of
 from .making import NO_SIGNAL
 from .sharing import others_hold
@@ -80,7 +80,7 @@ class DatagramListener:
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
         self._buffer = bytearray(self.largest)
         self._keeps_errors = _keeps_errors(self.socket)
-        self._room_for_notes = ask_for_notes(self.socket, self.address)
+        self._room_for_notes = enable_ancillary(self.socket, self.address)
 
     @property
     def shared(self) -> bool:
@@ -102,15 +102,15 @@ class DatagramListener:
         if self.closed:
             raise OSError(errno.EBADF, "the listener is closed")
         try:
-            size, notes, flags, sender = self._receive()
+            size, items, flags, sender = self._receive()
         except BlockingIOError:
             if self._keeps_errors:
                 self._forget_errors()
             return None
         client_address = UNNAMED if sender is None else sender
-        told = Told.by(notes, self.address)
-        if told.dropped is not None:
-            self.dropped = told.dropped
+        ancillary = Ancillary.by(items, self.address)
+        if ancillary.dropped is not None:
+            self.dropped = ancillary.dropped
         if flags & socket.MSG_TRUNC:
             raise OSError(
                 errno.EMSGSIZE,
@@ -119,9 +119,9 @@ class DatagramListener:
             )
         data = bytes(memoryview(self._buffer)[:size])
         self._ways_back += 1
-        return _Received(self, data, client_address, told), client_address
+        return _Received(self, data, client_address, ancillary), client_address
 
-    def _receive(self) -> tuple[int, list[Note], int, Address]:
+    def _receive(self) -> tuple[int, list[AncillaryItem], int, Address]:
         if sys.platform == "win32":  # which has no recvmsg, and raises EMSGSIZE by itself
             size, sender = self.socket.recvfrom_into(self._buffer)
             return size, [], 0, sender
@@ -139,14 +139,14 @@ class DatagramListener:
             raise trio.ClosedResourceError("the listener is closed")
         await trio.lowlevel.wait_readable(self.socket)
 
-    def send_now(self, data: Data, address: Address, notes: Iterable[Note]) -> bool:
+    def send_now(self, data: Data, address: Address, items: Iterable[AncillaryItem]) -> bool:
         """Send a datagram if that can be done at once; whether it was."""
         if self._keeps_errors:
             # Clears what an earlier one met, which would be raised here.
             self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         try:
-            if notes:
-                self.socket.sendmsg([data], notes, NO_SIGNAL, address)
+            if items:
+                self.socket.sendmsg([data], items, NO_SIGNAL, address)
             else:
                 self.socket.sendto(data, NO_SIGNAL, address)
         except BlockingIOError:
@@ -205,7 +205,7 @@ class _Received:
     _listener: DatagramListener
     data: bytes
     _client_address: Address
-    _told: Told
+    _ancillary: Ancillary
     _open: bool = True
     _pause: float = 0.0
 
@@ -214,17 +214,17 @@ class _Received:
 
     @property
     def local_address(self) -> Address:
-        return self._told.local_address
+        return self._ancillary.local_address
 
     @property
     def peer_credentials(self) -> PeerCredentials | None:
-        return self._told.peer_credentials
+        return self._ancillary.peer_credentials
 
     def send_now(self, data: Data, address: Address) -> bool:
         # From the address that was asked; only to who asked there, for the
         # way to somebody else may lead through another interface.
-        notes = self._told.reply_notes if address == self._client_address else ()
-        sent = self._listener.send_now(data, address, notes)
+        items = self._ancillary.reply_items if address == self._client_address else ()
+        sent = self._listener.send_now(data, address, items)
         if sent:
             self._pause = 0.0
         return sent

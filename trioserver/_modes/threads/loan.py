@@ -197,7 +197,7 @@ def wait_for_room(number: int, deadline: float) -> bool:
 
 
 def _wait(number: int, deadline: float, *, output: bool = False, wakeup: int = -1) -> bool:
-    """Wait for input or its end, or for room; false when the time is up, or the bell rings."""
+    """Wait for input or its end, or for room; false when the time is up, or the drain begins."""
     left = deadline - time.monotonic()
     seconds = None if left == math.inf else min(max(0.0, left), LARGEST_INT / 1000)
     pipes = [] if wakeup == -1 else [wakeup]

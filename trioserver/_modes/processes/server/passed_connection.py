@@ -40,7 +40,7 @@ class PassedConnection(LentConnection):
         """
         if self._sender.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
-        use = self._lend(ends_idle=False)  # no bell: a worker is told of the drain
+        use = self._lend(ends_idle=False)  # a worker is told of the drain by its line
         sock = cast("SocketTransport", self._transport).socket
         return ConnectionOrder(
             info=self.info,
