@@ -250,7 +250,7 @@ async def test_idle_worker_is_killed(handler: Any, caplog: pytest.LogCaptureFixt
     async with running(server := on_tcp(handler, min_children=2, observers=[witness])):
         for _ in range(10):
             await is_served(server)  # or there is a pause before the next start
-            await until(lambda: len(server._run.staff._idle) == 2)
+            await until(lambda: len(server._run.resources._idle) == 2)
             pid = random.choice(server.active_children)
             os.kill(pid, signal.SIGKILL)
             assert await is_served(server) != pid
@@ -278,7 +278,7 @@ async def stopped(server: Any) -> AsyncIterator[None]:
 
 def _is_given(server: Any) -> bool:
     """Whether some worker has a request."""
-    return any(worker.job for worker in server._run.staff._workers.values())
+    return any(worker.job for worker in server._run.resources._workers.values())
 
 
 @both("does")
@@ -337,7 +337,7 @@ async def test_worker_that_somebody_has_stopped(
         async with await connect(server) as client:
             await client.send_all(b"wait")
             assert await client.receive_some() == b"begun."
-            [pid] = [it.pid for it in server._run.staff._workers.values() if it.job]
+            [pid] = [it.pid for it in server._run.resources._workers.values() if it.job]
             os.kill(pid, signal.SIGSTOP)
             await until(lambda: "was stopped by a signal" in caplog.text)
             os.kill(pid, signal.SIGCONT)
@@ -591,7 +591,7 @@ async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
     async with running(server := on_tcp(handlers.does, min_children=1)):
         began = trio.current_time()
         while len(seen) < 4:
-            for worker in server._run.staff._idle:
+            for worker in server._run.resources._idle:
                 if worker.pid not in seen:
                     seen.add(worker.pid)
                     os.kill(worker.pid, signal.SIGKILL)
@@ -921,7 +921,7 @@ async def test_worker_that_a_kill_does_not_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a while the server goes on without it, and so does its request."""
-    monkeypatch.setattr(pool, "A_MOMENT", 0.1)
+    monkeypatch.setattr(pool, "SOON", 0.1)
     monkeypatch.setattr(pool, "LONGEST_KILL", 0.1)
     kill = Launched.kill
     server = handlers.Erring(THERE, handlers.does, min_children=1)
@@ -1021,7 +1021,7 @@ async def test_start_that_fails_while_the_server_ends(
 
 
 def _successor_says_no(server: Any, pid: int) -> bool:
-    workers = server._run.staff._workers
+    workers = server._run.resources._workers
     return any(worker.why_not for number, worker in workers.items() if number != pid)
 
 

@@ -439,7 +439,7 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(asks)
-        await until(lambda: len(server._run.staff._idle) in {2, 3})
+        await until(lambda: len(server._run.resources._idle) in {2, 3})
         # One more worker than at first may still be on its way; each has at most six.
         await until(
             lambda: len(open_descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
@@ -486,7 +486,7 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
             for client in clients:
                 async with client:
                     assert await read_to_end(client) == b""
-        assert len(server._run.staff._waiting) == 0
+        assert len(server._run.resources._waiting) == 0
         gate.touch()
         await is_served(server)
         assert len(server.active_children) <= 20
@@ -501,7 +501,7 @@ async def test_cancelled_while_the_system_starts_a_worker(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fork server that hangs is waited for within bounds; a worker that comes late is ended."""
-    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
+    monkeypatch.setattr(starter, "SOON", 0.1)
     server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
     async with running(server):
         await is_served(server)

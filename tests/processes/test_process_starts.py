@@ -429,12 +429,12 @@ async def test_start_that_never_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever it is that it waits for: the other workers, and the server, end without it."""
-    monkeypatch.setattr(starter, "A_MOMENT", 0.1)
+    monkeypatch.setattr(starter, "SOON", 0.1)
     monkeypatch.setattr(pool, "LONGEST_KILL", 0.5)
     goes_on = threading.Event()
 
     def hangs(process: Any) -> None:
-        with launch._turn:
+        with launch._multiprocessing_lock:
             goes_on.wait(20)
         raise OSError(errno.EIO, "hopeless")
 
@@ -445,11 +445,11 @@ async def test_start_that_never_ends(
                 pids = server.active_children
                 monkeypatch.setattr(launch, "_start", hangs)
                 assert await ask(server, b"exit3") == b"begun."
-                await until(launch._turn.locked)
+                await until(launch._multiprocessing_lock.locked)
                 began = time.perf_counter()
             assert time.perf_counter() - began < 2 * SOON
         assert not any(map(is_running, pids))
         assert "the start of a worker process does not end; left behind" in caplog.text
     finally:
         goes_on.set()
-        await until(lambda: not launch._turn.locked())
+        await until(lambda: not launch._multiprocessing_lock.locked())

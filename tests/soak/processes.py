@@ -87,7 +87,7 @@ async def kill_the_idle(server: Any, chance: random.Random) -> None:
     """A worker that has nothing to do, now and then."""
     while True:
         await trio.sleep(chance.uniform(0.05, 0.2))
-        if idle := server._run.staff._idle:
+        if idle := server._run.resources._idle:
             kill(chance.choice(idle).pid)
 
 

@@ -68,7 +68,7 @@ def is_running(pid: int) -> bool:
 
 async def are_idle(server: Any, number: int) -> None:
     """Wait until so many workers are ready, and have nothing to do."""
-    await until(lambda: len(server._run.staff._idle) == number)
+    await until(lambda: len(server._run.resources._idle) == number)
 
 
 ENVIRONMENT = {

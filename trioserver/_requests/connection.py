@@ -62,7 +62,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self._sender = Sender(transport, info, drain, timeouts.write)
         self._receiver = Receiver(transport, info, self._sender, drain, info.started, timeouts.idle)
         self._handlers_not_awaited = 0
-        self._turns = 0
+        self._buffered_operations = 0
         self._must_not_linger = False
         self._may_have_sent = False
         self._left_behind: KeepsSlot | None = None

@@ -175,7 +175,7 @@ class Datagram(_Pair):
     _receiver: _Packet
     _sender: _Reply
     _handlers_not_awaited: int
-    _turns: int
+    _buffered_operations: int
     _must_not_linger: bool
     _left_behind: KeepsSlot | None
     _was_killed: bool
@@ -199,7 +199,7 @@ class Datagram(_Pair):
         self._receiver = _Packet(self.socket, bytearray(transport.data))
         self._sender = _Reply(self.socket)
         self._handlers_not_awaited = 0
-        self._turns = 0
+        self._buffered_operations = 0
         self._must_not_linger = False
         self._left_behind = None
         self._was_killed = False

@@ -46,7 +46,7 @@ class ReadableAndWritable(Protocol):
 
     timeouts: Timeouts
     limits: Limits
-    _turns: int
+    _buffered_operations: int
 
     @property
     def info(self) -> RequestInfo: ...
@@ -74,12 +74,12 @@ class File:
         """The connection's file descriptor; -1 once closed, and where there is none."""
         return self._connection.fileno()
 
-    async def _turn(self) -> None:
+    async def _checkpoint(self) -> None:
         """The cancellation point of an operation on a buffer."""
         connection = self._connection
-        connection._turns += 1
-        if connection._turns < _BUFFERED_OPERATIONS:
+        connection._buffered_operations += 1
+        if connection._buffered_operations < _BUFFERED_OPERATIONS:
             await checkpoint_if_cancelled()
         else:
-            connection._turns = 0
+            connection._buffered_operations = 0
             await checkpoint()

@@ -208,7 +208,7 @@ class RequestReader(File):
 
     async def _begin(self) -> None:
         """The cancellation point of a read, and what it raises before it does anything."""
-        await self._turn()
+        await self._checkpoint()
         self._receiver.check()
 
     async def _read_all(self) -> bytes:

@@ -43,7 +43,7 @@ class RequestWriter(File):
         if not self._size:
             await self._sender.send_all(data)
             return size
-        await self._turn()
+        await self._checkpoint()
         if len(self._sender.buffer) >= self._size:
             # A flush that was cancelled left it full: no more goes in before it is out.
             await self._sender.flush()
@@ -59,5 +59,5 @@ class RequestWriter(File):
 
     async def flush(self) -> None:
         """Send what is buffered."""
-        await self._turn()
+        await self._checkpoint()
         await self._sender.flush()

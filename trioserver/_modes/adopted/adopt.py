@@ -18,7 +18,7 @@ import trio
 from ..._facts.config import Limits, Timeouts
 from ..._facts.events import ShutdownReport
 from ..._facts.observers import error_log, log_lost, log_safely
-from ..threads.mixin import A_MOMENT
+from ..threads.mixin import LEAST_PATIENCE
 from .listener import listens, overrides
 from .server import AdoptedServer
 
@@ -191,7 +191,7 @@ async def _close(ours: AdoptedServer, name: str) -> None:
     """
     seconds, first = ours.timeouts.cleanup, sys.exception()
     try:
-        with trio.move_on_after(max(seconds, A_MOMENT), shield=True) as patience:
+        with trio.move_on_after(max(seconds, LEAST_PATIENCE), shield=True) as patience:
             await ours.close_theirs()
     except BaseException as second:
         log_lost(first, second, "%s.server_close raised instead of what had ended the server", name)

@@ -34,7 +34,7 @@ from ..._servers.fields import make_fields
 from ..._sockets.descriptors import lost
 from ..._sockets.transport import Listener
 from ..threads.lent_connection import LentConnection
-from ..threads.mixin import A_MOMENT, ThreadingMixIn
+from ..threads.mixin import LEAST_PATIENCE, ThreadingMixIn
 from ..threads.own_thread import OwnThread
 from .listener import AdoptedListener, Visit, overrides
 from .transport import (
@@ -126,7 +126,7 @@ class AdoptedServer(ThreadingMixIn):
     def _patience(self, request: LentConnection | Datagram) -> float:
         seconds = super()._patience(request)
         # Cancelled, a handle_error has had its ``timeouts.cleanup`` already.
-        return min(seconds, A_MOMENT) if request.info.id in self._telling else seconds
+        return min(seconds, LEAST_PATIENCE) if request.info.id in self._telling else seconds
 
     async def shutdown_request(self, request: Any) -> None:
         """Call theirs, unless a thread that was left behind will; then linger and close."""
@@ -155,7 +155,7 @@ class AdoptedServer(ThreadingMixIn):
             await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
         except trio.Cancelled:
             seconds = self.timeouts.cleanup
-            with trio.move_on_after(max(seconds, A_MOMENT), shield=True):
+            with trio.move_on_after(max(seconds, LEAST_PATIENCE), shield=True):
                 await ends.event.wait()
             if not ends.event.is_set():
                 message = "%s.service_actions did not end within %g s (cleanup); left behind"
@@ -178,7 +178,7 @@ class AdoptedServer(ThreadingMixIn):
         """
         for thread in self._threads:
             thread.release()
-        with trio.move_on_after(max(self.timeouts.cleanup, A_MOMENT), shield=True):
+        with trio.move_on_after(max(self.timeouts.cleanup, LEAST_PATIENCE), shield=True):
             for thread in list(self._threads):
                 if not thread.is_busy:
                     await thread.wait_ended()

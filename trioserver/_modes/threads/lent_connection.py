@@ -25,7 +25,7 @@ from .blocking_socket import kernels_time_outs
 from .loan import SocketUse
 
 # The borrower may detach the descriptor in the very moment in which it is left to him.
-_turn = threading.Lock()
+_detach_lock = threading.Lock()
 
 
 class LentConnection(Connection):
@@ -75,7 +75,7 @@ class LentConnection(Connection):
         transport, use = self._transport, self._use
         if use is None or not isinstance(transport, SocketTransport):
             return  # it has been left to him
-        with _turn:
+        with _detach_lock:
             before = transport.socket
             if before.fileno() == -1:
                 return
@@ -98,7 +98,7 @@ class LentConnection(Connection):
     def _give_away(self) -> None:
         """The same, but that the borrower keeps the descriptor, and closes it."""
         use = self._end_loan()
-        with _turn:
+        with _detach_lock:
             if use is not None and use.detached:
                 self._transport.close()  # this one is ours
             elif isinstance(self._transport, SocketTransport):

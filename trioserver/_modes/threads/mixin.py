@@ -23,7 +23,7 @@ from .handlers import SyncDatagramSocket, SyncHandler, check_sync_handler, handl
 from .lent_connection import LentConnection
 from .thread_call import ThreadCall
 
-A_MOMENT = 0.1
+LEAST_PATIENCE = 0.1
 """A thread that nobody waits for still gets this many seconds to end, once its socket is
 shut. Most need a thousandth of it, and would otherwise be told of as left behind."""
 
@@ -124,7 +124,7 @@ class ThreadingMixIn(BaseServer):
     def _patience(self, request: LentConnection | Datagram) -> float:
         closes = self.draining or not request.cancel_scope.cancel_called  # cancelled from outside
         waits = not self.daemon_threads and (self.block_on_close or not closes)
-        return self.timeouts.cleanup if waits else min(A_MOMENT, self.timeouts.cleanup)
+        return self.timeouts.cleanup if waits else min(LEAST_PATIENCE, self.timeouts.cleanup)
 
     def _most_requests(self) -> int:
         return min(self.limits.requests, self.max_threads)

@@ -60,7 +60,7 @@ class ThreadCall:
     _started: bool = False
     _has_ended: bool = False
     _over: bool = False
-    _turn: threading.Lock = attrs.field(factory=threading.Lock)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _thread: int | None = None
     _error: BaseException | None = None
@@ -109,7 +109,7 @@ class ThreadCall:
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """The thread has ended, or could not be started, or was never asked."""
-        with self._turn:
+        with self._lock:
             self._has_ended = True
         self._over = True
         self._ended.set()
@@ -139,7 +139,7 @@ class ThreadCall:
             self._error = error
         finally:
             self._thread = None
-            with self._turn:
+            with self._lock:
                 self._has_ended = True
             if self.is_left_behind:
                 self.clean_up()
@@ -152,7 +152,7 @@ class ThreadCall:
         seconds = self.patience()
         with trio.move_on_after(seconds, shield=True):
             await self._ended.wait()
-        with self._turn:  # Trio may not have heard of the end yet
+        with self._lock:  # Trio may not have heard of the end yet
             self.is_left_behind = not self._has_ended
         if self.is_left_behind:
             self.on_left_behind(self)

@@ -42,14 +42,14 @@ class Channel:
         self._said: deque[tuple[Say, bytes]] = deque()
         self._descriptors: deque[int] = deque()
         # The same thread may come twice: a signal handler, or a finalizer, that logs.
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
         self._unsaid: deque[bytes] = deque()
         self._speaks = False
 
     def say(self, kind: Say, payload: bytes = b"", **facts: Any) -> None:
         """Tell the server; waits until it is on its way."""
         data = frame(kind, tell(payload, **facts))
-        with self._turn:
+        with self._lock:
             self._unsaid.append(data)
             if self._speaks:  # amid a frame: whoever says that one says this one next
                 return

@@ -32,7 +32,7 @@ class Replies:
     def __init__(self, channel: Channel, info: RequestInfo) -> None:
         self._channel = channel
         self._info = info
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._unanswered = 0
         self._is_over = False
 
@@ -43,7 +43,7 @@ class Replies:
         if len(payload) > LARGEST_DATAGRAM:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         to = address_to_json(address)
-        with self._turn:
+        with self._lock:
             if self._is_over:
                 raise trio.ClosedResourceError("the request is over, and its way back is closed")
             self._hear_out()
@@ -58,7 +58,7 @@ class Replies:
         The line is for the next request then: a thread that went on listening would
         take it.
         """
-        with self._turn:
+        with self._lock:
             self._is_over = True
             self._hear_out()
 

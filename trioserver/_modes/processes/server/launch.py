@@ -31,7 +31,7 @@ from ..worker import main as worker
 
 # multiprocessing looks after all its children whenever one is started, and is not made
 # for two threads that do so at once.
-_turn = threading.Lock()
+_multiprocessing_lock = threading.Lock()
 
 LONGEST_NEWS = 1.0
 """Seconds that a fork server has to tell how a worker process has ended."""
@@ -88,12 +88,12 @@ class Launched:
           Its exit status; less than 0: the signal that has ended it; or `UNKNOWN`.
         """
         self._is_over = True
-        with _turn:
+        with _multiprocessing_lock:
             is_known = self._process.exitcode is not None
         if not is_known:
             # Of those that a fork server has forked it tells, unless somebody has stopped it.
             _wait_for(self._process.sentinel, LONGEST_NEWS)
-        with _turn:
+        with _multiprocessing_lock:
             if self._process.exitcode is None:
                 # Or somebody else has reaped it, or the system, where SIGCHLD is ignored.
                 self._process._popen.returncode = UNKNOWN  # type: ignore[attr-defined]
@@ -123,12 +123,12 @@ class Launch:
     _start: Callable[[], Launched]
     _launched: Launched | None = None
     _is_given_up: bool = False
-    _turn: threading.Lock = attrs.field(factory=threading.Lock)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def run(self) -> Launched | None:
         """Start a worker, in a thread; and end it if nobody wants it any more."""
         launched = self._start()
-        with self._turn:
+        with self._lock:
             if not self._is_given_up:
                 self._launched = launched
                 return launched
@@ -139,7 +139,7 @@ class Launch:
 
     def give_up(self) -> Launched | None:
         """Nobody waits any more; the worker, if it is there already."""
-        with self._turn:
+        with self._lock:
             self._is_given_up = True
             return self._launched
 
@@ -210,7 +210,7 @@ def _start(process: BaseProcess) -> None:
 
     Of 12 that got a Ctrl-C while they started, 12 died, with tracebacks; so, none did.
     """
-    with _turn:
+    with _multiprocessing_lock:
         _reserve_descriptors()
         with held_back():
             resource_tracker.ensure_running()

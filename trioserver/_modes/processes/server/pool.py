@@ -30,7 +30,7 @@ from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
 from .setbacks import Setbacks
 from .starter import Starter
-from .worker import A_MOMENT, Worker
+from .worker import SOON, Worker
 
 LONGEST_KILL = 5.0
 """Seconds that the system has to end a process that was killed."""
@@ -278,7 +278,7 @@ class Pool:
         for workers in (self._idle, self._retired):
             if worker in workers:
                 workers.remove(worker)
-        seconds = self._config.patience if self._closing else A_MOMENT
+        seconds = self._config.patience if self._closing else SOON
         if not worker.ready and not has_hung_up:
             seconds = 0  # it hangs in its start, and has nothing to finish
         with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:

@@ -17,7 +17,7 @@ import trio
 
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import ForkServerGone, WorkerStartError
-from .worker import A_MOMENT
+from .worker import SOON
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .launch import Launch, Launched
@@ -84,7 +84,7 @@ class Starter:
         except Exception as error:  # of the system's, of multiprocessing, of somebody's pickle
             raise WorkerStartError(f"a worker process could not be started: {error}") from error
         except trio.Cancelled:
-            patience = 0 if is_late() else max(self._patience, A_MOMENT)
+            patience = 0 if is_late() else max(self._patience, SOON)
             fork_server = method == "forkserver"
             launched = await self._last_moment_of(start, turn, patience, fork_server=fork_server)
             if launched is None:
@@ -101,7 +101,7 @@ class Starter:
             if fork_server and end_fork_server():
                 message = "the fork server has not started a worker in time, and is ended%s"
                 log_safely(error_log, logging.ERROR, message, self.suspects)
-            if not await turn.over_within(A_MOMENT):
+            if not await turn.over_within(SOON):
                 message = "the start of a worker process does not end; left behind"
                 log_safely(error_log, logging.ERROR, message)
         return start.give_up()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # it brings multiprocessing
 
 _PORTION = 65_536
 
-A_MOMENT = 1.0
+SOON = 1.0
 """Seconds for what commonly takes none: the end of a worker that has hung up, say."""
 
 
