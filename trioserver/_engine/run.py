@@ -67,7 +67,7 @@ class RunHooks(AdmissionHooks, Protocol):
     observers: Sequence[object]
 
     async def service_actions(self) -> None: ...
-    def _staff(self, *, for_one: bool) -> AbstractAsyncContextManager[object]: ...
+    def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]: ...
 
 
 @attrs.define(eq=False)
@@ -80,7 +80,7 @@ class Run:
       admission: who is let in.
       registry: who is here.
       bound: whether it can be served.
-      starting: whether it is being bound, or its staff is on its way.
+      starting: whether it is being bound, or its resources are being acquired.
       serving: whether `serve` or `handle_one` is at work.
       closing: whether the hook ``server_close`` is being called for it.
       closed_by_hand: whether somebody called ``server_close`` himself.
@@ -89,7 +89,7 @@ class Run:
       ended: set when the server is done with the run, too, and `report` is
         there; ``wait_closed`` waits for it.
       report: how it ended.
-      staff: what handlers need around them while it serves; of worker processes their pool.
+      resources: what handlers need around them while it serves; of worker processes their pool.
     """
 
     _server: RunHooks
@@ -106,7 +106,7 @@ class Run:
     stopped: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
     report: ShutdownReport | None = None
-    staff: object = None
+    resources: object = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
     _context: contextvars.Context = attrs.field(factory=contextvars.Context)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
@@ -251,7 +251,9 @@ class Run:
                     left = self._grace_left(self._drain_when_serving)
                     self._everything.deadline = trio.current_time() + left
                 async with (
-                    self._server._staff(for_one=not self.admission.takes_all) as self.staff,
+                    self._server._resources(
+                        for_one_request=not self.admission.takes_all
+                    ) as self.resources,
                     trio.open_nursery() as requests,
                 ):
                     self._requests, self._takes_requests = requests, True
@@ -264,7 +266,7 @@ class Run:
                         # The nursery is closed to new tasks one tick before it is over.
                         self._takes_requests = False
         finally:
-            self.serving, self._requests, self.staff = False, None, None
+            self.serving, self._requests, self.resources = False, None, None
             self.starting = False
             self.stopped.set()
 

@@ -442,7 +442,7 @@ class BaseServer(DefaultHooks):
             transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
         )
 
-    def _staff(self, *, for_one: bool) -> AbstractAsyncContextManager[object]:
+    def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
         """What handlers need around them: there before clients are let in, and until all left."""
         return nullcontext()
 

@@ -152,7 +152,7 @@ class ProcessMixIn(BaseServer):
     @property
     def active_children(self) -> list[int]:
         """The process ids of the workers."""
-        pool = None if self._run is None else self._run.staff
+        pool = None if self._run is None else self._run.resources
         return pool.pids if isinstance(pool, Pool) else []
 
     async def finish_request(self, request: Any, client_address: Address) -> None:
@@ -199,7 +199,7 @@ class ProcessMixIn(BaseServer):
 
     async def _work(self, order: Order, request: PassedConnection | Datagram) -> Job:
         """Have the request handled; by another worker if one ends before it has begun."""
-        pool = cast("Pool", self._bound_run().staff)
+        pool = cast("Pool", self._bound_run().resources)
         left = ATTEMPTS
         while True:
             worker, left = await pool.take(), left - 1
@@ -249,10 +249,10 @@ class ProcessMixIn(BaseServer):
     # The workers ---------------------------------------------------------------
 
     @asynccontextmanager
-    async def _staff(self, *, for_one: bool) -> AsyncIterator[Pool]:
+    async def _resources(self, *, for_one_request: bool) -> AsyncIterator[Pool]:
         """The workers, in the block: the first ones are ready."""
         least = _processors() if self.min_children is None else self.min_children
-        least = 1 if for_one else min(least, self._most_requests())
+        least = 1 if for_one_request else min(least, self._most_requests())
         handler = getattr(self.RequestHandlerClass, "__module__", None)
         config = PoolConfig(
             at_least=least,
