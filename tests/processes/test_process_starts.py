@@ -182,10 +182,10 @@ async def test_workers_stay_when_others_do_not_come(
 def test_worker_that_has_ended_does_not_come_back() -> None:
     """Whose request was cancelled in the moment in which it ended, while others do not start."""
     config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
-    staff = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
-    staff._setbacks.last = True
-    staff._is_free(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
-    assert staff._idle == []
+    workers = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
+    workers._setbacks.last = True
+    workers._is_free(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
+    assert workers._idle == []
 
 
 async def test_workers_that_end_one_after_the_other(

@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 
 from trioserver import Outcome
 from trioserver._modes.processes.protocol import frames as wire
-from trioserver._modes.processes.protocol.frames import Frames, Say, WireError
+from trioserver._modes.processes.protocol.frames import FrameError, Frames, Message
 from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
 from trioserver._modes.processes.protocol.result import Ending
 from trioserver._modes.processes.protocol.status import Page, new_page
 
-kinds = st.sampled_from(list(Say))
+kinds = st.sampled_from(list(Message))
 texts = st.text()
 facts = st.dictionaries(texts, st.none() | st.integers() | texts | st.lists(texts))
 
 
 @given(st.lists(st.tuples(kinds, st.binary())), st.lists(st.integers(0, 50)))
-def test_frames_do_not_depend_on_segments(said: list[tuple[Say, bytes]], cuts: list[int]) -> None:
+def test_frames_do_not_depend_on_segments(
+    said: list[tuple[Message, bytes]], cuts: list[int]
+) -> None:
     """However the bytes arrive, the same frames come out, in order."""
     stream = b"".join(wire.frame(kind, body) for kind, body in said)
     frames, heard = Frames(), []
@@ -37,18 +39,18 @@ def test_frames_do_not_depend_on_segments(said: list[tuple[Say, bytes]], cuts: l
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_frames_that_are_too_long_are_refused(size: int, longest: int) -> None:
     """As soon as their length is known."""
-    head = wire.frame(Say.LOG, bytes(size))[:5]
+    head = wire.frame(Message.LOG, bytes(size))[:5]
     frames = Frames(longest)
     if size <= longest:
-        assert frames.feed(head) == ([] if size else [(Say.LOG, b"")])
+        assert frames.feed(head) == ([] if size else [(Message.LOG, b"")])
     else:
-        with pytest.raises(WireError, match=f"a frame of {size} bytes; {longest} are the most"):
+        with pytest.raises(FrameError, match=f"a frame of {size} bytes; {longest} are the most"):
             frames.feed(head)
 
 
 def test_what_is_no_frame_is_refused() -> None:
     """With what it began with."""
-    with pytest.raises(WireError, match=r"no frame begins with b'\?'"):
+    with pytest.raises(FrameError, match=r"no frame begins with b'\?'"):
         Frames().feed(b"?\0\0\0\0")
 
 
@@ -63,18 +65,18 @@ def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
     """Whoever takes a worker over can say what he likes: it is facts, or refused."""
     try:
         said, _ = wire.told(body)
-    except WireError:
+    except FrameError:
         return
     assert isinstance(said, dict)
     for reader in (Ending.from_facts, log_here):
-        with pytest.raises(WireError):
+        with pytest.raises(FrameError):
             reader(said)
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"5\n", b"[]\n", b"{\n", b"\xff\n", b"{}{}\n"])
 def test_what_is_no_fact_is_refused(body: bytes) -> None:
     """In words."""
-    with pytest.raises(WireError, match="not what a worker says"):
+    with pytest.raises(FrameError, match="not what a worker says"):
         wire.told(body)
 
 
@@ -100,7 +102,7 @@ def test_what_is_no_address_is_refused(value: Any) -> None:
     with pytest.raises(TypeError):
         wire.address_to_json(value)
     if not isinstance(value, tuple):
-        with pytest.raises(WireError):
+        with pytest.raises(FrameError):
             wire.address_from_json(value)
 
 
@@ -143,7 +145,7 @@ def test_half_an_ending_is_refused(ending: Ending, name: str) -> None:
     wrong = [{**said, "more": 1}, {**said, "more": None}, {**said, name: 1.5}, {**said, name: None}]
     del said["outcome"]
     for facts in (*wrong, said):
-        with pytest.raises(WireError, match="not how a request ends"):
+        with pytest.raises(FrameError, match="not how a request ends"):
             Ending.from_facts(facts)
 
 

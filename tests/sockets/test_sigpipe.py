@@ -25,7 +25,7 @@ from support.threads import THERE
 import trioserver
 import trioserver._sockets.transport
 from trioserver._modes.processes.protocol.channel import Channel
-from trioserver._modes.processes.protocol.frames import Say
+from trioserver._modes.processes.protocol.frames import Message
 from trioserver._modes.processes.protocol.status import Page
 from trioserver._modes.processes.protocol.task import DatagramOrder
 from trioserver._modes.processes.server.job import Job
@@ -185,7 +185,7 @@ async def test_line_between_server_and_worker() -> None:
         with pytest.raises(BrokenPipeError):
             await worker._say_rest(b"more")
         with pytest.raises(BrokenPipeError):
-            Channel(ours).say(Say.READY)
+            Channel(ours).say(Message.READY)
 
 
 def info_of_nobody() -> trioserver.RequestInfo:

@@ -29,7 +29,12 @@ import attrs
 import trio
 
 import trioserver
-from trioserver._modes.processes.protocol.frames import LONGEST_FROM_WORKER, Say, frame, tell
+from trioserver._modes.processes.protocol.frames import (
+    LONGEST_FROM_WORKER,
+    Message,
+    encode_facts,
+    frame,
+)
 
 # Every line is answered ------------------------------------------------------------
 
@@ -370,7 +375,7 @@ def _forks_and_sleeps() -> None:
     time.sleep(30)
 
 
-RECORD = tell(
+RECORD = encode_facts(
     **dict.fromkeys(("name", "pathname", "funcName", "threadName", "processName", "msg"), "x"),
     **dict.fromkeys(("lineno", "created", "thread", "process"), 1),
     levelno=math.inf,
@@ -380,25 +385,25 @@ ENDED = {"received": 10**9, "sent": 5}
 NONSENSE: dict[str, bytes] = {
     "no frame": b"?" * 100,
     "too long": struct.pack(">cI", b"l", LONGEST_FROM_WORKER + 1),
-    "server's own": frame(Say.DRAIN, tell()),
-    "no body": frame(Say.DONE),
-    "pickle": frame(Say.DONE, b"cposix\nabort\n(tR."),
-    "no json": frame(Say.DONE, b"completed"),
-    "no object": frame(Say.DONE, b"[1, 2]\n"),
-    "deep": frame(Say.DONE, b"[" * 100_000),
-    "no outcome": frame(Say.DONE, tell(outcome="splendid")),
-    "half an end": frame(Say.DONE, tell(**ENDED)),  # type: ignore[arg-type]
-    "ready twice": frame(Say.READY, tell()),
-    "not ready at last": frame(Say.NOT_READY, tell(why="nonsense")),
-    "no record": frame(Say.LOG, tell(msg="x")),
-    "endless level": frame(Say.LOG, RECORD),
-    "huge level": frame(Say.LOG, RECORD.replace(b"Infinity", b"1" * 4000)),
-    "no address": frame(Say.REPLY, tell(b"payload", to={"host": "?"})),
+    "server's own": frame(Message.DRAIN, encode_facts()),
+    "no body": frame(Message.DONE),
+    "pickle": frame(Message.DONE, b"cposix\nabort\n(tR."),
+    "no json": frame(Message.DONE, b"completed"),
+    "no object": frame(Message.DONE, b"[1, 2]\n"),
+    "deep": frame(Message.DONE, b"[" * 100_000),
+    "no outcome": frame(Message.DONE, encode_facts(outcome="splendid")),
+    "half an end": frame(Message.DONE, encode_facts(**ENDED)),  # type: ignore[arg-type]
+    "ready twice": frame(Message.READY, encode_facts()),
+    "not ready at last": frame(Message.NOT_READY, encode_facts(why="nonsense")),
+    "no record": frame(Message.LOG, encode_facts(msg="x")),
+    "endless level": frame(Message.LOG, RECORD),
+    "huge level": frame(Message.LOG, RECORD.replace(b"Infinity", b"1" * 4000)),
+    "no address": frame(Message.REPLY, encode_facts(b"payload", to={"host": "?"})),
 }
 
 
 def _says(nonsense: str) -> None:
-    """Say something to the server over the worker's own line; wait for what comes of it."""
+    """Message something to the server over the worker's own line; wait for what comes of it."""
     for number in range(3, 100):
         with suppress(OSError):
             sock = socket.socket(fileno=number)

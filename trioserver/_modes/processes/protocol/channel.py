@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from ...._sockets.making import NO_SIGNAL
-from .frames import Frames, Say, frame, tell
+from .frames import Frames, Message, encode_facts, frame
 
 _PORTION = 65_536
 _ROOM = socket.CMSG_SPACE(4 * array.array("i").itemsize)
@@ -39,16 +39,16 @@ class Channel:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._frames = Frames()
-        self._said: deque[tuple[Say, bytes]] = deque()
+        self._said: deque[tuple[Message, bytes]] = deque()
         self._descriptors: deque[int] = deque()
         # The same thread may come twice: a signal handler, or a finalizer, that logs.
         self._lock = threading.RLock()
         self._unsaid: deque[bytes] = deque()
         self._speaks = False
 
-    def say(self, kind: Say, payload: bytes = b"", **facts: Any) -> None:
+    def say(self, kind: Message, payload: bytes = b"", **facts: Any) -> None:
         """Tell the server; waits until it is on its way."""
-        data = frame(kind, tell(payload, **facts))
+        data = frame(kind, encode_facts(payload, **facts))
         with self._lock:
             self._unsaid.append(data)
             if self._speaks:  # amid a frame: whoever says that one says this one next
@@ -60,14 +60,14 @@ class Channel:
             finally:
                 self._speaks = False
 
-    def listen(self) -> tuple[Say, bytes] | None:
+    def listen(self) -> tuple[Message, bytes] | None:
         """The next frame; None when the server has closed the line."""
         while not self._said:
             if not self._receive(0):
                 return None
         return self._said.popleft()
 
-    async def listen_in_trio(self) -> tuple[Say, bytes] | None:
+    async def listen_in_trio(self) -> tuple[Message, bytes] | None:
         """The same for a task."""
         while not self._said:
             await trio.lowlevel.wait_readable(self._control)

@@ -27,7 +27,7 @@ _LONGEST_TEXT = 20_000
 """Characters; JSON makes 12 bytes of some, and a body has up to three texts."""
 
 
-class Say(enum.Enum):
+class Message(enum.Enum):
     """What a frame is about."""
 
     # The server:
@@ -53,11 +53,11 @@ class Say(enum.Enum):
     """The request has ended: how."""
 
 
-class WireError(Exception):
+class FrameError(Exception):
     """A peer does not keep to what is written here."""
 
 
-def frame(kind: Say, body: bytes = b"") -> bytes:
+def frame(kind: Message, body: bytes = b"") -> bytes:
     """The bytes of one frame."""
     return _HEADER.pack(kind.value, len(body)) + body
 
@@ -73,7 +73,7 @@ class Frames:
     longest: int | None = None
     _buffer: bytearray = attrs.field(factory=bytearray)
 
-    def feed(self, data: bytes) -> list[tuple[Say, bytes]]:
+    def feed(self, data: bytes) -> list[tuple[Message, bytes]]:
         """The frames that are complete now that ``data`` has arrived.
 
         Raises:
@@ -85,7 +85,7 @@ class Frames:
         while len(buffer) >= _HEADER.size:
             letter, size = _HEADER.unpack_from(buffer)
             if self.longest is not None and size > self.longest:
-                raise WireError(f"a frame of {size} bytes; {self.longest} are the most")
+                raise FrameError(f"a frame of {size} bytes; {self.longest} are the most")
             end = _HEADER.size + size
             if len(buffer) < end:
                 break
@@ -94,14 +94,14 @@ class Frames:
         return found
 
 
-_KINDS = {kind.value: kind for kind in Say}
+_KINDS = {kind.value: kind for kind in Message}
 
 
-def _kind(letter: bytes) -> Say:
+def _kind(letter: bytes) -> Message:
     try:
         return _KINDS[letter]
     except KeyError:
-        raise WireError(f"no frame begins with {letter!r}") from None
+        raise FrameError(f"no frame begins with {letter!r}") from None
 
 
 # What the server says ---------------------------------------------------------------
@@ -120,7 +120,7 @@ def unpack(body: bytes) -> Any:
 # What a worker says -----------------------------------------------------------------
 
 
-def tell(payload: bytes = b"", **facts: Any) -> bytes:
+def encode_facts(payload: bytes = b"", **facts: Any) -> bytes:
     """A body of a worker's.
 
     Args:
@@ -129,19 +129,19 @@ def tell(payload: bytes = b"", **facts: Any) -> bytes:
     return json.dumps(facts).encode("ascii") + b"\n" + payload
 
 
-def told(body: bytes) -> tuple[dict[str, Any], bytes]:
+def decode_facts(body: bytes) -> tuple[dict[str, Any], bytes]:
     """The facts and the payload of a worker's body.
 
     Raises:
-      WireError: it has none.
+      FrameError: it has none.
     """
     line, _, payload = body.partition(b"\n")
     try:
         facts = json.loads(str(line, "ascii"))
     except (ValueError, RecursionError) as error:
-        raise WireError(f"not what a worker says: {error}") from None
+        raise FrameError(f"not what a worker says: {error}") from None
     if not isinstance(facts, dict):
-        raise WireError(f"not what a worker says: {facts!r}")
+        raise FrameError(f"not what a worker says: {facts!r}")
     return facts, payload
 
 
@@ -172,7 +172,7 @@ def address_from_json(value: Any) -> Any:
     """The address again.
 
     Raises:
-      WireError: it is none.
+      FrameError: it is none.
     """
     match value:
         case str():
@@ -184,4 +184,4 @@ def address_from_json(value: Any) -> Any:
                 return bytes.fromhex(digits)
             except ValueError:
                 pass
-    raise WireError(f"not an address: {value!r}")
+    raise FrameError(f"not an address: {value!r}")

@@ -9,7 +9,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from ...._facts.events import RequestInfo
-from .frames import Say, WireError, shorten
+from .frames import FrameError, Message, shorten
 
 if TYPE_CHECKING:  # for workers, and so for POSIX
     from .channel import Channel
@@ -66,7 +66,7 @@ class _ToServer(logging.Handler):
                 last.handle(record)
             return
         try:
-            self._channel.say(Say.LOG, **as_facts(record))
+            self._channel.say(Message.LOG, **as_facts(record))
         except Exception:  # noqa: BLE001  (as logging does with every error)
             self.handleError(record)
 
@@ -96,7 +96,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
       info: of the worker's request, for `RequestLogFilter`: here is none.
 
     Raises:
-      WireError: it is no record.
+      FrameError: it is no record.
     """
     texts, numbers = (*_TEXTS, "msg"), _NUMBERS
     right = all(isinstance(facts.get(name), str) for name in texts) and all(
@@ -105,7 +105,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
     )
     right &= all(isinstance(facts.get(name, ""), (str, NoneType)) for name in _MORE)
     if not right:
-        raise WireError(f"not a log record: {facts!r}")
+        raise FrameError(f"not a log record: {facts!r}")
     logger = logging.getLogger(facts["name"])
     level = int(facts["levelno"])
     if logger.isEnabledFor(level):

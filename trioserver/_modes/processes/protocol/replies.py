@@ -12,7 +12,7 @@ import trio
 from ...._facts.errors import PeerGone, RequestEnded, WriteTimeout
 from ...._facts.events import RequestInfo
 from ...._sockets.transport import Data
-from .frames import LARGEST_DATAGRAM, Say, address_to_json, pack, unpack
+from .frames import LARGEST_DATAGRAM, Message, address_to_json, pack, unpack
 
 if TYPE_CHECKING:  # for workers, and so for POSIX
     from .channel import Channel
@@ -47,7 +47,7 @@ class Replies:
             if self._is_over:
                 raise trio.ClosedResourceError("the request is over, and its way back is closed")
             self._hear_out()
-            self._channel.say(Say.REPLY, payload, to=to)
+            self._channel.say(Message.REPLY, payload, to=to)
             self._unanswered += 1
             self._raise(self._hear_out())
         return len(payload)
@@ -70,7 +70,7 @@ class Replies:
             if heard is None:
                 raise SystemExit("the server is gone")
             kind, body = heard
-            if kind is Say.SENT:
+            if kind is Message.SENT:
                 self._unanswered -= 1
                 answer = unpack(body)
         return answer
@@ -86,7 +86,7 @@ class Replies:
 
 
 def as_answer(error: Exception | None) -> bytes:
-    """The body of `Say.SENT`: what the sending has raised, if anything."""
+    """The body of `Message.SENT`: what the sending has raised, if anything."""
     if error is None:
         return pack(None)
     kind = next((name for name, cls in _RAISED.items() if type(error) is cls), "OSError")

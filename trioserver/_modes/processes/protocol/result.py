@@ -9,7 +9,7 @@ import attrs
 
 from ...._facts.events import Outcome
 from ...._facts.verdict import in_words
-from .frames import WireError, shorten
+from .frames import FrameError, shorten
 
 
 @attrs.define(kw_only=True)
@@ -75,7 +75,7 @@ class Ending:
         for name, value in facts.items():
             understood &= name in _DEFAULTS and type(value) is type(_DEFAULTS[name])
         if not understood:
-            raise WireError(f"not how a request ends: {facts!r}")
+            raise FrameError(f"not how a request ends: {facts!r}")
         return cls(**facts)
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from ...._facts.address import Address, describe
 from ...._facts.events import RequestInfo
-from .frames import Say, pack, unpack
+from .frames import Message, pack, unpack
 
 
 @attrs.frozen
@@ -63,7 +63,10 @@ class DatagramOrder:
 
 Order: TypeAlias = ConnectionOrder | DatagramOrder
 
-_KINDS: dict[Say, type[Order]] = {Say.CONNECTION: ConnectionOrder, Say.DATAGRAM: DatagramOrder}
+_KINDS: dict[Message, type[Order]] = {
+    Message.CONNECTION: ConnectionOrder,
+    Message.DATAGRAM: DatagramOrder,
+}
 
 
 def _names(kind: type[attrs.AttrsInstance]) -> list[str]:
@@ -81,7 +84,7 @@ def pack_order(order: Order) -> bytes:
     return pack((_values_of_info(info), *rest))
 
 
-def unpack_order(kind: Say, body: bytes) -> Any:
+def unpack_order(kind: Message, body: bytes) -> Any:
     """The `Order` of a frame; for workers alone."""
     info, *rest = unpack(body)
     return _KINDS[kind](RequestInfo(**dict(zip(_INFO, info, strict=True))), *rest)

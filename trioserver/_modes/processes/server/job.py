@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import trio
 
-from ..protocol.frames import WireError
+from ..protocol.frames import FrameError
 from ..protocol.result import Ending
 from ..protocol.task import Order
 
@@ -24,7 +24,7 @@ class Outbox:
         try:
             self._put.send_nowait((data, address))
         except trio.WouldBlock:
-            raise WireError("a second datagram before the first one was sent") from None
+            raise FrameError("a second datagram before the first one was sent") from None
         except trio.BrokenResourceError:
             pass  # the request has been cancelled, and so has the worker
 

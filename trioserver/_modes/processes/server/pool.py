@@ -135,7 +135,7 @@ class Pool:
     # For a request -------------------------------------------------------------
 
     async def take(self) -> Worker:
-        """A worker that is ready, and nobody else's until it says `Say.DONE`."""
+        """A worker that is ready, and nobody else's until it says `Message.DONE`."""
         if self._idle:
             return self._given(self._idle.pop())  # the last that was busy, so that others can go
         waiter = _Waiter()

@@ -26,12 +26,12 @@ from ...._facts.observers import error_log, log_safely
 from ...._sockets.making import NO_SIGNAL
 from ..protocol.frames import (
     LONGEST_FROM_WORKER,
+    FrameError,
     Frames,
-    Say,
-    WireError,
+    Message,
     address_from_json,
+    decode_facts,
     frame,
-    told,
 )
 from ..protocol.log import log_here
 from ..protocol.replies import as_answer
@@ -101,7 +101,7 @@ class Worker:
             return
         self.job = job
         self.served += 1
-        kind = Say.DATAGRAM if descriptor is None else Say.CONNECTION
+        kind = Message.DATAGRAM if descriptor is None else Message.CONNECTION
         data = frame(kind, pack_order(job.order))
         ancillary: list[Any] = []
         if descriptor is not None:
@@ -116,7 +116,7 @@ class Worker:
 
     def answer(self, error: Exception | None) -> None:
         """Tell it how the sending of its datagram went."""
-        self._say(Say.SENT, as_answer(error))
+        self._say(Message.SENT, as_answer(error))
 
     def drain(self) -> None:
         """Tell it that the server drains. Twice is once."""
@@ -124,7 +124,7 @@ class Worker:
             self._drains = True
             with suppress(ValueError):  # the page is closed: it has ended
                 self._launched.page.drain_begins()
-            self._say(Say.DRAIN)  # for who waits; the page is for who asks
+            self._say(Message.DRAIN)  # for who waits; the page is for who asks
 
     def dismiss(self) -> None:
         """Hang up: it ends when it has nothing more to do."""
@@ -137,7 +137,7 @@ class Worker:
         if not self._is_gone:
             self._launched.kill()
 
-    def _say(self, kind: Say, body: bytes = b"") -> None:
+    def _say(self, kind: Message, body: bytes = b"") -> None:
         data = frame(kind, body)
         if self._unsaid:  # amid a frame: this one comes after it
             self._unsaid += data
@@ -174,7 +174,7 @@ class Worker:
             while data := self._receive_now():
                 for kind, body in frames.feed(data):
                     self._hear(kind, body, on_change)
-        except* WireError as group:
+        except* FrameError as group:
             message = "%s does not keep to the protocol, and is killed: %s"
             log_safely(error_log, logging.ERROR, message, self, group.exceptions[0])
             self.kill()
@@ -205,28 +205,28 @@ class Worker:
         except OSError:  # it has ended without having read everything
             return b""
 
-    def _hear(self, kind: Say, body: bytes, on_change: Callable[[Worker], object]) -> None:
-        facts, payload = told(body)
+    def _hear(self, kind: Message, body: bytes, on_change: Callable[[Worker], object]) -> None:
+        facts, payload = decode_facts(body)
         job = self.job
-        if kind is Say.LOG:
+        if kind is Message.LOG:
             log_here(facts, None if job is None else job.order.info)
-        elif kind is Say.READY and not self.ready:
+        elif kind is Message.READY and not self.ready:
             self.ready = True
             on_change(self)
-        elif kind is Say.NOT_READY and not (self.ready and self.has_begun):
+        elif kind is Message.NOT_READY and not (self.ready and self.has_begun):
             self.why_not = str(facts.get("why"))
-        elif kind is Say.REPLY and job is not None:
+        elif kind is Message.REPLY and job is not None:
             if job.replies is None:
-                raise WireError("a datagram, for a connection")
+                raise FrameError("a datagram, for a connection")
             job.replies.put(payload, address_from_json(facts.get("to")))
-        elif kind is Say.DONE and job is not None:
+        elif kind is Message.DONE and job is not None:
             ending = Ending.from_facts(facts)
             job.ending, job.begun, self.job = ending, True, None
             job.received, job.sent = ending.received, ending.sent
             job.is_over()
             on_change(self)
         else:
-            raise WireError(f"{kind.name} out of turn")
+            raise FrameError(f"{kind.name} out of turn")
 
     # Its end -------------------------------------------------------------------
 

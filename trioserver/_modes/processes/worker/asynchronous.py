@@ -27,7 +27,7 @@ from ...._servers.handlers import awaitable
 from ...._sockets.making import socket_of
 from ...._sockets.transport import Data, PeerCredentials, SocketTransport
 from ..protocol.channel import Channel
-from ..protocol.frames import Say, shorten
+from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
 from ..protocol.status import Page, State
@@ -42,7 +42,7 @@ async def serve_all(server: Any, channel: Channel, page: Page) -> None:
         async with trio.open_nursery() as nursery:
             while (heard := await channel.listen_in_trio()) is not None:
                 kind, body = heard
-                if kind is Say.DRAIN:
+                if kind is Message.DRAIN:
                     nursery.start_soon(loop.end_idle_waits)
                 else:
                     loop.request = loop.request_for(order := unpack_order(kind, body))
@@ -87,7 +87,7 @@ class _Loop(trio.abc.Instrument):
         await deputy.task(order.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
             raise SystemExit(0)
-        self._channel.say(Say.DONE, **deputy.ending.as_facts())
+        self._channel.say(Message.DONE, **deputy.ending.as_facts())
 
     async def end_idle_waits(self) -> None:
         """The server drains: waits between requests end, new connections have their moment."""

@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from ..protocol.channel import Channel, NoDescriptor
-from ..protocol.frames import Say, shorten, unpack
+from ..protocol.frames import Message, shorten, unpack
 from ..protocol.lifeline import end_with
 from ..protocol.log import forward_records
 from ..protocol.result import traceback_of
@@ -68,16 +68,16 @@ def work(channel: Channel, page: Page, contract: bytes) -> None:
     try:
         server = prepare(unpack(contract), channel)
     except BaseException as error:  # noqa: BLE001  (the server raises it)
-        channel.say(Say.NOT_READY, why=shorten(traceback_of(error)))
+        channel.say(Message.NOT_READY, why=shorten(traceback_of(error)))
         raise SystemExit(1) from None
-    channel.say(Say.READY)
+    channel.say(Message.READY)
     try:
         if server._handles_in_trio():
             trio.run(partial(asynchronous.serve_all, server, channel, page))
         else:
             serve_all(server, channel, page)
     except NoDescriptor as error:  # another one can: it has not begun
-        channel.say(Say.NOT_READY, why=str(error))
+        channel.say(Message.NOT_READY, why=str(error))
         raise SystemExit(1) from None
 
 
@@ -101,6 +101,6 @@ def serve_all(server: Any, channel: Channel, page: Page) -> None:
     """Serve whatever the server sends, until it hangs up."""
     while (heard := channel.listen()) is not None:
         kind, body = heard
-        if kind is not Say.DRAIN:
+        if kind is not Message.DRAIN:
             # What a handler sets in context variables is not for the next client's.
             copy_context().run(synchronous.serve, server, unpack_order(kind, body), channel, page)

@@ -16,7 +16,7 @@ from ...threads.blocking_socket import BlockingSocket
 from ...threads.handlers import SyncDatagramSocket, handle
 from ...threads.loan import SocketUse
 from ..protocol.channel import Channel
-from ..protocol.frames import Say, shorten
+from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
 from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, Page
@@ -47,7 +47,7 @@ def serve(server: Any, order: Order, channel: Channel, page: Page) -> None:
 def _tell(channel: Channel, ending: Ending) -> None:
     if channel.is_closed:  # this is a child that the handler has forked
         raise SystemExit(0)
-    channel.say(Say.DONE, **ending.as_facts())
+    channel.say(Message.DONE, **ending.as_facts())
 
 
 def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
