@@ -43,7 +43,7 @@ from support.threads import THERE, ask
 
 import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
-from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING, Page
+from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING, SharedStatus
 from trioserver._modes.processes.server import mixin, pool, setbacks
 from trioserver._modes.processes.server.launch import Launched
 from trioserver._modes.processes.server.worker import Worker
@@ -941,7 +941,7 @@ async def test_worker_that_a_kill_does_not_end(
 
 def test_worker_is_looked_at_while_it_is_reaped() -> None:
     """Another thread may be about to close its page."""
-    page = Page(-1)
+    page = SharedStatus(-1)
     page.begin(1, 2, 3)
     worker = Worker(types.SimpleNamespace(page=page))  # type: ignore[arg-type]
     assert worker.facts(1) == (2, 3, "working")

@@ -16,7 +16,7 @@ from trioserver._modes.processes.protocol import frames as wire
 from trioserver._modes.processes.protocol.frames import FrameError, Frames, Message
 from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
 from trioserver._modes.processes.protocol.result import Ending
-from trioserver._modes.processes.protocol.status import Page, new_page
+from trioserver._modes.processes.protocol.status import SharedStatus, new_shared_status
 
 kinds = st.sampled_from(list(Message))
 texts = st.text()
@@ -256,8 +256,8 @@ def test_a_record_that_a_filter_fails_on() -> None:
 
 def test_a_page_is_shared() -> None:
     """What one maps, another sees, and a closed one tells so."""
-    number = new_page()
-    writer, reader = Page(number), Page(number)
+    number = new_shared_status()
+    writer, reader = SharedStatus(number), SharedStatus(number)
     os.close(number)
     assert (reader.request, reader.received, reader.sent, reader.state) == (0, 0, 0, "working")
     writer.begin(7)

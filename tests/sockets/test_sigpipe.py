@@ -26,7 +26,7 @@ import trioserver
 import trioserver._sockets.transport
 from trioserver._modes.processes.protocol.channel import Channel
 from trioserver._modes.processes.protocol.frames import Message
-from trioserver._modes.processes.protocol.status import Page
+from trioserver._modes.processes.protocol.status import SharedStatus
 from trioserver._modes.processes.protocol.task import DatagramOrder
 from trioserver._modes.processes.server.job import Job
 from trioserver._modes.processes.server.worker import Worker
@@ -176,7 +176,7 @@ async def test_line_between_server_and_worker() -> None:
     ours.setblocking(False)
     theirs.close()
     with ours:
-        launched: Any = SimpleNamespace(control=ours, pid=1, page=Page(-1))
+        launched: Any = SimpleNamespace(control=ours, pid=1, page=SharedStatus(-1))
         worker = Worker(launched)
         worker.answer(None)
         worker.drain()

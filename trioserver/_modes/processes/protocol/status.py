@@ -1,4 +1,4 @@
-"""What a worker does with its request, for the server to look at: a page that both see.
+"""What a worker does with its request, for the server to look at: shared memory that both see.
 
 The worker writes, the server reads, and nobody waits. So `snapshot()` can tell what
 a handler in another process waits for, and the record of a request whose worker was
@@ -23,7 +23,7 @@ _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 REQUEST, RECEIVED, SENT, STATE, DRAINS = range(5)
 
 
-class Page:
+class SharedStatus:
     """A few numbers in memory that two processes share.
 
     Each is written at once as far as the processor is concerned; together they
@@ -90,8 +90,8 @@ class Page:
         return _STATES[number] if 0 <= number < len(_STATES) else "working"
 
 
-def new_page() -> int:
-    """The descriptor of a file for one page, which has no name."""
+def new_shared_status() -> int:
+    """The descriptor of a file for the numbers of one worker, which has no name."""
     number = new_file()
     os.ftruncate(number, mmap.PAGESIZE)
     return number

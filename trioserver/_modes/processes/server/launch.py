@@ -26,7 +26,7 @@ from ...._sockets.making import socket_pair, spare_the_program
 from ..protocol.errors import ForkServerGone, WorkerStartError
 from ..protocol.lifeline import Lifeline
 from ..protocol.signals import held_back
-from ..protocol.status import Page, new_file, new_page
+from ..protocol.status import SharedStatus, new_file, new_shared_status
 from ..worker import main as worker
 
 # multiprocessing looks after all its children whenever one is started, and is not made
@@ -47,12 +47,12 @@ class Launched:
     Attributes:
       pid: its process id.
       control: the line to it; does not block.
-      page: what it does.
+      shared_status: what it does.
     """
 
     pid: int
     control: socket.socket
-    page: Page
+    shared_status: SharedStatus
     _process: BaseProcess
     _lifeline: Lifeline
     _itself: int
@@ -107,7 +107,7 @@ class Launched:
         """Close everything but the process. Twice is once."""
         self.control.close()
         self._lifeline.cut()
-        self.page.close()
+        self.shared_status.close()
         if self._itself != -1:
             os.close(self._itself)
             self._itself = -1
@@ -174,13 +174,13 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
         lifeline = Lifeline()
         unless_started.callback(lifeline.cut)
         theirs.callback(lifeline.handed_over)
-        theirs.callback(os.close, page := new_page())
+        theirs.callback(os.close, shared_status := new_shared_status())
         theirs.callback(os.close, told := _file_with(contract))
-        arguments = (control, *map(_Descriptor, (lifeline.worker_end, page, told)))
+        arguments = (control, *map(_Descriptor, (lifeline.worker_end, shared_status, told)))
         process = context.Process(  # type: ignore[attr-defined]
             target=worker.main, args=(*arguments, os.getpid()), daemon=True
         )
-        seen = Page(page)
+        seen = SharedStatus(shared_status)
         unless_started.callback(seen.close)
         ours.setblocking(False)
         try:

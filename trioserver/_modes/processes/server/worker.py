@@ -123,7 +123,7 @@ class Worker:
         if not self._drains:
             self._drains = True
             with suppress(ValueError):  # the page is closed: it has ended
-                self._launched.page.drain_begins()
+                self._launched.shared_status.drain_begins()
             self._say(Message.DRAIN)  # for who waits; the page is for who asks
 
     def dismiss(self) -> None:
@@ -286,11 +286,11 @@ class Worker:
 
     def facts(self, request_id: int) -> tuple[int, int, Any] | None:
         """Bytes received and sent, and the state; None before the worker has begun."""
-        page = self._launched.page
+        shared_status = self._launched.shared_status
         try:
-            if page.request != request_id:
+            if shared_status.request != request_id:
                 return None
-            return page.received, page.sent, page.state
+            return shared_status.received, shared_status.sent, shared_status.state
         except ValueError:  # the page is closed, perhaps at this very moment, by a thread
             return None
 

@@ -30,13 +30,13 @@ from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
-from ..protocol.status import Page, State
+from ..protocol.status import SharedStatus, State
 from ..protocol.task import ConnectionOrder, DatagramOrder, Order, unpack_order
 
 
-async def serve_all(server: Any, channel: Channel, page: Page) -> None:
+async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
     """Serve whatever the server sends, until it hangs up."""
-    loop = _Loop(server, channel, page)
+    loop = _Loop(server, channel, shared_status)
     trio.lowlevel.add_instrument(loop)
     with lone_errors():
         async with trio.open_nursery() as nursery:
@@ -61,7 +61,7 @@ class _Loop(trio.abc.Instrument):
 
     _server: Any
     _channel: Channel
-    _page: Page
+    _shared_status: SharedStatus
     request: Connection | Datagram | None = None
     drain: Drain = attrs.field(factory=Drain)
 
@@ -82,7 +82,7 @@ class _Loop(trio.abc.Instrument):
 
     async def serve(self, order: Order, request: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
-        self._page.begin(order.info.id, request.bytes_received, request.bytes_sent)
+        self._shared_status.begin(order.info.id, request.bytes_received, request.bytes_sent)
         deputy = _Deputy(self._server, request, request.timeouts)
         await deputy.task(order.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
@@ -104,7 +104,7 @@ class _Loop(trio.abc.Instrument):
         if isinstance(request, TakenConnection) and not request._transport.is_over:
             state = request.state  # closed by the handler, who works on
             shown: State = "working" if state == "closed" else state
-            self._page.publish(request.bytes_received, request.bytes_sent, shown)
+            self._shared_status.publish(request.bytes_received, request.bytes_sent, shown)
 
 
 @attrs.define(eq=False)

@@ -25,18 +25,20 @@ from ..protocol.log import forward_records
 from ..protocol.result import traceback_of
 from ..protocol.setup import Contract
 from ..protocol.signals import do_nothing_at_signals
-from ..protocol.status import Page
+from ..protocol.status import SharedStatus
 from ..protocol.task import unpack_order
 from . import asynchronous, synchronous
 
 
-def main(control: socket.socket, lifeline: int, page: int, contract: int, parent: int) -> None:
+def main(
+    control: socket.socket, lifeline: int, shared_status: int, contract: int, parent: int
+) -> None:
     """What a worker process runs.
 
     Args:
       control: the line to the server.
       lifeline: the descriptor that ends when the server does.
-      page: the descriptor of the file for a `Page`.
+      shared_status: the descriptor of the file for a `SharedStatus`.
       contract: the descriptor of the file with a `Contract`, packed.
       parent: the process id of the server.
     """
@@ -46,8 +48,8 @@ def main(control: socket.socket, lifeline: int, page: int, contract: int, parent
     with suppress(OSError):
         os.setpgid(0, 0)  # so that what a handler starts can be ended with it
     end_with(parent, lifeline)
-    shared = Page(page)
-    os.close(page)
+    shared = SharedStatus(shared_status)
+    os.close(shared_status)
     channel = Channel(control)
     # A child that a handler forks has nothing to say: the line is its parent's.
     os.register_at_fork(after_in_child=channel.close)
@@ -63,7 +65,7 @@ def _all_of(number: int) -> bytes:
         return file.read()
 
 
-def work(channel: Channel, page: Page, contract: bytes) -> None:
+def work(channel: Channel, shared_status: SharedStatus, contract: bytes) -> None:
     """Get ready, and serve."""
     try:
         server = prepare(unpack(contract), channel)
@@ -73,9 +75,9 @@ def work(channel: Channel, page: Page, contract: bytes) -> None:
     channel.say(Message.READY)
     try:
         if server._handles_in_trio():
-            trio.run(partial(asynchronous.serve_all, server, channel, page))
+            trio.run(partial(asynchronous.serve_all, server, channel, shared_status))
         else:
-            serve_all(server, channel, page)
+            serve_all(server, channel, shared_status)
     except NoDescriptor as error:  # another one can: it has not begun
         channel.say(Message.NOT_READY, why=str(error))
         raise SystemExit(1) from None
@@ -97,10 +99,12 @@ def prepare(contract: Contract, channel: Channel) -> Any:
     return server
 
 
-def serve_all(server: Any, channel: Channel, page: Page) -> None:
+def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
     """Serve whatever the server sends, until it hangs up."""
     while (heard := channel.listen()) is not None:
         kind, body = heard
         if kind is not Message.DRAIN:
             # What a handler sets in context variables is not for the next client's.
-            copy_context().run(synchronous.serve, server, unpack_order(kind, body), channel, page)
+            copy_context().run(
+                synchronous.serve, server, unpack_order(kind, body), channel, shared_status
+            )

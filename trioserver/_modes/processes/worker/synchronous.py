@@ -19,22 +19,22 @@ from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
-from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, Page
+from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, SharedStatus
 from ..protocol.task import ConnectionOrder, DatagramOrder, Order
 
 T = TypeVar("T")
 
 
-def serve(server: Any, order: Order, channel: Channel, page: Page) -> None:
+def serve(server: Any, order: Order, channel: Channel, shared_status: SharedStatus) -> None:
     """Handle one request, to its end, and tell how it went."""
     enter_request(order.info)
     if isinstance(order, DatagramOrder):
-        page.begin(order.info.id)
+        shared_status.begin(order.info.id)
         _tell(channel, _serve_datagram(server, order, channel))
         return
-    page.begin(order.info.id, order.received, order.sent)
+    shared_status.begin(order.info.id, order.received, order.sent)
     with _Owner(channel.take_descriptor()) as owner:
-        ending = _serve_connection(server, order, channel, page, owner)
+        ending = _serve_connection(server, order, channel, shared_status, owner)
         ends_output = order.ends_output and ending.is_orderly
         if not ends_output:
             owner.close()
@@ -64,12 +64,16 @@ def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Endi
 
 
 def _serve_connection(
-    server: Any, order: ConnectionOrder, channel: Channel, page: Page, owner: _Owner
+    server: Any,
+    order: ConnectionOrder,
+    channel: Channel,
+    shared_status: SharedStatus,
+    owner: _Owner,
 ) -> Ending:
     ending = Ending()
     use = SocketUse(
         info=order.info,
-        drain=_DrainOnPage(page, channel),
+        drain=_DrainOnPage(shared_status, channel),
         new_until=order.new_until,
         ends_idle=order.ends_idle,
         idle=order.idle,
@@ -80,7 +84,7 @@ def _serve_connection(
         at_eof=order.at_eof,
     )
     sock = SeenSocket.of(order.kind, owner.number, use)
-    sock.show_on(page)
+    sock.show_on(shared_status)
     use.hand_over = owner.detach
     try:
         handler = server.RequestHandlerClass
@@ -144,14 +148,14 @@ class _DrainOnPage:
     It says nothing else during a request.
     """
 
-    def __init__(self, page: Page, channel: Channel) -> None:
-        self._page = page
+    def __init__(self, shared_status: SharedStatus, channel: Channel) -> None:
+        self._shared_status = shared_status
         self.wakeup = channel
 
     @property
     def began(self) -> bool:
         """Whether it does; never for a child that the handler has forked."""
-        return self._page.drains and not self.wakeup.is_closed
+        return self._shared_status.drains and not self.wakeup.is_closed
 
 
 class SeenSocket(BlockingSocket):
@@ -165,9 +169,9 @@ class SeenSocket(BlockingSocket):
     _cells: memoryview
     _afterwards: int
 
-    def show_on(self, page: Page) -> None:
-        """Tell ``page`` of every operation from now on."""
-        self._cells, self._afterwards = page.cells, WORKING
+    def show_on(self, shared_status: SharedStatus) -> None:
+        """Tell ``shared_status`` of every operation from now on."""
+        self._cells, self._afterwards = shared_status.cells, WORKING
 
     def end(self) -> None:
         """As ever; a thread that still waits in it has nothing to tell of the next request."""
@@ -211,4 +215,4 @@ class SeenSocket(BlockingSocket):
             cells[STATE] = self._afterwards
 
 
-_UNSEEN = Page(-1).cells
+_UNSEEN = SharedStatus(-1).cells
