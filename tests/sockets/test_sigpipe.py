@@ -176,7 +176,7 @@ async def test_line_between_server_and_worker() -> None:
     ours.setblocking(False)
     theirs.close()
     with ours:
-        launched: Any = SimpleNamespace(control=ours, pid=1, page=SharedStatus(-1))
+        launched: Any = SimpleNamespace(control=ours, pid=1, shared_status=SharedStatus(-1))
         worker = Worker(launched)
         worker.answer(None)
         worker.drain()

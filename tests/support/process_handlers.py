@@ -403,7 +403,7 @@ NONSENSE: dict[str, bytes] = {
 
 
 def _says(nonsense: str) -> None:
-    """Message something to the server over the worker's own line; wait for what comes of it."""
+    """Say something to the server over the worker's own line; wait for what comes of it."""
     for number in range(3, 100):
         with suppress(OSError):
             sock = socket.socket(fileno=number)

@@ -122,9 +122,9 @@ class Worker:
         """Tell it that the server drains. Twice is once."""
         if not self._drains:
             self._drains = True
-            with suppress(ValueError):  # the page is closed: it has ended
+            with suppress(ValueError):  # its memory is released: it has ended
                 self._launched.shared_status.drain_begins()
-            self._say(Message.DRAIN)  # for who waits; the page is for who asks
+            self._say(Message.DRAIN)  # for those that wait; the shared status is for those that ask
 
     def dismiss(self) -> None:
         """Hang up: it ends when it has nothing more to do."""
@@ -291,7 +291,7 @@ class Worker:
             if shared_status.request != request_id:
                 return None
             return shared_status.received, shared_status.sent, shared_status.state
-        except ValueError:  # the page is closed, perhaps at this very moment, by a thread
+        except ValueError:  # its memory is released, perhaps at this very moment, by a thread
             return None
 
     @property

@@ -143,7 +143,7 @@ def _judge(ending: Ending, error: BaseException, order: Order) -> None:
 
 
 class _DrainOnPage:
-    """Whether the server drains: it writes that on the page, and then says so, too.
+    """Whether the server drains: it writes that in the shared status, and then says so, too.
 
     It says nothing else during a request.
     """
