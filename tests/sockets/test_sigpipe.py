@@ -27,7 +27,7 @@ import trioserver._sockets.transport
 from trioserver._modes.processes.protocol.channel import Channel
 from trioserver._modes.processes.protocol.frames import Message
 from trioserver._modes.processes.protocol.status import SharedStatus
-from trioserver._modes.processes.protocol.task import DatagramOrder
+from trioserver._modes.processes.protocol.task import DatagramTask
 from trioserver._modes.processes.server.job import Job
 from trioserver._modes.processes.server.worker import Worker
 
@@ -180,7 +180,7 @@ async def test_line_between_server_and_worker() -> None:
         worker = Worker(launched)
         worker.answer(None)
         worker.drain()
-        order = DatagramOrder(info_of_nobody(), 0, None, b"")
+        order = DatagramTask(info_of_nobody(), 0, None, b"")
         await worker.begin(Job(order, 1), None)
         with pytest.raises(BrokenPipeError):
             await worker._say_rest(b"more")

@@ -17,7 +17,7 @@ from .frames import Message, pack, unpack
 
 
 @attrs.frozen
-class ConnectionOrder:
+class ConnectionTask:
     """A connection to serve.
 
     Attributes:
@@ -52,8 +52,8 @@ class ConnectionOrder:
 
 
 @attrs.frozen
-class DatagramOrder:
-    """A datagram to serve; see `ConnectionOrder`."""
+class DatagramTask:
+    """A datagram to serve; see `ConnectionTask`."""
 
     info: RequestInfo
     age: float
@@ -61,11 +61,11 @@ class DatagramOrder:
     data: bytes
 
 
-Order: TypeAlias = ConnectionOrder | DatagramOrder
+WorkerTask: TypeAlias = ConnectionTask | DatagramTask
 
-_KINDS: dict[Message, type[Order]] = {
-    Message.CONNECTION: ConnectionOrder,
-    Message.DATAGRAM: DatagramOrder,
+_KINDS: dict[Message, type[WorkerTask]] = {
+    Message.CONNECTION: ConnectionTask,
+    Message.DATAGRAM: DatagramTask,
 }
 
 
@@ -78,14 +78,14 @@ _values_of_info = attrgetter(*_INFO)
 _values_of = {kind: attrgetter(*_names(kind)) for kind in _KINDS.values()}
 
 
-def pack_order(order: Order) -> bytes:
-    """The body of the frame that brings ``order``."""
-    info, *rest = _values_of[type(order)](order)
+def pack_task(task: WorkerTask) -> bytes:
+    """The body of the frame that brings ``task``."""
+    info, *rest = _values_of[type(task)](task)
     return pack((_values_of_info(info), *rest))
 
 
-def unpack_order(kind: Message, body: bytes) -> Any:
-    """The `Order` of a frame; for workers alone."""
+def unpack_task(kind: Message, body: bytes) -> Any:
+    """The `WorkerTask` of a frame; for workers alone."""
     info, *rest = unpack(body)
     return _KINDS[kind](RequestInfo(**dict(zip(_INFO, info, strict=True))), *rest)
 

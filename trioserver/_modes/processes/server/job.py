@@ -10,7 +10,7 @@ import trio
 
 from ..protocol.frames import FrameError
 from ..protocol.result import Ending
-from ..protocol.task import Order
+from ..protocol.task import WorkerTask
 
 
 class Outbox:
@@ -41,7 +41,7 @@ class Job:
     """A request that a worker has.
 
     Attributes:
-      order: what the worker is told.
+      task: what the worker is told.
       pid: the worker's process id.
       ending: how it went; None if the worker has not told.
       status: with which exit status the worker has ended, if it has not told.
@@ -54,7 +54,7 @@ class Job:
         until it is over.
     """
 
-    order: Order
+    task: WorkerTask
     pid: int
     ending: Ending | None = None
     status: int = 0

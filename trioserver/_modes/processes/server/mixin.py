@@ -36,7 +36,7 @@ from ...threads.handlers import check_sync_handler, is_asynchronous
 from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
 from ..protocol.frames import pack
 from ..protocol.setup import contract_of
-from ..protocol.task import DatagramOrder, Order, check_address
+from ..protocol.task import DatagramTask, WorkerTask, check_address
 from .job import Job, Outbox
 from .passed_connection import PassedConnection
 from .pool import Pool, PoolConfig
@@ -160,19 +160,19 @@ class ProcessMixIn(BaseServer):
         check_address(client_address)
         if isinstance(request, PassedConnection):
             await request._flush()
-            order = request._order(
+            task = request._task(
                 client_address,
                 ends_idle=self.ends_idle_reads,
                 ends_output=self._nobody_could_tell(),
             )
             try:
-                job = await self._work(order, request)
+                job = await self._work(task, request)
             finally:
                 request._come_back()
         elif isinstance(request, Datagram):
             age = trio.current_time() - request.info.started
             job = await self._work(
-                DatagramOrder(request.info, age, client_address, request.data), request
+                DatagramTask(request.info, age, client_address, request.data), request
             )
         else:
             raise TypeError(
@@ -197,13 +197,13 @@ class ProcessMixIn(BaseServer):
             and getattr(self.finish_request, "__func__", None) is ProcessMixIn.finish_request
         )
 
-    async def _work(self, order: Order, request: PassedConnection | Datagram) -> Job:
+    async def _work(self, task: WorkerTask, request: PassedConnection | Datagram) -> Job:
         """Have the request handled; by another worker if one ends before it has begun."""
         pool = cast("Pool", self._bound_run().resources)
         left = ATTEMPTS
         while True:
             worker, left = await pool.take(), left - 1
-            job = Job(order, worker.pid)
+            job = Job(task, worker.pid)
             try:
                 if isinstance(request, PassedConnection):
                     request._is_with(worker, job)

@@ -12,7 +12,7 @@ from ...._sockets.transport import SocketTransport
 from ...threads.lent_connection import LentConnection
 from ...threads.loan import SocketUse
 from ..protocol.result import Ending
-from ..protocol.task import ConnectionOrder
+from ..protocol.task import ConnectionTask
 from .job import Job
 from .worker import Worker
 
@@ -29,9 +29,9 @@ class PassedConnection(LentConnection):
         if self._receiver.drain.began:
             worker.drain()
 
-    def _order(
+    def _task(
         self, client_address: Address, *, ends_idle: bool, ends_output: bool
-    ) -> ConnectionOrder:
+    ) -> ConnectionTask:
         """What a worker is to be told; from now on it is lent.
 
         Raises:
@@ -42,7 +42,7 @@ class PassedConnection(LentConnection):
             raise trio.ClosedResourceError("the connection was closed by this side")
         use = self._lend(ends_idle=False)  # a worker is told of the drain by its line
         sock = cast("SocketTransport", self._transport).socket
-        return ConnectionOrder(
+        return ConnectionTask(
             info=self.info,
             age=trio.current_time() - self.info.started,
             client_address=client_address,

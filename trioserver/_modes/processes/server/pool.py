@@ -296,7 +296,7 @@ class Pool:
             elif job is not None and not job.begun:
                 message = "%s has ended with exit status %s before it had begun with %s%s"
                 why = worker.why_not and f": {worker.why_not}"
-                log_safely(error_log, logging.WARNING, message, worker, status, job.order.info, why)
+                log_safely(error_log, logging.WARNING, message, worker, status, job.task.info, why)
         self._replace()
         return status
 
@@ -327,7 +327,7 @@ class Pool:
                 elif worker.stopped_since is None:
                     worker.stopped_since = now
                     message = "%s was stopped by a signal in the middle of %s"
-                    log_safely(error_log, logging.WARNING, message, worker, worker.job.order.info)
+                    log_safely(error_log, logging.WARNING, message, worker, worker.job.task.info)
                 elif worker.stopped_since + longest <= now:
                     message = "%s does not go on after %g s (idle), and is killed"
                     log_safely(error_log, logging.ERROR, message, worker, longest)

@@ -36,7 +36,7 @@ from ..protocol.frames import (
 from ..protocol.log import log_here
 from ..protocol.replies import as_answer
 from ..protocol.result import Ending
-from ..protocol.task import pack_order
+from ..protocol.task import pack_task
 from .job import Job
 
 if TYPE_CHECKING:  # it brings multiprocessing
@@ -102,7 +102,7 @@ class Worker:
         self.job = job
         self.served += 1
         kind = Message.DATAGRAM if descriptor is None else Message.CONNECTION
-        data = frame(kind, pack_order(job.order))
+        data = frame(kind, pack_task(job.task))
         ancillary: list[Any] = []
         if descriptor is not None:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
@@ -209,7 +209,7 @@ class Worker:
         facts, payload = decode_facts(body)
         job = self.job
         if kind is Message.LOG:
-            log_here(facts, None if job is None else job.order.info)
+            log_here(facts, None if job is None else job.task.info)
         elif kind is Message.READY and not self.ready:
             self.ready = True
             on_change(self)
@@ -297,7 +297,7 @@ class Worker:
     @property
     def has_begun(self) -> bool:
         """Whether it has begun with the request that it has; true, too, if it has none."""
-        return self.job is None or self.facts(self.job.order.info.id) is not None
+        return self.job is None or self.facts(self.job.task.info.id) is not None
 
     def is_stopped(self) -> bool:
         """Whether somebody has stopped it (SIGSTOP), where the system tells: not a debugger."""
@@ -309,7 +309,7 @@ class Worker:
 
     def note(self, job: Job) -> None:
         """Note in ``job`` how far it has come with it, if it has begun."""
-        facts = self.facts(job.order.info.id)
+        facts = self.facts(job.task.info.id)
         if facts is not None:
             job.begun = True
             job.received, job.sent, state = facts

@@ -31,7 +31,7 @@ from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
 from ..protocol.status import SharedStatus, State
-from ..protocol.task import ConnectionOrder, DatagramOrder, Order, unpack_order
+from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask, unpack_task
 
 
 async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
@@ -45,8 +45,8 @@ async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) 
                 if kind is Message.DRAIN:
                     nursery.start_soon(loop.end_idle_waits)
                 else:
-                    loop.request = loop.request_for(order := unpack_order(kind, body))
-                    nursery.start_soon(loop.serve, order, loop.request)
+                    loop.request = loop.request_for(task := unpack_task(kind, body))
+                    nursery.start_soon(loop.serve, task, loop.request)
             nursery.cancel_scope.cancel(reason="the server is gone")
 
 
@@ -65,26 +65,26 @@ class _Loop(trio.abc.Instrument):
     request: Connection | Datagram | None = None
     drain: Drain = attrs.field(factory=Drain)
 
-    def request_for(self, order: Order) -> Connection | Datagram:
+    def request_for(self, task: WorkerTask) -> Connection | Datagram:
         """What the handler gets."""
         # By the clock of this loop, which has begun somewhere else.
-        info = attrs.evolve(order.info, started=trio.current_time() - order.age)
+        info = attrs.evolve(task.info, started=trio.current_time() - task.age)
         limits, timeouts = (
             self._server.limits,
             attrs.evolve(self._server.timeouts, request=math.inf),
         )
-        if isinstance(order, DatagramOrder):
-            way_back = _WayBack(order.data, info, Replies(self._channel, info))
+        if isinstance(task, DatagramTask):
+            way_back = _WayBack(task.data, info, Replies(self._channel, info))
             return Datagram(way_back, info, timeouts=timeouts, limits=limits)
-        sock = socket_of(order.kind, self._channel.take_descriptor())
-        timeouts = attrs.evolve(timeouts, idle=order.idle, write=order.write)
-        return TakenConnection(_Shared(sock), order, info, timeouts, limits, self.drain)
+        sock = socket_of(task.kind, self._channel.take_descriptor())
+        timeouts = attrs.evolve(timeouts, idle=task.idle, write=task.write)
+        return TakenConnection(_Shared(sock), task, info, timeouts, limits, self.drain)
 
-    async def serve(self, order: Order, request: Connection | Datagram) -> None:
+    async def serve(self, task: WorkerTask, request: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
-        self._shared_status.begin(order.info.id, request.bytes_received, request.bytes_sent)
+        self._shared_status.begin(task.info.id, request.bytes_received, request.bytes_sent)
         deputy = _Deputy(self._server, request, request.timeouts)
-        await deputy.task(order.client_address).serve()
+        await deputy.task(task.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
             raise SystemExit(0)
         self._channel.say(Message.DONE, **deputy.ending.as_facts())
@@ -136,16 +136,16 @@ class TakenConnection(Connection):
     def __init__(
         self,
         transport: _Shared,
-        order: ConnectionOrder,
+        task: ConnectionTask,
         info: RequestInfo,
         timeouts: Timeouts,
         limits: Limits,
         drain: Drain,
     ) -> None:
         super().__init__(transport, info, timeouts=timeouts, limits=limits, drain=drain)
-        self._receiver.buffer += order.pending
-        self._receiver.total, self._sender.total = order.received, order.sent
-        self._receiver.at_eof = order.at_eof
+        self._receiver.buffer += task.pending
+        self._receiver.total, self._sender.total = task.received, task.sent
+        self._receiver.at_eof = task.at_eof
 
 
 @attrs.define(eq=False)

@@ -26,7 +26,7 @@ from ..protocol.result import traceback_of
 from ..protocol.setup import Contract
 from ..protocol.signals import do_nothing_at_signals
 from ..protocol.status import SharedStatus
-from ..protocol.task import unpack_order
+from ..protocol.task import unpack_task
 from . import asynchronous, synchronous
 
 
@@ -106,5 +106,5 @@ def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> Non
         if kind is not Message.DRAIN:
             # What a handler sets in context variables is not for the next client's.
             copy_context().run(
-                synchronous.serve, server, unpack_order(kind, body), channel, shared_status
+                synchronous.serve, server, unpack_task(kind, body), channel, shared_status
             )

@@ -20,28 +20,28 @@ from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Ending
 from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, SharedStatus
-from ..protocol.task import ConnectionOrder, DatagramOrder, Order
+from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask
 
 T = TypeVar("T")
 
 
-def serve(server: Any, order: Order, channel: Channel, shared_status: SharedStatus) -> None:
+def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: SharedStatus) -> None:
     """Handle one request, to its end, and tell how it went."""
-    enter_request(order.info)
-    if isinstance(order, DatagramOrder):
-        shared_status.begin(order.info.id)
-        _tell(channel, _serve_datagram(server, order, channel))
+    enter_request(task.info)
+    if isinstance(task, DatagramTask):
+        shared_status.begin(task.info.id)
+        _tell(channel, _serve_datagram(server, task, channel))
         return
-    shared_status.begin(order.info.id, order.received, order.sent)
+    shared_status.begin(task.info.id, task.received, task.sent)
     with _Owner(channel.take_descriptor()) as owner:
-        ending = _serve_connection(server, order, channel, shared_status, owner)
-        ends_output = order.ends_output and ending.is_orderly
+        ending = _serve_connection(server, task, channel, shared_status, owner)
+        ends_output = task.ends_output and ending.is_orderly
         if not ends_output:
             owner.close()
         _tell(channel, ending)
         # Not before that: who comes again at once finds this worker free.
         if ends_output:
-            owner.end_output(order.kind)
+            owner.end_output(task.kind)
 
 
 def _tell(channel: Channel, ending: Ending) -> None:
@@ -50,14 +50,14 @@ def _tell(channel: Channel, ending: Ending) -> None:
     channel.say(Message.DONE, **ending.as_facts())
 
 
-def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Ending:
+def _serve_datagram(server: Any, task: DatagramTask, channel: Channel) -> Ending:
     ending = Ending()
-    replies = Replies(channel, order.info)
-    way_back = SyncDatagramSocket(replies.send, order.info)
+    replies = Replies(channel, task.info)
+    way_back = SyncDatagramSocket(replies.send, task.info)
     try:
-        handle(server.RequestHandlerClass, (order.data, way_back), order.client_address, server)
+        handle(server.RequestHandlerClass, (task.data, way_back), task.client_address, server)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(ending, error, order)
+        _judge(ending, error, task)
     finally:
         replies.close()
     return ending
@@ -65,33 +65,33 @@ def _serve_datagram(server: Any, order: DatagramOrder, channel: Channel) -> Endi
 
 def _serve_connection(
     server: Any,
-    order: ConnectionOrder,
+    task: ConnectionTask,
     channel: Channel,
     shared_status: SharedStatus,
     owner: _Owner,
 ) -> Ending:
     ending = Ending()
     use = SocketUse(
-        info=order.info,
+        info=task.info,
         drain=_DrainOnPage(shared_status, channel),
-        new_until=order.new_until,
-        ends_idle=order.ends_idle,
-        idle=order.idle,
-        write=order.write,
-        pending=bytearray(order.pending),
-        received=order.received,
-        sent=order.sent,
-        at_eof=order.at_eof,
+        new_until=task.new_until,
+        ends_idle=task.ends_idle,
+        idle=task.idle,
+        write=task.write,
+        pending=bytearray(task.pending),
+        received=task.received,
+        sent=task.sent,
+        at_eof=task.at_eof,
     )
-    sock = SeenSocket.of(order.kind, owner.number, use)
+    sock = SeenSocket.of(task.kind, owner.number, use)
     sock.show_on(shared_status)
     use.hand_over = owner.detach
     try:
         handler = server.RequestHandlerClass
-        work = partial(handle, handler, sock, order.client_address, server)
+        work = partial(handle, handler, sock, task.client_address, server)
         sock.call(work, may_close_number=True)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(ending, error, order)
+        _judge(ending, error, task)
     finally:
         ending.detached = owner.number == -1
         if sock.is_lost():
@@ -133,8 +133,8 @@ class _Owner:
         self.close()
 
 
-def _judge(ending: Ending, error: BaseException, order: Order) -> None:
-    theirs = peers_doing(error, order.info)
+def _judge(ending: Ending, error: BaseException, task: WorkerTask) -> None:
+    theirs = peers_doing(error, task.info)
     if theirs is None:
         ending.failed(as_errors(error))
     else:
