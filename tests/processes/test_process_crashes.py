@@ -943,7 +943,7 @@ def test_worker_is_looked_at_while_it_is_reaped() -> None:
     """Another thread may be about to close its page."""
     page = SharedStatus(-1)
     page.begin(1, 2, 3)
-    worker = Worker(types.SimpleNamespace(page=page))  # type: ignore[arg-type]
+    worker = Worker(types.SimpleNamespace(shared_status=page))  # type: ignore[arg-type]
     assert worker.facts(1) == (2, 3, "working")
     page.cells.release()
     assert worker.facts(1) is None

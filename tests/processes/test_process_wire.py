@@ -15,7 +15,7 @@ from trioserver import Outcome
 from trioserver._modes.processes.protocol import frames as wire
 from trioserver._modes.processes.protocol.frames import FrameError, Frames, Message
 from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
-from trioserver._modes.processes.protocol.result import Ending
+from trioserver._modes.processes.protocol.result import Result
 from trioserver._modes.processes.protocol.status import SharedStatus, new_shared_status
 
 kinds = st.sampled_from(list(Message))
@@ -68,7 +68,7 @@ def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
     except FrameError:
         return
     assert isinstance(said, dict)
-    for reader in (Ending.from_facts, log_here):
+    for reader in (Result.from_facts, log_here):
         with pytest.raises(FrameError):
             reader(said)
 
@@ -116,7 +116,7 @@ def test_long_texts_are_cut(character: str, size: int) -> None:
 
 
 endings = st.builds(
-    Ending,
+    Result,
     outcome=st.sampled_from([one.value for one in Outcome]),
     reason=texts,
     received=st.integers(0),
@@ -132,27 +132,27 @@ endings = st.builds(
 
 
 @given(endings)
-def test_an_ending_survives(ending: Ending) -> None:
+def test_an_ending_survives(ending: Result) -> None:
     """Whatever it is."""
     body = wire.tell(**ending.as_facts())
-    assert Ending.from_facts(wire.told(body)[0]) == ending
+    assert Result.from_facts(wire.told(body)[0]) == ending
 
 
-@given(endings, st.sampled_from([field.name for field in attrs.fields(Ending)]))
-def test_half_an_ending_is_refused(ending: Ending, name: str) -> None:
+@given(endings, st.sampled_from([field.name for field in attrs.fields(Result)]))
+def test_half_an_ending_is_refused(ending: Result, name: str) -> None:
     """And one with something else in it."""
     said = ending.as_facts()
     wrong = [{**said, "more": 1}, {**said, "more": None}, {**said, name: 1.5}, {**said, name: None}]
     del said["outcome"]
     for facts in (*wrong, said):
         with pytest.raises(FrameError, match="not how a request ends"):
-            Ending.from_facts(facts)
+            Result.from_facts(facts)
 
 
 @given(endings)
-def test_an_ending_says_no_more_than_it_has_to(ending: Ending) -> None:
+def test_an_ending_says_no_more_than_it_has_to(ending: Result) -> None:
     """What is as ever goes without saying."""
-    ever = attrs.asdict(Ending())
+    ever = attrs.asdict(Result())
     said = ending.as_facts()
     assert [name for name, value in said.items() if value == ever[name]] in ([], ["outcome"])
 
@@ -164,7 +164,7 @@ def test_an_error_is_told_in_words() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no words")
 
-    ending = Ending()
+    ending = Result()
     try:
         raise Mute
     except Mute as error:

@@ -13,7 +13,7 @@ from .frames import FrameError, shorten
 
 
 @attrs.define(kw_only=True)
-class Ending:
+class Result:
     """How a request went.
 
     Attributes:
@@ -91,5 +91,5 @@ def traceback_of(error: BaseException) -> str:
         )
 
 
-_DEFAULTS: dict[str, Any] = attrs.asdict(Ending())
+_DEFAULTS: dict[str, Any] = attrs.asdict(Result())
 _OUTCOMES = tuple(one.value for one in Outcome)

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from ..protocol.frames import FrameError
-from ..protocol.result import Ending
+from ..protocol.result import Result
 from ..protocol.task import WorkerTask
 
 
@@ -43,7 +43,7 @@ class Job:
     Attributes:
       task: what the worker is told.
       pid: the worker's process id.
-      ending: how it went; None if the worker has not told.
+      result: how it went; None if the worker has not told.
       status: with which exit status the worker has ended, if it has not told.
       begun: whether the worker has begun with it.
       was_writing: whether it has ended in the middle of a write.
@@ -56,7 +56,7 @@ class Job:
 
     task: WorkerTask
     pid: int
-    ending: Ending | None = None
+    result: Result | None = None
     status: int = 0
     begun: bool = False
     was_writing: bool = False

@@ -218,7 +218,7 @@ class ProcessMixIn(BaseServer):
                         await job.over.wait()
                     if not job.over.is_set():
                         worker.note(job)
-                    request._was_killed = job.ending is None
+                    request._was_killed = job.result is None
                 raise
             if job.begun or not left:
                 return job
@@ -284,16 +284,16 @@ def _processors() -> int:
 
 async def _conclude(job: Job, request: PassedConnection | Datagram) -> None:
     """Raise what the request has ended with."""
-    ending = job.ending
-    if ending is None:
+    result = job.result
+    if result is None:
         raise WorkerCrashed(job.pid, job.status)
-    if ending.error:
-        raise HandlerFailed(ending.error) from Traceback(ending.traceback)
-    if ending.outcome == Outcome.CANCELLED:
-        request.cancel_scope.cancel(reason=ending.reason)
+    if result.error:
+        raise HandlerFailed(result.error) from Traceback(result.traceback)
+    if result.outcome == Outcome.CANCELLED:
+        request.cancel_scope.cancel(reason=result.reason)
         await trio.lowlevel.checkpoint()
-    if ending.outcome in _ENDED:
-        raise _ENDED[ending.outcome](ending.reason, info=request.info)
+    if result.outcome in _ENDED:
+        raise _ENDED[result.outcome](result.reason, info=request.info)
 
 
 async def _error_of(send: Callable[[], Any]) -> Exception | None:

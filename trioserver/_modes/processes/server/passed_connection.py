@@ -11,7 +11,7 @@ from ...._sockets.making import kind_of
 from ...._sockets.transport import SocketTransport
 from ...threads.lent_connection import LentConnection
 from ...threads.loan import SocketUse
-from ..protocol.result import Ending
+from ..protocol.result import Result
 from ..protocol.task import ConnectionTask
 from .job import Job
 from .worker import Worker
@@ -67,8 +67,8 @@ class PassedConnection(LentConnection):
         if job is not None and job.begun:
             use.pending.clear()
             use.received, use.sent = job.received, job.sent
-            if job.ending is not None:
-                _note(use, job.ending)
+            if job.result is not None:
+                _note(use, job.result)
             elif job.was_writing:  # half a reply must not look like a whole one
                 use.broken = trio.BrokenResourceError, "its worker was ended in a send"
         self._take_back()
@@ -103,8 +103,8 @@ class PassedConnection(LentConnection):
             self._worker.drain()
 
 
-def _note(use: SocketUse, ending: Ending) -> None:
-    use.at_eof, use.ended_idle = ending.at_eof, ending.ended_idle
-    use.shut, use.detached, use.shown = ending.shut, ending.detached, ending.shown
-    if ending.broken:
-        use.broken = trio.BrokenResourceError, ending.broken
+def _note(use: SocketUse, result: Result) -> None:
+    use.at_eof, use.ended_idle = result.at_eof, result.ended_idle
+    use.shut, use.detached, use.shown = result.shut, result.detached, result.shown
+    if result.broken:
+        use.broken = trio.BrokenResourceError, result.broken

@@ -35,7 +35,7 @@ from ..protocol.frames import (
 )
 from ..protocol.log import log_here
 from ..protocol.replies import as_answer
-from ..protocol.result import Ending
+from ..protocol.result import Result
 from ..protocol.task import pack_task
 from .job import Job
 
@@ -220,9 +220,9 @@ class Worker:
                 raise FrameError("a datagram, for a connection")
             job.replies.put(payload, address_from_json(facts.get("to")))
         elif kind is Message.DONE and job is not None:
-            ending = Ending.from_facts(facts)
-            job.ending, job.begun, self.job = ending, True, None
-            job.received, job.sent = ending.received, ending.sent
+            result = Result.from_facts(facts)
+            job.result, job.begun, self.job = result, True, None
+            job.received, job.sent = result.received, result.sent
             job.is_over()
             on_change(self)
         else:

@@ -29,7 +29,7 @@ from ...._sockets.transport import Data, PeerCredentials, SocketTransport
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
-from ..protocol.result import Ending
+from ..protocol.result import Result
 from ..protocol.status import SharedStatus, State
 from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask, unpack_task
 
@@ -87,7 +87,7 @@ class _Loop(trio.abc.Instrument):
         await deputy.task(task.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
             raise SystemExit(0)
-        self._channel.say(Message.DONE, **deputy.ending.as_facts())
+        self._channel.say(Message.DONE, **deputy.result.as_facts())
 
     async def end_idle_waits(self) -> None:
         """The server drains: waits between requests end, new connections have their moment."""
@@ -155,7 +155,7 @@ class _Deputy:
     _server: Any
     _request: Connection | Datagram
     timeouts: Timeouts
-    ending: Ending = attrs.field(factory=Ending)
+    result: Result = attrs.field(factory=Result)
     propagate_errors: bool = False
 
     def task(self, client_address: Address) -> RequestTask:
@@ -180,7 +180,7 @@ class _Deputy:
         """Have it told."""
         error = sys.exception()
         if error is not None:
-            self.ending.failed(error)
+            self.result.failed(error)
 
     # The books
 
@@ -199,14 +199,14 @@ class _Deputy:
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """It is decided."""
-        ending, request = self.ending, self._request
-        ending.outcome, ending.reason = record.outcome.value, shorten(record.reason)
-        ending.received, ending.sent = record.bytes_received, record.bytes_sent
-        ending.ended_idle = request._ended_idle
+        result, request = self.result, self._request
+        result.outcome, result.reason = record.outcome.value, shorten(record.reason)
+        result.received, result.sent = record.bytes_received, record.bytes_sent
+        result.ended_idle = request._ended_idle
         if isinstance(request, TakenConnection):
             receiver, sender = request._receiver, request._sender
-            ending.at_eof, ending.shut = receiver.at_eof, sender.eof_sent or sender.closed
-            ending.broken = sender.broken or ""
+            result.at_eof, result.shut = receiver.at_eof, sender.eof_sent or sender.closed
+            result.broken = sender.broken or ""
             request._transport.is_over = True
 
     def on_close(self, task: RequestTask) -> None:

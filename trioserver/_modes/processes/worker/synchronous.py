@@ -18,7 +18,7 @@ from ...threads.loan import SocketUse
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
-from ..protocol.result import Ending
+from ..protocol.result import Result
 from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, SharedStatus
 from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask
 
@@ -34,33 +34,33 @@ def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: Shared
         return
     shared_status.begin(task.info.id, task.received, task.sent)
     with _Owner(channel.take_descriptor()) as owner:
-        ending = _serve_connection(server, task, channel, shared_status, owner)
-        ends_output = task.ends_output and ending.is_orderly
+        result = _serve_connection(server, task, channel, shared_status, owner)
+        ends_output = task.ends_output and result.is_orderly
         if not ends_output:
             owner.close()
-        _tell(channel, ending)
+        _tell(channel, result)
         # Not before that: who comes again at once finds this worker free.
         if ends_output:
             owner.end_output(task.kind)
 
 
-def _tell(channel: Channel, ending: Ending) -> None:
+def _tell(channel: Channel, result: Result) -> None:
     if channel.is_closed:  # this is a child that the handler has forked
         raise SystemExit(0)
-    channel.say(Message.DONE, **ending.as_facts())
+    channel.say(Message.DONE, **result.as_facts())
 
 
-def _serve_datagram(server: Any, task: DatagramTask, channel: Channel) -> Ending:
-    ending = Ending()
+def _serve_datagram(server: Any, task: DatagramTask, channel: Channel) -> Result:
+    result = Result()
     replies = Replies(channel, task.info)
     way_back = SyncDatagramSocket(replies.send, task.info)
     try:
         handle(server.RequestHandlerClass, (task.data, way_back), task.client_address, server)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(ending, error, task)
+        _judge(result, error, task)
     finally:
         replies.close()
-    return ending
+    return result
 
 
 def _serve_connection(
@@ -69,8 +69,8 @@ def _serve_connection(
     channel: Channel,
     shared_status: SharedStatus,
     owner: _Owner,
-) -> Ending:
-    ending = Ending()
+) -> Result:
+    result = Result()
     use = SocketUse(
         info=task.info,
         drain=_DrainOnPage(shared_status, channel),
@@ -91,16 +91,16 @@ def _serve_connection(
         work = partial(handle, handler, sock, task.client_address, server)
         sock.call(work, may_close_number=True)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(ending, error, task)
+        _judge(result, error, task)
     finally:
-        ending.detached = owner.number == -1
+        result.detached = owner.number == -1
         if sock.is_lost():
             owner.detach()  # it may be a file's by now that the handler has opened
         sock.end()
-    ending.received, ending.sent, ending.at_eof = use.received, use.sent, use.at_eof
-    ending.ended_idle, ending.shut, ending.shown = use.ended_idle, use.shut, use.shown
-    ending.broken = use.broken[1] if use.broken else ""
-    return ending
+    result.received, result.sent, result.at_eof = use.received, use.sent, use.at_eof
+    result.ended_idle, result.shut, result.shown = use.ended_idle, use.shut, use.shown
+    result.broken = use.broken[1] if use.broken else ""
+    return result
 
 
 class _Owner:
@@ -133,13 +133,13 @@ class _Owner:
         self.close()
 
 
-def _judge(ending: Ending, error: BaseException, task: WorkerTask) -> None:
+def _judge(result: Result, error: BaseException, task: WorkerTask) -> None:
     theirs = peers_doing(error, task.info)
     if theirs is None:
-        ending.failed(as_errors(error))
+        result.failed(as_errors(error))
     else:
         outcome, reason = theirs
-        ending.outcome, ending.reason = outcome.value, shorten(reason)
+        result.outcome, result.reason = outcome.value, shorten(reason)
 
 
 class _DrainOnPage:
