@@ -17,7 +17,7 @@ from .log import levels
 
 
 @attrs.frozen(kw_only=True)
-class Contract:
+class WorkerSetup:
     """What a worker is told when it starts.
 
     Attributes:
@@ -33,13 +33,13 @@ class Contract:
     levels: Mapping[str, int] | None
 
 
-def contract_of(server: Any) -> Contract:
+def setup_of(server: Any) -> WorkerSetup:
     """What workers of a server are told.
 
     Raises:
       TypeError: something of it does not pickle; it is named.
     """
-    return Contract(
+    return WorkerSetup(
         server=_pickled_copy(server),
         preload=tuple(server.preload),
         init=server.child_init,

@@ -144,13 +144,13 @@ class Launch:
             return self._launched
 
 
-def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
+def launch(method: str, preload: Sequence[str], setup: bytes) -> Launched:
     """Start a worker; blocks for a moment, or for as long as a fork server takes to start.
 
     Args:
       method: ``"forkserver"`` or ``"spawn"``.
       preload: names of modules that the fork server imports, if it has not started yet.
-      contract: packed, for `worker.main`.
+      setup: packed, for `worker.main`.
 
     Raises:
       OSError: the system refuses it.
@@ -175,7 +175,7 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
         unless_started.callback(lifeline.cut)
         theirs.callback(lifeline.handed_over)
         theirs.callback(os.close, shared_status := new_shared_status())
-        theirs.callback(os.close, told := _file_with(contract))
+        theirs.callback(os.close, told := _file_with(setup))
         arguments = (control, *map(_Descriptor, (lifeline.worker_end, shared_status, told)))
         process = context.Process(  # type: ignore[attr-defined]
             target=worker.main, args=(*arguments, os.getpid()), daemon=True
@@ -193,7 +193,7 @@ def launch(method: str, preload: Sequence[str], contract: bytes) -> Launched:
         return Launched(process.pid, ours, seen, process, lifeline, _itself(process))
 
 
-def _file_with(contract: bytes) -> int:
+def _file_with(setup: bytes) -> int:
     """The descriptor of a file with the contract.
 
     Not among the arguments: if that is more than a pipe holds, the start would wait until
@@ -201,7 +201,7 @@ def _file_with(contract: bytes) -> int:
     """
     number = new_file()
     with open(number, "wb", closefd=False) as file:
-        file.write(contract)
+        file.write(setup)
     return number
 
 

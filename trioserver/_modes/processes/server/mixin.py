@@ -35,7 +35,7 @@ from ...._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer
 from ...threads.handlers import check_sync_handler, is_asynchronous
 from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
 from ..protocol.frames import pack
-from ..protocol.setup import contract_of
+from ..protocol.setup import setup_of
 from ..protocol.task import DatagramTask, WorkerTask, check_address
 from .job import Job, Outbox
 from .passed_connection import PassedConnection
@@ -266,7 +266,7 @@ class ProcessMixIn(BaseServer):
             patience=self.timeouts.cleanup if self.block_on_close else 0,
             stopped=self.timeouts.idle,
         )
-        pool = Pool(config, pack(contract_of(self)), self._bound_run().on_exit)
+        pool = Pool(config, pack(setup_of(self)), self._bound_run().on_exit)
         async with pool.open():
             yield pool
 

@@ -61,12 +61,12 @@ class Pool:
 
     Args:
       config: how many, and how.
-      contract: what each of them is told, packed.
+      setup: what each of them is told, packed.
       fail: ends the server with an error.
     """
 
     _config: PoolConfig
-    _contract: bytes
+    _setup: bytes
     _fail: Callable[[BaseException], object]
     _workers: dict[int, Worker] = attrs.field(factory=dict)
     _idle: list[Worker] = attrs.field(factory=list)
@@ -81,9 +81,7 @@ class Pool:
     def __attrs_post_init__(self) -> None:
         config = self._config
         self._setbacks = Setbacks(config.start_timeout)
-        self._starter = Starter(
-            config.start_method, config.preload, self._contract, config.patience
-        )
+        self._starter = Starter(config.start_method, config.preload, self._setup, config.patience)
 
     # The whole -----------------------------------------------------------------
 

@@ -30,13 +30,13 @@ class Starter:
     Args:
       method: ``"forkserver"`` or ``"spawn"``.
       preload: what the fork server imports.
-      contract: what a worker is told, packed.
+      setup: what a worker is told, packed.
       patience: seconds that a start has for its end when nobody waits for it any more.
     """
 
     _method: str
     _preload: tuple[str, ...]
-    _contract: bytes
+    _setup: bytes
     _patience: float
     # multiprocessing is not made for two starts at once.
     _turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -71,7 +71,7 @@ class Starter:
         # Not before: whoever has no workers does without multiprocessing.
         from .launch import Launch, launch  # noqa: PLC0415
 
-        start = Launch(partial(launch, method, self._preload, self._contract))
+        start = Launch(partial(launch, method, self._preload, self._setup))
         turn = _Turn(self._turns)
         try:
             launched = await trio.to_thread.run_sync(

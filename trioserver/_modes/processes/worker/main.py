@@ -23,7 +23,7 @@ from ..protocol.frames import Message, shorten, unpack
 from ..protocol.lifeline import end_with
 from ..protocol.log import forward_records
 from ..protocol.result import traceback_of
-from ..protocol.setup import Contract
+from ..protocol.setup import WorkerSetup
 from ..protocol.signals import do_nothing_at_signals
 from ..protocol.status import SharedStatus
 from ..protocol.task import unpack_task
@@ -31,7 +31,7 @@ from . import asynchronous, synchronous
 
 
 def main(
-    control: socket.socket, lifeline: int, shared_status: int, contract: int, parent: int
+    control: socket.socket, lifeline: int, shared_status: int, setup: int, parent: int
 ) -> None:
     """What a worker process runs.
 
@@ -39,7 +39,7 @@ def main(
       control: the line to the server.
       lifeline: the descriptor that ends when the server does.
       shared_status: the descriptor of the file for a `SharedStatus`.
-      contract: the descriptor of the file with a `Contract`, packed.
+      setup: the descriptor of the file with a `WorkerSetup`, packed.
       parent: the process id of the server.
     """
     control.set_inheritable(False)
@@ -54,7 +54,7 @@ def main(
     # A child that a handler forks has nothing to say: the line is its parent's.
     os.register_at_fork(after_in_child=channel.close)
     try:
-        work(channel, shared, _all_of(contract))
+        work(channel, shared, _all_of(setup))
     finally:
         channel.close()  # now, not when the last thread of a handler has ended
 
@@ -65,10 +65,10 @@ def _all_of(number: int) -> bytes:
         return file.read()
 
 
-def work(channel: Channel, shared_status: SharedStatus, contract: bytes) -> None:
+def work(channel: Channel, shared_status: SharedStatus, setup: bytes) -> None:
     """Get ready, and serve."""
     try:
-        server = prepare(unpack(contract), channel)
+        server = prepare(unpack(setup), channel)
     except BaseException as error:  # noqa: BLE001  (the server raises it)
         channel.say(Message.NOT_READY, why=shorten(traceback_of(error)))
         raise SystemExit(1) from None
@@ -83,19 +83,19 @@ def work(channel: Channel, shared_status: SharedStatus, contract: bytes) -> None
         raise SystemExit(1) from None
 
 
-def prepare(contract: Contract, channel: Channel) -> Any:
+def prepare(setup: WorkerSetup, channel: Channel) -> Any:
     """Do what has to be done once; the server's copy."""
-    for name in contract.preload:
+    for name in setup.preload:
         try:
             import_module(name)
         except BaseException as error:
             error.add_note(f"This was the import of {name!r}, which the server has in `preload`.")
             raise
-    server = unpack(contract.server)
-    if contract.levels is not None:
-        forward_records(channel, contract.levels)
-    if contract.init is not None:
-        contract.init()
+    server = unpack(setup.server)
+    if setup.levels is not None:
+        forward_records(channel, setup.levels)
+    if setup.init is not None:
+        setup.init()
     return server
 
 
