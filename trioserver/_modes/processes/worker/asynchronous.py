@@ -83,11 +83,11 @@ class _Loop(trio.abc.Instrument):
     async def serve(self, task: WorkerTask, request: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
         self._shared_status.begin(task.info.id, request.bytes_received, request.bytes_sent)
-        deputy = _Deputy(self._server, request, request.timeouts)
-        await deputy.task(task.client_address).serve()
+        hooks = _WorkerSideHooks(self._server, request, request.timeouts)
+        await hooks.task(task.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked
             raise SystemExit(0)
-        self._channel.say(Message.DONE, **deputy.result.as_facts())
+        self._channel.say(Message.DONE, **hooks.result.as_facts())
 
     async def end_idle_waits(self) -> None:
         """The server drains: waits between requests end, new connections have their moment."""
@@ -149,7 +149,7 @@ class TakenConnection(Connection):
 
 
 @attrs.define(eq=False)
-class _Deputy:
+class _WorkerSideHooks:
     """The server's hooks, and who keeps the books, for one request."""
 
     _server: Any
