@@ -45,7 +45,7 @@ import trioserver
 from trioserver import HandlerFailed, Timeouts, WorkerCrashed, WorkerStartError
 from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING, SharedStatus
 from trioserver._modes.processes.server import mixin, pool, setbacks
-from trioserver._modes.processes.server.launch import Launched
+from trioserver._modes.processes.server.spawn import Spawned
 from trioserver._modes.processes.server.worker import Worker
 from trioserver._modes.processes.worker.synchronous import SeenSocket
 from trioserver._modes.threads.loan import SocketUse
@@ -923,11 +923,11 @@ async def test_worker_that_a_kill_does_not_end(
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
     monkeypatch.setattr(pool, "LONGEST_KILL", 0.1)
-    kill = Launched.kill
+    kill = Spawned.kill
     server = handlers.Erring(THERE, handlers.does, min_children=1)
     async with running(server):
         [pid] = server.active_children
-        monkeypatch.setattr(Launched, "kill", lambda it: None if it.pid == pid else kill(it))
+        monkeypatch.setattr(Spawned, "kill", lambda it: None if it.pid == pid else kill(it))
         began = time.perf_counter()
         assert await ask(server, b"say no frame") == b"begun."
         assert time.perf_counter() - began < SOON

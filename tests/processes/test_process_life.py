@@ -23,7 +23,7 @@ from support.processes import ENVIRONMENT, SOON, is_running, is_served, is_there
 from support.threads import ask
 
 import trioserver
-from trioserver._modes.processes.server import launch, starter
+from trioserver._modes.processes.server import spawn, starter
 from trioserver._modes.processes.server.worker import Worker
 from trioserver.testing import open_descriptors
 
@@ -507,15 +507,15 @@ async def test_cancelled_while_the_system_starts_a_worker(
         await is_served(server)
     before, late = open_descriptors(), []
     hangs, goes_on = threading.Event(), threading.Event()
-    start = launch.launch
+    start = spawn.spawn
 
-    def starts_late(*arguments: Any) -> launch.Launched:
+    def starts_late(*arguments: Any) -> spawn.Launched:
         hangs.set()
         goes_on.wait(20)
         late.append(start(*arguments))
         return late[0]
 
-    monkeypatch.setattr(launch, "launch", starts_late)
+    monkeypatch.setattr(spawn, "spawn", starts_late)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_forever)
         await until(hangs.is_set)

@@ -32,7 +32,7 @@ from support.threads import ask
 
 from trioserver import Timeouts, WorkerStartError
 from trioserver._modes.processes.protocol.errors import WorkerCrashed
-from trioserver._modes.processes.server import launch, pool, setbacks, starter
+from trioserver._modes.processes.server import pool, setbacks, spawn, starter
 from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
 from trioserver._modes.processes.server.worker import Worker
 
@@ -140,14 +140,14 @@ def test_shortages(error: BaseException | None, short: bool) -> None:
 
 def fails_in_the_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While there is a file, there are no descriptors to be had for a worker."""
-    begin = launch.launch
+    begin = spawn.spawn
 
-    def launches(*arguments: Any) -> launch.Launched:
+    def launches(*arguments: Any) -> spawn.Launched:
         if path.exists():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return begin(*arguments)
 
-    monkeypatch.setattr(launch, "launch", launches)
+    monkeypatch.setattr(spawn, "spawn", launches)
 
 
 @pytest.mark.parametrize("where", ["worker", "system"])
@@ -215,9 +215,9 @@ async def test_some_of_the_first_cannot_start(
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     path = tmp_path / "gone"
     path.touch()
-    begin, tries = launch.launch, itertools.count()
+    begin, tries = spawn.spawn, itertools.count()
 
-    def launches(*arguments: Any) -> launch.Launched:
+    def launches(*arguments: Any) -> spawn.Launched:
         if path.exists() and next(tries) != 1:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return begin(*arguments)
@@ -226,7 +226,7 @@ async def test_some_of_the_first_cannot_start(
     if where == "worker":
         init = partial(handlers.init_fails_for_others, str(path))
     else:
-        monkeypatch.setattr(launch, "launch", launches)
+        monkeypatch.setattr(spawn, "spawn", launches)
     async with running(server := on_tcp(handlers.does, min_children=3, child_init=init)):
         [pid] = server.active_children
         assert await is_served(server) == pid
@@ -296,9 +296,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         (tmp_path / "to_preload.py").write_text(text)
         return "to_preload"
 
-    launch.end_fork_server()
+    spawn.end_fork_server()
     yield write
-    launch.end_fork_server()
+    spawn.end_fork_server()
 
 
 def fork_server() -> int:
@@ -396,7 +396,7 @@ async def test_fork_server_that_somebody_has_stopped(
         assert not is_running(stopped)
     [error] = server.errors
     assert isinstance(error, WorkerCrashed)
-    assert error.status == launch.UNKNOWN
+    assert error.status == spawn.UNKNOWN
     assert "the fork server has not started a worker in time, and is ended" in caplog.text
 
 
@@ -408,7 +408,7 @@ async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None
             pids = server.active_children
             os.kill(fork_server(), signal.SIGSTOP)
             began = time.perf_counter()
-        assert time.perf_counter() - began < launch.LONGEST_NEWS + SOON
+        assert time.perf_counter() - began < spawn.LONGEST_NEWS + SOON
     assert not any(map(is_running, pids))
 
 
@@ -434,7 +434,7 @@ async def test_start_that_never_ends(
     goes_on = threading.Event()
 
     def hangs(process: Any) -> None:
-        with launch._multiprocessing_lock:
+        with spawn._multiprocessing_lock:
             goes_on.wait(20)
         raise OSError(errno.EIO, "hopeless")
 
@@ -443,13 +443,13 @@ async def test_start_that_never_ends(
         with trio.fail_after(20):
             async with server.serving():
                 pids = server.active_children
-                monkeypatch.setattr(launch, "_start", hangs)
+                monkeypatch.setattr(spawn, "_start", hangs)
                 assert await ask(server, b"exit3") == b"begun."
-                await until(launch._multiprocessing_lock.locked)
+                await until(spawn._multiprocessing_lock.locked)
                 began = time.perf_counter()
             assert time.perf_counter() - began < 2 * SOON
         assert not any(map(is_running, pids))
         assert "the start of a worker process does not end; left behind" in caplog.text
     finally:
         goes_on.set()
-        await until(lambda: not launch._multiprocessing_lock.locked())
+        await until(lambda: not spawn._multiprocessing_lock.locked())

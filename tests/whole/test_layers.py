@@ -41,7 +41,7 @@ PRIVATE = {
         "_BaseServer__is_shut_down": "CPython: the event that their shutdown() waits for",
         "_BaseServer__shutdown_request": "CPython: their shutdown() was called",
     },
-    "_modes/processes/server/launch.py": {
+    "_modes/processes/server/spawn.py": {
         "_forkserver": "CPython: the fork server, which is stopped when it does not answer",
         "_forkserver_pid": "CPython: its process",
         "_popen": "CPython: a child whose status somebody else has reaped",

@@ -242,8 +242,8 @@ class Pool:
                     task_status.started()
                 self._is_free(worker)
 
-            launched = await self._starter.start(lambda: patience.cancel_called)
-            worker = Worker(launched, most_requests=self._most_requests())
+            spawned = await self._starter.start(lambda: patience.cancel_called)
+            worker = Worker(spawned, most_requests=self._most_requests())
             self._workers[worker.pid] = worker
             has_hung_up = False
             try:

@@ -20,7 +20,7 @@ from ..protocol.errors import ForkServerGone, WorkerStartError
 from .worker import SOON
 
 if TYPE_CHECKING:  # it brings multiprocessing
-    from .launch import Launch, Launched
+    from .spawn import Spawn, Spawned
 
 
 @attrs.define(eq=False)
@@ -48,7 +48,7 @@ class Starter:
             return ""
         return f"; what the fork server imports is {', '.join(self._preload)}"
 
-    async def start(self, is_late: Callable[[], bool]) -> Launched:
+    async def start(self, is_late: Callable[[], bool]) -> Spawned:
         """Start a process.
 
         Args:
@@ -67,14 +67,14 @@ class Starter:
             log_safely(error_log, logging.WARNING, message, error, self.suspects)
             return await self._start("spawn", is_late)
 
-    async def _start(self, method: str, is_late: Callable[[], bool]) -> Launched:
+    async def _start(self, method: str, is_late: Callable[[], bool]) -> Spawned:
         # Not before: whoever has no workers does without multiprocessing.
-        from .launch import Launch, launch  # noqa: PLC0415
+        from .spawn import Spawn, spawn  # noqa: PLC0415
 
-        start = Launch(partial(launch, method, self._preload, self._setup))
+        start = Spawn(partial(spawn, method, self._preload, self._setup))
         turn = _Turn(self._turns)
         try:
-            launched = await trio.to_thread.run_sync(
+            spawned = await trio.to_thread.run_sync(
                 start.run,
                 limiter=cast("trio.CapacityLimiter", turn),  # its two methods are all that counts
                 abandon_on_cancel=True,
@@ -86,16 +86,16 @@ class Starter:
         except trio.Cancelled:
             patience = 0 if is_late() else max(self._patience, SOON)
             fork_server = method == "forkserver"
-            launched = await self._last_moment_of(start, turn, patience, fork_server=fork_server)
-            if launched is None:
+            spawned = await self._last_moment_of(start, turn, patience, fork_server=fork_server)
+            if spawned is None:
                 raise
-        return cast("Launched", launched)
+        return cast("Spawned", spawned)
 
     async def _last_moment_of(
-        self, start: Launch, turn: _Turn, seconds: float, *, fork_server: bool
-    ) -> Launched | None:
+        self, start: Spawn, turn: _Turn, seconds: float, *, fork_server: bool
+    ) -> Spawned | None:
         """A start is cancelled: what comes of it, if that is not long in coming."""
-        from .launch import end_fork_server  # noqa: PLC0415
+        from .spawn import end_fork_server  # noqa: PLC0415
 
         if turn.came and not await turn.over_within(seconds):
             if fork_server and end_fork_server():

@@ -40,7 +40,7 @@ from ..protocol.task import pack_task
 from .job import Job
 
 if TYPE_CHECKING:  # it brings multiprocessing
-    from .launch import Launched
+    from .spawn import Spawned
 
 _PORTION = 65_536
 
@@ -65,7 +65,7 @@ class Worker:
       was_killed: whether the server has killed it.
     """
 
-    _launched: Launched
+    _spawned: Spawned
     most_requests: float = math.inf
     leaves: bool = False
     ends: bool = False
@@ -86,7 +86,7 @@ class Worker:
     @property
     def pid(self) -> int:
         """Its process id."""
-        return self._launched.pid
+        return self._spawned.pid
 
     # What the server says ----------------------------------------------------
 
@@ -106,7 +106,7 @@ class Worker:
         ancillary: list[Any] = []
         if descriptor is not None:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
-        control = self._launched.control
+        control = self._spawned.control
         try:
             sent = control.sendmsg([data], ancillary, NO_SIGNAL)
             if sent < len(data):
@@ -123,19 +123,19 @@ class Worker:
         if not self._drains:
             self._drains = True
             with suppress(ValueError):  # its memory is released: it has ended
-                self._launched.shared_status.drain_begins()
+                self._spawned.shared_status.drain_begins()
             self._say(Message.DRAIN)  # for those that wait; the shared status is for those that ask
 
     def dismiss(self) -> None:
         """Hang up: it ends when it has nothing more to do."""
         with suppress(OSError):
-            self._launched.control.shutdown(socket.SHUT_WR)
+            self._spawned.control.shutdown(socket.SHUT_WR)
 
     def kill(self) -> None:
         """End it at once, if it has not ended."""
         self.was_killed = True
         if not self._is_gone:
-            self._launched.kill()
+            self._spawned.kill()
 
     def _say(self, kind: Message, body: bytes = b"") -> None:
         data = frame(kind, body)
@@ -144,10 +144,10 @@ class Worker:
             return
         # It waits for this, or for nothing, so there is room.
         with suppress(OSError):
-            self._launched.control.send(data, NO_SIGNAL)
+            self._spawned.control.send(data, NO_SIGNAL)
 
     async def _say_rest(self, data: bytes) -> None:
-        control = self._launched.control
+        control = self._spawned.control
         self._unsaid += data
         while self._unsaid:
             await trio.lowlevel.wait_writable(control)
@@ -181,12 +181,12 @@ class Worker:
 
     async def _wait_for_end(self, scope: trio.CancelScope) -> None:
         # A process that it has forked may keep the line open.
-        await trio.lowlevel.wait_readable(self._launched.sentinel)
+        await trio.lowlevel.wait_readable(self._spawned.sentinel)
         scope.cancel(reason="the worker has ended")
 
     async def _receive(self) -> bytes:
         while True:
-            await trio.lowlevel.wait_readable(self._launched.control)
+            await trio.lowlevel.wait_readable(self._spawned.control)
             try:
                 return self._take()
             except BlockingIOError:
@@ -199,7 +199,7 @@ class Worker:
 
     def _take(self) -> bytes:
         try:
-            return self._launched.control.recv(_PORTION)
+            return self._spawned.control.recv(_PORTION)
         except BlockingIOError:
             raise
         except OSError:  # it has ended without having read everything
@@ -242,21 +242,21 @@ class Worker:
         To be shielded by the caller, and bounded: the system takes its time to
         end a process that it has in hand.
         """
-        launched = self._launched
+        spawned = self._spawned
         self.dismiss()
         with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_readable(launched.sentinel)
-        launched.kill()
-        await trio.lowlevel.wait_readable(launched.sentinel)
+            await trio.lowlevel.wait_readable(spawned.sentinel)
+        spawned.kill()
+        await trio.lowlevel.wait_readable(spawned.sentinel)
         self._is_lost()
         # By a thread of its own: those of the program may all be busy.
         alone = trio.CapacityLimiter(1)
         try:
             status = await trio.to_thread.run_sync(
-                launched.reap, limiter=alone, abandon_on_cancel=True
+                spawned.reap, limiter=alone, abandon_on_cancel=True
             )
         except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
-            status = launched.reap()
+            status = spawned.reap()
         self._has_ended(status)
         return status
 
@@ -267,7 +267,7 @@ class Worker:
           The exit status that it will have.
         """
         self._is_lost()
-        self._launched.give_back()
+        self._spawned.give_back()
         self._has_ended(-signal.SIGKILL)
         return -signal.SIGKILL
 
@@ -286,7 +286,7 @@ class Worker:
 
     def facts(self, request_id: int) -> tuple[int, int, Any] | None:
         """Bytes received and sent, and the state; None before the worker has begun."""
-        shared_status = self._launched.shared_status
+        shared_status = self._spawned.shared_status
         try:
             if shared_status.request != request_id:
                 return None

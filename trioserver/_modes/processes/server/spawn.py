@@ -41,7 +41,7 @@ UNKNOWN = 255
 
 
 @attrs.define(eq=False)
-class Launched:
+class Spawned:
     """A worker process that was started, and what connects the server with it.
 
     Attributes:
@@ -114,37 +114,37 @@ class Launched:
 
 
 @attrs.define(eq=False)
-class Launch:
+class Spawn:
     """A start that can be given up, whatever the system makes of it.
 
     A fork server may take long, or for ever: it imports what the program wants.
     """
 
-    _start: Callable[[], Launched]
-    _launched: Launched | None = None
+    _start: Callable[[], Spawned]
+    _spawned: Spawned | None = None
     _is_given_up: bool = False
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
-    def run(self) -> Launched | None:
+    def run(self) -> Spawned | None:
         """Start a worker, in a thread; and end it if nobody wants it any more."""
-        launched = self._start()
+        spawned = self._start()
         with self._lock:
             if not self._is_given_up:
-                self._launched = launched
-                return launched
-        launched.kill()
-        launched.wait()
-        launched.reap()
+                self._spawned = spawned
+                return spawned
+        spawned.kill()
+        spawned.wait()
+        spawned.reap()
         return None
 
-    def give_up(self) -> Launched | None:
+    def give_up(self) -> Spawned | None:
         """Nobody waits any more; the worker, if it is there already."""
         with self._lock:
             self._is_given_up = True
-            return self._launched
+            return self._spawned
 
 
-def launch(method: str, preload: Sequence[str], setup: bytes) -> Launched:
+def spawn(method: str, preload: Sequence[str], setup: bytes) -> Spawned:
     """Start a worker; blocks for a moment, or for as long as a fork server takes to start.
 
     Args:
@@ -190,11 +190,11 @@ def launch(method: str, preload: Sequence[str], setup: bytes) -> Launched:
                 raise
             raise ForkServerGone("the fork server has ended") from error
         unless_started.pop_all()
-        return Launched(process.pid, ours, seen, process, lifeline, _itself(process))
+        return Spawned(process.pid, ours, seen, process, lifeline, _itself(process))
 
 
 def _file_with(setup: bytes) -> int:
-    """The descriptor of a file with the contract.
+    """The descriptor of a file with the setup.
 
     Not among the arguments: if that is more than a pipe holds, the start would wait until
     the worker reads it.
