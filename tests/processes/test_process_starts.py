@@ -184,7 +184,7 @@ def test_worker_that_has_ended_does_not_come_back() -> None:
     config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
     workers = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
     workers._setbacks.last = True
-    workers._is_free(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
+    workers._take_up(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
     assert workers._idle == []
 
 

@@ -150,7 +150,7 @@ class Run:
                 if grace is not None:
                     self._bound_start(grace)
                 yield
-                self._is_bound()
+                self._note_bound()
         finally:
             self.starting = False
             self.stopped.set()
@@ -159,7 +159,7 @@ class Run:
             self.listeners.clear()
             self.bound = True
 
-    def _is_bound(self) -> None:
+    def _note_bound(self) -> None:
         """Binding has succeeded: clients queue."""
         self.bound = self._is_announced = True
         addresses = tuple(listener.address for listener in self.listeners)

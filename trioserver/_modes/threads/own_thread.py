@@ -125,14 +125,14 @@ class OwnThread:
         except BaseException:
             call.claim()
             call.task = None
-            self._is_over(call)
+            self._finish(call)
             raise
 
         def abort(raise_cancel: RaiseCancelT) -> trio.lowlevel.Abort:
             call.cancelled[0] = raise_cancel
             call.task = None
             if call.claim():
-                self._is_over(call)
+                self._finish(call)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -161,11 +161,11 @@ class OwnThread:
             self._has_started = True
             self._alive.add(self)
 
-    def _has_ended(self) -> None:
+    def _note_end(self) -> None:
         self._alive.discard(self)
         self._ended.set()
 
-    def _is_over(self, call: _Call) -> None:
+    def _finish(self, call: _Call) -> None:
         if call.limiter is not None:
             call.limiter.release_on_behalf_of(self)
         if call.task is None:
@@ -184,9 +184,9 @@ class OwnThread:
                 self.is_busy = True
                 call.make()
                 self.is_busy = False
-                self._tell(self._is_over, call)
+                self._tell(self._finish, call)
             del call
-        self._tell(self._has_ended)
+        self._tell(self._note_end)
 
     def _tell(self, what: Callable[..., object], *arguments: object) -> None:
         with suppress(trio.RunFinishedError):

@@ -65,7 +65,7 @@ class Job:
     over: trio.Event = attrs.field(factory=trio.Event)
     replies: Outbox | None = None
 
-    def is_over(self) -> None:
+    def finish(self) -> None:
         """There is nothing more to come."""
         if self.replies is not None:
             self.replies.close()

@@ -206,7 +206,7 @@ class ProcessMixIn(BaseServer):
             job = Job(task, worker.pid)
             try:
                 if isinstance(request, PassedConnection):
-                    request._is_with(worker, job)
+                    request._give_to(worker, job)
                     await worker.begin(job, request._transport.fileno())
                 else:
                     await self._reply_for(worker, job, request)

@@ -23,7 +23,7 @@ class PassedConnection(LentConnection):
     _worker: Worker | None = None
     _job: Job | None = None
 
-    def _is_with(self, worker: Worker, job: Job) -> None:
+    def _give_to(self, worker: Worker, job: Job) -> None:
         """A worker has it."""
         self._worker, self._job = worker, job
         if self._receiver.drain.began:

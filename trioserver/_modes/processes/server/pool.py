@@ -143,13 +143,13 @@ class Pool:
             await waiter.served.wait()
         except BaseException:
             if waiter.worker is not None:
-                self._is_free(waiter.worker)  # it comes back as it went
+                self._take_up(waiter.worker)  # it comes back as it went
             else:
                 self._waiting.remove(waiter)
             raise
         return cast("Worker", waiter.worker)
 
-    def _is_free(self, worker: Worker) -> None:
+    def _take_up(self, worker: Worker) -> None:
         """A worker is ready for a request."""
         if worker.ends:
             return
@@ -197,7 +197,7 @@ class Pool:
                 await self._hire()
             except WorkerStartError as error:
                 if not self._closing:
-                    self._has_failed(error, since)
+                    self._note_failed_start(error, since)
         finally:
             self._starting -= 1
         self._let_retired_go()
@@ -205,7 +205,7 @@ class Pool:
         if not self._starting:
             self._setbacks.all_are_there()
 
-    def _has_failed(self, error: WorkerStartError, since: int) -> None:
+    def _note_failed_start(self, error: WorkerStartError, since: int) -> None:
         anybody = any(worker.ready for worker in self._workers.values())
         if self._setbacks.start_failed(error, since, anybody=anybody):
             self._fail(error)
@@ -215,7 +215,7 @@ class Pool:
         if self._setbacks.last or not self._starting:
             retired, self._retired = self._retired, []
             for worker in retired:
-                self._is_free(worker)
+                self._take_up(worker)
 
     async def _hire(self) -> None:
         """Start a worker, and wait until it is ready."""
@@ -240,7 +240,7 @@ class Pool:
                     self._setbacks.start_succeeded()
                     patience.deadline = math.inf
                     task_status.started()
-                self._is_free(worker)
+                self._take_up(worker)
 
             spawned = await self._starter.start(lambda: patience.cancel_called)
             worker = Worker(spawned, most_requests=self._most_requests())

@@ -97,7 +97,7 @@ class Worker:
           OSError: the system does not pass the descriptor.
         """
         if self._is_gone:
-            job.is_over()  # it was given away in the very moment in which it ended
+            job.finish()  # it was given away in the very moment in which it ended
             return
         self.job = job
         self.served += 1
@@ -223,7 +223,7 @@ class Worker:
             result = Result.from_facts(facts)
             job.result, job.begun, self.job = result, True, None
             job.received, job.sent = result.received, result.sent
-            job.is_over()
+            job.finish()
             on_change(self)
         else:
             raise FrameError(f"{kind.name} out of turn")
@@ -248,7 +248,7 @@ class Worker:
             await trio.lowlevel.wait_readable(spawned.sentinel)
         spawned.kill()
         await trio.lowlevel.wait_readable(spawned.sentinel)
-        self._is_lost()
+        self._forget_job()
         # By a thread of its own: those of the program may all be busy.
         alone = trio.CapacityLimiter(1)
         try:
@@ -257,7 +257,7 @@ class Worker:
             )
         except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
             status = spawned.reap()
-        self._has_ended(status)
+        self._note_exit(status)
         return status
 
     def give_up(self) -> int:
@@ -266,21 +266,21 @@ class Worker:
         Returns:
           The exit status that it will have.
         """
-        self._is_lost()
+        self._forget_job()
         self._spawned.give_back()
-        self._has_ended(-signal.SIGKILL)
+        self._note_exit(-signal.SIGKILL)
         return -signal.SIGKILL
 
-    def _is_lost(self) -> None:
+    def _forget_job(self) -> None:
         if self.job is not None:
             self.note(self.job)
         self._is_gone = True
 
-    def _has_ended(self, status: int) -> None:
+    def _note_exit(self, status: int) -> None:
         job, self.job = self.job, None
         if job is not None:
             job.status = status
-            job.is_over()
+            job.finish()
 
     # Looking -------------------------------------------------------------------
 
