@@ -34,7 +34,7 @@ from .._facts.address import Address
 from .._facts.config import Timeouts
 from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from .._facts.observers import error_log, log_lost, log_safely
-from .._facts.verdict import as_errors, cancellations, in_words, lone, peers_doing, split
+from .._facts.verdict import as_errors, cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
@@ -194,7 +194,7 @@ class RequestTask:
                 self.request._must_not_linger = True
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._is_peers_doing(ours):
-                self._decide(Outcome.FAILED, in_words(ours))
+                self._decide(Outcome.FAILED, describe_error(ours))
                 if self._hooks.propagate_errors:
                     self.request._must_not_linger = True
                     rest = error  # all of it goes on up
@@ -218,7 +218,7 @@ class RequestTask:
     def _decide_by_what_goes_on(self, error: BaseException) -> None:
         cancelled = cancellations(error)
         if not cancelled:
-            self._decide(Outcome.FAILED, in_words(error))
+            self._decide(Outcome.FAILED, describe_error(error))
             return
         outcome, why = self._why_cancelled(cancelled[0])
         if self.request._left_behind:
@@ -238,7 +238,7 @@ class RequestTask:
     def _announce(self, error: BaseException) -> None:
         """Something goes on up: tell the run now, not when the connection is closed."""
         if not cancellations(error):
-            self._events.on_fatal(self, f"the server failed: {in_words(error)}")
+            self._events.on_fatal(self, f"the server failed: {describe_error(error)}")
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""

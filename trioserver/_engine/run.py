@@ -51,7 +51,7 @@ from .._facts.events import (
     Statistics,
 )
 from .._facts.observers import Audience
-from .._facts.verdict import cancellations, in_words
+from .._facts.verdict import cancellations, describe_error
 from .._requests.drain import Drain
 from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
@@ -187,8 +187,8 @@ class Run:
                 await self._accept(ready)
                 await self._ending.drain_out()
             except BaseException as error:
-                self._ending.stop_accepting(_in_words(error))
-                await self._ending.cut(_in_words(error))
+                self._ending.stop_accepting(_why(error))
+                await self._ending.cut(_why(error))
                 raise
 
         is_ready = False
@@ -227,7 +227,7 @@ class Run:
             except BaseException as error:
                 # The listeners stay open, but a shutdown() is one of the next run now.
                 self._takes_requests = False
-                await self._ending.cut(_in_words(error))
+                await self._ending.cut(_why(error))
                 raise
 
         self.admission.accepts_left = 1
@@ -300,7 +300,7 @@ class Run:
                     await call_hook(self._server.service_actions)
                 except BaseException as error:
                     if not cancellations(error):
-                        self._ending.fail(_in_words(error), culprit=None)
+                        self._ending.fail(_why(error), culprit=None)
                     raise
                 await trio.sleep(seconds)
 
@@ -341,7 +341,7 @@ class Run:
         """
         if self._requests is None:
             raise error
-        self.on_fatal(None, _in_words(error))
+        self.on_fatal(None, _why(error))
         self._requests.start_soon(_raise, error)
 
     def on_cancelled_from_outside(self) -> None:
@@ -471,7 +471,7 @@ async def _raise(error: BaseException) -> None:
     raise error
 
 
-def _in_words(error: BaseException) -> str:
+def _why(error: BaseException) -> str:
     if isinstance(error, trio.Cancelled):
         return error.reason or "serve_forever was cancelled"
-    return f"the server failed: {in_words(error)}"
+    return f"the server failed: {describe_error(error)}"

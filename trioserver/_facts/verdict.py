@@ -111,10 +111,10 @@ def lone(error: BaseException) -> BaseException:
     return said[0] if len(said) == 1 and not isinstance(said[0], Exception) else error
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The exception for a record; its own ``__str__`` may fail."""
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(map(in_words, leaves(error)))
+        return "; ".join(map(describe_error, leaves(error)))
     name = type(error).__name__
     try:
         return printable(f"{name}: {error}" if str(error) else name)

@@ -24,7 +24,7 @@ import trioserver
 from ._clock import jumping_clock
 from ._pattern import Mismatch, end_of_match, literals_of
 from ._running import A_SECOND, RunningServer, open_test_server
-from ._steps import Step, check_steps, in_words
+from ._steps import Step, check_steps, excerpt
 
 A_DAY = 86_400.0
 """Seconds that a script waits for its client: longer than tests last, so that it is the
@@ -168,7 +168,7 @@ class _Conversation:
         return next((at for at in rest if self._steps[at].is_the_clients), None)
 
     def _received(self) -> str:
-        return in_words(self._input) if self._input else ""
+        return excerpt(self._input) if self._input else ""
 
     def _name(self, position: int) -> str:
         return f"step {position + 1} of {len(self._steps)}, {self._steps[position]}"

@@ -25,7 +25,7 @@ class Step:
     def __str__(self) -> str:
         """The same, but not at any length."""
         shortened = isinstance(self.argument, bytes) and len(self.argument) > _SHOWN
-        return f"{self.kind}({in_words(self.argument)})" if shortened else repr(self)
+        return f"{self.kind}({excerpt(self.argument)})" if shortened else repr(self)
 
     @property
     def is_the_clients(self) -> bool:
@@ -82,7 +82,7 @@ def _some_bytes(data: object, what: str) -> bytes:
     return data
 
 
-def in_words(data: bytes | bytearray) -> str:
+def excerpt(data: bytes | bytearray) -> str:
     more = f" and {len(data) - _SHOWN} more bytes" if len(data) > _SHOWN else ""
     return f"{bytes(data[:_SHOWN])!r}{more}"
 

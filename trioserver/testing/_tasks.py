@@ -24,7 +24,7 @@ _TRIO, _OURS = (str(Path(file).parent) + os.sep for file in (trio.__file__, trio
 
 def task_tree() -> str:
     """All tasks of this run, each under its parent, and where each of them waits."""
-    return in_words(task_places())
+    return as_text(task_places())
 
 
 def task_places() -> list[TaskPlace]:
@@ -52,7 +52,7 @@ def _stack_of(task: trio.lowlevel.Task) -> list[tuple[CodeType, int]]:
         return []
 
 
-def in_words(places: list[TaskPlace]) -> str:
+def as_text(places: list[TaskPlace]) -> str:
     """A tree, of lines."""
     return "\n".join(line for place in places for line in _lines(*place))
 

@@ -18,7 +18,7 @@ import trioserver
 from . import _schedule
 from ._descriptors import open_descriptors
 from ._shields import lift_shields
-from ._tasks import TaskPlace, in_words, task_places
+from ._tasks import TaskPlace, as_text, task_places
 
 PATIENCE = 10_000.0
 """Virtual seconds after which a scenario hangs."""
@@ -175,7 +175,7 @@ class Trial:
         lines = [f"{self._what_came()}, seed {self.seed}:"]
         lines += (f"  {complaint}" for complaint in complaints)
         for fault, places in zip(self.faults, self._fired, strict=False):
-            lines += [f"where the tasks were when {_name_of(fault)} came:", in_words(places)]
+            lines += [f"where the tasks were when {_name_of(fault)} came:", as_text(places)]
         lines.append(self._how_to_repeat())
         raise Finding("\n".join(lines)) from self.error
 
@@ -221,7 +221,7 @@ class Trial:
         if trio.current_time() >= PATIENCE and self._watchdog.deadline < math.inf:
             self._watchdog.deadline = math.inf
             self._watchdog.cancel(reason="it hangs")
-            self.complain(f"it hangs; the tasks are here:\n{in_words(task_places())}")
+            self.complain(f"it hangs; the tasks are here:\n{as_text(task_places())}")
 
 
 Fault: TypeAlias = Callable[[Trial], object]

@@ -26,7 +26,7 @@ import trio
 from ..._facts.errors import RequestEnded
 from ..._facts.events import RequestInfo
 from ..._facts.observers import error_log, log_safely
-from ..._facts.verdict import in_words
+from ..._facts.verdict import describe_error
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class ThreadCall:
             error, self._error = self._error, None
             if error is not None:
                 message = "the thread of %s, which was left behind, has raised: %s"
-                log_safely(error_log, logging.INFO, message, self.info, in_words(error))
+                log_safely(error_log, logging.INFO, message, self.info, describe_error(error))
         if self.after is not None:
             self.after()
 
@@ -162,7 +162,7 @@ class ThreadCall:
             if not isinstance(self._error, Exception):
                 raise BaseExceptionGroup("a handler's thread", [cancelled, self._error])
             message = "%s raised after it was cancelled: %s"
-            log_safely(error_log, logging.INFO, message, self.info, in_words(self._error))
+            log_safely(error_log, logging.INFO, message, self.info, describe_error(self._error))
 
     def _stack(self) -> str:
         """Where the thread is, from the handler on."""

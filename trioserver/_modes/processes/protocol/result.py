@@ -8,7 +8,7 @@ from typing import Any, Self
 import attrs
 
 from ...._facts.events import Outcome
-from ...._facts.verdict import in_words
+from ...._facts.verdict import describe_error
 from .frames import FrameError, shorten
 
 
@@ -53,7 +53,7 @@ class Result:
     def failed(self, error: BaseException) -> None:
         """The handler has raised ``error``."""
         self.outcome = Outcome.FAILED.value
-        self.error = shorten(in_words(error))
+        self.error = shorten(describe_error(error))
         self.traceback = shorten(traceback_of(error))
 
     def as_facts(self) -> dict[str, Any]:
