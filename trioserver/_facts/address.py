@@ -213,7 +213,7 @@ def is_abstract(path: str | bytes | os.PathLike[str]) -> bool:
     return os.fsencode(path).startswith(b"\0")
 
 
-def adopted_sockets(address: object) -> tuple[socket.socket, ...]:
+def given_sockets(address: object) -> tuple[socket.socket, ...]:
     """The sockets that a configured address hands over, none if it is an address."""
     if isinstance(address, socket.socket):
         return (address,)

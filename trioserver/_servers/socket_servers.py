@@ -10,13 +10,20 @@ from typing import Any, ClassVar
 
 import attrs
 
-from .._facts.address import adopted_sockets, valid_ip_address, valid_unix_path
+from .._facts.address import given_sockets, valid_ip_address, valid_unix_path
 from .._facts.config import LARGEST_INT, a, count, reject
 from .._facts.events import RequestInfo
 from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain
-from .._sockets.binding import LARGEST_BACKLOG, activate, adopt, bind_ip, bind_unix, listeners_of
+from .._sockets.binding import (
+    LARGEST_BACKLOG,
+    activate,
+    bind_ip,
+    bind_unix,
+    listeners_of,
+    use_sockets,
+)
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.transport import Listener, SocketListener
 from .base import BaseServer
@@ -86,9 +93,9 @@ class TCPServer(BaseServer):
           OSError: with the address in its message; nothing stays bound.
           ValueError: an adopted socket cannot be served on.
         """
-        if sockets := adopted_sockets(self._server_address):
-            adopted = adopt(sockets, self._families(), self.socket_type)
-            return self._keep(listeners_of(adopted, partial(SocketListener, was_given=True)))
+        if sockets := given_sockets(self._server_address):
+            used = use_sockets(sockets, self._families(), self.socket_type)
+            return self._keep(listeners_of(used, partial(SocketListener, was_given=True)))
         # Not shared, even with reuse_port: each such socket has a queue of its own.
         return self._keep(listeners_of(await _bind_host(self), SocketListener))
 
@@ -147,9 +154,9 @@ class UDPServer(BaseServer):
           ValueError: an adopted socket cannot be served on.
         """
         make_listener = partial(DatagramListener, largest=self.max_packet_size)
-        if sockets := adopted_sockets(self._server_address):
-            adopted = adopt(sockets, self._families(), self.socket_type)
-            return self._keep(listeners_of(adopted, partial(make_listener, was_given=True)))
+        if sockets := given_sockets(self._server_address):
+            used = use_sockets(sockets, self._families(), self.socket_type)
+            return self._keep(listeners_of(used, partial(make_listener, was_given=True)))
         return self._keep(listeners_of(await _bind_host(self), make_listener))
 
     def _families(self) -> Sequence[int]:
@@ -169,7 +176,7 @@ class UDPServer(BaseServer):
 
 
 def _check_ip_address(server: BaseServer, field: attrs.Attribute[Any], address: object) -> None:
-    if adopted_sockets(address):
+    if given_sockets(address):
         return
     if expected := valid_ip_address(address):
         reject(_kind(address, (tuple, list)), server, field, expected, address)
@@ -179,7 +186,7 @@ def _check_ip_address(server: BaseServer, field: attrs.Attribute[Any], address: 
 
 
 def _has_ipv6_parts(address: object) -> bool:
-    return isinstance(address, (tuple, list)) and len(address) == 4 and not adopted_sockets(address)
+    return isinstance(address, (tuple, list)) and len(address) == 4 and not given_sockets(address)
 
 
 def _families(family: int | None) -> Sequence[int]:
@@ -260,7 +267,7 @@ class UnixStreamServer(TCPServer):
           OSError: with the path in its message; nothing stays bound.
           ValueError: an adopted socket cannot be served on.
         """
-        if adopted_sockets(self._server_address):
+        if given_sockets(self._server_address):
             return await super().server_bind()
         backlog = LARGEST_BACKLOG if self.request_queue_size is None else self.request_queue_size
         sock, path = await bind_unix(
@@ -302,7 +309,7 @@ class UnixDatagramServer(UDPServer):
           OSError: with the path in its message; nothing stays bound.
           ValueError: an adopted socket cannot be served on.
         """
-        if adopted_sockets(self._server_address):
+        if given_sockets(self._server_address):
             return await super().server_bind()
         sock, path = await bind_unix(
             self._server_address, mode=self.mode, backlog=None, options=self.socket_options
@@ -311,5 +318,5 @@ class UnixDatagramServer(UDPServer):
 
 
 def _check_unix_address(server: BaseServer, field: attrs.Attribute[Any], address: object) -> None:
-    if not adopted_sockets(address) and (expected := valid_unix_path(address)):
+    if not given_sockets(address) and (expected := valid_unix_path(address)):
         reject(_kind(address, (str, bytes, os.PathLike)), server, field, expected, address)

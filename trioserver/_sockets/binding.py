@@ -185,7 +185,7 @@ async def bind_unix(
         raise
 
 
-def adopt(
+def use_sockets(
     sockets: Sequence[socket.socket], families: Iterable[int], kind: int
 ) -> list[socket.socket]:
     """The sockets that somebody else has bound, IPv4 first.
