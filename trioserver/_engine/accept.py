@@ -96,7 +96,7 @@ async def accept_loop(listener: Listener, admission: Admission) -> None:
             if admitted:
                 shortage.eases()
             if shortage.lasts() and admission.reserve.helps_with(error):
-                admission.reserve.lend(partial(_shed_all, listener, admission))
+                admission.reserve.release_for(partial(_shed_all, listener, admission))
             await trio.sleep(shortage.pause(error))
         else:
             await checkpoint()
@@ -311,7 +311,7 @@ class ReserveDescriptor:
         """Whether one more free descriptor is what is missing."""
         return error.errno in _DESCRIPTOR_ERRORS
 
-    def lend(self, use: Callable[[], None]) -> None:
+    def release_for(self, use: Callable[[], None]) -> None:
         """Call ``use`` with one more descriptor free; an `OSError` in it ends it, and no more."""
         self.give_back()
         try:

@@ -122,7 +122,7 @@ class Admission:
 
     # From the accept to the task ----------------------------------------------
 
-    def accept(self, listener: Listener) -> AnyRequest | None:
+    def take(self, listener: Listener) -> AnyRequest | None:
         """Accept a client now, for ``get_request``; None when none is there."""
         if self._drain.began and not self._takes_in:
             return None  # a get_request has begun the drain, which has taken them all
@@ -264,7 +264,7 @@ class Admission:
                 self.accept_failed(listener.address, error)
                 if tier_of(error) is Tier.FATAL:
                     raise
-                self.reserve.lend(partial(self._turn_queue_away, listener))
+                self.reserve.release_for(partial(self._turn_queue_away, listener))
                 return
             if not somebody:
                 return

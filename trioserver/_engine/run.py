@@ -184,7 +184,7 @@ class Run:
             try:
                 if self._overrides("service_actions"):
                     requests.start_soon(self._act_every, poll_interval)
-                await self._accept(ready)
+                await self._run_accept_loops(ready)
                 await self._ending.drain_out()
             except BaseException as error:
                 self._ending.stop_accepting(_why(error))
@@ -217,7 +217,7 @@ class Run:
         async def until_closed(_: trio.Nursery) -> None:
             try:
                 with trio.move_on_after(patience):
-                    await self._accept(lambda: None)
+                    await self._run_accept_loops(lambda: None)
                 # The last look: who came in the very tick, or was there all the time.
                 for listener in self.listeners:
                     accept_now(listener, self.admission)
@@ -279,7 +279,7 @@ class Run:
         """Of a grace of so many seconds, what the start has left of it."""
         return max(0.0, min(seconds, self._grace_ends - trio.current_time()))
 
-    async def _accept(self, started: Callable[[], object]) -> None:
+    async def _run_accept_loops(self, started: Callable[[], object]) -> None:
         """Let clients in, as long as they are admitted."""
         self.admission.reserve.take()
         with lone_errors():

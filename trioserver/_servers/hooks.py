@@ -49,7 +49,7 @@ class DefaultHooks(Configured):
         Raises:
           OSError: the accept failed; see the accept tiers.
         """
-        request = self._bound_run().admission.accept(listener)
+        request = self._bound_run().admission.take(listener)
         return None if request is None else (request, request.info.client_address)
 
     async def verify_request(self, request: Any, client_address: Address) -> bool:

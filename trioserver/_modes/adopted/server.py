@@ -132,7 +132,7 @@ class AdoptedServer(ThreadingMixIn):
         """Call theirs, unless a thread that was left behind will; then linger and close."""
         if request._left_behind is None and not self._is_new(request):
             theirs = request._transport.theirs
-            self._lend(request)  # so that their close() does not close our descriptor
+            self._ensure_lent(request)  # so that their close() does not close our descriptor
             if self._shuts_in_thread(request._transport):
                 await self._in_thread(request, partial(self.theirs.shutdown_request, theirs))
             else:
@@ -234,7 +234,7 @@ class AdoptedServer(ThreadingMixIn):
         theirs, interrupt = request._transport.theirs, lambda: None
         if isinstance(request, LentConnection):
             interrupt = request._interrupt
-        self._lend(request)
+        self._ensure_lent(request)
         hooks = self._hooks_of(request)
         run_sync = partial(hooks.thread.run_sync, context=hooks.context)
         call = self._call_for(request, interrupt, partial(self._clean_up, theirs), run_sync)
@@ -256,7 +256,7 @@ class AdoptedServer(ThreadingMixIn):
             hooks = transport.hooks = ThreadOfRequest(thread, self._one_at_a_time)
         return hooks
 
-    def _lend(self, request: Any) -> None:
+    def _ensure_lent(self, request: Any) -> None:
         """Once for each connection: from its first hook to its last."""
         transport = request._transport
         if isinstance(transport, AdoptedTransport) and not transport.is_lent:
