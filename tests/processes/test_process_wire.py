@@ -57,14 +57,14 @@ def test_what_is_no_frame_is_refused() -> None:
 @given(facts, st.binary())
 def test_a_worker_tells_facts_and_a_payload(said: dict[str, Any], payload: bytes) -> None:
     """Of whatever bytes."""
-    assert wire.told(wire.tell(payload, **said)) == (said, payload)
+    assert wire.decode_facts(wire.encode_facts(payload, **said)) == (said, payload)
 
 
 @given(st.binary())
 def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
     """Whoever takes a worker over can say what he likes: it is facts, or refused."""
     try:
-        said, _ = wire.told(body)
+        said, _ = wire.decode_facts(body)
     except FrameError:
         return
     assert isinstance(said, dict)
@@ -77,7 +77,7 @@ def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
 def test_what_is_no_fact_is_refused(body: bytes) -> None:
     """In words."""
     with pytest.raises(FrameError, match="not what a worker says"):
-        wire.told(body)
+        wire.decode_facts(body)
 
 
 surrogates = st.text(st.characters(codec=None), min_size=1)
@@ -92,8 +92,8 @@ addresses = (
 @given(addresses)
 def test_addresses_survive(address: Any) -> None:
     """Of every family: names in undecodable bytes, abstract names, scope ids."""
-    body = wire.tell(to=wire.address_to_json(address))
-    assert wire.address_from_json(wire.told(body)[0]["to"]) == address
+    body = wire.encode_facts(to=wire.address_to_json(address))
+    assert wire.address_from_json(wire.decode_facts(body)[0]["to"]) == address
 
 
 @pytest.mark.parametrize("value", [None, 5, object(), [("x", 1)], (1.5,), {"bytes": "zz"}])
@@ -111,7 +111,7 @@ def test_long_texts_are_cut(character: str, size: int) -> None:
     """In their middle, which is told; three of them go into a frame, whatever is in them."""
     text = character * size
     short = wire.shorten(text)
-    assert 3 * len(wire.tell(text=short)) < wire.LONGEST_FROM_WORKER
+    assert 3 * len(wire.encode_facts(text=short)) < wire.LONGEST_FROM_WORKER
     assert short == text or "characters ..." in short
 
 
@@ -134,8 +134,8 @@ endings = st.builds(
 @given(endings)
 def test_an_ending_survives(ending: Result) -> None:
     """Whatever it is."""
-    body = wire.tell(**ending.as_facts())
-    assert Result.from_facts(wire.told(body)[0]) == ending
+    body = wire.encode_facts(**ending.as_facts())
+    assert Result.from_facts(wire.decode_facts(body)[0]) == ending
 
 
 @given(endings, st.sampled_from([field.name for field in attrs.fields(Result)]))
@@ -192,7 +192,7 @@ def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
         for name in ("created", "relativeCreated"):  # or it would be now
             setattr(sent, name, getattr(sent, name) - (100.5 if name == "created" else 100_500))
         sent.msecs = float(int(sent.created % 1 * 1000))
-        log_here(wire.told(wire.tell(**as_facts(sent)))[0])
+        log_here(wire.decode_facts(wire.encode_facts(**as_facts(sent)))[0])
     [record] = caplog.records
     for name in WHAT_RECORDS_TELL:
         assert getattr(record, name) == getattr(sent, name), name
@@ -229,7 +229,7 @@ def test_a_record_may_tell_little(
     made: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is not there stays away, and is no nonsense."""
-    log_here(wire.told(wire.tell(**as_facts(made(monkeypatch))))[0])
+    log_here(wire.decode_facts(wire.encode_facts(**as_facts(made(monkeypatch))))[0])
     [record] = caplog.records
     assert (record.getMessage(), record.levelno) == ("so little", logging.ERROR)
 
@@ -240,7 +240,7 @@ def test_a_record_fits_into_a_frame(character: str) -> None:
     long = character * 100_000
     record = logging.LogRecord(long, logging.ERROR, long, 0, long, (), None, long)
     record.exc_text = record.stack_info = record.threadName = record.processName = long
-    assert len(wire.tell(**as_facts(record))) <= wire.LONGEST_FROM_WORKER
+    assert len(wire.encode_facts(**as_facts(record))) <= wire.LONGEST_FROM_WORKER
 
 
 def test_a_record_that_a_filter_fails_on() -> None:
