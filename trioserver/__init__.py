@@ -52,7 +52,8 @@ from ._requests.receiving import IdleBlock
 from ._requests.writer import RequestWriter
 from ._servers.base import BaseServer
 from ._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
-from ._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ._servers.ip_servers import TCPServer, UDPServer
+from ._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ._sockets.transport import DatagramTransport, Listener, PeerCredentials, Transport
 
 __all__ = [

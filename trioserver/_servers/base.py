@@ -66,7 +66,7 @@ class BaseServer(DefaultHooks):
     plain, and so never a checkpoint.
 
     Args:
-      server_address: where to listen, or bound sockets to adopt.
+      server_address: where to listen, or bound sockets to use.
       RequestHandlerClass: a handler class, an async function, or any callable
         that is called with ``(request, client_address, server)`` and returns
         an awaitable.

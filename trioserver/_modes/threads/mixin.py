@@ -16,7 +16,8 @@ from ..._requests.connection import Connection
 from ..._requests.datagram import Datagram
 from ..._servers.base import BaseServer
 from ..._servers.fields import make_fields
-from ..._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ..._servers.ip_servers import TCPServer, UDPServer
+from ..._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ..._sockets.transport import Data, SocketTransport
 from .blocking_socket import BlockingSocket
 from .handlers import SyncDatagramSocket, SyncHandler, check_sync_handler, handle

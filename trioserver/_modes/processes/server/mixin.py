@@ -31,7 +31,8 @@ from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
 from ...._servers.fields import make_fields
 from ...._servers.handlers import check_handler
-from ...._servers.socket_servers import TCPServer, UDPServer, UnixDatagramServer, UnixStreamServer
+from ...._servers.ip_servers import TCPServer, UDPServer
+from ...._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ...threads.handlers import check_sync_handler, is_asynchronous
 from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
 from ..protocol.frames import pack

@@ -1,0 +1,170 @@
+"""Servers of IP sockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import attrs
+
+from .._facts.address import given_sockets, valid_ip_address
+from .._facts.config import LARGEST_INT, a, count, reject
+from .._facts.events import RequestInfo
+from .._requests.any_request import AnyRequest
+from .._requests.datagram import Datagram
+from .._requests.drain import Drain
+from .._sockets.binding import activate, bind_ip, listeners_of, use_sockets
+from .._sockets.datagram_listener import DatagramListener
+from .._sockets.transport import Listener, SocketListener
+from .base import BaseServer
+from .fields import make_fields
+
+DATAGRAMS_TAKEN_IN = 4096
+"""Datagrams that a drain takes in, or ``limits.requests`` if that is more. The buffer that
+Linux gives a socket unless told otherwise (212 992 bytes) holds 278 of them at most, and
+the queue of a Unix socket 512 where systemd has set it."""
+
+_IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+
+
+def _valid_family(server: object, field: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and value not in _IP_FAMILIES:
+        reject(ValueError, server, field, "None, socket.AF_INET or socket.AF_INET6", value)
+    address = getattr(server, "_server_address", None)
+    if value == socket.AF_INET and _has_ipv6_parts(address):
+        expected = f"None or socket.AF_INET6, as server_address is {address!r}"
+        reject(ValueError, server, field, expected, value)
+
+
+@make_fields
+class IPServer(BaseServer):
+    """What `TCPServer` and `UDPServer` share: an address of IP, and how it is bound."""
+
+    socket_type: ClassVar[int]
+
+    address_family: int | None = attrs.field(default=None, validator=_valid_family)
+    allow_reuse_address: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    allow_reuse_port: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+
+    def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
+        if given_sockets(address):
+            return
+        if expected := valid_ip_address(address):
+            reject(kind_of_fault(address, (tuple, list)), self, field, expected, address)
+        family = getattr(self, "address_family", None)
+        if _has_ipv6_parts(address) and family == socket.AF_INET:
+            expected = "a pair (host, port), as address_family is AF_INET"
+            reject(ValueError, self, field, expected, address)
+
+    async def server_bind(self) -> Sequence[Listener]:
+        """Bind to every address of the host, or use the given sockets.
+
+        Raises:
+          OSError: with the address in its message; nothing stays bound.
+          ValueError: a given socket cannot be served on.
+        """
+        if sockets := given_sockets(self._server_address):
+            families = _IP_FAMILIES if self.address_family is None else (self.address_family,)
+            used = use_sockets(sockets, families, self.socket_type)
+            return self._keep(listeners_of(used, partial(self._listener, was_given=True)))
+        bound = await bind_ip(
+            *self._server_address,
+            kind=self.socket_type,
+            family=self.address_family,
+            options=self.socket_options,
+            reuse_address=self.allow_reuse_address,
+            reuse_port=self.allow_reuse_port,
+        )
+        # Not shared, even with reuse_port: each such socket has a queue of its own.
+        return self._keep(listeners_of(bound, self._listener))
+
+    def _listener(self, sock: socket.socket, **facts: Any) -> Listener:
+        """A listener over a bound socket."""
+        raise NotImplementedError
+
+
+@make_fields
+class TCPServer(IPServer):
+    """Serves TCP connections.
+
+    ``server_address`` is ``(host, port)``, or IPv6's ``(host, port, flowinfo,
+    scope_id)``. A host of ``""`` or None is every interface, of every family
+    that the machine has; port 0 is an ephemeral port, the same for all of
+    them. The zone of a link-local host is part of its name (``fe80::1%eth0``),
+    or the scope id. Sockets that are bound already can be given
+    instead: they are closed at the end, so such a server runs once, and does
+    not pickle.
+
+    Args:
+      address_family: None for every family that the host resolves to, or
+        ``AF_INET`` or ``AF_INET6``.
+      allow_reuse_address: bind although old connections are in TIME_WAIT; never
+        set on Windows, where it means stealing the port.
+      allow_reuse_port: let other processes that say so, too, bind the same port.
+      request_queue_size: clients that the kernel keeps until they are accepted;
+        None is as many as it can.
+    """
+
+    socket_type: ClassVar[int] = socket.SOCK_STREAM
+
+    allow_reuse_address = True
+    request_queue_size: int | None = attrs.field(
+        default=None, validator=count(0, most=LARGEST_INT, optional=True)
+    )
+
+    async def server_activate(self) -> None:
+        """Listen, with a queue of ``request_queue_size``."""
+        activate(self._bound_run().listeners, self.request_queue_size)
+
+    def _listener(self, sock: socket.socket, **facts: Any) -> Listener:
+        return SocketListener(sock, **facts)
+
+
+@make_fields
+class UDPServer(IPServer):
+    """Serves UDP datagrams, each of which is a request of its own.
+
+    ``server_address`` is as for `TCPServer`. Handlers run side by side, so a
+    client's replies need not come in the order of its datagrams, unless
+    ``Limits(requests=1)`` says so. While all slots are taken, datagrams wait in
+    the kernel, and are dropped there when its buffer (``SO_RCVBUF``) is full.
+
+    Args:
+      address_family: None for every family that the host resolves to, or
+        ``AF_INET`` or ``AF_INET6``.
+      allow_reuse_address: set ``SO_REUSEADDR``. For UDP there is no TIME_WAIT:
+        it lets a second server take the port over, silently, and is wanted for
+        multicast alone.
+      allow_reuse_port: let other processes that say so, too, bind the same port.
+      max_packet_size: bytes of the largest datagram; larger ones are detected,
+        counted (``Statistics.accept_errors``) and dropped, never cut.
+    """
+
+    socket_type: ClassVar[int] = socket.SOCK_DGRAM
+
+    max_packet_size: int = attrs.field(
+        default=65_535, validator=count(1, most=LARGEST_INT, unit="of bytes ")
+    )
+
+    def _listener(self, sock: socket.socket, **facts: Any) -> Listener:
+        return DatagramListener(sock, self.max_packet_size, **facts)
+
+    def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
+        if transport.local_address != info.server_address:
+            info = attrs.evolve(info, server_address=transport.local_address)
+        return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
+
+    def _waiting_room(self) -> int:
+        # Unlike a connection, a datagram that is turned away tells its client nothing.
+        return max(super()._waiting_room(), DATAGRAMS_TAKEN_IN)
+
+
+def _has_ipv6_parts(address: object) -> bool:
+    return isinstance(address, (tuple, list)) and len(address) == 4 and not given_sockets(address)
+
+
+def kind_of_fault(address: object, right: tuple[type, ...]) -> type[Exception]:
+    """What is wrong with an address: its value if it is of the right type, else its type."""
+    return ValueError if isinstance(address, right) else TypeError
