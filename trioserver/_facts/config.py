@@ -1,178 +1,21 @@
-"""Configuration values: `Timeouts` and `Limits`, and the validators of all fields.
-
-A validator's message names the field, what was expected and what was given, so
-that it can be acted on without opening the code. Wrong types are `TypeError`,
-wrong values `ValueError`.
-"""
+"""Configuration values: `Timeouts` and `Limits`."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import math
-import sys
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, NoReturn, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
-Validator: TypeAlias = "Callable[[Any, attrs.Attribute[Any], Any], None]"
+from .callables import has_yield, is_async_callable, parameters_if_not_for
+from .validators import count, reject, seconds
+
 WhenFull: TypeAlias = "Literal['wait', 'refuse'] | Callable[[Any], Awaitable[object]]"
 
 LARGEST_PORTION = 65_536
 """Bytes taken from the kernel at once. Larger reads make malloc map and unmap
 memory every time, which halved throughput where it was measured."""
-
-
-def reject(
-    kind: type[Exception],
-    instance: object,
-    field: attrs.Attribute[Any],
-    expected: str,
-    value: object,
-) -> NoReturn:
-    """Raise ``kind`` with a message that names the field."""
-    if instance is None:
-        owner = ""
-    else:
-        cls = instance if inspect.isclass(instance) else type(instance)
-        owner = f"{cls.__name__}."
-    raise kind(f"{owner}{field.alias} must be {expected}, not {value!r}")
-
-
-def seconds(*, zero: bool = False, optional: bool = False) -> Validator:
-    """A validator for durations in seconds; ``math.inf`` means no limit."""
-    expected = "a number of seconds " + ("of at least 0" if zero else "greater than 0")
-    expected += " or None" if optional else " (math.inf for no limit)"
-
-    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            reject(TypeError, instance, field, expected, value)
-        try:
-            right = float(value) > 0 or (zero and value == 0)
-        except OverflowError:  # an int beyond what a clock can hold
-            right = False
-        if not right:
-            reject(ValueError, instance, field, expected, value)
-
-    return check
-
-
-LARGEST_INT = 2**31 - 1
-"""What the system's calls take for an int."""
-
-
-def count(
-    minimum: int, *, most: int | None = None, unit: str = "", optional: bool = False
-) -> Validator:
-    """A validator for whole numbers of at least ``minimum``, and at most ``most`` if given."""
-    span = f"of at least {minimum}" if most is None else f"between {minimum} and {most}"
-    expected = f"a whole number {unit}{span}" + (" or None" if optional else "")
-
-    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int):
-            reject(TypeError, instance, field, expected, value)
-        if value < minimum or (most is not None and value > most):
-            reject(ValueError, instance, field, expected, value)
-
-    return check
-
-
-def a(kind: type, expected: str) -> Validator:
-    """A validator for instances of ``kind``."""
-
-    def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
-        if not isinstance(value, kind):
-            reject(TypeError, instance, field, expected, value)
-
-    return check
-
-
-def socket_options(instance: object, field: attrs.Attribute[Any], value: object) -> None:
-    """Refuse what is not a sequence of ``(level, name, value)``."""
-    expected = "a sequence of (level, name, value), two ints and an int or bytes"
-    if not isinstance(value, tuple):
-        reject(TypeError, instance, field, expected, value)
-    for option in value:
-        match option:
-            case (int(), int(), int() | bytes()):
-                ints = [part for part in option if isinstance(part, int)]
-                if not all(-LARGEST_INT - 1 <= part <= LARGEST_INT for part in ints):
-                    reject(ValueError, instance, field, f"{expected}, the ints of 32 bits", option)
-            case _:
-                reject(TypeError, instance, field, expected, option)
-
-
-def as_tuple(value: Any) -> Any:
-    """A tuple of what is iterable; validators refuse the rest by the field's name."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        return tuple(value)
-    return value
-
-
-def grace_seconds(grace: object) -> None:
-    """Refuse what is not a grace: seconds, or None."""
-    if grace is None:
-        return
-    if isinstance(grace, bool) or not isinstance(grace, (int, float)):
-        raise TypeError(f"grace must be a number of seconds or None, not {grace!r}")
-    if not 0 <= grace <= sys.float_info.max and grace != math.inf:
-        raise ValueError(f"grace must be at least 0 seconds, not {grace!r}")
-
-
-def is_async_callable(value: object) -> bool:
-    """Whether calling ``value`` gives a coroutine, as far as can be told without calling it.
-
-    A decorator that hides an ``async def`` behind a plain wrapper is seen
-    through where it used `functools.wraps`.
-    """
-    while isinstance(value, functools.partial):
-        value = value.func
-    if not callable(value):
-        return False
-    if not inspect.isroutine(value):
-        value = type(value).__call__  # an object that is called like a function
-    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value))
-
-
-def has_yield(value: object) -> bool:
-    """Whether calling ``value`` runs nothing of it, because there is a ``yield`` in it."""
-    return inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value)
-
-
-def parameters_if_not_for(value: Any, *arguments: str) -> str | None:
-    """The parameters of ``value``, if it cannot be called with that many arguments; else None.
-
-    None, too, where that cannot be told. A decorator may take others than what it decorates.
-    """
-    try:
-        signature = inspect.signature(value, follow_wrapped=False)
-    except Exception:  # noqa: BLE001  (builtins; names in annotations that are nowhere)
-        return None
-    try:
-        signature.bind(*arguments)
-    except TypeError:
-        names = signature.replace(
-            parameters=[
-                parameter.replace(annotation=inspect.Parameter.empty)
-                for parameter in signature.parameters.values()
-            ],
-            return_annotation=inspect.Signature.empty,
-        )
-        return str(names)
-    return None
-
-
-def parameters_of_method_if_not_for(cls: type, name: str, *arguments: str) -> str | None:
-    """The same for a method, if it is an ordinary one."""
-    method = inspect.getattr_static(cls, name, None)
-    if not inspect.isfunction(method):
-        return None
-    return parameters_if_not_for(method, "self", *arguments)
 
 
 def _valid_when_full(instance: object, field: attrs.Attribute[Any], value: object) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import attrs
 
 from .address import Address, describe
-from .config import has_yield, is_async_callable, reject
+from .callables import has_yield, is_async_callable
 from .errors import shows
 from .events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
+from .validators import reject
 from .verdict import cancellations
 
 access_log = logging.getLogger("trioserver.access")

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from .._facts.config import grace_seconds
 from .._facts.errors import lone_errors
 from .._facts.events import ShutdownReport
 from .._facts.signals import Disposition, dispositions, installed
+from .._facts.validators import check_seconds
 from .._servers.base import BaseServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,7 +46,7 @@ def run(*servers: BaseServer, grace: float | None = None) -> tuple[ShutdownRepor
     """
     if not servers:
         raise TypeError("run() needs at least one server")
-    grace_seconds(grace)
+    check_seconds("grace", grace, zero=True, optional=True)
     # Before Trio comes, which has its own idea of Ctrl-C.
     return trio.run(_serve_all, servers, grace, dispositions(_SIGNALS))
 

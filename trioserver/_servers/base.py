@@ -18,18 +18,11 @@ import attrs
 import trio
 
 from .._engine.run import Run
-from .._facts.config import (
-    Limits,
-    Timeouts,
-    a,
-    as_tuple,
-    grace_seconds,
-    seconds,
-    socket_options,
-)
+from .._facts.config import Limits, Timeouts
 from .._facts.errors import lone_errors
 from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from .._facts.observers import error_log, log_lost, log_safely, valid_observers
+from .._facts.validators import a, as_tuple, check_seconds, seconds, socket_options
 from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
@@ -262,10 +255,7 @@ class BaseServer(DefaultHooks):
         most ``timeouts.cleanup`` seconds in silence, then names those that do
         not end, and still waits: nothing outlives the server.
         """
-        if isinstance(poll_interval, bool) or not isinstance(poll_interval, (int, float)):
-            raise TypeError(f"poll_interval must be a number of seconds, not {poll_interval!r}")
-        if not poll_interval > 0:
-            raise ValueError(f"poll_interval must be greater than 0 seconds, not {poll_interval!r}")
+        check_seconds("poll_interval", poll_interval)
         if self._run is None:
             async with self as server:
                 run = server._idle_run()
@@ -295,7 +285,7 @@ class BaseServer(DefaultHooks):
         exception leaves, bare. When the server fails, the block is cancelled,
         and the failure is raised.
         """
-        grace_seconds(grace)
+        check_seconds("grace", grace, zero=True, optional=True)
         with lone_errors():
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.serve_forever)
@@ -341,7 +331,7 @@ class BaseServer(DefaultHooks):
           grace: seconds that requests in flight have to end by themselves,
             before they are cancelled; None is ``timeouts.shutdown``.
         """
-        grace_seconds(grace)
+        check_seconds("grace", grace, zero=True, optional=True)
         patience = self.timeouts.shutdown if grace is None else grace
         if self._run is None and self._report is None:
             self._end_next_run(patience)

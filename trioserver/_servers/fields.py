@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 import attrs
 
 from .._engine.run import Run
-from .._facts.config import Limits, Timeouts, has_yield, is_async_callable
+from .._facts.callables import has_yield, is_async_callable
+from .._facts.config import Limits, Timeouts
 from .._facts.events import ShutdownReport
 from .handlers import Handler
 

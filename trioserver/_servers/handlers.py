@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import trio
 
 from .._facts.address import Address
-from .._facts.config import (
+from .._facts.callables import (
     has_yield,
     is_async_callable,
     parameters_if_not_for,

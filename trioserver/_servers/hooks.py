@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._facts.address import Address, describe
-from .._facts.config import parameters_of_method_if_not_for
+from .._facts.callables import parameters_of_method_if_not_for
 from .._facts.observers import error_log, log_safely
 from .._sockets.transport import Listener
 from .fields import Configured

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import attrs
 
 from .._facts.address import given_sockets, valid_ip_address
-from .._facts.config import LARGEST_INT, a, count, reject
 from .._facts.events import RequestInfo
+from .._facts.validators import LARGEST_INT, a, count, reject
 from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from .._facts.address import given_sockets, valid_unix_path
-from .._facts.config import reject
+from .._facts.validators import reject
 from .._sockets.binding import LARGEST_BACKLOG, bind_unix
 from .._sockets.transport import Listener
 from .fields import make_fields

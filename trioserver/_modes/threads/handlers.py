@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..._facts.address import Address
-from ..._facts.config import has_yield, is_async_callable
+from ..._facts.callables import has_yield, is_async_callable
 from ..._facts.events import RequestInfo
 from ..._servers.handlers import (
     BaseRequestHandler,

@@ -17,9 +17,9 @@ from typing import Protocol
 
 import attrs
 
-from ..._facts.config import LARGEST_INT
 from ..._facts.errors import IdleTimeout, PeerGone, RequestEnded, WriteTimeout
 from ..._facts.events import RequestInfo
+from ..._facts.validators import LARGEST_INT
 from ..._sockets.descriptors import Identity
 
 

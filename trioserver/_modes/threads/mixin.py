@@ -10,8 +10,8 @@ import attrs
 import trio
 
 from ..._facts.address import Address
-from ..._facts.config import LARGEST_INT, a, count
 from ..._facts.events import Mode
+from ..._facts.validators import LARGEST_INT, a, count
 from ..._requests.connection import Connection
 from ..._requests.datagram import Datagram
 from ..._servers.base import BaseServer

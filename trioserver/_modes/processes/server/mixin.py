@@ -13,19 +13,10 @@ import attrs
 import trio
 
 from ...._facts.address import Address
-from ...._facts.config import (
-    LARGEST_INT,
-    a,
-    as_tuple,
-    count,
-    has_yield,
-    is_async_callable,
-    parameters_if_not_for,
-    reject,
-    seconds,
-)
+from ...._facts.callables import has_yield, is_async_callable, parameters_if_not_for
 from ...._facts.errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
 from ...._facts.events import Mode, Outcome
+from ...._facts.validators import LARGEST_INT, a, as_tuple, count, reject, seconds
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
