@@ -42,7 +42,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._facts.errors import lone_errors
+from .._facts.chains import lone_errors
 from .._facts.events import (
     ListenerSnapshot,
     RequestRecord,

@@ -23,8 +23,8 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
-from .._facts.errors import lone_errors
 from .._facts.observers import error_log, log_safely
 from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal

@@ -56,3 +56,8 @@ def parameters_of_method_if_not_for(cls: type, name: str, *arguments: str) -> st
     if not inspect.isfunction(method):
         return None
     return parameters_if_not_for(method, "self", *arguments)
+
+
+def name_of(handler: object) -> str:
+    """What a handler is called, for messages."""
+    return getattr(handler, "__name__", repr(handler))

@@ -9,9 +9,6 @@ another connection say, is an ordinary error of the handler that let it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import trio
 
 
@@ -87,60 +84,3 @@ class Draining(RequestEnded):
     first byte of a connection. A handler that lets it out has ended properly;
     one that wants to say goodbye catches it, writes, and returns.
     """
-
-
-@contextmanager
-def lone_errors() -> Iterator[None]:
-    """Put around a nursery: take off the group that it wraps around a lone exception.
-
-    Only the nursery's own group, so that a group which somebody raised arrives
-    as it was. Cancellations that an error caused among its neighbours are not
-    news, and do not count beside it.
-    """
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        children = group.exceptions
-        failures = [child for child in children if not _is_cancellation(child)] or children[:1]
-        if len(failures) > 1:
-            raise
-        alone, context = failures[0], failures[0].__context__
-        try:
-            raise alone
-        finally:
-            # Not the group: it is only how the exception came here, and holds it.
-            alone.__context__ = context
-            del alone, context, failures, children
-
-
-def _is_cancellation(error: BaseException) -> bool:
-    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(error))
-
-
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions that a traceback of ``error`` shows, itself first: its causes and contexts."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        hidden = link.__cause__ is not None or link.__suppress_context__
-        link = link.__cause__ if hidden else link.__context__
-
-
-def shows(error: BaseException, other: BaseException) -> bool:
-    """Whether a traceback of ``error`` shows ``other``, too."""
-    return any(link is other for link in chain(error))
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """The exceptions inside nested groups, in order; ``[error]`` when it is none."""
-    found: list[BaseException] = []
-    ahead = [error]
-    while ahead:  # no recursion, however deep somebody nests them
-        one = ahead.pop()
-        if isinstance(one, BaseExceptionGroup):
-            ahead += reversed(one.exceptions)
-        else:
-            found.append(one)
-    return found

@@ -15,7 +15,7 @@ import attrs
 
 from .address import Address, describe
 from .callables import has_yield, is_async_callable
-from .errors import shows
+from .chains import shows
 from .events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
 from .validators import reject
 from .verdict import cancellations

@@ -13,6 +13,7 @@ from traceback import walk_tb
 import trio
 
 from .address import printable
+from .chains import leaves
 from .errors import (
     Draining,
     IdleTimeout,
@@ -21,7 +22,6 @@ from .errors import (
     PeerGone,
     RequestEnded,
     WriteTimeout,
-    leaves,
 )
 from .events import Outcome, RequestInfo
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from .._facts.errors import lone_errors
+from .._facts.chains import lone_errors
 from .._facts.events import ShutdownReport
 from .._facts.signals import Disposition, dispositions, installed
 from .._facts.validators import check_seconds

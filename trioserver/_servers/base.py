@@ -18,8 +18,8 @@ import attrs
 import trio
 
 from .._engine.run import Run
+from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
-from .._facts.errors import lone_errors
 from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
 from .._facts.observers import error_log, log_lost, log_safely, valid_observers
 from .._facts.validators import a, as_tuple, check_seconds, seconds, socket_options
@@ -28,7 +28,8 @@ from .._requests.connection import Connection
 from .._requests.drain import Drain
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.transport import Listener, SocketListener
-from .handlers import Handler, check_callable, check_handler
+from .handler_checks import check_callable, check_handler
+from .handlers import Handler
 from .hooks import DefaultHooks
 
 

@@ -7,26 +7,16 @@ running, and an ``async def`` of the same three arguments is a handler, too.
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import socket
-import socketserver
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
-from functools import partial
-from traceback import format_exception_only
 from typing import Any, ClassVar, TypeAlias, cast
 
 import trio
 
 from .._facts.address import Address
-from .._facts.callables import (
-    has_yield,
-    is_async_callable,
-    parameters_if_not_for,
-    parameters_of_method_if_not_for,
-)
-from .._facts.errors import chain
+from .._facts.callables import name_of
+from .._facts.chains import chain_after
 from .._facts.events import RequestInfo, current_request
 from .._facts.verdict import peers_doing
 from .._requests.connection import Connection
@@ -135,7 +125,7 @@ class BaseRequestHandler:
                 raise BaseExceptionGroup(message, [error, second]) from None
             if _is_clients_doing(error) and not _is_clients_doing(second):
                 raise
-            _chain(error, second)
+            chain_after(error, second)
         finally:
             del error  # the traceback of the second one holds this frame: no cycles
 
@@ -212,92 +202,6 @@ class DatagramRequestHandler(BaseRequestHandler):
         self.wfile: RequestWriter = RequestWriter(request, 0)
 
 
-HANDLER_PARAMETERS = ("request", "client_address", "server")
-
-
-def check_callable(handler: object) -> None:
-    """Refuse what is no handler anywhere."""
-    if not callable(handler):
-        raise TypeError(
-            "RequestHandlerClass must be a handler class or a function, called with"
-            f" (request, client_address, server), not {handler!r}"
-        )
-    if parameters := parameters_if_not_for(handler, *HANDLER_PARAMETERS):
-        raise TypeError(
-            f"RequestHandlerClass {name_of(handler)} is called with"
-            f" ({', '.join(HANDLER_PARAMETERS)}), and takes {parameters}"
-        )
-
-
-def check_method(handler: type, name: str) -> None:
-    """Refuse a method of a handler that does nothing, or fails, when it is called."""
-    method = getattr(handler, name, None)
-    if has_yield(method):
-        raise TypeError(
-            f"RequestHandlerClass {handler.__name__} has a `yield` in its {name}(), so calling it"
-            " runs nothing"
-        )
-    if parameters := parameters_of_method_if_not_for(handler, name):
-        raise TypeError(
-            f"RequestHandlerClass {handler.__name__} has a method {name}{parameters}, which is"
-            " called with self alone"
-        )
-
-
-def check_handler(handler: object, *, kind: int | None = None) -> None:
-    """Refuse a handler that can be seen not to work, before its first request.
-
-    Args:
-      handler: what a server was given; callable.
-      kind: the type of the server's sockets, if it has one.
-
-    Raises:
-      TypeError: its methods are of the wrong colour; says what to derive from
-        instead.
-    """
-    while isinstance(handler, partial):
-        handler = handler.func
-    if has_yield(handler):
-        raise TypeError(
-            f"RequestHandlerClass {name_of(handler)} is a generator, which cannot be awaited:"
-            " a handler function must be an `async def` without `yield`"
-        )
-    if inspect.isclass(handler):
-        _check_class(handler, kind)
-
-
-def _check_class(handler: type, kind: int | None) -> None:
-    if issubclass(handler, socketserver.BaseRequestHandler):
-        raise TypeError(
-            f"RequestHandlerClass {handler.__name__} is a synchronous handler of socketserver:"
-            f" derive it from trioserver.{_counterpart(handler)}, whose methods are async"
-        )
-    if kind == socket.SOCK_STREAM and issubclass(handler, DatagramRequestHandler):
-        raise TypeError(
-            f"RequestHandlerClass {handler.__name__} serves datagrams, and this server has"
-            " connections: derive it from trioserver.StreamRequestHandler"
-        )
-    if issubclass(handler, BaseRequestHandler):
-        for name in ("setup", "handle", "finish"):
-            check_method(handler, name)
-            if not is_async_callable(getattr(handler, name)):
-                raise TypeError(
-                    f"RequestHandlerClass {handler.__name__} runs as a task, so its {name}()"
-                    f" must be an `async def`, not a plain `def`"
-                )
-    elif not hasattr(handler, "__await__") and _gives_itself(handler):
-        raise TypeError(
-            f"RequestHandlerClass {handler.__name__} cannot be awaited:"
-            " derive it from trioserver.BaseRequestHandler"
-        )
-
-
-def _gives_itself(cls: type) -> bool:
-    """Whether calling ``cls`` gives an instance of it, as far as can be told."""
-    makes_others = any("__new__" in vars(base) for base in cls.__mro__[:-1])
-    return type(cls).__call__ is type.__call__ and not makes_others
-
-
 def awaitable(handling: object, handler: object) -> Awaitable[object]:
     """``handling``, if it is what a handler returns when called.
 
@@ -316,18 +220,6 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
     )
 
 
-def name_of(handler: object) -> str:
-    """What a handler is called, for messages."""
-    return getattr(handler, "__name__", repr(handler))
-
-
-def _counterpart(handler: type) -> str:
-    for theirs in (socketserver.StreamRequestHandler, socketserver.DatagramRequestHandler):
-        if issubclass(handler, theirs):
-            return theirs.__name__
-    return "BaseRequestHandler"
-
-
 def _enable_nagle(sock: object) -> None:
     if isinstance(sock, socket.socket) and sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
@@ -337,43 +229,3 @@ def _is_clients_doing(error: BaseException) -> bool:
     """Whether nobody would hear of ``error``, as it only says how the client has ended."""
     info = current_request()
     return info is not None and peers_doing(error, info) is not None
-
-
-def _chain(error: BaseException, second: BaseException) -> None:
-    """Have tracebacks of ``error`` show ``second`` too, at the end of its chain.
-
-    ``second`` was raised while ``error`` was being handled, so its own chain
-    leads to ``error``, and is cut there. One that holds it in a group as well
-    cannot be chained without a circle, and is noted instead.
-    """
-    link = _last_shown(second, before=error)
-    link.__context__ = None
-    if link.__cause__ is error:
-        link.__cause__, link.__suppress_context__ = None, False
-    if _leads_to(second, error):
-        error.add_note("finish() then raised " + format_exception_only(second)[-1].strip())
-        return
-    last = _last_shown(error)
-    if last is not second:
-        last.__context__, last.__suppress_context__ = second, False
-
-
-def _last_shown(error: BaseException, before: BaseException | None = None) -> BaseException:
-    """The end of the chain that a traceback of ``error`` shows, or what leads to ``before``."""
-    *_, last = itertools.takewhile(lambda link: link is not before, chain(error))
-    return last
-
-
-def _leads_to(start: BaseException, goal: BaseException) -> bool:
-    """Whether ``goal`` is in the chains or groups of ``start``."""
-    found: list[BaseException] = [start]
-    seen: set[int] = set()
-    while found:
-        error = found.pop()
-        if error is goal:
-            return True
-        if id(error) not in seen:
-            seen.add(id(error))
-            parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-            found += [part for part in (error.__cause__, error.__context__, *parts) if part]
-    return False

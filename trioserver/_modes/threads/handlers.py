@@ -15,16 +15,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ..._facts.address import Address
-from ..._facts.callables import has_yield, is_async_callable
+from ..._facts.callables import has_yield, is_async_callable, name_of
 from ..._facts.events import RequestInfo
-from ..._servers.handlers import (
-    BaseRequestHandler,
-    DatagramRequestHandler,
-    StreamRequestHandler,
-    check_method,
-    name_of,
-)
+from ..._servers.handler_checks import check_method, counterpart
+from ..._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ..._sockets.transport import Data
+
+_ASYNCHRONOUS = (StreamRequestHandler, DatagramRequestHandler)
 
 SyncHandler: TypeAlias = Callable[[Any, Address, Any], object]
 """What a server calls in a thread for each request."""
@@ -146,8 +143,8 @@ def check_sync_handler(
     if issubclass(handler, BaseRequestHandler):
         raise TypeError(
             f"RequestHandlerClass {name} is an asynchronous handler, and this server runs handlers"
-            f" in threads: derive it from socketserver.{_counterpart(handler)}, or the server from"
-            " one without ThreadingMixIn"
+            f" in threads: derive it from socketserver.{counterpart(handler, *_ASYNCHRONOUS)}, or"
+            " the server from one without ThreadingMixIn"
         )
     for method in ("setup", "handle", "finish"):
         if is_async_callable(getattr(handler, method, None)):
@@ -172,10 +169,3 @@ def _check_kind(handler: type, name: str, kind: int | None) -> None:
             f"RequestHandlerClass {name} serves connections, and this server has datagrams:"
             " derive it from socketserver.DatagramRequestHandler"
         )
-
-
-def _counterpart(handler: type) -> str:
-    for ours in (StreamRequestHandler, DatagramRequestHandler):
-        if issubclass(handler, ours):
-            return ours.__name__
-    return "BaseRequestHandler"

@@ -21,7 +21,7 @@ from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
 from ...._servers.fields import make_fields
-from ...._servers.handlers import check_handler
+from ...._servers.handler_checks import check_handler
 from ...._servers.ip_servers import TCPServer, UDPServer
 from ...._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ...threads.handlers import check_sync_handler, is_asynchronous

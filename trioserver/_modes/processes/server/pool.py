@@ -25,7 +25,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ...._facts.errors import lone_errors
+from ...._facts.chains import lone_errors
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
 from .setbacks import Setbacks

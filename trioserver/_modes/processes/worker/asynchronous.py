@@ -17,8 +17,8 @@ import trio
 
 from ...._engine.request_task import RequestTask
 from ...._facts.address import Address
+from ...._facts.chains import lone_errors
 from ...._facts.config import Limits, Timeouts
-from ...._facts.errors import lone_errors
 from ...._facts.events import RequestInfo, RequestRecord
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
