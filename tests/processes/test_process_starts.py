@@ -33,6 +33,7 @@ from support.threads import ask
 from trioserver import Timeouts, WorkerStartError
 from trioserver._modes.processes.protocol.errors import WorkerCrashed
 from trioserver._modes.processes.server import pool, setbacks, spawn, starter
+from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
 from trioserver._modes.processes.server.worker import Worker
 
@@ -184,7 +185,7 @@ def test_worker_that_has_ended_does_not_come_back() -> None:
     config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
     workers = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
     workers._setbacks.last = True
-    workers._take_up(Worker(types.SimpleNamespace(), leaves=True, ends=True))  # type: ignore[arg-type]
+    workers._take_up(Worker(types.SimpleNamespace(), phase=Phase.ENDING))  # type: ignore[arg-type]
     assert workers._idle == []
 
 

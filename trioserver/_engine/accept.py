@@ -25,6 +25,7 @@ import trio
 from trio.lowlevel import checkpoint, enable_ki_protection
 
 from .._facts.address import Address, describe
+from .._facts.backoff import Backoff
 from .._facts.observers import error_log, log_safely
 from .._sockets.binding import most_queued
 from .._sockets.transport import DatagramTransport, Listener, Transport
@@ -244,10 +245,13 @@ class Shortage:
     LONGEST_PAUSE = 1.0
 
     _address: Address
+    _backoff: Backoff = attrs.field(init=False)
     _began: float = attrs.field(factory=trio.current_time)
     _errors: int = 0
-    _pause: float = 0.0
     _longest_since: float = math.inf
+
+    def __attrs_post_init__(self) -> None:
+        self._backoff = Backoff(self.FIRST_PAUSE, self.LONGEST_PAUSE)
 
     def pause(self, error: OSError) -> float:
         """Seconds to wait after one more error."""
@@ -255,10 +259,10 @@ class Shortage:
             message = "cannot accept on %s, pausing: %s"
             log_safely(error_log, logging.WARNING, message, describe(self._address), error)
         self._errors += 1
-        self._pause = min(self._pause * 2 or self.FIRST_PAUSE, self.LONGEST_PAUSE)
-        if self._pause == self.LONGEST_PAUSE and self._longest_since == math.inf:
+        pause = self._backoff.grow()
+        if self._backoff.is_longest and self._longest_since == math.inf:
             self._longest_since = trio.current_time()
-        return self._pause
+        return pause
 
     def eases(self) -> None:
         """Somebody was admitted before the error: pause briefly again.
@@ -266,7 +270,8 @@ class Shortage:
         At the limit, Linux says EMFILE before it looks whether a client is
         there, so even a batch that took in everybody ends with it.
         """
-        self._pause, self._longest_since = 0.0, math.inf
+        self._backoff.reset()
+        self._longest_since = math.inf
 
     def lasts(self) -> bool:
         """Whether the pause has stood at its longest for a second."""

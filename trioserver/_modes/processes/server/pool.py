@@ -28,6 +28,7 @@ from trio.lowlevel import enable_ki_protection
 from ...._facts.chains import lone_errors
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
+from .phase import Phase
 from .setbacks import Setbacks
 from .starter import Starter
 from .worker import SOON, Worker
@@ -37,6 +38,9 @@ LONGEST_KILL = 5.0
 
 BETWEEN_LOOKS = 5.0
 """Seconds between two looks whether somebody has stopped a worker that has a request."""
+
+
+_STAYING = {Phase.STARTING, Phase.IDLE, Phase.BUSY}
 
 
 @attrs.frozen(kw_only=True)
@@ -151,15 +155,16 @@ class Pool:
 
     def _take_up(self, worker: Worker) -> None:
         """A worker is ready for a request."""
-        if worker.ends:
+        if worker.phase in {Phase.ENDING, Phase.GONE}:
             return
-        if worker.leaves and self._setbacks.last:
-            worker.leaves = False  # there is nobody to take its place
-        if worker.leaves and self._starting:
-            self._retired.append(worker)
-        elif worker.leaves:
-            worker.dismiss()
-        elif self._waiting:
+        if worker.phase is Phase.LEAVING and not self._setbacks.last:
+            if self._starting:
+                self._retired.append(worker)
+            else:
+                worker.dismiss()
+            return
+        worker.phase = worker.phase.to(Phase.IDLE)  # a leaving one, too, if none could replace it
+        if self._waiting:
             waiter = self._waiting.popleft()
             waiter.worker = self._given(worker)
             waiter.served.set()
@@ -169,8 +174,9 @@ class Pool:
 
     def _given(self, worker: Worker) -> Worker:
         """A worker, whose replacement is on its way if this is its last request."""
-        if worker.served + 1 >= worker.most_requests:
-            worker.leaves = True
+        is_last = worker.served + 1 >= worker.most_requests
+        worker.phase = worker.phase.to(Phase.LEAVING if is_last else Phase.BUSY)
+        if is_last:
             self._replace()
         return worker
 
@@ -181,10 +187,9 @@ class Pool:
         if self._closing or self._nursery is None:
             return
         config = self._config
-        staying = [worker for worker in self._workers.values() if not worker.leaves]
-        busy = sum(worker.ready for worker in staying) - len(self._idle)
+        busy = sum(worker.phase is Phase.BUSY for worker in self._workers.values())
         wanted = min(max(config.at_least, busy + len(self._waiting)), config.at_most)
-        for _ in range(wanted - len(staying) - self._starting):
+        for _ in range(wanted - self._staying() - self._starting):
             self._starting += 1
             self._nursery.start_soon(self._hire_again)
 
@@ -206,7 +211,7 @@ class Pool:
             self._setbacks.all_are_there()
 
     def _note_failed_start(self, error: WorkerStartError, since: int) -> None:
-        anybody = any(worker.ready for worker in self._workers.values())
+        anybody = any(worker.was_ready for worker in self._workers.values())
         if self._setbacks.start_failed(error, since, anybody=anybody):
             self._fail(error)
 
@@ -253,7 +258,7 @@ class Pool:
                 status = await self._let_go(worker, since, has_hung_up=has_hung_up)
         if worker is None:
             why = f"it was not there after {seconds:g} s (start_timeout){self._starter.suspects}"
-        elif worker.ready:
+        elif worker.was_ready:
             return
         elif patience.cancelled_caught:
             why = f"it was not ready after {seconds:g} s (start_timeout)"
@@ -271,13 +276,13 @@ class Pool:
 
     async def _let_go(self, worker: Worker, since: int, *, has_hung_up: bool) -> int:
         """A worker has hung up, or is to end: see to it that it does."""
-        job, goes = worker.job, worker.leaves
-        worker.leaves = worker.ends = True
+        job, goes = worker.job, worker.phase is Phase.LEAVING
+        worker.phase = worker.phase.to(Phase.ENDING)
         for workers in (self._idle, self._retired):
             if worker in workers:
                 workers.remove(worker)
         seconds = self._config.patience if self._closing else SOON
-        if not worker.ready and not has_hung_up:
+        if not worker.was_ready and not has_hung_up:
             seconds = 0  # it hangs in its start, and has nothing to finish
         with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:
             status = await worker.end(seconds)
@@ -285,7 +290,7 @@ class Pool:
             status = worker.give_up()
             log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", worker)
         del self._workers[worker.pid]
-        if has_hung_up and worker.ready and not worker.was_killed:
+        if has_hung_up and worker.was_ready and not worker.was_killed:
             if job is None and not goes:
                 message = "%s has ended by itself with exit status %s, and is replaced"
                 log_safely(error_log, logging.WARNING, message, worker, status)
@@ -305,7 +310,7 @@ class Pool:
             now = trio.current_time()
             while self._idle and self._is_spare() and self._idle[0].idle_since + config.idle <= now:
                 worker = self._idle.pop(0)
-                worker.leaves = True
+                worker.phase = worker.phase.to(Phase.LEAVING)
                 worker.dismiss()
             oldest = self._idle[0].idle_since if self._idle and self._is_spare() else now
             await trio.sleep_until(oldest + config.idle)
@@ -332,8 +337,11 @@ class Pool:
                     worker.kill()
 
     def _is_spare(self) -> bool:
-        staying = sum(not worker.leaves for worker in self._workers.values())
-        return staying > self._config.at_least
+        return self._staying() > self._config.at_least
+
+    def _staying(self) -> int:
+        """How many workers will have another request than the one they have."""
+        return sum(worker.phase in _STAYING for worker in self._workers.values())
 
 
 @attrs.define(eq=False)

@@ -15,6 +15,7 @@ import math
 import attrs
 import trio
 
+from ...._facts.backoff import Backoff
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
 
@@ -52,7 +53,7 @@ class Setbacks:
     _patience: float
     number: int = 0
     last: bool = False
-    _in_a_row: int = 0
+    _backoff: Backoff = attrs.field(factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
     _not_before: float = -math.inf
     # Of starts that failed since as many were there as should be, for the records.
     _failures: int = 0
@@ -71,10 +72,7 @@ class Setbacks:
         if self.number != since:
             return False
         self.number += 1
-        self._in_a_row += 1
-        doublings = min(self._in_a_row - 1, 100)  # more make no float
-        pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
-        self._not_before = trio.current_time() + pause
+        self._not_before = trio.current_time() + self._backoff.grow()
         return True
 
     def start_failed(self, error: WorkerStartError, since: int, *, anybody: bool) -> bool:
@@ -120,4 +118,4 @@ class Setbacks:
     def over(self, since: int) -> None:
         """A worker has served that was started when there were ``since``: no more pauses."""
         if self.number == since:
-            self._in_a_row = 0
+            self._backoff.reset()

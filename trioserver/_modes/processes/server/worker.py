@@ -38,6 +38,7 @@ from ..protocol.replies import as_answer
 from ..protocol.result import Result
 from ..protocol.task import pack_task
 from .job import Job
+from .phase import Phase
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .spawn import Spawned
@@ -56,9 +57,8 @@ class Worker:
       job: the request that it has.
       most_requests: how many it may have.
       served: how many it has had.
-      leaves: whether it is to have no more.
-      ends: whether it will have no more.
-      ready: whether it can have one.
+      phase: what it is there for.
+      was_ready: whether it has got ready for its first.
       why_not: the traceback of what has kept it from getting ready.
       idle_since: since when, by the Trio clock, it has had none.
       stopped_since: since when, by the Trio clock, it is seen to be stopped by a signal.
@@ -67,18 +67,16 @@ class Worker:
 
     _spawned: Spawned
     most_requests: float = math.inf
-    leaves: bool = False
-    ends: bool = False
+    phase: Phase = Phase.STARTING
     job: Job | None = None
     served: int = 0
-    ready: bool = False
+    was_ready: bool = False
     why_not: str = ""
     idle_since: float = 0.0
     stopped_since: float | None = None
     was_killed: bool = False
     _drains: bool = False
     _unsaid: bytearray = attrs.field(factory=bytearray)
-    _is_gone: bool = False
 
     def __repr__(self) -> str:
         return f"worker process {self.pid}"
@@ -96,7 +94,7 @@ class Worker:
         Raises:
           OSError: the system does not pass the descriptor.
         """
-        if self._is_gone:
+        if self.phase is Phase.GONE:
             job.finish()  # it was given away in the very moment in which it ended
             return
         self.job = job
@@ -134,7 +132,7 @@ class Worker:
     def kill(self) -> None:
         """End it at once, if it has not ended."""
         self.was_killed = True
-        if not self._is_gone:
+        if self.phase is not Phase.GONE:
             self._spawned.kill()
 
     def _say(self, kind: Message, body: bytes = b"") -> None:
@@ -210,10 +208,10 @@ class Worker:
         job = self.job
         if kind is Message.LOG:
             log_here(facts, None if job is None else job.task.info)
-        elif kind is Message.READY and not self.ready:
-            self.ready = True
+        elif kind is Message.READY and not self.was_ready:
+            self.was_ready = True
             on_change(self)
-        elif kind is Message.NOT_READY and not (self.ready and self.has_begun):
+        elif kind is Message.NOT_READY and not (self.was_ready and self.has_begun):
             self.why_not = str(facts.get("why"))
         elif kind is Message.REPLY and job is not None:
             if job.replies is None:
@@ -266,7 +264,8 @@ class Worker:
         Returns:
           The exit status that it will have.
         """
-        self._forget_job()
+        if self.phase is not Phase.GONE:
+            self._forget_job()
         self._spawned.give_back()
         self._note_exit(-signal.SIGKILL)
         return -signal.SIGKILL
@@ -274,7 +273,7 @@ class Worker:
     def _forget_job(self) -> None:
         if self.job is not None:
             self.note(self.job)
-        self._is_gone = True
+        self.phase = self.phase.to(Phase.GONE)
 
     def _note_exit(self, status: int) -> None:
         job, self.job = self.job, None
