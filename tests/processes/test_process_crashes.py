@@ -331,7 +331,7 @@ async def test_worker_that_somebody_has_stopped(
     handler: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It looks at no time-out any more: it is told, and killed when it does not go on."""
-    monkeypatch.setattr(pool, "BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr("trioserver._modes.processes.server.stopped.BETWEEN_LOOKS", 0.02)
     server = handlers.Erring(THERE, handler, min_children=2, timeouts=Timeouts(idle=1.5))
     async with running(server):
         async with await connect(server) as client:
@@ -635,7 +635,7 @@ async def test_max_requests_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None
         asked.append((least, most))
         return next(numbers)
 
-    monkeypatch.setattr(pool.random, "randint", randint)
+    monkeypatch.setattr("random.randint", randint)
     server = on_tcp(handlers.does, max_requests=1, max_requests_jitter=2)
     async with running(server):
         assert list(Counter(await served_by(server, 6)).values()) == [1, 3, 2]
@@ -922,7 +922,7 @@ async def test_worker_that_a_kill_does_not_end(
 ) -> None:
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
-    monkeypatch.setattr(pool, "LONGEST_KILL", 0.1)
+    monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.1)
     kill = Spawned.kill
     server = handlers.Erring(THERE, handlers.does, min_children=1)
     async with running(server):
@@ -943,7 +943,7 @@ def test_worker_is_looked_at_while_it_is_reaped() -> None:
     """Another thread may be about to close its page."""
     page = SharedStatus(-1)
     page.begin(1, 2, 3)
-    worker = Worker(types.SimpleNamespace(shared_status=page))  # type: ignore[arg-type]
+    worker = Worker(types.SimpleNamespace(control=None, shared_status=page))  # type: ignore[arg-type]
     assert worker.facts(1) == (2, 3, "working")
     page.cells.release()
     assert worker.facts(1) is None

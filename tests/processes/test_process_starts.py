@@ -32,7 +32,7 @@ from support.threads import ask
 
 from trioserver import Timeouts, WorkerStartError
 from trioserver._modes.processes.protocol.errors import WorkerCrashed
-from trioserver._modes.processes.server import pool, setbacks, spawn, starter
+from trioserver._modes.processes.server import pool, pool_config, setbacks, spawn, starter
 from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
 from trioserver._modes.processes.server.worker import Worker
@@ -182,10 +182,10 @@ async def test_workers_stay_when_others_do_not_come(
 
 def test_worker_that_has_ended_does_not_come_back() -> None:
     """Whose request was cancelled in the moment in which it ended, while others do not start."""
-    config = {field.name: 0 for field in attrs.fields(pool.PoolConfig)}
-    workers = pool.Pool(pool.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
+    config = {field.name: 0 for field in attrs.fields(pool_config.PoolConfig)}
+    workers = pool.Pool(pool_config.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
     workers._setbacks.last = True
-    workers._take_up(Worker(types.SimpleNamespace(), phase=Phase.ENDING))  # type: ignore[arg-type]
+    workers._take_up(Worker(types.SimpleNamespace(control=None), phase=Phase.ENDING))  # type: ignore[arg-type]
     assert workers._idle == []
 
 
@@ -431,7 +431,7 @@ async def test_start_that_never_ends(
 ) -> None:
     """Whatever it is that it waits for: the other workers, and the server, end without it."""
     monkeypatch.setattr(starter, "SOON", 0.1)
-    monkeypatch.setattr(pool, "LONGEST_KILL", 0.5)
+    monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.5)
     goes_on = threading.Event()
 
     def hangs(process: Any) -> None:

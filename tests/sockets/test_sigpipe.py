@@ -183,7 +183,7 @@ async def test_line_between_server_and_worker() -> None:
         order = DatagramTask(info_of_nobody(), 0, None, b"")
         await worker.begin(Job(order, 1), None)
         with pytest.raises(BrokenPipeError):
-            await worker._say_rest(b"more")
+            await worker._line._send_rest(b"more")
         with pytest.raises(BrokenPipeError):
             Channel(ours).say(Message.READY)
 

@@ -31,7 +31,8 @@ from ..protocol.setup import setup_of
 from ..protocol.task import DatagramTask, WorkerTask, check_address
 from .job import Job, Outbox
 from .passed_connection import PassedConnection
-from .pool import Pool, PoolConfig
+from .pool import Pool
+from .pool_config import PoolConfig
 from .worker import Worker
 
 ATTEMPTS = 3

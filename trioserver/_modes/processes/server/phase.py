@@ -23,6 +23,11 @@ class Phase(enum.Enum):
     ENDING = "it has no request any more, and is to end"
     GONE = "it has ended, or is given up"
 
+    @property
+    def stays(self) -> bool:
+        """Whether it will have another request than the one that it has."""
+        return self in {Phase.STARTING, Phase.IDLE, Phase.BUSY}
+
     def to(self, following: Phase) -> Phase:
         """The phase that follows.
 

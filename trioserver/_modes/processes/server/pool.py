@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,35 +27,13 @@ from trio.lowlevel import enable_ki_protection
 from ...._facts.chains import lone_errors
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
+from .job import Job
 from .phase import Phase
+from .pool_config import PoolConfig
 from .setbacks import Setbacks
 from .starter import Starter
+from .stopped import end_stopped
 from .worker import SOON, Worker
-
-LONGEST_KILL = 5.0
-"""Seconds that the system has to end a process that was killed."""
-
-BETWEEN_LOOKS = 5.0
-"""Seconds between two looks whether somebody has stopped a worker that has a request."""
-
-
-_STAYING = {Phase.STARTING, Phase.IDLE, Phase.BUSY}
-
-
-@attrs.frozen(kw_only=True)
-class PoolConfig:
-    """How many workers, and how they are started; see `trioserver.ProcessMixIn`."""
-
-    at_least: int
-    at_most: int
-    idle: float
-    max_requests: int | None
-    max_requests_jitter: int
-    start_method: str
-    preload: tuple[str, ...]
-    start_timeout: float
-    patience: float
-    stopped: float
 
 
 @attrs.define(eq=False)
@@ -102,7 +79,7 @@ class Pool:
                 try:
                     await self._start_first()
                     nursery.start_soon(self._shrink)
-                    nursery.start_soon(self._end_stopped)
+                    nursery.start_soon(end_stopped, self._workers, self._config.stopped)
                     yield
                 finally:
                     self._closing = True
@@ -248,7 +225,7 @@ class Pool:
                 self._take_up(worker)
 
             spawned = await self._starter.start(lambda: patience.cancel_called)
-            worker = Worker(spawned, most_requests=self._most_requests())
+            worker = Worker(spawned, most_requests=self._config.most_requests())
             self._workers[worker.pid] = worker
             has_hung_up = False
             try:
@@ -263,16 +240,8 @@ class Pool:
         elif patience.cancelled_caught:
             why = f"it was not ready after {seconds:g} s (start_timeout)"
         else:
-            why = worker.why_not or f"it ended with exit status {status}, and did not say why"
-            if status == 1 and not worker.why_not:
-                why += ' (what starts a server belongs under `if __name__ == "__main__":`)'
+            why = worker.why_never_ready(status)
         raise WorkerStartError(f"a worker process could not get ready: {why}")
-
-    def _most_requests(self) -> float:
-        if self._config.max_requests is None:
-            return math.inf
-        jitter = random.randint(0, self._config.max_requests_jitter)  # noqa: S311
-        return self._config.max_requests + jitter
 
     async def _let_go(self, worker: Worker, since: int, *, has_hung_up: bool) -> int:
         """A worker has hung up, or is to end: see to it that it does."""
@@ -284,24 +253,26 @@ class Pool:
         seconds = self._config.patience if self._closing else SOON
         if not worker.was_ready and not has_hung_up:
             seconds = 0  # it hangs in its start, and has nothing to finish
-        with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:
-            status = await worker.end(seconds)
-        if bound.cancelled_caught:
-            status = worker.give_up()
-            log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", worker)
+        status = await worker.end(seconds)
         del self._workers[worker.pid]
         if has_hung_up and worker.was_ready and not worker.was_killed:
-            if job is None and not goes:
-                message = "%s has ended by itself with exit status %s, and is replaced"
-                log_safely(error_log, logging.WARNING, message, worker, status)
-                if not worker.served:
-                    self._setbacks.one_more(since)  # so that a pause comes before the next one
-            elif job is not None and not job.begun:
-                message = "%s has ended with exit status %s before it had begun with %s%s"
-                why = worker.why_not and f": {worker.why_not}"
-                log_safely(error_log, logging.WARNING, message, worker, status, job.task.info, why)
+            self._note_unexpected_end(worker, job, status, since, goes=goes)
         self._replace()
         return status
+
+    def _note_unexpected_end(
+        self, worker: Worker, job: Job | None, status: int, since: int, *, goes: bool
+    ) -> None:
+        """A worker has ended by itself: say so, unless it was its time, or its request tells."""
+        if job is None and not goes:
+            message = "%s has ended by itself with exit status %s, and is replaced"
+            log_safely(error_log, logging.WARNING, message, worker, status)
+            if not worker.served:
+                self._setbacks.one_more(since)  # so that a pause comes before the next one
+        elif job is not None and not job.begun:
+            message = "%s has ended with exit status %s before it had begun with %s%s"
+            why = worker.why_not and f": {worker.why_not}"
+            log_safely(error_log, logging.WARNING, message, worker, status, job.task.info, why)
 
     async def _shrink(self) -> None:
         """Let those go that have been idle for long, and are more than there have to be."""
@@ -315,33 +286,12 @@ class Pool:
             oldest = self._idle[0].idle_since if self._idle and self._is_spare() else now
             await trio.sleep_until(oldest + config.idle)
 
-    async def _end_stopped(self) -> None:
-        """Kill those who have a request, and whom somebody has stopped and left so.
-
-        They look at no time-out themselves.
-        """
-        longest = self._config.stopped
-        while True:
-            await trio.sleep(min(BETWEEN_LOOKS, longest))
-            now = trio.current_time()
-            for worker in self._workers.values():
-                if worker.job is None or not worker.is_stopped():
-                    worker.stopped_since = None
-                elif worker.stopped_since is None:
-                    worker.stopped_since = now
-                    message = "%s was stopped by a signal in the middle of %s"
-                    log_safely(error_log, logging.WARNING, message, worker, worker.job.task.info)
-                elif worker.stopped_since + longest <= now:
-                    message = "%s does not go on after %g s (idle), and is killed"
-                    log_safely(error_log, logging.ERROR, message, worker, longest)
-                    worker.kill()
-
     def _is_spare(self) -> bool:
         return self._staying() > self._config.at_least
 
     def _staying(self) -> int:
         """How many workers will have another request than the one they have."""
-        return sum(worker.phase in _STAYING for worker in self._workers.values())
+        return sum(worker.phase.stays for worker in self._workers.values())
 
 
 @attrs.define(eq=False)

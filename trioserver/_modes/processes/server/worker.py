@@ -9,21 +9,17 @@ The rules this file keeps:
 
 from __future__ import annotations
 
-import array
 import logging
 import math
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from ...._facts.observers import error_log, log_safely
-from ...._sockets.making import NO_SIGNAL
 from ..protocol.frames import (
     LONGEST_FROM_WORKER,
     FrameError,
@@ -31,19 +27,20 @@ from ..protocol.frames import (
     Message,
     address_from_json,
     decode_facts,
-    frame,
 )
 from ..protocol.log import log_here
 from ..protocol.replies import as_answer
 from ..protocol.result import Result
 from ..protocol.task import pack_task
 from .job import Job
+from .line import Line
 from .phase import Phase
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .spawn import Spawned
 
-_PORTION = 65_536
+LONGEST_KILL = 5.0
+"""Seconds that the system has to end a process that was killed, and may have in hand."""
 
 SOON = 1.0
 """Seconds for what commonly takes none: the end of a worker that has hung up, say."""
@@ -76,7 +73,10 @@ class Worker:
     stopped_since: float | None = None
     was_killed: bool = False
     _drains: bool = False
-    _unsaid: bytearray = attrs.field(factory=bytearray)
+    _line: Line = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._line = Line(self._spawned.control)
 
     def __repr__(self) -> str:
         return f"worker process {self.pid}"
@@ -100,21 +100,11 @@ class Worker:
         self.job = job
         self.served += 1
         kind = Message.DATAGRAM if descriptor is None else Message.CONNECTION
-        data = frame(kind, pack_task(job.task))
-        ancillary: list[Any] = []
-        if descriptor is not None:
-            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
-        control = self._spawned.control
-        try:
-            sent = control.sendmsg([data], ancillary, NO_SIGNAL)
-            if sent < len(data):
-                await self._say_rest(data[sent:])
-        except ConnectionError:  # it has ended, which `listen` finds out
-            return
+        await self._line.send(kind, pack_task(job.task), descriptor)
 
     def answer(self, error: Exception | None) -> None:
         """Tell it how the sending of its datagram went."""
-        self._say(Message.SENT, as_answer(error))
+        self._line.send_now(Message.SENT, as_answer(error))
 
     def drain(self) -> None:
         """Tell it that the server drains. Twice is once."""
@@ -122,35 +112,18 @@ class Worker:
             self._drains = True
             with suppress(ValueError):  # its memory is released: it has ended
                 self._spawned.shared_status.drain_begins()
-            self._say(Message.DRAIN)  # for those that wait; the shared status is for those that ask
+            # For those that wait; the shared status is for those that ask.
+            self._line.send_now(Message.DRAIN)
 
     def dismiss(self) -> None:
         """Hang up: it ends when it has nothing more to do."""
-        with suppress(OSError):
-            self._spawned.control.shutdown(socket.SHUT_WR)
+        self._line.hang_up()
 
     def kill(self) -> None:
         """End it at once, if it has not ended."""
         self.was_killed = True
         if self.phase is not Phase.GONE:
             self._spawned.kill()
-
-    def _say(self, kind: Message, body: bytes = b"") -> None:
-        data = frame(kind, body)
-        if self._unsaid:  # amid a frame: this one comes after it
-            self._unsaid += data
-            return
-        # It waits for this, or for nothing, so there is room.
-        with suppress(OSError):
-            self._spawned.control.send(data, NO_SIGNAL)
-
-    async def _say_rest(self, data: bytes) -> None:
-        control = self._spawned.control
-        self._unsaid += data
-        while self._unsaid:
-            await trio.lowlevel.wait_writable(control)
-            with suppress(BlockingIOError):
-                del self._unsaid[: control.send(self._unsaid, NO_SIGNAL)]
 
     # What it says --------------------------------------------------------------
 
@@ -164,12 +137,12 @@ class Worker:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_for_end, nursery.cancel_scope)
-                while data := await self._receive():
+                while data := await self._line.receive():
                     for kind, body in frames.feed(data):
                         self._hear(kind, body, on_change)
                 nursery.cancel_scope.cancel(reason="the worker has hung up")
             # It has ended; what it has said before counts.
-            while data := self._receive_now():
+            while data := self._line.receive_now():
                 for kind, body in frames.feed(data):
                     self._hear(kind, body, on_change)
         except* FrameError as group:
@@ -181,27 +154,6 @@ class Worker:
         # A process that it has forked may keep the line open.
         await trio.lowlevel.wait_readable(self._spawned.sentinel)
         scope.cancel(reason="the worker has ended")
-
-    async def _receive(self) -> bytes:
-        while True:
-            await trio.lowlevel.wait_readable(self._spawned.control)
-            try:
-                return self._take()
-            except BlockingIOError:
-                continue
-
-    def _receive_now(self) -> bytes:
-        with suppress(BlockingIOError):
-            return self._take()
-        return b""
-
-    def _take(self) -> bytes:
-        try:
-            return self._spawned.control.recv(_PORTION)
-        except BlockingIOError:
-            raise
-        except OSError:  # it has ended without having read everything
-            return b""
 
     def _hear(self, kind: Message, body: bytes, on_change: Callable[[Worker], object]) -> None:
         facts, payload = decode_facts(body)
@@ -232,14 +184,22 @@ class Worker:
         """End it, one way or the other, and give everything back that it had.
 
         Args:
-          seconds: how long it may take by itself; then it is killed.
+          seconds: how long it may take by itself; then it is killed, and if
+            that does not end it either, it is left behind.
 
         Returns:
           Its exit status.
 
-        To be shielded by the caller, and bounded: the system takes its time to
-        end a process that it has in hand.
+        A cancellation does not shorten it.
         """
+        with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:
+            status = await self._end(seconds)
+        if bound.cancelled_caught:
+            log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", self)
+            status = self._give_up()
+        return status
+
+    async def _end(self, seconds: float) -> int:
         spawned = self._spawned
         self.dismiss()
         with trio.move_on_after(seconds):
@@ -258,12 +218,8 @@ class Worker:
         self._note_exit(status)
         return status
 
-    def give_up(self) -> int:
-        """It does not end, though it was killed: go on as if it had.
-
-        Returns:
-          The exit status that it will have.
-        """
+    def _give_up(self) -> int:
+        """Go on as if it had ended; returns the exit status that it will have."""
         if self.phase is not Phase.GONE:
             self._forget_job()
         self._spawned.give_back()
@@ -281,6 +237,14 @@ class Worker:
             job.status = status
             job.finish()
 
+    def why_never_ready(self, status: int) -> str:
+        """Why it has ended with this exit status and was never ready, as far as it is known."""
+        if self.why_not:
+            return self.why_not
+        hint = ' (what starts a server belongs under `if __name__ == "__main__":`)'
+        why = f"it ended with exit status {status}, and did not say why"
+        return why + hint if status == 1 else why
+
     # Looking -------------------------------------------------------------------
 
     def facts(self, request_id: int) -> tuple[int, int, Any] | None:
@@ -297,14 +261,6 @@ class Worker:
     def has_begun(self) -> bool:
         """Whether it has begun with the request that it has; true, too, if it has none."""
         return self.job is None or self.facts(self.job.task.info.id) is not None
-
-    def is_stopped(self) -> bool:
-        """Whether somebody has stopped it (SIGSTOP), where the system tells: not a debugger."""
-        try:
-            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
-        except OSError:
-            return False
-        return stat.rpartition(b")")[2].split()[:1] == [b"T"]
 
     def note(self, job: Job) -> None:
         """Note in ``job`` how far it has come with it, if it has begun."""
