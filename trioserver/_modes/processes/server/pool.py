@@ -178,19 +178,16 @@ class Pool:
             try:
                 await self._hire()
             except WorkerStartError as error:
-                if not self._closing:
-                    self._note_failed_start(error, since)
+                anybody = any(worker.was_ready for worker in self._workers.values())
+                noted = not self._closing
+                if noted and self._setbacks.start_failed(error, since, anybody=anybody):
+                    self._fail(error)
         finally:
             self._starting -= 1
         self._let_retired_go()
         self._replace()
         if not self._starting:
             self._setbacks.all_are_there()
-
-    def _note_failed_start(self, error: WorkerStartError, since: int) -> None:
-        anybody = any(worker.was_ready for worker in self._workers.values())
-        if self._setbacks.start_failed(error, since, anybody=anybody):
-            self._fail(error)
 
     def _let_retired_go(self) -> None:
         """Others have come in their place; or none could, and they go on."""
