@@ -16,6 +16,7 @@ import trio.testing
 from support import Upper, hold, no_sockets, read_to_end
 
 import trioserver
+from trioserver.monitoring import task_tree
 from trioserver.testing import (
     Faults,
     Hung,
@@ -24,7 +25,6 @@ from trioserver.testing import (
     Unfinished,
     open_descriptors,
     open_test_server,
-    task_tree,
     wall_clock_guard,
 )
 
@@ -452,7 +452,7 @@ async def test_tree_of_tasks() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep_forever, name="a child")
         await trio.testing.wait_all_tasks_blocked()
-        lines = task_tree().splitlines()
+        lines = str(task_tree()).splitlines()
         nursery.cancel_scope.cancel()
     assert lines[0].startswith("<init>") or "init" in lines[0]
     assert any(line.strip() == "a child" for line in lines)

@@ -24,6 +24,7 @@ ROOMS = (
     "_modes/adopted/",
     "_program/",
     "__init__.py",
+    "monitoring/",
     "testing/",
     "pytest_plugin.py __main__.py _demo.py",
 )

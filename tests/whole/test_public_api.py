@@ -17,9 +17,10 @@ import attrs
 import pytest
 
 import trioserver
+import trioserver.monitoring
 import trioserver.testing
 
-MODULES = (trioserver, trioserver.testing)
+MODULES = (trioserver, trioserver.monitoring, trioserver.testing)
 ROOT = Path(__file__).parents[2]
 
 # Looking ------------------------------------------------------------------------

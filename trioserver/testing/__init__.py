@@ -44,7 +44,6 @@ from ._script import Unmet, open_scripted_server
 from ._steps import Step, eof, expect, expect_eof, pause, reply
 from ._sweep import Swept, run_trial, sweep
 from ._sweep_faults import Cancel, CtrlC, ResetClient, ShutDown
-from ._tasks import task_tree
 from ._trial import Finding, Trial
 
 __all__ = [
@@ -103,7 +102,6 @@ __all__ = [
     "serve_in_thread",
     "servers_of_a_test",
     "sweep",
-    "task_tree",
     "wall_clock_guard",
 ]
 

@@ -15,9 +15,9 @@ from sys import _current_frames  # a documented one, for all its underscore
 
 import trio
 
+from ..monitoring import task_tree
 from ._options import check_real_seconds
 from ._shields import lift_shields
-from ._tasks import task_tree
 
 A_LAST_MOMENT = 5.0
 """Real seconds that what hangs has to end when it is cancelled."""
@@ -88,7 +88,7 @@ class _Guard:
 
     def _cancel(self) -> None:
         if not self.is_over.is_set():
-            self.tree = task_tree()
+            self.tree = str(task_tree())
             self.scope.cancel(reason=f"it took more than {self._seconds:g} real seconds")
 
     def _lift_shields(self) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import trio
 
-from ._tasks import branch_of
+from ..monitoring import tasks_below
 
 
 def lift_shields(root: trio.lowlevel.Task | None, below: trio.CancelScope) -> None:
     """Have what was cancelled in ``below`` reach all tasks from ``root`` down, shielded or not."""
-    for _, task in branch_of(root):
+    for task in tasks_below(root):
         status: Any = getattr(task, "_cancel_status", None)
         while status is not None and status._scope is not below:
             status._scope.shield = False

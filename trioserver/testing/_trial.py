@@ -15,10 +15,10 @@ import trio
 
 import trioserver
 
+from ..monitoring import TaskTree, task_tree
 from . import _schedule
 from ._descriptors import open_descriptors
 from ._shields import lift_shields
-from ._tasks import TaskPlace, as_text, task_places
 
 PATIENCE = 10_000.0
 """Virtual seconds after which a scenario hangs."""
@@ -64,7 +64,7 @@ class Trial:
     steps: int = 0
     trace: list[str] = attrs.field(factory=list)
     error: BaseException | None = None
-    _fired: list[list[TaskPlace]] = attrs.field(factory=list)
+    _fired: list[TaskTree] = attrs.field(factory=list)
     _is_armed: bool = False
     _alive: set[trio.lowlevel.Task] = attrs.field(factory=set)
     _complaints: list[str] = attrs.field(factory=list)
@@ -174,8 +174,8 @@ class Trial:
             return
         lines = [f"{self._what_came()}, seed {self.seed}:"]
         lines += (f"  {complaint}" for complaint in complaints)
-        for fault, places in zip(self.faults, self._fired, strict=False):
-            lines += [f"where the tasks were when {_name_of(fault)} came:", as_text(places)]
+        for fault, tree in zip(self.faults, self._fired, strict=False):
+            lines += [f"where the tasks were when {_name_of(fault)} came:", str(tree)]
         lines.append(self._how_to_repeat())
         raise Finding("\n".join(lines)) from self.error
 
@@ -206,7 +206,7 @@ class Trial:
 
     def _do_harm(self) -> None:
         fault = self.faults[len(self._fired)]
-        self._fired.append(task_places())
+        self._fired.append(task_tree())
         try:
             fault(self)
         except BaseException as error:  # noqa: BLE001  (Trio would drop the instrument, and go on)
@@ -221,7 +221,7 @@ class Trial:
         if trio.current_time() >= PATIENCE and self._watchdog.deadline < math.inf:
             self._watchdog.deadline = math.inf
             self._watchdog.cancel(reason="it hangs")
-            self.complain(f"it hangs; the tasks are here:\n{as_text(task_places())}")
+            self.complain(f"it hangs; the tasks are here:\n{task_tree()}")
 
 
 Fault: TypeAlias = Callable[[Trial], object]

@@ -25,8 +25,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
 
+from ..monitoring import TaskTree, task_tree
 from ._guard import Hung
-from ._tasks import task_tree
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -236,7 +236,7 @@ class TrioThread(Generic[T]):
             self._token.result().run_sync_soon(function, *arguments)
 
     def _hung(self, what: str, seconds: float) -> Hung:
-        tree: Future[str] = Future()
+        tree: Future[TaskTree] = Future()
         self._soon(lambda: tree.set_result(task_tree()))
         took = f"{what} took more than {seconds:g} real seconds"
         _one_is_done([tree, self._ended], self.patience)
