@@ -46,7 +46,8 @@ from ._modes.threads.mixin import (
 from ._program.run import run
 from ._published import publish as _publish
 from ._requests.connection import Connection
-from ._requests.datagram import Datagram, DatagramSocket
+from ._requests.datagram import Datagram
+from ._requests.datagram_socket import DatagramSocket
 from ._requests.reader import RequestReader
 from ._requests.receiving import IdleBlock
 from ._requests.writer import RequestWriter

@@ -23,7 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Connection, Draining, Limits, Outcome, Timeouts
-from trioserver._sockets.transport import SocketListener
+from trioserver._sockets.stream_sockets import SocketListener
 from trioserver.testing import MemoryMixIn, MemoryServer
 
 

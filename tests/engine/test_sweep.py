@@ -45,7 +45,7 @@ from support.sweeping import (
 )
 
 import trioserver
-from trioserver._sockets.transport import SocketListener
+from trioserver._sockets.stream_sockets import SocketListener
 from trioserver.testing import (
     Finding,
     MemoryListener,

@@ -30,7 +30,7 @@ from support import Upper, connection_over, read_to_end
 
 import trioserver
 from trioserver._sockets.binding import bind_ip, bind_unix
-from trioserver._sockets.transport import SocketListener, SocketTransport
+from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
 from trioserver.testing import MemoryListener, MemoryServer, memory_pipe
 
 Ends = tuple[trioserver.Transport, trioserver.Transport]

@@ -20,7 +20,8 @@ from .._facts.address import Address
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.descriptors import lost
-from .._sockets.transport import Data, PeerCredentials, SocketTransport, Transport
+from .._sockets.stream_sockets import SocketTransport
+from .._sockets.transport import Data, PeerCredentials, Transport
 from .any_request import KeepsSlot
 from .drain import Drain
 from .receiving import IdleBlock, Receiver

@@ -3,16 +3,12 @@
 The rules this file keeps:
 
 * Nothing is ever sent that the handler did not write: no forced reply.
-* A datagram that cannot be delivered to the client is the client's doing, and
-  ends this request at most. One to somebody else is the handler's own affair.
-* A send is a checkpoint first, then tried at once, and waits only where it
-  would block, for ``Timeouts.write`` seconds at most.
+* The request ends when the handler does: a datagram waits for nothing more to arrive.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 from typing import Any, Literal, NamedTuple, Self
 
 import attrs
@@ -20,129 +16,11 @@ import trio
 from trio.lowlevel import checkpoint
 
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
-from .._facts.errors import PeerGone, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, DatagramTransport, PeerCredentials
 from .any_request import KeepsSlot
+from .datagram_socket import DatagramSocket
 from .receiving import cut
-
-# What a send to a client that is not there, or no longer, can meet.
-_PEER_ERRORS = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN"),
-        # A firewall forbids it; or a Unix client talks to somebody else alone
-        # (it has connected its socket to him).
-        "EPERM",
-        # The file of a Unix client: removed, not ours to write, of another
-        # kind by now, shut; or in a folder that is gone, or a circle of links.
-        *("ENOENT", "EACCES", "EPROTOTYPE", "EPIPE", "ENOTDIR", "ELOOP"),
-    )
-)
-
-
-class DatagramSocket:
-    """The way back from one datagram: what is left of a socket when many requests share it.
-
-    It sends, as long as its request lasts. Receiving and closing are the server's.
-    """
-
-    def __init__(self, transport: DatagramTransport, info: RequestInfo, timeout: float) -> None:
-        self._transport = transport
-        self._info = info
-        self._timeout = timeout
-        self._waits: list[trio.CancelScope] = []
-        self._closed = False
-        self._total = 0
-
-    def __repr__(self) -> str:
-        return f"<trioserver.DatagramSocket: {self._info}>"
-
-    def getsockname(self) -> Any:
-        """The address that the datagram was sent to; of a wildcard bind the very one of those."""
-        return self._info.server_address
-
-    def fileno(self) -> int:
-        """The file descriptor of the server's socket; -1 where there is none."""
-        return -1 if self._closed else self._transport.fileno()
-
-    async def sendto(self, data: Data, address: Any) -> int:
-        """Send one datagram.
-
-        Args:
-          data: at most what the protocol takes (65 507 bytes over IPv4).
-          address: commonly ``client_address``; to there it goes from the
-            address that was asked, also where the server is bound to a wildcard.
-            A host in numbers: to look a name up would keep everybody waiting.
-
-        Returns:
-          The bytes of ``data``.
-
-        Raises:
-          PeerGone: the client cannot be reached, or has no address.
-          WriteTimeout: the client's queue was full for ``Timeouts.write`` seconds.
-          OSError: the system refused it (EMSGSIZE: too large), or it is for
-            somebody else who cannot be reached; the latter's queue being full
-            is a `TimeoutError`.
-          trio.ClosedResourceError: the request is over.
-
-        Cancelled, nothing was sent: a datagram leaves whole or not at all.
-        """
-        view = memoryview(data).cast("B")
-        await checkpoint()
-        self._check_open()
-        if address == self._info.client_address and (fault := _no_way_back(address)):
-            raise PeerGone(fault, info=self._info)
-        try:
-            if not self._transport.send_now(view, address):
-                await self._send_when_possible(view, address)
-        except OSError as error:
-            if self._is_clients_doing(error, address):
-                fault = f"the client cannot be reached: {error.strerror or error}"
-                raise PeerGone(fault, info=self._info) from error
-            raise
-        self._total += view.nbytes
-        return view.nbytes
-
-    async def _send_when_possible(self, data: Data, address: Any) -> None:
-        with trio.move_on_after(self._timeout) as patience:
-            self._waits.append(patience)
-            try:
-                while True:
-                    await self._transport.wait_writable()
-                    self._check_open()
-                    if self._transport.send_now(data, address):
-                        return
-            finally:
-                self._waits.remove(patience)
-        self._check_open()
-        # Asked once more when the time is up: room made in time counts.
-        if not self._transport.send_now(data, address):
-            message = f"no room for a datagram for {self._timeout:g} s (write)"
-            if address == self._info.client_address:
-                raise WriteTimeout(message, info=self._info)
-            raise TimeoutError(message)
-
-    def _is_clients_doing(self, error: OSError, address: Any) -> bool:
-        return address == self._info.client_address and error.errno in _PEER_ERRORS
-
-    def _close(self) -> None:
-        """Send no more; who waits to is told (`trio.ClosedResourceError`)."""
-        self._closed = True
-        for wait in self._waits:
-            wait.cancel(reason="the way back was closed")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("the request is over, and its way back is closed")
-
-
-def _no_way_back(address: Any) -> str | None:
-    """Why nobody can be reached at a client's address; None if somebody can."""
-    if isinstance(address, tuple):
-        nobody = address[1:2] == (0,)
-        return "the client sent from port 0, where nobody receives" if nobody else None
-    return None if address else "the client's socket has no address to reply to"
 
 
 class _Pair(NamedTuple):

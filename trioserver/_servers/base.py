@@ -27,7 +27,8 @@ from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
 from .._sockets.datagram_listener import DatagramListener
-from .._sockets.transport import Listener, SocketListener
+from .._sockets.stream_sockets import SocketListener
+from .._sockets.transport import Listener
 from .handler_checks import check_callable, check_handler
 from .handlers import Handler
 from .hooks import DefaultHooks

@@ -20,7 +20,8 @@ from .._facts.chains import chain_after
 from .._facts.events import RequestInfo, current_request
 from .._facts.verdict import peers_doing
 from .._requests.connection import Connection
-from .._requests.datagram import Datagram, DatagramSocket
+from .._requests.datagram import Datagram
+from .._requests.datagram_socket import DatagramSocket
 from .._requests.reader import RequestReader
 from .._requests.writer import RequestWriter
 

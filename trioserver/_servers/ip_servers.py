@@ -17,7 +17,8 @@ from .._requests.datagram import Datagram
 from .._requests.drain import Drain
 from .._sockets.binding import activate, bind_ip, listeners_of, use_sockets
 from .._sockets.datagram_listener import DatagramListener
-from .._sockets.transport import Listener, SocketListener
+from .._sockets.stream_sockets import SocketListener
+from .._sockets.transport import Listener
 from .base import BaseServer
 from .fields import make_fields
 

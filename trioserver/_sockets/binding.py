@@ -14,8 +14,8 @@ from typing import TypeVar
 
 from .._facts.address import Address, resolve, with_address
 from .making import new_socket
-from .transport import Listener, OwnedPath
-from .unix_path import bind_path
+from .transport import Listener
+from .unix_path import BoundPath, bind_path
 
 LARGEST_BACKLOG = 65_535
 """The kernel cuts it to what it can (``net.core.somaxconn``). Not larger,
@@ -170,7 +170,7 @@ async def bind_unix(
     mode: int | None,
     backlog: int | None,
     options: Iterable[SocketOption] = (),
-) -> tuple[socket.socket, OwnedPath | None]:
+) -> tuple[socket.socket, BoundPath | None]:
     """A socket bound to ``path``, and its file; see `bind_path`.
 
     It listens, unless ``backlog`` is None: then it is for datagrams.

@@ -17,11 +17,13 @@ import attrs
 import trio
 
 from .._facts.address import Address, describe
+from .._facts.backoff import Backoff
 from .ancillary import Ancillary, AncillaryItem, enable_ancillary, is_unix
 from .descriptors import Identity, close_socket, identity_of
 from .making import NO_SIGNAL
 from .sharing import others_hold
-from .transport import Data, DatagramTransport, OwnedPath, PeerCredentials
+from .transport import Data, DatagramTransport, PeerCredentials
+from .unix_path import BoundPath
 
 UNNAMED = ""
 """The address of a client whose socket is not bound: nobody can reply to it."""
@@ -64,7 +66,7 @@ class DatagramListener:
     socket: socket.socket
     largest: int
     was_given: bool = False
-    path: OwnedPath | None = None
+    path: BoundPath | None = None
     address: Address = attrs.field(init=False)
     dropped: int = 0
     closed: bool = False
@@ -179,9 +181,7 @@ class DatagramListener:
             return
         self.closed = True
         if self.path is not None:
-            # Before the close: while our socket lives, its inode number cannot
-            # be given to somebody else's file.
-            self.path.unlink()
+            self.path.unlink()  # before the close
         if self._ways_back and self.is_unix() and not self.was_given:
             # Tells who sends from now on (EPIPE), and who waits to; UDP cannot.
             with suppress(OSError):
@@ -207,10 +207,9 @@ class _Received:
     _client_address: Address
     _ancillary: Ancillary
     _open: bool = True
-    _pause: float = 0.0
-
-    # Longer each time, as the receiver's queue gives no sign of its own.
-    _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+    # Made when it is needed, as most replies never wait. The pauses grow because the
+    # receiver's queue gives no sign of its own.
+    _backoff: Backoff | None = None
 
     @property
     def local_address(self) -> Address:
@@ -226,15 +225,15 @@ class _Received:
         items = self._ancillary.reply_items if address == self._client_address else ()
         sent = self._listener.send_now(data, address, items)
         if sent:
-            self._pause = 0.0
+            self._backoff = None
         return sent
 
     async def wait_writable(self) -> None:
         if self._listener.is_unix():
             # poll(2) on our socket knows nothing of the receiver's queue, and
             # says "writable" all the time.
-            self._pause = min(self._pause * 2 or self._FIRST_PAUSE, self._LONGEST_PAUSE)
-            await trio.sleep(self._pause)
+            self._backoff = self._backoff or Backoff(0.001, 0.1)
+            await trio.sleep(self._backoff.grow())
         else:
             await self._listener.wait_writable()
 

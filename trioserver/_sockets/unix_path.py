@@ -59,6 +59,9 @@ class BoundPath:
     def unlink(self) -> None:
         """Remove the file if it is still ours; gone or replaced is no error.
 
+        To be called before the socket is closed: while that lives, the file's inode
+        number cannot be given to another file.
+
         One that cannot be removed is told, and left: whoever closes a listener
         has more to close.
         """

@@ -20,7 +20,7 @@ import trio
 from ..._requests.connection import Connection
 from ..._sockets.descriptors import is_lost, lost
 from ..._sockets.making import twin_of
-from ..._sockets.transport import SocketTransport
+from ..._sockets.stream_sockets import SocketTransport
 from .blocking_socket import kernels_time_outs
 from .loan import SocketUse
 

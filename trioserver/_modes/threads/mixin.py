@@ -18,7 +18,8 @@ from ..._servers.base import BaseServer
 from ..._servers.fields import make_fields
 from ..._servers.ip_servers import TCPServer, UDPServer
 from ..._servers.unix_servers import UnixDatagramServer, UnixStreamServer
-from ..._sockets.transport import Data, SocketTransport
+from ..._sockets.stream_sockets import SocketTransport
+from ..._sockets.transport import Data
 from .blocking_socket import BlockingSocket
 from .handlers import SyncDatagramSocket, SyncHandler, check_sync_handler, handle
 from .lent_connection import LentConnection

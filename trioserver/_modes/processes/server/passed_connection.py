@@ -8,7 +8,7 @@ import trio
 
 from ...._facts.address import Address
 from ...._sockets.making import kind_of
-from ...._sockets.transport import SocketTransport
+from ...._sockets.stream_sockets import SocketTransport
 from ...threads.lent_connection import LentConnection
 from ...threads.loan import SocketUse
 from ..protocol.result import Result

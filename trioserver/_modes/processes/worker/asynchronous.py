@@ -25,7 +25,8 @@ from ...._requests.datagram import Datagram
 from ...._requests.drain import Drain
 from ...._servers.handlers import awaitable
 from ...._sockets.making import socket_of
-from ...._sockets.transport import Data, PeerCredentials, SocketTransport
+from ...._sockets.stream_sockets import SocketTransport
+from ...._sockets.transport import Data, PeerCredentials
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies

@@ -1,0 +1,164 @@
+"""The kernel's stream sockets, as a transport and as a listener."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+
+import attrs
+import trio
+
+from .._facts.address import Address
+from .descriptors import Identity, close_socket, identity_of, is_lost
+from .making import (
+    NOT_WAITING,
+    RESET_ON_CLOSE,
+    SENDING,
+    bytes_queued,
+    do_not_wait,
+    spare_the_program,
+)
+from .sealing import seal
+from .sharing import others_hold
+from .transport import Data, PeerCredentials
+from .unix_path import BoundPath
+
+
+@attrs.define(eq=False)
+class SocketTransport:
+    """The kernel's transport: a connected socket, for which Python itself does not wait.
+
+    Attributes:
+      socket: it.
+      identity: what is behind its descriptor's number, once a handler was shown that.
+    """
+
+    socket: socket.socket
+    identity: Identity | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        spare_the_program(self.socket)
+
+    @property
+    def local_address(self) -> Address:
+        return self.socket.getsockname()
+
+    @property
+    def peer_credentials(self) -> PeerCredentials | None:
+        if sys.platform != "linux" or self.socket.family != socket.AF_UNIX:
+            return None
+        fields = struct.Struct("3i")  # struct ucred, unix(7)
+        raw = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, fields.size)
+        return PeerCredentials(*fields.unpack(raw))
+
+    def receive_now(self, max_bytes: int) -> bytes | None:
+        try:
+            return self.socket.recv(max_bytes, NOT_WAITING)
+        except BlockingIOError:
+            return None
+
+    def has_input(self) -> bool:
+        return bytes_queued(self.socket) > 0
+
+    def send_now(self, data: Data) -> int:
+        try:
+            return self.socket.send(data, SENDING)
+        except BlockingIOError:
+            return 0
+
+    async def wait_readable(self) -> None:
+        await trio.lowlevel.wait_readable(self.socket)
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.wait_writable(self.socket)
+
+    def send_eof(self) -> None:
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def show(self) -> None:
+        """A handler gets to know the descriptor's number, and might close it."""
+        if self.identity is None:
+            self.identity = identity_of(self.socket.fileno())
+
+    def is_lost(self) -> bool:
+        """Whether a handler has closed the number, so that it may be somebody else's."""
+        return is_lost(self.socket.fileno(), self.identity)
+
+    def close(self) -> None:
+        if self.socket.fileno() != -1:
+            close_socket(self.socket, self.identity)
+
+    def give_away(self) -> None:
+        """Forget the socket; somebody else has its descriptor, and closes it."""
+        self.socket.detach()
+
+    def reset(self) -> None:
+        # Fails on a socket that is closed or reset already: then there is nothing to tell.
+        with contextlib.suppress(OSError):
+            if not self.is_lost():
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.close()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+
+@attrs.define(eq=False)
+class SocketListener:
+    """The kernel's listener: a bound, non-blocking stream socket, and its path if it has one.
+
+    Attributes:
+      was_given: whether somebody else has bound it, who may have it still.
+    """
+
+    socket: socket.socket
+    was_given: bool = False
+    path: BoundPath | None = None
+    address: Address = attrs.field(init=False)
+    _identity: Identity | None = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+        self._identity = identity_of(self.socket.fileno())  # its number is shown to everybody
+        # Kept, because a closed socket has none.
+        self.address = self.socket.getsockname()
+        if self.socket.family != getattr(socket, "AF_UNIX", None):
+            # Accepted sockets inherit it, so it costs nothing a connection. A
+            # reply of several small writes waits 40 ms for an ACK without it.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def shared(self) -> bool:
+        return self.was_given and others_hold(self.socket)
+
+    def seal(self) -> None:
+        seal(self.socket)
+
+    def listen(self, backlog: int) -> None:
+        self.socket.listen(backlog)
+
+    def accept_now(self) -> tuple[SocketTransport, Address] | None:
+        try:
+            accepted, address = self.socket.accept()
+        except BlockingIOError:
+            return None
+        if not NOT_WAITING or accepted.gettimeout() is not None:
+            do_not_wait(accepted)
+        return SocketTransport(accepted), address
+
+    async def wait_acceptable(self) -> None:
+        if self.socket.fileno() == -1:
+            raise trio.ClosedResourceError("the listening socket was closed")
+        await trio.lowlevel.wait_readable(self.socket)
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        if self.socket.fileno() == -1:
+            return
+        if self.path is not None:
+            self.path.unlink()  # before the close
+        close_socket(self.socket, self._identity)
