@@ -24,13 +24,13 @@ from ._facts.events import (
 from ._facts.observers import Observer, RequestLogFilter
 from ._modes.adopted.adopt import adopt
 from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
-from ._modes.processes.server.mixin import (
+from ._modes.processes.server.mixin import ProcessMixIn
+from ._modes.processes.server.servers import (
     ForkingMixIn,
     ForkingTCPServer,
     ForkingUDPServer,
     ForkingUnixDatagramServer,
     ForkingUnixStreamServer,
-    ProcessMixIn,
     ProcessTCPServer,
     ProcessUDPServer,
     ProcessUnixDatagramServer,

@@ -1,4 +1,4 @@
-"""Processes: the mix-in under which handlers run in workers, and the ready-made servers."""
+"""Processes: the mix-in under which handlers run in workers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
 from ...._servers.fields import make_fields
 from ...._servers.handler_checks import check_handler
-from ...._servers.ip_servers import TCPServer, UDPServer
-from ...._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ...threads.handlers import check_sync_handler, is_asynchronous
 from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
 from ..protocol.frames import pack
@@ -296,30 +294,3 @@ async def _error_of(send: Callable[[], Any]) -> Exception | None:
     except Exception as error:  # noqa: BLE001  (the worker is told)
         return error
     return None
-
-
-@make_fields
-class ProcessTCPServer(ProcessMixIn, TCPServer):
-    """Serves TCP connections, each handler in a worker process."""
-
-
-@make_fields
-class ProcessUDPServer(ProcessMixIn, UDPServer):
-    """Serves UDP datagrams, each handler in a worker process."""
-
-
-@make_fields
-class ProcessUnixStreamServer(ProcessMixIn, UnixStreamServer):
-    """Serves Unix stream connections, each handler in a worker process."""
-
-
-@make_fields
-class ProcessUnixDatagramServer(ProcessMixIn, UnixDatagramServer):
-    """Serves Unix datagrams, each handler in a worker process."""
-
-
-ForkingMixIn = ProcessMixIn
-ForkingTCPServer = ProcessTCPServer
-ForkingUDPServer = ProcessUDPServer
-ForkingUnixStreamServer = ProcessUnixStreamServer
-ForkingUnixDatagramServer = ProcessUnixDatagramServer
