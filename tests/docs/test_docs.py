@@ -35,6 +35,7 @@ import trio.testing
 from support import read_to_end, until
 
 import trioserver
+import trioserver.monitoring
 import trioserver.testing
 from trioserver._engine.accept import Tier, tier_of
 from trioserver._facts.verdict import _PEER_OUTCOMES
@@ -1309,8 +1310,8 @@ def failures(name: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "shown_on"),
     [
-        ("wrong_tests", "how-to/test-failures"),
-        pytest.param("wrong_thread", "how-to/test-thread", marks=pytest.mark.slow),
+        ("wrong_tests", "how-to/testing/failures"),
+        pytest.param("wrong_thread", "how-to/testing/thread", marks=pytest.mark.slow),
         ("dictionary_wrong", "tutorial-testing"),
     ],
 )
@@ -1353,7 +1354,7 @@ async def test_script_that_is_not_met(
     error: BaseException = caught.value
     (unmet,) = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     assert str(unmet).endswith(ends_with)
-    assert_shown(f"Unmet: {unmet}", "how-to/test-script")
+    assert_shown(f"Unmet: {unmet}", "how-to/testing/script")
 
 
 async def three_steps(trial: Trial) -> None:
@@ -1395,7 +1396,7 @@ def test_findings(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: trioserver.testing.run_trial(three_steps, cancel, at=[1000]).check(),
         lambda: trioserver.testing.sweep(three_steps, faults=[breaks]),
     ]
-    for find, quoted in zip(findings, messages("how-to/test-sweep"), strict=True):
+    for find, quoted in zip(findings, messages("how-to/testing/sweep"), strict=True):
         if find is findings[-1]:
             monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_of_another_version"])
         with pytest.raises(trioserver.testing.Finding) as found:
@@ -1405,12 +1406,8 @@ def test_findings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # What the pages cover ----------------------------------------------------------
 
-DOCUMENTED = sorted(
-    [
-        *(f"trioserver.{name}" for name in trioserver.__all__),
-        *(f"trioserver.testing.{name}" for name in trioserver.testing.__all__),
-    ]
-)
+PUBLIC = (trioserver, trioserver.monitoring, trioserver.testing)
+DOCUMENTED = sorted(f"{module.__name__}.{name}" for module in PUBLIC for name in module.__all__)
 REFERENCE = [f"reference/{file.stem}" for file in sorted((DOCS / "reference").glob("*.rst"))]
 
 
