@@ -37,7 +37,7 @@ from support import read_to_end, until
 import trioserver
 import trioserver.monitoring
 import trioserver.testing
-from trioserver._engine.accept import Tier, tier_of
+from trioserver._engine.accept_errors import Tier, tier_of
 from trioserver._facts.verdict import _PEER_OUTCOMES
 from trioserver.testing import MemoryDatagramServer, MemoryMixIn, MemoryServer, Trial
 

@@ -23,7 +23,7 @@ from support import Upper, Witness, plain_client, read_to_end
 
 import trioserver
 from trioserver import Limits
-from trioserver._engine.accept import ReserveDescriptor
+from trioserver._engine.accept_errors import ReserveDescriptor
 from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
 from trioserver.testing import (
     MemoryDatagramServer,

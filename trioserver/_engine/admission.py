@@ -18,37 +18,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import attrs
 import trio
 
 from .._facts.address import Address, client_key
-from .._facts.config import Limits
-from .._facts.events import Mode, RequestInfo
+from .._facts.events import RequestInfo
 from .._facts.observers import error_log, log_safely
 from .._requests.any_request import AnyRequest
 from .._requests.drain import Drain
 from .._sockets.binding import most_queued
-from .._sockets.transport import DatagramTransport, Listener, Transport
-from .accept import ReserveDescriptor, Tier, next_client, tier_of
+from .._sockets.transport import Listener
+from .accept_errors import ReserveDescriptor, Tier, next_client, tier_of
+from .hooks import ServerHooks
 from .registry import RequestRegistry
-from .request_task import Hooks, RequestEvents, RequestTask
+from .request_task import RequestEvents, RequestTask
 from .slots import Slots
-
-
-class AdmissionHooks(Hooks, Protocol):
-    """What admission needs of its server."""
-
-    limits: Limits
-    _mode: ClassVar[Mode]
-
-    def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
-    def _request_over(
-        self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
-    ) -> AnyRequest: ...
-    def _waiting_room(self) -> int: ...
-    def _most_requests(self) -> int: ...
 
 
 @attrs.define(eq=False)
@@ -61,7 +47,7 @@ class Admission:
       reserve: for the day when there are no descriptors.
     """
 
-    _server: AdmissionHooks
+    _server: ServerHooks
     _events: RequestEvents
     _registry: RequestRegistry
     _drain: Drain

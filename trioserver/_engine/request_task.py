@@ -31,27 +31,15 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from .._facts.address import Address
-from .._facts.config import Timeouts
 from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from .._facts.observers import error_log, log_lost, log_safely
 from .._facts.verdict import as_errors, cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
+from .hooks import RequestHooks
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
 
 T = TypeVar("T")
-
-
-class Hooks(Protocol):
-    """What a request needs of its server."""
-
-    timeouts: Timeouts
-    propagate_errors: bool
-
-    async def verify_request(self, request: Any, client_address: Address) -> bool: ...
-    async def process_request(self, request: Any, client_address: Address) -> None: ...
-    async def shutdown_request(self, request: Any) -> None: ...
-    async def handle_error(self, request: Any, client_address: Address) -> None: ...
 
 
 class RequestEvents(Protocol):
@@ -87,7 +75,7 @@ class RequestTask:
     info: RequestInfo = attrs.field(init=False)
     hook_argument: Any
     client_address: Address
-    _hooks: Hooks
+    _hooks: RequestHooks
     _events: RequestEvents
     verifies: bool = False
     closes_by_default: bool = False

@@ -33,10 +33,9 @@ from __future__ import annotations
 
 import contextvars
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Protocol
 
 import attrs
 import trio
@@ -55,19 +54,11 @@ from .._facts.verdict import cancellations, describe_error
 from .._requests.drain import Drain
 from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
-from .admission import Admission, AdmissionHooks
+from .admission import Admission
+from .hooks import ServerHooks
 from .registry import RequestRegistry
 from .request_task import RequestTask, call_hook
 from .shutdown import Shutdown
-
-
-class RunHooks(AdmissionHooks, Protocol):
-    """What a run needs of its server."""
-
-    observers: Sequence[object]
-
-    async def service_actions(self) -> None: ...
-    def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]: ...
 
 
 @attrs.define(eq=False)
@@ -92,7 +83,7 @@ class Run:
       resources: what handlers need around them while it serves; of worker processes their pool.
     """
 
-    _server: RunHooks
+    _server: ServerHooks
     _overrides: Callable[[str], bool]
     listeners: list[Listener] = attrs.field(factory=list)
     drain: Drain = attrs.field(factory=Drain)

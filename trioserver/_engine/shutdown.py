@@ -17,28 +17,20 @@ from __future__ import annotations
 
 import logging
 import traceback
-from typing import Protocol
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._facts.chains import lone_errors
-from .._facts.config import Limits, Timeouts
 from .._facts.observers import error_log, log_safely
 from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal
 from .._sockets.transport import Listener
 from .admission import Admission
+from .hooks import ServerHooks
 from .registry import RequestRegistry
 from .request_task import RequestTask
-
-
-class ShutdownHooks(Protocol):
-    """What a shutdown needs of its server."""
-
-    timeouts: Timeouts
-    limits: Limits
 
 
 @attrs.define(eq=False)
@@ -51,7 +43,7 @@ class Shutdown:
       acting: the scope that ``service_actions`` runs in.
     """
 
-    _server: ShutdownHooks
+    _server: ServerHooks
     _listeners: list[Listener]
     _admission: Admission
     _registry: RequestRegistry

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import trio
 
-from ..._engine.accept import Tier, tier_of
+from ..._engine.accept_errors import Tier, tier_of
 from ..._facts.address import Address
 from ..._sockets.binding import is_bound
 from ..._sockets.making import NOT_WAITING, do_not_wait, twin_of
