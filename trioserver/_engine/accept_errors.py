@@ -41,8 +41,6 @@ class Tier(enum.Enum):
 
 
 _NOBODY = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
-
-
 _CONNECTION_ERRORS = frozenset(
     getattr(errno, name)
     for name in (
@@ -60,17 +58,12 @@ _CONNECTION_ERRORS = frozenset(
     )
     if hasattr(errno, name)
 )
-
-
 _DESCRIPTOR_ERRORS = frozenset(
     getattr(errno, name) for name in ("EMFILE", "ENFILE", "WSAEMFILE") if hasattr(errno, name)
 )
-
-
 _CAPACITY_ERRORS = _DESCRIPTOR_ERRORS | frozenset(
     getattr(errno, name) for name in ("ENOBUFS", "ENOMEM", "WSAENOBUFS") if hasattr(errno, name)
 )
-
 
 # Of errors that were raised by hand, as ``raise ConnectionAbortedError``: they have no number.
 _NUMBERS: tuple[tuple[type[OSError], int], ...] = (

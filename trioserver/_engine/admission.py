@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -32,6 +32,7 @@ from .._sockets.binding import most_queued
 from .._sockets.transport import Listener
 from .accept_errors import ReserveDescriptor, Tier, next_client, tier_of
 from .hooks import ServerHooks
+from .offer import Offer
 from .registry import RequestRegistry
 from .request_task import RequestEvents, RequestTask
 from .slots import Slots
@@ -60,8 +61,6 @@ class Admission:
     _verifies: bool = attrs.field(init=False)
     _closes_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
-    _fresh: AnyRequest | None = None
-    _takes_in: bool = False
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self._server.limits, self._server._most_requests())
@@ -90,7 +89,7 @@ class Admission:
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
-        somebody, task = self._next_request(listener)
+        somebody, task = self._next_task(listener)
         if task is not None:
             self._let_in(task)
         return somebody
@@ -108,16 +107,14 @@ class Admission:
 
     # From the accept to the task ----------------------------------------------
 
-    def take(self, listener: Listener) -> AnyRequest | None:
-        """Accept a client now, for ``get_request``; None when none is there."""
-        if self._drain.began and not self._takes_in:
-            return None  # a get_request has begun the drain, which has taken them all
+    def _accept(self, listener: Listener) -> AnyRequest | None:
+        """Accept a client, if one is there; none once the drain has begun, which takes all in."""
+        return None if self._drain.began else self._accept_in_drain(listener)
+
+    def _accept_in_drain(self, listener: Listener) -> AnyRequest | None:
         accepted = next_client(listener)
         if accepted is None:
             return None
-        if self._fresh is not None:
-            # An override looks for the right client, and this one was not.
-            self._drop(self._fresh)
         transport, client_address = accepted
         info = RequestInfo(
             id=next(self._ids),
@@ -127,45 +124,48 @@ class Admission:
             started=trio.current_time(),
             started_at=time.time(),
         )
-        self._fresh = self._server._request_over(transport, info, self._drain)
-        return self._fresh
+        return self._server._request_over(transport, info, self._drain)
 
-    def _next_request(self, listener: Listener) -> tuple[bool, RequestTask | None]:
-        """Whether a client was there; and its request, unless ``get_request`` dropped it."""
-        # A get_request that begins the drain comes back here, from inside.
-        outer, self._fresh = self._fresh, None
+    def _next_task(
+        self, listener: Listener, *, in_drain: bool = False
+    ) -> tuple[bool, RequestTask | None]:
+        """Whether a client was there; and its task, unless ``get_request`` dropped it."""
+        accept = self._accept_in_drain if in_drain else self._accept
+        offer = Offer(listener, accept, self._drop)
         try:
-            answer = self._server.get_request(listener)
-            if answer is None and self._fresh is None:
+            answer = self._server.get_request(cast("Listener", offer))
+            if answer is None and offer.request is None:
                 return False, None
-            task = self._request_of(answer)
+            task = self._task_for(offer.request, answer)
         except BaseException as error:
-            if self._fresh is None:
+            if offer.request is None:
                 if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
                     return False, None
                 raise
-            self._fresh.reset()
+            offer.request.reset()
             if not isinstance(error, OSError):
                 raise
             # The accept itself worked: this is about the client, not the listener.
             self.accept_failed(listener.address, error)
             return True, None
-        finally:
-            self._fresh = outer
         return True, task
 
-    def _next_in_row(self, listener: Listener) -> tuple[bool, RequestTask | None]:
+    def _next_in_row(
+        self, listener: Listener, *, in_drain: bool = False
+    ) -> tuple[bool, RequestTask | None]:
         """The same, where nobody looks at the errors: one client's do not hide the next."""
         try:
-            return self._next_request(listener)
+            return self._next_task(listener, in_drain=in_drain)
         except OSError as error:
             if tier_of(error) is not Tier.CONNECTION:
                 raise
             self.accept_failed(listener.address, error)
             return True, None
 
-    def _request_of(self, answer: tuple[Any, Address] | None) -> RequestTask | None:
-        request = self._fresh
+    def _task_for(
+        self, request: AnyRequest | None, answer: tuple[Any, Address] | None
+    ) -> RequestTask | None:
+        """The task for what ``get_request`` has taken, and has answered."""
         if request is None:
             raise TypeError(
                 "get_request must return what super().get_request(listener) accepted, or None"
@@ -231,7 +231,6 @@ class Admission:
 
         Raises nothing: whoever began the drain is not to blame.
         """
-        self._takes_in = True
         try:
             self._take_in(listener)
         except Exception as error:  # noqa: BLE001  (a get_request's)
@@ -239,13 +238,11 @@ class Admission:
             log_safely(error_log, logging.ERROR, message, exc_info=error)
         except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
             self._events.on_exit(error)
-        finally:
-            self._takes_in = False
 
     def _take_in(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
             try:
-                somebody, task = self._next_in_row(listener)
+                somebody, task = self._next_in_row(listener, in_drain=True)
             except OSError as error:
                 self.accept_failed(listener.address, error)
                 if tier_of(error) is Tier.FATAL:
@@ -261,7 +258,7 @@ class Admission:
 
     def _turn_queue_away(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
-            somebody, task = self._next_in_row(listener)
+            somebody, task = self._next_in_row(listener, in_drain=True)
             if not somebody:
                 return
             if task is not None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .._engine.offer import Offer
 from .._facts.address import Address, describe
 from .._facts.callables import parameters_of_method_if_not_for
 from .._facts.observers import error_log, log_safely
@@ -39,6 +40,10 @@ class DefaultHooks(Configured):
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None:
         """Accept a client, now: called when ``listener`` has one; must not wait.
 
+        Args:
+          listener: stands for one of those that `server_bind` has returned, and has all
+            its attributes; to be passed on as it is.
+
         Returns:
           The request and the client's address, as the other hooks and the
           handler get them (the address can be any value; `Limits` says how
@@ -48,8 +53,14 @@ class DefaultHooks(Configured):
 
         Raises:
           OSError: the accept failed; see the accept tiers.
+          TypeError: called with another listener than the one that was given.
         """
-        request = self._bound_run().admission.take(listener)
+        if not isinstance(listener, Offer):
+            raise TypeError(
+                f"super().get_request takes the listener that get_request was called with,"
+                f" not {listener!r}"
+            )
+        request = listener.take()
         return None if request is None else (request, request.info.client_address)
 
     async def verify_request(self, request: Any, client_address: Address) -> bool:
