@@ -11,9 +11,9 @@ does in between, it is either handed on or closed.
 
 from __future__ import annotations
 
+import enum
 import itertools
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -38,13 +38,21 @@ from .request_task import RequestEvents, RequestTask
 from .slots import Slots
 
 
+class Takes(enum.Enum):
+    """How many requests may still begin."""
+
+    ALL = "as many as come: serve_forever"
+    ONE = "one: handle_request"
+    NOBODY = "none: handle_request has its one"
+
+
 @attrs.define(eq=False)
 class Admission:
     """Lets clients in, as long as there is room.
 
     Attributes:
       waiting: clients accepted by the drain and not yet started.
-      accepts_left: how many more may become requests.
+      takes: how many requests may still begin.
       reserve: for the day when there are no descriptors.
     """
 
@@ -55,7 +63,7 @@ class Admission:
     _overrides: Callable[[str], bool]
     _spawn: Callable[[RequestTask], None]
     waiting: deque[RequestTask] = attrs.field(factory=deque)
-    accepts_left: float = math.inf
+    takes: Takes = Takes.ALL
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
     _verifies: bool = attrs.field(init=False)
@@ -72,12 +80,21 @@ class Admission:
 
     def is_open(self) -> bool:
         """Whether clients are still let in."""
-        return not self._drain.began and self.accepts_left > 0
+        return not self._drain.began and self.takes is not Takes.NOBODY
 
     @property
     def takes_all(self) -> bool:
         """Whether as many requests are taken as come, not just ``handle_request``'s one."""
-        return self.accepts_left == math.inf
+        return self.takes is Takes.ALL
+
+    @property
+    def is_done(self) -> bool:
+        """Whether ``handle_request`` has its one request."""
+        return self.takes is Takes.NOBODY
+
+    def take_nobody(self) -> None:
+        """Let nobody else in, but whom a drain takes in."""
+        self.takes = Takes.NOBODY
 
     def has_room(self) -> bool:
         """Whether one more client may be accepted now, be it to turn it away."""
@@ -209,7 +226,8 @@ class Admission:
 
     def _start(self, task: RequestTask) -> None:
         self._slots.take(task.client_key)
-        self.accepts_left -= 1
+        if self.takes is Takes.ONE:
+            self.take_nobody()
         self._spawn(task)
 
     def _refuse(self, task: RequestTask, reason: str) -> None:

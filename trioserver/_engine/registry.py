@@ -7,7 +7,6 @@ one record a request, and the counts agree with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import attrs
 import trio
@@ -17,7 +16,7 @@ from .._facts.address import Address
 from .._facts.events import Outcome, RequestRecord, ShutdownReport, Statistics
 from .._facts.observers import Audience
 from .._requests.drain import Drain
-from .._sockets.transport import Listener
+from .listeners import Listeners
 from .request_task import RequestTask
 
 
@@ -35,7 +34,7 @@ class RequestRegistry:
     """
 
     audience: Audience
-    listeners: Sequence[Listener]
+    listeners: Listeners
     active: dict[int, RequestTask] = attrs.field(factory=dict)
     closing: dict[int, RequestTask] = attrs.field(factory=dict)
     lingering: dict[int, RequestTask] = attrs.field(factory=dict)
@@ -137,7 +136,7 @@ class RequestRegistry:
             refused=self._refused,
             unaccepted=len(self._unaccepted),
             accept_errors=self._accept_errors,
-            dropped=sum(getattr(listener, "dropped", 0) for listener in self.listeners),
+            dropped=self.listeners.dropped,
             outcomes={outcome: self._outcomes[outcome] for outcome in Outcome},
             bytes_received=self._bytes_received,
             bytes_sent=self._bytes_sent,

@@ -1,8 +1,9 @@
 """One run of a server: its nurseries, and what happens in which.
 
-All that changes while a server serves is here, in the run's `Admission` (who is let
-in), its `RequestRegistry` (who is here) and its `Shutdown` (how it ends). A run is made
-when the server is bound and dropped when it is closed::
+All that changes while a server serves is here, in the run's `Admission` (who is let in),
+its `RequestNursery` (the tasks of requests), its `RequestRegistry` (who is here) and its
+`Shutdown` (how it ends). A run is made when the server is bound and dropped when it is
+closed; `phase` says what it is about meanwhile::
 
     serve
       requests nursery              owns every request, until the very end, and
@@ -31,11 +32,10 @@ in, `request_task` serves it, `_requests/connection` is what it talks to,
 
 from __future__ import annotations
 
-import contextvars
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from typing import Literal
 
 import attrs
 import trio
@@ -44,21 +44,23 @@ from trio.lowlevel import enable_ki_protection
 from .._facts.chains import lone_errors
 from .._facts.events import (
     ListenerSnapshot,
-    RequestRecord,
     ServerSnapshot,
     ShutdownReport,
     Statistics,
 )
 from .._facts.observers import Audience
-from .._facts.verdict import cancellations, describe_error
+from .._facts.verdict import cancellations
 from .._requests.drain import Drain
-from .._sockets.transport import Listener
 from .accept import accept_loop, accept_now
-from .admission import Admission
+from .admission import Admission, Takes
 from .hooks import ServerHooks
+from .listeners import Listeners
+from .phase import CurrentPhase, Phase
 from .registry import RequestRegistry
-from .request_task import RequestTask, call_hook
+from .request_nursery import RequestNursery, why_it_ended
+from .request_task import call_hook
 from .shutdown import Shutdown
+from .stop_request import StopRequest
 
 
 @attrs.define(eq=False)
@@ -66,18 +68,15 @@ class Run:
     """What changes while a server serves.
 
     Attributes:
-      listeners: where clients come from; closed ones stay in the list.
+      phase: what it is about now.
+      listeners: where clients come from.
       drain: whether the drain has begun.
+      requests: the nursery that owns the requests, while it serves.
       admission: who is let in.
       registry: who is here.
-      bound: whether it can be served.
-      starting: whether it is being bound, or its resources are being acquired.
-      serving: whether `serve` or `handle_one` is at work.
-      closing: whether the hook ``server_close`` is being called for it.
-      closed_by_hand: whether somebody called ``server_close`` himself.
-      stopped: set when the binding, `serve` or `handle_one` at work has ended;
-        who closes the server waits for it.
-      ended: set when the server is done with the run, too, and `report` is
+      closed_by: who closes it: ``"hook"`` while `server_close` is called as the hook,
+        ``"program"`` if somebody has called it.
+      ended: set when the server is done with the run, and `report` is
         there; ``wait_closed`` waits for it.
       report: how it ended.
       resources: what handlers need around them while it serves; of worker processes their pool.
@@ -85,76 +84,91 @@ class Run:
 
     _server: ServerHooks
     _overrides: Callable[[str], bool]
-    listeners: list[Listener] = attrs.field(factory=list)
+    phase: CurrentPhase = attrs.field(factory=CurrentPhase)
+    listeners: Listeners = attrs.field(factory=Listeners)
     drain: Drain = attrs.field(factory=Drain)
+    requests: RequestNursery = attrs.field(init=False)
     admission: Admission = attrs.field(init=False)
     registry: RequestRegistry = attrs.field(init=False)
-    bound: bool = False
-    starting: bool = False
-    serving: bool = False
-    closing: bool = False
-    closed_by_hand: bool = False
-    stopped: trio.Event = attrs.field(factory=trio.Event)
+    closed_by: Literal["hook", "program"] | None = None
     ended: trio.Event = attrs.field(factory=trio.Event)
     report: ShutdownReport | None = None
     resources: object = None
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
-    _context: contextvars.Context = attrs.field(factory=contextvars.Context)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
-    _requests: trio.Nursery | None = None
-    _takes_requests: bool = False
-    _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _ending: Shutdown = attrs.field(init=False)
-    _drain_when_serving: float | None = None
-    _grace_ends: float = math.inf
+    _everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _work_over: trio.Event | None = None
+    _stop: StopRequest | None = None
     _is_announced: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self.registry = RequestRegistry(
-            Audience.of(self._server.observers, self.on_exit), self.listeners
-        )
+        self.requests = RequestNursery(type(self._server).__name__)
+        audience = Audience.of(self._server.observers, self.requests.on_exit)
+        self.registry = RequestRegistry(audience, self.listeners)
         self.admission = Admission(
             self._server,
-            events=self,
+            events=self.requests,
             registry=self.registry,
             drain=self.drain,
             overrides=self._overrides,
-            spawn=self._spawn,
+            spawn=self.requests.spawn,
         )
         self._ending = Shutdown(
-            self._server, self.listeners, self.admission, self.registry, self.drain
+            self._server, self.listeners, self.admission, self.registry, self.drain, self.phase
         )
+        self.requests.connect(self.registry, self.admission, self._ending)
+
+    # What is at work -------------------------------------------------------
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether the binding, `serve` or `handle_one` is at work, in some task."""
+        return self._work_over is not None
+
+    @property
+    def serving(self) -> bool:
+        """Whether `serve` or `handle_one` is at work."""
+        return self.is_at_work and self.phase.now is not Phase.BINDING
+
+    async def until_work_is_over(self) -> None:
+        """Wait until what is at work has ended. No checkpoint if nothing is."""
+        if self._work_over is not None:
+            await self._work_over.wait()
 
     @contextmanager
-    def binding(self, grace: float | None) -> Iterator[None]:
-        """Bind in the block; cut when the grace of a drain is over that comes before its end.
+    def _at_work(self) -> Iterator[None]:
+        self._work_over = over = trio.Event()
+        try:
+            yield
+        finally:
+            self._work_over = None
+            over.set()
+
+    @contextmanager
+    def binding(self, stop: StopRequest | None) -> Iterator[None]:
+        """Bind in the block; cut when the grace of a shutdown is over that comes before its end.
 
         There are no listeners then, and what is to serve ends at once.
 
         Args:
-          grace: of a drain that was asked for before; or None.
+          stop: a shutdown that was asked for before; or None.
         """
-        self.starting, self.stopped = True, trio.Event()
-        try:
+        is_bound = False
+        with self._at_work():
             with self._everything:
-                if grace is not None:
-                    self._bound_start(grace)
+                if stop is not None:
+                    self._bound_the_start(stop)
                 yield
-                self._note_bound()
-        finally:
-            self.starting = False
-            self.stopped.set()
-        if not self.bound:
-            self._close_listeners()
-            self.listeners.clear()
-            self.bound = True
-
-    def _note_bound(self) -> None:
-        """Binding has succeeded: clients queue."""
-        self.bound = self._is_announced = True
-        addresses = tuple(listener.address for listener in self.listeners)
-        self.registry.audience.tell("server_listening", addresses)
+                is_bound = True
+            if not is_bound:
+                self.listeners.close()
+                self.listeners.own([])
+            self.phase.enter(Phase.BOUND)
+            if is_bound:
+                self._is_announced = True
+                self.registry.audience.tell("server_listening", self.listeners.addresses)
 
     # Serving ---------------------------------------------------------------
 
@@ -166,6 +180,8 @@ class Run:
           poll_interval: seconds between two calls of ``service_actions``.
           started: called once clients are let in.
         """
+        if self._stop is not None:
+            self._ending.because(self._stop.reason)
         if not self.listeners:  # see `binding`
             await trio.lowlevel.checkpoint()
             started()
@@ -178,8 +194,8 @@ class Run:
                 await self._run_accept_loops(ready)
                 await self._ending.drain_out()
             except BaseException as error:
-                self._ending.stop_accepting(_why(error))
-                await self._ending.cut(_why(error))
+                self._ending.stop_accepting(why_it_ended(error))
+                await self._ending.cut(why_it_ended(error))
                 raise
 
         is_ready = False
@@ -189,10 +205,10 @@ class Run:
             is_ready = True
             started()
 
-        self.admission.accepts_left = math.inf
+        self.admission.takes = Takes.ALL
         try:
             await self._with_requests(until_drained)
-            if not is_ready and self._drain_when_serving is not None:
+            if not is_ready and self._stop is not None:
                 ready()  # as ever after a shutdown(): the grace was over before it could be
         finally:
             report = self.close()
@@ -217,58 +233,47 @@ class Run:
                     await self._ending.drain_out()
             except BaseException as error:
                 # The listeners stay open, but a shutdown() is one of the next run now.
-                self._takes_requests = False
-                await self._ending.cut(_why(error))
+                self.requests.close()
+                await self._ending.cut(why_it_ended(error))
                 raise
 
-        self.admission.accepts_left = 1
-        if self._drain_when_serving is not None:
-            self._ending.stop_accepting("shutdown() was called")
+        self.admission.takes = Takes.ONE
+        if self._stop is not None:
+            self._ending.stop_accepting(self._stop.reason)
             await trio.lowlevel.checkpoint()
             return False
         await self._with_requests(until_closed)
         # Cut by server_close, it has had its turn: no handle_timeout.
-        return self.admission.accepts_left < 1 or self._everything.cancel_called
+        return self.admission.is_done or self._everything.cancel_called
 
     @enable_ki_protection
     async def _with_requests(self, body: Callable[[trio.Nursery], Awaitable[None]]) -> None:
         """Call ``body`` inside the nursery that owns the requests, and wait for them all."""
-        self.serving, self.stopped = True, trio.Event()
         self._everything = trio.CancelScope()
-        self.starting = True
-        try:
-            with self._everything, lone_errors():
-                if self._drain_when_serving is not None:
-                    left = self._grace_left(self._drain_when_serving)
-                    self._everything.deadline = trio.current_time() + left
-                async with (
-                    self._server._resources(
-                        for_one_request=not self.admission.takes_all
-                    ) as self.resources,
-                    trio.open_nursery() as requests,
-                ):
-                    self._requests, self._takes_requests = requests, True
-                    # Of now: what a hook, or the block, has set since the bind is there, too.
-                    self._context = contextvars.copy_context()
-                    self.starting, self._everything.deadline = False, math.inf
-                    try:
-                        await body(requests)
-                    finally:
-                        # The nursery is closed to new tasks one tick before it is over.
-                        self._takes_requests = False
-        finally:
-            self.serving, self._requests, self.resources = False, None, None
-            self.starting = False
-            self.stopped.set()
-
-    def _bound_start(self, seconds: float) -> None:
-        """A drain came before it serves: what it waits for has to come within the grace."""
-        self._grace_ends = min(self._grace_ends, trio.current_time() + seconds)
-        self._everything.deadline = self._grace_ends
-
-    def _grace_left(self, seconds: float) -> float:
-        """Of a grace of so many seconds, what the start has left of it."""
-        return max(0.0, min(seconds, self._grace_ends - trio.current_time()))
+        with self._at_work():
+            self.phase.enter(Phase.ACQUIRING)
+            try:
+                with self._everything, lone_errors():
+                    if self._stop is not None:
+                        now = trio.current_time()
+                        self._everything.deadline = now + self._stop.left(now)
+                    one = not self.admission.takes_all
+                    async with (
+                        self._server._resources(for_one_request=one) as self.resources,
+                        trio.open_nursery() as requests,
+                    ):
+                        self._everything.deadline = math.inf
+                        self.phase.enter(Phase.SERVING)
+                        self.requests.open(requests)
+                        try:
+                            await body(requests)
+                        finally:
+                            self.requests.close()
+            finally:
+                self.requests.forget()
+                self.resources = None
+                if not self.drain.began:
+                    self.phase.enter(Phase.BOUND)
 
     async def _run_accept_loops(self, started: Callable[[], object]) -> None:
         """Let clients in, as long as they are admitted."""
@@ -279,8 +284,8 @@ class Run:
                 for listener in self.listeners:
                     loops.start_soon(accept_loop, listener, self.admission)
                 started()
-                if self._drain_when_serving is not None:
-                    self.begin_drain(self._grace_left(self._drain_when_serving))
+                if self._stop is not None:
+                    self.begin_drain(self._stop.left(trio.current_time()))
 
     async def _act_every(self, seconds: float) -> None:
         # Not beside the accept loops: one that cannot be cancelled, in a
@@ -291,76 +296,37 @@ class Run:
                     await call_hook(self._server.service_actions)
                 except BaseException as error:
                     if not cancellations(error):
-                        self._ending.fail(_why(error), culprit=None)
+                        self._ending.fail(why_it_ended(error), culprit=None)
                     raise
                 await trio.sleep(seconds)
-
-    # A request's life ------------------------------------------------------
-
-    def _spawn(self, task: RequestTask) -> None:
-        """Start a request's task. Nothing waits in here, and nothing may fail."""
-        requests = self._requests
-        if requests is None or not self._takes_requests:
-            raise RuntimeError("a client was let in while nothing serves")
-        # In the server's context, as in a nursery: no request sees what another one, or
-        # during a drain another task, has set.
-        name = f"{type(self._server).__name__} {task.info}"
-        self._context.copy().run(partial(requests.start_soon, task.serve, name=name))
-        self.registry.opened(task)
-        if self.admission.accepts_left < 1:
-            self._ending.accepting.cancel(reason="handle_request has its request")
-
-    def on_start(self, task: RequestTask) -> None:
-        """The request's task runs."""
-        self.registry.audience.tell("request_started", task.info)
-
-    def on_fatal(self, task: RequestTask | None, reason: str) -> None:
-        """What a request raises stops the server: nobody waits until it is closed."""
-        if self.admission.takes_all:
-            self._ending.fail(reason, culprit=task)
-        else:
-            self._takes_requests = False
-            self.admission.accepts_left = 0
-            self.admission.empty_waiting_room()
-
-    def on_exit(self, error: BaseException) -> None:
-        """An observer or a get_request has raised what stops the server.
-
-        They are called from the midst of other things, which are not to be left
-        half done, so a task of its own raises it. Where there is none yet, or
-        none any more, nothing is half done.
-        """
-        if self._requests is None:
-            raise error
-        self.on_fatal(None, _why(error))
-        self._requests.start_soon(_raise, error)
-
-    def on_cancelled_from_outside(self) -> None:
-        """The requests may notice it before the task of ``serve`` does."""
-        if self.admission.takes_all:
-            self._ending.begin_report()
-            self.admission.empty_waiting_room()
-
-    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
-        """Slot back, and one record; only then does the connection linger."""
-        self.registry.settled(task, record)
-        thread = task.request._left_behind
-        if thread is None:
-            self.admission.leave(task)
-        else:
-            thread.when_over(partial(self.admission.leave, task))
-        self.registry.audience.tell("request_finished", record.info, record.outcome, record)
-        self._ending.end_oldest_linger()
-
-    def on_close(self, task: RequestTask) -> None:
-        """The request's connection is closed."""
-        self.registry.closed(task)
 
     # Draining --------------------------------------------------------------
 
     def shutdown(self, seconds: float) -> None:
         """Begin the drain, from whatever task or thread."""
         self._at_home(self.begin_drain, seconds)
+
+    @enable_ki_protection
+    def begin_drain(self, seconds: float) -> None:
+        """Stop accepting, take in what the kernel has, end the idle waits: in one step.
+
+        Called again, the earlier deadline holds. Called while nothing serves,
+        it is done as soon as something does.
+        """
+        stop = StopRequest(seconds)
+        self._ending.because(stop.reason)
+        if self.requests.is_open:
+            # It calls get_request.
+            self.requests.call_in_context(self._ending.begin, seconds)
+        elif self.phase.now in {Phase.BINDING, Phase.ACQUIRING}:
+            self._bound_the_start(stop)
+        else:
+            self._stop = stop.and_earlier(self._stop)
+
+    def _bound_the_start(self, stop: StopRequest) -> None:
+        """A shutdown comes before it serves: what it waits for has to come within the grace."""
+        self._stop = stop.counted_from(trio.current_time()).and_earlier(self._stop)
+        self._everything.deadline = self._stop.ends_at
 
     def _at_home(self, function: Callable[..., object], *arguments: object) -> None:
         """Call it in Trio's thread: now, if that is here."""
@@ -375,27 +341,13 @@ class Run:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(function, *arguments)
 
-    @enable_ki_protection
-    def begin_drain(self, seconds: float) -> None:
-        """Stop accepting, take in what the kernel has, end the idle waits: in one step.
-
-        Called again, the earlier deadline holds. Called while nothing serves,
-        it is done as soon as something does.
-        """
-        self._ending.because("shutdown() was called")
-        if not self._takes_requests:
-            earlier = math.inf if self._drain_when_serving is None else self._drain_when_serving
-            self._drain_when_serving = min(seconds, earlier)
-            if self.starting:
-                self._bound_start(seconds)
-            return
-        # get_request is called, by way of whoever has begun the drain: another request, say.
-        self._context.copy().run(self._ending.begin, seconds)
-
     # Ending at once ----------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
-        """End what is at work; it returns when everything is cleaned up."""
+        """End what is at work; it returns when everything is cleaned up.
+
+        Unlike a drain's, this reason replaces the one that was there: it is why the run ends.
+        """
         self._ending.reason = reason
         self._everything.cancel(reason=reason)
 
@@ -413,7 +365,8 @@ class Run:
 
     def close(self) -> ShutdownReport:
         """Close what is left of the run, without waiting; twice is once."""
-        self._close_listeners()
+        self.phase.enter(Phase.CLOSED)
+        self.listeners.close()
         self.admission.reserve.give_back()
         self.drain.wakeup.close()
         if self.report is None:
@@ -421,10 +374,6 @@ class Run:
             if self._is_announced:
                 self.registry.audience.tell("server_closed", self.report)
         return self.report
-
-    def _close_listeners(self) -> None:
-        for listener in self.listeners:
-            listener.close()
 
     # Looking ---------------------------------------------------------------
 
@@ -441,28 +390,9 @@ class Run:
             state=state,
             uptime=now - self._bound_at,
             listeners=tuple(
-                ListenerSnapshot(address=listener.address, accepting=state == "serving")
-                for listener in self.listeners
+                ListenerSnapshot(address=address, accepting=state == "serving")
+                for address in self.listeners.addresses
             ),
             requests=tuple(task.snapshot(now) for task in self.registry.here()),
             statistics=self.statistics(),
         )
-
-    def owns_current_task(self) -> bool:
-        """Whether the calling task is, or runs under, a request or ``service_actions``."""
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not None and task.parent_nursery is not None:
-            if task.parent_nursery is self._requests:
-                return True
-            task = task.parent_nursery.parent_task
-        return False
-
-
-async def _raise(error: BaseException) -> None:
-    raise error
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, trio.Cancelled):
-        return error.reason or "serve_forever was cancelled"
-    return f"the server failed: {describe_error(error)}"

@@ -26,9 +26,10 @@ from .._facts.chains import lone_errors
 from .._facts.observers import error_log, log_safely
 from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal
-from .._sockets.transport import Listener
 from .admission import Admission
 from .hooks import ServerHooks
+from .listeners import Listeners
+from .phase import CurrentPhase, Phase
 from .registry import RequestRegistry
 from .request_task import RequestTask
 
@@ -44,10 +45,11 @@ class Shutdown:
     """
 
     _server: ServerHooks
-    _listeners: list[Listener]
+    _listeners: Listeners
     _admission: Admission
     _registry: RequestRegistry
     _drain: Drain
+    _phase: CurrentPhase
     reason: str = ""
     accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -71,6 +73,7 @@ class Shutdown:
             self._registry.grace_ends(self._grace.deadline)
             return
         # First, because get_request is called below, and may come back here.
+        self._phase.enter(Phase.DRAINING)
         self._drain.began = True
         # Before the listeners are closed: the loops that wait for them are
         # then cancelled, instead of finding them closed.
@@ -114,7 +117,7 @@ class Shutdown:
         self.because(reason)
         self.begin_report()
         self._cancel_loops(reason)
-        self._close_listeners()
+        self._listeners.close()
 
     def fail(self, reason: str, culprit: RequestTask | None) -> None:
         """Something goes on up: cancel all but who raised it, while there is a reason to give.
@@ -131,11 +134,13 @@ class Shutdown:
     def begin_report(self) -> None:
         """From now on, a request that ends is part of the report."""
         if not self._drain.began:
+            self._phase.enter(Phase.DRAINING)
             self._drain.began = True
             self._registry.drain_began(0.0)
 
     async def cut(self, reason: str) -> None:
         """Cancel the requests, wait for them within bounds, and name those that do not end."""
+        self._phase.enter(Phase.CUTTING)
         self._admission.empty_waiting_room()
         for task in self._registry.here():
             task.cancel(reason)
@@ -155,10 +160,6 @@ class Shutdown:
     def _cancel_loops(self, reason: str) -> None:
         self.accepting.cancel(reason=reason)
         self.acting.cancel(reason=reason)
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.close()
 
     def end_oldest_linger(self) -> None:
         """Close the connection that lingers longest, as long as there are too many."""

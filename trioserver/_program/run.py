@@ -58,7 +58,7 @@ async def _serve_all(
 
     async def serve(number: int, server: BaseServer) -> None:
         if obedience.draining:  # it came before there was anything to shut down
-            server._end_next_run(server.timeouts.shutdown if grace is None else grace)
+            server._stop_next_run(server.timeouts.shutdown if grace is None else grace)
         async with server:
             reports[number] = await server.serve_forever()
 

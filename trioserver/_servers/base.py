@@ -6,13 +6,11 @@ A server is configuration and policy. All that changes while it serves is in its
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import attrs
 import trio
@@ -21,17 +19,16 @@ from .._engine.run import Run
 from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
-from .._facts.observers import error_log, log_lost, log_safely, valid_observers
+from .._facts.observers import valid_observers
 from .._facts.validators import a, as_tuple, check_seconds, seconds, socket_options
 from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.stream_sockets import SocketListener
-from .._sockets.transport import Listener
 from .handler_checks import check_callable, check_handler
 from .handlers import Handler
-from .hooks import DefaultHooks
+from .lifecycle import Lifecycle
 
 
 def _valid_handler(server: Any, _field: attrs.Attribute[Any], value: object) -> None:
@@ -53,7 +50,7 @@ def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -
     kw_only=True,
     on_setattr=attrs.setters.NO_OP,
 )
-class BaseServer(DefaultHooks):
+class BaseServer(Lifecycle):
     """What all servers are; derive from one of the socket servers instead.
 
     Building one does no I/O. Fields can be assigned until the server is bound.
@@ -99,7 +96,7 @@ class BaseServer(DefaultHooks):
     def server_address(self) -> Any:
         """The configured address; while bound, the first listener's."""
         if self._run is not None and self._run.listeners:
-            return self._run.listeners[0].address
+            return self._run.listeners.addresses[0]
         return self._server_address
 
     @server_address.setter
@@ -118,113 +115,6 @@ class BaseServer(DefaultHooks):
     def _check_handler(cls, handler: object) -> None:
         """Refuse a handler that cannot run there."""
         check_handler(handler, kind=getattr(cls, "socket_type", None))
-
-    # Binding and closing -------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        if self._run is not None:
-            raise RuntimeError(f"this {type(self).__name__} is bound already: one run at a time")
-        self._report = None
-        run = self._run = Run(self, self._overrides)
-        try:
-            with run.binding(self._ends_at_once):
-                run.listeners[:] = await self.server_bind()
-                if not run.listeners:
-                    raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
-                await self.server_activate()
-        except BaseException:
-            self._drop(run)
-            self._report = None
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        run = self._run
-        if run is None:
-            return
-        try:
-            await self._end(run, by_force=error is not None)
-            if run.closed_by_hand:
-                await run.ended.wait()
-        finally:
-            try:
-                if not run.closed_by_hand:
-                    run.closing = True
-                    await self._close_within_bounds(after=error)
-            finally:
-                self._drop(run)
-
-    if not TYPE_CHECKING:
-
-        def __enter__(self) -> NoReturn:
-            raise TypeError(f"a {type(self).__name__} needs `async with`, not `with`")
-
-        def __exit__(self, *exception: object) -> None:
-            """Never reached; without it Python's own error would come first."""
-
-    async def server_close(self) -> None:
-        """End a run in progress as leaving the block does, and close.
-
-        To override: called once a run, last, shielded for at most
-        ``timeouts.cleanup`` seconds.
-
-        Raises:
-          RuntimeError: called by a request of this server, which would wait for itself.
-        """
-        run = self._run
-        if run is None:
-            return
-        if run.closing:
-            run.close()  # this is the hook; whoever calls it does the rest
-            return
-        self._refuse_own_tasks(run, "close")
-        run.closed_by_hand = True
-        try:
-            await self._end(run)
-        finally:
-            self._drop(run)
-
-    async def _end(self, run: Run, *, by_force: bool = False) -> None:
-        """Wait for a run in progress in another task: drain it, or cut it."""
-        if not (run.serving or run.starting):
-            return
-        try:
-            if not by_force:
-                run.shutdown(self.timeouts.shutdown)
-                await run.stopped.wait()
-        finally:
-            if run.serving or run.starting:
-                run.cancel("the server is being closed")
-                # As a nursery waits for its children: they are cancelled, named
-                # if they do not end, and nothing may outlive this.
-                with trio.CancelScope(shield=True):
-                    await run.stopped.wait()
-
-    async def _close_within_bounds(self, *, after: BaseException | None) -> None:
-        limit = self.timeouts.cleanup
-        try:
-            with trio.move_on_after(limit, shield=True) as patience:
-                await self.server_close()
-        except BaseException as second:
-            message = "%s.server_close raised instead of what had ended the server"
-            log_lost(after, second, message, type(self).__name__)
-            raise
-        finally:
-            del after  # no cycles
-        if patience.cancelled_caught:
-            message = "%s.server_close did not end within %g s (cleanup)"
-            log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)
-
-    def _drop(self, run: Run) -> None:
-        self._report = run.close()
-        if self._run is run:
-            self._run = self._ends_at_once = None
-        run.ended.set()
 
     # For the caller ------------------------------------------------------------
 
@@ -271,9 +161,6 @@ class BaseServer(DefaultHooks):
     async def _serve(
         self, run: Run, poll_interval: float, task_status: trio.TaskStatus[Self]
     ) -> ShutdownReport:
-        if self._ends_at_once is not None:
-            run.begin_drain(self._ends_at_once)
-            self._ends_at_once = None
         return await run.serve(poll_interval, lambda: task_status.started(self))
 
     @asynccontextmanager
@@ -336,16 +223,11 @@ class BaseServer(DefaultHooks):
         check_seconds("grace", grace, zero=True, optional=True)
         patience = self.timeouts.shutdown if grace is None else grace
         if self._run is None and self._report is None:
-            self._end_next_run(patience)
+            self._stop_next_run(patience)
         # Only now: another thread may have bound it in between.
         run = self._run
         if run is not None:
             run.shutdown(patience)
-
-    def _end_next_run(self, patience: float) -> None:
-        """Have the next run end at once: whatever it waits for ends ``patience`` seconds later."""
-        earlier = math.inf if self._ends_at_once is None else self._ends_at_once
-        self._ends_at_once = min(patience, earlier)
 
     async def wait_closed(self) -> ShutdownReport:
         """Wait for the end of the run, or return the report of the last one.
@@ -360,7 +242,7 @@ class BaseServer(DefaultHooks):
             await run.ended.wait()
         else:
             await trio.lowlevel.checkpoint()
-        if self._report is None and run is not None and run.bound:
+        if self._report is None and run is not None:
             self._report = run.report
         if self._report is None:
             raise RuntimeError(f"this {type(self).__name__} has not been run")
@@ -392,7 +274,7 @@ class BaseServer(DefaultHooks):
     @property
     def sockets(self) -> tuple[KernelSocket, ...]:
         """All listening sockets, IPv4 first; none while unbound."""
-        listeners = [] if self._run is None else self._run.listeners
+        listeners = () if self._run is None else self._run.listeners
         kernels = (SocketListener, DatagramListener)
         return tuple(one.socket for one in listeners if isinstance(one, kernels))
 
@@ -446,29 +328,12 @@ class BaseServer(DefaultHooks):
         """How many clients a drain takes in who have to wait for a slot."""
         return self.limits.requests
 
-    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
-        """Have the run close them, even when an override fails before it returns them."""
-        if self._run is not None:
-            self._run.listeners[:] = listeners
-        return listeners
-
-    def _overrides(self, hook: str) -> bool:
-        """Whether a hook is somebody's own, so that it has to be called."""
-        return getattr(getattr(self, hook), "__func__", None) is not vars(DefaultHooks)[hook]
-
     def _idle_run(self) -> Run:
         """The run, if it can be served."""
         run = self._bound_run()
-        if run.serving or not run.bound:
+        if run.is_at_work:
             doing = "serving" if run.serving else "being bound"
             raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
         if run.drain.began:
             raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
         return run
-
-    def _refuse_own_tasks(self, run: Run, verb: str) -> None:
-        if run.owns_current_task():
-            raise RuntimeError(
-                f"a task of a server cannot {verb} it: it would wait for itself;"
-                " shutdown() does not wait"
-            )

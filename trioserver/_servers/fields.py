@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 import attrs
 
 from .._engine.run import Run
+from .._engine.stop_request import StopRequest
 from .._facts.callables import has_yield, is_async_callable
 from .._facts.config import Limits, Timeouts
 from .._facts.events import ShutdownReport
@@ -35,14 +36,15 @@ class Configured:
     of the class that carries it from type checkers.
     """
 
-    # What the default hooks need of the fields, which come later.
+    # What the classes in between need of the fields, which come later.
     RequestHandlerClass: Handler
+    timeouts: Timeouts
 
     # What is not configuration: the run, while there is one, and what outlives
     # it. Annotated here, where it does not become a field.
     _run: Run | None = None
     _report: ShutdownReport | None = None
-    _ends_at_once: float | None = None
+    _stop: StopRequest | None = None
     _is_built: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -96,7 +98,7 @@ class Configured:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        for name in ("_run", "_report", "_ends_at_once", "_is_built"):
+        for name in ("_run", "_report", "_stop", "_is_built"):
             state.pop(name, None)
         return state
 

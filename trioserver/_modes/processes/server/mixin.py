@@ -257,7 +257,7 @@ class ProcessMixIn(BaseServer):
             patience=self.timeouts.cleanup if self.block_on_close else 0,
             stopped=self.timeouts.idle,
         )
-        pool = Pool(config, pack(setup_of(self)), self._bound_run().on_exit)
+        pool = Pool(config, pack(setup_of(self)), self._bound_run().requests.on_exit)
         async with pool.open():
             yield pool
 

@@ -1,0 +1,143 @@
+"""The nursery that owns a run's requests: it starts their tasks, and hears how they end."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import trio
+
+from .._facts.events import RequestRecord
+from .._facts.verdict import describe_error
+from .admission import Admission
+from .registry import RequestRegistry
+from .request_task import RequestTask
+from .shutdown import Shutdown
+
+
+@attrs.define(eq=False)
+class RequestNursery:
+    """Starts the tasks of requests, and has each event of theirs noted once, in order.
+
+    Args:
+      server_name: the class of the server, for the names of tasks.
+
+    Attributes:
+      is_open: whether tasks can be started.
+    """
+
+    _server_name: str
+    is_open: bool = False
+    _registry: RequestRegistry = attrs.field(init=False)
+    _admission: Admission = attrs.field(init=False)
+    _ending: Shutdown = attrs.field(init=False)
+    _nursery: trio.Nursery | None = None
+    _context: contextvars.Context = attrs.field(factory=contextvars.Context)
+
+    def connect(self, registry: RequestRegistry, admission: Admission, ending: Shutdown) -> None:
+        """Say who is to hear of the requests: they need this nursery, as it needs them."""
+        self._registry, self._admission, self._ending = registry, admission, ending
+
+    # The nursery -----------------------------------------------------------
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Start tasks in ``nursery`` from now on, in the context of this moment."""
+        # Of now: what a hook, or the block, has set since the bind is there, too.
+        self._context = contextvars.copy_context()
+        self._nursery, self.is_open = nursery, True
+
+    def close(self) -> None:
+        """Start no more tasks: one tick before the nursery is over."""
+        self.is_open = False
+
+    def forget(self) -> None:
+        """The nursery is over."""
+        self._nursery = None
+
+    def spawn(self, task: RequestTask) -> None:
+        """Start a request's task. Nothing waits in here, and nothing may fail."""
+        if self._nursery is None or not self.is_open:
+            raise RuntimeError("a client was let in while nothing serves")
+        # In the server's context, as in a nursery: no request sees what another one, or
+        # during a drain another task, has set.
+        start = partial(
+            self._nursery.start_soon, task.serve, name=f"{self._server_name} {task.info}"
+        )
+        self._context.copy().run(start)
+        self._registry.opened(task)
+        if self._admission.is_done:
+            self._ending.accepting.cancel(reason="handle_request has its request")
+
+    def call_in_context(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call what calls hooks, whoever has it called: another request, say."""
+        self._context.copy().run(function, *arguments)
+
+    def owns_current_task(self) -> bool:
+        """Whether the calling task is, or runs under, a request or ``service_actions``."""
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not None and task.parent_nursery is not None:
+            if task.parent_nursery is self._nursery:
+                return True
+            task = task.parent_nursery.parent_task
+        return False
+
+    # What becomes of a request ---------------------------------------------
+
+    def on_start(self, task: RequestTask) -> None:
+        """The request's task runs."""
+        self._registry.audience.tell("request_started", task.info)
+
+    def on_fatal(self, task: RequestTask | None, reason: str) -> None:
+        """What a request raises stops the server: nobody waits until it is closed."""
+        if self._admission.takes_all:
+            self._ending.fail(reason, culprit=task)
+        else:
+            self.close()
+            self._admission.take_nobody()
+            self._admission.empty_waiting_room()
+
+    def on_exit(self, error: BaseException) -> None:
+        """An observer or a get_request has raised what stops the server.
+
+        They are called from the midst of other things, which are not to be left
+        half done, so a task of its own raises it. Where there is none yet, or
+        none any more, nothing is half done.
+        """
+        if self._nursery is None:
+            raise error
+        self.on_fatal(None, why_it_ended(error))
+        self._nursery.start_soon(_raise, error)
+
+    def on_cancelled_from_outside(self) -> None:
+        """The server is cancelled: requests may notice it before the task of ``serve`` does."""
+        if self._admission.takes_all:
+            self._ending.begin_report()
+            self._admission.empty_waiting_room()
+
+    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
+        """Give the slot back, and write one record; only then does the connection linger."""
+        self._registry.settled(task, record)
+        thread = task.request._left_behind
+        if thread is None:
+            self._admission.leave(task)
+        else:
+            thread.when_over(partial(self._admission.leave, task))
+        self._registry.audience.tell("request_finished", record.info, record.outcome, record)
+        self._ending.end_oldest_linger()
+
+    def on_close(self, task: RequestTask) -> None:
+        """The request's connection is closed."""
+        self._registry.closed(task)
+
+
+async def _raise(error: BaseException) -> None:
+    raise error
+
+
+def why_it_ended(error: BaseException) -> str:
+    """The reason for the report and the records, when an error or a cancellation ends a run."""
+    if isinstance(error, trio.Cancelled):
+        return error.reason or "serve_forever was cancelled"
+    return f"the server failed: {describe_error(error)}"

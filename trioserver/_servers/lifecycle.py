@@ -1,0 +1,153 @@
+"""How a server is bound and closed: ``async with server``, and `server_close`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, Self, cast
+
+import trio
+
+from .._engine.hooks import ServerHooks
+from .._engine.run import Run
+from .._engine.stop_request import StopRequest
+from .._facts.observers import error_log, log_lost, log_safely
+from .._sockets.transport import Listener
+from .hooks import DefaultHooks
+
+
+class Lifecycle(DefaultHooks):
+    """The block of a server: bound when it is entered, closed when it is left.
+
+    A run is made on the way in and dropped on the way out, whatever happens in between.
+    """
+
+    async def __aenter__(self) -> Self:
+        if self._run is not None:
+            raise RuntimeError(f"this {type(self).__name__} is bound already: one run at a time")
+        self._report = None
+        run = self._run = Run(cast("ServerHooks", self), self._overrides)
+        try:
+            stop, self._stop = self._stop, None
+            with run.binding(stop):
+                run.listeners.own(await self.server_bind())
+                if not run.listeners:
+                    raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
+                await self.server_activate()
+        except BaseException:
+            self._drop(run)
+            self._report = run.report = None
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        run = self._run
+        if run is None:
+            return
+        try:
+            await self._end(run, by_force=error is not None)
+            if run.closed_by == "program":
+                await run.ended.wait()
+        finally:
+            try:
+                if run.closed_by != "program":
+                    run.closed_by = "hook"
+                    await self._close_within_bounds(after=error)
+            finally:
+                self._drop(run)
+
+    if not TYPE_CHECKING:
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(f"a {type(self).__name__} needs `async with`, not `with`")
+
+        def __exit__(self, *exception: object) -> None:
+            """Never reached; without it Python's own error would come first."""
+
+    async def server_close(self) -> None:
+        """End a run in progress as leaving the block does, and close.
+
+        To override: called once a run, last, shielded for at most
+        ``timeouts.cleanup`` seconds.
+
+        Raises:
+          RuntimeError: called by a request of this server, which would wait for itself.
+        """
+        run = self._run
+        if run is None:
+            return
+        if run.closed_by == "hook":
+            run.close()  # this is the hook; whoever calls it does the rest
+            return
+        self._refuse_own_tasks(run, "close")
+        run.closed_by = "program"
+        try:
+            await self._end(run)
+        finally:
+            self._drop(run)
+
+    async def _end(self, run: Run, *, by_force: bool = False) -> None:
+        """Wait for a run in progress in another task: drain it, or cut it."""
+        if not run.is_at_work:
+            return
+        try:
+            if not by_force:
+                run.shutdown(self.timeouts.shutdown)
+                await run.until_work_is_over()
+        finally:
+            if run.is_at_work:
+                run.cancel("the server is being closed")
+                # As a nursery waits for its children: they are cancelled, named
+                # if they do not end, and nothing may outlive this.
+                with trio.CancelScope(shield=True):
+                    await run.until_work_is_over()
+
+    async def _close_within_bounds(self, *, after: BaseException | None) -> None:
+        limit = self.timeouts.cleanup
+        try:
+            with trio.move_on_after(limit, shield=True) as patience:
+                await self.server_close()
+        except BaseException as second:
+            message = "%s.server_close raised instead of what had ended the server"
+            log_lost(after, second, message, type(self).__name__)
+            raise
+        finally:
+            del after  # no cycles
+        if patience.cancelled_caught:
+            message = "%s.server_close did not end within %g s (cleanup)"
+            log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)
+
+    def _drop(self, run: Run) -> None:
+        self._report = run.close()
+        if self._run is run:
+            self._run = self._stop = None
+        run.ended.set()
+
+    def _stop_next_run(self, grace: float) -> None:
+        """Have the next run end at once: what it waits for ends ``grace`` seconds later."""
+        self._stop = StopRequest(grace).and_earlier(self._stop)
+
+    # For those that come after ---------------------------------------------------
+
+    def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
+        """Have the run close them, even when an override fails before it returns them."""
+        if self._run is not None:
+            self._run.listeners.own(listeners)
+        return listeners
+
+    def _overrides(self, hook: str) -> bool:
+        """Whether a hook is somebody's own, so that it has to be called."""
+        return getattr(getattr(self, hook), "__func__", None) is not vars(DefaultHooks)[hook]
+
+    def _refuse_own_tasks(self, run: Run, verb: str) -> None:
+        if run.requests.owns_current_task():
+            raise RuntimeError(
+                f"a task of a server cannot {verb} it: it would wait for itself;"
+                " shutdown() does not wait"
+            )
