@@ -109,6 +109,7 @@ def test_all_has_every_class_that_one_meets() -> None:
     assert private_bases <= {
         "Configured",
         "DefaultHooks",
+        "Lifecycle",
         "File",
         "IPServer",
         "UnixServer",

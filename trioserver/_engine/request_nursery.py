@@ -83,6 +83,12 @@ class RequestNursery:
             task = task.parent_nursery.parent_task
         return False
 
+    def cancel(self, request_id: int, reason: str) -> None:
+        """Cancel one request, if its outcome is open."""
+        task = self._registry.active.get(request_id)
+        if task is not None:
+            task.cancel(reason)
+
     # What becomes of a request ---------------------------------------------
 
     def on_start(self, task: RequestTask) -> None:

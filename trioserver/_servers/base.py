@@ -9,23 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from typing import Any, ClassVar, Self
 
 import attrs
 import trio
 
 from .._engine.run import Run
+from .._engine.serving import handle_one, serve
 from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
-from .._facts.events import Mode, RequestInfo, ServerSnapshot, ShutdownReport, Statistics
+from .._facts.events import Mode, RequestInfo, ShutdownReport
 from .._facts.observers import valid_observers
 from .._facts.validators import a, as_tuple, check_seconds, seconds, socket_options
 from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
-from .._sockets.datagram_listener import DatagramListener
-from .._sockets.stream_sockets import SocketListener
 from .handler_checks import check_callable, check_handler
 from .handlers import Handler
 from .lifecycle import Lifecycle
@@ -161,7 +159,7 @@ class BaseServer(Lifecycle):
     async def _serve(
         self, run: Run, poll_interval: float, task_status: trio.TaskStatus[Self]
     ) -> ShutdownReport:
-        return await run.serve(poll_interval, lambda: task_status.started(self))
+        return await serve(run, poll_interval, lambda: task_status.started(self))
 
     @asynccontextmanager
     async def serving(self, grace: float | None = None) -> AsyncIterator[Self]:
@@ -200,7 +198,7 @@ class BaseServer(Lifecycle):
         """
         run = self._idle_run()
         seconds = math.inf if self.timeout is None else self.timeout
-        served = await run.handle_one(seconds)
+        served = await handle_one(run, seconds)
         if not served and not run.drain.began:
             await self.handle_timeout()
 
@@ -255,59 +253,6 @@ class BaseServer(Lifecycle):
         """
         return self._run is not None and self._run.cancel_request(request_id, reason)
 
-    def fileno(self) -> int:
-        """The file descriptor of the first listening socket.
-
-        Raises:
-          RuntimeError: the server is not bound, or not to a socket.
-        """
-        sock = self.socket
-        if sock is None:
-            raise RuntimeError(f"this {type(self).__name__} is not bound to a socket")
-        return sock.fileno()
-
-    @property
-    def socket(self) -> KernelSocket | None:
-        """The first listening socket, for its options; None while unbound."""
-        return next(iter(self.sockets), None)
-
-    @property
-    def sockets(self) -> tuple[KernelSocket, ...]:
-        """All listening sockets, IPv4 first; none while unbound."""
-        listeners = () if self._run is None else self._run.listeners
-        kernels = (SocketListener, DatagramListener)
-        return tuple(one.socket for one in listeners if isinstance(one, kernels))
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server has stopped accepting and waits for its requests."""
-        return self._run is not None and self._run.drain.began
-
-    @property
-    def requests(self) -> tuple[RequestInfo, ...]:
-        """The requests that hold a slot now, oldest first."""
-        active = [] if self._run is None else self._run.registry.in_slots()
-        return tuple(request.info for request in active)
-
-    def statistics(self) -> Statistics:
-        """The counts of the run; of the last one while unbound."""
-        if self._run is not None:
-            return self._run.statistics()
-        return Statistics() if self._report is None else self._report.statistics
-
-    def snapshot(self) -> ServerSnapshot:
-        """The server and everything under it at this instant."""
-        if self._run is not None:
-            return self._run.snapshot()
-        return ServerSnapshot(
-            name=type(self).__name__,
-            state="unbound",
-            uptime=0.0,
-            listeners=(),
-            requests=(),
-            statistics=self.statistics(),
-        )
-
     # Inside ----------------------------------------------------------------------
 
     def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
@@ -331,7 +276,7 @@ class BaseServer(Lifecycle):
     def _idle_run(self) -> Run:
         """The run, if it can be served."""
         run = self._bound_run()
-        if run.is_at_work:
+        if run.work.is_going_on:
             doing = "serving" if run.serving else "being bound"
             raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
         if run.drain.began:

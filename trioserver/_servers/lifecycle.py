@@ -1,9 +1,10 @@
-"""How a server is bound and closed: ``async with server``, and `server_close`."""
+"""How a server is bound and closed, and what can be seen of it meanwhile."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, cast
 
@@ -12,7 +13,10 @@ import trio
 from .._engine.hooks import ServerHooks
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
+from .._facts.events import RequestInfo, ServerSnapshot, Statistics
 from .._facts.observers import error_log, log_lost, log_safely
+from .._sockets.datagram_listener import DatagramListener
+from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener
 from .hooks import DefaultHooks
 
@@ -94,19 +98,19 @@ class Lifecycle(DefaultHooks):
 
     async def _end(self, run: Run, *, by_force: bool = False) -> None:
         """Wait for a run in progress in another task: drain it, or cut it."""
-        if not run.is_at_work:
+        if not run.work.is_going_on:
             return
         try:
             if not by_force:
                 run.shutdown(self.timeouts.shutdown)
-                await run.until_work_is_over()
+                await run.work.wait_over()
         finally:
-            if run.is_at_work:
+            if run.work.is_going_on:
                 run.cancel("the server is being closed")
                 # As a nursery waits for its children: they are cancelled, named
                 # if they do not end, and nothing may outlive this.
                 with trio.CancelScope(shield=True):
-                    await run.until_work_is_over()
+                    await run.work.wait_over()
 
     async def _close_within_bounds(self, *, after: BaseException | None) -> None:
         limit = self.timeouts.cleanup
@@ -132,6 +136,61 @@ class Lifecycle(DefaultHooks):
     def _stop_next_run(self, grace: float) -> None:
         """Have the next run end at once: what it waits for ends ``grace`` seconds later."""
         self._stop = StopRequest(grace).and_earlier(self._stop)
+
+    # Looking ---------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The file descriptor of the first listening socket.
+
+        Raises:
+          RuntimeError: the server is not bound, or not to a socket.
+        """
+        sock = self.socket
+        if sock is None:
+            raise RuntimeError(f"this {type(self).__name__} is not bound to a socket")
+        return sock.fileno()
+
+    @property
+    def socket(self) -> KernelSocket | None:
+        """The first listening socket, for its options; None while unbound."""
+        return next(iter(self.sockets), None)
+
+    @property
+    def sockets(self) -> tuple[KernelSocket, ...]:
+        """All listening sockets, IPv4 first; none while unbound."""
+        listeners = () if self._run is None else self._run.listeners
+        kernels = (SocketListener, DatagramListener)
+        return tuple(one.socket for one in listeners if isinstance(one, kernels))
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server has stopped accepting and waits for its requests."""
+        return self._run is not None and self._run.drain.began
+
+    @property
+    def requests(self) -> tuple[RequestInfo, ...]:
+        """The requests that hold a slot now, oldest first."""
+        active = [] if self._run is None else self._run.registry.in_slots()
+        return tuple(request.info for request in active)
+
+    def statistics(self) -> Statistics:
+        """The counts of the run; of the last one while unbound."""
+        if self._run is not None:
+            return self._run.statistics()
+        return Statistics() if self._report is None else self._report.statistics
+
+    def snapshot(self) -> ServerSnapshot:
+        """The server and everything under it at this instant."""
+        if self._run is not None:
+            return self._run.snapshot()
+        return ServerSnapshot(
+            name=type(self).__name__,
+            state="unbound",
+            uptime=0.0,
+            listeners=(),
+            requests=(),
+            statistics=self.statistics(),
+        )
 
     # For those that come after ---------------------------------------------------
 
