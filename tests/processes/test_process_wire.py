@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from trioserver._modes.processes.protocol.frames import FrameError, Frames, Mess
 from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
 from trioserver._modes.processes.protocol.result import Result
 from trioserver._modes.processes.protocol.status import SharedStatus, new_shared_status
+from trioserver._requests.stream_state import StreamState
 
 kinds = st.sampled_from(list(Message))
 texts = st.text()
@@ -119,13 +121,17 @@ endings = st.builds(
     Result,
     outcome=st.sampled_from([one.value for one in Outcome]),
     reason=texts,
-    received=st.integers(0),
-    sent=st.integers(0),
-    at_eof=st.booleans(),
-    ended_idle=st.booleans(),
-    broken=texts,
-    shut=st.booleans(),
-    detached=st.booleans(),
+    stream=st.builds(
+        StreamState,
+        received=st.integers(0),
+        sent=st.integers(0),
+        at_eof=st.booleans(),
+        output_ended=st.booleans(),
+        broken=st.none() | st.tuples(st.just(trio.BrokenResourceError), texts),
+        ended_idle=st.booleans(),
+        detached=st.booleans(),
+        may_have_sent=st.booleans(),
+    ),
     error=texts,
     traceback=texts,
 )
@@ -168,7 +174,7 @@ def test_an_error_is_told_in_words() -> None:
     try:
         raise Mute
     except Mute as error:
-        ending.failed(error)
+        ending.note_error(error)
     assert (ending.outcome, ending.error) == ("failed", "Mute")
     assert "in test_an_error_is_told_in_words" in ending.traceback
 

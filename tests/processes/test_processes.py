@@ -1071,7 +1071,7 @@ async def test_shut_down_while_workers_start(when: str, tmp_path: Path) -> None:
             else:
                 nursery.start_soon(_shut_down_when, lambda: run.serving, server)
             assert await nursery.start(server.serve_forever) is server
-            await run.stopped.wait()
+            await run.work.wait_over()
             assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
             await until(lambda: run.report)
     assert run.report is not None

@@ -26,6 +26,7 @@ from .any_request import KeepsSlot
 from .drain import Drain
 from .receiving import IdleBlock, Receiver
 from .sending import Sender
+from .stream_state import StreamState
 
 
 class Connection(trio.abc.HalfCloseableStream):
@@ -51,6 +52,7 @@ class Connection(trio.abc.HalfCloseableStream):
         timeouts: Timeouts,
         limits: Limits,
         drain: Drain | None = None,
+        stream: StreamState | None = None,
     ) -> None:
         self.info = info
         self.timeouts = timeouts
@@ -59,13 +61,15 @@ class Connection(trio.abc.HalfCloseableStream):
             deadline=info.started + timeouts.request
         )
         self._transport = transport
+        self._stream = stream = stream or StreamState()
         drain = drain or Drain()
-        self._sender = Sender(transport, info, drain, timeouts.write)
-        self._receiver = Receiver(transport, info, self._sender, drain, info.started, timeouts.idle)
+        self._sender = Sender(transport, info, drain, stream, timeouts.write)
+        self._receiver = Receiver(
+            transport, info, self._sender, drain, stream, info.started, timeouts.idle
+        )
         self._handlers_not_awaited = 0
         self._buffered_operations = 0
         self._must_not_linger = False
-        self._may_have_sent = False
         self._left_behind: KeepsSlot | None = None
         self._was_killed = False
 
@@ -87,12 +91,12 @@ class Connection(trio.abc.HalfCloseableStream):
     @property
     def bytes_received(self) -> int:
         """Bytes the transport gave so far."""
-        return self._receiver.total
+        return self._stream.received
 
     @property
     def bytes_sent(self) -> int:
         """Bytes the transport took so far."""
-        return self._sender.total
+        return self._stream.sent
 
     @property
     def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
@@ -236,7 +240,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """The same from plain code, without a checkpoint."""
-        if self._sender.broken is not None and self._sender.total:
+        if self._stream.broken is not None and self._stream.sent:
             self.reset()  # half a reply must not look like a whole one
         else:
             self._sender.closed = self._receiver.closed = True
@@ -254,16 +258,17 @@ class Connection(trio.abc.HalfCloseableStream):
     @property
     def _must_linger(self) -> bool:
         """Whether closing at once could lose a reply."""
-        sender = self._sender
-        nothing_to_save = self._receiver.at_eof or sender.closed or sender.broken is not None
-        nothing_to_save = nothing_to_save or self._is_lost()
+        stream = self._stream
+        nothing_to_save = stream.at_eof or self._sender.closed or stream.broken is not None
+        # What was detached is somebody else's, who ends the output, too.
+        nothing_to_save = nothing_to_save or stream.detached or self._is_lost()
         if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
             return False
         if not self._receiver.drain.began:
             return True
-        # An end is not put off for who was told nothing and can lose nothing, and sees an
-        # orderly end all the same: unless the kernel has input, and so would reset.
-        return sender.total > 0 or self._may_have_sent or self._transport.has_input()
+        # A drain does not wait for a client that was told nothing: it can lose nothing, and
+        # sees an orderly end. Unless the kernel has input: then closing would reset.
+        return stream.sent > 0 or stream.may_have_sent or self._transport.has_input()
 
     async def _flush(self) -> None:
         """Send what is buffered, unless the handler has closed the connection.
@@ -280,6 +285,11 @@ class Connection(trio.abc.HalfCloseableStream):
         transport = self._transport
         return isinstance(transport, SocketTransport) and transport.is_lost()
 
+    def _go_on_with(self, stream: StreamState) -> None:
+        """Have another state in the place of this one: that of whoever has served it meanwhile."""
+        self._stream = self._sender.stream = stream
+        self._receiver.go_on_with(stream)
+
     # For the drain ---------------------------------------------------------
 
     @property
@@ -288,7 +298,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def _ended_idle(self) -> bool:
-        return self._receiver.ended_idle
+        return self._stream.ended_idle
 
     def _end_idle_waits(self) -> None:
         self._receiver.end_idle_waits()
@@ -314,7 +324,7 @@ class Connection(trio.abc.HalfCloseableStream):
         receiver.buffer.clear()
         gone = contextlib.suppress(OSError, trio.ClosedResourceError)
         with trio.move_on_after(self.timeouts.linger), gone:
-            if not sender.eof_sent:
+            if not self._stream.output_ended:
                 sender.send_eof_now()
             while left > 0 and not sender.closed:
                 data = self._transport.receive_now(min(left, LARGEST_PORTION))

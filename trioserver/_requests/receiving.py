@@ -33,6 +33,7 @@ from .._facts.errors import Draining, IdleTimeout, PeerGone
 from .._facts.events import RequestInfo
 from .._sockets.transport import Transport
 from .drain import NEW_CONNECTION_GRACE, Drain
+from .stream_state import StreamState
 
 
 class _Sender(Protocol):
@@ -57,33 +58,43 @@ class Receiver:
 
     Attributes:
       drain: whether the server drains.
+      stream: what is known of the connection's bytes.
       timeout: seconds a receive waits without a byte.
       portion: bytes that `fill` asks for at once.
-      total: bytes the transport gave so far.
-      buffer: input that was received and not yet taken.
-      at_eof: whether the transport has said that there will be no more.
+      closed: whether this side has closed the connection.
       wait: the receive that waits, if one does.
-      ended_idle: whether a drain has ended a wait between requests.
+      idle_blocks: the blocks of `Connection.idle` in which tasks are now.
       busy: whether something else than a wait keeps others from receiving: a flush
         before it, or a loan of the socket.
+      buffer: the ``pending`` input of the stream, the same object.
     """
 
     _transport: Transport
     _info: RequestInfo
     _sender: _Sender
     drain: Drain
+    stream: StreamState
     _accepted: float
     timeout: float = math.inf
     portion: int = LARGEST_PORTION
-    total: int = 0
-    buffer: bytearray = attrs.field(factory=bytearray)
-    at_eof: bool = False
     closed: bool = False
     wait: _Wait | None = None
     idle_blocks: list[IdleBlock] = attrs.field(factory=list)
-    ended_idle: bool = False
     _reset: OSError | None = None
     busy: bool = False
+    buffer: bytearray = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.buffer = self.stream.pending
+
+    def go_on_with(self, stream: StreamState) -> None:
+        """Have another state in the place of this one."""
+        self.stream, self.buffer = stream, stream.pending
+
+    @property
+    def at_eof(self) -> bool:
+        """Whether the transport has said that there will be no more."""
+        return self.stream.at_eof
 
     # For a handler's tasks -------------------------------------------------
 
@@ -122,7 +133,7 @@ class Receiver:
         while True:
             self.check()
             if ends:
-                raise self.draining()
+                raise self.end_by_drain()
             if len(self.buffer) > before:
                 return True  # a last look put it there
             data = self._receive_now(self.portion)
@@ -156,13 +167,13 @@ class Receiver:
 
     async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
         """Wait until the transport, or the buffer, has something."""
-        between_requests = between_requests or not self.total
+        between_requests = between_requests or not self.stream.received
         idle_deadline = trio.current_time() + self.timeout
         deadline = min(deadline, idle_deadline)
         if between_requests and self.drain.began:
             deadline = min(deadline, self.new_until)
             if deadline <= trio.current_time():
-                raise self.draining()
+                raise self.end_by_drain()
         before = len(self.buffer)
         with trio.CancelScope(deadline=deadline) as scope:
             self.wait = _Wait(scope, between_requests)
@@ -173,7 +184,7 @@ class Receiver:
         if not scope.cancelled_caught or len(self.buffer) > before or self._take_in():
             return
         if between_requests and self.drain.began:
-            raise self.draining()
+            raise self.end_by_drain()
         if deadline == idle_deadline:
             raise IdleTimeout(
                 f"no byte from the peer for {self.timeout:g} s (idle)", info=self._info
@@ -181,7 +192,7 @@ class Receiver:
         raise IdleTimeout("a line was not complete in time (line)", info=self._info)
 
     def _receive_now(self, max_bytes: int) -> bytes | None:
-        if self.at_eof:
+        if self.stream.at_eof:
             return b""
         if self._reset is not None:
             raise self._peer_gone(self._reset) from self._reset
@@ -193,14 +204,14 @@ class Receiver:
             self._reset = OSError(error.errno, error.strerror)
             raise self._peer_gone(error) from error
         if data:
-            self.total += len(data)
+            self.stream.received += len(data)
             self._sender.peer_was_quiet = False
         elif data is not None:
             if self._sender.reset_by is not None:
                 # A send was told of the reset; this end is no orderly one.
                 self._reset = self._sender.reset_by
                 raise self._peer_gone(self._reset) from self._reset
-            self.at_eof = True
+            self.stream.at_eof = True
         return data
 
     def _take_in(self) -> bool:
@@ -208,7 +219,7 @@ class Receiver:
         before = len(self.buffer)
         with contextlib.suppress(PeerGone):  # the next receive raises it
             self.buffer += self._receive_now(self.portion) or b""
-        return len(self.buffer) > before or self.at_eof or self._reset is not None
+        return len(self.buffer) > before or self.stream.at_eof or self._reset is not None
 
     def _peer_gone(self, error: OSError) -> PeerGone:
         return PeerGone(f"the peer is gone: {error.strerror or error}", info=self._info)
@@ -218,7 +229,7 @@ class Receiver:
     @property
     def new_until(self) -> float:
         """Until when, by the Trio clock, a drain waits for the very first byte."""
-        return -math.inf if self.total else self._accepted + NEW_CONNECTION_GRACE
+        return -math.inf if self.stream.received else self._accepted + NEW_CONNECTION_GRACE
 
     def end_idle_waits(self) -> None:
         """End the waits between requests, unless a request has begun."""
@@ -248,9 +259,9 @@ class Receiver:
         for block in self.idle_blocks:
             block.note_input()
 
-    def draining(self) -> Draining:
-        """The exception for a wait that the drain ends; it ends those of other tasks, too."""
-        self.ended_idle = True
+    def end_by_drain(self) -> Draining:
+        """End a wait by the drain, and the idle blocks of other tasks, too; what to raise in it."""
+        self.stream.ended_idle = True
         for block in self.idle_blocks:
             block.end()
         return Draining("the server drains and no request has begun", info=self._info)
@@ -312,4 +323,4 @@ class IdleBlock:
         self._scope.__exit__(kind, error, traceback)
         if self._scope.cancelled_caught:
             # Raised, not fallen through: what the block was to assign is not there.
-            raise self._receiver.draining() from None
+            raise self._receiver.end_by_drain() from None

@@ -24,6 +24,7 @@ from .._facts.errors import PeerGone, RequestEnded, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, Transport
 from .drain import Drain
+from .stream_state import StreamState
 
 
 @attrs.define(eq=False)
@@ -31,30 +32,27 @@ class Sender:
     """Sends to one transport, for one task at a time.
 
     Attributes:
+      stream: what is known of the connection's bytes.
       timeout: seconds a send waits without the peer taking a byte.
-      total: bytes the transport took so far.
       buffer: output that waits for a flush.
-      broken: why nothing can be sent any more, None while it can.
       reset_by: the system's error when the peer was found to be gone.
       peer_was_quiet: during a drain, whether the peer had sent nothing more when the
-        last send began. The next request of who waits for each answer is one that the
-        drain need not begin with, however soon after the answer it comes.
+        last send began. A client that waits for each answer sends its next request soon
+        after the answer; the drain need not begin with that one.
+      closed: whether this side has closed the connection.
       busy: whether a send waits, or the socket is lent.
     """
 
     _transport: Transport
     _info: RequestInfo
     _drain: Drain
+    stream: StreamState
     timeout: float = math.inf
-    total: int = 0
     buffer: bytearray = attrs.field(factory=bytearray)
-    broken: str | None = None
     reset_by: OSError | None = None
     closed: bool = False
-    eof_sent: bool = False
     busy: bool = False
     peer_was_quiet: bool = False
-    _broken_by: type[Exception] = PeerGone
 
     async def send_all(self, data: Data) -> None:
         """Send the buffer, then ``data``. See `Connection.send_all`."""
@@ -89,7 +87,7 @@ class Sender:
     async def send_eof(self) -> None:
         """Send the buffer, then the end of output. Twice is once."""
         await checkpoint()
-        if self.eof_sent and not self.closed:
+        if self.stream.output_ended and not self.closed:
             return
         await self.flush()
         self.check()
@@ -100,18 +98,18 @@ class Sender:
         try:
             self._transport.send_eof()
         except OSError as error:
-            raise self._gone_by(error) from error
-        self.eof_sent = True
+            raise self._lose_peer(error) from error
+        self.stream.output_ended = True
 
     def check(self) -> None:
         """Raise what a send would raise before it did anything."""
-        if self.closed or self.eof_sent:
+        if self.closed or self.stream.output_ended:
             half = "the connection" if self.closed else "its sending half"
             raise trio.ClosedResourceError(f"{half} was closed by this side")
         if self.busy:
             raise trio.BusyResourceError("another task is sending to this connection")
-        if self.broken is not None:
-            raise self.breaks(self._broken_by, self.broken)
+        if self.stream.broken is not None:
+            raise self._break_off(*self.stream.broken)
 
     def _send_now(self, data: Data) -> int:
         if self._drain.began:
@@ -119,8 +117,8 @@ class Sender:
         try:
             sent = self._transport.send_now(data)
         except OSError as error:
-            raise self._gone_by(error) from error
-        self.total += sent
+            raise self._lose_peer(error) from error
+        self.stream.sent += sent
         return sent
 
     async def _send_rest(self, data: Data, sent: int) -> None:
@@ -134,24 +132,24 @@ class Sender:
                     progress = self._send_now(view[sent:])
                     if not progress and patience.cancelled_caught:
                         message = f"the peer took no byte for {self.timeout:g} s (write)"
-                        raise self.breaks(WriteTimeout, message)
+                        raise self._break_off(WriteTimeout, message)
                     sent += progress
         finally:
             self.busy = False
-            if 0 < sent < len(data) and self.broken is None:
-                self.breaks(
+            if 0 < sent < len(data) and self.stream.broken is None:
+                self._break_off(
                     trio.BrokenResourceError,
                     "an earlier send was cut short: the connection can only be closed",
                 )
 
-    def _gone_by(self, error: OSError) -> Exception:
+    def _lose_peer(self, error: OSError) -> Exception:
         if error.errno != errno.EPIPE:  # which also follows a peer's orderly end
             self.reset_by = OSError(error.errno, error.strerror)  # without its traceback
-        return self.breaks(PeerGone, f"the peer is gone: {error.strerror or error}")
+        return self._break_off(PeerGone, f"the peer is gone: {error.strerror or error}")
 
-    def breaks(self, kind: type[Exception], message: str) -> Exception:
-        """The exception for this send, and for every later one."""
-        self.broken, self._broken_by = message, kind
+    def _break_off(self, kind: type[Exception], message: str) -> Exception:
+        """Send nothing any more; what to raise in this send and in every later one."""
+        self.stream.broken = kind, message
         self.buffer.clear()
         if issubclass(kind, RequestEnded):
             return kind(message, info=self._info)

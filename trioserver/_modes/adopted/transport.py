@@ -138,7 +138,7 @@ class AdoptedTransport(SocketTransport):
         if self.shares:
             keep_account(self.theirs, use)
         else:
-            connection._may_have_sent = True
+            connection._stream.may_have_sent = True
 
     def let_go_of_lost(self) -> bool:
         """Have their socket not close a number that is not its own any more; whether that is so."""

@@ -69,7 +69,7 @@ class Accounting(socket.socket):
         if flags & _ALL:
             buffer = bytearray(size)
             return bytes(buffer[: self.recv_into(buffer, size, flags)])
-        if self._use.pending:
+        if self._use.stream.pending:
             return self._from_pending(size, flags)
         data = self._receive(super().recv, size, flags, size, flags | NOT_WAITING)
         return b"" if data is None else data
@@ -87,7 +87,7 @@ class Accounting(socket.socket):
             return done
 
     def _into(self, view: memoryview, size: int, flags: int) -> int:
-        if self._use.pending:
+        if self._use.stream.pending:
             data = self._from_pending(min(size, len(view)), flags)
             view[: len(data)] = data
             return len(data)
@@ -104,7 +104,7 @@ class Accounting(socket.socket):
 
     def recvmsg(self, size: int, space: int = 0, flags: int = 0, /) -> tuple[bytes, Any, int, Any]:
         """As `socket.socket.recvmsg`."""
-        if self._use.pending:
+        if self._use.stream.pending:
             return self._from_pending(size, flags), [], 0, None
         message = super().recvmsg
         got = self._receive(message, size, flags, size, space, flags | NOT_WAITING)
@@ -125,9 +125,9 @@ class Accounting(socket.socket):
     def _from_pending(self, size: int, flags: int) -> bytes:
         use = self._use
         use.answered = False
-        data = bytes(use.pending[:size])
+        data = bytes(use.stream.pending[:size])
         if not flags & _PEEK:
-            del use.pending[:size]
+            del use.stream.pending[:size]
         return data
 
     def _receive(
@@ -145,8 +145,8 @@ class Accounting(socket.socket):
         size = _size_of(got)
         if size:
             use.was_read(size, peeked=bool(flags & _PEEK))
-        elif wanted and not use.ended_idle:
-            use.at_eof = True
+        elif wanted and not use.stream.ended_idle:
+            use.stream.at_eof = True
         return got
 
     def _receive_in_time(
@@ -155,10 +155,12 @@ class Accounting(socket.socket):
         use = self._use
         deadline = None
         # Who has just answered will likely have to wait. The rest is likely there.
-        tries_first = self._tries_always or not (use.received and use.answered and self._waits())
+        tries_first = self._tries_always or not (
+            use.stream.received and use.answered and self._waits()
+        )
         while not use.interrupted:  # else it would be fed with what is still queued
             if use.peer_was_quiet and use.drain_ends_read():
-                use.ended_idle = True
+                use.stream.ended_idle = True
                 break
             if tries_first or deadline is not None or flags & NOT_WAITING:
                 try:
@@ -170,7 +172,7 @@ class Accounting(socket.socket):
                 patience = use.idle if use.timeout is None else use.timeout
                 deadline = time.monotonic() + patience
             if not use.wait_for_input(super().fileno(), deadline):
-                use.ended_idle = True
+                use.stream.ended_idle = True
                 break
         return None
 
@@ -203,8 +205,8 @@ class Accounting(socket.socket):
                     if sent == size:
                         break
             except BaseException:
-                if sent and not use.shut:
-                    use.broken = trio.BrokenResourceError, "an earlier send was cut short"
+                if sent and not use.stream.output_ended:
+                    use.stream.broken = trio.BrokenResourceError, "an earlier send was cut short"
                 raise
 
     def sendmsg(
@@ -273,9 +275,9 @@ class Accounting(socket.socket):
         use = self._use
         if isinstance(error, TimeoutError) and error.errno is None:
             return self._too_late(reading=reading)
-        ours = super().fileno() == -1 or (use.shut and not reading)
+        ours = super().fileno() == -1 or (use.stream.output_ended and not reading)
         if not ours and (isinstance(error, ConnectionError) or error.errno == errno.ETIMEDOUT):
-            use.broken = PeerGone, f"the peer is gone: {error.strerror or error}"
+            use.stream.broken = PeerGone, f"the peer is gone: {error.strerror or error}"
             use.blame_peer(error, PeerGone)
         return error
 
@@ -288,7 +290,7 @@ class Accounting(socket.socket):
         if reading:
             return IdleTimeout(f"no byte from the peer for {use.idle:g} s (idle)", info=use.info)
         message = f"the peer took no byte for {use.write:g} s (write)"
-        use.broken = WriteTimeout, message
+        use.stream.broken = WriteTimeout, message
         return WriteTimeout(message, info=use.info)
 
     def call(self, function: Callable[[], T], *, may_close_number: bool = False) -> T:
@@ -392,6 +394,7 @@ class Accounting(socket.socket):
         if number != -1 and sys.platform != "win32":  # which cannot tell programs a number
             if not self._use.shown:
                 self._use.shown, self._use.identity = True, identity_of(number)
+                self._use.stream.may_have_sent = True
             os.set_blocking(number, self._use.timeout is None)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
@@ -403,7 +406,7 @@ class Accounting(socket.socket):
     def shutdown(self, how: int, /) -> None:
         """As `socket.socket.shutdown`."""
         if how != socket.SHUT_RD:
-            self._use.shut = True
+            self._use.stream.output_ended = True
         super().shutdown(how)
 
     def detach(self) -> int:
@@ -431,13 +434,13 @@ class Accounting(socket.socket):
         if number == -1 or is_lost(number, self._use.identity):
             return
         with socket_of(kind_of(self), number) as last:
-            if self._use.broken is not None and self._use.sent:
+            if self._use.stream.broken is not None and self._use.stream.sent:
                 with suppress(OSError):  # half a reply must not look like a whole one
                     last.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def _real_close(self, *_arguments: Any) -> None:
         """What `socket.socket.close` does when no files are left that were made of it."""
-        if not self._use.shut and not self.is_lost():
+        if not self._use.stream.output_ended and not self.is_lost():
             with suppress(OSError):  # the server still has it, so the peer would not be told
                 self.shutdown(socket.SHUT_WR)
         self.end()

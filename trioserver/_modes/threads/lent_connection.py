@@ -56,14 +56,11 @@ class LentConnection(Connection):
         use = self._use = SocketUse(
             info=self.info,
             drain=receiver.drain,
+            stream=self._stream,
             new_until=time.monotonic() + until_new,
             ends_idle=ends_idle,
             idle=bounds["idle"],
             write=bounds["write"],
-            pending=receiver.buffer,
-            received=receiver.total,
-            sent=sender.total,
-            at_eof=receiver.at_eof,
             hand_over=self._hand_over,
         )
         # Others who would read or write meanwhile are told so: they would take what is his.
@@ -83,7 +80,7 @@ class LentConnection(Connection):
                 raise lost()
             transport.socket, transport.identity = twin_of(before), None
             before.detach()
-            use.detached, use.identity = True, None
+            use.stream.detached, use.identity = True, None
         if use.interrupted:  # perhaps the other one, which was not there any more
             self._interrupt()
 
@@ -98,8 +95,10 @@ class LentConnection(Connection):
     def _give_away(self) -> None:
         """The same, but that the borrower keeps the descriptor, and closes it."""
         use = self._end_loan()
+        if use is not None:  # the borrower goes on writing the one that it has
+            self._go_on_with(self._stream.copy())
         with _detach_lock:
-            if use is not None and use.detached:
+            if use is not None and use.stream.detached:
                 self._transport.close()  # this one is ours
             elif isinstance(self._transport, SocketTransport):
                 self._transport.give_away()
@@ -112,16 +111,8 @@ class LentConnection(Connection):
         receiver.busy = sender.busy = False
         if isinstance(self._transport, SocketTransport):
             self._transport.identity = self._transport.identity or use.identity
-        receiver.total, sender.total = use.received, use.sent
-        # Who knows the number may have written to it, and nobody has counted that.
-        self._may_have_sent = self._may_have_sent or use.shown
-        receiver.at_eof = use.at_eof
-        receiver.ended_idle = receiver.ended_idle or use.ended_idle
-        if use.broken is not None:
-            sender.breaks(*use.broken)
-        sender.eof_sent = sender.eof_sent or use.shut
-        # What was handed over is somebody else's: no end of output, no lingering.
-        self._must_not_linger = self._must_not_linger or use.detached
+        if self._stream.broken is not None:
+            sender.buffer.clear()
         return use
 
     def _interrupt(self) -> None:
@@ -141,16 +132,6 @@ class LentConnection(Connection):
     # While it is lent ----------------------------------------------------------
 
     @property
-    def bytes_received(self) -> int:
-        """Bytes that were read so far."""
-        return super().bytes_received if self._use is None else self._use.received
-
-    @property
-    def bytes_sent(self) -> int:
-        """Bytes that were written so far."""
-        return super().bytes_sent if self._use is None else self._use.sent
-
-    @property
     def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
         """What the connection is doing now; ``idle`` is a wait between two requests."""
         use = self._use
@@ -161,10 +142,6 @@ class LentConnection(Connection):
         if not use.reading:
             return "working"
         return "idle" if use.waits_idle() else "reading"
-
-    @property
-    def _ended_idle(self) -> bool:
-        return super()._ended_idle or (self._use is not None and self._use.ended_idle)
 
     def _end_idle_waits(self) -> None:
         if self._use is None:

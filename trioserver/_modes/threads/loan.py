@@ -20,6 +20,7 @@ import attrs
 from ..._facts.errors import IdleTimeout, PeerGone, RequestEnded, WriteTimeout
 from ..._facts.events import RequestInfo
 from ..._facts.validators import LARGEST_INT
+from ..._requests.stream_state import StreamState
 from ..._sockets.descriptors import Identity
 
 
@@ -51,14 +52,11 @@ class SocketUse:
     Attributes:
       info: the facts of the request.
       drain: whether the server drains.
+      stream: what is known of the connection's bytes: the connection's own.
       new_until: until when, by `time.monotonic`, a drain waits for a first byte.
       ends_idle: whether a drain may end a wait between two requests.
       idle: seconds that a read waits for a byte.
       write: seconds that a write waits for room.
-      pending: input that was received before the handler got its socket.
-      received: bytes read so far.
-      sent: bytes written so far.
-      at_eof: whether a read has met the end of input.
       timeout: seconds that the handler has set for every operation, in the place
         of those; 0: it does not wait.
       reading: whether a read waits.
@@ -68,27 +66,20 @@ class SocketUse:
         last write began; see `Sender.peer_was_quiet`.
       held: bytes that files have read and not handed out.
       interrupted: whether the request was cancelled; nothing is read any more.
-      ended_idle: whether the drain has ended a wait.
-      shut: whether the handler itself has ended its output.
-      detached: whether the handler has taken the descriptor over.
       number: the descriptor, once the handler's socket has none any more.
       shown: whether the handler knows the descriptor's number, so that its mode
         is what the handler thinks it is.
       identity: what is behind that number then; see `is_lost`.
-      broken: what every later send raises, and why, if that has been met.
       hand_over: called by the handler's thread before it detaches the descriptor.
     """
 
     info: RequestInfo
     drain: KnowsDrain
+    stream: StreamState = attrs.field(factory=StreamState)
     new_until: float = -math.inf
     ends_idle: bool = True
     idle: float = math.inf
     write: float = math.inf
-    pending: bytearray = attrs.field(factory=bytearray)
-    received: int = 0
-    sent: int = 0
-    at_eof: bool = False
     timeout: float | None = attrs.field(factory=socket.getdefaulttimeout)
     reading: bool = False
     writing: bool = False
@@ -96,13 +87,9 @@ class SocketUse:
     peer_was_quiet: bool = False
     held: int = 0
     interrupted: bool = False
-    ended_idle: bool = False
-    shut: bool = False
-    detached: bool = False
     number: int = -1
     shown: bool = False
     identity: Identity | None = None
-    broken: tuple[type[Exception], str] | None = None
     hand_over: Callable[[], object] = lambda: None
 
     def waits_idle(self) -> bool:
@@ -111,7 +98,7 @@ class SocketUse:
 
     def is_between_requests(self) -> bool:
         """Whether the next byte will be the first of a request, as far as can be told."""
-        return self.answered and not self.held and not self.pending
+        return self.answered and not self.held and not self.stream.pending
 
     def drain_ends_read(self) -> bool:
         """Whether a read that begins now is for a request that came too late for the drain."""
@@ -147,13 +134,13 @@ class SocketUse:
         """Until when a wait between requests may go on; ``inf`` while nothing drains."""
         if not self.drain.began:
             return math.inf
-        return -math.inf if self.received else self.new_until
+        return -math.inf if self.stream.received else self.new_until
 
     def was_read(self, size: int, *, peeked: bool) -> None:
         """A read has got ``size`` bytes."""
         self.answered = self.peer_was_quiet = False
         if not peeked:
-            self.received += size
+            self.stream.received += size
 
     def will_write(self, number: int) -> None:
         """A write to the descriptor begins."""
@@ -163,7 +150,7 @@ class SocketUse:
     def was_written(self, size: int) -> None:
         """A write has sent ``size`` bytes."""
         if size:
-            self.sent += size
+            self.stream.sent += size
             self.answered = True
 
     def blame_peer(self, error: OSError, kind: type[RequestEnded]) -> None:

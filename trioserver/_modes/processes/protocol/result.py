@@ -1,4 +1,8 @@
-"""How a request went in a worker, as it tells its server: values for the wire."""
+"""How a request went in a worker, as the worker tells its server: values for the wire.
+
+A worker is not trusted: whoever takes it over must not get the server with it. So what it
+tells is JSON, and every value is looked at before it is used.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import traceback
 from typing import Any, Self
 
 import attrs
+import trio
 
 from ...._facts.events import Outcome
 from ...._facts.verdict import describe_error
+from ...._requests.stream_state import StreamState
 from .frames import FrameError, shorten
 
 
@@ -18,65 +24,75 @@ class Result:
 
     Attributes:
       outcome: one of `Outcome`.
-      reason: why.
-      received: bytes read.
-      sent: bytes written.
-      at_eof: whether a read has met the end of input.
-      ended_idle: whether the drain has ended a wait between two requests.
-      broken: why nothing more can be sent, if that is so.
-      shut: whether the handler has ended the output.
-      detached: whether it has taken the descriptor over.
-      shown: whether it knows the descriptor's number, and so may have written to it.
-      error: the handler's own error, in words; ``""``.
+      reason: why; ``""`` if there is nothing to say.
+      stream: of a connection, what is known of its bytes now; nothing is pending.
+      error: the handler's own error, in words; ``""`` if it has raised none.
       traceback: of that error.
     """
 
     outcome: str = Outcome.COMPLETED.value
     reason: str = ""
-    received: int = 0
-    sent: int = 0
-    at_eof: bool = False
-    ended_idle: bool = False
-    broken: str = ""
-    shut: bool = False
-    detached: bool = False
-    shown: bool = False
+    stream: StreamState = attrs.field(factory=StreamState)
     error: str = ""
     traceback: str = ""
 
     @property
     def is_orderly(self) -> bool:
         """Whether all that is left to do is to end the output."""
-        completed = self.outcome == Outcome.COMPLETED.value
-        return completed and not (self.broken or self.shut or self.detached)
+        completed, stream = self.outcome == Outcome.COMPLETED.value, self.stream
+        return completed and not (stream.broken or stream.output_ended or stream.detached)
 
-    def failed(self, error: BaseException) -> None:
-        """The handler has raised ``error``."""
+    def note_error(self, error: BaseException) -> None:
+        """Note that the handler has raised ``error``."""
         self.outcome = Outcome.FAILED.value
         self.error = shorten(describe_error(error))
         self.traceback = shorten(traceback_of(error))
 
     def as_facts(self) -> dict[str, Any]:
-        """For `wire.tell`: the outcome, and what is not as ever."""
-        return {
-            name: value
-            for name, default in _DEFAULTS.items()
-            if (value := getattr(self, name)) != default or name == "outcome"
-        }
+        """Values for `encode_facts`: the outcome, and what differs from the default."""
+        facts: dict[str, Any] = {"outcome": self.outcome} | _differing(self, _TEXTS)
+        stream = _differing(self.stream, _STREAM)
+        if self.stream.broken is not None:
+            stream["broken"] = shorten(self.stream.broken[1])
+        return facts | {"stream": stream} if stream else facts
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Self:
-        """What `as_facts` has made.
+        """The result of which `as_facts` has made ``facts``.
 
         Raises:
-          WireError: it is something else.
+          FrameError: they are something else.
         """
-        understood = facts.get("outcome") in _OUTCOMES
-        for name, value in facts.items():
-            understood &= name in _DEFAULTS and type(value) is type(_DEFAULTS[name])
-        if not understood:
+        texts = dict(facts)
+        stream = texts.pop("stream", {})
+        if facts.get("outcome") not in _OUTCOMES or not _fit(texts, _TEXTS):
             raise FrameError(f"not how a request ends: {facts!r}")
-        return cls(**facts)
+        return cls(**texts, stream=_stream_from(stream))
+
+
+def _differing(value: object, defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: one for name, default in defaults.items() if (one := getattr(value, name)) != default
+    }
+
+
+def _fit(facts: dict[str, Any], defaults: dict[str, Any]) -> bool:
+    """Whether all facts are known, and of the type of their defaults."""
+    return all(
+        name in defaults and type(value) is type(defaults[name]) for name, value in facts.items()
+    )
+
+
+def _stream_from(facts: Any) -> StreamState:
+    if not isinstance(facts, dict) or not _fit(facts, _STREAM | {"broken": ""}):
+        raise FrameError(f"not how a request ends: {facts!r} of a connection")
+    numbers = dict(facts)
+    broken = numbers.pop("broken", None)
+    if any(value < 0 for value in numbers.values()):
+        raise FrameError(f"not how a request ends: {facts!r} of a connection")
+    return StreamState(
+        **numbers, broken=None if broken is None else (trio.BrokenResourceError, broken)
+    )
 
 
 def traceback_of(error: BaseException) -> str:
@@ -91,5 +107,13 @@ def traceback_of(error: BaseException) -> str:
         )
 
 
-_DEFAULTS: dict[str, Any] = attrs.asdict(Result())
+_TEXTS = {"outcome": Outcome.COMPLETED.value, "reason": "", "error": "", "traceback": ""}
 _OUTCOMES = tuple(one.value for one in Outcome)
+
+# Numbers and truths. What is pending goes to a worker and does not come back, and of what
+# has broken the stream only the words do.
+_STREAM: dict[str, Any] = {
+    field.name: field.default
+    for field in attrs.fields(StreamState)
+    if field.name not in {"pending", "broken"}
+}

@@ -46,9 +46,9 @@ class Job:
       result: how it went; None if the worker has not told.
       status: with which exit status the worker has ended, if it has not told.
       begun: whether the worker has begun with it.
-      was_writing: whether it has ended in the middle of a write.
-      received: bytes read.
-      sent: bytes written.
+      was_writing: whether it was ended in the middle of a write.
+      received: bytes that it was last seen to have read, if it has not told.
+      sent: bytes that it was last seen to have written, if it has not told.
       over: set when all this is known.
       replies: of a datagram's request, datagrams to send and their addresses,
         until it is over.

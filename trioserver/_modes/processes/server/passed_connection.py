@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
+import attrs
 import trio
 
 from ...._facts.address import Address
+from ...._requests.stream_state import StreamState
 from ...._sockets.making import kind_of
 from ...._sockets.stream_sockets import SocketTransport
 from ...threads.lent_connection import LentConnection
-from ...threads.loan import SocketUse
-from ..protocol.result import Result
 from ..protocol.task import ConnectionTask
 from .job import Job
 from .worker import Worker
@@ -47,10 +47,7 @@ class PassedConnection(LentConnection):
             age=trio.current_time() - self.info.started,
             client_address=client_address,
             kind=kind_of(sock),
-            pending=bytes(use.pending),
-            received=use.received,
-            sent=use.sent,
-            at_eof=use.at_eof,
+            stream=self._stream,
             idle=use.idle,
             write=use.write,
             ends_idle=ends_idle,
@@ -59,19 +56,11 @@ class PassedConnection(LentConnection):
         )
 
     def _come_back(self) -> None:
-        """No worker has it any more: note what has become of it."""
-        use, job = self._use, self._job
-        self._worker = self._job = None
-        if use is None:
-            return
-        if job is not None and job.begun:
-            use.pending.clear()
-            use.received, use.sent = job.received, job.sent
-            if job.result is not None:
-                _note(use, job.result)
-            elif job.was_writing:  # half a reply must not look like a whole one
-                use.broken = trio.BrokenResourceError, "its worker was ended in a send"
+        """No worker has it any more: go on with the state that the worker has left it in."""
+        job, self._job, self._worker = self._job, None, None
         self._take_back()
+        if job is not None and job.begun:
+            self._go_on_with(_left_by(job, self._stream))
 
     # While a worker has it -------------------------------------------------------
 
@@ -103,8 +92,13 @@ class PassedConnection(LentConnection):
             self._worker.drain()
 
 
-def _note(use: SocketUse, result: Result) -> None:
-    use.at_eof, use.ended_idle = result.at_eof, result.ended_idle
-    use.shut, use.detached, use.shown = result.shut, result.detached, result.shown
-    if result.broken:
-        use.broken = trio.BrokenResourceError, result.broken
+def _left_by(job: Job, before: StreamState) -> StreamState:
+    """The state in which a worker that has begun with a connection has left it."""
+    if job.result is not None:
+        return job.result.stream
+    broken = before.broken
+    if job.was_writing:  # half a reply must not look like a whole one
+        broken = trio.BrokenResourceError, "its worker was ended in a send"
+    return attrs.evolve(
+        before, received=job.received, sent=job.sent, pending=bytearray(), broken=broken
+    )

@@ -170,9 +170,7 @@ class Worker:
                 raise FrameError("a datagram, for a connection")
             job.replies.put(payload, address_from_json(facts.get("to")))
         elif kind is Message.DONE and job is not None:
-            result = Result.from_facts(facts)
-            job.result, job.begun, self.job = result, True, None
-            job.received, job.sent = result.received, result.sent
+            job.result, job.begun, self.job = Result.from_facts(facts), True, None
             job.finish()
             on_change(self)
         else:

@@ -18,7 +18,7 @@ import trio
 from ...._engine.request_task import RequestTask
 from ...._facts.address import Address
 from ...._facts.chains import lone_errors
-from ...._facts.config import Limits, Timeouts
+from ...._facts.config import Timeouts
 from ...._facts.events import RequestInfo, RequestRecord
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
@@ -32,7 +32,7 @@ from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Result
 from ..protocol.status import SharedStatus, State
-from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask, unpack_task
+from ..protocol.task import DatagramTask, WorkerTask, unpack_task
 
 
 async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
@@ -79,7 +79,14 @@ class _Loop(trio.abc.Instrument):
             return Datagram(way_back, info, timeouts=timeouts, limits=limits)
         sock = socket_of(task.kind, self._channel.take_descriptor())
         timeouts = attrs.evolve(timeouts, idle=task.idle, write=task.write)
-        return TakenConnection(_Shared(sock), task, info, timeouts, limits, self.drain)
+        return TakenConnection(
+            _Shared(sock),
+            info,
+            timeouts=timeouts,
+            limits=limits,
+            drain=self.drain,
+            stream=task.stream,
+        )
 
     async def serve(self, task: WorkerTask, request: Connection | Datagram) -> None:
         """Handle one request, and tell how it went."""
@@ -134,20 +141,6 @@ class TakenConnection(Connection):
 
     _transport: _Shared
 
-    def __init__(
-        self,
-        transport: _Shared,
-        task: ConnectionTask,
-        info: RequestInfo,
-        timeouts: Timeouts,
-        limits: Limits,
-        drain: Drain,
-    ) -> None:
-        super().__init__(transport, info, timeouts=timeouts, limits=limits, drain=drain)
-        self._receiver.buffer += task.pending
-        self._receiver.total, self._sender.total = task.received, task.sent
-        self._receiver.at_eof = task.at_eof
-
 
 @attrs.define(eq=False)
 class _WorkerSideHooks:
@@ -181,7 +174,7 @@ class _WorkerSideHooks:
         """Have it told."""
         error = sys.exception()
         if error is not None:
-            self.result.failed(error)
+            self.result.note_error(error)
 
     # The books
 
@@ -202,12 +195,10 @@ class _WorkerSideHooks:
         """It is decided."""
         result, request = self.result, self._request
         result.outcome, result.reason = record.outcome.value, shorten(record.reason)
-        result.received, result.sent = record.bytes_received, record.bytes_sent
-        result.ended_idle = request._ended_idle
         if isinstance(request, TakenConnection):
-            receiver, sender = request._receiver, request._sender
-            result.at_eof, result.shut = receiver.at_eof, sender.eof_sent or sender.closed
-            result.broken = sender.broken or ""
+            result.stream = request._stream
+            # For the peer that is the end of the output: the server only lingers and closes.
+            result.stream.output_ended |= request._sender.closed
             request._transport.is_over = True
 
     def on_close(self, task: RequestTask) -> None:

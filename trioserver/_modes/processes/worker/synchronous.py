@@ -32,7 +32,7 @@ def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: Shared
         shared_status.begin(task.info.id)
         _tell(channel, _serve_datagram(server, task, channel))
         return
-    shared_status.begin(task.info.id, task.received, task.sent)
+    shared_status.begin(task.info.id, task.stream.received, task.stream.sent)
     with _Owner(channel.take_descriptor()) as owner:
         result = _serve_connection(server, task, channel, shared_status, owner)
         ends_output = task.ends_output and result.is_orderly
@@ -70,7 +70,8 @@ def _serve_connection(
     shared_status: SharedStatus,
     owner: _Owner,
 ) -> Result:
-    result = Result()
+    stream = task.stream
+    result = Result(stream=stream)
     use = SocketUse(
         info=task.info,
         drain=_DrainOnPage(shared_status, channel),
@@ -78,10 +79,7 @@ def _serve_connection(
         ends_idle=task.ends_idle,
         idle=task.idle,
         write=task.write,
-        pending=bytearray(task.pending),
-        received=task.received,
-        sent=task.sent,
-        at_eof=task.at_eof,
+        stream=stream,
     )
     sock = SeenSocket.of(task.kind, owner.number, use)
     sock.show_on(shared_status)
@@ -93,13 +91,10 @@ def _serve_connection(
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
         _judge(result, error, task)
     finally:
-        result.detached = owner.number == -1
+        stream.detached = owner.number == -1
         if sock.is_lost():
             owner.detach()  # it may be a file's by now that the handler has opened
         sock.end()
-    result.received, result.sent, result.at_eof = use.received, use.sent, use.at_eof
-    result.ended_idle, result.shut, result.shown = use.ended_idle, use.shut, use.shown
-    result.broken = use.broken[1] if use.broken else ""
     return result
 
 
@@ -136,7 +131,7 @@ class _Owner:
 def _judge(result: Result, error: BaseException, task: WorkerTask) -> None:
     theirs = peers_doing(error, task.info)
     if theirs is None:
-        result.failed(as_errors(error))
+        result.note_error(as_errors(error))
     else:
         outcome, reason = theirs
         result.outcome, result.reason = outcome.value, shorten(reason)
@@ -202,7 +197,7 @@ class SeenSocket(BlockingSocket):
             return super()._receive(*arguments)
         finally:
             cells = self._cells  # by now perhaps others
-            cells[RECEIVED] = use.received
+            cells[RECEIVED] = use.stream.received
             cells[STATE] = self._afterwards
 
     def _write(self, *arguments: Any, **options: Any) -> int:
@@ -211,7 +206,7 @@ class SeenSocket(BlockingSocket):
             return super()._write(*arguments, **options)
         finally:
             cells = self._cells
-            cells[SENT] = self._use.sent
+            cells[SENT] = self._use.stream.sent
             cells[STATE] = self._afterwards
 
 
