@@ -467,7 +467,7 @@ async def test_error_of_a_handler_can_stop_the_server(autojump_clock: Any) -> No
 
 
 async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
-    """A snapshot tells verifying, working and writing apart, and who it is."""
+    """A snapshot tells arriving, working and writing apart, and who it is."""
 
     class Slow(MemoryDatagramServer):
         async def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -481,7 +481,7 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
     server = Slow(("memory", 1), work)
     async with server.serving():
         server.client("me", capacity=0).send_now(b"abc")
-        for age, state in [(1, "verifying"), (3, "working"), (5, "writing")]:
+        for age, state in [(1, "arriving"), (3, "working"), (5, "writing")]:
             await trio.sleep_until(trio.current_time() - trio.current_time() % 1 + 1)
             await trio.sleep(0 if age == 1 else 1)
             [request] = server.snapshot().requests

@@ -66,13 +66,13 @@ class Admission:
     takes: Takes = Takes.ALL
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
-    _verifies: bool = attrs.field(init=False)
+    _arrives: bool = attrs.field(init=False)
     _closes_by_default: bool = attrs.field(init=False)
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self._server.limits, self._server._most_requests())
-        self._verifies = self._overrides("verify_request")
+        self._arrives = self._server._has_arrival()
         closers = ("shutdown_request", "close_request")
         self._closes_by_default = not any(map(self._overrides, closers))
 
@@ -197,7 +197,7 @@ class Admission:
             client_address,
             self._server,
             self._events,
-            verifies=self._verifies,
+            arrives=self._arrives,
             closes_by_default=self._closes_by_default and hook_argument is request,
         )
         if self._slots.counts_clients():

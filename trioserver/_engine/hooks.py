@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from trio.lowlevel import disable_ki_protection
 
 from .._facts.address import Address
 from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo
+from .._facts.verdict import as_errors
 from .._requests.any_request import AnyRequest
 from .._requests.drain import Drain
 from .._sockets.transport import DatagramTransport, Listener, Transport
+
+T = TypeVar("T")
 
 
 class RequestHooks(Protocol):
@@ -20,10 +25,12 @@ class RequestHooks(Protocol):
     timeouts: Timeouts
     propagate_errors: bool
 
-    async def verify_request(self, request: Any, client_address: Address) -> bool: ...
     async def process_request(self, request: Any, client_address: Address) -> None: ...
     async def shutdown_request(self, request: Any) -> None: ...
     async def handle_error(self, request: Any, client_address: Address) -> None: ...
+
+    async def _arrive(self, request: Any, client_address: Address) -> bool:
+        """What stands between the accept and ``process_request``; whether to serve the request."""
 
 
 class ServerHooks(RequestHooks, Protocol):
@@ -41,6 +48,9 @@ class ServerHooks(RequestHooks, Protocol):
     ) -> AnyRequest:
         """What the handler gets, over what a listener has accepted."""
 
+    def _has_arrival(self) -> bool:
+        """Whether `_arrive` does anything."""
+
     def _waiting_room(self) -> int:
         """How many clients a drain takes in that have to wait for a slot."""
 
@@ -49,3 +59,16 @@ class ServerHooks(RequestHooks, Protocol):
 
     def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
         """What handlers need around them, before clients are let in and until all have left."""
+
+
+@disable_ki_protection
+async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """Await code of the user's, where Ctrl-C may strike."""
+    try:
+        return await hook(*arguments)
+    except GeneratorExit as error:
+        raise as_errors(error) from error
+    except BaseExceptionGroup as group:
+        if as_errors(group) is group:
+            raise
+        raise as_errors(group) from None

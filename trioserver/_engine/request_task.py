@@ -3,7 +3,7 @@
 Every request is one task, and this is all that the task does::
 
     serve                       inside the request's own cancel scope:
-      converse                    verify_request, process_request, flush
+      converse                    arrive, process_request, flush
         contain                   whatever was raised: whose fault, who is told
       settle                      the outcome is final: slot back, one record
       part                        half-close, discard unread input, close
@@ -28,14 +28,15 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from .._facts.address import Address
 from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from .._facts.observers import error_log, log_lost, log_safely
-from .._facts.verdict import as_errors, cancellations, describe_error, lone, peers_doing, split
+from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
-from .hooks import RequestHooks
+from .arrival import arrive
+from .hooks import RequestHooks, call_hook
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
 
@@ -63,7 +64,7 @@ class RequestTask:
       hook_argument: what the hooks get as ``request``: it, unless
         ``get_request`` was overridden to wrap it.
       client_address: what the hooks get as such.
-      verifies: whether ``verify_request`` says anything.
+      arrives: whether there is a step between the accept and `process_request`.
       closes_by_default: whether nobody has overridden how a request is closed.
       rejection: instead of the server's handler, the function that tells the
         client that the server is full.
@@ -77,12 +78,12 @@ class RequestTask:
     client_address: Address
     _hooks: RequestHooks
     _events: RequestEvents
-    verifies: bool = False
+    arrives: bool = False
     closes_by_default: bool = False
     rejection: Callable[[Any], Awaitable[object]] | None = None
     client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
-    _phase: str = "verifying"
+    _phase: str = "arriving"
     _outcome: Outcome | None = None
     _reason: str = ""
     _cancelled_because: str = ""
@@ -129,21 +130,21 @@ class RequestTask:
         try:
             if self.rejection is not None:
                 await self._reject(self.rejection)
-            elif await self._verified():
+            elif await self._has_arrived():
                 await self._process()
         except BaseException as error:  # noqa: BLE001  (it raises again what it must)
             await self._contain(error)
 
-    async def _verified(self) -> bool:
-        if not self.verifies:
+    async def _has_arrived(self) -> bool:
+        if not self.arrives:
             return True
-        with trio.move_on_after(self._hooks.timeouts.handshake) as patience:
-            if await call_hook(self._hooks.verify_request, self.hook_argument, self.client_address):
-                return True
-            self._decide(Outcome.REFUSED, "verify_request")
-        if patience.cancelled_caught:
-            self._decide(Outcome.TIMED_OUT, "verify_request took too long (handshake)")
-        return False
+        failure = await arrive(self._hooks, self.hook_argument, self.client_address)
+        if failure is not None:
+            self._decide(*failure)
+            return False
+        self.info = self.request.info  # of which the arrival may have learnt more
+        self.request._has_arrived()
+        return True
 
     async def _process(self) -> None:
         self._phase = "working"
@@ -338,16 +339,3 @@ class RequestTask:
             bytes_received=request.bytes_received,
             bytes_sent=request.bytes_sent,
         )
-
-
-@disable_ki_protection
-async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Await code of the user's, where Ctrl-C may strike."""
-    try:
-        return await hook(*arguments)
-    except GeneratorExit as error:
-        raise as_errors(error) from error
-    except BaseExceptionGroup as group:
-        if as_errors(group) is group:
-            raise
-        raise as_errors(group) from None

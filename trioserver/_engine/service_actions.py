@@ -5,9 +5,8 @@ from __future__ import annotations
 import trio
 
 from .._facts.verdict import cancellations
-from .hooks import ServerHooks
+from .hooks import ServerHooks, call_hook
 from .request_nursery import why_it_ended
-from .request_task import call_hook
 from .shutdown import Shutdown
 
 

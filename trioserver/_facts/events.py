@@ -225,7 +225,7 @@ class RequestSnapshot:
 
     Attributes:
       info: which request.
-      state: ``verifying``, ``working``, ``reading``, ``writing``, ``idle`` or
+      state: ``arriving``, ``working``, ``reading``, ``writing``, ``idle`` or
         ``closing``.
       age: seconds since the accept.
       time_left: seconds until ``Timeouts.request`` (or the handler's own

@@ -47,6 +47,9 @@ class AnyRequest(Protocol):
     def reset(self) -> None:
         """Give it back so that the peer sees an error, where that can be told."""
 
+    def _has_arrived(self) -> None:
+        """The request has arrived: its first bytes are waited for from now on."""
+
     # For the drain.
 
     @property

@@ -292,6 +292,9 @@ class Connection(trio.abc.HalfCloseableStream):
 
     # For the drain ---------------------------------------------------------
 
+    def _has_arrived(self) -> None:
+        self._receiver.awaits_first_byte()
+
     @property
     def _new_until(self) -> float:
         return self._receiver.new_until

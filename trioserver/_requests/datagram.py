@@ -171,6 +171,9 @@ class Datagram(_Pair):
             self._sender.buffer.clear()
             await self.reply(written)
 
+    def _has_arrived(self) -> None:
+        """Nothing changes: the datagram is there."""
+
     # For the drain: a datagram waits for nothing more to arrive.
 
     _new_until = float("-inf")

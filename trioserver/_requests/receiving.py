@@ -74,7 +74,7 @@ class Receiver:
     _sender: _Sender
     drain: Drain
     stream: StreamState
-    _accepted: float
+    _new_since: float
     timeout: float = math.inf
     portion: int = LARGEST_PORTION
     closed: bool = False
@@ -226,10 +226,14 @@ class Receiver:
 
     # For the drain ---------------------------------------------------------
 
+    def awaits_first_byte(self) -> None:
+        """The client has something to say only now: it counts as new from now on."""
+        self._new_since = trio.current_time()
+
     @property
     def new_until(self) -> float:
         """Until when, by the Trio clock, a drain waits for the very first byte."""
-        return -math.inf if self.stream.received else self._accepted + NEW_CONNECTION_GRACE
+        return -math.inf if self.stream.received else self._new_since + NEW_CONNECTION_GRACE
 
     def end_idle_waits(self) -> None:
         """End the waits between requests, unless a request has begun."""

@@ -16,6 +16,7 @@ import trio
 
 from .._engine.run import Run
 from .._engine.serving import handle_one, serve
+from .._facts.address import Address
 from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo, ShutdownReport
@@ -264,6 +265,14 @@ class BaseServer(Lifecycle):
     def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
         """What handlers need around them: there before clients are let in, and until all left."""
         return nullcontext()
+
+    async def _arrive(self, request: Any, client_address: Address) -> bool:
+        """What stands between the accept and `process_request`; whether to serve the request."""
+        return await self.verify_request(request, client_address)
+
+    def _has_arrival(self) -> bool:
+        """Whether `_arrive` does anything."""
+        return self._overrides("verify_request")
 
     def _most_requests(self) -> int:
         """How many requests may be served at once."""

@@ -158,8 +158,8 @@ class _WorkerSideHooks:
 
     # The hooks
 
-    async def verify_request(self, request: Any, client_address: Address) -> bool:
-        """The server has."""
+    async def _arrive(self, request: Any, client_address: Address) -> bool:
+        """Nothing: the request has arrived at the server."""
         return True
 
     async def process_request(self, request: Any, client_address: Address) -> None:
