@@ -7,26 +7,28 @@ import gc
 import http.client
 import http.server
 import logging
+import math
 import select
 import socket
 import socketserver
-import ssl
-import sys
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, until
-from support.adopting import THERE, Upper, adopted, ask, in_thread
+from support import plain_client, until
+from support.adopting import THERE, Upper, adopted, fails, in_thread
+from support.scenes import table
 
-import trioserver
+from trioserver import Limits, Timeouts, adopt
 from trioserver.testing import open_descriptors
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
+
+
+# Every kind ----------------------------------------------------------------------------
 
 
 class UpperDatagram(socketserver.DatagramRequestHandler):
@@ -36,273 +38,68 @@ class UpperDatagram(socketserver.DatagramRequestHandler):
         self.wfile.write(self.packet.upper())
 
 
-# Every kind ----------------------------------------------------------------------------
+def theirs(kind: str, folder: Path, handler: Any) -> Any:
+    """A server of that kind."""
+    address = str(folder / "socket") if "Unix" in kind else THERE
+    return getattr(socketserver, f"{kind}Server")(address, handler)
 
 
-@pytest.mark.parametrize("mixin", [None, socketserver.ThreadingMixIn])
-@pytest.mark.parametrize("kind", ["TCP", "UnixStream"])
-async def test_stream_server(mixin: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["TCP", "UnixStream", "ThreadingTCP", "ThreadingUnixStream"])
+async def test_stream_server(kind: str, tmp_path: Path) -> None:
     """Connections over TCP and Unix sockets, with threads and without."""
-    base = getattr(socketserver, f"{kind}Server")
-    bases = (base,) if mixin is None else (mixin, base)
-    address = THERE if kind == "TCP" else str(tmp_path / "socket")
-    server = type("Server", bases, {})(address, Upper)
-    witness = Witness()
-    async with adopted(server, observers=[witness]) as reports:
+    async with adopted(theirs(kind, tmp_path, Upper)) as it:
         for _ in range(3):
-            assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: len(witness.records) == 3)
-    assert witness.outcomes == ["completed"] * 3
-    assert {record.info.mode for record in witness.records} == {"thread"}
-    assert {(it.bytes_received, it.bytes_sent) for it in witness.records} == {(6, 6)}
-    assert reports.report.clean
-    assert server.fileno() == -1
+            assert await it.ask() == b"HELLO\n"
+        await it.ended(3)
+    assert it.outcomes == ["completed"] * 3
+    assert {record.info.mode for record in it.records} == {"thread"}
+    assert {(record.bytes_received, record.bytes_sent) for record in it.records} == {(6, 6)}
+    assert it.report.clean
+    assert it.server.fileno() == -1
 
 
-@pytest.mark.parametrize("mixin", [None, socketserver.ThreadingMixIn])
-@pytest.mark.parametrize("kind", ["UDP", "UnixDatagram"])
-async def test_datagram_server(mixin: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
+async def test_datagram_server(kind: str, tmp_path: Path) -> None:
     """Datagrams over UDP and Unix sockets."""
-    base = getattr(socketserver, f"{kind}Server")
-    bases = (base,) if mixin is None else (mixin, base)
-    address = THERE if kind == "UDP" else str(tmp_path / "socket")
-    server = type("Server", bases, {})(address, UpperDatagram)
-    witness = Witness()
+    server = theirs(kind, tmp_path, UpperDatagram)
     with socket.socket(server.address_family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
-        client.bind(THERE if kind == "UDP" else str(tmp_path / "client"))
-        async with adopted(server, observers=[witness]):
+        client.bind(str(tmp_path / "client") if "Unix" in kind else THERE)
+        async with adopted(server) as it:
             for word in (b"one", b"", b"two"):
                 client.sendto(word, server.server_address)
                 assert await in_thread(client.recv, 100) == word.upper()
-            await until(lambda: len(witness.records) == 3)
-    assert witness.outcomes == ["completed"] * 3
-
-
-async def test_plain_server_handles_one_request_after_the_other() -> None:
-    """As ever: without the mix-in, the second client waits for the first."""
-    go, served = threading.Event(), []
-
-    def handler(request: Any, client_address: Any, server: Any) -> None:
-        served.append(client_address)
-        go.wait(10)
-
-    server = socketserver.TCPServer(THERE, handler)  # type: ignore[arg-type]
-    async with adopted(server):
-        with plain_client(server.server_address), plain_client(server.server_address):
-            await until(lambda: served)
-            await trio.testing.wait_all_tasks_blocked(0.02)
-            assert len(served) == 1
-            go.set()
-            await until(lambda: len(served) == 2)
-
-
-async def test_threading_server_handles_many_at_once() -> None:
-    """As many as ``max_threads``, and no more."""
-    together = threading.Barrier(3)
-
-    class Meets(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            together.wait(10)
-            self.request.sendall(b"met")
-
-    server = socketserver.ThreadingTCPServer(THERE, Meets)
-    with contextlib.ExitStack() as stack:
-        async with adopted(server, max_threads=3):
-            clients = [stack.enter_context(plain_client(server.server_address)) for _ in range(3)]
-            for client in clients:
-                assert await in_thread(client.recv, 3) == b"met"
-            stack.close()  # else the server lingers
+            await it.ended(3)
+    assert it.outcomes == ["completed"] * 3
 
 
 # Their methods ---------------------------------------------------------------------------
 
 
-class Books(socketserver.ThreadingTCPServer):
-    """Writes down which of its methods were called, and in which thread."""
+@table(
+    "error",
+    {
+        "lets errors through on purpose": None,
+        "fails, and hides what it was told of": RuntimeError("the second"),
+    },
+)
+async def test_handle_error_that_raises(
+    error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends nothing, and everything is logged: the first error is never lost."""
 
-    calls: list[str]
-    threads: set[int]
-
-    def __init__(self, handler: Any = Upper) -> None:
-        self.calls, self.threads = [], set()
-        super().__init__(THERE, handler)
-
-    def note(self, name: str) -> None:
-        self.calls.append(name)
-        self.threads.add(threading.get_ident())
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        self.note("verify_request")
-        return client_address[1] % 2 < 2
-
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        self.note("finish_request")
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        self.note(f"handle_error {sys.exception()!r}")
-
-    def shutdown_request(self, request: Any) -> None:
-        self.note("shutdown_request")
-        super().shutdown_request(request)
-
-    def close_request(self, request: Any) -> None:
-        self.note("close_request")
-        super().close_request(request)
-
-    def server_close(self) -> None:
-        self.note("server_close")
-        super().server_close()
-
-
-async def test_their_methods_are_called_in_order_and_not_in_trios_thread() -> None:
-    """What may block is called in threads."""
-    server = Books()
-    async with adopted(server):
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: len(server.calls) == 4)
-    assert server.calls == [
-        *("verify_request", "finish_request", "shutdown_request", "close_request"),
-        "server_close",
-    ]
-    assert threading.get_ident() not in server.threads
-
-
-async def test_their_handle_error_is_called_with_the_error() -> None:
-    """And the outcome is that of a failure."""
-
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise ValueError("no")
-
-    server, witness = Books(fails), Witness()
-    async with adopted(server, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: len(server.calls) == 5)
-    assert "handle_error ValueError('no')" in server.calls
-    assert witness.outcomes == ["failed"]
-
-
-async def test_their_verify_request_turns_clients_away() -> None:
-    """The handler is not called; the connection is closed."""
-
-    class Picky(Books):
-        def verify_request(self, request: Any, client_address: Any) -> bool:
-            return False
-
-    server, witness = Picky(), Witness()
-    async with adopted(server, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: len(server.calls) == 2)
-    assert server.calls == ["shutdown_request", "close_request", "server_close"]
-    assert witness.outcomes == ["refused"]
-
-
-async def test_their_get_request_is_called_when_somebody_is_there() -> None:
-    """As ever, so it may wait: not even a drain calls it for nobody."""
-    somebody_was_there = []
-
-    class Looks(socketserver.ThreadingTCPServer):
-        def get_request(self) -> Any:
-            somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
-            return super().get_request()
-
-    server = Looks(THERE, Upper)
-    async with adopted(server):
-        for _ in range(2):
-            assert await in_thread(ask, server.server_address) == b"HELLO\n"
-    assert somebody_was_there == [True, True]
-
-
-async def test_error_in_their_get_request_is_one_clients() -> None:
-    """As ever: it costs nobody else anything."""
-
-    class Strict(socketserver.ThreadingTCPServer):
-        calls = 0
-
-        def get_request(self) -> Any:
-            self.calls += 1
-            request, client_address = super().get_request()
-            if self.calls == 1:
-                request.close()
-                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client left in the handshake")
-            return request, client_address
-
-    server = Strict(THERE, Upper)
-    async with adopted(server) as reports:
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-    assert reports.report.statistics.accept_errors == 1
-
-
-@pytest.mark.parametrize("error", [BlockingIOError(), InterruptedError()])
-async def test_their_get_request_finds_nobody(error: OSError) -> None:
-    """What accept(2) raises then is nobody's error; who is there is served."""
-
-    class Hesitates(Books):
-        hesitates = True
-
-        def get_request(self) -> Any:
-            if self.hesitates:
-                self.hesitates = False
-                raise error
-            return super().get_request()
-
-    async with adopted(server := Hesitates(Upper)) as reports:
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-    assert reports.report.statistics.accept_errors == 0
-
-
-async def test_handle_error_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Some let errors through on purpose; it ends nothing."""
-
-    class PassesThrough(Books):
+    class Raises(socketserver.ThreadingTCPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            raise  # noqa: PLE0704  (it is called while the error is handled)
+            if error is None:
+                raise  # noqa: PLE0704  (it is called while the error is handled)
+            raise error from None
 
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise ValueError("passed through")
-
-    server = PassesThrough(fails)
-    async with adopted(server):
+    async with adopted(Raises(THERE, fails)) as it:
         for _ in range(2):
-            with plain_client(server.server_address) as client:
-                assert await in_thread(client.recv, 1) == b""
-        await until(lambda: caplog.text.count("passed through") >= 2)
+            await it.hangs_up()
+        await until(lambda: caplog.text.count("ValueError: no") >= 2)
+        await until(lambda: str(error or "") in caplog.text)
     assert "handle_error raised" in caplog.text
-
-
-async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """A handle_error that fails, and hides what it was told of, has both of them logged."""
-
-    class Hides(Books):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            raise RuntimeError("the second") from None
-
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise LookupError("the first")
-
-    async with adopted(server := Hides(fails)):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: "the second" in caplog.text)
-    assert "LookupError: the first" in caplog.text
-
-
-async def test_service_actions_are_called() -> None:
-    """In a thread, twice a second, until the drain."""
-    called = threading.Event()
-
-    class Acts(socketserver.TCPServer):
-        def service_actions(self) -> None:
-            if threading.current_thread() is not threading.main_thread():
-                called.set()
-
-    async with adopted(Acts(THERE, Upper)):
-        assert await in_thread(called.wait, 5)
 
 
 async def test_what_is_bypassed_is_said() -> None:
@@ -315,20 +112,11 @@ async def test_what_is_bypassed_is_said() -> None:
         def serve_forever(self, poll_interval: float = 0.5) -> None:
             raise AssertionError
 
-    server = Pools(THERE, Upper)
     with pytest.warns(UserWarning, match="not called under adopt") as warned:
-        async with adopted(server):
-            assert await in_thread(ask, server.server_address) == b"HELLO\n"
+        async with adopted(Pools(THERE, Upper)) as it:
+            assert await it.ask() == b"HELLO\n"
     said = [str(warning.message).partition(" ")[0] for warning in warned]
     assert said == ["Pools.serve_forever", "Pools.process_request"]
-
-
-async def test_nothing_is_said_of_a_server_that_overrides_nothing() -> None:
-    """Neither the mix-in's own methods nor the ready-made classes are overrides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        async with adopted(http.server.ThreadingHTTPServer(THERE, Upper)):
-            pass
 
 
 # shutdown() --------------------------------------------------------------------------------
@@ -348,7 +136,7 @@ async def test_shutdown_from_anywhere(where: str) -> None:
     server = socketserver.ThreadingTCPServer(THERE, Stops)
     with trio.fail_after(10), plain_client(server.server_address) as client:
         async with trio.open_nursery() as nursery:
-            await nursery.start(trioserver.adopt, server)
+            await nursery.start(adopt, server)
             if where == "task":
                 server.shutdown()
             elif where == "thread":
@@ -382,13 +170,13 @@ async def test_shutdown_before_serving() -> None:
     thread.start()
     with trio.fail_after(10):
         await until(lambda: server._BaseServer__shutdown_request)  # type: ignore[attr-defined]
-        report = await trioserver.adopt(server)
+        report = await adopt(server)
         await in_thread(thread.join)
     assert report.reason == "shutdown() was called"
 
 
 async def test_shutdown_runs_overrides() -> None:
-    """A subclass that does more in its shutdown() goes on doing it."""
+    """A subclass that does more in its shutdown() goes on doing it; afterwards it returns."""
     told = []
 
     class Tells(socketserver.ThreadingTCPServer):
@@ -397,17 +185,10 @@ async def test_shutdown_runs_overrides() -> None:
             super().shutdown()
             told.append("after")
 
-    async with adopted(Tells(THERE, Upper)):
+    async with adopted(Tells(THERE, Upper)) as it:
         pass
     assert told == ["before", "after"]
-
-
-async def test_shutdown_afterwards_returns() -> None:
-    """As after serve_forever."""
-    server = socketserver.TCPServer(THERE, Upper)
-    async with adopted(server):
-        pass
-    await in_thread(server.shutdown)
+    await in_thread(it.server.shutdown)
 
 
 # Endings -------------------------------------------------------------------------------------
@@ -429,7 +210,10 @@ class KeepAlive(http.server.BaseHTTPRequestHandler):
 
 
 async def test_idle_keep_alive_connection_is_drained() -> None:
-    """It ends at once, though its handler waits in a read."""
+    """It ends at once, though its handler waits in a read.
+
+    Nor is anything said of a ready-made class: it overrides nothing.
+    """
     server = http.server.ThreadingHTTPServer(THERE, KeepAlive)
     host, port = server.server_address[:2]
     with contextlib.closing(http.client.HTTPConnection(str(host), port)) as client:
@@ -438,49 +222,32 @@ async def test_idle_keep_alive_connection_is_drained() -> None:
             client.request("GET", "/")
             return client.getresponse().read()
 
-        no_linger = trioserver.Timeouts(linger=0)  # else for the client, who is in no hurry
-        async with adopted(server, timeouts=no_linger) as reports:
+        # No linger, which is for the client, who is in no hurry.
+        async with adopted(server, timeouts=Timeouts(linger=0)) as it:
             for _ in range(3):
                 assert await in_thread(fetch) == b"ok"
             # The thread is back in its read a moment after the answer is here.
             began = time.monotonic()
         assert time.monotonic() - began < 0.5
-    assert [str(it.outcome) for it in reports.report.requests] == ["drained"]
+    assert [str(record.outcome) for record in it.report.requests] == ["drained"]
 
 
-async def test_grace_ends_a_blocked_read() -> None:
-    """In the middle of a request, it has the grace and no more."""
+@pytest.mark.parametrize("how", ["the grace", "a cancellation"])
+async def test_blocked_read_is_ended(how: str) -> None:
+    """In the middle of a request, it has the grace and no more; everything is closed."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
-    with plain_client(server.server_address) as client:
+    with plain_client(server.server_address) as client, trio.CancelScope() as scope:
         client.sendall(b"half a line")
-        witness = Witness()
-        timeouts = trioserver.Timeouts(shutdown=0.1)
-        async with adopted(server, timeouts=timeouts, observers=[witness]) as reports:
-            await until(lambda: "request_started" in witness.names)
+        began = math.inf
+        async with adopted(server, timeouts=Timeouts(shutdown=0.1)) as it:
+            await until(lambda: "request_started" in it.witness.names)
             began = time.monotonic()
-        assert 0.1 <= time.monotonic() - began < 0.3
-    assert [str(it.outcome) for it in reports.report.requests] == ["cancelled"]
-
-
-async def test_cancelled_from_outside() -> None:
-    """Everything is closed, the object too."""
-    server, witness = socketserver.ThreadingTCPServer(THERE, Upper), Witness()
-    with plain_client(server.server_address) as client:
-        client.sendall(b"x")
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                start = nursery.start
-                await start(_adopt_with, server, witness)
-                await until(lambda: "request_started" in witness.names)
-                nursery.cancel_scope.cancel()
-    assert witness.outcomes == ["cancelled"]
+            if how == "a cancellation":
+                scope.cancel()
+    took = time.monotonic() - began
+    assert took < 0.1 if how == "a cancellation" else 0.1 <= took < 0.3
+    assert it.outcomes == ["cancelled"]
     assert server.fileno() == -1
-
-
-async def _adopt_with(
-    server: Any, witness: Witness, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await trioserver.adopt(server, observers=[witness], task_status=task_status)
 
 
 async def test_thread_that_is_left_behind_closes_its_request(
@@ -501,14 +268,12 @@ async def test_thread_that_is_left_behind_closes_its_request(
             ended.set()
 
     server = Server(THERE, Stubborn)
-    timeouts = trioserver.Timeouts(shutdown=0, cleanup=0.05)
     with plain_client(server.server_address) as client:
-        witness = Witness()
-        async with adopted(server, timeouts=timeouts, observers=[witness]) as reports:
-            await until(lambda: "request_started" in witness.names)
+        async with adopted(server, timeouts=Timeouts(shutdown=0, cleanup=0.05)) as it:
+            await until(lambda: "request_started" in it.witness.names)
             await trio.testing.wait_all_tasks_blocked(0.02)
         assert await in_thread(client.recv, 1) == b""
-        assert [str(it.outcome) for it in reports.report.requests] == ["abandoned"]
+        assert [str(record.outcome) for record in it.report.requests] == ["abandoned"]
         assert "go.wait(10)" in caplog.text
         assert not ended.is_set()
         go.set()
@@ -517,148 +282,45 @@ async def test_thread_that_is_left_behind_closes_its_request(
     await until(lambda: open_descriptors() == before)
 
 
-async def test_peer_that_resets_is_disconnected(caplog: pytest.LogCaptureFixture) -> None:
-    """Its doing: no handle_error, no traceback."""
+async def test_peer_that_resets_is_disconnected(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its doing: no handle_error, which prints, no traceback."""
     caplog.set_level(logging.INFO)
-    server, witness = Books(), Witness()
-    async with adopted(server, observers=[witness]):
-        with plain_client(server.server_address) as client:
+    async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
+        with it.client() as client:
             client.sendall(b"x")
-            await until(lambda: "finish_request" in server.calls)
+            await until(lambda: "request_started" in it.witness.names)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        await until(lambda: witness.records)
-    assert witness.outcomes == ["disconnected"]
-    assert not any(call.startswith("handle_error") for call in server.calls)
+        await it.ended()
+    assert it.outcomes == ["disconnected"]
     assert "Traceback" not in caplog.text
+    assert capsys.readouterr().err == ""
+
+
+# What is asked of the server ----------------------------------------------------------------------
 
 
 async def test_time_outs_hold() -> None:
     """A silent client is timed out, as in any mode."""
-    server, witness = socketserver.ThreadingTCPServer(THERE, Upper), Witness()
-    timeouts = trioserver.Timeouts(idle=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: witness.records)
-    assert witness.outcomes == ["timed_out"]
-
-
-# What cannot be adopted --------------------------------------------------------------------------
-
-
-async def test_forking_server_is_refused_unless_it_may_use_threads() -> None:
-    """A running Trio program must not fork."""
-    server = socketserver.ForkingTCPServer(THERE, Upper)
-    with pytest.raises(TypeError, match=r'forks.*forking="threads"'):
-        await trioserver.adopt(server)
-    with pytest.raises(ValueError, match="forking must be None or"):
-        await trioserver.adopt(server, forking="processes")  # type: ignore[arg-type]
-    async with adopted(server, forking="threads"):
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-
-
-async def test_what_is_no_server_is_refused() -> None:
-    """With what was expected."""
-    with pytest.raises(TypeError, match="takes a server object of socketserver"):
-        await trioserver.adopt(object())  # type: ignore[arg-type]
-
-
-async def test_server_without_a_socket_is_refused() -> None:
-    """There is nothing to wait for a client with."""
-
-    class Serial(socketserver.BaseServer):
-        socket = None
-
-    with pytest.raises(TypeError, match="Serial has no socket to serve with: its socket is None"):
-        await trioserver.adopt(Serial(THERE, Upper))
-
-
-async def test_server_that_derives_from_the_base_alone() -> None:
-    """It may make its own socket, and need not have a ``fileno``."""
-
-    class Own(socketserver.BaseServer):
-        def __init__(self) -> None:
-            super().__init__(THERE, Upper)
-            self.socket = socket.create_server(THERE)
-            self.server_address = self.socket.getsockname()
-
-        def get_request(self) -> Any:
-            return self.socket.accept()
-
-        def server_close(self) -> None:
-            self.socket.close()
-
-    server, witness = Own(), Witness()
-    async with adopted(server, observers=[witness]):
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: witness.records)
-    assert witness.outcomes == ["completed"]
-
-
-async def test_server_that_is_being_adopted_is_refused() -> None:
-    """And goes on with who has it."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
-    async with adopted(server):
-        with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
-            await trioserver.adopt(server)
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-
-
-async def test_flags_that_are_not_quite_true() -> None:
-    """Others have never had to be particular about them."""
-
-    class Old(socketserver.ThreadingTCPServer):
-        daemon_threads = 1  # type: ignore[assignment]
-        block_on_close = 0  # type: ignore[assignment]
-        ends_idle_reads = None
-
-    server = Old(THERE, Upper)
-    async with adopted(server):
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-
-
-@pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
-async def test_server_that_is_not_ready_is_refused(kind: Any) -> None:
-    """Not bound, not listening, closed: each says what to do, and nothing is closed."""
-    server = kind(THERE, Upper, bind_and_activate=False)
-    steps = [server.server_bind, server.server_activate]
-    for make_ready in steps if kind is socketserver.TCPServer else steps[:1]:
-        with pytest.raises(ValueError, match="not bound and listening"):
-            await trioserver.adopt(server)
-        make_ready()
-    async with adopted(server):
-        pass
-    with pytest.raises(ValueError, match="is closed"):
-        await trioserver.adopt(server)
-
-
-async def test_server_is_closed_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
-    """A server_close that hangs is left behind, and named."""
-    go = threading.Event()
-
-    class Hangs(socketserver.TCPServer):
-        def server_close(self) -> None:
-            super().server_close()
-            go.wait(10)
-
-    async with adopted(Hangs(THERE, Upper), timeouts=trioserver.Timeouts(cleanup=0.05)):
-        pass
-    go.set()
-    assert "Hangs.server_close did not end within 0.05 s" in caplog.text
+    async with adopted(server, timeouts=Timeouts(idle=0.05)) as it:
+        await it.hangs_up()
+        await it.ended()
+    assert it.outcomes == ["timed_out"]
 
 
 async def test_limits_hold() -> None:
     """Of ``limits.requests`` and ``max_threads`` the smaller counts."""
-    server, witness = socketserver.ThreadingTCPServer(THERE, Upper), Witness()
-    limits = trioserver.Limits(requests=1, when_full="refuse")
-    with plain_client(server.server_address) as first:
-        async with adopted(server, limits=limits, observers=[witness]):
+    server = socketserver.ThreadingTCPServer(THERE, Upper)
+    limits = Limits(requests=1, when_full="refuse")
+    async with adopted(server, limits=limits) as it:
+        with it.client() as first:
             first.sendall(b"x\n")
             assert await in_thread(first.recv, 10) == b"X\n"
-            with plain_client(server.server_address) as second:
-                with pytest.raises(ConnectionResetError):
-                    await in_thread(second.recv, 1)
-    assert witness.names.count("request_refused") == 1
+            with it.client() as second, pytest.raises(ConnectionResetError):
+                await in_thread(second.recv, 1)
+    assert it.witness.names.count("request_refused") == 1
 
 
 async def test_failed_requests_are_no_garbage() -> None:
@@ -672,20 +334,129 @@ async def test_failed_requests_are_no_garbage() -> None:
     class Silent(socketserver.ThreadingTCPServer):
         def handle_error(self, request: Any, client_address: Any) -> None: ...
 
-    server, witness = Silent(THERE, Fails), Witness()
-
-    async def one(number: int) -> None:
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: len(witness.records) == number)
-
-    async with adopted(server, observers=[witness]):
-        await one(1)
-        gc.collect()
-        gc.disable()
-        try:
-            for number in range(2, 22):
-                await one(number)
+    try:
+        async with adopted(Silent(THERE, Fails)) as it:
+            for number in range(1, 22):
+                assert await it.ask() == b"HELLO\n"
+                await it.ended(number)
+                if number == 1:
+                    gc.collect()
+                    gc.disable()
             assert gc.collect() < 20  # less than one object a request
-        finally:
-            gc.enable()
-    assert set(witness.outcomes) == {"failed"}
+    finally:
+        gc.enable()
+    assert set(it.outcomes) == {"failed"}
+
+
+# What cannot be adopted --------------------------------------------------------------------------
+
+
+class Serial(socketserver.BaseServer):
+    socket = None
+
+
+def forks() -> Any:
+    """One that makes processes."""
+    return socketserver.ForkingTCPServer(THERE, Upper)
+
+
+def serial() -> Any:
+    """One with nothing to wait for a client with."""
+    return Serial(THERE, Upper)
+
+
+@table(
+    "make, options, error, fault",
+    {
+        "a running Trio program must not fork": (forks, {}, TypeError, 'forks.*forking="threads"'),
+        "nor otherwise": (forks, {"forking": "processes"}, ValueError, "must be None or"),
+        "no server": (object, {}, TypeError, "takes a server object of socketserver"),
+        "no socket": (serial, {}, TypeError, "Serial has no socket to serve with: .* is None"),
+    },
+)
+async def test_what_is_refused(make: Any, options: Any, error: Any, fault: str) -> None:
+    """With what was expected; nothing is closed."""
+    with contextlib.ExitStack() as stack:
+        server = make()
+        if make is forks:
+            stack.enter_context(server)
+        with pytest.raises(error, match=fault):
+            await adopt(server, **options)
+        assert make is not forks or server.fileno() != -1
+
+
+@pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
+async def test_server_that_is_not_ready_is_refused(kind: Any) -> None:
+    """Not bound, not listening, closed: each says what to do, and nothing is closed."""
+    server = kind(THERE, Upper, bind_and_activate=False)
+    steps = [server.server_bind, server.server_activate]
+    for make_ready in steps if kind is socketserver.TCPServer else steps[:1]:
+        with pytest.raises(ValueError, match="not bound and listening"):
+            await adopt(server)
+        make_ready()
+    async with adopted(server):
+        pass
+    with pytest.raises(ValueError, match="is closed"):
+        await adopt(server)
+
+
+async def test_server_that_is_being_adopted_is_refused() -> None:
+    """And goes on with who has it."""
+    async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
+        with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
+            await adopt(it.server)
+        assert await it.ask() == b"HELLO\n"
+
+
+class Own(socketserver.BaseServer):
+    """Makes its own socket, and has no ``fileno``."""
+
+    def __init__(self, address: Any, handler: Any) -> None:
+        super().__init__(address, handler)
+        self.socket = socket.create_server(address)
+        self.server_address = self.socket.getsockname()
+
+    def get_request(self) -> Any:
+        return self.socket.accept()
+
+    def server_close(self) -> None:
+        self.socket.close()
+
+
+class Old(socketserver.ThreadingTCPServer):
+    """Has flags that are not quite true: others have never had to be particular about them."""
+
+    daemon_threads = 1  # type: ignore[assignment]
+    block_on_close = 0  # type: ignore[assignment]
+    ends_idle_reads = None
+
+
+@table(
+    "kind, options",
+    {
+        "one that derives from the base alone": (Own, {}),
+        "one with flags that are not quite true": (Old, {}),
+        "one that forks": (socketserver.ForkingTCPServer, {"forking": "threads"}),
+    },
+)
+async def test_unusual_server(kind: Any, options: Any) -> None:
+    """It is served all the same."""
+    async with adopted(kind(THERE, Upper), **options) as it:
+        assert await it.ask() == b"HELLO\n"
+        await it.ended()
+    assert it.outcomes == ["completed"]
+
+
+async def test_their_get_request_is_called_when_somebody_is_there() -> None:
+    """As ever, so it may wait: not even a drain calls it for nobody."""
+    somebody_was_there = []
+
+    class Looks(socketserver.ThreadingTCPServer):
+        def get_request(self) -> Any:
+            somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
+            return super().get_request()
+
+    async with adopted(Looks(THERE, Upper)) as it:
+        for _ in range(2):
+            assert await it.ask() == b"HELLO\n"
+    assert somebody_was_there == [True, True]

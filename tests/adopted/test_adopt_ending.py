@@ -10,144 +10,115 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, until
-from support.adopting import THERE, Upper, adopted, in_thread
+from support import until
+from support.adopting import THERE, Upper, adopted, fails, in_thread
 
 import trioserver
+from trioserver import Timeouts
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
-def errors_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+@pytest.fixture
+def errors(caplog: pytest.LogCaptureFixture) -> Any:
     """What was logged as an error."""
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    levels = logging.ERROR
+    return lambda: [it.getMessage() for it in caplog.records if it.levelno >= levels]
 
 
-async def test_service_actions_that_hang_are_left_behind(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+class Acts(socketserver.TCPServer):
+    """Does something besides, and waits in one of its methods until it may go."""
+
+    def __init__(self, waits_in: str = "service_actions") -> None:
+        super().__init__(THERE, Upper)
+        self.calls: list[str] = []
+        self.began, self.go, self.waits_in = threading.Event(), threading.Event(), waits_in
+
+    def wait(self, where: str) -> None:
+        self.began.set()
+        if where == self.waits_in:
+            self.go.wait(10)
+        self.calls.append(where)
+
+    def service_actions(self) -> None:
+        self.wait("service_actions")
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.wait("server_close")
+
+    def draining(self, grace: float) -> None:
+        """As an observer: there is no need to wait any longer."""
+        self.go.set()
+
+
+@pytest.mark.parametrize("waits_in", ["service_actions", "server_close"])
+async def test_what_hangs_is_left_behind(waits_in: str, errors: Any) -> None:
     """They get ``timeouts.cleanup`` from the drain on, and a line in the log."""
-    go, began = threading.Event(), threading.Event()
-
-    class Stuck(socketserver.TCPServer):
-        def service_actions(self) -> None:
-            began.set()
-            go.wait(10)
-
-    async with adopted(Stuck(THERE, Upper), timeouts=trioserver.Timeouts(cleanup=0.05)):
-        assert await in_thread(began.wait, 5)
+    async with adopted(server := Acts(waits_in), timeouts=Timeouts(cleanup=0.05)):
+        assert await in_thread(server.began.wait, 5)
         start = time.monotonic()
     assert time.monotonic() - start < 2
-    go.set()
-    assert errors_in(caplog) == [
-        "Stuck.service_actions did not end within 0.05 s (cleanup); left behind"
-    ]
+    server.go.set()
+    [told] = errors()
+    assert told.startswith(f"Acts.{waits_in} did not end within 0.05 s (cleanup)")
+    assert told.endswith("; left behind") == (waits_in == "service_actions")
 
 
-async def test_service_actions_that_end_in_time_are_waited_for(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_service_actions_that_end_in_time_are_waited_for(errors: Any) -> None:
     """As ever, nothing of theirs is closed under them."""
-    calls, began, go = [], threading.Event(), threading.Event()
-
-    class Acts(socketserver.TCPServer):
-        def service_actions(self) -> None:
-            began.set()
-            go.wait(10)
-            calls.append("service_actions")
-
-        def server_close(self) -> None:
-            calls.append("server_close")
-            super().server_close()
-
-    class Drains:
-        def draining(self, grace: float) -> None:
-            go.set()
-
-    async with adopted(Acts(THERE, Upper), observers=[Drains()]):
-        assert await in_thread(began.wait, 5)
-    assert calls == ["service_actions", "server_close"]
-    assert errors_in(caplog) == []
+    async with adopted(server := Acts(), observers=[server]):
+        assert await in_thread(server.began.wait, 5)
+    assert server.calls == ["service_actions", "server_close"]
+    assert errors() == []
 
 
 @pytest.mark.parametrize("cleanup", [0.2, 0])
-async def test_server_close_is_called_in_any_case(
-    cleanup: float, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_server_close_is_called_in_any_case(cleanup: float, errors: Any) -> None:
     """Whoever else has all of Trio's threads, and however little time it gets."""
-    called = []
-
-    class Closes(socketserver.TCPServer):
-        def service_actions(self) -> None:
-            called.append("service_actions")
-
-        def server_close(self) -> None:
-            called.append("server_close")
-            super().server_close()
-
     limiter = trio.to_thread.current_default_thread_limiter()
     for _ in range(int(limiter.total_tokens)):
         limiter.acquire_on_behalf_of_nowait(object())
-    server = Closes(THERE, Upper)
+    server, timeouts = Acts(), Timeouts(cleanup=cleanup)
+    server.go.set()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            timeouts = trioserver.Timeouts(cleanup=cleanup)
             await nursery.start(lambda **it: trioserver.adopt(server, timeouts=timeouts, **it))
-            await until(lambda: called)
+            await until(lambda: server.calls)
             server.shutdown()
-    assert called == ["service_actions", "server_close"]
-    assert errors_in(caplog) == []
+    assert server.calls == ["service_actions", "server_close"]
+    assert errors() == []
 
 
+@pytest.mark.parametrize("waits_for", ["nobody", "the client"])
 async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
-    caplog: pytest.LogCaptureFixture,
+    waits_for: str, errors: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It has ``timeouts.cleanup``, then its thread a moment; its error and its place are told."""
+    """It has ``timeouts.cleanup``, then its thread a moment; its error and its place are told.
+
+    There is no place to tell where it waits for its client, which its time ends, too.
+    """
     go = threading.Event()
 
     class Stuck(socketserver.ThreadingTCPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            go.wait(10)
+            if waits_for == "nobody":
+                go.wait(10)
+            else:
+                request.recv(1)
 
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise ValueError("no")
-
-    server, witness = Stuck(THERE, fails), Witness()
-    timeouts = trioserver.Timeouts(cleanup=0.5)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-            await until(lambda: witness.records)
+    async with adopted(Stuck(THERE, fails), timeouts=Timeouts(cleanup=0.5)) as it:
+        with it.client() as client:
+            await it.ends_with(client)
+            await it.ended()
         go.set()
-    assert witness.outcomes == ["failed"]
-    assert 0.5 <= witness.records[0].duration < 0.9
-    where, of_what = errors_in(caplog)
-    assert "left behind" in where
-    assert "go.wait(10)" in where
+    assert it.outcomes == ["failed"]
+    assert 0.5 <= it.records[0].duration < 0.9
+    *where, of_what = errors()
+    assert ["left behind" in it and "go.wait(10)" in it for it in where] == (
+        [True] if waits_for == "nobody" else []
+    )
     assert "handle_error did not end within 0.5 s (cleanup), for request 1" in of_what
-    assert "ValueError: no" in caplog.text
-
-
-async def test_handle_error_that_waits_for_the_client_is_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Its thread ends when its time is over, so there is no stack to tell."""
-
-    class Asks(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            request.recv(1)
-
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise ValueError("no")
-
-    server, witness = Asks(THERE, fails), Witness()
-    timeouts = trioserver.Timeouts(cleanup=0.1)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-            await until(lambda: witness.records)
-    (told,) = errors_in(caplog)
-    assert "handle_error did not end within 0.1 s (cleanup), for request 1" in told
     assert "ValueError: no" in caplog.text
 
 

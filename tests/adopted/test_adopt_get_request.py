@@ -13,31 +13,16 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, running, until
-from support.adopting import THERE, Upper, adopted, ask, in_thread
+from support import plain_client, until
+from support.adopting import THERE, Upper, adopted, ask_secretly, fails, in_thread, served
+from support.scenes import table
 
 import trioserver
+from trioserver import Timeouts
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
-
-def ask_secretly(trusting: ssl.SSLContext, address: Any) -> bytes:
-    """One question and its answer, over TLS."""
-    with trusting.wrap_socket(plain_client(address), server_hostname="localhost") as client:
-        client.sendall(b"secret\n")
-        return client.recv(100)
-
-
-@pytest.fixture(params=[socketserver.TCPServer, socketserver.ThreadingTCPServer])
-def over_tls(request: pytest.FixtureRequest, context: ssl.SSLContext) -> Any:
-    """The recipe that everybody has: the handshake is made where it is accepted."""
-
-    class Server(request.param):  # type: ignore[misc,name-defined]
-        def get_request(self) -> Any:
-            sock, address = self.socket.accept()
-            return context.wrap_socket(sock, server_side=True), address
-
-    return Server(THERE, Upper)
+both = pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
 
 
 class Waits(socketserver.ThreadingTCPServer):
@@ -47,7 +32,6 @@ class Waits(socketserver.ThreadingTCPServer):
 
     def __init__(self, handler: Any = Upper) -> None:
         self.threads: list[int] = []
-        self.go = threading.Event()
         super().__init__(THERE, handler)
 
     def get_request(self) -> Any:
@@ -62,64 +46,57 @@ class Waits(socketserver.ThreadingTCPServer):
 # It waits --------------------------------------------------------------------------------
 
 
-async def test_silent_client_does_not_stop_trio() -> None:
-    """It is in a thread, and waits for its turn no longer than ``timeouts.handshake``."""
-    server, witness = Waits(), Witness()
-    timeouts = trioserver.Timeouts(handshake=0.2)
+async def test_silent_client_does_not_stop_trio(caplog: pytest.LogCaptureFixture) -> None:
+    """It is in a thread, and waits for its turn no longer than ``timeouts.handshake``.
+
+    That is told once, as others are not let in meanwhile.
+    """
+    server = Waits()
     with plain_client(server.server_address) as silent:
-        async with adopted(server, timeouts=timeouts, observers=[witness]):
+        async with adopted(server, timeouts=Timeouts(handshake=0.2)) as it:
             await until(lambda: server.threads)
             for _ in range(20):  # Trio goes on
                 await trio.sleep(0.001)
-            assert await in_thread(silent.recv, 1) == b""
-            await until(lambda: witness.records)
-            assert await in_thread(ask, server.server_address, b"?hello\n") == b"HELLO\n"
-            await until(lambda: len(witness.records) == 2)
-    assert witness.outcomes == ["timed_out", "completed"]
+            await it.ends_with(silent)
+            await it.ended()
+            await it.hangs_up()
+            await it.ended(2)
+            assert await it.ask(b"?hello\n") == b"HELLO\n"
+            await it.ended(3)
+    assert it.outcomes == ["timed_out", "timed_out", "completed"]
     assert threading.get_ident() not in server.threads
     assert len(set(server.threads)) == 1  # as ever: one after the other
-
-
-async def test_handshake_in_get_request(over_tls: Any, trusting: ssl.SSLContext) -> None:
-    """A client that is silent costs itself, and no more than the others' patience."""
-    witness = Witness()
-    timeouts = trioserver.Timeouts(handshake=0.5)
-    with plain_client(over_tls.server_address) as silent:
-        async with adopted(over_tls, timeouts=timeouts, observers=[witness]):
-            await until(lambda: witness.names.count("request_started") == 1)
-            assert await in_thread(silent.recv, 1) == b""
-            for _ in range(2):
-                answer = await in_thread(ask_secretly, trusting, over_tls.server_address)
-                assert answer == b"SECRET\n"
-            await until(lambda: len(witness.records) == 3)
-    assert witness.outcomes == ["timed_out", "completed", "completed"]
-
-
-async def test_handshake_that_fails_in_get_request(over_tls: Any, trusting: ssl.SSLContext) -> None:
-    """It costs that client its connection."""
-    witness = Witness()
-    async with adopted(over_tls, observers=[witness]) as reports:
-        with plain_client(over_tls.server_address) as liar:
-            liar.sendall(b"this is not TLS" * 10)
-            await until(lambda: witness.records)
-        assert await in_thread(ask_secretly, trusting, over_tls.server_address) == b"SECRET\n"
-        await until(lambda: len(witness.records) == 2)
-    assert witness.outcomes == ["disconnected", "completed"]
-    assert "get_request: " in witness.records[0].reason
-    assert reports.report.statistics.accept_errors == 1
-
-
-async def test_wait_in_get_request_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With what to do: others are not let in meanwhile."""
-    server, witness = Waits(), Witness()
-    timeouts = trioserver.Timeouts(handshake=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        for number in (1, 2):
-            with plain_client(server.server_address) as silent:
-                assert await in_thread(silent.recv, 1) == b""
-            await until(lambda: len(witness.records) == number)  # noqa: B023
-    (told,) = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+    [told] = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
     assert told.startswith("Waits.get_request did not end in time")
+
+
+@pytest.mark.parametrize("words", [b"", b"this is not TLS" * 10], ids=["silent", "liar"])
+@both
+async def test_handshake_in_get_request(
+    kind: Any, words: bytes, context: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """The usual recipe: a client that is silent, or lies, costs nobody else anything."""
+
+    class Server(kind):  # type: ignore[misc]
+        def get_request(self) -> Any:
+            sock, address = self.socket.accept()
+            return context.wrap_socket(sock, server_side=True), address
+
+    server = Server(THERE, Upper)
+    with plain_client(server.server_address) as client:
+        async with adopted(server, timeouts=Timeouts(handshake=0.5, linger=0.1)) as it:
+            await until(lambda: "request_started" in it.witness.names)
+            client.sendall(words)
+            await it.ended()
+            if not words:
+                await it.ends_with(client)
+            for _ in range(2):
+                answer = await in_thread(ask_secretly, trusting, server.server_address)
+                assert answer == b"SECRET\n"
+            await it.ended(3)
+    assert it.outcomes == ["disconnected" if words else "timed_out", "completed", "completed"]
+    assert "get_request" in it.records[0].reason or not words
+    assert it.report.statistics.accept_errors == bool(words)
 
 
 # Who is where, whatever happens ------------------------------------------------------------
@@ -127,9 +104,9 @@ async def test_wait_in_get_request_is_told_once(caplog: pytest.LogCaptureFixture
 
 async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it() -> None:
     """Both were accepted."""
-    server, witness = Waits(), Witness()
+    server = Waits()
     with plain_client(server.server_address) as one, plain_client(server.server_address) as other:
-        async with adopted(server, observers=[witness]):
+        async with adopted(server) as it:
             await until(lambda: server.threads)
             await in_thread(server.shutdown)
             for client in (one, other):
@@ -137,35 +114,25 @@ async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it() -> None
                 client.shutdown(socket.SHUT_WR)
             for client in (one, other):
                 assert await in_thread(client.recv, 100) == b"HELLO\n"
-    assert witness.outcomes == ["completed"] * 2
+    assert it.outcomes == ["completed"] * 2
 
 
-async def test_grace_ends_a_get_request_that_waits() -> None:
-    """As every other wait for a client."""
-    server, witness = Waits(), Witness()
-    timeouts = trioserver.Timeouts(shutdown=0.1)
-    with plain_client(server.server_address) as silent:
-        async with adopted(server, timeouts=timeouts, observers=[witness]):
+@pytest.mark.parametrize("how", ["the grace", "a cancellation"])
+async def test_get_request_that_waits_is_ended(how: str) -> None:
+    """As every other wait for a client: every client is closed, and so is the object."""
+    server = Waits()
+    clients = [plain_client(server.server_address) for _ in range(2)]
+    with clients[0], clients[1], trio.CancelScope() as scope:
+        async with adopted(server, timeouts=Timeouts(shutdown=0.1)) as it:
             await until(lambda: server.threads)
-            await in_thread(server.shutdown)
-            assert await in_thread(silent.recv, 1) == b""
-    assert witness.outcomes == ["cancelled"]
-
-
-async def test_cancelled_while_get_request_waits() -> None:
-    """Every client is closed, and so is the object."""
-    server, witness = Waits(), Witness()
-    with plain_client(server.server_address) as one, plain_client(server.server_address) as other:
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(
-                    lambda **it: trioserver.adopt(server, observers=[witness], **it)
-                )
-                await until(lambda: server.threads)
-                nursery.cancel_scope.cancel()
-        for client in (one, other):
-            assert await in_thread(client.recv, 1) == b""
-    assert witness.outcomes == ["cancelled"] * 2
+            if how == "a cancellation":
+                scope.cancel()
+            else:
+                await in_thread(server.shutdown)
+                await it.ends_with(clients[0])
+        for client in clients:
+            await it.ends_with(client)
+    assert it.outcomes == ["cancelled"] * 2
     assert server.fileno() == -1
 
 
@@ -181,66 +148,65 @@ async def test_get_request_that_is_left_behind_closes_its_client(
             go.wait(10)
             return answer
 
-    server, witness = Stubborn(THERE, Upper), Witness()
-    timeouts = trioserver.Timeouts(handshake=0.05, cleanup=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address):
-            await until(lambda: witness.records)
+    timeouts = Timeouts(handshake=0.05, cleanup=0.05)
+    async with adopted(Stubborn(THERE, Upper), timeouts=timeouts) as it:
+        with it.client():
+            await it.ended()
     go.set()
     await until(lambda: "Stubborn" not in {it.name for it in threading.enumerate()})
-    assert witness.outcomes == ["timed_out"]
+    assert it.outcomes == ["timed_out"]
     assert "go.wait(10)" in caplog.text
 
 
-async def test_client_that_get_request_does_not_accept_is_closed() -> None:
-    """It has made up its mind without."""
+class FirstIs(socketserver.ThreadingTCPServer):
+    """Its first ``get_request`` raises an error, before its accept or when it has closed it."""
 
-    class Declines(socketserver.ThreadingTCPServer):
-        is_first = True
+    def __init__(self, error: Exception | None, accepts: bool) -> None:
+        self.first = True
+        self.error, self.accepts = error, accepts
+        super().__init__(THERE, Upper)
 
-        def get_request(self) -> Any:
-            if self.is_first:
-                self.is_first = False
-                raise OSError("not this one")
-            return super().get_request()
-
-    server, witness = Declines(THERE, Upper), Witness()
-    async with adopted(server, observers=[witness]) as reports:
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: witness.records)
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: len(witness.records) == 2)
-    assert witness.outcomes == ["disconnected", "completed"]
-    assert reports.report.statistics.accept_errors == 1
+    def get_request(self) -> Any:
+        first, self.first = self.first, False
+        answer = super().get_request() if self.accepts or not first else None
+        if first and answer is not None:
+            answer[0].close()
+        if first and self.error is not None:
+            raise self.error
+        return answer
 
 
-async def test_error_of_get_request_is_one_clients(caplog: pytest.LogCaptureFixture) -> None:
-    """Also one that is no `OSError`: it is logged, and the next one is served."""
-
-    class Fails(socketserver.ThreadingTCPServer):
-        is_first = True
-
-        def get_request(self) -> Any:
-            answer = super().get_request()
-            if self.is_first:
-                self.is_first = False
-                answer[0].close()
-                raise ValueError("no")
-            return answer
-
-    server, witness = Fails(THERE, Upper), Witness()
-    async with adopted(server, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: witness.records)
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-        await until(lambda: len(witness.records) == 2)
-    assert witness.outcomes == ["failed", "completed"]
-    assert "ValueError: no" in caplog.text
+LEFT = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client left in the handshake")
 
 
-@pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
+@table(
+    "error, accepts, outcome",
+    {
+        "it has closed it": (None, True, "disconnected"),
+        "it has met the end in its handshake": (LEFT, True, "disconnected"),
+        "it has declined": (OSError("no"), False, "disconnected"),
+        "no `OSError`, which is logged": (ValueError("no"), True, "failed"),
+        "there was nobody": (BlockingIOError(), False, ""),
+        "it was interrupted": (InterruptedError(), False, ""),
+    },
+)
+async def test_first_get_request_fails(
+    error: Exception | None, accepts: bool, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs that client its connection, if it means one, and the next one is served."""
+    outcomes = list(filter(None, [outcome, "completed"]))
+    async with adopted(FirstIs(error, accepts)) as it:
+        if outcome:
+            await it.hangs_up()
+            await it.ended()
+        assert await it.ask() == b"HELLO\n"
+        await it.ended(len(outcomes))
+    assert it.outcomes == outcomes
+    assert it.report.statistics.accept_errors == (outcome == "disconnected")
+    assert ("ValueError: no" in caplog.text) == (outcome == "failed")
+
+
+@both
 async def test_get_request_that_waits_for_its_listener_first(kind: Any) -> None:
     """A common recipe, to look at a flag now and then: it finds its client."""
 
@@ -250,10 +216,9 @@ async def test_get_request_that_waits_for_its_listener_first(kind: Any) -> None:
                 if select.select([self.socket], [], [], 0.1)[0]:
                     return self.socket.accept()
 
-    server = Polls(THERE, Upper)
-    async with adopted(server):
+    async with adopted(Polls(THERE, Upper)) as it:
         for _ in range(3):
-            assert await in_thread(ask, server.server_address) == b"HELLO\n"
+            assert await it.ask() == b"HELLO\n"
 
 
 async def test_hooks_get_the_address_that_get_request_returned() -> None:
@@ -265,21 +230,20 @@ async def test_hooks_get_the_address_that_get_request_returned() -> None:
             seen.append(client_address)
             return True
 
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            seen.append(client_address)
+            super().finish_request(request, client_address)
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             seen.append(client_address)
 
-    def fails(request: Any, client_address: Any, server: Any) -> None:
-        seen.append(client_address)
-        raise ValueError("no")
-
-    server, witness = Server(fails), Witness()
-    async with adopted(server, observers=[witness]):
-        with plain_client(server.server_address) as client:
+    async with adopted(Server(fails)) as it:
+        with it.client() as client:
             client.sendall(b"?")
             mine = client.getsockname()
-            await until(lambda: witness.records)
+            await it.ended()
     assert seen == [("somebody", mine)] * 3
-    assert witness.records[0].info.client_address == mine
+    assert it.records[0].info.client_address == mine
 
 
 # Time-outs of the kernel's ---------------------------------------------------------------------
@@ -290,6 +254,7 @@ FIFTIETH = struct.pack("ll", 0, 20_000)
 @pytest.mark.parametrize("door", ["adopt", "get_request", "threads"])
 async def test_time_outs_of_the_listener_are_those_of_its_connections(door: str) -> None:
     """The kernel hands them on, and there they would end a read that waits."""
+    option = (socket.SOL_SOCKET, socket.SO_RCVTIMEO, FIFTIETH)
 
     def waits(request: Any, client_address: Any, server: Any) -> None:
         request.recv(1)
@@ -297,27 +262,19 @@ async def test_time_outs_of_the_listener_are_those_of_its_connections(door: str)
     class SetsIt(socketserver.ThreadingTCPServer):
         def get_request(self) -> Any:
             sock, address = super().get_request()
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, FIFTIETH)
+            sock.setsockopt(*option)
             return sock, address
 
-    option = (socket.SOL_SOCKET, socket.SO_RCVTIMEO, FIFTIETH)
-    witness = Witness()
-    serving: Any
     server: Any
     if door == "threads":
-        server = trioserver.ThreadingTCPServer(
-            THERE, waits, socket_options=[option], observers=[witness]
-        )
-        serving = running(server)
+        server = trioserver.ThreadingTCPServer(THERE, waits, socket_options=[option])
     else:
         kind = SetsIt if door == "get_request" else socketserver.ThreadingTCPServer
         server = kind(THERE, waits)  # type: ignore[arg-type]
         if door == "adopt":
             server.socket.setsockopt(*option)
-        serving = adopted(server, observers=[witness])
-    async with serving:
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-            await until(lambda: witness.records)
-    assert witness.outcomes == ["timed_out"]
-    assert "0.02 s" in witness.records[0].reason
+    async with served(server) as it:
+        await it.hangs_up()
+        await it.ended()
+    assert it.outcomes == ["timed_out"]
+    assert "0.02 s" in it.records[0].reason

@@ -6,15 +6,16 @@ import errno
 import socket
 import socketserver
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, until
-from support.adopting import THERE, Upper, adopted, ask, in_thread
+from support import plain_client
+from support.adopting import THERE, Upper, adopted, in_thread
 
-import trioserver
+from trioserver import Limits
 from trioserver._modes.adopted import listener as adopted_listener
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
@@ -23,72 +24,39 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 # What goes wrong ------------------------------------------------------------------------
 
 
-async def test_request_that_their_get_request_has_closed_is_one_clients() -> None:
-    """It is no fault of the listener's."""
-
-    class Picky(socketserver.ThreadingTCPServer):
-        is_first = True
-
-        def get_request(self) -> Any:
-            request, client_address = super().get_request()
-            if self.is_first:
-                self.is_first = False
-                request.close()
-            return request, client_address
-
-    server = Picky(THERE, Upper)
-    async with adopted(server) as reports:
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-    assert reports.report.statistics.accept_errors == 1
-
-
 async def test_server_that_is_closed_under_it_is_an_error() -> None:
     """Found when somebody comes, and said what it is; nobody else's descriptor is meant."""
-    server, witness = socketserver.ThreadingTCPServer(THERE, Upper), Witness()
+    server = socketserver.ThreadingTCPServer(THERE, Upper)
     address, number = server.server_address, server.fileno()
-
-    async def close_it() -> None:
-        await until(lambda: "server_listening" in witness.names)
-        await in_thread(server.server_close)
-        with socket.create_server(THERE) as other:
-            assert other.fileno() == number
-            with plain_client(other.getsockname()):
-                await trio.lowlevel.wait_readable(other)
-        plain_client(address).close()
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(close_it)
-            with pytest.raises(
-                OSError, match=r"TCPServer was closed while adopt\(\) served"
-            ) as told:
-                await trioserver.adopt(server, observers=[witness])
-    assert told.value.errno == errno.EBADF
+    fault = r"TCPServer was closed while adopt\(\) served"
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match=fault)) as caught:
+        async with adopted(server):
+            await in_thread(server.server_close)
+            with socket.create_server(THERE) as other:
+                assert other.fileno() == number
+                with plain_client(other.getsockname()):
+                    await trio.lowlevel.wait_readable(other)
+            plain_client(address).close()
+            await trio.sleep_forever()
+    [error] = caught.value.exceptions
+    assert getattr(error, "errno", None) == errno.EBADF
 
 
 async def test_listener_that_listens_no_more_is_an_error() -> None:
     """The one error of get_request that is not a client's."""
-    server, witness = socketserver.ThreadingTCPServer(THERE, Upper), Witness()
-
-    async def shut_it() -> None:
-        await until(lambda: "server_listening" in witness.names)
-        server.socket.shutdown(socket.SHUT_RDWR)
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(shut_it)
-            with pytest.raises(OSError, match="Invalid argument"):
-                await trioserver.adopt(server, observers=[witness])
-    assert witness.names.count("accept_failed") == 1
+    server = socketserver.ThreadingTCPServer(THERE, Upper)
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Invalid argument")):
+        async with adopted(server) as it:
+            server.socket.shutdown(socket.SHUT_RDWR)
+            await trio.sleep_forever()
+    assert it.witness.names.count("accept_failed") == 1
 
 
 # Datagrams --------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def client() -> Any:
+def client() -> Iterator[socket.socket]:
     """A client that sends and receives datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
@@ -110,13 +78,12 @@ async def test_datagram_that_is_not_the_usual_pair(client: socket.socket, what: 
         def finish_request(self, request: Any, client_address: Any) -> None:
             handled.append((request, client_address))
 
-    server, witness = Opens(THERE, Upper), Witness()
-    async with adopted(server, observers=[witness]):
-        client.sendto(b"hello", server.server_address)
-        await until(lambda: witness.records)
-        expected = {"text": ("hello", server.socket), "object": letter, "nothing": ()}[what]
+    async with adopted(Opens(THERE, Upper)) as it:
+        client.sendto(b"hello", it.server.server_address)
+        await it.ended()
+        expected = {"text": ("hello", it.server.socket), "object": letter, "nothing": ()}[what]
     assert handled == [(expected, client.getsockname())]
-    assert witness.outcomes == ["completed"]
+    assert it.outcomes == ["completed"]
 
 
 async def test_handler_that_receives_the_next_datagram_itself(client: socket.socket) -> None:
@@ -130,8 +97,7 @@ async def test_handler_that_receives_the_next_datagram_itself(client: socket.soc
             more, sender = sock.recvfrom(100)
             sock.sendto(more.upper(), sender)
 
-    server = socketserver.UDPServer(THERE, Asks)
-    async with adopted(server):
+    async with adopted(server := socketserver.UDPServer(THERE, Asks)):
         client.sendto(b"hello", server.server_address)
         assert await in_thread(waits.wait, 5)
         await trio.testing.wait_all_tasks_blocked(0.05)  # as long as it takes to be wrong
@@ -157,6 +123,7 @@ async def test_datagram_that_somebody_else_takes_is_not_waited_for(
 async def test_client_that_is_turned_away_does_not_block_trio(tmp_path: Path) -> None:
     """When its queue is full, and nobody knows when it will look: another thread might wait."""
     go, is_full = threading.Event(), trio.Event()
+    received: list[bytes] = []
 
     class Busy(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -171,21 +138,17 @@ async def test_client_that_is_turned_away_does_not_block_trio(tmp_path: Path) ->
                 break
         await request.reply(b"at last")
 
-    server = socketserver.ThreadingUnixDatagramServer(str(tmp_path / "socket"), Busy)
-    limits = trioserver.Limits(requests=1, when_full=sorry)
-    received = []
+    def receive_all() -> None:
+        while not received or received[-1] != b"at last":
+            received.append(client.recv(100))
 
+    server = socketserver.ThreadingUnixDatagramServer(str(tmp_path / "socket"), Busy)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
         client.bind(str(tmp_path / "client"))
         client.settimeout(5)
-
-        def receive_all() -> None:
-            while not received or received[-1] != b"at last":
-                received.append(client.recv(100))
-
         rescue = threading.Timer(5, receive_all)
         rescue.start()
-        async with adopted(server, limits=limits):
+        async with adopted(server, limits=Limits(requests=1, when_full=sorry)):
             client.sendto(b"1", server.server_address)
             client.sendto(b"2", server.server_address)
             await is_full.wait()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextvars
 import socketserver
 import sqlite3
+import sys
 import threading
 from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, until
-from support.adopting import THERE, Upper, adopted, ask, in_thread
+from support import until
+from support.adopting import THERE, Upper, adopted, fails, in_thread
+from support.scenes import table
 
 import trioserver
+from trioserver import Timeouts
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open", "no_thread_stays")
 
@@ -36,9 +39,12 @@ def no_thread_stays() -> Any:
 class Tells:
     """Notes for each hook who called it: the thread, what hangs on it, and on the context."""
 
+    likes_clients = True
+
     def __init__(self, handler: Any = Upper) -> None:
         self.calls: list[tuple[str, Any, Any]] = []
         self.threads: set[int] = set()
+        self.errors: list[str] = []
         super().__init__(THERE, handler)  # type: ignore[call-arg]
 
     def note(self, name: str, client_address: Any = None) -> None:
@@ -49,7 +55,7 @@ class Tells:
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         self.note("verify_request", client_address)
-        return True
+        return self.likes_clients
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         self.note("finish_request", client_address)
@@ -57,18 +63,29 @@ class Tells:
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.note("handle_error", client_address)
+        self.errors.append(repr(sys.exception()))
 
     def shutdown_request(self, request: Any) -> None:
-        self.note("shutdown_request", getattr(local, "client", None))
+        self.note("shutdown_request", local.client)
         super().shutdown_request(request)  # type: ignore[misc]
 
     def close_request(self, request: Any) -> None:
         self.note("close_request", local.client)
         super().close_request(request)  # type: ignore[misc]
 
+    def server_close(self) -> None:
+        self.note("server_close")
+        super().server_close()  # type: ignore[misc]
+
 
 class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
     """Serves many at once."""
+
+
+class Picky(TellsOfMany):
+    """Serves nobody."""
+
+    likes_clients = False
 
 
 class TellsOfAll(Tells, socketserver.TCPServer):
@@ -78,58 +95,58 @@ class TellsOfAll(Tells, socketserver.TCPServer):
         self.threads.add(threading.get_ident())
         self.calls.append(("service_actions", None, None))
 
-    def server_close(self) -> None:
-        self.threads.add(threading.get_ident())
-        self.calls.append(("server_close", None, None))
-        super().server_close()
-
-
-def fails(request: Any, client_address: Any, server: Any) -> None:
-    """A handler that reads, and then has an error."""
-    request.recv(100)
-    raise ValueError("no")
-
 
 # Many at once ----------------------------------------------------------------------------
 
+SERVED = ["verify_request", "finish_request"]
 
-@pytest.mark.parametrize("handler", [Upper, fails])
-async def test_hooks_of_one_request_share_a_thread_with_nobody(handler: Any) -> None:
-    """What one leaves in a thread-local, or a context variable, the next one finds."""
-    server, witness = TellsOfMany(handler), Witness()
-    hooks = ["verify_request", "finish_request", "shutdown_request", "close_request"]
-    if handler is fails:
-        hooks.insert(2, "handle_error")
-    async with adopted(server, observers=[witness]):
+
+@table(
+    "kind, handler, answer, hooks, outcome",
+    {
+        "served": (TellsOfMany, Upper, b"X\n", SERVED, "completed"),
+        "failed": (TellsOfMany, fails, b"", [*SERVED, "handle_error"], "failed"),
+        "turned away": (Picky, Upper, b"", SERVED[:1], "refused"),
+    },
+)
+async def test_hooks_of_one_request_share_a_thread_with_nobody(
+    kind: Any, handler: Any, answer: bytes, hooks: list[str], outcome: str
+) -> None:
+    """They are called in order, and may block: what one leaves in a thread, the next one finds."""
+    hooks = [*hooks, "shutdown_request", "close_request"]
+    async with adopted(server := kind(handler)) as it:
         for number in range(1, 4):
             server.calls.clear()
-            with plain_client(server.server_address) as client:
+            with it.client() as client:
                 client.sendall(b"x\n")
-                assert await in_thread(client.recv, 100) == (b"X\n" if handler is Upper else b"")
+                assert await in_thread(client.recv, 100) == answer
                 mine = client.getsockname()
             await until(lambda: len(server.calls) == len(hooks))
             assert [name for name, *_ in server.calls] == hooks
+            # In a thread-local, and in a context variable.
             found = [(hung, seen) for _, hung, seen in server.calls]
             assert found == [(None, None)] + [(mine, mine)] * (len(hooks) - 1)
-            await until(lambda: len(witness.records) == number)  # noqa: B023
+            await it.ended(number)
+    assert threading.get_ident() not in server.threads
+    assert server.calls[-1][0] == "server_close"
+    assert it.outcomes == [outcome] * 3
+    assert server.errors == ["ValueError('no')"] * (3 if outcome == "failed" else 0)
 
 
 async def test_hooks_of_a_cancelled_request_share_its_thread() -> None:
     """Also what comes after the cancellation."""
-    server, witness = TellsOfMany(), Witness()
-    timeouts = trioserver.Timeouts(request=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
+    async with adopted(server := TellsOfMany(), timeouts=Timeouts(request=0.05)) as it:
+        with it.client() as client:
+            await it.ends_with(client)
             mine = client.getsockname()
         await until(lambda: len(server.calls) == 4)
-    assert witness.outcomes == ["timed_out"]
-    assert len(server.threads) == 1
-    assert [hung for _, hung, _ in server.calls] == [None, mine, mine, mine]
+        assert len(server.threads) == 1
+        assert [hung for _, hung, _ in server.calls] == [None, mine, mine, mine]
+    assert it.outcomes == ["timed_out"]
 
 
 async def test_requests_at_the_same_time_have_a_thread_each() -> None:
-    """And see nothing of each other."""
+    """And see nothing of each other; as many as ``max_threads``."""
     together, found = threading.Barrier(3), []
 
     def meets(request: Any, client_address: Any, server: Any) -> None:
@@ -138,10 +155,9 @@ async def test_requests_at_the_same_time_have_a_thread_each() -> None:
         found.append((local.client, client_address))
 
     server = socketserver.ThreadingTCPServer(THERE, meets)  # type: ignore[arg-type]
-    async with adopted(server):
-        with plain_client(server.server_address), plain_client(server.server_address):
-            with plain_client(server.server_address):
-                await until(lambda: len(found) == 3)
+    async with adopted(server, max_threads=3) as it:
+        with it.client(), it.client(), it.client():
+            await until(lambda: len(found) == 3)
     assert all(one == other for one, other in found)
     assert len(set(found)) == 3
 
@@ -151,11 +167,10 @@ async def test_requests_at_the_same_time_have_a_thread_each() -> None:
 
 async def test_plain_server_does_everything_in_one_thread() -> None:
     """Beginning with service_actions, up to server_close."""
-    server = TellsOfAll()
-    async with adopted(server):
+    async with adopted(server := TellsOfAll()) as it:
         await until(lambda: server.calls)
         for _ in range(3):
-            assert await in_thread(ask, server.server_address) == b"HELLO\n"
+            assert await it.ask() == b"HELLO\n"
             await until(lambda: server.calls[-1][0] != "finish_request")
     assert len(server.threads) == 1
     assert threading.get_ident() not in server.threads
@@ -168,32 +183,27 @@ async def test_plain_server_does_everything_in_one_thread() -> None:
 async def test_plain_server_keeps_what_belongs_to_a_thread() -> None:
     """As a connection of sqlite3, which refuses every other one."""
 
-    class Asks(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            server: Any = self.server
-            if server.database is None:
-                server.database = sqlite3.connect(":memory:")
-            (found,) = server.database.execute("SELECT ?", [self.rfile.readline()]).fetchone()
-            self.wfile.write(found)
-
     class Server(socketserver.TCPServer):
         database: Any = None
+
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            self.database = self.database or sqlite3.connect(":memory:")
+            (found,) = self.database.execute("SELECT ?", [request.recv(100)]).fetchone()
+            request.sendall(found)
 
         def server_close(self) -> None:
             self.database.close()
             super().server_close()
 
-    server, witness = Server(THERE, Asks), Witness()
-    async with adopted(server, observers=[witness]):
+    async with adopted(Server(THERE, Upper)) as it:
         for number in range(1, 4):
-            assert await in_thread(ask, server.server_address) == b"hello\n"
-            # Elsewhere, too, threads are used.
-            await until(lambda: len(witness.records) == number)  # noqa: B023
-    assert witness.outcomes == ["completed"] * 3
+            assert await it.ask() == b"hello\n"
+            await it.ended(number)  # elsewhere, too, threads are used
+    assert it.outcomes == ["completed"] * 3
 
 
 async def test_plain_server_does_one_thing_at_a_time() -> None:
-    """service_actions wait for the handler, and the next handler for them."""
+    """service_actions wait for the handler, as does the next one, which waits for them, too."""
     inside, most, times = 0, 0, 0
     lock, go = threading.Lock(), threading.Event()
 
@@ -214,54 +224,49 @@ async def test_plain_server_does_one_thing_at_a_time() -> None:
             go.wait(10)
             note(-1)
 
-    server = Server(THERE, Upper)
-    async with adopted(server):
+    async with adopted(Server(THERE, Upper)) as it:
         await until(lambda: times >= 2)
-        with plain_client(server.server_address) as client:
+        with it.client() as first, it.client() as second:
             await until(lambda: inside == 1)
             await trio.sleep(0.6)  # as long as it takes to be wrong: they come twice a second
             assert times == 3
             go.set()
-            assert await in_thread(client.recv, 1) == b""
-        await until(lambda: times >= 6)
+            for client in (first, second):
+                await it.ends_with(client)
+        await until(lambda: times >= 8)
     assert most == 1
 
 
-async def test_plain_server_whose_thread_is_left_behind(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_plain_server_whose_thread_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     """It is waited for by the next request, for it is the same thread, and not by server_close."""
-    go, threads = threading.Event(), []
-
-    def stubborn(request: Any, client_address: Any, server: Any) -> None:
-        threads.append(threading.get_ident())
-        go.wait(10)
-        request.sendall(b"done")
-
-    closed = []
+    go, threads, closed = threading.Event(), [], []
 
     class Server(socketserver.TCPServer):
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            threads.append(threading.get_ident())
+            go.wait(10)
+            request.sendall(b"done")
+
         def server_close(self) -> None:
             closed.append(threading.get_ident())
             super().server_close()
 
-    server, witness = Server(THERE, stubborn), Witness()  # type: ignore[arg-type]
-    timeouts = trioserver.Timeouts(request=0.05, cleanup=0.05, shutdown=0)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        with plain_client(server.server_address) as first:
-            await until(lambda: witness.records)
-            with plain_client(server.server_address) as second:
+    timeouts = Timeouts(request=0.05, cleanup=0.05, shutdown=0)
+    async with adopted(server := Server(THERE, Upper), timeouts=timeouts) as it:
+        with it.client() as first:
+            await it.ended()
+            with it.client() as second:
                 await trio.testing.wait_all_tasks_blocked(0.02)
                 assert len(threads) == 1
                 go.set()
                 assert await in_thread(second.recv, 4) == b"done"
-                assert await in_thread(first.recv, 4) == b""
-            await until(lambda: len(witness.records) == 2)
+                await it.ends_with(first)
+            await it.ended(2)
             go.clear()
-            with plain_client(server.server_address):
-                await until(lambda: len(witness.records) == 3)
+            with it.client():
+                await it.ended(3)
                 server.shutdown()
-    assert [str(outcome) for outcome in witness.outcomes] == ["abandoned", "completed", "abandoned"]
+    assert it.outcomes == ["abandoned", "completed", "abandoned"]
     assert len(set(threads)) == 1
     assert closed
     assert closed != threads[:1]
@@ -294,16 +299,13 @@ async def test_thread_is_one_of_trios(kind: Any) -> None:
         await trio.lowlevel.checkpoint()
         return 42
 
-    server, witness = kind(THERE, handler), Witness()
-    timeouts = trioserver.Timeouts(request=0.5)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
+    async with adopted(kind(THERE, handler), timeouts=Timeouts(request=0.5)) as it:
         for number, word in enumerate((b"c", b"x", b"c", b"x"), 1):
-            with plain_client(server.server_address) as client:
+            with it.client() as client:
                 assert await in_thread(client.recv, 2) == b"42"
-                client.sendall(word)
-                assert await in_thread(client.recv, 1) == b""
-            await until(lambda: len(witness.records) == number)  # noqa: B023
-    assert witness.outcomes == ["timed_out", "completed"] * 2
+                await it.ends_with(client, word)
+            await it.ended(number)
+    assert it.outcomes == ["timed_out", "completed"] * 2
     assert told == ["cancelled"] * 2
 
 
@@ -320,15 +322,12 @@ async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled() -> None
             verified.append(client_address)
             return True
 
-    server, witness = Server(THERE, Upper), Witness()
-    timeouts = trioserver.Timeouts(handshake=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
+    async with adopted(Server(THERE, Upper), timeouts=Timeouts(handshake=0.05)) as it:
         assert await in_thread(began.wait, 5)
-        with plain_client(server.server_address) as client:
-            assert await in_thread(client.recv, 1) == b""
-            await until(lambda: witness.records)
+        await it.hangs_up()
+        await it.ended()
         go.set()
-    assert witness.outcomes == ["timed_out"]
+    assert it.outcomes == ["timed_out"]
     assert verified == []
 
 
@@ -343,12 +342,10 @@ async def test_thread_that_cannot_be_started_is_one_requests_error(
     class Quiet(socketserver.ThreadingTCPServer):
         def handle_error(self, request: Any, client_address: Any) -> None: ...
 
-    server, witness = Quiet(THERE, Upper), Witness()
-    async with adopted(server, observers=[witness]):
-        client = plain_client(server.server_address)
-        with client, monkeypatch.context() as patch:
+    async with adopted(Quiet(THERE, Upper)) as it:
+        with it.client(), monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
-            await until(lambda: witness.records)
-        assert await in_thread(ask, server.server_address) == b"HELLO\n"
-    assert witness.outcomes == ["failed", "completed"]
-    assert "can't start new thread" in witness.records[0].reason
+            await it.ended()
+        assert await it.ask() == b"HELLO\n"
+    assert it.outcomes == ["failed", "completed"]
+    assert "can't start new thread" in it.records[0].reason

@@ -9,31 +9,12 @@ import struct
 from typing import Any
 
 import pytest
-from support import Witness, plain_client, until
-from support.adopting import THERE, Upper, adopted, in_thread
+from support import plain_client, until
+from support.adopting import adopted, ask_secretly, in_thread, over_tls, tls_client
 
-import trioserver
+from trioserver import Timeouts
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
-
-
-def over_tls(context: ssl.SSLContext, handler: Any = Upper) -> socketserver.ThreadingTCPServer:
-    """A server whose listening socket was wrapped, as werkzeug does it."""
-    server = socketserver.ThreadingTCPServer(THERE, handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    return server
-
-
-def tls_client(trusting: ssl.SSLContext, address: Any) -> ssl.SSLSocket:
-    """A client that has agreed on TLS."""
-    return trusting.wrap_socket(plain_client(address), server_hostname="localhost")
-
-
-def ask_secretly(trusting: ssl.SSLContext, address: Any) -> bytes:
-    """One question and its answer."""
-    with tls_client(trusting, address) as client:
-        client.sendall(b"secret\n")
-        return client.recv(100)
 
 
 def vanish(client: socket.socket) -> None:
@@ -46,15 +27,16 @@ def vanish(client: socket.socket) -> None:
 
 
 async def test_tls_listener(context: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
-    """A client that says nothing keeps nobody else from being served."""
-    server, witness = over_tls(context), Witness()
-    with plain_client(server.server_address), plain_client(server.server_address) as liar:
-        timeouts = trioserver.Timeouts(handshake=5, shutdown=0)
-        async with adopted(server, timeouts=timeouts, observers=[witness]):
+    """A client that says nothing keeps nobody else from being served; ``handshake`` bounds it."""
+    server = over_tls(context)
+    with plain_client(server.server_address) as silent, plain_client(server.server_address) as liar:
+        async with adopted(server, timeouts=Timeouts(handshake=0.3, linger=0.1)) as it:
             assert await in_thread(ask_secretly, trusting, server.server_address) == b"SECRET\n"
             liar.sendall(b"this is not TLS" * 10)
-            await until(lambda: "disconnected" in witness.outcomes)
-    assert "completed" in witness.outcomes
+            await until(lambda: "disconnected" in it.outcomes)
+            await in_thread(silent.recv, 1)
+            await it.ended(3)
+    assert sorted(it.outcomes) == ["completed", "disconnected", "timed_out"]
 
 
 async def test_object_that_shakes_hands_itself(
@@ -73,29 +55,16 @@ async def test_object_that_shakes_hands_itself(
                 raise
             super().finish_request(request, client_address)
 
-    server, witness = Shakes(THERE, Upper), Witness()
-    server.socket = context.wrap_socket(
-        server.socket, server_side=True, do_handshake_on_connect=False
-    )
-    async with adopted(server, observers=[witness]):
+    server = over_tls(context, kind=Shakes, do_handshake_on_connect=False)
+    async with adopted(server) as it:
         assert await in_thread(ask_secretly, trusting, server.server_address) == b"SECRET\n"
-        with plain_client(server.server_address) as liar:
+        await it.ended()
+        with it.client() as liar:
             liar.sendall(b"this is not TLS" * 10)
-            await until(lambda: len(witness.records) == 2)
+            await it.ended(2)
     assert told == ["finish_request", "finish_request", "failed"]
-    assert witness.outcomes[0] == "completed"
-    assert witness.outcomes[1] in {"failed", "disconnected"}  # whichever it is for OpenSSL then
-
-
-async def test_tls_handshake_is_bounded(context: ssl.SSLContext) -> None:
-    """By ``timeouts.handshake``."""
-    server, witness = over_tls(context), Witness()
-    with plain_client(server.server_address) as silent:
-        timeouts = trioserver.Timeouts(handshake=0.1)
-        async with adopted(server, timeouts=timeouts, observers=[witness]):
-            await in_thread(silent.recv, 1)
-            await until(lambda: witness.records)
-    assert witness.outcomes == ["timed_out"]
+    assert it.outcomes[0] == "completed"
+    assert it.outcomes[1] in {"failed", "disconnected"}  # whichever it is for OpenSSL then
 
 
 # Of a socket that ssl could not wrap, and left to itself.
@@ -105,20 +74,20 @@ async def test_client_that_is_gone_before_it_is_accepted(
     context: ssl.SSLContext, trusting: ssl.SSLContext, words: bytes
 ) -> None:
     """With a word or without: it costs nobody else anything, as with serve_forever."""
-    server, witness = over_tls(context), Witness()
+    async with adopted(over_tls(context)) as it:
 
-    def told() -> int:
-        return witness.names.count("accept_failed") + witness.outcomes.count("disconnected")
+        def told() -> int:
+            return it.witness.names.count("accept_failed") + it.outcomes.count("disconnected")
 
-    async with adopted(server, observers=[witness]):
         for number in range(1, 4):
             # All in one turn of Trio's, so that the accept finds it gone.
-            client = plain_client(server.server_address)
+            client = it.client()
             client.sendall(words)
             vanish(client)
             await until(lambda number=number: told() == number)  # type: ignore[misc]
-        assert await in_thread(ask_secretly, trusting, server.server_address) == b"SECRET\n"
-    assert all(isinstance(it[2], ConnectionError) for it in witness.events if "failed" in it[0])
+        assert await in_thread(ask_secretly, trusting, it.server.server_address) == b"SECRET\n"
+    failed = [event for event in it.witness.events if event[0] == "accept_failed"]
+    assert all(isinstance(error, ConnectionError) for _, _, error in failed)
 
 
 # Afterwards ---------------------------------------------------------------------------------
@@ -135,19 +104,18 @@ async def test_client_that_vanishes_over_tls_is_disconnected(
             while True:
                 self.wfile.write(b"x" * 100_000)
 
-    server, witness = over_tls(context, Talks), Witness()
+    async with adopted(over_tls(context, Talks)) as it:
 
-    def listen_for_a_moment() -> None:
-        client = tls_client(trusting, server.server_address)
-        client.sendall(b"go\n")
-        client.recv(10)
-        vanish(client)
+        def listen_for_a_moment() -> None:
+            client = tls_client(trusting, it.server.server_address)
+            client.sendall(b"go\n")
+            client.recv(10)
+            vanish(client)
 
-    async with adopted(server, observers=[witness]):
         await in_thread(listen_for_a_moment)
-        await until(lambda: witness.records)
-    assert witness.outcomes == ["disconnected"]
-    assert "the peer is gone" in witness.records[0].reason
+        await it.ended()
+    assert it.outcomes == ["disconnected"]
+    assert "the peer is gone" in it.records[0].reason
     assert capsys.readouterr().err == ""
 
 
@@ -163,14 +131,13 @@ async def test_error_of_another_connection_is_the_handlers(
             with ours:
                 ours.sendall(b"x")
 
-    server, witness = over_tls(context, Forwards), Witness()
+    async with adopted(over_tls(context, Forwards)) as it:
 
-    def look() -> bytes:
-        with tls_client(trusting, server.server_address) as client:
-            return client.recv(10)
+        def look() -> bytes:
+            with tls_client(trusting, it.server.server_address) as client:
+                return client.recv(10)
 
-    async with adopted(server, observers=[witness]):
         assert await in_thread(look) == b""
-        await until(lambda: witness.records)
-    assert witness.outcomes == ["failed"]
+        await it.ended()
+    assert it.outcomes == ["failed"]
     assert "BrokenPipeError" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, running, until
-from support.adopting import THERE, adopted, in_thread
+from support.adopting import THERE, OfMySockets, in_thread, served
+from support.scenes import table
 
 import trioserver
 
@@ -35,11 +35,10 @@ def by_a_socket(number: int) -> None:
     socket.socket(fileno=number).sendall(b"bye\n")
 
 
-WAYS: dict[str, tuple[Callable[[int], None], bytes]] = {
-    "file": (by_a_file, b"bye\n"),
-    "socket": (by_a_socket, b"bye\n"),
-    "close": (os.close, b""),
-}
+ways = table(
+    "close, said",
+    {"file": (by_a_file, b"bye\n"), "socket": (by_a_socket, b"bye\n"), "close": (os.close, b"")},
+)
 
 
 class Strangers:
@@ -76,104 +75,80 @@ def strangers() -> Iterator[Strangers]:
             one.close()
 
 
-class MySocket(socket.socket):
-    """One of theirs."""
-
-
-class Subclass(socketserver.ThreadingTCPServer):
-    """Its requests are not plain sockets."""
-
-    def get_request(self) -> Any:
-        sock, address = super().get_request()
-        return MySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
-
-
 DOORS: dict[str, Any] = {
     "tasks": trioserver.TCPServer,
     "threads": trioserver.ThreadingTCPServer,
     "adopt": socketserver.ThreadingTCPServer,
     "adopt a plain one": socketserver.TCPServer,
-    "adopt a subclass": Subclass,
+    "adopt a subclass": OfMySockets,
 }
 
 
 class Closer:
-    """What the handlers do, of either colour, and what their servers are told."""
+    """Handlers, of either colour, which do that to their number if the client says so."""
 
-    def __init__(self, close: Callable[[int], None], strangers: Strangers | None) -> None:
-        self.close, self.strangers = close, strangers
+    def __init__(self, door: str, close: Callable[[int], None]) -> None:
+        self.close = close
         self.is_done = threading.Event()
         self.errors: list[Any] = []
+        hook = self.handle_error if door.startswith("adopt") else self.handle_error_of_task
+        kind = type("Server", (DOORS[door],), {"handle_error": staticmethod(hook)})
+        self.server = kind(THERE, self.task if door == "tasks" else self.handler)
 
     def handler(self, request: Any, client_address: Any, server: Any) -> None:
-        """Close it, if the client says so."""
         self.after(request, request.recv(1))
 
     async def task(self, request: Any, client_address: Any, server: Any) -> None:
-        """The same."""
         self.after(request, await request.recv(1))
 
     def after(self, request: Any, word: bytes) -> None:
-        """What both do."""
         if word == b"x":
-            number = request.fileno()
-            self.close(number)
-            if self.strangers is not None:
-                self.strangers.take(number)
+            self.close(request.fileno())
         self.is_done.set()
 
     def handle_error(self, *_: Any) -> None:
-        """Note it."""
         self.errors.append(sys.exception())
 
     async def handle_error_of_task(self, *_: Any) -> None:
-        """The same."""
         self.handle_error()
 
 
-def served(door: str, closer: Closer) -> tuple[Any, Any, Witness]:
-    """A server, what serves with it, and who watches."""
-    ours, witness = not door.startswith("adopt"), Witness()
-    hook = closer.handle_error_of_task if ours else closer.handle_error
-    kind = type("Server", (DOORS[door],), {"handle_error": staticmethod(hook)})
-    server: Any = kind(THERE, closer.task if door == "tasks" else closer.handler)
-    if not ours:
-        return server, adopted(server, observers=[witness]), witness
-    server.observers = (witness,)
-    return server, running(server), witness
-
-
 @pytest.mark.parametrize("is_taken", [False, True], ids=["free", "taken"])
-@pytest.mark.parametrize("way", WAYS)
+@ways
 @pytest.mark.parametrize("door", DOORS)
 async def test_handler_closes_its_number(
-    door: str, way: str, is_taken: bool, strangers: Strangers
+    door: str, close: Any, said: bytes, is_taken: bool, strangers: Strangers
 ) -> None:
     """The next one is served, the error is told, and who has got the number is left alone."""
-    close, said = WAYS[way]
-    closer = Closer(close, strangers if is_taken else None)
-    server, serving, witness = served(door, closer)
+
+    def close_it(number: int) -> None:
+        close(number)
+        if is_taken:
+            strangers.take(number)
+
+    closer = Closer(door, close_it)
     began = trio.current_time()
-    async with serving:
+    async with served(closer.server) as it:
         for number, (word, answer) in enumerate(((b"x", said), (b"y", b""), (b"x", said)), 1):
             closer.is_done.clear()
-            with plain_client(server.server_address) as client:
+            with it.client() as client:
                 client.sendall(word)
                 assert await in_thread(closer.is_done.wait, 5)  # so that nobody takes the number
                 assert await in_thread(client.recv, 10) == answer
                 assert await in_thread(client.recv, 10) == b""
-            await until(lambda: len(witness.records) == number)  # noqa: B023
-    assert witness.outcomes == ["failed", "completed", "failed"]
-    assert "give them a duplicate" in witness.records[0].reason
+            await it.ended(number)
+    assert it.outcomes == ["failed", "completed", "failed"]
+    assert "give them a duplicate" in it.records[0].reason
     assert [error.errno for error in closer.errors] == [errno.EBADF] * 2
     assert strangers.are_well()
     assert trio.current_time() - began < 2  # nobody lingers with it
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_cancelled_handler_has_closed_its_number(way: str, strangers: Strangers) -> None:
+@ways
+async def test_cancelled_handler_has_closed_its_number(
+    close: Any, said: bytes, strangers: Strangers
+) -> None:
     """What is done to end its waits is not done to a stranger."""
-    close, _ = WAYS[way]
 
     def handler(request: Any, client_address: Any, server: Any) -> None:
         number = request.fileno()
@@ -182,15 +157,11 @@ async def test_cancelled_handler_has_closed_its_number(way: str, strangers: Stra
         while True:
             trio.from_thread.check_cancelled()
 
-    witness = Witness()
-    fields: dict[str, Any] = {
-        "timeouts": trioserver.Timeouts(request=0.1),
-        "observers": [witness],
-    }
-    async with running(server := trioserver.ThreadingTCPServer(THERE, handler, **fields)):
-        with plain_client(server.server_address):
-            await until(lambda: witness.records)
-    assert witness.outcomes == ["timed_out"]
+    timeouts = trioserver.Timeouts(request=0.1)
+    async with served(trioserver.ThreadingTCPServer(THERE, handler, timeouts=timeouts)) as it:
+        with it.client():
+            await it.ended()
+    assert it.outcomes == ["timed_out"]
     assert strangers.are_well()
 
 
@@ -218,13 +189,10 @@ async def test_handler_fails_after_it_has_closed_its_number(
         strangers.take(number)
         raise ValueError("no")
 
-    closer = Closer(close, None)
-    server, serving, witness = served(door, closer)
-    async with serving:
-        with plain_client(server.server_address) as client:
-            client.sendall(b"x")
-            assert await in_thread(client.recv, 1) == b""
-            await until(lambda: witness.records)
+    closer = Closer(door, close)
+    async with served(closer.server) as it:
+        await it.hangs_up(b"x")
+        await it.ended()
     assert [str(error) for error in closer.errors] == ["no"]
     assert "handle_error raised" not in caplog.text
     assert strangers.are_well()

@@ -7,17 +7,27 @@ import socket
 import socketserver
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from support import Upper as AsyncUpper
-from support import Witness, plain_client, running, until
-from support.adopting import THERE, adopted, in_thread
+from support.adopting import (
+    THERE,
+    Adoption,
+    OfMySockets,
+    adopted,
+    in_thread,
+    over_tls,
+    served,
+    tls_client,
+)
+from support.scenes import table
 
 import trioserver
+from trioserver import Timeouts
 from trioserver._requests.drain import WakeupPipe
 from trioserver._sockets.making import new_socket, socket_of, socket_pair, twin_of
 
@@ -53,75 +63,56 @@ class Dup(socketserver.BaseRequestHandler):
             mine.sendall(mine.recv(100).upper())
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("door", ["adopt", "adopt a subclass", "tasks", "threads", "detached"])
-async def test_client_who_dawdles_does_not_stop_trio(door: str, when: str) -> None:
-    """It has its reply and does not leave: nobody waits for that in Trio's own thread."""
-
-    class MySocket(socket.socket): ...
-
-    class Subclass(socketserver.ThreadingTCPServer):
-        def get_request(self) -> Any:
-            sock, address = super().get_request()
-            return MySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
-
-    if when == "before":
-        socket.setdefaulttimeout(SECONDS)
-    witness, timeouts = Witness(), trioserver.Timeouts(linger=0.05)
-    fields: dict[str, Any] = {"timeouts": timeouts, "observers": [witness]}
-    if door.startswith("adopt"):
-        kind = socketserver.ThreadingTCPServer if door == "adopt" else Subclass
-        server: Any = kind(THERE, Once)
-        serving: Any = adopted(server, **fields)
-    else:
-        kinds: dict[str, Any] = {
-            "tasks": (trioserver.TCPServer, AsyncUpper),
-            "threads": (trioserver.ThreadingTCPServer, Once),
-            "detached": (trioserver.ThreadingTCPServer, Dup),
-        }
-        kind, handler = kinds[door]
-        server = kind(THERE, handler, **fields)
-        serving = running(server)
-    async with serving:
-        if when == "after":
-            socket.setdefaulttimeout(SECONDS)
-        with plain_client(server.server_address) as client:
-            client.sendall(b"x\n")
-            assert await in_thread(client.recv, 10) == b"X\n"
-            began = time.monotonic()
-            server.shutdown()
-            await until(lambda: witness.records)
-            assert await in_thread(client.recv, 10) == b""
-            assert time.monotonic() - began < SECONDS / 2
+DOORS: dict[str, tuple[Any, Any]] = {
+    "adopt": (socketserver.ThreadingTCPServer, Once),
+    "adopt a subclass": (OfMySockets, Once),
+    "tasks": (trioserver.TCPServer, AsyncUpper),
+    "threads": (trioserver.ThreadingTCPServer, Once),
+    "detached": (trioserver.ThreadingTCPServer, Dup),
+}
 
 
-async def test_tls_is_agreed_on_and_ended_without_stopping_trio() -> None:
-    """There our socket is a duplicate, whose mode is that of theirs."""
-    context, authority = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), trustme.CA()
-    authority.issue_cert("localhost").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    socket.setdefaulttimeout(SECONDS)
-    server = socketserver.ThreadingTCPServer(THERE, Once)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+@asynccontextmanager
+async def dawdles(served: Adoption, connect: Any) -> AsyncIterator[socket.socket]:
+    """A client has its reply and does not leave: nobody waits for that in Trio's own thread."""
 
-    def talk() -> tuple[bytes, ssl.SSLSocket]:
-        client = trusting.wrap_socket(
-            plain_client(server.server_address), server_hostname="localhost"
-        )
+    def talk() -> tuple[bytes, socket.socket]:
+        client = connect()
         client.sendall(b"x\n")
         return client.recv(10), client
 
-    witness = Witness()
-    timeouts = trioserver.Timeouts(linger=0.05)
-    async with adopted(server, timeouts=timeouts, observers=[witness]):
-        reply, client = await in_thread(talk)
+    reply, client = await in_thread(talk)
+    with client:
         assert reply == b"X\n"
-        with client:
-            began = time.monotonic()
-            server.shutdown()
-            await until(lambda: witness.records)
-            assert time.monotonic() - began < SECONDS / 2
+        began = time.monotonic()
+        served.server.shutdown()
+        await served.ended()
+        yield client
+        assert time.monotonic() - began < SECONDS / 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@table("kind, handler", DOORS)
+async def test_client_who_dawdles_does_not_stop_trio(kind: Any, handler: Any, when: str) -> None:
+    """However it is served, and whenever the time-out was set."""
+    if when == "before":
+        socket.setdefaulttimeout(SECONDS)
+    async with served(kind(THERE, handler), timeouts=Timeouts(linger=0.05)) as it:
+        if when == "after":
+            socket.setdefaulttimeout(SECONDS)
+        async with dawdles(it, it.client) as client:
+            assert await in_thread(client.recv, 10) == b""
+
+
+async def test_tls_is_agreed_on_and_ended_without_stopping_trio(
+    context: ssl.SSLContext, trusting: ssl.SSLContext
+) -> None:
+    """There our socket is a duplicate, whose mode is that of theirs."""
+    socket.setdefaulttimeout(SECONDS)
+    server = over_tls(context, Once)
+    async with adopted(server, timeouts=Timeouts(linger=0.05)) as it:
+        async with dawdles(it, lambda: tls_client(trusting, server.server_address)):
+            pass
 
 
 # What is made ------------------------------------------------------------------------------------

@@ -5,17 +5,18 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from support import plain_client, until
-from support.listening import tcp, told, unix
+from support.listening import bound, tcp, told, unix
 
-import trioserver
+from trioserver import Datagram, Limits, TCPServer, UDPServer, UnixStreamServer
 from trioserver._sockets.sharing import others_hold
 from trioserver.testing import open_descriptors
 
@@ -29,108 +30,99 @@ GRACE = 8
 
 def udp(_folder: Path) -> socket.socket:
     """A bound socket of UDP."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind(("127.0.0.1", 0))
-    return sock
+    return bound(socket.SOCK_DGRAM)
 
 
 both = pytest.mark.parametrize("make", [tcp, unix])
 
 
+@attrs.define(eq=False)
 class Held:
     """A handler that keeps its client waiting until it may go."""
 
-    def __init__(self) -> None:
-        self.may_go = trio.Event()
+    may_go: trio.Event = attrs.field(factory=trio.Event)
 
     async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
         await self.may_go.wait()
-        await request.sendall(b"served")
+        await (request.reply if isinstance(request, Datagram) else request.sendall)(b"served")
 
 
 def server_on(sock: socket.socket, handler: Any) -> Any:
     """A server for one client at a time."""
-    kind = trioserver.UnixStreamServer if sock.family == socket.AF_UNIX else trioserver.TCPServer
-    return kind(sock, handler, limits=trioserver.Limits(requests=1))
+    kinds = {socket.AF_UNIX: UnixStreamServer, socket.AF_INET: TCPServer}
+    kind = UDPServer if sock.type == socket.SOCK_DGRAM else kinds[sock.family]
+    return kind(sock, handler, limits=Limits(requests=1))
 
 
-@pytest.fixture
-def busy_and_queued() -> Iterator[Any]:
-    """Makes two clients: one that is served, and one that is in the queue."""
-    with ExitStack() as clients:
-
-        async def make(server: Any) -> tuple[socket.socket, socket.socket]:
+@asynccontextmanager
+async def busy_and_queued(server: Any) -> AsyncIterator[tuple[socket.socket, socket.socket]]:
+    """Served are two clients: one that has a slot, and one that is in the queue."""
+    with trio.fail_after(20), ExitStack() as clients:
+        async with server.serving():
             busy = clients.enter_context(plain_client(server.server_address))
             await until(lambda: server.requests)
-            return busy, clients.enter_context(plain_client(server.server_address))
-
-        yield make
+            yield busy, clients.enter_context(plain_client(server.server_address))
 
 
 @both
-async def test_last_holder_serves_the_queue(
-    make: Any, tmp_path: Path, busy_and_queued: Any
-) -> None:
+async def test_last_holder_serves_the_queue(make: Any, tmp_path: Path) -> None:
     """Nobody else accepts from a socket that was given: who is queued is served, not reset."""
     handler = Held()
     server = server_on(make(tmp_path), handler)
-    with trio.fail_after(20):
-        async with server.serving():
-            busy, queued = await busy_and_queued(server)
-            server.shutdown(GRACE)
-            handler.may_go.set()
-            assert [await told(busy), await told(queued)] == [b"served", b"served"]
-            busy.close()
-            queued.close()
-            report = await server.wait_closed()
+    async with busy_and_queued(server) as clients:
+        server.shutdown(GRACE)
+        handler.may_go.set()
+        for client in clients:
+            assert await told(client) == b"served"
+            client.close()
+        report = await server.wait_closed()
     assert report.clean
     assert len(report.completed) == 2
 
 
-async def test_last_holder_serves_the_datagrams() -> None:
-    """The same of datagrams that nobody else will receive."""
-    sock = udp(Path())
-    may_go = trio.Event()
-
-    async def back(request: Any, client_address: Any, server: Any) -> None:
-        await may_go.wait()
-        await request.reply(request.data)
-
-    server = trioserver.UDPServer(sock, back, limits=trioserver.Limits(requests=1))
-    with trio.fail_after(20), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(10)
-        async with server.serving():
-            client.connect(server.server_address)
-            client.send(b"one")
-            await until(lambda: server.requests)
-            client.send(b"two")
-            server.shutdown(GRACE)
-            may_go.set()
-            await server.wait_closed()
-        assert [client.recv(100), client.recv(100)] == [b"one", b"two"]
-
-
 @both
-async def test_queue_is_left_to_another_descriptor(
-    make: Any, tmp_path: Path, busy_and_queued: Any
-) -> None:
-    """Somebody in the same program has the socket, too, and accepts who is queued."""
+@pytest.mark.parametrize("grace", [GRACE, 0])
+async def test_queue_is_left_to_another_descriptor(make: Any, grace: int, tmp_path: Path) -> None:
+    """LC-11: somebody in the same program has the socket, too, and accepts who is queued."""
     handler = Held()
     with make(tmp_path) as other:
         server = server_on(other.dup(), handler)
+        async with busy_and_queued(server) as (busy, queued):
+            server.shutdown(grace)
+            handler.may_go.set()
+            if grace:
+                assert await told(busy) == b"served"
+            busy.close()
+            report = await server.wait_closed()
+            assert report.statistics.accepted == 1
+            other.settimeout(10)
+            accepted, address = other.accept()
+            with accepted:
+                assert address == queued.getsockname()
+                accepted.sendall(b"taken over")
+                assert await told(queued) == b"taken over"
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_datagrams_that_are_queued(is_shared: bool) -> None:
+    """UD-11: the last holder serves them; who is not the last leaves them to the others."""
+    sock, handler = udp(Path()), Held()
+    with sock.dup() as other, plain_client(sock.getsockname(), socket.SOCK_DGRAM) as client:
+        other.settimeout(10)
+        if not is_shared:
+            other.close()
+        server = server_on(sock, handler)
         with trio.fail_after(20):
             async with server.serving():
-                busy, queued = await busy_and_queued(server)
+                client.send(b"one")
+                await until(lambda: server.requests)
+                client.send(b"two")
                 server.shutdown(GRACE)
                 handler.may_go.set()
-                assert await told(busy) == b"served"
-                busy.close()
                 await server.wait_closed()
-                other.settimeout(10)
-                accepted, _ = other.accept()
-                with accepted:
-                    accepted.sendall(b"taken over")
-                    assert await told(queued) == b"taken over"
+        assert server.statistics().unaccepted == 0
+        assert client.recv(100) == b"served"
+        assert (other if is_shared else client).recv(100) == (b"two" if is_shared else b"served")
 
 
 @contextmanager
@@ -153,9 +145,11 @@ def another_process(
 
 @pytest.mark.parametrize("make", [tcp, unix, udp])
 def test_who_holds_it(make: Any, tmp_path: Path) -> None:
-    """Another process counts, and another descriptor; not one that is closed."""
+    """Another process counts, and another descriptor; not one that is closed, nor its own look."""
     with make(tmp_path) as sock:
+        before = open_descriptors()
         assert not others_hold(sock)
+        assert open_descriptors() == before
         with sock.dup():
             assert others_hold(sock)
         assert not others_hold(sock)
@@ -189,14 +183,6 @@ def test_it_does_not_wait_for_ever() -> None:
         process.kill()
 
 
-def test_it_leaves_nothing_open() -> None:
-    """Whatever it looks at, it closes."""
-    with tcp(Path()) as sock:
-        before = open_descriptors()
-        others_hold(sock)
-        assert open_descriptors() == before
-
-
 # Several that leave at once -------------------------------------------------------------------
 
 
@@ -220,22 +206,13 @@ trioserver.run(trioserver.ThreadingTCPServer(sock, serve, **fields))
 """
 
 
-def serving(sock: socket.socket) -> subprocess.Popen[bytes]:
-    """A process that serves on the socket."""
-    command = [sys.executable, "-c", PROGRAM, str(sock.fileno())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[sock.fileno()])
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
-
-
 @pytest.mark.parametrize("_attempt", range(3))
 async def test_processes_that_leave_at_once_lose_nobody(_attempt: int) -> None:
     """One of them is the last, and serves who is queued; the others leave them to it."""
     with trio.fail_after(30), ExitStack() as things:
         sock = tcp(Path())
         address = sock.getsockname()
-        processes = [things.enter_context(serving(sock)) for _ in range(3)]
+        processes = [things.enter_context(another_process(sock, PROGRAM)) for _ in range(3)]
         sock.close()
         clients = [things.enter_context(plain_client(address)) for _ in range(40)]
         for client in clients:

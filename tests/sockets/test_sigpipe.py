@@ -11,16 +11,13 @@ import socket
 import socketserver
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
-from support import Witness, plain_client, running, until
 from support import process_handlers as handlers
-from support.adopting import adopted
-from support.threads import THERE
+from support.adopting import THERE, served
 
 import trioserver
 import trioserver._sockets.transport
@@ -106,29 +103,24 @@ def sending(send: Send) -> Any:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def place(request: pytest.FixtureRequest, folder: Path) -> Any:
+def place(request: pytest.FixtureRequest, path: str) -> Any:
     """Where a server of each kind is."""
-    return THERE if request.param == "tcp" else str(folder / "server")
+    return THERE if request.param == "tcp" else path
 
 
 def server_at(place: Any, handler: Any, *, threads: bool = False) -> Any:
     """A server there, with tasks or with threads."""
-    if place is THERE:
-        kind: Any = trioserver.ThreadingTCPServer if threads else trioserver.TCPServer
-    else:
-        kind = trioserver.ThreadingUnixStreamServer if threads else trioserver.UnixStreamServer
-    return kind(place, handler)
+    name = ("Threading" if threads else "") + ("TCP" if place is THERE else "UnixStream")
+    return getattr(trioserver, f"{name}Server")(place, handler)
 
 
-async def serve_who_leaves(server: Any) -> None:
-    """Serve a client that closes its connection before it is answered."""
-    witness = Witness()
-    server.observers = [witness]
-    async with running(server):
-        client = plain_client(server.server_address)
-        client.close()
-        await until(lambda: bool(witness.records))
-    assert str(witness.records[0].outcome) in {"completed", "disconnected"}, witness.records[0]
+async def serve_who_leaves(server: Any) -> list[str]:
+    """Serve a client that closes its connection before it is answered; the outcome."""
+    async with served(server) as it:
+        it.client().close()
+        await it.ended()
+    assert set(it.outcomes) <= {"completed", "disconnected"}, it.records
+    return it.outcomes
 
 
 async def test_task(place: Any) -> None:
@@ -152,12 +144,8 @@ async def test_adopted(way: str) -> None:
         def handle(self) -> None:
             sending(WAYS[way])(self.request, self.client_address, self.server)
 
-    witness = Witness()
     theirs = socketserver.ThreadingTCPServer(THERE, Handler)
-    async with adopted(theirs, observers=[witness]):
-        plain_client(theirs.server_address).close()
-        await until(lambda: bool(witness.records))
-    assert witness.outcomes == ["completed"]
+    assert await serve_who_leaves(theirs) == ["completed"]
 
 
 @pytest.mark.parametrize("handler", [handlers.sends_to_nobody, handlers.asends_to_nobody])

@@ -11,42 +11,40 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
-from support import Upper, hold, plain_client
+from support import Upper, hold, plain_client, until
+from support.listening import (
+    Looks,
+    asked,
+    bound,
+    fails_to_listen,
+    is_there,
+    names_in,
+    on_linux,
+    unix,
+)
+from support.scenes import table
+from support.threads import ask_by_datagram
 from trio.testing import MockClock
 
 import trioserver
+from trioserver import UnixDatagramServer, UnixStreamServer
 from trioserver.testing import open_descriptors
 
 LONGEST = 107 if sys.platform == "linux" else 103
 
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 class OopsError(Exception):
     """What these tests raise."""
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name, as socket addresses are short."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def path(folder: Path) -> str:
-    """Where a socket may be made."""
-    return str(folder / "socket")
 
 
 @pytest.fixture
@@ -55,20 +53,6 @@ def umask() -> Iterator[Any]:
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
-
-
-async def try_to_serve(server: trioserver.TCPServer) -> None:
-    """Serve; when nothing keeps it from that, not for long."""
-    with trio.fail_after(10):
-        await server.serve_forever()
-
-
-async def asked(address: str | bytes) -> bytes:
-    """What a server at ``address`` answers."""
-    with trio.fail_after(10), trio.socket.socket(socket.AF_UNIX) as client:
-        await client.connect(address)
-        await client.send(b"asked\n")
-        return await client.recv(100)
 
 
 def look_at(path: str | bytes) -> os.stat_result:
@@ -81,174 +65,115 @@ def rights_of(path: str | bytes) -> int:
     return stat.S_IMODE(look_at(path).st_mode)
 
 
-def is_there(path: str | bytes) -> bool:
-    """Whether anything is at ``path``."""
-    return os.path.lexists(path)
-
-
-def make_stale(path: str | bytes, kind: int = socket.SOCK_STREAM) -> None:
+def make_stale(path: Path, kind: int = socket.SOCK_STREAM) -> None:
     """Leave a socket file whose server is dead."""
-    with socket.socket(socket.AF_UNIX, kind) as dead:
-        dead.bind(path)
+    bound(kind, str(path)).close()
 
 
 async def check_refused(path: str | bytes, reason: str = "") -> None:
     """A server is refused ``path``, says so with its name, and leaves all as it was."""
-    before, file = open_descriptors(), look_at(path)
-    with pytest.raises(OSError, match=f"{reason}.*cannot listen on unix:") as caught:
-        await try_to_serve(trioserver.UnixStreamServer(path, Upper))
-    assert caught.value.errno == errno.EADDRINUSE
-    assert open_descriptors() == before
+    file = look_at(path)
+    server = UnixStreamServer(path, Upper)
+    await fails_to_listen(server, errno.EADDRINUSE, f"{reason}.*cannot listen on unix:")
     after = look_at(path)
     assert (after.st_ino, after.st_mode, after.st_size) == (file.st_ino, file.st_mode, file.st_size)
-
-
-# Serving ---------------------------------------------------------------------
-
-
-async def test_unix_server_serves(path: str) -> None:
-    """A Unix server serves at its path, which is its address, bound and unbound."""
-    server = trioserver.UnixStreamServer(path, Upper)
-    async with server.serving():
-        assert server.server_address == path
-        assert await asked(path) == b"ASKED\n"
-    assert server.server_address == path
-
-
-async def test_unix_server_serves_again(path: str) -> None:
-    """The same server serves at the same path again, and leaves nothing."""
-    server = trioserver.UnixStreamServer(path, Upper)
-    before = open_descriptors()
-    for _ in range(3):
-        async with server.serving():
-            assert await asked(path) == b"ASKED\n"
-    assert open_descriptors() == before
-
-
-@pytest.mark.parametrize("name", [None, "client"])
-async def test_unix_client_address(name: str | None, folder: Path) -> None:
-    """NW-06: a client's address is its path, `""` for the common one without."""
-    seen = []
-
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        seen.extend([client_address, request.client_address])
-        await request.send_all(b"!")
-
-    server = trioserver.UnixStreamServer(folder / "socket", look)
-    with trio.fail_after(10):
-        async with server.serving():
-            with trio.socket.socket(socket.AF_UNIX) as client:
-                if name is not None:
-                    await client.bind(str(folder / name))
-                await client.connect(server.server_address)
-                assert await client.recv(1) == b"!"
-    assert seen == [str(folder / name) if name else ""] * 2
 
 
 # Paths -----------------------------------------------------------------------
 
 
-def of_length(folder: Path, length: int) -> str:
+def of_length(length: int, folder: Path = Path("/tmp")) -> str:  # noqa: S108
     """A path of that many bytes."""
-    start = f"{folder}/"
-    return start + "x" * (length - len(start))
+    return f"{folder}/".ljust(length, "x")
 
 
-async def test_longest_path(folder: Path) -> None:
-    """UX-06: a path of as many bytes as an address holds works."""
-    longest = of_length(folder, LONGEST)
-    async with trioserver.UnixStreamServer(longest, Upper).serving():
-        assert await asked(longest) == b"ASKED\n"
+@table(
+    "make",
+    {
+        "UX-06: a path of as many bytes as an address holds": lambda it: of_length(LONGEST, it),
+        "UX-06: a `pathlib` path": lambda it: it / "socket",
+        "UX-06: bytes that are not UTF-8": lambda it: os.fsencode(it) + b"/\xff\xfe",
+    },
+)
+async def test_path(make: Any, folder: Path) -> None:
+    """It is the server's address, bound and unbound; it serves there, again and again."""
+    path = make(folder)
+    server = UnixStreamServer(path, Upper)
+    for _ in range(3):
+        async with server.serving():
+            assert os.fsencode(server.server_address) == os.fsencode(path)
+            await check_refused(os.fsencode(path))
+            assert await asked(os.fsencode(path)) == b"ASKED\n"
+        assert os.fsencode(server.server_address) == os.fsencode(path)
+        assert names_in(folder) == []
 
 
-@pytest.mark.parametrize("length", [LONGEST + 1, 200])
-def test_path_too_long(length: int, folder: Path) -> None:
-    """UX-06: a longer path is refused when the server is built, with both lengths."""
-    with pytest.raises(ValueError, match=rf"server_address .*at most {LONGEST} bytes.*{length}"):
-        trioserver.UnixStreamServer(of_length(folder, length), Upper)
+TOO_LONG = f"at most {LONGEST} bytes"
+NO_PATH = "must be a path"
 
 
-def test_path_too_long_in_bytes(folder: Path) -> None:
-    """UX-06: it is bytes that count, not characters."""
-    start = f"{folder}/"
-    with pytest.raises(ValueError, match=f"at most {LONGEST} bytes"):
-        trioserver.UnixStreamServer(start + "ä" * (LONGEST - len(start)), Upper)
-
-
-async def test_path_object(folder: Path) -> None:
-    """UX-06: a `pathlib` path works."""
-    async with trioserver.UnixStreamServer(folder / "socket", Upper).serving():
-        assert await asked(str(folder / "socket")) == b"ASKED\n"
-
-
-async def test_path_of_bytes(folder: Path) -> None:
-    """UX-06: bytes work that are not UTF-8, and their file is removed."""
-    name = os.fsencode(folder) + b"/\xff\xfe"
-    server = trioserver.UnixStreamServer(name, Upper)
-    async with server.serving():
-        assert os.fsencode(server.server_address) == name
-        assert await asked(name) == b"ASKED\n"
-        await check_refused(name)
-    assert not is_there(name)
-
-
-@pytest.mark.parametrize("address", ["a\0b", b"a\0", "", Path("a\0b")], ids=repr)
-def test_path_that_is_none(address: Any) -> None:
-    """UX-06: a NUL byte inside and an empty path are refused when the server is built."""
-    with pytest.raises(ValueError, match=r"UnixStreamServer\.server_address must be a path"):
-        trioserver.UnixStreamServer(address, Upper)
-
-
-@pytest.mark.parametrize("address", [3, None, ("localhost", 80)])
-def test_address_of_the_wrong_type(address: Any) -> None:
-    """What is no path at all is a TypeError when the server is built."""
-    with pytest.raises(TypeError, match=r"UnixStreamServer\.server_address must be a path"):
-        trioserver.UnixStreamServer(address, Upper)
+@table(
+    "address, kind, fault",
+    {
+        "UX-06: too long by a byte": (
+            of_length(LONGEST + 1),
+            ValueError,
+            f"{TOO_LONG}.*{LONGEST + 1}",
+        ),
+        "UX-06: much too long": (of_length(200), ValueError, f"{TOO_LONG}.*200"),
+        "UX-06: in bytes, which count": ("/" + "ä" * (LONGEST - 1), ValueError, TOO_LONG),
+        "UX-06: a NUL byte inside": ("a\0b", ValueError, NO_PATH),
+        "UX-06: a NUL byte at the end": (b"a\0", ValueError, NO_PATH),
+        "UX-06: a NUL byte in a `pathlib` path": (Path("a\0b"), ValueError, NO_PATH),
+        "UX-06: empty": ("", ValueError, NO_PATH),
+        "a number": (3, TypeError, NO_PATH),
+        "nothing": (None, TypeError, NO_PATH),
+        "a host and a port": (("localhost", 80), TypeError, NO_PATH),
+    },
+)
+def test_path_that_is_none(address: Any, kind: type[Exception], fault: str) -> None:
+    """What no socket can be bound to is refused when the server is built."""
+    with pytest.raises(kind, match=rf"UnixStreamServer\.server_address .*{fault}"):
+        UnixStreamServer(address, Upper)
 
 
 async def test_folder_that_is_missing(folder: Path) -> None:
     """A path in a folder that does not exist is an OSError that names it."""
-    server = trioserver.UnixStreamServer(folder / "missing" / "socket", Upper)
-    before = open_descriptors()
-    with pytest.raises(FileNotFoundError, match="missing/socket"):
-        await try_to_serve(server)
-    assert open_descriptors() == before
+    server = UnixStreamServer(folder / "missing" / "socket", Upper)
+    await fails_to_listen(server, errno.ENOENT, "missing/socket", FileNotFoundError)
 
 
-async def test_relative_path_and_chdir(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """UX-07: the file of a relative path is removed although the program has moved since.
-
-    A file of that name in the new working directory is not touched.
-    """
-    elsewhere = folder / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "socket").touch()
-    monkeypatch.chdir(folder)
-    async with trioserver.UnixStreamServer("socket", Upper).serving():
-        assert await asked("socket") == b"ASKED\n"
-        monkeypatch.chdir(elsewhere)
-    assert not (folder / "socket").exists()
-    assert (elsewhere / "socket").exists()
-
-
-async def test_relative_path_in_a_deep_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@table(
+    "name",
+    {
+        "UX-07: the program has moved since": "here",
+        "UX-06, UX-07: its absolute form does not fit": "x" * 150,
+    },
+)
+@pytest.mark.parametrize("kind", [UnixStreamServer, UnixDatagramServer])
+async def test_relative_path(
+    kind: Any, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """UX-06, UX-07: a relative path fits although its absolute form does not; it is removed."""
-    deep = folder / ("x" * 150)
-    deep.mkdir()
-    monkeypatch.chdir(deep)
-    async with trioserver.UnixStreamServer("socket", Upper).serving():
-        assert await asked("socket") == b"ASKED\n"
-        monkeypatch.chdir(folder)
-    assert not is_there(str(deep / "socket"))
+    """Its file is removed, and none of that name in the new working directory."""
+    here, elsewhere = folder / name, folder / "elsewhere"
+    for place in (here, elsewhere):
+        place.mkdir()
+    (elsewhere / "socket").touch()
+    monkeypatch.chdir(here)
+    async with kind("socket", Looks(str)).serving() as server:
+        assert server.server_address == "socket"
+        ask = asked("socket") if kind is UnixStreamServer else ask_by_datagram(server, b"?")
+        assert await ask == b"!"
+        monkeypatch.chdir(elsewhere)
+    assert names_in(folder) == sorted([name, "elsewhere", "socket"])
+    assert is_there(elsewhere / "socket")
 
 
 # Rights ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def rights(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+@pytest.fixture(params=[sys.platform, "another POSIX"])
+def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """The rights of a socket file right after its bind, and right before its listen."""
     seen: dict[str, int] = {}
     bind, listen = socket.socket.bind, socket.socket.listen
@@ -261,27 +186,23 @@ def rights(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         seen["listening"] = rights_of(sock.getsockname())
         listen(sock, backlog)
 
+    monkeypatch.setattr(sys, "platform", request.param)
     monkeypatch.setattr(socket.socket, "bind", look_after_bind)
     monkeypatch.setattr(socket.socket, "listen", look_before_listen)
     return seen
 
 
-@pytest.mark.parametrize("system", [sys.platform, "another POSIX"])
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o000, 0o600, 0o660, 0o777])
 async def test_mode_without_a_window(
-    mode: int,
-    mask: int,
-    system: str,
-    path: str,
-    umask: Any,
-    rights: dict[str, int],
-    monkeypatch: pytest.MonkeyPatch,
+    mode: int, mask: int, path: str, umask: Any, rights: dict[str, int]
 ) -> None:
-    """The file never has a right beyond `mode`, and exactly those before anybody can connect."""
+    """The file never has a right beyond `mode`, and exactly those before anybody can connect.
+
+    The umask belongs to the program: it is the same afterwards.
+    """
     umask(mask)
-    monkeypatch.setattr(sys, "platform", system)
-    async with trioserver.UnixStreamServer(path, Upper, mode=mode):
+    async with UnixStreamServer(path, Upper, mode=mode):
         assert rights["bound"] | mode == mode
         assert rights["listening"] == mode
         assert umask(mask) == mask
@@ -289,18 +210,27 @@ async def test_mode_without_a_window(
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o000, 0o777)])
 async def test_mode_by_umask(mask: int, mode: int, path: str, umask: Any) -> None:
-    """Without `mode`, the umask decides."""
+    """Without `mode`, the umask decides; it is left alone, also when the bind fails."""
     umask(mask)
-    async with trioserver.UnixStreamServer(path, Upper):
+    async with UnixStreamServer(path, Upper):
         assert rights_of(path) == mode
+        server = UnixStreamServer(path, Upper, mode=0o600)
+        await fails_to_listen(server, errno.EADDRINUSE)
+        assert umask(mask) == mask
+    assert not is_there(path)
 
 
-async def test_mode_leaves_the_umask_alone(path: str, umask: Any) -> None:
-    """The umask belongs to the program: it is the same afterwards, also when the bind fails."""
-    umask(0o027)
-    async with trioserver.UnixStreamServer(path, Upper, mode=0o600):
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o777, None])
+async def test_datagram_server(mode: int | None, path: str) -> None:
+    """So is it with datagrams: a stale file is replaced, a live one is refused."""
+    make_stale(Path(path), socket.SOCK_DGRAM)
+    async with UnixDatagramServer(path, Looks(str), mode=mode).serving() as server:
+        if mode is not None:
+            assert rights_of(path) == mode
+        await fails_to_listen(UnixDatagramServer(path, Upper), errno.EADDRINUSE)
         await check_refused(path)
-    assert umask(0o022) == 0o027
+        assert await ask_by_datagram(server, b"still there?") == b"!"
+    assert not is_there(path)
 
 
 # Somebody's file -------------------------------------------------------------
@@ -309,8 +239,8 @@ async def test_mode_leaves_the_umask_alone(path: str, umask: Any) -> None:
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 async def test_stale_file_is_replaced(kind: int, path: str) -> None:
     """UX-01: a socket file whose server is dead is replaced, whatever that server spoke."""
-    make_stale(path, kind)
-    async with trioserver.UnixStreamServer(path, Upper).serving():
+    make_stale(Path(path), kind)
+    async with UnixStreamServer(path, Upper).serving():
         assert await asked(path) == b"ASKED\n"
     assert not is_there(path)
 
@@ -318,101 +248,50 @@ async def test_stale_file_is_replaced(kind: int, path: str) -> None:
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
 async def test_live_file_is_left_alone(kind: int, path: str) -> None:
     """UX-01: a file with a living server is in use, whatever that server speaks."""
-    with socket.socket(socket.AF_UNIX, kind) as living:
-        living.bind(path)
+    with bound(kind, path) as living:
         if kind != socket.SOCK_DGRAM:
             living.listen()
         await check_refused(path)
 
 
 @on_linux
-async def test_live_file_with_a_full_queue_is_left_alone(path: str) -> None:
+async def test_live_file_with_a_full_queue_is_left_alone(folder: Path, path: str) -> None:
     """UX-01: a server too busy to accept is no dead one."""
-    with (
-        socket.socket(socket.AF_UNIX) as living,
-        socket.socket(socket.AF_UNIX) as first,
-        socket.socket(socket.AF_UNIX) as second,
-    ):
-        living.bind(path)
+    with unix(folder) as living, socket.socket(socket.AF_UNIX) as second:
         living.listen(0)
-        first.connect(path)
         second.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            second.connect(path)
-        await check_refused(path)
+        with plain_client(path):
+            with pytest.raises(BlockingIOError):
+                second.connect(path)
+            await check_refused(path)
 
 
-async def test_our_own_live_server_is_left_alone(path: str) -> None:
-    """UX-01: of two servers of ours, the second is refused, and the first goes on."""
-    async with trioserver.UnixStreamServer(path, Upper).serving():
-        await check_refused(path)
-        assert await asked(path) == b"ASKED\n"
-
-
-def regular_file(path: Path) -> None:
-    """What somebody may not want to lose."""
-    path.write_text("precious", encoding="utf-8")
-
-
-def empty_file(path: Path) -> None:
-    """A file with nothing in it."""
-    path.touch()
-
-
-def folder_there(path: Path) -> None:
-    """A directory."""
-    path.mkdir()
-
-
-def pipe(path: Path) -> None:
-    """A named pipe, which would block who opens it."""
-    os.mkfifo(path)
-
-
-def link_to_file(path: Path) -> None:
-    """A symbolic link to a file."""
-    regular_file(path.parent / "target")
+def link(path: Path) -> None:
+    """Make a symbolic link to what may be beside it."""
     path.symlink_to("target")
 
 
-def link_to_folder(path: Path) -> None:
-    """A symbolic link to a directory."""
-    (path.parent / "target").mkdir()
-    path.symlink_to("target")
+OTHER_FILES: dict[str, tuple[Any, Any]] = {
+    "a file": (None, lambda path: path.write_text("precious")),
+    "an empty file": (None, Path.touch),
+    "a directory": (None, Path.mkdir),
+    "a named pipe, which would block who opens it": (None, os.mkfifo),
+    "a link to a file": (Path.touch, link),
+    "a link to a directory": (Path.mkdir, link),
+    "a link to the socket file of a dead server": (make_stale, link),
+    "a link to nothing": (None, link),
+}
 
 
-def link_to_stale_socket(path: Path) -> None:
-    """A symbolic link to the socket file of a dead server."""
-    make_stale(str(path.parent / "target"))
-    path.symlink_to("target")
-
-
-def link_to_nothing(path: Path) -> None:
-    """A symbolic link whose target is missing."""
-    path.symlink_to("target")
-
-
-OTHER_FILES = [
-    regular_file,
-    empty_file,
-    folder_there,
-    pipe,
-    link_to_file,
-    link_to_folder,
-    link_to_stale_socket,
-    link_to_nothing,
-]
-
-
-@pytest.mark.parametrize("make", OTHER_FILES)
-async def test_other_file_is_left_alone(make: Callable[[Path], None], path: str) -> None:
+@table("make_target, make", OTHER_FILES)
+async def test_other_file_is_left_alone(make_target: Any, make: Any, path: str) -> None:
     """UX-02: what is not a socket is refused, and untouched, and so is what a link points to."""
-    place = Path(path)
-    target = str(place.parent / "target")
-    make(place)
-    there = is_there(target)
+    target = Path(path).parent / "target"
+    if make_target is not None:
+        make_target(target)
+    make(Path(path))
     await check_refused(path, "is not a socket")
-    assert is_there(target) == there
+    assert is_there(target) == (make_target is not None)
 
 
 async def test_folder_that_cannot_be_locked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,81 +301,74 @@ async def test_folder_that_cannot_be_locked(path: str, monkeypatch: pytest.Monke
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    async with trioserver.UnixStreamServer(path, Upper).serving():
+    async with UnixStreamServer(path, Upper).serving():
         assert await asked(path) == b"ASKED\n"
-    make_stale(path)
+    make_stale(Path(path))
     await check_refused(path)
 
 
 # Races for a path ------------------------------------------------------------
 
 
-@attrs.define
-class Rival:
-    """A server for the same path in a thread, and a Trio run, of its own; stays until released.
+class Rival(threading.Thread):
+    """A server for the same path, in a Trio run of its own; stays until released.
 
     Attributes:
       bound: set when it is known whether it could bind.
       error: why it could not.
     """
 
-    path: str
-    bound: threading.Event = attrs.field(factory=threading.Event)
-    error: OSError | None = None
-    _release: threading.Event = attrs.field(factory=threading.Event)
-    _thread: threading.Thread = attrs.field(
-        default=attrs.Factory(
-            lambda self: threading.Thread(target=trio.run, args=(self._serve,)), takes_self=True
-        )
-    )
+    def __init__(self, path: str) -> None:
+        super().__init__(target=trio.run, args=(self._serve, path))
+        self.bound, self._released = threading.Event(), threading.Event()
+        self.error: OSError | None = None
 
-    def start(self) -> None:
-        """Have it try."""
-        self._thread.start()
-
-    async def _serve(self) -> None:
+    async def _serve(self, path: str) -> None:
         try:
-            async with trioserver.UnixStreamServer(self.path, Upper):
+            async with UnixStreamServer(path, Upper):
                 self.bound.set()
-                await trio.to_thread.run_sync(self._release.wait)
+                await trio.to_thread.run_sync(self._released.wait)
         except OSError as error:
             self.error = error
             self.bound.set()
 
     def release(self) -> None:
         """Have it close, if it was started, and wait until it has."""
-        self._release.set()
-        if self._thread.is_alive():
-            self._thread.join(10)
+        self._released.set()
+        if self.is_alive():
+            self.join(10)
 
 
-@pytest.fixture
-def rivals() -> Iterator[list[Rival]]:
-    """Where to put rivals, so that they are released."""
-    all_of_them: list[Rival] = []
-    yield all_of_them
-    for rival in all_of_them:
-        rival.release()
+@contextmanager
+def rivals(path: str, number: int) -> Iterator[list[Rival]]:
+    """So many, who are released; one of them has got the path, and can be reached there."""
+    all_of_them = [Rival(path) for _ in range(number)]
+    try:
+        yield all_of_them
+        assert all(rival.bound.wait(10) for rival in all_of_them)
+        plain_client(path).close()
+    finally:
+        for rival in all_of_them:
+            rival.release()
+    assert not is_there(path)
 
 
-def test_two_servers_race_for_a_stale_file(
-    path: str, rivals: list[Rival], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_servers_race_for_a_stale_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """UX-01: of two servers that find one stale file, one wins, and nobody removes its new file.
 
     At the worst moment: the second one starts when the first has found that
     nobody listens, and has not yet removed the file.
     """
-    make_stale(path)
+    make_stale(Path(path))
     unlink, flock = os.unlink, fcntl.flock
     started, met_the_lock = threading.Event(), threading.Event()
 
     def unlink_late(victim: Any) -> None:
         if not started.is_set():
             started.set()
-            rivals[1].start()
+            second.start()
             # Until it either waits for our lock, or is through with everything.
-            while not (met_the_lock.wait(0.001) or rivals[1].bound.is_set()):
+            while not (met_the_lock.wait(0.001) or second.bound.is_set()):
                 pass
         unlink(victim)
 
@@ -509,34 +381,26 @@ def test_two_servers_race_for_a_stale_file(
 
     monkeypatch.setattr(os, "unlink", unlink_late)
     monkeypatch.setattr(fcntl, "flock", notice)
-    rivals[:] = [Rival(path), Rival(path)]
-    rivals[0].start()
-    assert all(rival.bound.wait(10) for rival in rivals)
-    first, second = (rival.error for rival in rivals)
-    assert first is None
-    assert second is not None
-    assert second.errno == errno.EADDRINUSE
-    plain_client(path).close()
+    with rivals(path, 2) as (first, second):
+        first.start()
+    assert first.error is None
+    assert second.error is not None
+    assert second.error.errno == errno.EADDRINUSE
 
 
-def test_many_servers_race_for_a_stale_file(path: str, rivals: list[Rival]) -> None:
-    """UX-01: of many servers that start at once, one gets the path, and can be reached there."""
+def test_many_servers_race_for_a_stale_file(path: str) -> None:
+    """UX-01: of many servers that start at once, one gets the path."""
     for _ in range(5):
-        make_stale(path)
-        rivals[:] = [Rival(path) for _ in range(5)]
-        for rival in rivals:
-            rival.start()
-        assert all(rival.bound.wait(10) for rival in rivals)
-        plain_client(path).close()
-        for rival in rivals:
-            rival.release()
-        assert [rival.error for rival in rivals].count(None) == 1
-        assert not is_there(path)
+        make_stale(Path(path))
+        with rivals(path, 5) as all_of_them:
+            for rival in all_of_them:
+                rival.start()
+        assert [rival.error for rival in all_of_them].count(None) == 1
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """A folder that another program has locked; gives the descriptor that holds the lock."""
+@pytest.fixture
+def lock(folder: Path) -> Iterator[int]:
+    """Another program has locked the folder; the descriptor that holds the lock."""
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     yield lock
@@ -545,158 +409,105 @@ def locked(folder: Path) -> Iterator[int]:
 
 
 async def test_lock_of_the_folder_is_waited_for(
-    folder: Path, path: str, autojump_clock: MockClock
+    lock: int, path: str, autojump_clock: MockClock
 ) -> None:
     """A start waits for another program that has locked the folder, and then goes on."""
 
-    async def unlock_later(lock: int) -> None:
+    async def unlock_later() -> None:
         await trio.sleep(0.5)
         os.close(lock)
 
-    with locked(folder) as lock:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(unlock_later, lock)
-            async with trioserver.UnixStreamServer(path, Upper):
-                assert 0.5 <= trio.current_time() < 0.6
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(unlock_later)
+        async with UnixStreamServer(path, Upper):
+            assert 0.5 <= trio.current_time() < 0.6
 
 
 async def test_lock_of_the_folder_that_is_never_free(
-    folder: Path, path: str, autojump_clock: MockClock
+    lock: int, path: str, autojump_clock: MockClock
 ) -> None:
-    """A folder that stays locked is given up after a second, and the path is in the message."""
-    with locked(folder):
-        before = open_descriptors()
-        with pytest.raises(OSError, match=r"holds the lock of the directory.*unix:/") as caught:
-            await try_to_serve(trioserver.UnixStreamServer(path, Upper))
-        assert caught.value.errno == errno.EAGAIN
-        assert trio.current_time() == pytest.approx(1)
-        assert open_descriptors() == before
+    """LC-13: cancelled in its wait, a start leaves nothing; it gives up after a second.
 
-
-async def test_start_cancelled_while_it_waits_for_the_lock(
-    folder: Path, path: str, autojump_clock: MockClock
-) -> None:
-    """LC-13: cancelled while it waits for the folder, a start leaves nothing."""
-    with locked(folder):
-        before = open_descriptors()
-        with trio.move_on_after(0.3) as patience:
-            await try_to_serve(trioserver.UnixStreamServer(path, Upper))
-        assert patience.cancelled_caught
-        assert open_descriptors() == before
-        assert not is_there(path)
+    Then the path is in the message.
+    """
+    server, before = UnixStreamServer(path, Upper), open_descriptors()
+    with trio.move_on_after(0.3) as patience:
+        await server.serve_forever()
+    assert patience.cancelled_caught
+    assert open_descriptors() == before
+    fault = r"holds the lock of the directory.*unix:/"
+    await fails_to_listen(server, errno.EAGAIN, fault)
+    assert trio.current_time() == pytest.approx(1.3)
+    assert not is_there(path)
 
 
 # The end ---------------------------------------------------------------------
 
 
-async def end_in_order(server: trioserver.UnixStreamServer) -> None:
-    """Drain."""
-    async with server.serving():
-        assert await asked(server.server_address) == b"ASKED\n"
+class FailsInBind(UnixStreamServer):
+    async def server_bind(self) -> Any:
+        await super().server_bind()
+        raise OopsError
 
 
-async def end_by_cancelling(server: trioserver.UnixStreamServer) -> None:
-    """Cancel."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        nursery.cancel_scope.cancel()
+class FailsInActivate(UnixStreamServer):
+    async def server_activate(self) -> None:
+        raise OopsError
 
 
-async def end_by_an_error(server: trioserver.UnixStreamServer) -> None:
-    """Fail."""
-    with suppress(OopsError):
-        async with server.serving():
-            raise OopsError
+async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Exits."""
+    raise SystemExit
 
 
-async def end_by_an_exit(server: trioserver.UnixStreamServer) -> None:
-    """Exit from a handler."""
-
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise SystemExit
-
-    server.RequestHandlerClass = leave
-    with suppress(SystemExit):
-        async with server.serving():
-            with plain_client(server.server_address):
-                await trio.sleep_forever()
+FAILING = {"fails in bind": FailsInBind, "fails in activate": FailsInActivate}
 
 
-async def end_without_serving(server: trioserver.UnixStreamServer) -> None:
-    """Bind, and close."""
-    async with server:
-        pass
-
-
-async def end_in_activate(server: trioserver.UnixStreamServer) -> None:
-    """Fail after the bind, before anything is served."""
-
-    class Fails(trioserver.UnixStreamServer):
-        async def server_activate(self) -> None:
-            raise OopsError
-
-    with suppress(OopsError):
-        await try_to_serve(Fails(server.server_address, Upper))
-
-
-async def end_in_bind(server: trioserver.UnixStreamServer) -> None:
-    """Fail in an override, when the inherited part has bound."""
-
-    class Fails(trioserver.UnixStreamServer):
-        async def server_bind(self) -> Any:
-            await super().server_bind()
-            raise OopsError
-
-    with suppress(OopsError):
-        await try_to_serve(Fails(server.server_address, Upper))
-
-
-ENDS = [
-    end_in_order,
-    end_by_cancelling,
-    end_by_an_error,
-    end_by_an_exit,
-    end_without_serving,
-    end_in_activate,
-    end_in_bind,
-]
-
-
-@pytest.mark.parametrize("end", ENDS)
-async def test_file_is_removed_at_the_end(end: Any, path: str) -> None:
+@pytest.mark.parametrize("end", ["drains", "is cancelled", "fails", "exits", *FAILING])
+async def test_file_is_removed_at_the_end(end: str, path: str) -> None:
     """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
-    before = open_descriptors()
-    with trio.fail_after(10):
-        await end(trioserver.UnixStreamServer(path, Upper))
+    server = FAILING.get(end, UnixStreamServer)(path, leave if end == "exits" else Upper)
+    with trio.fail_after(10), trio.CancelScope() as scope, suppress(OopsError, SystemExit):
+        async with server.serving():
+            assert is_there(path)
+            match end:
+                case "drains":
+                    assert await asked(path) == b"ASKED\n"
+                case "is cancelled":
+                    scope.cancel()
+                case "fails":
+                    raise OopsError
+                case "exits":
+                    with plain_client(path):
+                        await trio.sleep_forever()
     assert not is_there(path)
-    assert open_descriptors() == before
 
 
 async def test_file_is_removed_when_it_cannot_listen(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """UX-08: a start that fails between its bind and its listen removes the file it made."""
+    errors = [OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))]
+    listen = socket.socket.listen
 
-    def fail(sock: socket.socket, backlog: int) -> None:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    def fail_once(sock: socket.socket, backlog: int) -> None:
+        if errors:
+            raise errors.pop()
+        listen(sock, backlog)
 
-    monkeypatch.setattr(socket.socket, "listen", fail)
-    before = open_descriptors()
-    with pytest.raises(OSError, match="cannot listen on unix:"):
-        await try_to_serve(trioserver.UnixStreamServer(path, Upper))
+    monkeypatch.setattr(socket.socket, "listen", fail_once)
+    await fails_to_listen(UnixStreamServer(path, Upper), match="cannot listen on unix:")
     assert not is_there(path)
-    assert open_descriptors() == before
 
 
 async def test_path_is_free_during_the_drain(path: str) -> None:
     """UX-08: a drain frees the path at its begin; whoever takes it keeps it at the drain's end."""
-    old, new = (trioserver.UnixStreamServer(path, handler) for handler in (hold, Upper))
+    old, new = (UnixStreamServer(path, handler) for handler in (hold, Upper))
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(old.serve_forever)
             with plain_client(path):
-                while not old.requests:
-                    await trio.lowlevel.checkpoint()
+                await until(lambda: old.requests)
                 old.shutdown()
                 assert not is_there(path)
                 await nursery.start(new.serve_forever)
@@ -706,28 +517,37 @@ async def test_path_is_free_during_the_drain(path: str) -> None:
             new.shutdown()
 
 
-async def test_file_that_is_gone_at_the_end(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """UX-04: a socket file that somebody has removed is no error at the end."""
-    async with trioserver.UnixStreamServer(path, Upper).serving():
+@table(
+    "change",
+    {
+        "nothing": lambda _path: None,
+        "the socket file of another server, dead by now": make_stale,
+        "a file": Path.touch,
+        "a directory": Path.mkdir,
+        "a link to nothing": link,
+    },
+)
+async def test_file_that_was_replaced(
+    change: Any, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """UX-04: what somebody has put in place of the socket file is not removed, and is no error."""
+
+    def file() -> int | None:
+        return look_at(path).st_ino if is_there(path) else None
+
+    async with UnixStreamServer(path, Upper).serving():
         os.unlink(path)  # noqa: PTH108
+        change(Path(path))
+        before = file()
+    assert file() == before
     assert caplog.text == ""
-
-
-@pytest.mark.parametrize("make", [make_stale, *(regular_file, folder_there, link_to_nothing)])
-async def test_file_that_was_replaced(make: Any, path: str) -> None:
-    """UX-04: what somebody has put in place of the socket file is not removed at the end."""
-    async with trioserver.UnixStreamServer(path, Upper).serving():
-        os.unlink(path)  # noqa: PTH108
-        make(path if make is make_stale else Path(path))
-        file = look_at(path)
-    assert look_at(path).st_ino == file.st_ino
 
 
 async def test_file_that_was_replaced_by_a_server(path: str) -> None:
     """UX-04: a server that took the path over meanwhile can still be reached there."""
-    new = trioserver.UnixStreamServer(path, Upper)
+    new = UnixStreamServer(path, Upper)
     async with trio.open_nursery() as nursery:
-        async with trioserver.UnixStreamServer(path, Upper).serving():
+        async with UnixStreamServer(path, Upper).serving():
             os.unlink(path)  # noqa: PTH108
             await nursery.start(new.serve_forever)
         assert await asked(path) == b"ASKED\n"
@@ -737,9 +557,8 @@ async def test_file_that_was_replaced_by_a_server(path: str) -> None:
 
 async def test_file_of_an_adopted_socket_is_left(path: str) -> None:
     """UX-04: the file of an adopted socket was made by somebody else, and stays."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(path)
-    async with trioserver.UnixStreamServer(sock, Upper).serving():
+    sock = bound(address=path)
+    async with UnixStreamServer(sock, Upper).serving():
         assert await asked(path) == b"ASKED\n"
     assert sock.fileno() == -1
     assert is_there(path)
@@ -749,12 +568,10 @@ async def test_file_whose_folder_was_renamed(folder: Path) -> None:
     """UX-04: a folder that was moved away, with a file in its place, is no error at the end."""
     place = folder / "place"
     place.mkdir()
-    before = open_descriptors()
     with trio.fail_after(10):
-        async with trioserver.UnixStreamServer(place / "socket", Upper).serving():
+        async with UnixStreamServer(place / "socket", Upper).serving():
             place.rename(folder / "moved")
             place.touch()
-    assert open_descriptors() == before
 
 
 async def test_file_that_cannot_be_removed(
@@ -768,14 +585,12 @@ async def test_file_that_cannot_be_removed(
     def refuse(victim: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), victim)
 
-    server = trioserver.UnixStreamServer(path, Upper)
-    before = open_descriptors()
+    server = UnixStreamServer(path, Upper)
     with trio.fail_after(10), monkeypatch.context() as patch:
         async with server.serving():
             assert await asked(path) == b"ASKED\n"
             patch.setattr(os, "unlink", refuse)
         assert (await server.wait_closed()).clean
-    assert open_descriptors() == before
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert path in caplog.text
 
@@ -783,84 +598,61 @@ async def test_file_that_cannot_be_removed(
 # The abstract namespace ------------------------------------------------------
 
 
-def abstract_name() -> str:
-    """A name that nobody else has."""
-    return "\0trioserver-tests-" + os.urandom(8).hex()
-
-
 @on_linux
+@pytest.mark.parametrize("length", [30, LONGEST + 1])
 @pytest.mark.parametrize("encode", [str, os.fsencode])
-async def test_abstract_name(encode: Any) -> None:
-    """UX-10: a name in the abstract namespace is served; it has no file, and is free again."""
-    name = encode(abstract_name())
-    server = trioserver.UnixStreamServer(name, Upper)
+async def test_abstract_name(
+    encode: Any, length: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UX-10: a name in the abstract namespace is served, and is free again; it has no file.
+
+    UX-06: it may have one byte more than a path, as it needs no NUL. In use,
+    it is printed as other tools print it. A `mode` is nothing to it.
+    """
+    text = f"\0{folder.name}-".ljust(length, "x")
+    name = encode(text)
+    monkeypatch.chdir(folder)
+    server = UnixStreamServer(name, Upper, mode=0o600)
     for _ in range(2):
         async with server.serving():
             assert server.server_address == os.fsencode(name)
+            fault = f"cannot listen on unix:@{text[1:]}"
+            await fails_to_listen(UnixStreamServer(name, Upper), errno.EADDRINUSE, fault)
             assert await asked(name) == b"ASKED\n"
-
-
-@on_linux
-async def test_abstract_name_in_use() -> None:
-    """UX-10: a name with a living server is in use, and printed as other tools print it."""
-    name = abstract_name()
-    async with trioserver.UnixStreamServer(name, Upper):
-        with pytest.raises(OSError, match=f"cannot listen on unix:@{name[1:]}") as caught:
-            await try_to_serve(trioserver.UnixStreamServer(name, Upper))
-        assert caught.value.errno == errno.EADDRINUSE
-
-
-@on_linux
-async def test_abstract_name_as_long_as_it_gets() -> None:
-    """UX-06, UX-10: an abstract name may have one byte more than a path, as it needs no NUL."""
-    name = abstract_name().ljust(LONGEST + 1, "x")
-    async with trioserver.UnixStreamServer(name, Upper).serving():
-        assert await asked(name) == b"ASKED\n"
+            assert names_in(folder) == []
+    assert names_in(folder) == []
     with pytest.raises(ValueError, match="at most 108 bytes"):
-        trioserver.UnixStreamServer(name + "x", Upper)
-
-
-@on_linux
-async def test_abstract_name_has_no_rights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """UX-10: a name makes no file anywhere, be a `mode` given or not."""
-    monkeypatch.chdir(folder)
-    async with trioserver.UnixStreamServer(abstract_name(), Upper, mode=0o600).serving():
-        assert os.listdir() == []  # noqa: PTH208
-    assert os.listdir() == []  # noqa: PTH208
+        UnixStreamServer(name + encode("x" * 79), Upper)
 
 
 # Clients ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", [None, "client"])
+async def test_unix_client_address(name: str | None, folder: Path, path: str) -> None:
+    """NW-06: a client's address is its path, `""` for the common one without."""
+    handler = Looks(lambda request: [request.client_address, request.info.client_address])
+    with trio.fail_after(10):
+        async with UnixStreamServer(path, handler).serving():
+            with trio.socket.socket(socket.AF_UNIX) as client:
+                if name is not None:
+                    await client.bind(str(folder / name))
+                await client.connect(path)
+                assert await client.recv(1) == b"!"
+    assert handler.seen == [[str(folder / name) if name else ""] * 2]
+
+
 @on_linux
 async def test_peer_credentials(path: str) -> None:
     """UX-09: the server knows its client's process, user and group, as the kernel does."""
-    seen = []
-
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        seen.append(request.peer_credentials)
-
+    handler = Looks(lambda request: request.peer_credentials)
     client = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({path!r}); s.recv(1)"
     with trio.fail_after(10):
-        async with trioserver.UnixStreamServer(path, look).serving():
+        async with UnixStreamServer(path, handler).serving():
             process = await trio.lowlevel.open_process([sys.executable, "-Sc", client])
             await process.wait()
-    assert seen == [trioserver.PeerCredentials(pid=process.pid, uid=os.getuid(), gid=os.getgid())]
-
-
-async def test_peer_credentials_over_tcp() -> None:
-    """UX-09: over TCP there are none to be had."""
-    seen = []
-
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        seen.append(request.peer_credentials)
-
-    server = trioserver.TCPServer(("127.0.0.1", 0), look)
-    with trio.fail_after(10):
-        async with server.serving():
-            with plain_client(server.server_address) as client:
-                assert await trio.to_thread.run_sync(client.recv, 1) == b""
-    assert seen == [None]
+    me = trioserver.PeerCredentials(pid=process.pid, uid=os.getuid(), gid=os.getgid())
+    assert handler.seen == [me]
 
 
 async def test_client_passes_descriptors(path: str) -> None:
@@ -873,14 +665,12 @@ async def test_client_passes_descriptors(path: str) -> None:
         during.append(open_descriptors() - before)
         await request.send_all(b"!")
 
-    passed = array.array("i", [0] * 10)
-    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
+    passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 10))]
     with trio.fail_after(10):
-        async with trioserver.UnixStreamServer(path, look).serving():
-            with trio.socket.socket(socket.AF_UNIX) as client:
-                await client.connect(path)
-                await client.sendmsg([b"take these"], ancillary)
-                assert await client.recv(1) == b"!"
+        async with UnixStreamServer(path, look).serving():
+            with plain_client(path) as client:
+                client.sendmsg([b"take these"], passed)
+                assert await trio.to_thread.run_sync(client.recv, 1) == b"!"
     assert during == [set()]
 
 

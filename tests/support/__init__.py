@@ -115,10 +115,10 @@ async def until(condition: Callable[[], object]) -> None:
             await trio.sleep(0.001)
 
 
-def plain_client(address: Any) -> socket.socket:
+def plain_client(address: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A connected, blocking client socket of the standard library, for what Trio would not do."""
     family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
-    client = socket.socket(family, socket.SOCK_STREAM)
+    client = socket.socket(family, kind)
     client.settimeout(10)
     try:
         client.connect(address)

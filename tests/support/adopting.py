@@ -2,48 +2,117 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import trio
 
 import trioserver
-from support import plain_client
-
-THERE = ("127.0.0.1", 0)
-
-
-class Upper(socketserver.StreamRequestHandler):
-    """Answers every line with its upper-case form."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
+from support import Witness, plain_client, running, until
+from support.threads import THERE, Upper
 
 
-class Reports:
-    """Where the report of an adoption is put when it is over."""
+def fails(request: Any, client_address: Any, server: Any) -> None:
+    """A handler that has an error."""
+    raise ValueError("no")
 
-    report: trioserver.ShutdownReport
-    is_over = False
+
+@attrs.define(eq=False)
+class Adoption:
+    """A server that is being served, mostly adopted, and what is told of it.
+
+    Attributes:
+      server: the object that is served.
+      report: what `adopt` has returned, when it is over.
+      witness: who watches it.
+    """
+
+    server: Any
+    report: trioserver.ShutdownReport = attrs.field(init=False)
+    is_over: bool = False
+    witness: Witness = attrs.field(factory=Witness)
+
+    @property
+    def records(self) -> list[trioserver.RequestRecord]:
+        """The record of every request that ended."""
+        return self.witness.records
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The outcome of every request that ended."""
+        return self.witness.outcomes
+
+    def client(self) -> Any:
+        """A new client."""
+        return plain_client(self.server.server_address)
+
+    async def ask(self, question: bytes = b"hello\n") -> bytes:
+        """What a new client is answered, who then leaves."""
+        return await in_thread(ask, self.server.server_address, question)
+
+    async def ends_with(self, client: Any, *words: bytes) -> None:
+        """The client says that, and has the end."""
+        for word in words:
+            client.sendall(word)
+        assert await in_thread(client.recv, 1) == b""
+
+    async def hangs_up(self, *words: bytes) -> None:
+        """A new client says that, and is hung up on."""
+        with self.client() as client:
+            await self.ends_with(client, *words)
+
+    async def ended(self, number: int = 1) -> None:
+        """Wait until so many requests have."""
+        await until(lambda: len(self.records) == number)
 
 
 @asynccontextmanager
-async def adopted(server: Any, **options: Any) -> AsyncIterator[Reports]:
+async def adopted(server: Any, **options: Any) -> AsyncIterator[Adoption]:
     """Serve with ``server`` for the length of the block, then shut it down as its owner would."""
-    reports = Reports()
+    adoption = Adoption(server)
+    observers = [*options.pop("observers", ()), adoption.witness]
 
     async def run(*, task_status: trio.TaskStatus[Any]) -> None:
-        reports.report = await trioserver.adopt(server, task_status=task_status, **options)
-        reports.is_over = True
+        adoption.report = await trioserver.adopt(
+            server, task_status=task_status, observers=observers, **options
+        )
+        adoption.is_over = True
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             assert await nursery.start(run) is server
-            yield reports
+            yield adoption
             await in_thread(server.shutdown)
+
+
+@asynccontextmanager
+async def served(server: Any, **options: Any) -> AsyncIterator[Adoption]:
+    """The same for one of theirs, and one of ours."""
+    if isinstance(server, socketserver.BaseServer):
+        async with adopted(server, **options) as adoption:
+            yield adoption
+    else:
+        adoption = Adoption(server.evolve(**options))
+        adoption.server.observers = [adoption.witness]
+        async with running(adoption.server):
+            yield adoption
+
+
+class MySocket(socket.socket):
+    """One of theirs."""
+
+
+class OfMySockets(socketserver.ThreadingTCPServer):
+    """Its requests are not plain sockets."""
+
+    def get_request(self) -> Any:
+        sock, address = super().get_request()
+        return MySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
 
 
 async def in_thread(function: Any, *arguments: Any) -> Any:
@@ -56,3 +125,30 @@ def ask(address: Any, question: bytes = b"hello\n") -> bytes:
     with plain_client(address) as client:
         client.sendall(question)
         return client.recv(1000)
+
+
+# TLS -----------------------------------------------------------------------------------
+
+
+def over_tls(
+    context: ssl.SSLContext,
+    handler: Any = Upper,
+    kind: Any = socketserver.ThreadingTCPServer,
+    **options: Any,
+) -> Any:
+    """A server whose listening socket was wrapped, as werkzeug does it."""
+    server = kind(THERE, handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, **options)
+    return server
+
+
+def tls_client(trusting: ssl.SSLContext, address: Any) -> ssl.SSLSocket:
+    """A client that has agreed on TLS."""
+    return trusting.wrap_socket(plain_client(address), server_hostname="localhost")
+
+
+def ask_secretly(trusting: ssl.SSLContext, address: Any) -> bytes:
+    """One question and its answer."""
+    with tls_client(trusting, address) as client:
+        client.sendall(b"secret\n")
+        return client.recv(100)

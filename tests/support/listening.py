@@ -1,24 +1,64 @@
-"""Listening sockets, and what is told of them."""
+"""Listening sockets, servers that may not have one, and what is told of them."""
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from pathlib import Path
+from typing import Any
 
+import attrs
+import pytest
 import trio
+
+import trioserver
+
+LOOPBACK = ("127.0.0.1", 0)
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6, switched on."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+def bound(kind: int = socket.SOCK_STREAM, address: Any = LOOPBACK) -> socket.socket:
+    """A socket that has an address, and does no more."""
+    family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
+    sock = socket.socket(family, kind)
+    sock.bind(address)
+    return sock
 
 
 def tcp(_folder: Path) -> socket.socket:
     """A listening socket of TCP."""
-    return socket.create_server(("127.0.0.1", 0))
+    return socket.create_server(LOOPBACK)
 
 
 def unix(folder: Path) -> socket.socket:
     """A listening socket of Unix."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(str(folder / "socket"))
+    sock = bound(address=str(folder / "socket"))
     sock.listen()
     return sock
+
+
+def is_there(address: Any) -> bool:
+    """Whether the address is a path, and anything is at it."""
+    return isinstance(address, (str, Path)) and os.path.lexists(address)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of everything below a folder."""
+    return sorted(path.name for path in folder.rglob("*"))
 
 
 async def told(client: socket.socket) -> bytes:
@@ -27,3 +67,41 @@ async def told(client: socket.socket) -> bytes:
         return await trio.to_thread.run_sync(client.recv, 100)
     except ConnectionError as error:
         return type(error).__name__.encode()
+
+
+async def asked(address: Any) -> bytes:
+    """What a server at ``address`` answers."""
+    family = socket.AF_UNIX
+    if isinstance(address, tuple):
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    with trio.fail_after(10), trio.socket.socket(family) as client:
+        await client.connect(address)
+        await client.send(b"asked\n")
+        return await client.recv(100)
+
+
+async def fails_to_listen(
+    server: trioserver.BaseServer,
+    number: int | None = None,
+    match: str = "cannot listen on",
+    kind: type[Exception] = OSError,
+) -> None:
+    """It is refused, with that error alone."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(kind, match=match) as caught:
+                await nursery.start(server.serve_forever)
+    assert number is None or getattr(caught.value, "errno", None) == number
+    assert server.snapshot().state == "unbound"
+
+
+@attrs.frozen(eq=False)
+class Looks:
+    """A handler that notes what a function makes of each request, and answers with a byte."""
+
+    look: Any
+    seen: list[Any] = attrs.field(factory=list)
+
+    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+        self.seen.append(self.look(request))
+        await (request.reply if isinstance(request, trioserver.Datagram) else request.sendall)(b"!")

@@ -19,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 from support import Upper, hold, no_sockets, read_to_end, until
+from support.scenes import table
 
 import trioserver
 from trioserver import Connection, Limits, Outcome, Timeouts
@@ -124,11 +125,31 @@ async def reply(client: trio.abc.ReceiveStream, size: int) -> bytes:
     return received
 
 
+async def is_answered(client: Any, says: bytes, answer: bytes) -> None:
+    """The client is, as it should be, when it says that."""
+    await client.send_all(says)
+    assert await reply(client, len(answer)) == answer
+
+
 async def only(server: RunningServer) -> trioserver.RequestRecord:
     """The record of the only request, when it has ended."""
     [exchange] = await server.wait_requests()
     assert exchange.record is not None
     return exchange.record
+
+
+async def begun(server: RunningServer, *words: bytes) -> list[trio.abc.HalfCloseableStream]:
+    """A client for each word, who has said it, and whose request has begun."""
+    clients = [await server.connect() for _ in words]
+    for client, word in zip(clients, words, strict=True):
+        await is_answered(client, word, b"begun\n")
+    return clients
+
+
+async def is_refused(server: RunningServer) -> None:
+    """Nobody listens any more."""
+    with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
+        await server.connect()
 
 
 async def begins_then_ends(request: Connection, client_address: Any, server: Any) -> None:
@@ -186,6 +207,83 @@ def test_same_seed_and_the_same_steps() -> None:
     assert first == again != another
 
 
+# One client ---------------------------------------------------------------------------
+
+
+async def at_the_end(request: Connection, client_address: Any, server: Any) -> None:
+    """Has a long answer when the client has said everything."""
+    await request.sendall(await read_to_end(request) * 500_000)
+
+
+async def replies_early(request: Connection, client_address: Any, server: Any) -> None:
+    """Does not read on."""
+    await request.recv(1)
+    await request.sendall(b"z" * 50_000)
+
+
+async def hangs_up(request: Connection, client_address: Any, server: Any) -> None:
+    """Closes before it ends."""
+    await request.sendall(b"no")
+    await request.aclose()
+
+
+async def resets(request: Connection, client_address: Any, server: Any) -> None:
+    """An end that no client takes for an orderly one."""
+    request.reset()
+
+
+class Unfriendly(trioserver.BaseServer):
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        return False
+
+
+class Undecided(trioserver.BaseServer):
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+LONG, REPLY = b"fits\n" + bytes(40_000), b"z" * 50_000
+
+
+@table(
+    "visit",
+    {
+        "CM-06: it ends its input first": (at_the_end, [], b"ab", b"ab" * 500_000, "completed"),
+        "GS-14: it has sent too much": (replies_early, [], LONG, REPLY, "completed"),
+        "its handler closes early": (hangs_up, [], b"", b"no", "completed"),
+        "its handler resets it": (resets, [], b"", None, "completed"),
+        "BP-08: a line is too long": (Upper, [], LONG, b"FITS\n", "refused line"),
+        "it is not wanted": (Upper, [Unfriendly], b"", b"", "refused"),
+        "TO-01: it is silent": (Upper, [], b"", b"", "timed_out idle"),
+        "TO-02: its handler never ends": (hold, [], b"", b"", "timed_out request"),
+        "EX-08: nobody decides": (Upper, [Undecided], b"", b"", "timed_out handshake"),
+    },
+)
+async def test_one_client(visit: Any, place: Place, clock: Any) -> None:
+    """It gets all that it must, and then an end, or a break; a limit ends it when it is reached."""
+    handler, hooks, says, gets, told = visit
+    outcome, _, limit = told.partition(" ")
+    fields: Any = {"limits": Limits(line=1000)}
+    seconds = 0.0
+    if outcome == "timed_out":
+        seconds = 2 * place.moment
+        fields["timeouts"] = Timeouts(**{limit: seconds})
+    async with place.serve(handler, *hooks, **fields) as server:
+        with place.takes(seconds):
+            client = await server.connect()
+            await client.send_all(says)
+            if handler is at_the_end:
+                await client.send_eof()
+            with place.sees_a_break() if gets is None else nullcontext():
+                assert await read_to_end(client) == (gets or b"")
+        await client.aclose()
+        record = await only(server)
+    assert str(record.outcome) == outcome
+    assert f"({limit})" in record.reason or not limit
+    place.assert_duration(record.duration, seconds)
+
+
 # Bytes --------------------------------------------------------------------------------
 
 
@@ -193,31 +291,14 @@ async def test_lines_are_answered(place: Place, clock: Any) -> None:
     """One after the other, however they were sent, and counted."""
     async with place.serve(Upper) as server:
         client = await server.connect()
-        await client.send_all(b"one\n")
-        assert await reply(client, 4) == b"ONE\n"
-        await client.send_all(b"two\nthr")
-        assert await reply(client, 4) == b"TWO\n"
+        await is_answered(client, b"one\n", b"ONE\n")
+        await is_answered(client, b"two\nthr", b"TWO\n")
         await client.send_all(b"ee")
         await client.send_eof()
         assert await read_to_end(client) == b"THREE"
         record = await only(server)
     assert (record.outcome, record.reason) == (Outcome.COMPLETED, "")
     assert (record.bytes_received, record.bytes_sent) == (13, 13)
-
-
-async def test_client_ends_its_input_first(place: Place, clock: Any) -> None:
-    """CM-06: it gets all of a long reply, after its own end."""
-
-    async def at_the_end(request: Connection, client_address: Any, server: Any) -> None:
-        said = await read_to_end(request)
-        await request.sendall(said * 500_000)
-
-    async with place.serve(at_the_end) as server:
-        client = await server.connect()
-        await client.send_all(b"ab")
-        await client.send_eof()
-        assert await read_to_end(client) == b"ab" * 500_000
-        assert (await only(server)).outcome is Outcome.COMPLETED
 
 
 async def test_server_ends_its_output_first(place: Place, clock: Any) -> None:
@@ -236,27 +317,6 @@ async def test_server_ends_its_output_first(place: Place, clock: Any) -> None:
         await client.send_eof()
         await server.wait_idle()
     assert received == [b"wait"]
-
-
-@pytest.mark.parametrize("how", ["aclose", "reset"])
-async def test_handler_closes_early(place: Place, how: str, clock: Any) -> None:
-    """An orderly end, or one that no client takes for such."""
-
-    async def hangs_up(request: Connection, client_address: Any, server: Any) -> None:
-        if how == "aclose":
-            await request.sendall(b"no")
-            await request.aclose()
-        else:
-            request.reset()
-
-    async with place.serve(hangs_up) as server:
-        client = await server.connect()
-        if how == "aclose":
-            assert await read_to_end(client) == b"no"
-        else:
-            with place.sees_a_break():
-                assert await read_to_end(client) == b""
-        assert (await only(server)).outcome is Outcome.COMPLETED
 
 
 async def test_server_that_does_not_read_stops_its_client(place: Place, clock: Any) -> None:
@@ -330,15 +390,13 @@ async def test_error_of_one_client_harms_no_other(place: Place, clock: Any) -> N
 
     async with place.serve(Fragile) as server:
         other = await server.connect()
-        await other.send_all(b"one\n")
-        assert await reply(other, 4) == b"ONE\n"
+        await is_answered(other, b"one\n", b"ONE\n")
         async with server.expect_error(KeyError) as errors:
             guilty = await server.connect()
             await guilty.send_all(b"!")
             assert await read_to_end(guilty) == b""
         for client in (other, await server.connect()):
-            await client.send_all(b"two\n")
-            assert await reply(client, 4) == b"TWO\n"
+            await is_answered(client, b"two\n", b"TWO\n")
         failed = server.exchanges[1]
         assert (failed.outcome, failed.error) == (Outcome.FAILED, errors[0])
         assert server.server.statistics().active == 2
@@ -355,16 +413,13 @@ async def test_system_exit_of_a_handler_stops_the_server(place: Place, clock: An
 
     with pytest.raises(SystemExit) as caught:
         async with place.serve(leaves) as server, trio.open_nursery() as nursery:
-            innocent, guilty = [await server.connect() for _ in range(2)]
-            for client in (innocent, guilty):
-                assert await reply(client, 6) == b"begun\n"
+            innocent, guilty = await begun(server, b"", b"")
             nursery.start_soon(guilty.send_all, b"!")
             # The block is cancelled by then, as the server has failed.
             with trio.CancelScope(shield=True), trio.fail_after(10):
                 async with guilty, innocent:
                     assert await read_to_end(guilty) == await read_to_end(innocent) == b""
-                with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
-                    await server.connect()
+                await is_refused(server)
     assert caught.value is exits
     assert sorted(str(one.outcome) for one in server.exchanges) == ["cancelled", "failed"]
 
@@ -403,92 +458,49 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(place: Place, clock: 
     assert (record.outcome, record.reason) == (Outcome.CANCELLED, "enough")
 
 
-async def test_reply_survives_input_that_nobody_read(place: Place, clock: Any) -> None:
-    """GS-14: who has sent too much gets all of its reply, and then an end."""
-
-    async def replies_early(request: Connection, client_address: Any, server: Any) -> None:
-        await request.recv(1)
-        await request.sendall(b"z" * 50_000)
-
-    async with place.serve(replies_early) as server:
-        client = await server.connect()
-        await client.send_all(bytes(40_000))
-        await server.wait_requests()
-        assert await read_to_end(client) == b"z" * 50_000
-
-
 # Limits -------------------------------------------------------------------------------
 
 
-async def test_excess_clients_wait(place: Place, clock: Any) -> None:
-    """BP-01: until there is a slot; the limit is exact."""
-    async with place.serve(begins_then_ends, limits=Limits(requests=1)) as server:
-        first, second = [await server.connect() for _ in range(2)]
-        assert await reply(first, 6) == b"begun\n"
-        with trio.move_on_after(place.moment) as patience:
-            await second.receive_some()
-        assert patience.cancelled_caught
+async def say_busy(connection: Connection) -> None:
+    """What a client is told who finds no slot."""
+    await connection.sendall(b"busy\n")
+
+
+@table(
+    "when_full",
+    {
+        "BP-01: they wait until there is a slot": "wait",
+        "BP-02: they are refused at once, by a reset": "refuse",
+        "BP-02: they are told, also who has sent something that nobody reads": say_busy,
+    },
+)
+async def test_excess_clients(when_full: Any, place: Place, clock: Any) -> None:
+    """The limit is exact; whoever comes, or waits, when there is a slot is served."""
+    limits = Limits(requests=1, when_full=when_full)
+    async with place.serve(begins_then_ends, limits=limits) as server:
+        [first] = await begun(server, b"")
+        if when_full == "refuse":
+            with place.sees_a_break():
+                assert await read_to_end(await server.connect()) == b""
+            assert server.server.statistics().refused == 1
+        elif when_full == "wait":
+            excess = await server.connect()
+            with trio.move_on_after(place.moment) as patience:
+                await excess.receive_some()
+            assert patience.cancelled_caught
+        else:
+            excess = await server.connect()
+            await excess.send_all(b"x" * 10_000)
+            assert await read_to_end(excess) == b"busy\n"
+            record = await only(server)
+            assert record.outcome is Outcome.REFUSED
+            assert record.reason == "the server is full (requests)"
         assert server.server.statistics().active == 1
         await first.send_all(b"x")
         assert await read_to_end(first) == b"done\n"
-        assert await reply(second, 6) == b"begun\n"
-
-
-async def test_excess_clients_are_refused(place: Place, clock: Any) -> None:
-    """BP-02: at once, by a reset; whoever comes when there is a slot is served."""
-    limits = Limits(requests=1, when_full="refuse")
-    async with place.serve(begins_then_ends, limits=limits) as server:
-        first = await server.connect()
-        assert await reply(first, 6) == b"begun\n"
-        with place.sees_a_break():
-            assert await read_to_end(await server.connect()) == b""
-        assert server.server.statistics().refused == 1
-        await first.send_all(b"x")
-        assert await read_to_end(first) == b"done\n"
-        assert await reply(await server.connect(), 6) == b"begun\n"
-        assert len(server.exchanges) == 2
-
-
-async def test_excess_clients_are_told(place: Place, clock: Any) -> None:
-    """BP-02: by a function, also one who has sent something that nobody reads."""
-
-    async def say_busy(connection: Connection) -> None:
-        await connection.sendall(b"busy\n")
-
-    limits = Limits(requests=1, when_full=say_busy)
-    async with place.serve(begins_then_ends, limits=limits) as server:
-        assert await reply(await server.connect(), 6) == b"begun\n"
-        excess = await server.connect()
-        await excess.send_all(b"x" * 10_000)
-        assert await read_to_end(excess) == b"busy\n"
-        record = await only(server)
-    assert (record.outcome, record.reason) == (Outcome.REFUSED, "the server is full (requests)")
-
-
-async def test_line_that_is_too_long(place: Place, clock: Any) -> None:
-    """BP-08: its request is refused, with what was answered before."""
-    async with place.serve(Upper, limits=Limits(line=1000)) as server:
-        client = await server.connect()
-        await client.send_all(b"fits\n")
-        assert await reply(client, 5) == b"FITS\n"
-        await client.send_all(bytes(2000))
-        assert await read_to_end(client) == b""
-        record = await only(server)
-    assert record.outcome is Outcome.REFUSED
-    assert "(line)" in record.reason
-
-
-async def test_client_that_is_not_wanted(place: Place, clock: Any) -> None:
-    """``verify_request`` decides, before any handler."""
-
-    class Unfriendly(trioserver.BaseServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            return False
-
-    async with place.serve(Upper, Unfriendly) as server:
-        client = await server.connect()
-        assert await read_to_end(client) == b""
-        assert (await only(server)).outcome is Outcome.REFUSED
+        last = excess if when_full == "wait" else await server.connect()
+        assert await reply(last, 6) == b"begun\n"
+        assert len(server.exchanges) == (3 if when_full is say_busy else 2)
 
 
 # Time-outs ----------------------------------------------------------------------------
@@ -500,17 +512,6 @@ async def timed_out(server: RunningServer, place: Place, seconds: float) -> str:
     assert record.outcome is Outcome.TIMED_OUT
     place.assert_duration(record.duration, seconds)
     return record.reason
-
-
-async def test_idle_client(place: Place, clock: Any) -> None:
-    """TO-01: it sees an end when the time is up."""
-    limit = 2 * place.moment
-    async with place.serve(Upper, timeouts=Timeouts(idle=limit)) as server:
-        with place.takes(limit):
-            client = await server.connect()
-            assert await read_to_end(client) == b""
-        await client.aclose()
-        assert "(idle)" in await timed_out(server, place, limit)
 
 
 async def test_a_day_of_silence(autojump_clock: trio.testing.MockClock) -> None:
@@ -554,31 +555,6 @@ async def test_client_that_takes_nothing(place: Place, clock: Any) -> None:
             assert len(await read_to_end(client)) < MUCH
 
 
-async def test_handler_that_never_ends(place: Place, clock: Any) -> None:
-    """TO-02: a limit of the whole request ends it."""
-    limit = 2 * place.moment
-    async with place.serve(hold, timeouts=Timeouts(request=limit)) as server:
-        with place.takes(limit):
-            client = await server.connect()
-            assert await read_to_end(client) == b""
-        assert "(request)" in await timed_out(server, place, limit)
-
-
-async def test_verification_that_never_decides(place: Place, clock: Any) -> None:
-    """EX-08: is ended."""
-
-    class Undecided(trioserver.BaseServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            await trio.sleep_forever()
-            raise AssertionError
-
-    limit = 2 * place.moment
-    async with place.serve(Upper, Undecided, timeouts=Timeouts(handshake=limit)) as server:
-        client = await server.connect()
-        assert await read_to_end(client) == b""
-        assert "(handshake)" in await timed_out(server, place, limit)
-
-
 async def test_client_that_never_closes(place: Place, clock: Any) -> None:
     """TO-02: has the time of the linger; its slot is free before."""
     limit = 2 * place.moment
@@ -610,15 +586,10 @@ async def test_drain_ends_waits_and_no_request(place: Place, clock: Any) -> None
                     await self.wfile.write(b"done\n")
 
     async with place.serve(Works) as server:
-        waiting, working = [await server.connect() for _ in range(2)]
-        await waiting.send_all(b"hello\n")
-        await working.send_all(b"work\n")
-        for client in (waiting, working):
-            assert await reply(client, 6) == b"begun\n"
+        waiting, working = await begun(server, b"hello\n", b"work\n")
         server.server.shutdown(600)
         assert await read_to_end(waiting) == b""
-        with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
-            await server.connect()
+        await is_refused(server)
         assert await read_to_end(working) == b"done\n"
         for client in (waiting, working):
             await client.aclose()
@@ -656,10 +627,7 @@ async def test_drain_lets_everybody_say_goodbye(place: Place, clock: Any) -> Non
             await self.wfile.write(b"goodbye\n")
 
     async with place.serve(Lines) as server:
-        clients = [await server.connect() for _ in range(2)]
-        for client, line in zip(clients, (b"wait\n", b"read\n"), strict=True):
-            await client.send_all(line)
-            assert await reply(client, 6) == b"begun\n"
+        clients = await begun(server, b"wait\n", b"read\n")
         server.server.shutdown(600)
         for client in clients:
             assert await read_to_end(client) == b"goodbye\n"
@@ -668,8 +636,7 @@ async def test_drain_lets_everybody_say_goodbye(place: Place, clock: Any) -> Non
 async def test_request_that_outlives_the_grace(place: Place, clock: Any) -> None:
     """GS-02: is cut when it is over, and told of in the report."""
     async with place.serve(begins_then_holds) as server:
-        client = await server.connect()
-        assert await reply(client, 6) == b"begun\n"
+        [client] = await begun(server, b"")
         with place.takes(2 * place.moment):
             report = await server.stop(grace=2 * place.moment)
         assert await read_to_end(client) == b""
@@ -681,9 +648,7 @@ async def test_request_that_outlives_the_grace(place: Place, clock: Any) -> None
 async def test_one_request_is_cancelled(place: Place, clock: Any) -> None:
     """With the reason that was given; the other goes on."""
     async with place.serve(begins_then_ends) as server:
-        first, second = [await server.connect() for _ in range(2)]
-        for client in (first, second):
-            assert await reply(client, 6) == b"begun\n"
+        first, second = await begun(server, b"", b"")
         assert server.server.cancel_request(1, "not you")
         assert await read_to_end(first) == b""
         record = await only(server)
@@ -704,8 +669,7 @@ async def test_what_a_server_tells_of_itself(place: Place, clock: Any) -> None:
         assert (listener.address, listener.accepting) == (server.address, True)
         gone, client = [await server.connect() for _ in range(2)]
         for one in (gone, client):
-            await one.send_all(b"hello\n")
-            assert await reply(one, 6) == b"HELLO\n"
+            await is_answered(one, b"hello\n", b"HELLO\n")
         await gone.send_eof()
         assert await read_to_end(gone) == b""
         await gone.aclose()

@@ -151,9 +151,10 @@ class Life(RuleBasedStateMachine):
     ends_by = math.inf
     runs = judged = 0
 
-    def server_of(self, **fields: Any) -> Any:
-        """The server."""
-        raise NotImplementedError
+    server_of: Callable[..., Any]
+    # Whether a run has something to end: lives are short, and most should not be empty.
+    is_busy: Callable[[], bool]
+    clients_agree: Callable[[], None]
 
     @initialize(
         requests=st.integers(1, 3),
@@ -162,19 +163,12 @@ class Life(RuleBasedStateMachine):
         request=st.sampled_from([math.inf, 20]),
         schedule=st.integers(0, 9),
     )
-    def begin(
-        self,
-        requests: int,
-        when_full: Any,
-        per_client: int | None,
-        request: float,
-        schedule: int,
-    ) -> None:
+    def begin(self, schedule: int, request: float, **limits: Any) -> None:
         """A server that has not been run."""
         _scheduler._r.seed(schedule)
         self.trio = ByHand()
         self.witness = Witness()
-        self.limits = Limits(requests=requests, when_full=when_full, per_client=per_client)
+        self.limits = Limits(**limits)
         self.timeouts = attrs.evolve(TIMEOUTS, request=request)
         fields = {"limits": self.limits, "timeouts": self.timeouts}
         self.server = self.server_of(observers=[self.witness], **fields)
@@ -184,12 +178,7 @@ class Life(RuleBasedStateMachine):
         self.tasks = self.living()
 
     def living(self) -> int:
-        """How many tasks there are."""
         return self.trio.do(trio.lowlevel.current_statistics).tasks_living
-
-    def is_busy(self) -> bool:
-        """Whether a run has something to end: lives are short, and most should not be empty."""
-        raise NotImplementedError
 
     # The rules for every server ----------------------------------------------
 
@@ -230,7 +219,6 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.running and self.is_busy())
     @rule()
     def cancel(self) -> None:
-        """End it at once."""
         self.cut = True
         self.trio.do(self.scope.cancel, "the test")
         assert not self.running
@@ -238,7 +226,6 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.running and self.server.requests)
     @rule(which=st.integers(0, 7))
     def cancel_one(self, which: int) -> None:
-        """End one request."""
         ids = [info.id for info in self.server.requests]
         it = ids[which % len(ids)]
         self.cancelled_ids.add(it)
@@ -248,14 +235,12 @@ class Life(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1, 4, 6, 12, 40]))
     def let_time_pass(self, seconds: float) -> None:
-        """Nobody does anything."""
         self.trio.sleep(seconds)
 
     # What holds after every step -----------------------------------------------
 
     @invariant()
     def all_agrees(self) -> None:
-        """Look at everything at one instant."""
         self.trio.do(self.look)
 
     def look(self) -> None:
@@ -272,20 +257,24 @@ class Life(RuleBasedStateMachine):
         """How many clients nobody has accepted yet."""
         return len(self.server.listener._queue)
 
+    def events(self, name: str) -> list[Any]:
+        """The facts of the events of that name."""
+        return [facts for it, *facts in self.witness.events if it == name]
+
     def started(self) -> set[int]:
         """The ids of the requests that have started."""
-        return {event[1].id for event in self.witness.events if event[0] == "request_started"}
+        return {info.id for (info,) in self.events("request_started")}
 
     def active(self) -> list[Any]:
         """The addresses of the clients that hold a slot."""
         ended = {record.info.id for record in self.witness.records}
-        infos = [event[1] for event in self.witness.events if event[0] == "request_started"]
+        infos = [info for (info,) in self.events("request_started")]
         return [info.client_address for info in infos if info.id not in ended]
 
     def turned_away(self, *, by_drain: bool) -> list[Any]:
         """Clients that never became requests."""
-        events = [event for event in self.witness.events if event[0] == "request_refused"]
-        return [event[1] for event in events if (event[2] == "the server drains") == by_drain]
+        refused = self.events("request_refused")
+        return [who for who, why in refused if (why == "the server drains") == by_drain]
 
     def will_be(self, host: str) -> str:
         """What becomes of somebody from ``host`` who comes now."""
@@ -353,7 +342,6 @@ class Life(RuleBasedStateMachine):
             assert not self.running  # it was cut before their turn came
 
     def judge(self, record: trioserver.RequestRecord) -> None:
-        """What both kinds of requests can end with."""
         match record.outcome:
             case Outcome.CANCELLED:
                 over = self.trio.do(trio.current_time) >= self.ends_by
@@ -380,10 +368,6 @@ class Life(RuleBasedStateMachine):
         assert not report.statistics.lingering
         assert self.living() == self.tasks
         self.clients_are_left()
-
-    def clients_agree(self) -> None:
-        """What clients have seen of the server is right."""
-        raise NotImplementedError
 
     def clients_are_left(self) -> None:
         """What must be true of the clients of a run that is over."""
@@ -448,13 +432,14 @@ class Lines(Working, trioserver.StreamRequestHandler):
                 return
 
 
-class StreamServer(MemoryServer):
-    """Says nothing of errors, which are asked for, and has little room for bytes."""
+class Quiet:
+    """Says nothing of errors, which are asked for."""
 
-    memory_capacity = 64
+    async def handle_error(self, request: Any, client_address: Any) -> None: ...
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing."""
+
+class StreamServer(Quiet, MemoryServer):
+    memory_capacity = 64  # bytes
 
 
 @attrs.define(eq=False)
@@ -489,14 +474,11 @@ class Client:
                     self.got += data
 
     def read(self, size: int) -> None:
-        """Read what is there."""
         with suppress(OSError):
             self.got += self.transport.receive_now(size) or b""
 
 
 class StreamLife(Life):
-    """The life of a stream server."""
-
     clients: list[Client]
 
     def server_of(self, **fields: Any) -> Any:
@@ -579,7 +561,6 @@ class StreamLife(Life):
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7))
     def end_output(self, which: int) -> None:
-        """Half-close."""
         if client := self.client(which):
             listens = not self.fate_of(client)
             with suppress(OSError):
@@ -598,7 +579,6 @@ class StreamLife(Life):
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7), size=st.sampled_from([1, 50, 1000]))
     def read(self, which: int, size: int) -> None:
-        """Read a little."""
         if client := self.client(which):
             self.trio.do(client.read, size)
 
@@ -668,18 +648,11 @@ class Packets(Working, trioserver.DatagramRequestHandler):
             raise ValueError(self.packet)
 
 
-class DatagramServer(MemoryDatagramServer):
-    """Says nothing of errors, which are asked for, and has little room for datagrams."""
-
-    memory_capacity = 4
-
-    async def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing."""
+class DatagramServer(Quiet, MemoryDatagramServer):
+    memory_capacity = 4  # datagrams
 
 
 class DatagramLife(Life):
-    """The life of a datagram server."""
-
     clients: list[MemoryDatagramClient]
 
     def server_of(self, **fields: Any) -> Any:
@@ -730,7 +703,6 @@ class DatagramLife(Life):
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 2))
     def read(self, which: int) -> None:
-        """Read all that is there."""
         client = self.clients[which]
         self.got[client.address] += self.trio.do(client.received)
 
