@@ -31,6 +31,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._facts.address import Address
+from .._facts.bounded import Bounded
 from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
 from .._facts.observers import error_log, log_lost, log_safely
 from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
@@ -244,16 +245,13 @@ class RequestTask:
         seconds = self._hooks.timeouts.cleanup
         try:
             # The try is outside: what a hook raises when it is cut is its error, too.
-            with trio.move_on_after(seconds, shield=True) as patience:
+            with Bounded(seconds, "handle_error", whose=self.info, error=error):
                 try:
                     raise error
                 except Exception:  # noqa: BLE001  (handle_error asks for it)
                     await call_hook(
                         self._hooks.handle_error, self.hook_argument, self.client_address
                     )
-            if patience.cancelled_caught:
-                message = "handle_error did not end within %g s (cleanup), for %s"
-                log_safely(error_log, logging.ERROR, message, seconds, self.info, exc_info=error)
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
             log_lost(error, second, _UNTOLD, self.info)
             message = "handle_error raised, for %s"
@@ -312,21 +310,21 @@ class RequestTask:
     async def _part_within_bounds(self) -> None:
         timeouts = self._hooks.timeouts
         seconds = timeouts.linger + timeouts.cleanup
-        with trio.move_on_after(seconds) as patience:
+        bound = Bounded(
+            seconds, "shutdown_request", whose=self.info, bound="linger and cleanup", shield=False
+        )
+        with bound:
             await call_hook(self._hooks.shutdown_request, self.hook_argument)
-        if patience.cancelled_caught:
-            message = "shutdown_request did not end within %g s (linger and cleanup), for %s"
-            log_safely(error_log, logging.ERROR, message, seconds, self.info)
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
         self.request._must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
-        with trio.move_on_after(seconds, shield=True) as patience:
+        with Bounded(seconds, "shutdown_request", whose=self.info, unless=self._is_closed):
             await self._part()
-        if patience.cancelled_caught and self.request.state != "closed":
-            message = "shutdown_request did not end within %g s (cleanup), for %s"
-            log_safely(error_log, logging.ERROR, message, seconds, self.info)
+
+    def _is_closed(self) -> bool:
+        return self.request.state == "closed"
 
     def snapshot(self, now: float) -> RequestSnapshot:
         """The request at this instant, which is ``now`` by the Trio clock."""

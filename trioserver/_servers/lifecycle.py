@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
@@ -13,8 +12,9 @@ import trio
 from .._engine.hooks import ServerHooks
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
+from .._facts.bounded import Bounded
 from .._facts.events import RequestInfo, ServerSnapshot, Statistics
-from .._facts.observers import error_log, log_lost, log_safely
+from .._facts.observers import log_lost
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener
@@ -113,19 +113,16 @@ class Lifecycle(DefaultHooks):
                     await run.work.wait_over()
 
     async def _close_within_bounds(self, *, after: BaseException | None) -> None:
-        limit = self.timeouts.cleanup
+        name = type(self).__name__
         try:
-            with trio.move_on_after(limit, shield=True) as patience:
+            with Bounded(self.timeouts.cleanup, f"{name}.server_close"):
                 await self.server_close()
         except BaseException as second:
             message = "%s.server_close raised instead of what had ended the server"
-            log_lost(after, second, message, type(self).__name__)
+            log_lost(after, second, message, name)
             raise
         finally:
             del after  # no cycles
-        if patience.cancelled_caught:
-            message = "%s.server_close did not end within %g s (cleanup)"
-            log_safely(error_log, logging.ERROR, message, type(self).__name__, limit)
 
     def _drop(self, run: Run) -> None:
         self._report = run.close()

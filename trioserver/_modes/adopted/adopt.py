@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import socketserver
 import sys
@@ -15,9 +14,10 @@ from typing import Any, Literal
 import attrs
 import trio
 
+from ..._facts.bounded import Bounded
 from ..._facts.config import Limits, Timeouts
 from ..._facts.events import ShutdownReport
-from ..._facts.observers import error_log, log_lost, log_safely
+from ..._facts.observers import log_lost
 from ..threads.mixin import LEAST_PATIENCE
 from .listener import listens, overrides
 from .server import AdoptedServer
@@ -191,7 +191,7 @@ async def _close(ours: AdoptedServer, name: str) -> None:
     """
     seconds, first = ours.timeouts.cleanup, sys.exception()
     try:
-        with trio.move_on_after(max(seconds, LEAST_PATIENCE), shield=True) as patience:
+        with Bounded(seconds, f"{name}.server_close", least=LEAST_PATIENCE):
             await ours.close_theirs()
     except BaseException as second:
         log_lost(first, second, "%s.server_close raised instead of what had ended the server", name)
@@ -199,6 +199,3 @@ async def _close(ours: AdoptedServer, name: str) -> None:
     finally:
         del first  # no cycles
         await ours.end_threads()
-    if patience.cancelled_caught:
-        message = "%s.server_close did not end within %g s (cleanup)"
-        log_safely(error_log, logging.ERROR, message, name, seconds)
