@@ -48,7 +48,7 @@ from trioserver._modes.processes.server import mixin, pool, setbacks
 from trioserver._modes.processes.server.spawn import Spawned
 from trioserver._modes.processes.server.worker import Worker
 from trioserver._modes.processes.worker.synchronous import SeenSocket
-from trioserver._modes.threads.loan import SocketUse
+from trioserver._modes.threads.loan import Loan, LoanTerms
 from trioserver._requests.drain import Drain
 from trioserver.testing import open_descriptors
 
@@ -211,7 +211,7 @@ def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
     size = 1_000_000
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        sock = SeenSocket.over(ours, SocketUse(info=info, drain=Drain()))
+        sock = SeenSocket.over(ours, Loan(LoanTerms(info, Drain())))
         sock.show_on(types.SimpleNamespace(cells=Notes()))  # type: ignore[arg-type]
         reader = threading.Thread(target=theirs.recv, args=(size, socket.MSG_WAITALL))
         reader.start()

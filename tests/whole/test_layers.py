@@ -53,17 +53,18 @@ PRIVATE = {
     "_modes/processes/protocol/lifeline.py": {
         "_exit": "documented: os._exit, a process ends at once",
     },
-    "_modes/threads/blocking_socket.py": {
-        "_io_refs": "CPython: a socket closes with its last file",
-        "_real_close": "CPython: what closes a socket in the end",
-        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
-        "_sock": "CPython: the socket of a SocketIO",
-    },
     "_modes/threads/own_thread.py": {
         "_threads": "Trio: what from_thread asks for, in threads that Trio has not started",
     },
     "_modes/threads/thread_call.py": {
         "_current_frames": "documented: sys._current_frames, where a thread is",
+    },
+    "_modes/threads/blocking_socket.py": {
+        "_io_refs": "CPython: a socket closes with its last file",
+        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
+    },
+    "_modes/threads/shared_descriptor.py": {
+        "_real_close": "CPython: what closes a socket in the end",
     },
     "pytest_plugin.py": {
         "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",

@@ -19,7 +19,7 @@ from ..._sockets.binding import is_bound
 from ..._sockets.making import NOT_WAITING, do_not_wait, twin_of
 from ..._sockets.sealing import seal
 from ..._sockets.sharing import others_hold
-from ..threads.loan import has_input
+from ..threads.polling import has_input
 from .accept import Accepted, handing_out, have_hand_out
 from .transport import AdoptedDatagramTransport, AdoptedTransport
 

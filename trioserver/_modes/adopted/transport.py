@@ -18,7 +18,7 @@ from ..._sockets.stream_sockets import SocketTransport
 from ..._sockets.transport import Data, PeerCredentials
 from ..threads.blocking_socket import Accounting
 from ..threads.lent_connection import LentConnection
-from ..threads.loan import SocketUse
+from ..threads.loan import Loan, LoanState
 from ..threads.own_thread import OwnThread
 from .accept import Accepted
 
@@ -32,20 +32,19 @@ class AdoptedSocket(Accounting):
     __slots__ = ()
 
     @property
-    def _use(self) -> SocketUse:  # type: ignore[override]
-        return _uses[self]
+    def _loan(self) -> Loan:  # type: ignore[override]
+        return _loans[self]
 
 
-_uses: weakref.WeakKeyDictionary[AdoptedSocket, SocketUse] = weakref.WeakKeyDictionary()
+_loans: weakref.WeakKeyDictionary[AdoptedSocket, Loan] = weakref.WeakKeyDictionary()
 
 
-def keep_account(sock: socket.socket, use: SocketUse) -> None:
-    """Make a plain socket one that keeps account."""
-    use.timeout = sock.gettimeout()
-    if use.timeout is not None:
+def keep_account(sock: socket.socket, loan: Loan) -> None:
+    """Make a plain socket one that keeps account of a loan."""
+    if loan.state.timeout is not None:
         do_not_wait(sock)
     sock.__class__ = AdoptedSocket
-    _uses[cast("AdoptedSocket", sock)] = use
+    _loans[cast("AdoptedSocket", sock)] = loan
 
 
 @attrs.define(eq=False)
@@ -134,9 +133,10 @@ class AdoptedTransport(SocketTransport):
     def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
         """Begin to keep account of what happens in it, as far as that can be seen."""
         self.is_lent = True
-        use = connection._lend(ends_idle=ends_idle)
+        state = LoanState(timeout=self.theirs.gettimeout()) if self.shares else None
+        loan = connection._lend(ends_idle=ends_idle, state=state)
         if self.shares:
-            keep_account(self.theirs, use)
+            keep_account(self.theirs, loan)
         else:
             connection._stream.may_have_sent = True
 

@@ -1,9 +1,9 @@
-"""A connection whose socket is lent to somebody who does not run in Trio.
+"""A connection whose socket is lent to a handler that does not run in Trio.
 
-While it is lent, the connection's facts are those of the loan, and a drain wakes
-the borrower from his idle waits. Afterwards the connection is whole again: the server
-lingers and closes as ever. Unless the borrower could not be made to give it back:
-then the descriptor is his, and he closes it.
+While it is lent, the borrower writes the connection's state, and a drain wakes it from its
+waits between requests. Afterwards the connection is whole again: the server lingers and closes
+as ever. Unless the borrower could not be made to give the socket back: then the descriptor is
+the borrower's, which closes it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from ..._requests.connection import Connection
 from ..._sockets.descriptors import is_lost, lost
 from ..._sockets.making import twin_of
 from ..._sockets.stream_sockets import SocketTransport
-from .blocking_socket import kernels_time_outs
-from .loan import SocketUse
+from .kernel_time_outs import time_outs_of
+from .loan import Loan, LoanState, LoanTerms
 
-# The borrower may detach the descriptor in the very moment in which it is left to him.
+# The borrower may detach the descriptor in the very moment in which it is left to it.
 _detach_lock = threading.Lock()
 
 
 class LentConnection(Connection):
     """A `Connection` that can lend its socket to a thread."""
 
-    _use: SocketUse | None = None
+    _loan: Loan | None = None
 
-    def _lend(self, *, ends_idle: bool) -> SocketUse:
-        """Lend the socket: from now on, the facts of the connection are those of the loan.
+    def _lend(self, *, ends_idle: bool, state: LoanState | None = None) -> Loan:
+        """Lend the socket: from now on, the borrower alone reads, writes and counts.
 
         Args:
           ends_idle: whether a drain may end the borrower's waits between requests.
+          state: what the borrower has set on its socket already; None: nothing.
 
         Raises:
           RuntimeError: the connection is over something else than a kernel socket.
@@ -51,27 +52,26 @@ class LentConnection(Connection):
         if ends_idle and not receiver.drain.began:
             receiver.drain.wakeup.open()
         bounds = {"idle": receiver.timeout, "write": sender.timeout}
-        bounds |= kernels_time_outs(self._transport.socket)
-        until_new = receiver.new_until - trio.current_time()
-        use = self._use = SocketUse(
+        bounds |= time_outs_of(self._transport.socket)
+        terms = LoanTerms(
             info=self.info,
             drain=receiver.drain,
-            stream=self._stream,
-            new_until=time.monotonic() + until_new,
+            new_until=time.monotonic() + receiver.new_until - trio.current_time(),
             ends_idle=ends_idle,
-            idle=bounds["idle"],
-            write=bounds["write"],
             hand_over=self._hand_over,
+            **bounds,
         )
-        # Others who would read or write meanwhile are told so: they would take what is his.
+        loan = self._loan = Loan(terms, self._stream, state or LoanState())
+        # Others who would read or write meanwhile are told so: they would take what is the
+        # borrower's.
         receiver.busy = sender.busy = True
-        return use
+        return loan
 
-    def _hand_over(self) -> None:
-        """The borrower takes the descriptor over: go on with another one. In his thread."""
-        transport, use = self._transport, self._use
-        if use is None or not isinstance(transport, SocketTransport):
-            return  # it has been left to him
+    def _hand_over(self, loan: Loan) -> None:
+        """Go on with another descriptor, as the borrower takes this one over. In its thread."""
+        transport = self._transport
+        if self._loan is not loan or not isinstance(transport, SocketTransport):
+            return  # it has been left to the borrower
         with _detach_lock:
             before = transport.socket
             if before.fileno() == -1:
@@ -80,71 +80,67 @@ class LentConnection(Connection):
                 raise lost()
             transport.socket, transport.identity = twin_of(before), None
             before.detach()
-            use.stream.detached, use.identity = True, None
-        if use.interrupted:  # perhaps the other one, which was not there any more
-            self._interrupt()
+            loan.note_detached()
+        if loan.interrupted:  # perhaps the other one, which was not there any more
+            self._shut_down()
 
     def _take_back(self) -> None:
-        """End the loan, and note what has become of the connection meanwhile. Twice is once."""
-        use, transport = self._end_loan(), self._transport
-        if use is None or not isinstance(transport, SocketTransport) or transport.is_lost():
+        """End the loan, as the borrower has ended. Twice is once."""
+        loan, transport = self._end_loan(), self._transport
+        if loan is None or not isinstance(transport, SocketTransport) or transport.is_lost():
             return
         with suppress(OSError):
             _do_not_wait_in_close(transport.socket)
 
     def _give_away(self) -> None:
-        """The same, but that the borrower keeps the descriptor, and closes it."""
-        use = self._end_loan()
-        if use is not None:  # the borrower goes on writing the one that it has
-            self._go_on_with(self._stream.copy())
+        """End the loan of a borrower that goes on: it keeps the descriptor, and closes it."""
+        loan = self._end_loan()
+        if loan is not None:  # the borrower goes on writing the state that it has
+            self._go_on_with(loan.stream.copy())
         with _detach_lock:
-            if use is not None and use.stream.detached:
+            if loan is not None and loan.stream.detached:
                 self._transport.close()  # this one is ours
             elif isinstance(self._transport, SocketTransport):
                 self._transport.give_away()
 
-    def _end_loan(self) -> SocketUse | None:
-        use, self._use = self._use, None
-        if use is None:
+    def _end_loan(self) -> Loan | None:
+        loan, self._loan = self._loan, None
+        if loan is None:
             return None
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
         if isinstance(self._transport, SocketTransport):
-            self._transport.identity = self._transport.identity or use.identity
+            self._transport.identity = self._transport.identity or loan.identity
         if self._stream.broken is not None:
             sender.buffer.clear()
-        return use
+        return loan
 
     def _interrupt(self) -> None:
-        """End whatever the borrower waits for in his socket, at once."""
-        if self._use is not None:
-            self._use.interrupted = True
+        """End whatever the borrower waits for in its socket, at once."""
+        if self._loan is not None:
+            self._loan.interrupted = True
+        self._shut_down()
+
+    def _shut_down(self) -> None:
         if isinstance(self._transport, SocketTransport) and not self._is_lost():
             with suppress(OSError):  # the peer is gone already
                 self._transport.socket.shutdown(socket.SHUT_RDWR)
 
     def _is_lost(self) -> bool:
-        transport, use = self._transport, self._use
-        if use is None or not isinstance(transport, SocketTransport):
+        transport, loan = self._transport, self._loan
+        if loan is None or not isinstance(transport, SocketTransport):
             return super()._is_lost()
-        return is_lost(transport.fileno(), use.identity or transport.identity)
+        return is_lost(transport.fileno(), loan.identity or transport.identity)
 
     # While it is lent ----------------------------------------------------------
 
     @property
     def state(self) -> Literal["working", "reading", "idle", "writing", "closed"]:
         """What the connection is doing now; ``idle`` is a wait between two requests."""
-        use = self._use
-        if use is None:
-            return super().state
-        if use.writing:
-            return "writing"
-        if not use.reading:
-            return "working"
-        return "idle" if use.waits_idle() else "reading"
+        return super().state if self._loan is None else self._loan.doing
 
     def _end_idle_waits(self) -> None:
-        if self._use is None:
+        if self._loan is None:
             super()._end_idle_waits()
         else:
             self._receiver.drain.wakeup.wake_all()

@@ -83,8 +83,8 @@ class ThreadingMixIn(BaseServer):
 
     async def _finish_connection(self, request: LentConnection, client_address: Address) -> None:
         await request._flush()
-        use = request._lend(ends_idle=self.ends_idle_reads)
-        sock = BlockingSocket.over(cast("SocketTransport", request._transport).socket, use)
+        loan = request._lend(ends_idle=self.ends_idle_reads)
+        sock = BlockingSocket.over(cast("SocketTransport", request._transport).socket, loan)
         call = self._call_for(request, request._interrupt, clean_up=sock.end_for_good)
         try:
             handler = self.RequestHandlerClass

@@ -40,7 +40,7 @@ class PassedConnection(LentConnection):
         """
         if self._sender.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
-        use = self._lend(ends_idle=False)  # a worker is told of the drain by its line
+        terms = self._lend(ends_idle=False).terms  # a worker is told of the drain by its line
         sock = cast("SocketTransport", self._transport).socket
         return ConnectionTask(
             info=self.info,
@@ -48,11 +48,11 @@ class PassedConnection(LentConnection):
             client_address=client_address,
             kind=kind_of(sock),
             stream=self._stream,
-            idle=use.idle,
-            write=use.write,
+            idle=terms.idle,
+            write=terms.write,
             ends_idle=ends_idle,
             ends_output=ends_output,
-            new_until=use.new_until,
+            new_until=terms.new_until,
         )
 
     def _come_back(self) -> None:

@@ -14,7 +14,7 @@ from ...._facts.verdict import as_errors, peers_doing
 from ...._sockets.making import socket_of
 from ...threads.blocking_socket import BlockingSocket
 from ...threads.handlers import SyncDatagramSocket, handle
-from ...threads.loan import SocketUse
+from ...threads.loan import Loan, LoanTerms
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
@@ -72,18 +72,17 @@ def _serve_connection(
 ) -> Result:
     stream = task.stream
     result = Result(stream=stream)
-    use = SocketUse(
+    terms = LoanTerms(
         info=task.info,
         drain=_DrainOnPage(shared_status, channel),
         new_until=task.new_until,
         ends_idle=task.ends_idle,
         idle=task.idle,
         write=task.write,
-        stream=stream,
+        hand_over=owner.hand_over,
     )
-    sock = SeenSocket.of(task.kind, owner.number, use)
+    sock = SeenSocket.of(task.kind, owner.number, Loan(terms, stream))
     sock.show_on(shared_status)
-    use.hand_over = owner.detach
     try:
         handler = server.RequestHandlerClass
         work = partial(handle, handler, sock, task.client_address, server)
@@ -91,7 +90,6 @@ def _serve_connection(
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
         _judge(result, error, task)
     finally:
-        stream.detached = owner.number == -1
         if sock.is_lost():
             owner.detach()  # it may be a file's by now that the handler has opened
         sock.end()
@@ -105,8 +103,13 @@ class _Owner:
         self.number = number
 
     def detach(self) -> None:
-        """It is somebody else's."""
+        """Forget the descriptor: it is somebody else's."""
         self.number = -1
+
+    def hand_over(self, loan: Loan) -> None:
+        """Leave the descriptor to the handler, which detaches it."""
+        self.detach()
+        loan.note_detached()
 
     def end_output(self, kind: tuple[int, int, int]) -> None:
         """Have the client be told that nothing more comes, and close."""
@@ -168,10 +171,10 @@ class SeenSocket(BlockingSocket):
         """Tell ``shared_status`` of every operation from now on."""
         self._cells, self._afterwards = shared_status.cells, WORKING
 
-    def end(self) -> None:
-        """As ever; a thread that still waits in it has nothing to tell of the next request."""
-        self._cells = _UNSEEN
-        super().end()
+    def end(self) -> int:
+        """As `BlockingSocket.end`. A thread that still waits in it tells nothing any more."""
+        self._cells = _UNSEEN  # those that it had are of the next request by then
+        return super().end()
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`: one write, in however many pieces."""
@@ -190,14 +193,14 @@ class SeenSocket(BlockingSocket):
             self._cells[STATE] = self._afterwards = WORKING
 
     def _receive(self, *arguments: Any) -> Any:
-        use = self._use
+        loan = self._loan
         if self._afterwards != WRITING:  # else another thread is in the middle of a write
-            self._cells[STATE] = IDLE if use.is_between_requests() else READING
+            self._cells[STATE] = IDLE if loan.is_between_requests() else READING
         try:
             return super()._receive(*arguments)
         finally:
             cells = self._cells  # by now perhaps others
-            cells[RECEIVED] = use.stream.received
+            cells[RECEIVED] = loan.stream.received
             cells[STATE] = self._afterwards
 
     def _write(self, *arguments: Any, **options: Any) -> int:
@@ -206,7 +209,7 @@ class SeenSocket(BlockingSocket):
             return super()._write(*arguments, **options)
         finally:
             cells = self._cells
-            cells[SENT] = self._use.stream.sent
+            cells[SENT] = self._loan.stream.sent
             cells[STATE] = self._afterwards
 
 

@@ -1,0 +1,195 @@
+"""Operations that wait: tried, waited for within bounds, and blamed on the peer where it is due.
+
+The rules this file keeps:
+
+* No operation waits in the kernel: each is tried, and waits here if it would block. So a wait
+  can end for more than one reason, and the server's time-outs are not the kernel's, which
+  would reach everybody who has the descriptor.
+* An error is the peer's only if the handler has not ended its output itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+from ..._facts.errors import IdleTimeout, PeerGone, WriteTimeout
+from ..._sockets.making import NOT_WAITING
+from .blame import blame_peer
+from .loan import Loan
+from .polling import has_input, wait_for
+
+T = TypeVar("T")
+
+# A plain int: with socket's enums, the arithmetic took longer than the system call.
+PEEK = int(socket.MSG_PEEK)
+
+
+class Waiting:
+    """Reads and writes of one loan, for what has a descriptor and is told how to try them."""
+
+    __slots__ = ()
+
+    # To try in vain costs a thread two turns of the interpreter.
+    _tries_always: ClassVar[bool] = False
+    _loan: Loan
+
+    def _number(self) -> int:
+        """The descriptor; -1 if there is none any more."""
+        raise NotImplementedError
+
+    # Reading -----------------------------------------------------------------
+
+    def _receive(
+        self, function: Callable[..., T], wanted: int, flags: int, *arguments: Any
+    ) -> T | None:
+        """Receive by ``function``, and note what came.
+
+        Args:
+          function: tries it, with ``arguments``; raises `BlockingIOError` if nothing is there.
+          wanted: bytes that are asked for; 0: none is no end of input.
+          flags: those of the handler.
+
+        Returns:
+          What ``function`` does; None if a drain comes before a request, or the request
+          was cancelled.
+        """
+        loan, state = self._loan, self._loan.state
+        state.reading = True
+        try:
+            got = self._receive_in_time(function, flags, arguments)
+        except OSError as error:
+            raise self._blame(error, reading=True) from None
+        finally:
+            state.reading = False
+        size = _size_of(got)
+        if size:
+            loan.note_read(size, peeked=bool(flags & PEEK))
+        elif wanted and not loan.stream.ended_idle:
+            loan.stream.at_eof = True
+        return got
+
+    def _receive_in_time(
+        self, function: Callable[..., T], flags: int, arguments: tuple[Any, ...]
+    ) -> T | None:
+        loan, state, stream = self._loan, self._loan.state, self._loan.stream
+        deadline = None
+        # A handler that has just answered will likely have to wait. The rest of a request
+        # is likely there.
+        tries_first = self._tries_always or not (
+            stream.received and state.answered and self._waits()
+        )
+        while not loan.interrupted:  # else it would be fed with what is still queued
+            if state.peer_was_quiet and loan.drain_ends_read():
+                stream.ended_idle = True
+                break
+            if tries_first or deadline is not None or flags & NOT_WAITING:
+                try:
+                    return function(*arguments)
+                except BlockingIOError:
+                    if flags & NOT_WAITING or not self._waits():
+                        raise
+            if deadline is None:
+                deadline = time.monotonic() + (
+                    loan.idle if state.timeout is None else state.timeout
+                )
+            if not loan.wait_for_input(self._number(), deadline):
+                stream.ended_idle = True
+                break
+        return None
+
+    # Writing -----------------------------------------------------------------
+
+    def _write(
+        self,
+        function: Callable[..., int],
+        flags: int,
+        *arguments: Any,
+        deadline: float | None = None,
+    ) -> int:
+        """Send by ``function``, and note how much went.
+
+        Args:
+          function: tries it, with ``arguments``; raises `BlockingIOError` if there is no room.
+          flags: those of the handler.
+          deadline: until when, by `time.monotonic`; None: as long as the loan lets it.
+
+        Returns:
+          The bytes that were sent.
+        """
+        loan, state = self._loan, self._loan.state
+        state.writing = True
+        if loan.terms.drain.began:
+            state.peer_was_quiet = not has_input(self._number())
+        try:
+            sent = self._write_in_time(function, flags, arguments, deadline)
+        except OSError as error:
+            raise self._blame(error, reading=False) from None
+        finally:
+            state.writing = False
+        loan.note_written(sent)
+        return sent
+
+    def _write_in_time(
+        self,
+        function: Callable[..., int],
+        flags: int,
+        arguments: tuple[Any, ...],
+        deadline: float | None,
+    ) -> int:
+        loan, state = self._loan, self._loan.state
+        while True:
+            try:
+                return function(*arguments)
+            except BlockingIOError:
+                if flags & NOT_WAITING or not self._waits():
+                    raise
+            if deadline is None:
+                deadline = time.monotonic() + (
+                    loan.write if state.timeout is None else state.timeout
+                )
+            if not wait_for(self._number(), deadline, output=True):
+                raise TimeoutError
+
+    def _waits(self) -> bool:
+        """Whether an operation that would block waits, as far as the handler has asked for it."""
+        state = self._loan.state
+        if state.timeout is None and state.shown:
+            return os.get_blocking(self._number())  # it may have been set there
+        return state.timeout != 0
+
+    # Errors ------------------------------------------------------------------
+
+    def _blame(self, error: OSError, *, reading: bool) -> OSError:
+        """The exception for an operation that met ``error``; noted, if the peer is behind it."""
+        if isinstance(error, TimeoutError) and error.errno is None:
+            return self._blame_for_time(reading=reading)
+        stream = self._loan.stream
+        ours = self._number() == -1 or (stream.output_ended and not reading)
+        if not ours and (isinstance(error, ConnectionError) or error.errno == errno.ETIMEDOUT):
+            stream.broken = PeerGone, f"the peer is gone: {error.strerror or error}"
+            blame_peer(error, PeerGone, self._loan.terms.info)
+        return error
+
+    def _blame_for_time(self, *, reading: bool) -> OSError:
+        loan, info = self._loan, self._loan.terms.info
+        if loan.state.timeout is not None:  # the handler's own
+            error = TimeoutError("timed out")
+            blame_peer(error, IdleTimeout if reading else WriteTimeout, info)
+            return error
+        if reading:
+            return IdleTimeout(f"no byte from the peer for {loan.idle:g} s (idle)", info=info)
+        message = f"the peer took no byte for {loan.write:g} s (write)"
+        loan.stream.broken = WriteTimeout, message
+        return WriteTimeout(message, info=info)
+
+
+def _size_of(got: object) -> int:
+    """Bytes of what a receive has returned."""
+    if got is None:
+        return 0
+    return got if isinstance(got, int) else len(got[0] if isinstance(got, tuple) else got)  # type: ignore[arg-type]
