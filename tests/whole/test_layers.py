@@ -59,12 +59,10 @@ PRIVATE = {
     "_modes/threads/thread_call.py": {
         "_current_frames": "documented: sys._current_frames, where a thread is",
     },
-    "_modes/threads/blocking_socket.py": {
+    "_sockets/cpython.py": {
         "_io_refs": "CPython: a socket closes with its last file",
-        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
-    },
-    "_modes/threads/shared_descriptor.py": {
         "_real_close": "CPython: what closes a socket in the end",
+        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
     },
     "pytest_plugin.py": {
         "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from ..._facts.address import Address
+from ..._sockets.cpython import require_private_names
 from ..._sockets.descriptors import Identity, identity_of, is_lost
 from ..._sockets.making import SENDING, do_not_wait, kind_of, socket_of, twin_of
 from ..._sockets.stream_sockets import SocketTransport
@@ -40,7 +41,12 @@ _loans: weakref.WeakKeyDictionary[AdoptedSocket, Loan] = weakref.WeakKeyDictiona
 
 
 def keep_account(sock: socket.socket, loan: Loan) -> None:
-    """Make a plain socket one that keeps account of a loan."""
+    """Make a plain socket one that keeps account of a loan.
+
+    Raises:
+      PythonHasChanged: see `require_private_names`.
+    """
+    require_private_names()
     if loan.state.timeout is not None:
         do_not_wait(sock)
     sock.__class__ = AdoptedSocket

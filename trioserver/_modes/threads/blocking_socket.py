@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import trio
 
+from ..._sockets.cpython import require_private_names
 from ..._sockets.making import (
     NOT_WAITING,
     SENDING,
@@ -152,8 +153,7 @@ class Accounting(SharedDescriptor):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As `socket.socket.sendfile`, by `send`: the kernel's way knows no time-out."""
-        sent: int = self._sendfile_use_send(file, offset, count)  # type: ignore[attr-defined]
-        return sent
+        return self.send_in_portions(file, offset, count)
 
     # Files -------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Accounting(SharedDescriptor):
         """As `socket.socket.makefile`."""
         if mode not in {"rb", "br"} or buffering == 0:
             return super().makefile(mode, buffering, **text)
-        self._io_refs += 1  # type: ignore[attr-defined]
+        self.keep_open()
         size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
         return BufferedFile(RawFile(self, self._loan), size, self._loan)
 
@@ -211,12 +211,17 @@ class BlockingSocket(Accounting):
 
     @classmethod
     def over(cls, sock: socket.socket, loan: Loan) -> Self:
-        """One for the descriptor of ``sock``, which stays its owner's."""
+        """One for the descriptor of ``sock``, which stays its owner's.
+
+        Raises:
+          PythonHasChanged: see `require_private_names`.
+        """
         return cls.of(kind_of(sock), sock.fileno(), loan)
 
     @classmethod
     def of(cls, kind: Kind, number: int, loan: Loan) -> Self:
-        """One for a descriptor of this family, type and protocol."""
+        """One for a descriptor of this family, type and protocol; see `over`."""
+        require_private_names()
         ours = object_of(cls, kind, number)
         ours._loan = loan
         return ours

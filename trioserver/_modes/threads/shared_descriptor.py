@@ -17,8 +17,9 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from ..._sockets.cpython import OpenSocket
 from ..._sockets.descriptors import identity_of, is_lost, lost
 from ..._sockets.making import RESET_ON_CLOSE, kind_of, socket_of, twin_of
 from .blame import as_ended, went_wrong_before
@@ -27,7 +28,7 @@ from .waiting import Waiting
 T = TypeVar("T")
 
 
-class SharedDescriptor(Waiting, socket.socket):
+class SharedDescriptor(Waiting, OpenSocket):
     """What a handler can do with the descriptor of its socket, and what the server does then."""
 
     __slots__ = ()
@@ -132,8 +133,8 @@ class SharedDescriptor(Waiting, socket.socket):
                 with suppress(OSError):  # half a reply must not look like a whole one
                     last.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
-    def _real_close(self, *_arguments: Any) -> None:
-        """What `socket.socket.close` does when no files are left that were made of it."""
+    def close_at_last(self) -> None:
+        """End the output, as far as the peer is concerned, and this socket; see `OpenSocket`."""
         if not self._loan.stream.output_ended and not self.is_lost():
             with suppress(OSError):  # the server still has it, so the peer would not be told
                 self.shutdown(socket.SHUT_WR)
