@@ -38,16 +38,15 @@ SHARED = "_published.py"
 """The one private file that public packages use, too: it gives their names their home."""
 
 PRIVATE = {
-    "_modes/adopted/adopt.py": {
+    "_facts/cpython.py": {
         "_BaseServer__is_shut_down": "CPython: the event that their shutdown() waits for",
         "_BaseServer__shutdown_request": "CPython: their shutdown() was called",
-    },
-    "_modes/processes/server/spawn.py": {
-        "_forkserver": "CPython: the fork server, which is stopped when it does not answer",
+        "_forkserver": "CPython: the fork server, which is ended when it does not answer",
         "_forkserver_pid": "CPython: its process",
+        "_io_refs": "CPython: a socket closes with its last file",
         "_popen": "CPython: a child whose status somebody else has reaped",
-    },
-    "_modes/processes/worker/preloaded.py": {
+        "_real_close": "CPython: what closes a socket in the end",
+        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
         "_target": "CPython: what a process that the fork server forks is to do",
     },
     "_modes/processes/protocol/lifeline.py": {
@@ -58,11 +57,6 @@ PRIVATE = {
     },
     "_modes/threads/thread_call.py": {
         "_current_frames": "documented: sys._current_frames, where a thread is",
-    },
-    "_sockets/cpython.py": {
-        "_io_refs": "CPython: a socket closes with its last file",
-        "_real_close": "CPython: what closes a socket in the end",
-        "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
     },
     "pytest_plugin.py": {
         "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",

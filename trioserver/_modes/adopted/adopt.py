@@ -16,6 +16,7 @@ import trio
 
 from ..._facts.bounded import Bounded
 from ..._facts.config import Limits, Timeouts
+from ..._facts.cpython import end_of_serve_forever, forget_shutdown, is_asked_to_shut_down
 from ..._facts.events import ShutdownReport
 from ..._facts.observers import log_lost
 from ..threads.mixin import LEAST_PATIENCE
@@ -109,7 +110,7 @@ def _check(server: Any, forking: str | None) -> None:
             f"{name} forks, which a running Trio program must not do:"
             ' pass forking="threads" to run its handlers in threads, without their isolation'
         )
-    if "wait" in vars(server._BaseServer__is_shut_down):  # type: ignore[attr-defined]
+    if "wait" in vars(end_of_serve_forever(server)):
         raise RuntimeError(f"{name} is being served by adopt() already")
     if sock.fileno() == -1:
         raise ValueError(f"{name} is closed")
@@ -156,12 +157,11 @@ def _shut_down_by_its_own(
 ) -> Iterator[threading.Event]:
     """Have the object's ``shutdown`` end the run.
 
-    That sets a flag, and waits for an event that only ``serve_forever`` sets.
     Subclasses override it and call the original, so it stays, and what it waits
     for is ours: the event is kept (who waits for it already must be woken) and
     its ``wait`` is replaced.
     """
-    stopped: threading.Event = server._BaseServer__is_shut_down  # type: ignore[attr-defined]
+    stopped = end_of_serve_forever(server)
     home = threading.get_ident()
 
     def wait(timeout: float | None = None) -> bool:
@@ -173,13 +173,13 @@ def _shut_down_by_its_own(
     # or comes here.
     stopped.wait = wait  # type: ignore[method-assign]
     stopped.clear()
-    if server._BaseServer__shutdown_request:  # type: ignore[attr-defined]
+    if is_asked_to_shut_down(server):
         ours.shutdown()
     try:
         yield stopped
     finally:
         del stopped.wait
-        server._BaseServer__shutdown_request = False  # type: ignore[attr-defined]
+        forget_shutdown(server)
         stopped.set()
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 import ssl
 import sys
 import traceback
@@ -20,7 +19,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import attrs
 import trio
 
 from ..._facts.address import Address
@@ -36,7 +34,9 @@ from ..._sockets.transport import Listener
 from ..threads.lent_connection import LentConnection
 from ..threads.mixin import LEAST_PATIENCE, ThreadingMixIn
 from ..threads.own_thread import OwnThread
+from .calls import EndOfCall, call_and_release, call_with_error
 from .listener import AdoptedListener, Visit, overrides
+from .tls import over_tls, shake_hands
 from .transport import (
     AdoptedDatagramTransport,
     AdoptedSocket,
@@ -98,7 +98,7 @@ class AdoptedServer(ThreadingMixIn):
         client_address = self._address(request, client_address)
         transport = request._transport
         if isinstance(transport, AdoptedTransport) and transport.needs_handshake:
-            await self._in_thread(request, partial(_shake_hands, request, owed=self._owes_tls))
+            await self._in_thread(request, partial(shake_hands, request, owed=self._owes_tls))
         if not self._verifies:
             return True
         verify = partial(self.theirs.verify_request, request._transport.theirs, client_address)
@@ -109,9 +109,9 @@ class AdoptedServer(ThreadingMixIn):
         theirs, client_address = request._transport.theirs, self._address(request, client_address)
         finish = partial(self.theirs.finish_request, theirs, client_address)
         if isinstance(theirs, ssl.SSLSocket):
-            finish = partial(_over_tls, request, finish)
+            finish = partial(over_tls, request, finish)
         if not self._shuts_in_thread(request._transport):
-            finish = partial(_and_release, finish, self._hooks_of(request))
+            finish = partial(call_and_release, finish, self._hooks_of(request))
         await self._in_thread(request, finish)
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
@@ -124,7 +124,7 @@ class AdoptedServer(ThreadingMixIn):
         number = request.info.id
         self._telling.add(number)
         try:
-            await self._in_thread(request, partial(_in_the_light_of, sys.exception(), handle))
+            await self._in_thread(request, partial(call_with_error, sys.exception(), handle))
         finally:
             self._telling.discard(number)
 
@@ -155,7 +155,7 @@ class AdoptedServer(ThreadingMixIn):
 
     async def _service_actions(self) -> None:
         """Call theirs; the drain waits for it."""
-        ends = _Ends()
+        ends = EndOfCall()
         try:
             await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
         except trio.Cancelled:
@@ -293,75 +293,5 @@ class AdoptedServer(ThreadingMixIn):
             theirs.end_for_good()
 
 
-@attrs.frozen(eq=False)
-class _Ends:
-    """Waits for the end of a call that was cancelled."""
-
-    event: trio.Event = attrs.field(factory=trio.Event)
-
-    async def acquire_on_behalf_of(self, borrower: object) -> None:
-        """It begins."""
-
-    def release_on_behalf_of(self, borrower: object) -> None:
-        """It has ended."""
-        self.event.set()
-
-
-def _and_release(function: Callable[[], T], hooks: ThreadOfRequest) -> T:
-    """Call ``function`` as the last one: without an error, the thread need not be told to end."""
-    result = function()
-    hooks.release()
-    return result
-
-
 def _never_called(request: Any, client_address: Address, server: Any) -> None:
     """Their object has a handler of its own."""
-
-
-def _over_tls(request: Any, function: Callable[[], T]) -> T:
-    """Call ``function``; what its TLS socket raises because the peer has left is told as that."""
-    try:
-        return function()
-    except (ConnectionError, ssl.SSLEOFError) as error:
-        if not _is_raised_by(error, request._transport.theirs):
-            raise  # some other connection's
-        message = f"the peer is gone: {error.strerror or error}"
-        raise PeerGone(message, info=request.info) from error
-
-
-def _is_raised_by(error: BaseException, sock: socket.socket) -> bool:
-    """Whether it comes out of a method of ``sock``: the innermost frame is one of its own."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].f_locals.get("self") is sock
-
-
-def _shake_hands(request: Any, *, owed: bool) -> None:
-    """Agree on TLS, within the bound for it.
-
-    Args:
-      owed: whether the accept would have done that. If not, their own methods do, and are
-        to find out by themselves that it fails: they may have something to clean up.
-    """
-    transport = request._transport
-    transport.needs_handshake = False
-    try:
-        transport.theirs.do_handshake()
-    except OSError as error:  # ssl.SSLError is one
-        if not owed:
-            return
-        message = f"the client did not agree on TLS: {error.strerror or error}"
-        raise PeerGone(message, info=request.info) from error
-
-
-def _in_the_light_of(error: BaseException | None, function: Callable[[], T]) -> T:
-    """Call ``function`` with ``error`` as `sys.exception`, as it is in the calling thread."""
-    error = error or RuntimeError("handle_error was called without an error")
-    before = error.__traceback__
-    try:
-        raise error
-    except BaseException:  # noqa: BLE001  (the function asks for it)
-        return function()
-    finally:
-        # The frames of this thread hold what was called, and that the error: no cycles.
-        error.__traceback__ = before
-        del error

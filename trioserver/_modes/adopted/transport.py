@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from ..._facts.address import Address
-from ..._sockets.cpython import require_private_names
+from ..._facts.cpython import require_private_names
 from ..._sockets.descriptors import Identity, identity_of, is_lost
 from ..._sockets.making import SENDING, do_not_wait, kind_of, socket_of, twin_of
 from ..._sockets.stream_sockets import SocketTransport

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import trio
 
-from ..._sockets.cpython import require_private_names
+from ..._facts.cpython import require_private_names
 from ..._sockets.making import (
     NOT_WAITING,
     SENDING,

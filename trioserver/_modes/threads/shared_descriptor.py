@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from ..._sockets.cpython import OpenSocket
+from ..._facts.cpython import OpenSocket
 from ..._sockets.descriptors import identity_of, is_lost, lost
 from ..._sockets.making import RESET_ON_CLOSE, kind_of, socket_of, twin_of
 from .blame import as_ended, went_wrong_before

@@ -16,12 +16,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from multiprocessing import forkserver, reduction, resource_tracker
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import attrs
 
+from ...._facts.cpython import fork_server_pid, set_exit_status
 from ...._sockets.making import socket_pair, spare_the_program
 from ..protocol.errors import ForkServerGone, WorkerStartError
 from ..protocol.lifeline import Lifeline
@@ -96,7 +97,7 @@ class Spawned:
         with _multiprocessing_lock:
             if self._process.exitcode is None:
                 # Or somebody else has reaped it, or the system, where SIGCHLD is ignored.
-                self._process._popen.returncode = UNKNOWN  # type: ignore[attr-defined]
+                set_exit_status(self._process, UNKNOWN)
             self._process.join()
             status = self._process.exitcode
             self._process.close()
@@ -237,7 +238,7 @@ _MOST_DESCRIPTORS = 10
 
 def end_fork_server() -> bool:
     """End the fork server of this program, whatever it does; false if there is none."""
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    pid = fork_server_pid()
     with suppress(OSError):  # somebody else has reaped it
         if pid is not None and not _has_ended(pid):
             os.kill(pid, signal.SIGKILL)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing import util
 
+from ...._facts.cpython import is_about_to
 from ..protocol.signals import hear_again
 from .main import main
 
 
 def _begins(worker: object) -> None:
     """A process that the fork server has forked is about to do what it is for."""
-    if getattr(multiprocessing.current_process(), "_target", None) is not worker:
+    if not is_about_to(multiprocessing.current_process(), worker):
         hear_again()
 
 
