@@ -182,7 +182,7 @@ class ReserveDescriptor:
                 self._descriptor = os.open(os.devnull, os.O_RDONLY)
 
     def give_back(self) -> None:
-        """Hold none."""
+        """Close the reserve descriptor: nobody is accepted any more."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

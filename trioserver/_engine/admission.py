@@ -89,7 +89,7 @@ class Admission:
 
     @property
     def is_done(self) -> bool:
-        """Whether ``handle_request`` has its one request."""
+        """Whether ``handle_request`` has its request."""
         return self.takes is Takes.NOBODY
 
     def take_nobody(self) -> None:

@@ -27,7 +27,7 @@ class Listeners:
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where they listen."""
+        """The addresses of all listeners, also of closed ones."""
         return tuple(listener.address for listener in self._all)
 
     @property

@@ -153,7 +153,7 @@ class RequestTask:
         try:
             await call_hook(self._hooks.process_request, self.hook_argument, self.client_address)
         except Exception as error:
-            # Who lets Draining out has ended properly: his last reply goes out, too.
+            # A handler that lets Draining out has ended properly, so its last reply is sent.
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
             if outcome is not Outcome.DRAINED:
                 raise

@@ -22,7 +22,7 @@ class Work:
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """The block."""
+        """Mark the block as the work that is going on; who waits for it wakes when it is left."""
         self._over = over = trio.Event()
         try:
             yield

@@ -26,7 +26,7 @@ _PEER_ERRORS = frozenset(
     for name in (
         *("ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENETUNREACH", "EHOSTDOWN"),
         # A firewall forbids it; or a Unix client talks to somebody else alone
-        # (it has connected its socket to him).
+        # (its socket is connected to that one).
         "EPERM",
         # The file of a Unix client: removed, not ours to write, of another
         # kind by now, shut; or in a folder that is gone, or a circle of links.

@@ -88,7 +88,7 @@ class DefaultHooks(Configured):
             await self.close_request(request)
 
     async def close_request(self, request: Any) -> None:
-        """Close the request."""
+        """Close the request's connection, or its way back; called by `shutdown_request`."""
         await request.aclose()
 
     async def handle_error(self, request: Any, client_address: Address) -> None:

@@ -117,7 +117,7 @@ def bytes_queued(sock: socket.socket) -> int:
     """Bytes that the kernel holds for whoever receives next; 0 of a socket that is closed.
 
     To peek would take an error that is pending, and the next receive would be told "end of
-    input" instead. And the socket may be somebody else's by now, who looks for himself.
+    input" instead. And the socket may belong to a handler by now, which looks for itself.
     """
     if sys.platform == "win32":
         with contextlib.suppress(OSError):

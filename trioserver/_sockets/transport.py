@@ -120,7 +120,7 @@ class Listener(Protocol):
 
     @property
     def address(self) -> Address:
-        """The bound address."""
+        """The address that clients connect to."""
 
     @property
     def shared(self) -> bool:

@@ -35,7 +35,7 @@ class Accepted:
 
     @property
     def is_taken(self) -> bool:
-        """Whether somebody has."""
+        """Whether a ``get_request`` has accepted the client again."""
         return not self._clients
 
     def readable(self) -> int | None:

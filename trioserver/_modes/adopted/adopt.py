@@ -136,7 +136,7 @@ class _Started:
     _server: socketserver.BaseServer
 
     def started(self, value: object = None) -> None:
-        """Ours is."""
+        """Report their object as started; ``value`` is the server around it."""
         self._task_status.started(self._server)
 
 

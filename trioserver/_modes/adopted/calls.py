@@ -20,10 +20,10 @@ class EndOfCall:
     event: trio.Event = attrs.field(factory=trio.Event)
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        """It begins."""
+        """Called by Trio before the call."""
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        """It has ended."""
+        """Called by Trio when the call has ended, also if nobody waits for it any more."""
         self.event.set()
 
 

@@ -73,10 +73,10 @@ class AdoptedServer(ThreadingMixIn):
 
     @classmethod
     def _check_handler(cls, handler: object) -> None:
-        """Their own affair."""
+        """Accept any: the object has a handler of its own, which this server never calls."""
 
     async def server_bind(self) -> Sequence[Listener]:
-        """Take their socket."""
+        """Listen on the socket of the object, as it is bound."""
         return self._keep([AdoptedListener(self.theirs)])
 
     def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
@@ -105,7 +105,7 @@ class AdoptedServer(ThreadingMixIn):
         return bool(await self._in_thread(request, verify))
 
     async def finish_request(self, request: Any, client_address: Address) -> None:
-        """Call theirs."""
+        """Call ``finish_request`` of the object."""
         theirs, client_address = request._transport.theirs, self._address(request, client_address)
         finish = partial(self.theirs.finish_request, theirs, client_address)
         if isinstance(theirs, ssl.SSLSocket):
@@ -115,7 +115,7 @@ class AdoptedServer(ThreadingMixIn):
         await self._in_thread(request, finish)
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
-        """Call theirs, with the error as `sys.exception`."""
+        """Call ``handle_error`` of the object, with the error as `sys.exception`."""
         if self._is_new(request):  # and none of their requests yet
             await super().handle_error(request, client_address)
             return
@@ -134,7 +134,7 @@ class AdoptedServer(ThreadingMixIn):
         return min(seconds, LEAST_PATIENCE) if request.info.id in self._telling else seconds
 
     async def shutdown_request(self, request: Any) -> None:
-        """Call theirs, unless a thread that was left behind will; then linger and close."""
+        """Call ``shutdown_request`` of the object, unless a thread that is left behind does."""
         if request._left_behind is None and not self._is_new(request):
             theirs = request._transport.theirs
             self._ensure_lent(request)  # so that their close() does not close our descriptor
@@ -154,7 +154,7 @@ class AdoptedServer(ThreadingMixIn):
         return not transport.shares and type(transport.theirs) is not ssl.SSLSocket
 
     async def _service_actions(self) -> None:
-        """Call theirs; the drain waits for it."""
+        """Call ``service_actions`` of the object; the drain waits for it."""
         ends = EndOfCall()
         try:
             await self._thread.run_sync(self.theirs.service_actions, limiter=ends)
@@ -169,17 +169,17 @@ class AdoptedServer(ThreadingMixIn):
             raise
 
     async def close_theirs(self) -> None:
-        """Call theirs, where it has not to wait for what was left behind."""
+        """Call ``server_close`` of the object, where it need not wait for what was left behind."""
         thread = self._thread
         if thread.is_busy:
             thread = OwnThread(type(self.theirs).__name__, self._threads)
         await thread.run_sync(self.theirs.server_close)
 
     async def end_threads(self) -> None:
-        """Wait for the threads, but for those that were left behind: they are in a call still.
+        """Wait for the threads, but for those that were left behind: they are still in a call.
 
-        For a moment at most. Who is in no call needs less; but nothing is waited for without
-        a bound where nobody can cancel it.
+        For a moment at most. A thread that is in no call needs less; but nothing is waited
+        for without a bound where nobody can cancel it.
         """
         for thread in self._threads:
             thread.release()
