@@ -48,8 +48,8 @@ from ._published import publish as _publish
 from ._requests.connection import Connection
 from ._requests.datagram import Datagram
 from ._requests.datagram_socket import DatagramSocket
+from ._requests.idle_block import IdleBlock
 from ._requests.reader import RequestReader
-from ._requests.receiving import IdleBlock
 from ._requests.writer import RequestWriter
 from ._servers.base import BaseServer
 from ._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler

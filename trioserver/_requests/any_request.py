@@ -11,10 +11,10 @@ from .._facts.events import RequestInfo
 
 
 class KeepsSlot(Protocol):
-    """Works on for a request after its outcome, so that its slot is not free yet."""
+    """What works on for a request after its outcome, so that the slot is not free yet."""
 
     def when_over(self, after: Callable[[], object]) -> None:
-        """Call ``after`` when it is."""
+        """Call ``after`` when the work is over, or now if it is."""
 
 
 class AnyRequest(Protocol):

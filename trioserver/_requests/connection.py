@@ -24,7 +24,8 @@ from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, PeerCredentials, Transport
 from .any_request import KeepsSlot
 from .drain import Drain
-from .receiving import IdleBlock, Receiver
+from .idle_block import IdleBlock
+from .receiving import Receiver
 from .sending import Sender
 from .stream_state import StreamState
 
@@ -130,7 +131,7 @@ class Connection(trio.abc.HalfCloseableStream):
 
     @property
     def peer_credentials(self) -> PeerCredentials | None:
-        """Who is at the other end of a Unix socket; None where the system does not tell."""
+        """The process at the other end of a Unix socket; None where the system does not tell."""
         return self._transport.peer_credentials
 
     def user_id(self) -> int | None:
@@ -194,7 +195,7 @@ class Connection(trio.abc.HalfCloseableStream):
         bytes of a request are buffered or readable, and once a byte was
         received inside it: a request that has begun is never interrupted.
         """
-        return IdleBlock(self._receiver)
+        return self._receiver.idle_block()
 
     # Sending ---------------------------------------------------------------
 
@@ -216,13 +217,23 @@ class Connection(trio.abc.HalfCloseableStream):
     sendall = send_all
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the transport takes a byte; see `trio.abc.SendStream`."""
+        """Wait until the transport takes a byte, without a bound of its own.
+
+        Raises:
+          trio.ClosedResourceError: this side was closed, or its sending half.
+          trio.BusyResourceError: another task is sending.
+          PeerGone, WriteTimeout, trio.BrokenResourceError: what an earlier send has met.
+
+        A cancelled wait has sent nothing.
+        """
         await self._sender.wait_writable()
 
     async def send_eof(self) -> None:
         """End this side's output: the peer reads what was sent, then its end.
 
-        Receiving goes on. Twice is once. Raises what `send_all` does.
+        Receiving goes on. Twice is once. Raises what `send_all` does. Cancelled before it
+        had to wait, it has done nothing; after that, it has sent an unknown part of what was
+        buffered.
         """
         await self._sender.send_eof()
 
@@ -239,7 +250,7 @@ class Connection(trio.abc.HalfCloseableStream):
         await checkpoint()
 
     def close(self) -> None:
-        """The same from plain code, without a checkpoint."""
+        """Close as `aclose` does, from plain code, without a checkpoint."""
         if self._stream.broken is not None and self._stream.sent:
             self.reset()  # half a reply must not look like a whole one
         else:
@@ -249,8 +260,8 @@ class Connection(trio.abc.HalfCloseableStream):
     def reset(self) -> None:
         """Close so that the peer sees an error (a reset, on TCP), not an orderly end.
 
-        Over a Unix socket on Linux there is none to send: it sees an end, unless some
-        of its input was left unread.
+        Over a Unix socket on Linux there is no reset: the peer sees an orderly end, unless
+        some of its input was left unread.
         """
         self._sender.closed = self._receiver.closed = True
         self._transport.reset()
@@ -260,7 +271,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Whether closing at once could lose a reply."""
         stream = self._stream
         nothing_to_save = stream.at_eof or self._sender.closed or stream.broken is not None
-        # What was detached is somebody else's, who ends the output, too.
+        # A handler that has detached the descriptor ends the output itself.
         nothing_to_save = nothing_to_save or stream.detached or self._is_lost()
         if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
             return False
@@ -274,7 +285,7 @@ class Connection(trio.abc.HalfCloseableStream):
         """Send what is buffered, unless the handler has closed the connection.
 
         Raises:
-          OSError: it has done so by the number of the descriptor.
+          OSError: the handler has closed the descriptor by its number.
         """
         if not self._sender.closed:
             if self._is_lost():
@@ -286,7 +297,7 @@ class Connection(trio.abc.HalfCloseableStream):
         return isinstance(transport, SocketTransport) and transport.is_lost()
 
     def _go_on_with(self, stream: StreamState) -> None:
-        """Have another state in the place of this one: that of whoever has served it meanwhile."""
+        """Go on with the state in which another process or thread has left the connection."""
         self._stream = self._sender.stream = stream
         self._receiver.go_on_with(stream)
 
@@ -311,30 +322,19 @@ class Connection(trio.abc.HalfCloseableStream):
     async def linger(self) -> None:
         """End the output, then discard input until the peer ends it too.
 
-        What `BaseServer.shutdown_request` does before it closes. Closing with
-        unread input makes the kernel send a reset, which can destroy a reply
-        that is still on its way: of 1 MB, slow clients got 995 kB.
+        `BaseServer.shutdown_request` does this before it closes. Closing with unread input
+        makes the kernel send a reset, which can destroy a reply that is still on its way: of
+        1 MB, slow clients got 995 kB.
 
-        It gives up after ``Timeouts.linger`` seconds or ``Limits.linger``
-        bytes, and does nothing where there is nothing to save: after the peer's end
-        of input, after a send that failed, for a request that was cancelled; during a
-        drain, also where nothing was sent and nothing is unread.
+        It gives up after ``Timeouts.linger`` seconds or ``Limits.linger`` bytes. It does
+        nothing where there is nothing to save: after the peer's end of input, after a send
+        that failed, and for a request that was cancelled. During a drain it does nothing, too,
+        where nothing was sent and nothing is unread.
         """
         if not self._must_linger:
             return
-        sender, receiver = self._sender, self._receiver
-        left = self.limits.linger - len(receiver.buffer)
-        receiver.buffer.clear()
         gone = contextlib.suppress(OSError, trio.ClosedResourceError)
         with trio.move_on_after(self.timeouts.linger), gone:
             if not self._stream.output_ended:
-                sender.send_eof_now()
-            while left > 0 and not sender.closed:
-                data = self._transport.receive_now(min(left, LARGEST_PORTION))
-                if data is None:
-                    await self._transport.wait_readable()
-                elif data:
-                    left -= len(data)
-                    await checkpoint()
-                else:
-                    return
+                self._sender.send_eof_now()
+            await self._receiver.discard(self.limits.linger)

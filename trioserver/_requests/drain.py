@@ -1,4 +1,4 @@
-"""Whether a server drains: what all its connections look at, and a pipe that wakes threads."""
+"""Whether a server drains: one object for all its connections, and a pipe that wakes threads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WakeupPipe:
             self._read_end.close()
 
     def fileno(self) -> int:
-        """What to wait for; -1 if there is no pipe."""
+        """The descriptor to wait for, which has input when all wake; -1 if there is no pipe."""
         return -1 if self._read_end is None else self._read_end.fileno()
 
 

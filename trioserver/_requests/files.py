@@ -61,7 +61,7 @@ class ReadableAndWritable(Protocol):
 
 
 class File:
-    """What both files share."""
+    """What ``rfile`` and ``wfile`` have in common."""
 
     def __init__(self, connection: ReadableAndWritable) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class File:
         return self._connection.fileno()
 
     async def _checkpoint(self) -> None:
-        """The cancellation point of an operation on a buffer."""
+        """Be the cancellation point of an operation on a buffer."""
         connection = self._connection
         connection._buffered_operations += 1
         if connection._buffered_operations < _BUFFERED_OPERATIONS:

@@ -36,11 +36,11 @@ class RequestReader(File):
         self._receiver = connection._receiver
 
     def readable(self) -> bool:
-        """True."""
+        """True, as of any file for reading."""
         return True
 
     def writable(self) -> bool:
-        """False."""
+        """False, as of any file for reading."""
         return False
 
     def at_eof(self) -> bool:
@@ -207,7 +207,7 @@ class RequestReader(File):
         return bytes(self._receiver.buffer)
 
     async def _begin(self) -> None:
-        """The cancellation point of a read, and what it raises before it does anything."""
+        """Be the cancellation point of a read, and raise what stands against it."""
         await self._checkpoint()
         self._receiver.check()
 

@@ -10,8 +10,8 @@ The rules this file keeps:
   more. Bytes that were there in time count.
 * A drain ends waits *between* requests only: those that say so, and those for
   the first byte of a connection.
-* A drain looks and takes nothing: what is in the kernel is for whoever receives next,
-  who need not be this file.
+* A drain looks and takes nothing. What is in the kernel is left to the next receive, which
+  need not be one of this file.
 * During a drain, a request has begun if its first byte was there before the answer to the
   one before it was sent. Later ones have not: a client that waits for its answers sends the
   next request so soon that a drain would never end (500 of them: none of 5 s was enough).
@@ -21,8 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from types import TracebackType
-from typing import Protocol
 
 import attrs
 import trio
@@ -33,15 +31,9 @@ from .._facts.errors import Draining, IdleTimeout, PeerGone
 from .._facts.events import RequestInfo
 from .._sockets.transport import Transport
 from .drain import NEW_CONNECTION_GRACE, Drain
+from .idle_block import IdleBlock
+from .sending import Sender
 from .stream_state import StreamState
-
-
-class _Sender(Protocol):
-    buffer: bytearray
-    reset_by: OSError | None
-    peer_was_quiet: bool
-
-    async def flush(self) -> None: ...
 
 
 @attrs.frozen(eq=False)
@@ -71,7 +63,7 @@ class Receiver:
 
     _transport: Transport
     _info: RequestInfo
-    _sender: _Sender
+    _sender: Sender
     drain: Drain
     stream: StreamState
     _new_since: float
@@ -142,6 +134,25 @@ class Receiver:
                 return bool(data)
             await self._wait_for_input(between_requests=between_requests, deadline=deadline)
 
+    async def discard(self, most: int) -> None:
+        """Discard up to ``most`` bytes of input, what is buffered first, until it ends.
+
+        Raises:
+          OSError: the peer is gone.
+          trio.ClosedResourceError: the connection was closed meanwhile.
+        """
+        left = most - len(self.buffer)
+        self.buffer.clear()
+        while left > 0 and not self.closed:
+            data = self._transport.receive_now(min(left, LARGEST_PORTION))
+            if data is None:
+                await self._transport.wait_readable()
+            elif data:
+                left -= len(data)
+                await checkpoint()
+            else:
+                return
+
     def take(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the buffer."""
         self._note_in_idle_blocks()
@@ -155,7 +166,7 @@ class Receiver:
             raise trio.BusyResourceError("another task is receiving from this connection")
 
     async def _flush(self) -> None:
-        """Send what is buffered: the peer may be waiting for it before it says another word."""
+        """Send what is buffered: the peer may wait for that before it says anything more."""
         self.check()
         self.busy = True
         try:
@@ -199,8 +210,8 @@ class Receiver:
         try:
             data = self._transport.receive_now(max_bytes)
         except OSError as error:
-            # The kernel tells it once, and then says "end of input". A copy,
-            # whose traceback does not hold this object.
+            # The kernel reports the error once, and "end of input" after that. What is kept is
+            # a copy: the traceback of the original would hold this object.
             self._reset = OSError(error.errno, error.strerror)
             raise self._peer_gone(error) from error
         if data:
@@ -208,14 +219,14 @@ class Receiver:
             self._sender.peer_was_quiet = False
         elif data is not None:
             if self._sender.reset_by is not None:
-                # A send was told of the reset; this end is no orderly one.
+                # A send has met the reset, so this end of input is not an orderly one.
                 self._reset = self._sender.reset_by
                 raise self._peer_gone(self._reset) from self._reset
             self.stream.at_eof = True
         return data
 
     def _take_in(self) -> bool:
-        """Buffer what the transport has now; whether that was anything, be it the end."""
+        """Buffer what the transport has now; whether it had anything, be it the end of input."""
         before = len(self.buffer)
         with contextlib.suppress(PeerGone):  # the next receive raises it
             self.buffer += self._receive_now(self.portion) or b""
@@ -250,7 +261,7 @@ class Receiver:
         )
 
     def _nothing_has_begun(self) -> bool:
-        """Whether a wait that begins now is one for a request that may never come."""
+        """Whether a wait that begins now would be for a request that may never come."""
         if self.buffer or self.closed or self.busy or self.wait is not None:
             return False
         if trio.current_time() < self.new_until:
@@ -259,7 +270,7 @@ class Receiver:
         return came_too_late or not self._take_in()
 
     def _note_in_idle_blocks(self) -> None:
-        """Input was taken: in the blocks in which that happened a request has begun."""
+        """Note that input was taken: in the blocks where that happened, a request has begun."""
         for block in self.idle_blocks:
             block.note_input()
 
@@ -270,9 +281,13 @@ class Receiver:
             block.end()
         return Draining("the server drains and no request has begun", info=self._info)
 
-    def drains(self) -> bool:
-        """Whether the server drains."""
-        return self.drain.began
+    def idle_block(self) -> IdleBlock:
+        """A block for a wait between two requests; see `Connection.idle`."""
+        return IdleBlock(self.idle_blocks, self._end_if_draining, self.end_by_drain)
+
+    def _end_if_draining(self) -> None:
+        if self.drain.began:
+            self.end_idle_waits()
 
 
 def cut(buffer: bytearray, size: int) -> bytes:
@@ -284,47 +299,3 @@ def cut(buffer: bytearray, size: int) -> bytes:
         data = bytes(buffer[:size])
         del buffer[:size]
     return data
-
-
-class IdleBlock:
-    """What `Connection.idle` returns: a context manager, for one use."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-        self._task: trio.lowlevel.Task | None = None
-        self._request_began = False
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> None:
-        self._task = trio.lowlevel.current_task()
-        self._receiver.idle_blocks.append(self)
-        self._scope.__enter__()
-        if self._receiver.drains():
-            self._receiver.end_idle_waits()
-
-    def note_input(self) -> None:
-        """Input was taken; in this block, if by its task or a child of that."""
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not None and task is not self._task:
-            nursery = task.parent_nursery
-            task = None if nursery is None else nursery.parent_task
-        if task is not None:
-            self._request_began = True
-
-    def end(self) -> None:
-        """Have the block raise `Draining`, unless a request was begun inside it."""
-        if not self._request_began:
-            self._scope.cancel(reason="the server drains")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._receiver.idle_blocks.remove(self)
-        self._task = None
-        self._scope.__exit__(kind, error, traceback)
-        if self._scope.cancelled_caught:
-            # Raised, not fallen through: what the block was to assign is not there.
-            raise self._receiver.end_by_drain() from None

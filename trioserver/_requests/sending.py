@@ -128,7 +128,8 @@ class Sender:
                 while sent < len(view):
                     with trio.move_on_after(self.timeout) as patience:
                         await self._transport.wait_writable()
-                    # Asked once more when the time is up: room made in time counts.
+                    # When the time is up, the transport is asked once more: room that was
+                    # made in time counts.
                     progress = self._send_now(view[sent:])
                     if not progress and patience.cancelled_caught:
                         message = f"the peer took no byte for {self.timeout:g} s (write)"

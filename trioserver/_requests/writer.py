@@ -26,11 +26,11 @@ class RequestWriter(File):
         self._size = LARGEST_PORTION if size < 0 else size
 
     def readable(self) -> bool:
-        """False."""
+        """False, as of any file for writing."""
         return False
 
     def writable(self) -> bool:
-        """True."""
+        """True, as of any file for writing."""
         return True
 
     async def write(self, data: Data) -> int:
@@ -54,10 +54,13 @@ class RequestWriter(File):
         return size
 
     async def writelines(self, lines: Iterable[Data]) -> None:
-        """Write all of them, as one write."""
+        """Write all lines, as one write; raises what `write` does."""
         await self.write(b"".join(lines))
 
     async def flush(self) -> None:
-        """Send what is buffered."""
+        """Send what is buffered; raises what `Connection.send_all` does.
+
+        Cancelled while it waits, it has sent an unknown part.
+        """
         await self._checkpoint()
         await self._sender.flush()

@@ -25,9 +25,9 @@ from .accept import Accepted
 
 
 class AdoptedSocket(Accounting):
-    """A socket that was accepted by somebody else, and keeps account of its use from now on.
+    """A socket that the adopted server has accepted, and that keeps account of its loan.
 
-    It is still the same object, which their methods may have put into a set.
+    It is still the same object, which methods of the adopted server may have put into a set.
     """
 
     __slots__ = ()
@@ -60,7 +60,7 @@ class ThreadOfRequest:
     Attributes:
       thread: it makes all their calls.
       context: what they see of context variables, and what they leave there.
-      is_shared: whether it is everybody's, who are served one after the other.
+      is_shared: whether all requests have this thread, and are served one after the other.
     """
 
     thread: OwnThread
@@ -120,7 +120,7 @@ class AdoptedTransport(SocketTransport):
         tls = isinstance(request, ssl.SSLSocket)
         waits = tls and not getattr(request, "do_handshake_on_connect", True)
         transport = cls(ours, request, needs_handshake=waits)
-        # Theirs keeps no account of who asks for its number.
+        # Their socket does not note whether a handler asks for its number.
         transport._their_identity = identity_of(request.fileno())
         return transport
 
@@ -131,13 +131,20 @@ class AdoptedTransport(SocketTransport):
 
     def become(self, other: AdoptedTransport, address: Address) -> None:
         """Go on with what ``get_request`` returned."""
-        self.socket.close()  # nobody waits for it
+        self.socket.close()  # no task waits for it
         self.socket, self.theirs, self.shares = other.socket, other.theirs, other.shares
         self.needs_handshake, self._their_identity = other.needs_handshake, other._their_identity
         self.accepted, self.was_deferred, self.address = None, True, address
 
     def lend(self, connection: LentConnection, *, ends_idle: bool) -> None:
-        """Begin to keep account of what happens in it, as far as that can be seen."""
+        """Lend the connection's socket, and keep account of what happens in it.
+
+        Args:
+          connection: the one over this transport.
+          ends_idle: whether a drain may end waits between requests.
+
+        Of a socket that is more than a plain one (TLS), nothing can be counted.
+        """
         self.is_lent = True
         state = LoanState(timeout=self.theirs.gettimeout()) if self.shares else None
         loan = connection._lend(ends_idle=ends_idle, state=state)
@@ -194,7 +201,7 @@ class AdoptedDatagramTransport:
         return bytes(data) if isinstance(data, (bytes, bytearray)) else b""
 
     def send_now(self, data: Data, address: Address) -> bool:
-        # By a twin, for a moment: theirs may have been given a time-out, and would wait here.
+        # By a twin, for a moment: their socket may have been given a time-out, and would wait.
         with twin_of(self._socket) as sock:
             try:
                 sock.sendto(data, SENDING, address)
@@ -204,7 +211,7 @@ class AdoptedDatagramTransport:
 
     async def wait_writable(self) -> None:
         # Of a full receiver poll(2) knows nothing, and says "writable"; see DatagramListener.
-        # Nobody is in a hurry: only who is turned away is answered by way of this.
+        # There is no hurry: only a client that is turned away is answered by way of this.
         await trio.sleep(self._PAUSE)
 
     def fileno(self) -> int:

@@ -67,7 +67,7 @@ class SyncDatagramSocket:
 
 
 def _numeric(address: Any, like: Any) -> Any:
-    """The address without a name in it, which is looked up here, where nobody else waits."""
+    """The address without a name in it: a name is looked up here, in the handler's thread."""
     if not isinstance(like, tuple) or not isinstance(address, tuple) or len(address) < 2:
         return address
     host, port, *rest = address
@@ -82,7 +82,7 @@ def _numeric(address: Any, like: Any) -> Any:
     return address
 
 
-# What the socket module itself takes for every interface, and for everybody on the link.
+# What the socket module itself takes for all interfaces, and for all hosts on the link.
 _NO_NAMES = ("", "<broadcast>")
 
 

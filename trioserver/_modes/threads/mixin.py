@@ -26,8 +26,8 @@ from .lent_connection import LentConnection
 from .thread_call import ThreadCall
 
 LEAST_PATIENCE = 0.1
-"""A thread that nobody waits for still gets this many seconds to end, once its socket is
-shut. Most need a thousandth of it, and would otherwise be told of as left behind."""
+"""A thread that is not waited for still gets this many seconds to end, once its socket is
+shut. Most need a thousandth of it, and would otherwise be logged as left behind."""
 
 
 @make_fields

@@ -1,14 +1,15 @@
-"""A thread that is somebody's own: it makes all calls for one owner, and ends with it.
+"""A thread for one owner: it makes all calls of that owner, no others, and ends with it.
 
-Trio's threads are anybody's. What hangs on a thread (a `threading.local`, a connection of
-sqlite3, a lock of its own) is found by the next call of the same owner only if that is made
-in the same thread, and by nobody else only if the thread serves nobody else.
+A thread of Trio's makes calls for everybody. But some things belong to a thread: a
+`threading.local`, a connection of sqlite3, a lock that it holds. The next call of the same
+owner finds them only in the same thread, and no other owner finds them only if the thread
+makes calls for no other.
 
 The rules this file keeps:
 
 * A call that was cancelled before it began is never made.
-* The thread is one of Trio's to all that `trio.from_thread` offers, for each call anew.
-* Whoever is told that a call is over is told in Trio's thread, while Trio runs.
+* In each call, `trio.from_thread` works in the thread as in one of Trio's own.
+* That a call is over is told in Trio's thread, and only while Trio runs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import trio
 from trio.lowlevel import RaiseCancelT, enable_ki_protection
 
 try:
-    # Private: there is no public way to have a thread of one's own that `trio.from_thread`
-    # knows. Without it, a hook has to give its functions a token there.
+    # Private: there is no public way to start a thread that `trio.from_thread` knows. Without
+    # it, a hook has to give a token to the functions there.
     from trio._threads import PARENT_TASK_DATA
 except ImportError:
     PARENT_TASK_DATA = threading.local()  # type: ignore[assignment]
@@ -39,15 +40,15 @@ class Limiter(Protocol):
     """Is told of the beginning and the end of a call, as by `trio.to_thread.run_sync`."""
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        """The call is about to be made."""
+        """Wait until the call may be made; it is made right after that."""
 
     def release_on_behalf_of(self, borrower: object) -> None:
-        """It is over."""
+        """Note that the call is over, or will not be made."""
 
 
 @attrs.define(eq=False)
 class _Call:
-    """One function to call, and how that went."""
+    """One function to call in the thread, and how that went."""
 
     function: Callable[[], object]
     context: contextvars.Context
@@ -60,7 +61,7 @@ class _Call:
     _unclaimed: list[None] = attrs.field(factory=lambda: [None])
 
     def claim(self) -> bool:
-        """Whether it is the caller's to make, or to drop; for one caller alone."""
+        """Take the call, to make it or to drop it; whether this claim came first."""
         try:
             self._unclaimed.pop()
         except IndexError:
@@ -68,7 +69,7 @@ class _Call:
         return True
 
     def make(self) -> None:
-        """Call it, in the thread."""
+        """Call the function, in the thread, and keep what it returns or raises."""
         PARENT_TASK_DATA.cancel_register = self.cancelled
         try:
             self.result = self.context.run(self.function)
@@ -80,8 +81,8 @@ class OwnThread:
     """A thread for one owner. It starts with the first call.
 
     Args:
-      name: the thread's.
-      alive: the threads of somebody's, among whom it is from its start to its end.
+      name: the name of the thread.
+      alive: a set of threads, which it is in from its start to its end.
 
     Attributes:
       is_busy: whether it is in a call.
@@ -169,7 +170,7 @@ class OwnThread:
         if call.limiter is not None:
             call.limiter.release_on_behalf_of(self)
         if call.task is None:
-            call.error = None  # nobody asks for it; its traceback holds the call
+            call.error = None  # no task asks for it, and its traceback holds the call
         else:
             trio.lowlevel.reschedule(call.task)
 

@@ -1,8 +1,8 @@
 """One call in a thread, for a request that can be cancelled while it runs.
 
-Trio cannot stop a thread. What it waits for in its socket can be ended, so most
-end at once; one that computes, or waits for something else, is waited for within
-bounds and then left behind, named, and counted until it ends.
+Trio cannot stop a thread. What a thread waits for in its socket can be ended, so most end
+at once. One that computes, or waits for something else, is waited for within bounds. Then it
+is left behind, named in the log, and counted until it ends.
 
 The request's slot is the thread's token. A slot is taken before a client is
 accepted and kept until the thread has ended, so an accepted client never waits

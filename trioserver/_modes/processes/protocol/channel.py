@@ -1,7 +1,7 @@
 """The worker's end of the line to its server.
 
-Descriptors come with the first byte of their frame. `socket.recv_fds` would do, but
-that it leaves them open in every program that a handler starts.
+Descriptors come with the first byte of their frame. `socket.recv_fds` would do, but it
+leaves them open in every program that a handler starts.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class NoDescriptor(Exception):
 
 
 class Channel:
-    """Frames from the server, with the descriptors that come along; and back.
+    """Frames from the server, with the descriptors that come along, and frames to the server.
 
-    Anybody may `say` something, from any thread. One side at a time listens.
+    Any thread may `say` something, at any time. One thread or task at a time may listen.
     """
 
     def __init__(self, control: socket.socket) -> None:
@@ -47,11 +47,17 @@ class Channel:
         self._speaks = False
 
     def say(self, kind: Message, payload: bytes = b"", **facts: Any) -> None:
-        """Tell the server; waits until it is on its way."""
+        """Send the server a frame, and wait until it is on its way.
+
+        Args:
+          kind: what the frame is about.
+          payload: bytes that come after the facts.
+          facts: see `encode_facts`.
+        """
         data = frame(kind, encode_facts(payload, **facts))
         with self._lock:
             self._unsaid.append(data)
-            if self._speaks:  # amid a frame: whoever says that one says this one next
+            if self._speaks:  # amid a frame: the sender of that one sends this one next
                 return
             self._speaks = True
             try:
@@ -68,7 +74,7 @@ class Channel:
         return self._said.popleft()
 
     async def listen_in_trio(self) -> tuple[Message, bytes] | None:
-        """The same for a task."""
+        """As `listen`, for a task of Trio. Cancelled, it has lost no frame."""
         while not self._said:
             await trio.lowlevel.wait_readable(self._control)
             try:
@@ -83,7 +89,7 @@ class Channel:
         return self._descriptors.popleft()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the line: nothing is said or heard any more."""
         self._control.close()
 
     @property
@@ -92,7 +98,7 @@ class Channel:
         return self._control.fileno() == -1
 
     def fileno(self) -> int:
-        """For whoever waits until the server says something."""
+        """The descriptor to wait for, which has input when the server says something."""
         return self._control.fileno()
 
     def _receive(self, flags: int) -> bool:
@@ -109,7 +115,7 @@ class Channel:
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 self._descriptors.extend(numbers)
-        if not _CLOSE_ON_EXEC:  # then for a moment only programs that the handler starts have it
+        if not _CLOSE_ON_EXEC:  # a program that is started in between has it for its life
             for number in self._descriptors:
                 os.set_inheritable(number, False)
         self._said.extend(self._frames.feed(data))

@@ -1,8 +1,8 @@
 """What a server and its workers say to each other: frames, as pure functions of bytes.
 
 A frame is a letter, a length and a body. What the server says is pickled. What a
-worker says is not: it talks to clients, and who takes it over must not get the
-server with it. Its bodies are a line of JSON, and bytes after that.
+worker says is not: it talks to clients, and an attacker that takes it over must not
+get the server with it. Its bodies are a line of JSON, and bytes after that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_TEXT = 20_000
 
 
 class Message(enum.Enum):
-    """What a frame is about."""
+    """What a frame is about, and the letter with which it begins."""
 
     # The server:
     CONNECTION = b"C"
@@ -77,7 +77,7 @@ class Frames:
         """The frames that are complete now that ``data`` has arrived.
 
         Raises:
-          WireError: this is no frame, or one that is too long.
+          FrameError: this is no frame, or one that is too long.
         """
         buffer = self._buffer
         buffer += data
@@ -108,20 +108,20 @@ def _kind(letter: bytes) -> Message:
 
 
 def pack(value: object) -> bytes:
-    """A body of the server's."""
+    """The body of a frame of the server's, from any value that pickles."""
     return pickle.dumps(value, protocol=5)
 
 
 def unpack(body: bytes) -> Any:
-    """What the server has packed; for workers alone."""
-    return pickle.loads(body)  # noqa: S301  (from whoever has started this process)
+    """The value that the server has packed; for workers alone."""
+    return pickle.loads(body)  # noqa: S301  (from the process that has started this one)
 
 
 # What a worker says -----------------------------------------------------------------
 
 
 def encode_facts(payload: bytes = b"", **facts: Any) -> bytes:
-    """A body of a worker's.
+    """The body of a frame of a worker's.
 
     Args:
       facts: numbers, texts, None; and lists, tuples and dicts of them.

@@ -1,7 +1,7 @@
 """How a worker comes to end with its server, whatever either of them does.
 
-Each worker has the reading end of a pipe whose writing end its server has. When the
-server is gone, however that came, the pipe ends. Measured, in a worker that sleeps,
+Each worker has the reading end of a pipe, and its server has the writing end. When the
+server is gone, for whatever reason, the pipe ends. Measured, in a worker that sleeps,
 computes, or keeps the interpreter in a C function:
 
 * On Linux the kernel then sends SIGKILL by itself (``O_ASYNC``): gone after 16 ms.
@@ -9,8 +9,8 @@ computes, or keeps the interpreter in a C function:
 * ``PR_SET_PDEATHSIG`` is about the *thread* that started a process: it killed healthy
   workers when Trio had no more use for that thread.
 
-Somebody else's ``fork`` copies the writing end, which then would not end with the
-server: copies are closed after each fork, and the thread waits for the server's
+A ``fork`` elsewhere in the program copies the writing end, which then would not end with
+the server. So copies are closed after each fork, and the thread waits for the server's
 process itself, too, where the system can.
 """
 
@@ -35,7 +35,7 @@ class Lifeline:
         _all.add(self)
 
     def handed_over(self) -> None:
-        """The worker has its end. Twice is once."""
+        """Close the worker's end here: the worker has it. Twice is once."""
         if self.worker_end != -1:
             os.close(self.worker_end)
             self.worker_end = -1

@@ -44,7 +44,7 @@ def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
     """
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
-    # Not beside them: what a module does when it is imported it has done here, too.
+    # In the place of other handlers, which modules have added here, too, as they were imported.
     for logger in _named().values():
         logger.handlers.clear()
         logger.propagate = True
@@ -52,15 +52,15 @@ def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
 
 
 class _ToServer(logging.Handler):
-    """Sends records."""
+    """Sends records to the server, which logs them."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one; if that fails, the server is gone."""
-        if self._channel.is_closed:  # a child that a handler has forked: as without any handler
+        """Send one record. It is lost if that fails: the server is gone."""
+        if self._channel.is_closed:  # in a child that a handler has forked
             last = logging.lastResort
             if last is not None and record.levelno >= last.level:
                 last.handle(record)
@@ -72,7 +72,7 @@ class _ToServer(logging.Handler):
 
 
 def as_facts(record: logging.LogRecord) -> dict[str, Any]:
-    """A record for the wire. What it does not tell (threads need not have names) is empty, or 0."""
+    """A record as values for the wire; what it does not have is ``""``, None or 0."""
     text = record.getMessage()
     if record.exc_info:
         trace = logging.Formatter().formatException(record.exc_info)
@@ -93,7 +93,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
 
     Args:
       facts: what `as_facts` has made.
-      info: of the worker's request, for `RequestLogFilter`: here is none.
+      info: that of the worker's request, for `RequestLogFilter`: here runs no request.
 
     Raises:
       FrameError: it is no record.
@@ -109,7 +109,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
     logger = logging.getLogger(facts["name"])
     level = int(facts["levelno"])
     if logger.isEnabledFor(level):
-        # A filter of the program's may raise, and whose fault that is, is not here.
+        # A filter of the program's may raise, and the code at fault is not here.
         with suppress(Exception):
             record = _as_record(facts, level)
             if info is not None:
@@ -118,7 +118,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
 
 
 def _as_record(facts: Mapping[str, Any], level: int) -> logging.LogRecord:
-    """As loggers make one: by the program's factory, which looks at the path, too."""
+    """A record made as loggers make one: by the program's factory, which looks at the path."""
     place = facts["pathname"], int(facts["lineno"]), facts["msg"], (), None, facts["funcName"]
     record = logging.getLogRecordFactory()(facts["name"], level, *place)
     created = facts["created"]

@@ -1,4 +1,4 @@
-"""A worker's way to send datagrams: its server does, from the address that was asked."""
+"""How a worker sends datagrams: its server sends them, from the address that was asked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Replies:
         self._is_over = False
 
     def send(self, data: Data, address: Any) -> int:
-        """Have one sent; waits for it. See `DatagramSocket.sendto`."""
+        """Have the server send one datagram, and wait for that. See `DatagramSocket.sendto`."""
         with memoryview(data).cast("B") as view:
             payload = bytes(view)
         if len(payload) > LARGEST_DATAGRAM:
@@ -53,17 +53,20 @@ class Replies:
         return len(payload)
 
     def close(self) -> None:
-        """Send no more; waits until what a thread of the handler sends is on its way.
+        """Send no more, and wait until a datagram of another thread is on its way.
 
-        The line is for the next request then: a thread that went on listening would
-        take it.
+        What comes by the line then is the next request: a thread that went on listening
+        would take it.
         """
         with self._lock:
             self._is_over = True
             self._hear_out()
 
     def _hear_out(self) -> Any:
-        """The server's last answer; a signal handler may have raised in the wait for others."""
+        """The server's last answer, and those before it to which no one has listened.
+
+        A signal handler may have raised in the wait for one of them.
+        """
         answer = None
         while self._unanswered:
             heard = self._channel.listen()

@@ -1,4 +1,4 @@
-"""What a worker is told when it starts: of its server, a copy."""
+"""What a worker is told when it starts: above all, a copy of its server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WorkerSetup:
     """What a worker is told when it starts.
 
     Attributes:
-      server: the server, pickled: not before the rest of the worker is ready.
+      server: the server, pickled: it is unpickled when the rest of the worker is ready.
       preload: names of modules to import, if the fork server has not.
       init: called once, before the first request.
       levels: of the server's loggers, by name; None: records stay here.
@@ -34,7 +34,7 @@ class WorkerSetup:
 
 
 def setup_of(server: Any) -> WorkerSetup:
-    """What workers of a server are told.
+    """The setup for workers of a server.
 
     Raises:
       TypeError: something of it does not pickle; it is named.
@@ -51,7 +51,7 @@ def _pickled_copy(server: Any) -> bytes:
     twin = copy.copy(server)
     facts = vars(twin)
     facts["_server_address"] = server.server_address
-    facts["observers"] = ()  # they are told of everything here
+    facts["observers"] = ()  # this process tells them of everything
     facts["limits"] = attrs.evolve(server.limits, when_full="wait")
     name = type(server).__name__
     for attribute in list(facts):

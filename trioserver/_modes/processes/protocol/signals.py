@@ -1,10 +1,10 @@
 """What signals that end programs do in workers and in their fork server: nothing.
 
-A service manager sends them to all processes of a program, a terminal to a group. What
-they mean is for the server to say, by the line. So each process starts with them blocked,
-whatever it imports. The fork server stays so. Workers have a handler that does nothing,
-which, unlike ``SIG_IGN``, ends with the start of another program, and which a child that
-they fork does not have: those heed signals as ever.
+A service manager sends them to all processes of a program, and a terminal sends them to a
+group. The server alone heeds them, and tells its workers by the line. So each process starts
+with them blocked, whatever it imports, and the fork server stays so. A worker has a handler
+that does nothing. Unlike ``SIG_IGN``, that does not outlive the start of another program, and
+a child that a worker forks does not have it: both heed signals in the usual way.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from ...._facts.signals import dispositions, install
 
 ORDERS = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2))
-"""What a program may be told by them is told to its server."""
+"""The signals by which people and service managers tell a program what to do."""
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Who is started in the block, by this thread, hears of none until it says so itself."""
+    """A block in which this thread starts processes that hear no such signal yet."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
     try:
         yield
@@ -30,7 +30,7 @@ def held_back() -> Iterator[None]:
 
 
 def do_nothing_at_signals() -> None:
-    """Have this process, a worker, do nothing at them, and its children what is usual."""
+    """Have this process, a worker, do nothing at such a signal, and its children the usual."""
     before = dispositions(ORDERS)
     heeded = {it: then for it, then in before.items() if then is not signal.SIG_IGN}
     install(_nothing, heeded)
@@ -40,9 +40,9 @@ def do_nothing_at_signals() -> None:
 
 
 def hear_again() -> None:
-    """Hear of them, in a process that was started with them blocked."""
+    """Hear such signals, in a process that was started with them blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
 
 
 def _nothing(number: int, frame: object) -> None:
-    """As ``SIG_IGN``."""
+    """Do nothing: see the top of this file for why it is not ``SIG_IGN``."""

@@ -1,9 +1,9 @@
-"""What a worker does with its request, for the server to look at: shared memory that both see.
+"""What a worker does with its request, for the server to look at: memory that both share.
 
-The worker writes, the server reads, and nobody waits. So `snapshot()` can tell what
-a handler in another process waits for, and the record of a request whose worker was
-killed knows how far it had come. One thing the server writes: that it drains, which a
-worker asks at every write of a synchronous handler.
+The worker writes, the server reads, and neither waits. So `snapshot()` can tell what a
+handler in another process waits for, and the record of a request whose worker was killed
+tells how far it had come. The server writes one thing: that it drains. A worker asks for that
+at every write of a synchronous handler.
 """
 
 from __future__ import annotations
@@ -26,35 +26,41 @@ REQUEST, RECEIVED, SENT, STATE, DRAINS = range(5)
 class SharedStatus:
     """A few numbers in memory that two processes share.
 
-    Each is written at once as far as the processor is concerned; together they
-    are only as consistent as a look at somebody else's work can be.
+    The processor writes each of them in one step. Together they are only as consistent as
+    a look at work in another process can be.
 
     Attributes:
-      cells: the numbers, of which `RECEIVED`, `SENT` and `STATE` may be written one
-        by one: at every operation of a socket a call would tell in its speed.
+      cells: the numbers. `RECEIVED`, `SENT` and `STATE` may be written here one by one:
+        at every operation of a socket, a call would cost too much.
     """
 
     def __init__(self, number: int) -> None:
         """Map the file with the descriptor ``number``, which can be closed then.
 
-        With -1 there is no file, and nobody else sees it.
+        With -1 there is no file, and no other process sees it.
         """
         self._memory = mmap.mmap(number, mmap.PAGESIZE)
         self.cells = memoryview(self._memory).cast("q")
 
     def close(self) -> None:
-        """Give the memory back; to look at it is a `ValueError` then. Twice is once."""
+        """Give the memory back; to look at it raises `ValueError` then. Twice is once."""
         self.cells.release()
         self._memory.close()
 
     def begin(self, request_id: int, received: int = 0, sent: int = 0) -> None:
-        """The worker has begun with a request, of which the server has done so much already."""
-        # First, so that nobody takes the end of the request before for this one's.
+        """Note that the worker has begun with a request.
+
+        Args:
+          request_id: that of the request.
+          received: bytes that the server has read of it already.
+          sent: bytes that the server has written already.
+        """
+        # First, so that the server does not take the end of the request before for this one's.
         self.publish(received, sent, "working")
         self.cells[REQUEST] = request_id
 
     def publish(self, received: int, sent: int, state: State) -> None:
-        """Tell how far the request has come."""
+        """Write how far the request has come, for the server to look at."""
         self.cells[RECEIVED] = received
         self.cells[SENT] = sent
         self.cells[STATE] = _NUMBERS[state]
@@ -65,7 +71,7 @@ class SharedStatus:
         return bool(self.cells[DRAINS])
 
     def drain_begins(self) -> None:
-        """The server drains."""
+        """Write that the server drains, for the worker to look at."""
         self.cells[DRAINS] = 1
 
     @property
@@ -85,7 +91,7 @@ class SharedStatus:
 
     @property
     def state(self) -> State:
-        """What the handler does."""
+        """What the handler does; "working" if the number there means nothing."""
         number = self.cells[STATE]
         return _STATES[number] if 0 <= number < len(_STATES) else "working"
 

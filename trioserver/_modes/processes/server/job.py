@@ -20,7 +20,11 @@ class Outbox:
         self._put, self._got = trio.open_memory_channel[tuple[bytes, Any]](1)
 
     def put(self, data: bytes, address: Any) -> None:
-        """The worker wants one sent."""
+        """Add a datagram that the worker wants sent.
+
+        Raises:
+          FrameError: the one before it was not sent yet, so the worker cannot have asked.
+        """
         try:
             self._put.send_nowait((data, address))
         except trio.WouldBlock:
@@ -29,7 +33,7 @@ class Outbox:
             pass  # the request has been cancelled, and so has the worker
 
     def close(self) -> None:
-        """There will be no more."""
+        """Note that the worker wants nothing sent any more."""
         self._put.close()
 
     def __aiter__(self) -> AsyncIterator[tuple[bytes, Any]]:
@@ -41,10 +45,10 @@ class Job:
     """A request that a worker has.
 
     Attributes:
-      task: what the worker is told.
+      task: what the worker is told to do.
       pid: the worker's process id.
-      result: how it went; None if the worker has not told.
-      status: with which exit status the worker has ended, if it has not told.
+      result: how it went; None while the worker has not told.
+      status: the exit status of the worker, if it ended without having told.
       begun: whether the worker has begun with it.
       was_writing: whether it was ended in the middle of a write.
       received: bytes that it was last seen to have read, if it has not told.
@@ -66,7 +70,7 @@ class Job:
     replies: Outbox | None = None
 
     def finish(self) -> None:
-        """There is nothing more to come."""
+        """Note that nothing more comes of it."""
         if self.replies is not None:
             self.replies.close()
         self.over.set()

@@ -95,8 +95,8 @@ class ProcessMixIn(BaseServer):
       start_method: of `multiprocessing`, ``"forkserver"`` or ``"spawn"``; None is
         the former where the system's libraries allow it, which is not on macOS.
       preload: modules that the fork server imports once for all workers, besides
-        this library and the module of the handler. There is one fork server in a
-        program: who starts it first decides. What it has not, workers import.
+        this library and the module of the handler. A program has one fork server, and
+        the first server that starts it decides. Workers import what it has not.
       child_init: called once in each worker, before its first request.
       start_timeout: seconds that a worker has to get ready, what it waits for the
         fork server included.
@@ -154,7 +154,7 @@ class ProcessMixIn(BaseServer):
             task = request._task(
                 client_address,
                 ends_idle=self.ends_idle_reads,
-                ends_output=self._nobody_could_tell(),
+                ends_output=self._may_end_output_first(),
             )
             try:
                 job = await self._work(task, request)
@@ -172,12 +172,12 @@ class ProcessMixIn(BaseServer):
             )
         await _conclude(job, request)
 
-    def _nobody_could_tell(self) -> bool:
-        """Whether the output may end before this process knows that the handler has returned.
+    def _may_end_output_first(self) -> bool:
+        """Whether a worker may end the output before this process knows that the handler is done.
 
-        Then a client does not wait for it: half a millisecond instead of three quarters
-        (bench, connect-c2). But a hook might have something to send, and a limit refuse a
-        client that comes again before its slot was given back.
+        Then a client does not wait for this process: half a millisecond instead of three
+        quarters (bench, connect-c2). But a hook might have something to send, and a limit might
+        refuse a client that comes again before its slot was given back.
         """
         limits = self.limits
         hooks = ("process_request", "shutdown_request", "close_request")
@@ -203,7 +203,7 @@ class ProcessMixIn(BaseServer):
                     await self._reply_for(worker, job, request)
                 await job.over.wait()
             except BaseException:
-                if not job.over.is_set():  # else the worker has somebody else's by now
+                if not job.over.is_set():  # else the worker has another request by now
                     worker.kill()
                     with trio.move_on_after(self.timeouts.cleanup, shield=True):
                         await job.over.wait()

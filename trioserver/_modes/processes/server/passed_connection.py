@@ -18,13 +18,13 @@ from .worker import Worker
 
 
 class PassedConnection(LentConnection):
-    """A `Connection` whose descriptor can be passed on to a worker."""
+    """A `Connection` whose descriptor can be passed on to a worker process."""
 
     _worker: Worker | None = None
     _job: Job | None = None
 
     def _give_to(self, worker: Worker, job: Job) -> None:
-        """A worker has it."""
+        """Note that a worker has it from now on, as ``job``."""
         self._worker, self._job = worker, job
         if self._receiver.drain.began:
             worker.drain()
@@ -32,7 +32,12 @@ class PassedConnection(LentConnection):
     def _task(
         self, client_address: Address, *, ends_idle: bool, ends_output: bool
     ) -> ConnectionTask:
-        """What a worker is to be told; from now on it is lent.
+        """Lend the socket, and describe the connection to a worker.
+
+        Args:
+          client_address: as the handler is to get it.
+          ends_idle: whether a drain may end waits between requests.
+          ends_output: whether the worker ends the output when the handler has returned.
 
         Raises:
           trio.ClosedResourceError: a hook has closed it.
@@ -56,7 +61,7 @@ class PassedConnection(LentConnection):
         )
 
     def _come_back(self) -> None:
-        """No worker has it any more: go on with the state that the worker has left it in."""
+        """Go on with the state in which the worker has left it, as no worker has it any more."""
         job, self._job, self._worker = self._job, None, None
         self._take_back()
         if job is not None and job.begun:

@@ -1,5 +1,5 @@
 """What runs in a worker process: one request at a time.
 
 It has a copy of the server, and speaks to the original by the protocol alone. It must not
-know how it was started.
+know how its process was started.
 """

@@ -1,8 +1,8 @@
 """The requests of a worker whose handlers are asynchronous: one after the other, in one loop.
 
-`RequestTask` does here what it does on the server, but that nothing is decided here
-which is the server's to decide: the hooks do nothing, an error is only told, and the
-deadline of the whole request is the server's.
+`RequestTask` does here what it does on the server, except for what is the server's to decide:
+the hooks do nothing, an error is only told, and the server keeps the deadline of the whole
+request.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..protocol.task import DatagramTask, WorkerTask, unpack_task
 
 
 async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
-    """Serve whatever the server sends, until it hangs up."""
+    """Serve each request that the server sends, until it hangs up."""
     loop = _Loop(server, channel, shared_status)
     trio.lowlevel.add_instrument(loop)
     with lone_errors():
@@ -53,10 +53,10 @@ async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) 
 
 @attrs.define(eq=False)
 class _Loop(trio.abc.Instrument):
-    """What the loop works on.
+    """The requests of one worker, and what the server is shown of them.
 
     Attributes:
-      request: of the last request.
+      request: the last one, as its handler has it.
       drain: whether the server drains.
     """
 
@@ -67,8 +67,8 @@ class _Loop(trio.abc.Instrument):
     drain: Drain = attrs.field(factory=Drain)
 
     def request_for(self, task: WorkerTask) -> Connection | Datagram:
-        """What the handler gets."""
-        # By the clock of this loop, which has begun somewhere else.
+        """The connection or datagram for the handler."""
+        # By the clock of this loop, which has another zero.
         info = attrs.evolve(task.info, started=trio.current_time() - task.age)
         limits, timeouts = (
             self._server.limits,
@@ -89,7 +89,7 @@ class _Loop(trio.abc.Instrument):
         )
 
     async def serve(self, task: WorkerTask, request: Connection | Datagram) -> None:
-        """Handle one request, and tell how it went."""
+        """Handle one request, and tell the server how it went."""
         self._shared_status.begin(task.info.id, request.bytes_received, request.bytes_sent)
         hooks = _WorkerSideHooks(self._server, request, request.timeouts)
         await hooks.task(task.client_address).serve()
@@ -98,7 +98,7 @@ class _Loop(trio.abc.Instrument):
         self._channel.say(Message.DONE, **hooks.result.as_facts())
 
     async def end_idle_waits(self) -> None:
-        """The server drains: waits between requests end, new connections have their moment."""
+        """End waits between requests, as the server drains; a new connection has its moment."""
         self.drain.began = True
         request = self.request
         if request is not None:
@@ -107,10 +107,11 @@ class _Loop(trio.abc.Instrument):
             request._end_idle_waits()
 
     def before_io_wait(self, timeout: float) -> None:
-        """The loop has nothing to do: let the server see what it waits for."""
+        """Let the server see what the handler waits for, as the loop has nothing to do."""
         request = self.request
         if isinstance(request, TakenConnection) and not request._transport.is_over:
-            state = request.state  # closed by the handler, who works on
+            state = request.state
+            # A handler that has closed its connection works on.
             shown: State = "working" if state == "closed" else state
             self._shared_status.publish(request.bytes_received, request.bytes_sent, shown)
 
@@ -120,19 +121,19 @@ class _Shared(SocketTransport):
     """The transport of a connection whose descriptor the server has, too.
 
     Attributes:
-      is_over: whether the handler's part is: the rest is the server's.
+      is_over: whether the handler has ended: the rest is left to the server.
     """
 
     is_over: bool = False
 
     def close(self) -> None:
-        if not self.is_over:  # by the handler: as the server still has it, the peer must be told
+        if not self.is_over:  # the server still has the descriptor, so the peer must be told
             with suppress(OSError):
                 self.send_eof()
         super().close()
 
     def reset(self) -> None:
-        self.is_over = True  # told by the server's close: no orderly end comes before it
+        self.is_over = True  # the server's close is the reset: no orderly end before it
         super().reset()
 
 
@@ -144,7 +145,7 @@ class TakenConnection(Connection):
 
 @attrs.define(eq=False)
 class _WorkerSideHooks:
-    """The server's hooks, and who keeps the books, for one request."""
+    """The hooks and the events of one request: they note how it went, and decide nothing."""
 
     _server: Any
     _request: Connection | Datagram
@@ -153,13 +154,13 @@ class _WorkerSideHooks:
     propagate_errors: bool = False
 
     def task(self, client_address: Address) -> RequestTask:
-        """The request, to be served."""
+        """The task that serves the request by these hooks."""
         return RequestTask(self._request, self._request, client_address, self, self)
 
-    # The hooks
+    # Hooks ---------------------------------------------------------------------
 
     async def _arrive(self, request: Any, client_address: Address) -> bool:
-        """Nothing: the request has arrived at the server."""
+        """True: the request has arrived at the server."""
         return True
 
     async def process_request(self, request: Any, client_address: Address) -> None:
@@ -168,31 +169,31 @@ class _WorkerSideHooks:
         await awaitable(handler(request, client_address, self._server), handler)
 
     async def shutdown_request(self, request: Any) -> None:
-        """The server will."""
+        """Do nothing: the server shuts the request down."""
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
-        """Have it told."""
+        """Note the error, for the server to handle."""
         error = sys.exception()
         if error is not None:
             self.result.note_error(error)
 
-    # The books
+    # Events --------------------------------------------------------------------
 
     def on_start(self, task: RequestTask) -> None:
-        """It runs."""
+        """Do nothing: the server has told its observers."""
 
     def on_exit(self, error: BaseException) -> None:
-        """It ends this process."""
+        """Have ``error`` end this process."""
         raise error
 
     def on_fatal(self, task: RequestTask, reason: str) -> None:
-        """What it raises ends this process."""
+        """Do nothing: the error is raised, and ends this process."""
 
     def on_cancelled_from_outside(self) -> None:
-        """The server is gone."""
+        """Do nothing: the server is gone."""
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
-        """It is decided."""
+        """Note the outcome, and in which state the connection is left."""
         result, request = self.result, self._request
         result.outcome, result.reason = record.outcome.value, shorten(record.reason)
         if isinstance(request, TakenConnection):
@@ -202,12 +203,12 @@ class _WorkerSideHooks:
             request._transport.is_over = True
 
     def on_close(self, task: RequestTask) -> None:
-        """Its descriptor is closed; the server has another one."""
+        """Do nothing: the server has a descriptor of its own."""
 
 
 @attrs.define(eq=False)
 class _WayBack:
-    """The transport of one datagram: its server sends."""
+    """The transport of one datagram, by which the server sends the replies."""
 
     data: bytes
     _info: RequestInfo
@@ -222,7 +223,7 @@ class _WayBack:
         return None
 
     def send_now(self, data: Data, address: Address) -> bool:
-        # Nobody else is served here meanwhile.
+        # It waits, but no other request is served here meanwhile.
         self._replies.send(data, address)
         return True
 

@@ -1,9 +1,9 @@
 """The life of a worker process, from its first line to its last.
 
-It is told what to do by its server, over a line that nobody else has, and serves
-one request after the other, in its main thread. It ends when the server hangs up;
-when the server is gone, however that came; and when a handler ends it, which costs
-nobody but that handler's request.
+Its server tells it what to do, over a line that no other process has, and it serves one
+request after the other, in its main thread. It ends when the server hangs up, when the server
+is gone for whatever reason, and when a handler ends it, which costs that handler's request
+and no other.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from . import asynchronous, synchronous
 def main(
     control: socket.socket, lifeline: int, shared_status: int, setup: int, parent: int
 ) -> None:
-    """What a worker process runs.
+    """Run a worker process.
 
     Args:
       control: the line to the server.
@@ -66,10 +66,19 @@ def _all_of(number: int) -> bytes:
 
 
 def work(channel: Channel, shared_status: SharedStatus, setup: bytes) -> None:
-    """Get ready, and serve."""
+    """Get ready, tell the server so, and serve until it hangs up.
+
+    Args:
+      channel: the line to the server.
+      shared_status: what the server can look at.
+      setup: a `WorkerSetup`, packed.
+
+    Raises:
+      SystemExit: the worker cannot get ready, or has no descriptor left; the server was told.
+    """
     try:
         server = prepare(unpack(setup), channel)
-    except BaseException as error:  # noqa: BLE001  (the server raises it)
+    except BaseException as error:  # noqa: BLE001  (the server is told, and raises it)
         channel.say(Message.NOT_READY, why=shorten(traceback_of(error)))
         raise SystemExit(1) from None
     channel.say(Message.READY)
@@ -84,7 +93,7 @@ def work(channel: Channel, shared_status: SharedStatus, setup: bytes) -> None:
 
 
 def prepare(setup: WorkerSetup, channel: Channel) -> Any:
-    """Do what has to be done once; the server's copy."""
+    """Do what has to be done once in a worker; returns the copy of the server."""
     for name in setup.preload:
         try:
             import_module(name)
@@ -100,11 +109,11 @@ def prepare(setup: WorkerSetup, channel: Channel) -> Any:
 
 
 def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
-    """Serve whatever the server sends, until it hangs up."""
+    """Serve each request that the server sends, until it hangs up."""
     while (heard := channel.listen()) is not None:
         kind, body = heard
         if kind is not Message.DRAIN:
-            # What a handler sets in context variables is not for the next client's.
+            # What a handler sets in context variables, the next one must not see.
             copy_context().run(
                 synchronous.serve, server, unpack_task(kind, body), channel, shared_status
             )

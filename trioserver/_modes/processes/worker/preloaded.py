@@ -1,7 +1,7 @@
-"""What the fork server imports for the library's workers, and nobody else imports.
+"""What the fork server imports for the library's workers, and no other process imports.
 
-There is one in a program, so others have it fork for them, too. Those are to hear
-signals, which are blocked in it; workers see to this themselves.
+A program has one fork server, so other code has it fork, too. Those processes must hear
+signals, which are blocked in the fork server. Workers see to this themselves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .main import main
 
 
 def _begins(worker: object) -> None:
-    """A process that the fork server has forked is about to do what it is for."""
+    """Have a process hear signals that the fork server has forked, unless it is a worker."""
     if not is_about_to(multiprocessing.current_process(), worker):
         hear_again()
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: SharedStatus) -> None:
-    """Handle one request, to its end, and tell how it went."""
+    """Handle one request, to its end, and tell the server how it went."""
     enter_request(task.info)
     if isinstance(task, DatagramTask):
         shared_status.begin(task.info.id)
@@ -39,7 +39,7 @@ def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: Shared
         if not ends_output:
             owner.close()
         _tell(channel, result)
-        # Not before that: who comes again at once finds this worker free.
+        # Not before that: a client that comes again at once finds this worker free.
         if ends_output:
             owner.end_output(task.kind)
 
@@ -97,13 +97,17 @@ def _serve_connection(
 
 
 class _Owner:
-    """What keeps the descriptor of a request open, in its block."""
+    """Keeps the descriptor of a request open in its block, and closes it after that.
+
+    Attributes:
+      number: the descriptor; -1 once it is not this owner's any more.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def detach(self) -> None:
-        """Forget the descriptor: it is somebody else's."""
+        """Forget the descriptor: it is not this owner's to close any more."""
         self.number = -1
 
     def hand_over(self, loan: Loan) -> None:
@@ -112,13 +116,13 @@ class _Owner:
         loan.note_detached()
 
     def end_output(self, kind: tuple[int, int, int]) -> None:
-        """Have the client be told that nothing more comes, and close."""
+        """Tell the client that nothing more comes, and close."""
         number, self.number = self.number, -1
         with suppress(OSError), socket_of(kind, number) as last:
             last.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close it; twice is once."""
+        """Close the descriptor, unless it is another's by now. Twice is once."""
         number, self.number = self.number, -1
         if number != -1:
             with suppress(OSError):  # the handler has made a file of it, which has closed it
@@ -141,9 +145,10 @@ def _judge(result: Result, error: BaseException, task: WorkerTask) -> None:
 
 
 class _DrainOnPage:
-    """Whether the server drains: it writes that in the shared status, and then says so, too.
+    """Whether the server drains, as a worker learns it.
 
-    It says nothing else during a request.
+    The server writes it in the shared status, and then says it by the line, too. It says
+    nothing else during the request of a connection.
     """
 
     def __init__(self, shared_status: SharedStatus, channel: Channel) -> None:
@@ -152,7 +157,7 @@ class _DrainOnPage:
 
     @property
     def began(self) -> bool:
-        """Whether it does; never for a child that the handler has forked."""
+        """Whether the drain has begun; never for a child that the handler has forked."""
         return self._shared_status.drains and not self.wakeup.is_closed
 
 
@@ -161,8 +166,8 @@ class SeenSocket(BlockingSocket):
 
     __slots__ = ("_afterwards", "_cells")
 
-    # The interpreter is this request's alone; and to see that nothing drains, and then
-    # wait for what is there, took longer than all else that a short request needs.
+    # No other thread wants the interpreter. And to see that nothing drains, and then wait
+    # for what is there, took longer than all else that a short request needs.
     _tries_always = True
     _cells: memoryview
     _afterwards: int
@@ -185,7 +190,7 @@ class SeenSocket(BlockingSocket):
         return self._as_one_write(super().sendfile, file, offset, count)
 
     def _as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
-        # Whose worker is killed between two pieces has half a reply.
+        # A client whose worker is killed between two pieces has half a reply.
         self._afterwards = WRITING
         try:
             return function(*arguments)
