@@ -559,7 +559,7 @@ async def test_thread_that_ends_before_its_outcome_keeps_no_slot(
             finally:
                 deaf.go.set()
                 with trio.CancelScope(shield=True):
-                    thread = request._left_behind
+                    thread = request._fate.left_behind
                     await until(lambda: thread is None or thread._over)
 
     witness = Witness()

@@ -125,7 +125,7 @@ class RequestNursery:
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
         """Give the slot back, and write one record; only then does the connection linger."""
         self._registry.settled(task, record)
-        thread = task.request._left_behind
+        thread = task.request._fate.left_behind
         if thread is None:
             self._admission.leave(task)
         else:

@@ -157,7 +157,7 @@ class RequestTask:
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
             if outcome is not Outcome.DRAINED:
                 raise
-        if self.request._handlers_not_awaited:
+        if self.request._fate.handlers_not_awaited:
             raise RuntimeError(
                 "a handler was constructed and never awaited:"
                 " finish_request must `await self.RequestHandlerClass(...)`"
@@ -181,12 +181,12 @@ class RequestTask:
         ours, rest = split(error)
         try:
             if rest is not None:
-                self.request._must_not_linger = True
+                self.request._fate.must_not_linger = True
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._is_peers_doing(ours):
                 self._decide(Outcome.FAILED, describe_error(ours))
                 if self._hooks.propagate_errors:
-                    self.request._must_not_linger = True
+                    self.request._fate.must_not_linger = True
                     rest = error  # all of it goes on up
                 else:
                     await self._report(ours)
@@ -211,9 +211,9 @@ class RequestTask:
             self._decide(Outcome.FAILED, describe_error(error))
             return
         outcome, why = self._why_cancelled(cancelled[0])
-        if self.request._left_behind:
+        if self.request._fate.left_behind:
             outcome = Outcome.ABANDONED
-        elif self.request._was_killed:
+        elif self.request._fate.was_killed:
             outcome = Outcome.KILLED
         self._decide(outcome, why)
 
@@ -318,7 +318,7 @@ class RequestTask:
 
     async def _part_shielded(self) -> None:
         """The same after a cancellation, also of a handler that swallowed it."""
-        self.request._must_not_linger = True
+        self.request._fate.must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
         with Bounded(seconds, "shutdown_request", whose=self.info, unless=self._is_closed):
             await self._part()

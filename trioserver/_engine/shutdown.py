@@ -149,7 +149,7 @@ class Shutdown:
             await self._registry.until_all_closed()
         # One turn more, for a cleanup of 0.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        stubborn = (it for it in self._registry.here() if not it.request._left_behind)
+        stubborn = (it for it in self._registry.here() if not it.request._fate.left_behind)
         for task in stubborn:
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(task.trio_task)

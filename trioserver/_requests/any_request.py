@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import attrs
 import trio
 
 from .._facts.events import RequestInfo
@@ -17,14 +18,28 @@ class KeepsSlot(Protocol):
         """Call ``after`` when the work is over, or now if it is."""
 
 
+@attrs.define(eq=False)
+class Fate:
+    """What has become of a request so far, as far as it bears on its end.
+
+    Attributes:
+      must_not_linger: whether it is closed without a wait for its peer.
+      handlers_not_awaited: handlers that were constructed for it, and not awaited yet.
+      left_behind: the thread that works on for it after its outcome.
+      was_killed: whether its worker process was killed.
+    """
+
+    must_not_linger: bool = False
+    handlers_not_awaited: int = 0
+    left_behind: KeepsSlot | None = None
+    was_killed: bool = False
+
+
 class AnyRequest(Protocol):
     """What a request owns: the connection of one client, or one datagram."""
 
     cancel_scope: trio.CancelScope
-    _must_not_linger: bool
-    _handlers_not_awaited: int
-    _left_behind: KeepsSlot | None
-    _was_killed: bool
+    _fate: Fate
 
     @property
     def info(self) -> RequestInfo: ...

@@ -22,7 +22,7 @@ from .._facts.events import RequestInfo
 from .._sockets.descriptors import lost
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, PeerCredentials, Transport
-from .any_request import KeepsSlot
+from .any_request import Fate
 from .drain import Drain
 from .idle_block import IdleBlock
 from .receiving import Receiver
@@ -68,11 +68,8 @@ class Connection(trio.abc.HalfCloseableStream):
         self._receiver = Receiver(
             transport, info, self._sender, drain, stream, info.started, timeouts.idle
         )
-        self._handlers_not_awaited = 0
         self._buffered_operations = 0
-        self._must_not_linger = False
-        self._left_behind: KeepsSlot | None = None
-        self._was_killed = False
+        self._fate = Fate()
 
     # Facts -----------------------------------------------------------------
 
@@ -273,7 +270,7 @@ class Connection(trio.abc.HalfCloseableStream):
         nothing_to_save = stream.at_eof or self._sender.closed or stream.broken is not None
         # A handler that has detached the descriptor ends the output itself.
         nothing_to_save = nothing_to_save or stream.detached or self._is_lost()
-        if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
+        if nothing_to_save or self._fate.must_not_linger or not self.timeouts.linger:
             return False
         if not self._receiver.drain.began:
             return True

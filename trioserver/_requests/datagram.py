@@ -18,7 +18,7 @@ from trio.lowlevel import checkpoint
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, DatagramTransport, PeerCredentials
-from .any_request import KeepsSlot
+from .any_request import Fate
 from .datagram_socket import DatagramSocket
 from .receiving import cut
 
@@ -52,11 +52,8 @@ class Datagram(_Pair):
     _transport: DatagramTransport
     _receiver: _Packet
     _sender: _Reply
-    _handlers_not_awaited: int
     _buffered_operations: int
-    _must_not_linger: bool
-    _left_behind: KeepsSlot | None
-    _was_killed: bool
+    _fate: Fate
 
     def __new__(
         cls,
@@ -76,11 +73,8 @@ class Datagram(_Pair):
         self._transport = transport
         self._receiver = _Packet(self.socket, bytearray(transport.data))
         self._sender = _Reply(self.socket)
-        self._handlers_not_awaited = 0
         self._buffered_operations = 0
-        self._must_not_linger = False
-        self._left_behind = None
-        self._was_killed = False
+        self._fate = Fate()
         return self
 
     def __repr__(self) -> str:

@@ -103,7 +103,7 @@ class BaseRequestHandler:
 
     def _count_as_not_awaited(self, change: int) -> None:
         if isinstance(self.request, (Connection, Datagram)):  # and not what get_request made of it
-            self.request._handlers_not_awaited += change
+            self.request._fate.handlers_not_awaited += change
 
     async def _finish_after(self, error: BaseException) -> None:
         """Run `finish` although a cancellation is pending, or comes; within bounds.

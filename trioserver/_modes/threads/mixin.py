@@ -119,7 +119,7 @@ class ThreadingMixIn(BaseServer):
             run_sync=run_sync,
             interrupt=interrupt,
             patience=partial(self._patience, request),
-            on_left_behind=partial(setattr, request, "_left_behind"),
+            on_left_behind=partial(setattr, request._fate, "left_behind"),
             clean_up=clean_up,
         )
 

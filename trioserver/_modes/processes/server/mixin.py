@@ -209,7 +209,7 @@ class ProcessMixIn(BaseServer):
                         await job.over.wait()
                     if not job.over.is_set():
                         worker.note(job)
-                    request._was_killed = job.result is None
+                    request._fate.was_killed = job.result is None
                 raise
             if job.begun or not left:
                 return job
