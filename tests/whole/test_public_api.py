@@ -110,6 +110,7 @@ def test_all_has_every_class_that_one_meets() -> None:
         "Configured",
         "DefaultHooks",
         "Lifecycle",
+        "OfClient",
         "File",
         "IPServer",
         "UnixServer",

@@ -16,13 +16,13 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
-from .._facts.address import Address
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.descriptors import lost
 from .._sockets.stream_sockets import SocketTransport
-from .._sockets.transport import Data, PeerCredentials, Transport
+from .._sockets.transport import Data, Transport
 from .any_request import Fate
+from .client import OfClient
 from .drain import Drain
 from .idle_block import IdleBlock
 from .receiving import Receiver
@@ -30,7 +30,7 @@ from .sending import Sender
 from .stream_state import StreamState
 
 
-class Connection(trio.abc.HalfCloseableStream):
+class Connection(OfClient, trio.abc.HalfCloseableStream):
     """One accepted stream, until it is closed.
 
     A `trio.abc.HalfCloseableStream` under Trio's full checkpoint rule, with the
@@ -61,7 +61,7 @@ class Connection(trio.abc.HalfCloseableStream):
         self.cancel_scope: trio.CancelScope = trio.CancelScope(
             deadline=info.started + timeouts.request
         )
-        self._transport = transport
+        self._transport: Transport = transport
         self._stream = stream = stream or StreamState()
         drain = drain or Drain()
         self._sender = Sender(transport, info, drain, stream, timeouts.write)
@@ -75,16 +75,6 @@ class Connection(trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         return f"<trioserver.Connection: {self.info}, {self.state}>"
-
-    @property
-    def client_address(self) -> Address:
-        """The peer's address, as kept from the accept."""
-        return self.info.client_address
-
-    @property
-    def server_address(self) -> Address:
-        """The address of the listener that accepted the connection."""
-        return self.info.server_address
 
     @property
     def bytes_received(self) -> int:
@@ -125,16 +115,6 @@ class Connection(trio.abc.HalfCloseableStream):
     @write_timeout.setter
     def write_timeout(self, seconds: float) -> None:
         self._sender.timeout = attrs.evolve(self.timeouts, write=seconds).write
-
-    @property
-    def peer_credentials(self) -> PeerCredentials | None:
-        """The process at the other end of a Unix socket; None where the system does not tell."""
-        return self._transport.peer_credentials
-
-    def user_id(self) -> int | None:
-        """The user id at the other end of a Unix socket; None where it cannot be told."""
-        credentials = self.peer_credentials
-        return None if credentials is None else credentials.uid
 
     @property
     def socket(self) -> socket.socket | None:

@@ -9,7 +9,7 @@ The rules this file keeps:
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import attrs
 import trio
@@ -17,8 +17,9 @@ from trio.lowlevel import checkpoint
 
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
-from .._sockets.transport import Data, DatagramTransport, PeerCredentials
+from .._sockets.transport import Data, DatagramTransport
 from .any_request import Fate
+from .client import OfClient
 from .datagram_socket import DatagramSocket
 from .receiving import cut
 
@@ -28,7 +29,7 @@ class _Pair(NamedTuple):
     socket: DatagramSocket
 
 
-class Datagram(_Pair):
+class Datagram(OfClient, _Pair):
     """One datagram, as a pair: ``data, socket = request``, like the classic one.
 
     The server makes it, and closes its way back when the request is over.
@@ -79,26 +80,6 @@ class Datagram(_Pair):
 
     def __repr__(self) -> str:
         return f"<trioserver.Datagram: {self.info}, {len(self.data)} bytes>"
-
-    @property
-    def client_address(self) -> Any:
-        """Who sent it; ``""`` for a Unix client whose socket is not bound."""
-        return self.info.client_address
-
-    @property
-    def server_address(self) -> Any:
-        """The address it was sent to; of a wildcard bind the very one, where the system tells."""
-        return self.info.server_address
-
-    @property
-    def peer_credentials(self) -> PeerCredentials | None:
-        """Who sent it over a Unix socket; None where the system does not tell."""
-        return self._transport.peer_credentials
-
-    def user_id(self) -> int | None:
-        """The user id of who sent it over a Unix socket; None where it cannot be told."""
-        credentials = self.peer_credentials
-        return None if credentials is None else credentials.uid
 
     @property
     def bytes_received(self) -> int:
