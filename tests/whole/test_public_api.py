@@ -111,6 +111,7 @@ def test_all_has_every_class_that_one_meets() -> None:
         "DefaultHooks",
         "Lifecycle",
         "OfClient",
+        "ServedStream",
         "File",
         "IPServer",
         "UnixServer",

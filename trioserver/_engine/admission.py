@@ -1,8 +1,7 @@
 """Admission control: which clients become requests, who is refused, and who waits.
 
-The accept loops ask it whether there is room, and it turns what they find into
-requests. During a drain it is the waiting room, too: clients whom the kernel
-had accepted already, started as slots fall free.
+The accept loops ask it whether there is room, and it turns what they find into requests. In
+a drain it is the waiting room for clients that the kernel had accepted already.
 
 A client is a connection, or the sender of one datagram: a request. From the
 accept until its task owns it nothing here waits, and whatever ``get_request``

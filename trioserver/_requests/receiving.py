@@ -2,8 +2,7 @@
 
 The rules this file keeps:
 
-* A checkpoint first, then the operation: a cancelled receive has taken
-  nothing.
+* A checkpoint first, then the operation: a cancelled receive has taken nothing.
 * The receive is tried at once. Only where it would block is there a wait, and
   only around that wait is there a cancel scope for the time-out.
 * Whatever ended a wait, its time-out or the drain, the transport is asked once
