@@ -12,7 +12,10 @@ The rules that this file keeps:
   no error of the program: `handle_error` is not called.
 * While it arrives, a request is ``arriving`` in snapshots. In a drain it is a new
   connection, and it has the time of one for its first request once it has arrived.
-* The arrival may learn who the client is: ``request.info`` is read again at its end.
+* The arrival may learn who the client is. ``request.info`` is where that is said: the task
+  reads it again at the end, whether or not the arrival has failed.
+* ``per_client`` is counted before the arrival, in `Admission`, by the address that
+  ``get_request`` gave: a client that has its share is refused at once.
 """
 
 from __future__ import annotations

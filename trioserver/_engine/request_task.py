@@ -32,7 +32,14 @@ from trio.lowlevel import enable_ki_protection
 
 from .._facts.address import Address
 from .._facts.bounded import Bounded
-from .._facts.events import Outcome, RequestInfo, RequestRecord, RequestSnapshot, enter_request
+from .._facts.events import (
+    Outcome,
+    RequestInfo,
+    RequestRecord,
+    RequestSnapshot,
+    enter_request,
+    same_request,
+)
 from .._facts.observers import error_log, log_lost, log_safely
 from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
@@ -90,7 +97,7 @@ class RequestTask:
     _cancelled_because: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.info = self.request.info  # kept: nine times asked for in a short request
+        self.info = self.request.info  # kept: it is asked for nine times in a short request
 
     def cancel(self, reason: str) -> None:
         """Cancel the request; the first reason holds."""
@@ -139,13 +146,25 @@ class RequestTask:
     async def _has_arrived(self) -> bool:
         if not self.arrives:
             return True
-        failure = await arrive(self._hooks, self.hook_argument, self.client_address)
+        try:
+            failure = await arrive(self._hooks, self.hook_argument, self.client_address)
+        finally:
+            is_learnt = self._learn_who_it_is()  # also for the record of an arrival that failed
+        if not is_learnt:
+            raise RuntimeError(f"request.info is now of another request: {self.request.info!r}")
         if failure is not None:
             self._decide(*failure)
             return False
-        self.info = self.request.info  # of which the arrival may have learnt more
         self.request._has_arrived()
         return True
+
+    def _learn_who_it_is(self) -> bool:
+        """Take over what the arrival has learnt; false if that is no info of this request."""
+        info = self.request.info
+        if info is not self.info and same_request(info, self.info):
+            self.info = info
+            enter_request(info)
+        return info is self.info
 
     async def _process(self) -> None:
         self._phase = "working"

@@ -68,6 +68,20 @@ class RequestInfo:
         return f"request {self.id} from {describe(self.client_address)}"
 
 
+def same_request(one: object, other: RequestInfo) -> bool:
+    """Whether ``one`` is an info of the same request: an arrival may learn who the client is.
+
+    Ids count from 1 in each run, so the times tell two servers of one program apart.
+    """
+    return one is other or (
+        isinstance(one, RequestInfo)
+        and one.id == other.id
+        and one.started == other.started
+        and one.started_at == other.started_at
+        and one.server_address == other.server_address
+    )
+
+
 _current_request: contextvars.ContextVar[RequestInfo | None] = contextvars.ContextVar(
     "trioserver.current_request", default=None
 )

@@ -23,7 +23,7 @@ from .errors import (
     RequestEnded,
     WriteTimeout,
 )
-from .events import Outcome, RequestInfo
+from .events import Outcome, RequestInfo, same_request
 
 # What the peer did, by the exception that tells; where a group has several of
 # them, the first in this order names the outcome.
@@ -42,7 +42,7 @@ _HANDLES = socketserver.BaseRequestHandler.__init__.__code__
 def peers_doing(error: BaseException, info: RequestInfo) -> tuple[Outcome, str] | None:
     """The outcome, and why, if nothing but the peer of request ``info`` is behind ``error``."""
     found = leaves(error)
-    if not all(isinstance(leaf, RequestEnded) and leaf.info is info for leaf in found):
+    if not all(isinstance(leaf, RequestEnded) and same_request(leaf.info, info) for leaf in found):
         return None
     for kind, outcome in _PEER_OUTCOMES:
         for leaf in found:

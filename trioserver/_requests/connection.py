@@ -36,7 +36,6 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
     and closes it; a handler may close it early.
 
     Attributes:
-      info: the facts of the request.
       timeouts: the server's, as of the accept.
       limits: the server's, as of the accept.
       cancel_scope: the request's own scope; move its deadline, or cancel it
@@ -53,7 +52,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         drain: Drain | None = None,
         stream: StreamState | None = None,
     ) -> None:
-        self.info = info
+        self._info = info
         self.timeouts = timeouts
         self.limits = limits
         self.cancel_scope: trio.CancelScope = trio.CancelScope(
@@ -73,6 +72,16 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
 
     def __repr__(self) -> str:
         return f"<trioserver.Connection: {self.info}, {self.state}>"
+
+    @property
+    def info(self) -> RequestInfo:
+        """The facts of the request."""
+        return self._info
+
+    @info.setter
+    def info(self, info: RequestInfo) -> None:
+        # For an arrival, which may learn who the client is. The errors of both halves tell, too.
+        self._info = self._sender._info = self._receiver._info = info
 
     @property
     def bytes_received(self) -> int:

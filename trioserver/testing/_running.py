@@ -195,7 +195,7 @@ class RunningServer:
 
     def _in_words(self, exchange: Exchange) -> str:
         for request in self.server.snapshot().requests:
-            if request.info is exchange.info:
+            if request.info.id == exchange.info.id:
                 return f"{exchange.info}, {request.state}, for {request.age:.3f} s"
         return str(exchange.info)
 
