@@ -7,58 +7,18 @@ import gc
 import itertools
 import random
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
 import pytest
 import trio
 from support import Witness, hold
+from support.datagrams import Loud, OopsError, echo, echo_later, exchange, handler_of
+from support.pipes import does
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import (
-    MemoryDatagramClient,
-    MemoryDatagramListener,
-    MemoryDatagramServer,
-    Trial,
-    sweep,
-)
-
-
-class OopsError(Exception):
-    """What these tests raise."""
-
-
-def memory(handler: Any, **fields: Any) -> MemoryDatagramServer:
-    """A datagram server in memory."""
-    return MemoryDatagramServer(("memory", 1), handler, **fields)
-
-
-async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
-    """Sends back what came."""
-    await request.reply(request.data)
-
-
-async def echo_later(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
-    """Sends it back after ten seconds."""
-    await trio.sleep(10)
-    await request.reply(request.data)
-
-
-async def receive(client: MemoryDatagramClient) -> bytes:
-    """The next reply, which may take its time."""
-    with trio.fail_after(100):
-        return await client.receive()
-
-
-class Silent(MemoryDatagramServer):
-    """Tells nobody of the errors."""
-
-    async def handle_error(self, request: Any, client_address: Any) -> None:
-        pass
-
+from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer, Trial, sweep
 
 # Many at once -------------------------------------------------------------------
 
@@ -70,9 +30,8 @@ async def test_addresses_are_never_crossed(autojump_clock: Any) -> None:
         await trio.sleep(10 - int(request.data.split()[1]))
         await request.reply(b"%r of " % client_address[1] + request.data)
 
-    server = memory(later)
-    async with server.serving():
-        clients = [server.client(("peer", number)) for number in range(1, 21)]
+    async with exchange(later) as it:
+        clients = [it.server.client(("peer", number)) for number in range(1, 21)]
         for turn in range(10):
             for client in clients:
                 client.send_now(b"%d %d" % (client.address[1], turn))
@@ -86,6 +45,7 @@ async def test_addresses_are_never_crossed(autojump_clock: Any) -> None:
 async def test_one_request_at_a_time_keeps_the_order(autojump_clock: Any) -> None:
     """UD-10: with Limits(requests=1) replies come in the order of the datagrams."""
     rng, running = random.Random(3), []
+    words = [b"%d" % number for number in range(50)]
 
     async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
         running.append(request)
@@ -94,12 +54,9 @@ async def test_one_request_at_a_time_keeps_the_order(autojump_clock: Any) -> Non
         await request.reply(request.data)
         running.remove(request)
 
-    server = memory(handle, limits=trioserver.Limits(requests=1))
-    async with server.serving():
-        client = server.client()
-        for number in range(50):
-            client.send_now(b"%d" % number)
-        assert [await receive(client) for _ in range(50)] == [b"%d" % n for n in range(50)]
+    async with exchange(handle, *words, limits=trioserver.Limits(requests=1)) as it:
+        await trio.sleep(50)
+        assert it.client.received() == words
 
 
 async def busy(request: trioserver.Datagram) -> None:
@@ -114,36 +71,28 @@ async def test_limit_of_requests_is_exact(
     when_full: Any, told: list[bytes], refused: int, autojump_clock: Any
 ) -> None:
     """There is never one request more than limits.requests, whatever happens to the others."""
-    witness = Witness()
     limits = trioserver.Limits(requests=4, when_full=when_full)
-    server = memory(hold, limits=limits, observers=[witness])
-    async with server.serving(grace=0):
-        client = server.client()
-        for _ in range(10):
-            client.send_now(b"?")
-        await wait_all_tasks_blocked()
-        assert len(server.requests) == server.statistics().active == 4
-        assert client.received() == told
-        counts = server.statistics()
+    async with exchange(hold, *[b"?"] * 10, limits=limits, grace=0) as it:
+        counts = it.server.statistics()
+        assert len(it.server.requests) == counts.active == 4
+        assert it.client.received() == told
         assert counts.refused + counts.outcomes[trioserver.Outcome.REFUSED] == refused
-        for info in server.requests[:2]:
-            server.cancel_request(info.id, "make room")
+        for info in it.server.requests[:2]:
+            it.server.cancel_request(info.id, "make room")
         await wait_all_tasks_blocked()
-        assert len(server.requests) == (4 if when_full == "wait" else 2)
+        assert len(it.server.requests) == (4 if when_full == "wait" else 2)
 
 
 @pytest.mark.parametrize("unix", [False, True])
 async def test_limit_of_one_client(unix: bool, autojump_clock: Any) -> None:
     """limits.per_client counts datagrams: by the host over UDP, by the user over Unix."""
-    server = memory(hold, limits=trioserver.Limits(per_client=2))
-    async with server.serving(grace=0):
-        for user in (1, 2):
-            for number in range(5):
-                credentials = trioserver.PeerCredentials(pid=number, uid=user, gid=0)
-                address = f"/{user}/{number}" if unix else (f"10.0.0.{user}", 1000 + number)
-                server.client(address, credentials=credentials).send_now(b"?")
+    async with exchange(hold, limits=trioserver.Limits(per_client=2), grace=0) as it:
+        for user, number in itertools.product((1, 2), range(5)):
+            credentials = trioserver.PeerCredentials(pid=number, uid=user, gid=0)
+            address = f"/{user}/{number}" if unix else (f"10.0.0.{user}", 1000 + number)
+            it.server.client(address, credentials=credentials).send_now(b"?")
         await wait_all_tasks_blocked()
-        assert (len(server.requests), server.statistics().refused) == (4, 6)
+        assert (len(it.server.requests), it.server.statistics().refused) == (4, 6)
 
 
 async def test_flood_leaves_others_their_turn(autojump_clock: Any) -> None:
@@ -152,19 +101,18 @@ async def test_flood_leaves_others_their_turn(autojump_clock: Any) -> None:
     class Large(MemoryDatagramServer):
         memory_capacity = 10_000
 
-    server, turns = Large(("memory", 1), echo, limits=trioserver.Limits(requests=10_000)), [0]
-    async with server.serving():
-        client = server.client(capacity=10_000)
-        await wait_all_tasks_blocked()
-        for number in range(5000):
-            client.send_now(b"%d" % number)
+    limits, turns = trioserver.Limits(requests=10_000), [0]
+    words = [b"%d" % number for number in range(5000)]
+    async with exchange(echo, kind=Large, limits=limits, capacity=10_000) as it:
+        for word in words:
+            it.client.send_now(word)
         while turns[-1] < 5000:
             await trio.lowlevel.checkpoint()
-            turns.append(server.statistics().accepted)
+            turns.append(it.server.statistics().accepted)
         # Twice as many where the loop was last in one tick and first in the next.
         assert max(after - before for before, after in itertools.pairwise(turns)) <= 128
         await wait_all_tasks_blocked()
-        assert sorted(client.received()) == sorted(b"%d" % number for number in range(5000))
+        assert sorted(it.client.received()) == sorted(words)
 
 
 # Hooks --------------------------------------------------------------------------
@@ -174,28 +122,22 @@ async def test_flood_leaves_others_their_turn(autojump_clock: Any) -> None:
 async def test_verify_request_refuses(slow: bool, autojump_clock: Any) -> None:
     """A datagram that verify_request refuses, or cannot judge in time, has no answer."""
 
-    class Picky(MemoryDatagramServer):
+    class Picky(Loud):
         async def verify_request(self, request: Any, client_address: Any) -> bool:
             assert (request.data, request.client_address) == (b"?", client_address)
             await trio.sleep(100 * slow)
             return False
 
-    witness = Witness()
-    server = Picky(("memory", 1), echo, observers=[witness])
-    async with server.serving():
-        client = server.client()
-        client.send_now(b"?")
+    async with exchange(echo, b"?", kind=Picky) as it:
         await trio.sleep(11)
-        assert client.received() == []
-    [record] = witness.records
+        assert it.client.received() == []
+    [record] = it.witness.records
     assert record.outcome == ("timed_out" if slow else "refused")
     assert record.duration == (10 if slow else 0)
 
 
 @attrs.define
 class Wrapped:
-    """What a get_request makes of a datagram."""
-
     data: bytes
     inner: Any
 
@@ -209,7 +151,7 @@ class Wrapped:
 async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock: Any) -> None:
     """What get_request returns is handled; whatever else it does, the datagram is given back."""
 
-    class Choosy(MemoryDatagramServer):
+    class Choosy(Loud):
         def get_request(self, listener: Any) -> Any:
             found = super().get_request(listener)
             if found is None:
@@ -228,18 +170,14 @@ async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock: Any)
         assert client_address == ("behind", request.inner.client_address)
         await request.inner.reply(request.data)
 
-    witness = Witness()
-    server = Choosy(("memory", 1), answer, observers=[witness])
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        client = server.client()
-        for word in [b"one", b"drop", b"fail", b"two", b"stop", b"three"]:
-            client.send_now(word)
-    assert sorted(client.received()) == [b"one", b"stop", b"three", b"two"]
-    counts = server.statistics()
+    words = [b"one", b"drop", b"fail", b"two", b"stop", b"three"]
+    async with exchange(answer, *words, kind=Choosy) as it:
+        await it.server.wait_closed()
+    assert sorted(it.client.received()) == [b"one", b"stop", b"three", b"two"]
+    counts = it.server.statistics()
     assert (counts.accepted, counts.refused, counts.accept_errors) == (4, 1, 1)
-    refused = [event[1:] for event in witness.events if event[0] == "request_refused"]
-    assert refused == [(client.address, "get_request")]
+    refused = [event[1:] for event in it.witness.events if event[0] == "request_refused"]
+    assert refused == [(it.client.address, "get_request")]
 
 
 async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
@@ -254,22 +192,29 @@ async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
     async with server:
         client = server.client()
         await server.handle_request()
-        assert len(timeouts) == 1
+        assert timeouts == [3]
         for word in [b"too large", b"", b"one", b"two"]:
             client.send_now(word)
-        began = trio.current_time()
         for answer in [b"", b"one"]:
             await server.handle_request()
             assert client.received() == [answer]
-        assert trio.current_time() - began == 20
+        assert trio.current_time() == 3 + 20
         with trio.move_on_after(5):
             await server.handle_request()
         assert client.received() == []
         await server.handle_request()
-    assert len(timeouts) == 2
+    assert timeouts == [3, 23 + 5 + 3]
     counts = server.statistics()
     assert (counts.accepted, counts.accept_errors) == (3, 1)
     assert counts.outcomes[trioserver.Outcome.CANCELLED] == 1
+
+
+class PassesOver(MemoryDatagramServer):
+    max_packet_size = 5
+
+    def get_request(self, listener: Any) -> Any:
+        accepted = super().get_request(listener)
+        return None if accepted and accepted[0].data == b"ours?" else accepted
 
 
 @pytest.mark.parametrize("patience", [0, 10])
@@ -277,14 +222,7 @@ async def test_handle_request_passes_over_errors_of_clients(
     patience: float, autojump_clock: Any
 ) -> None:
     """Neither what is too large nor whom get_request drops hides the next one."""
-
-    class Picky(MemoryDatagramServer):
-        def get_request(self, listener: Any) -> Any:
-            accepted = super().get_request(listener)
-            return None if accepted and accepted[0].data == b"ours?" else accepted
-
-    server = Picky(("memory", 1), echo, timeout=patience, max_packet_size=5)
-    async with server:
+    async with PassesOver(("memory", 1), echo, timeout=patience) as server:
         client = server.client()
         for word in [b"too large", b"ours?", b"too large", b"yes", b"again"]:
             client.send_now(word)
@@ -304,9 +242,7 @@ async def test_exit_of_an_observer_ends_the_last_look(patience: float, autojump_
             raise SystemExit(3)
 
     witness = Exits()
-    server = MemoryDatagramServer(
-        ("memory", 1), echo, timeout=patience, max_packet_size=5, observers=[witness]
-    )
+    server = PassesOver(("memory", 1), echo, timeout=patience, observers=[witness])
     async with server:
         client = server.client()
         client.send_now(b"too large")
@@ -323,28 +259,26 @@ async def test_exit_of_an_observer_ends_the_last_look(patience: float, autojump_
 @pytest.mark.parametrize("word", [b"seen", b""])
 async def test_drain_serves_what_is_queued(word: bytes, autojump_clock: Any) -> None:
     """UD-11: queued datagrams are served as slots fall free, and replies go out in the grace."""
-    witness = Witness()
     limits = trioserver.Limits(requests=2)
-    server = memory(echo_later, limits=limits, observers=[witness], max_packet_size=8)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        clients = [server.client() for _ in range(7)]
+    async with exchange(echo_later, limits=limits, max_packet_size=8) as it:
+        clients = [it.server.client() for _ in range(7)]
         for client in clients:
             client.send_now(b"too large")
             client.send_now(word)
         await wait_all_tasks_blocked()
-        assert server.statistics().accept_errors == 2
-        server.shutdown(grace=60)
-        counts = server.statistics()
+        assert it.server.statistics().accept_errors == 2
+        it.server.shutdown(grace=60)
+        counts = it.server.statistics()
         assert (counts.accept_errors, counts.waiting, counts.unaccepted) == (7, 5, 0)
         with pytest.raises(ConnectionRefusedError):
             clients[0].send_now(b"too late")
-        report = await server.wait_closed()
+        report = await it.server.wait_closed()
     assert [client.received() for client in clients] == [[word]] * 7
     assert report.duration == 40
     assert not report.unaccepted
     assert [str(record.outcome) for record in report.requests] == ["completed"] * 7
-    assert witness.names.count("request_started") == witness.names.count("request_finished") == 7
+    names = it.witness.names
+    assert names.count("request_started") == names.count("request_finished") == 7
 
 
 @pytest.mark.parametrize(("requests", "taken_in"), [(1, 4096), (4100, 4100)])
@@ -354,41 +288,33 @@ async def test_drain_takes_in_a_bounded_number(
     """UD-11: with a queue larger than any by default, the rest is dropped, and reported."""
     waits = trio.Event()
 
+    class Large(MemoryDatagramServer):
+        memory_capacity = requests + 5000
+
     async def wait(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
         await waits.wait()
 
-    server = memory(wait, limits=trioserver.Limits(requests=requests))
-    server.memory_capacity = requests + 5000
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        client = server.client()
-        for _ in range(requests):
-            client.send_now(b"served")
-        await wait_all_tasks_blocked()
+    limits = trioserver.Limits(requests=requests)
+    async with exchange(wait, *[b"served"] * requests, kind=Large, limits=limits) as it:
         for _ in range(5000):
-            client.send_now(b"queued")
-        server.shutdown()
-        counts = server.statistics()
+            it.client.send_now(b"queued")
+        it.server.shutdown()
+        counts = it.server.statistics()
         assert (counts.active, counts.waiting) == (requests, taken_in)
         assert counts.unaccepted == 5000 - taken_in
         waits.set()
-        report = await server.wait_closed()
+        report = await it.server.wait_closed()
     assert len(report.completed) == requests + taken_in
 
 
 async def test_drain_cuts_at_the_end_of_the_grace(autojump_clock: Any) -> None:
     """UD-11: who is not done when the grace is over is cut, who waits is turned away."""
-    server = memory(echo_later, limits=trioserver.Limits(requests=1))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        client = server.client()
-        for _ in range(5):
-            client.send_now(b"?")
-        await wait_all_tasks_blocked()
-        server.shutdown(grace=4)
-        report = await server.wait_closed()
+    limits = trioserver.Limits(requests=1)
+    async with exchange(echo_later, *[b"?"] * 5, limits=limits) as it:
+        it.server.shutdown(grace=4)
+        report = await it.server.wait_closed()
     assert (report.duration, len(report.cancelled), len(report.unaccepted)) == (4, 1, 4)
-    assert client.received() == []
+    assert it.client.received() == []
 
 
 async def test_drain_leaves_a_shared_queue(autojump_clock: Any) -> None:
@@ -399,77 +325,58 @@ async def test_drain_leaves_a_shared_queue(autojump_clock: Any) -> None:
             self.listener = MemoryDatagramListener(("memory", 1), shared=True)
             return [self.listener]
 
-    server = Shared(("memory", 1), echo_later, limits=trioserver.Limits(requests=1))
-    async with server.serving():
-        client = server.client()
-        for _ in range(3):
-            client.send_now(b"?")
-        await wait_all_tasks_blocked()
-    assert client.received() == [b"?"]
-    assert (server.statistics().accepted, server.statistics().unaccepted) == (1, 0)
+    limits = trioserver.Limits(requests=1)
+    async with exchange(echo_later, *[b"?"] * 3, kind=Shared, limits=limits) as it:
+        pass
+    assert it.client.received() == [b"?"]
+    assert (it.server.statistics().accepted, it.server.statistics().unaccepted) == (1, 0)
 
 
 async def test_idle_does_nothing(autojump_clock: Any) -> None:
     """A datagram is a request that has begun: idle() is inert, and a drain ends no wait in it."""
-    done = []
 
     class Idle(trioserver.StreamRequestHandler):
         async def handle(self) -> None:
             with self.idle(), self.request.idle():
                 await trio.sleep(5)
             assert await self.rfile.more()
-            done.append([line async for line in self.rfile])
+            assert [line async for line in self.rfile] == [b"a\n", b"b"]
             assert not await self.rfile.more()
             await self.wfile.write(b"done")
 
-    server = memory(Idle)
-    async with server.serving():
-        client = server.client()
-        client.send_now(b"a\nb")
+    async with exchange(Idle, b"a\nb") as it:
         await trio.sleep(1)
-    assert (done, client.received()) == ([[b"a\n", b"b"]], [b"done"])
+    assert it.client.received() == [b"done"]
 
 
 async def test_cancelled_server_closes_every_request(autojump_clock: Any) -> None:
     """Cancelled, a server sends nothing more, and every datagram has one record."""
-    witness = Witness()
-    server = memory(echo_later, observers=[witness])
     with trio.move_on_after(5):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve_forever)
-            client = server.client()
-            for _ in range(3):
-                client.send_now(b"?")
-    assert (witness.outcomes, client.received()) == (["cancelled"] * 3, [])
-    assert witness.names[-1] == "server_closed"
+        async with exchange(echo_later, *[b"?"] * 3) as it:
+            await trio.sleep_forever()
+    assert (it.witness.outcomes, it.client.received()) == (["cancelled"] * 3, [])
+    assert it.witness.names[-1] == "server_closed"
 
 
 async def test_error_of_a_handler_can_stop_the_server(autojump_clock: Any) -> None:
     """With propagate_errors an error leaves the server, bare, and the others are cancelled."""
+    witness = Witness()
 
     async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
         if request.data == b"fail":
             raise OopsError
         await trio.sleep_forever()
 
-    async def serve() -> None:
-        async with server.serving():
-            client = server.client()
-            client.send_now(b"?")
-            client.send_now(b"fail")
-            await trio.sleep_forever()
-
-    witness = Witness()
-    server = memory(handle, propagate_errors=True, observers=[witness])
     with pytest.raises(OopsError):
-        await serve()
+        async with exchange(handle, b"?", b"fail", propagate_errors=True, witness=witness):
+            await trio.sleep_forever()
     assert sorted(witness.outcomes) == ["cancelled", "failed"]
 
 
 async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
     """A snapshot tells arriving, working and writing apart, and who it is."""
 
-    class Slow(MemoryDatagramServer):
+    class Slow(Loud):
         async def verify_request(self, request: Any, client_address: Any) -> bool:
             await trio.sleep(2)
             return True
@@ -478,13 +385,10 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
         await trio.sleep(2)
         await request.reply(b"12")
 
-    server = Slow(("memory", 1), work)
-    async with server.serving():
-        server.client("me", capacity=0).send_now(b"abc")
+    async with exchange(work, b"abc", kind=Slow, client="me", capacity=0) as it:
         for age, state in [(1, "arriving"), (3, "working"), (5, "writing")]:
-            await trio.sleep_until(trio.current_time() - trio.current_time() % 1 + 1)
-            await trio.sleep(0 if age == 1 else 1)
-            [request] = server.snapshot().requests
+            await trio.sleep_until(age)
+            [request] = it.server.snapshot().requests
             assert (request.state, request.age) == (state, age)
             assert (request.info.client_address, request.bytes_received) == ("me", 3)
 
@@ -492,115 +396,74 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
 # Nothing is kept, nothing is half done ----------------------------------------------
 
 
-class KeptError(Exception):
-    """An error that can be referred to weakly."""
+class Ends(trioserver.DatagramRequestHandler):
+    """In every way, by the name of a method, or by steps."""
+
+    def fails(self) -> None:
+        raise OopsError
+
+    async def sends_too_much(self) -> None:
+        await self.request.reply(bytes(100_000))
+
+    async def cannot_reach(self) -> None:
+        self.server.listener.clients["me"].close()
+        await self.request.reply(b"x")
+
+    async def closes_beside(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.request.reply, b"x")
+            await wait_all_tasks_blocked()
+            self.request.close()
+
+    async def is_cancelled(self) -> None:
+        self.cancel_scope.cancel(reason="enough")
+        await trio.sleep_forever()
 
 
-async def returns(handler: Any) -> None:
-    """Is done."""
+ENDS = [
+    *("sleep 0", "fails", "cannot_reach", "closes_beside", "is_cancelled", "sends_too_much"),
+    *("sendto b'x', 'nobody'", "reply b'x'", "write b'x'"),
+]
 
 
-async def fails(handler: Any) -> None:
-    """Has an error."""
-    raise KeptError
-
-
-async def cannot_reach(handler: Any) -> None:
-    """Meets a client that is gone."""
-    handler.server.listener.clients["me"].close()
-    await handler.request.reply(b"x")
-
-
-async def cannot_reach_somebody(handler: Any) -> None:
-    """Meets somebody else who is gone."""
-    await handler.request.socket.sendto(b"x", "nobody")
-
-
-async def sends_too_much(handler: Any) -> None:
-    """Sends too much."""
-    await handler.request.reply(bytes(100_000))
-
-
-async def waits_for_room(handler: Any) -> None:
-    """Waits for a client that never reads."""
-    await handler.request.reply(b"x")
-
-
-async def leaves_a_reply(handler: Any) -> None:
-    """Leaves its reply for the end, where there is no room."""
-    await handler.wfile.write(b"x")
-
-
-async def closes_beside(handler: Any) -> None:
-    """Closes while another task of it sends."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(waits_for_room, handler)
-        await wait_all_tasks_blocked()
-        handler.request.close()
-
-
-async def is_cancelled(handler: Any) -> None:
-    """Has enough."""
-    handler.cancel_scope.cancel(reason="enough")
-    await trio.sleep_forever()
-
-
-ENDS = {
-    function.__name__: function
-    for function in [
-        *(returns, fails, cannot_reach, cannot_reach_somebody, sends_too_much),
-        *(waits_for_room, leaves_a_reply, closes_beside, is_cancelled),
-    ]
-}
-
-
-@contextmanager
-def nothing_is_collected() -> Iterator[None]:
-    """Without the collector of cycles, what is in one stays."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("name", ENDS)
-async def test_ended_request_is_collected_at_once(name: str, autojump_clock: Any) -> None:
+@pytest.mark.parametrize("steps", ENDS)
+async def test_ended_request_is_collected_at_once(steps: str, autojump_clock: Any) -> None:
     """No cycle keeps a handler, its datagram or its way back, however it ended."""
     refs: list[weakref.ref[Any]] = []
 
-    class Handler(trioserver.DatagramRequestHandler):
+    class Handler(does(steps, Ends)):  # type: ignore[misc]
         async def setup(self) -> None:
             # A tuple cannot be referred to weakly: what it alone has can.
             refs.extend(map(weakref.ref, [self, self.socket, self.request._receiver]))
 
-        async def handle(self) -> None:
-            await ENDS[name](self)
+    class Silent(MemoryDatagramServer):
+        async def handle_error(self, request: Any, client_address: Any) -> None: ...
 
-    server = Silent(("memory", 1), Handler, timeouts=trioserver.Timeouts(write=5))
-    with nothing_is_collected():
-        async with server.serving():
-            server.client("me", capacity=0).send_now(b"?")
+    fields = {"kind": Silent, "timeouts": trioserver.Timeouts(write=5)}
+    gc.collect()
+    gc.disable()  # without the collector of cycles, what is in one stays
+    try:
+        async with exchange(Handler, b"?", client="me", capacity=0, **fields) as it:
             await trio.sleep(20)
             assert [ref() for ref in refs] == [None] * 3
-            counts = server.statistics()
+            counts = it.server.statistics()
             assert (counts.active, counts.lingering, sum(counts.outcomes.values())) == (0, 0, 1)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow
 def test_cancelled_after_every_step() -> None:
     """CX-09: cut anywhere, a datagram has one record, and its reply left whole or not at all."""
 
-    class Answer(trioserver.DatagramRequestHandler):
-        async def handle(self) -> None:
-            await self.wfile.write(await self.rfile.read(3))
-            await trio.lowlevel.checkpoint()
-            await self.wfile.write(await self.rfile.read())
+    async def answer(handler: Any) -> None:
+        await handler.wfile.write(await handler.rfile.read(3))
+        await trio.lowlevel.checkpoint()
+        await handler.wfile.write(await handler.rfile.read())
 
     async def scenario(trial: Trial) -> None:
         witness = Witness()
-        server = memory(Answer, observers=[witness])
+        server = MemoryDatagramServer(("memory", 1), handler_of(answer), observers=[witness])
         with trio.CancelScope() as scope:
             trial.arm(scope=scope)
             async with trio.open_nursery() as nursery:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -62,13 +63,6 @@ Report: shutdown\(\) was called: ended in [01]\.\d+ s of 2 s grace, 1 completed,
 """  # noqa: E501  (as it is printed)
 
 
-def chapter(server: str, transcript: str) -> str:
-    """What the demonstration says of one server."""
-    found = re.search(rf"^{server} on .*?(?=^$)", transcript, re.MULTILINE | re.DOTALL)
-    assert found, transcript
-    return found[0]
-
-
 DATAGRAMS = r"""
 {server} on {address}
   client 1  sends     b'hello, trio'
@@ -88,101 +82,82 @@ Report: shutdown\(\) was called: ended in [01]\.\d+ s of 2 s grace, 1 completed,
 """
 
 
+def chapter(server: str, address: str, conversation: str, transcript: str) -> str:
+    """What the demonstration says of one server after that conversation."""
+    found = re.search(rf"^{server} on ({address})\n.*?(?=^$)", transcript, re.MULTILINE | re.DOTALL)
+    assert found, transcript
+    expected = conversation.format(server=server, address=found[1]).lstrip("\n")
+    assert found[0].startswith(expected)
+    return found[0].removeprefix(expected)
+
+
 def test_demo_tells_the_life_of_four_servers() -> None:
     """From any directory: four conversations, four drains, four reports, and nothing is left."""
     with tempfile.TemporaryDirectory() as folder:
         done = run_demo(Path(folder))
         assert list(Path(folder).iterdir()) == []
     assert (done.returncode, done.stderr) == (0, "")
-    for server, address in (
-        ("TCPServer", r"127\.0\.0\.1:\d+"),
-        ("UnixStreamServer", rf"{re.escape(folder)}/\S+"),
-    ):
-        told = chapter(server, done.stdout)
-        found = re.match(rf"{server} on ({address})\n", told)
-        assert found, told
-        conversation = CONVERSATION.format(server=server, address=found[1])
-        assert told.startswith(conversation.lstrip("\n")), told
+    loopback, path = r"127\.0\.0\.1:\d+", rf"{re.escape(folder)}/\S+"
+    for server, address in (("TCPServer", loopback), ("UnixStreamServer", path)):
+        told = chapter(server, address, CONVERSATION, done.stdout)
         for line in DRAIN.strip("\n").split("\n"):
             assert told.count(line) == 1, told
         assert re.search(REPORT, told), told
-    for server, address in (
-        ("UDPServer", r"127\.0\.0\.1:\d+"),
-        ("UnixDatagramServer", rf"{re.escape(folder)}/\S+"),
-    ):
-        told = chapter(server, done.stdout)
-        found = re.match(rf"{server} on ({address})\n", told)
-        assert found, told
-        conversation = DATAGRAMS.format(server=server, address=found[1]).lstrip("\n")
-        assert told.startswith(conversation), told
-        report = REPORT_OF_DATAGRAMS.lstrip("\n")
-        assert re.fullmatch(report, told.removeprefix(conversation)), told
+    for server, address in (("UDPServer", loopback), ("UnixDatagramServer", path)):
+        told = chapter(server, address, DATAGRAMS, done.stdout)
+        assert re.fullmatch(REPORT_OF_DATAGRAMS.lstrip("\n"), told), told
     assert done.stdout.endswith("\nEvery reply was right, and nothing is left running.\n")
 
 
+async def whispers(self: _demo.Upper) -> None:
+    """Gives a wrong reply."""
+    async for line in self.rfile:
+        await self.wfile.write(line.lower())
+
+
+async def stops_half_way(self: _demo.Upper) -> None:
+    """Does not give the busy client its whole reply."""
+    async for line in self.rfile:
+        await self.wfile.write(line.upper().removesuffix(b", PLEASE\n"))
+        if line.startswith(b"shut down"):
+            self.server.shutdown()
+
+
+async def shouts(self: _demo.UpperDatagram) -> None:
+    """Says more than was asked for: a datagram is received whole."""
+    await self.wfile.write(self.packet.upper() + b"!")
+
+
+async def forgets(self: _demo.UpperDatagram) -> None:
+    """Does not reply to the datagram that is being worked on at the drain."""
+    if self.packet.startswith(b"shut down"):
+        self.server.shutdown()
+    else:
+        await self.wfile.write(self.packet.upper())
+
+
+@pytest.mark.parametrize(
+    ("handler", "handle", "wrong"),
+    [
+        (_demo.Upper, whispers, r"1 received b'hello, trio\n', not b'HELLO, TRIO\n'"),
+        (_demo.Upper, stops_half_way, r"2 received b'', not b', PLEASE\n'"),
+        (_demo.UpperDatagram, shouts, "1 received b'HELLO, TRIO!', not b'HELLO, TRIO'"),
+        (_demo.UpperDatagram, forgets, "2 received nothing, not b'SHUT DOWN, PLEASE'"),
+    ],
+)
 def test_demo_fails_when_a_reply_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    handler: type,
+    handle: Any,
+    wrong: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A wrong reply is shown, and is the exit status."""
-
-    async def whisper(self: _demo.Upper) -> None:
-        async for line in self.rfile:
-            await self.wfile.write(line.lower())
-
-    monkeypatch.setattr(_demo.Upper, "handle", whisper)
+    monkeypatch.setattr(handler, "handle", handle)
+    if "nothing" in wrong:
+        monkeypatch.setattr(_demo, "PATIENCE", 1)
     assert __main__.main(["demo"]) == 1
-    told = capsys.readouterr().out
-    wrong = r"client 1 received b'hello, trio\n', not b'HELLO, TRIO\n'"
-    assert told.endswith(f"\nWRONG: {wrong}\n")
-
-
-def test_demo_fails_when_a_reply_is_cut(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The busy client must get its whole reply."""
-
-    async def stop_half_way(self: _demo.Upper) -> None:
-        async for line in self.rfile:
-            await self.wfile.write(line.upper().removesuffix(b", PLEASE\n"))
-            if line.startswith(b"shut down"):
-                self.server.shutdown()
-
-    monkeypatch.setattr(_demo.Upper, "handle", stop_half_way)
-    assert __main__.main(["demo"]) == 1
-    told = capsys.readouterr().out
-    assert told.endswith("\n" + r"WRONG: client 2 received b'', not b', PLEASE\n'" + "\n")
-
-
-def test_demo_fails_when_a_datagram_is_wrong(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A reply of more than was asked for is wrong, too: a datagram is received whole."""
-
-    async def shout(self: _demo.UpperDatagram) -> None:
-        await self.wfile.write(self.packet.upper() + b"!")
-
-    monkeypatch.setattr(_demo.UpperDatagram, "handle", shout)
-    assert __main__.main(["demo"]) == 1
-    told = capsys.readouterr().out
-    assert told.endswith("\nWRONG: client 1 received b'HELLO, TRIO!', not b'HELLO, TRIO'\n")
-
-
-def test_demo_fails_when_a_drain_loses_the_reply(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The datagram that is being worked on must get its reply."""
-
-    async def forget(self: _demo.UpperDatagram) -> None:
-        if self.packet.startswith(b"shut down"):
-            self.server.shutdown()
-        else:
-            await self.wfile.write(self.packet.upper())
-
-    monkeypatch.setattr(_demo.UpperDatagram, "handle", forget)
-    monkeypatch.setattr(_demo, "PATIENCE", 1)
-    assert __main__.main(["demo"]) == 1
-    told = capsys.readouterr().out
-    assert told.endswith("\nWRONG: client 2 received nothing, not b'SHUT DOWN, PLEASE'\n")
+    assert capsys.readouterr().out.endswith(f"\nWRONG: client {wrong}\n")
 
 
 @pytest.mark.parametrize("handler", [_demo.Upper, _demo.UpperDatagram])

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import attrs
 import pytest
 import trio
 from support import Witness, hold, plain_client
+from support.pipes import does
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -32,8 +33,6 @@ class OopsError(Exception):
 
 
 class Visited(MemoryServer):
-    """Has a client as soon as it listens."""
-
     async def server_activate(self) -> None:
         await super().server_activate()
         self.listener.connect_now()
@@ -45,17 +44,36 @@ async def until_draining(server: trioserver.BaseServer) -> None:
         await trio.lowlevel.checkpoint()
 
 
-@attrs.define
-class Sends:
-    """A handler that sends its own program signals: one, and the next when it drains; stays."""
+class Deeds(trioserver.BaseRequestHandler):
+    """What handlers of this program do."""
 
-    signals: Sequence[int]
+    async def signals(self, number: int) -> None:
+        signal.raise_signal(number)
+        await until_draining(self.server)
 
-    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
-        for number in self.signals:
-            signal.raise_signal(number)
-            await until_draining(server)
+    async def breaks(self) -> None:
+        self.server.listener.fail(BROKEN)
         await trio.sleep_forever()
+
+    def leaves(self) -> None:
+        raise GONE
+
+    def fails(self) -> None:
+        raise OopsError
+
+    def ends(self) -> None:
+        self.server.shutdown(grace=0)
+
+
+BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
+
+
+def visited(steps: str, **fields: Any) -> Visited:
+    """A server with a client, whose handler does this."""
+    return Visited(ADDRESS, does(steps, Deeds), **fields)
+
+
+TERMINATES = "signals 15; sleep_forever"
 
 
 @pytest.fixture(autouse=True)
@@ -79,37 +97,30 @@ def current_handlers() -> dict[int, Any]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_first_signal_drains(number: int) -> None:
     """The first signal begins a drain: the request in flight finishes, and `run` returns."""
-
-    async def finish(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        signal.raise_signal(number)
-        await until_draining(server)
-        await request.send_all(b"finished")
-
-    server = Visited(ADDRESS, finish, timeouts=IMPATIENT)
+    server = visited(f"signals {number:d}; send_all b'finished'", timeouts=IMPATIENT)
     (report,) = trioserver.run(server)
     assert [(it.outcome, it.bytes_sent) for it in report.requests] == [("completed", 8)]
     assert report.grace == IMPATIENT.shutdown
 
 
 def test_grace_of_all() -> None:
-    """`grace` is that of all servers; without it each has its own."""
-    servers = [
-        Visited(ADDRESS, Sends([signal.SIGTERM])),
-        MemoryServer(ADDRESS, hold, timeouts=trioserver.Timeouts(shutdown=3)),
-    ]
-    reports = trioserver.run(*servers, grace=0)
-    assert [report.grace for report in reports] == [0, 0]
-    assert len(reports[0].cancelled) == 1
-
-    servers[0] = servers[0].evolve(timeouts=trioserver.Timeouts(shutdown=0))
-    assert [report.grace for report in trioserver.run(*servers)] == [0, 3]
+    """`grace` is that of all servers; without it each has its own; `run` can be called again."""
+    timeouts = [trioserver.Timeouts(shutdown=seconds) for seconds in (0, 3)]
+    first, second = visited(TERMINATES), MemoryServer(ADDRESS, hold, timeouts=timeouts[1])
+    for _ in range(2):
+        reports = trioserver.run(first, second, grace=0)
+        assert [report.grace for report in reports] == [0, 0]
+        assert len(reports[0].cancelled) == 1
+    first.timeouts = timeouts[0]
+    assert [report.grace for report in trioserver.run(first, second)] == [0, 3]
 
 
 @pytest.mark.parametrize("first", SIGNALS)
 @pytest.mark.parametrize("second", SIGNALS)
 def test_second_signal_cancels(first: int, second: int) -> None:
     """The second signal, of whatever kind, cancels what is left; its number is in the status."""
-    server = Visited(ADDRESS, Sends([first, second]), observers=[witness := Witness()])
+    steps = f"signals {first:d}; signals {second:d}; sleep_forever"
+    server = visited(steps, observers=[witness := Witness()])
     with pytest.raises(SystemExit) as caught:
         trioserver.run(server)
     assert caught.value.code == 128 + second
@@ -150,9 +161,6 @@ def test_reports_are_in_order() -> None:
 def test_server_that_ends_alone() -> None:
     """A server that is shut down by its own handler ends alone; the others go on."""
 
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        server.shutdown()
-
     class Outlives(MemoryServer):
         async def service_actions(self) -> None:
             await first.wait_closed()
@@ -160,51 +168,38 @@ def test_server_that_ends_alone() -> None:
             signal.raise_signal(signal.SIGTERM)
             await until_draining(self)
 
-    first = Visited(ADDRESS, leave, timeouts=IMPATIENT)
+    first = visited("shutdown", timeouts=IMPATIENT)
     reports = trioserver.run(first, Outlives(ADDRESS, hold))
     assert [report.statistics.accepted for report in reports] == [1, 0]
 
 
-def test_server_that_fails() -> None:
-    """A server that fails cancels the others, and its very error is raised, bare."""
-    error = OSError(errno.EBADF, "broken")
-
-    async def break_down(request: trioserver.Connection, client: Any, server: Any) -> None:
-        server.listener.fail(error)
-        await trio.sleep_forever()
-
-    other = Visited(ADDRESS, hold, observers=[witness := Witness()])
-    broken = Visited(ADDRESS, break_down)
-    with pytest.raises(OSError, match="broken") as caught:
+@pytest.mark.parametrize(("steps", "error"), [("breaks", BROKEN), ("leaves", GONE)])
+def test_server_that_fails(steps: str, error: BaseException) -> None:
+    """It cancels the others, and its very error, or its handler's exit, is raised, bare."""
+    other, broken = visited("sleep_forever", observers=[witness := Witness()]), visited(steps)
+    with pytest.raises(type(error)) as caught:
         trioserver.run(other, broken)
     assert caught.value is error
     assert witness.outcomes == ["cancelled"]
     assert [it.snapshot().state for it in (other, broken)] == ["unbound", "unbound"]
 
 
-def test_server_that_cannot_bind() -> None:
-    """A port that is taken is an OSError out of `run`, bare, and the others are not served."""
+def test_run_that_is_refused() -> None:
+    """No servers, one twice, a port that is taken, or a wrong grace: nobody is served."""
+    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
+    with pytest.raises(TypeError, match="at least one server"):
+        trioserver.run()
+    for grace, kind in ((-1, ValueError), ("soon", TypeError)):
+        with pytest.raises(kind, match="grace"):
+            trioserver.run(server, grace=grace)  # and not when the signal comes
+    assert witness.names == []
+    with pytest.raises(RuntimeError):
+        trioserver.run(server, server)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        servers = [
-            MemoryServer(ADDRESS, hold),
-            trioserver.TCPServer(taken.getsockname(), hold),
-        ]
         with pytest.raises(OSError, match="cannot listen on") as caught:
-            trioserver.run(*servers)
+            trioserver.run(server, trioserver.TCPServer(taken.getsockname(), hold))
     assert caught.value.errno == errno.EADDRINUSE
-    assert servers[0].snapshot().state == "unbound"
-
-
-def test_handler_that_exits() -> None:
-    """A handler's SystemExit leaves `run` as that very object."""
-    error = SystemExit(3)
-
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise error
-
-    with pytest.raises(SystemExit) as caught:
-        trioserver.run(Visited(ADDRESS, leave), MemoryServer(ADDRESS, hold))
-    assert caught.value is error
+    assert server.snapshot().state == "unbound"
 
 
 def test_signal_before_the_server_listens() -> None:
@@ -238,11 +233,11 @@ def test_signal_while_a_server_never_listens(hook: str, monkeypatch: pytest.Monk
     assert clock.current_time() == server.timeouts.shutdown
 
 
-@attrs.define(eq=False)
 class SignalsFirst(trio.abc.Instrument):
     """Sends a signal as soon as there is somebody to hear it, before any server has begun."""
 
-    _deaf: Any = attrs.field(factory=current_handlers)
+    def before_run(self) -> None:
+        self._deaf = current_handlers()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         if current_handlers() != self._deaf:
@@ -252,50 +247,26 @@ class SignalsFirst(trio.abc.Instrument):
 
 def test_signal_before_the_server_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal that arrives before the server's task has begun counts, in every run of it."""
-    unheard = 0
+    heard = []
 
     class GivesUp(MemoryServer):
         async def service_actions(self) -> None:
-            nonlocal unheard
             await trio.testing.wait_all_tasks_blocked()
-            unheard += not self.draining
+            heard.append(self.draining)
             self.shutdown()
 
-    server = GivesUp(ADDRESS, hold)
     run = trio.run
     for _ in range(20):  # Trio shuffles the tasks
         monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsFirst()]))
-        trioserver.run(server)
-    assert unheard == 0
+        trioserver.run(GivesUp(ADDRESS, hold))
+    assert all(heard)
 
 
-def shut_down_first(server: MemoryServer) -> None:
-    """A run that ends at once."""
-    server.shutdown(grace=0)
-    trioserver.run(server)
-
-
-def signal_twice(server: MemoryServer) -> None:
-    """A run that a second signal ends."""
-    server.RequestHandlerClass = Sends([signal.SIGTERM, signal.SIGINT])
-    with pytest.raises(SystemExit):
-        trioserver.run(server)
-
-
-def fail_in_handler(server: MemoryServer) -> None:
-    """A run that fails."""
-
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise OopsError
-
-    server.RequestHandlerClass = fail
-    server.propagate_errors = True
-    with pytest.raises(OopsError):
-        trioserver.run(server)
-
-
-@pytest.mark.parametrize("end", [shut_down_first, signal_twice, fail_in_handler])
-def test_handlers_are_as_before(end: Any, handlers: dict[int, Any]) -> None:
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [("ends", None), ("signals 15; signals 2; sleep_forever", SystemExit), ("fails", OopsError)],
+)
+def test_handlers_are_as_before(steps: str, error: Any, handlers: dict[int, Any]) -> None:
     """However it ends, the program has its signal handlers back."""
     during = []
 
@@ -303,7 +274,9 @@ def test_handlers_are_as_before(end: Any, handlers: dict[int, Any]) -> None:
         def server_listening(self, addresses: Any) -> None:
             during.append(current_handlers())
 
-    end(Visited(ADDRESS, hold, observers=[Looks()]))
+    server = visited(steps, observers=[Looks()], propagate_errors=True)
+    with pytest.raises(error) if error else nullcontext():
+        trioserver.run(server)
     assert current_handlers() == handlers
     assert during != [handlers]
 
@@ -337,37 +310,6 @@ def test_run_ended_from_another_thread() -> None:
     assert report.clean
 
 
-def test_run_again() -> None:
-    """`run` can be called again, with the same server."""
-    server = Visited(ADDRESS, Sends([signal.SIGTERM]))
-    for _ in range(2):
-        (report,) = trioserver.run(server, grace=0)
-        assert len(report.cancelled) == 1
-
-
-def test_run_without_servers() -> None:
-    """`run` needs at least one server."""
-    with pytest.raises(TypeError, match="at least one server"):
-        trioserver.run()
-
-
-def test_run_with_one_server_twice() -> None:
-    """One server cannot serve twice at once, here neither."""
-    server = MemoryServer(ADDRESS, hold)
-    with pytest.raises(RuntimeError):
-        trioserver.run(server, server)
-    assert server.snapshot().state == "unbound"
-
-
-@pytest.mark.parametrize(("grace", "kind"), [(-1, ValueError), ("soon", TypeError)])
-def test_run_with_a_wrong_grace(grace: Any, kind: type[Exception]) -> None:
-    """A wrong grace is refused before anything is served, not when the signal comes."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    with pytest.raises(kind, match="grace"):
-        trioserver.run(server, grace=grace)
-    assert witness.names == []
-
-
 # As a program ----------------------------------------------------------------
 
 PROGRAM = """
@@ -392,19 +334,21 @@ class Tells(trioserver.Observer):
     def draining(self, grace):
         print("draining", flush=True)
 
+class Says(trioserver.TCPServer):
+    async def finish_request(self, request, client_address):
+        await request.send_all(b"hello")
+        await super().finish_request(request, client_address)
+
 async def echo(request, client_address, server):
-    await request.send_all(b"hello")
     await request.send_all(await request.receive_some())
 
 async def hold(request, client_address, server):
-    await request.send_all(b"hello")
     try:
         await trio.sleep_forever()
     finally:
         print("cleaned up", flush=True)
 
 async def stubborn(request, client_address, server):
-    await request.send_all(b"hello")
     with trio.CancelScope(shield=True):
         try:
             await trio.sleep_forever()
@@ -412,15 +356,13 @@ async def stubborn(request, client_address, server):
             print("never", flush=True)
 
 async def asleep(request, client_address, server):
-    await request.send_all(b"hello")
     time.sleep(600)
 
 async def in_circles(request, client_address, server):
-    await request.send_all(b"hello")
     while True:
         pass
 
-server = trioserver.TCPServer(("127.0.0.1", 0), globals()[sys.argv[1]], observers=[Tells()])
+server = Says(("127.0.0.1", 0), globals()[sys.argv[1]], observers=[Tells()])
 reports = trioserver.run(server)
 print(reports[0].clean, flush=True)
 """
@@ -446,9 +388,9 @@ class Program:
 
 
 @contextmanager
-def program(handler: str) -> Iterator[Program]:
-    """Run `PROGRAM` with one of its handlers; killed if it does not end."""
-    command = [sys.executable, "-c", PROGRAM, handler]
+def program(source: str, argument: str) -> Iterator[Program]:
+    """Run it, and connect once it tells where; killed if it does not end."""
+    command = [sys.executable, "-W", "ignore", "-c", source, argument]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watchdog = threading.Timer(20, process.kill)
         watchdog.start()
@@ -456,17 +398,24 @@ def program(handler: str) -> Iterator[Program]:
             assert process.stdout is not None
             host, port = process.stdout.readline().split()
             with plain_client((host, int(port))) as client:
-                assert client.recv(5) == b"hello"
                 yield Program(process, client, (host, int(port)))
         finally:
             process.kill()
             watchdog.cancel()
 
 
+@contextmanager
+def handled(handler: str) -> Iterator[Program]:
+    """Run `PROGRAM` with one of its handlers, which has begun."""
+    with program(PROGRAM, handler) as it:
+        assert it.client.recv(5) == b"hello"
+        yield it
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_program_drains(number: int) -> None:
     """A signal refuses new clients, lets the request finish, and ends the program with 0."""
-    with program("echo") as it:
+    with handled("echo") as it:
         it.send(number)
         assert it.says() == "draining"
         with pytest.raises(ConnectionRefusedError):
@@ -482,7 +431,7 @@ def test_program_drains(number: int) -> None:
 @pytest.mark.parametrize("second", SIGNALS)
 def test_program_is_cancelled(second: int) -> None:
     """A second signal cancels the request, which cleans up, and the status tells which signal."""
-    with program("hold") as it:
+    with handled("hold") as it:
         it.send(signal.SIGTERM)
         assert it.says() == "draining"
         it.send(second)
@@ -493,7 +442,7 @@ def test_program_is_cancelled(second: int) -> None:
 @pytest.mark.parametrize("handler", ["stubborn", "asleep", "in_circles"])
 def test_program_ends_on_the_spot(handler: str) -> None:
     """A third signal ends the process, whatever a handler does: shield itself, or block it all."""
-    with program(handler) as it:
+    with handled(handler) as it:
         for _ in range(2):
             it.send(signal.SIGTERM)
         assert it.process.poll() is None
@@ -542,7 +491,7 @@ def interrupts_it():
         time.sleep(0.05)
     assert os.waitstatus_to_exitcode(ended[1]) == 7
 
-def has_one_that_runs_trio():
+def runs_trio_in_one():
     if (child := os.fork()) == 0:
         import trio, warnings
         warnings.simplefilter("error")
@@ -555,43 +504,32 @@ class Forks(socketserver.StreamRequestHandler):
         globals()[sys.argv[1]]()
         self.wfile.write(b"done")
 
-class Tells(trioserver.Observer):
-    def server_listening(self, addresses):
-        print(*addresses[0], flush=True)
+class Tells(trioserver.ThreadingTCPServer):
+    async def server_activate(self):
+        await super().server_activate()
+        print(*self.server_address, flush=True)
 
-trioserver.run(trioserver.ThreadingTCPServer(("127.0.0.1", 0), Forks, observers=[Tells()]))
+trioserver.run(Tells(("127.0.0.1", 0), Forks))
 print("ended", flush=True)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-@pytest.mark.parametrize(
-    "deed",
-    [
-        *("ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it"),
-        "has_one_that_runs_trio",
-    ],
-)
+forks_there = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+DEEDS = ["ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it", "runs_trio_in_one"]
+
+
+@forks_there
+@pytest.mark.parametrize("deed", DEEDS)
 def test_signals_of_a_child_that_a_handler_forks(deed: str) -> None:
     """They do what they did before `run`: what waits for them is the parent, and it alone."""
-    command = [sys.executable, "-W", "ignore", "-c", FORKS, deed]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        watchdog = threading.Timer(20, process.kill)
-        watchdog.start()
-        try:
-            assert process.stdout is not None
-            host, port = process.stdout.readline().split()
-            with plain_client((host, int(port))) as client:
-                assert client.recv(5) == b"done"
-            process.send_signal(signal.SIGTERM)
-            assert process.stdout.read() == "ended\n"
-            assert process.wait(10) == 0
-        finally:
-            process.kill()
-            watchdog.cancel()
+    with program(FORKS, deed) as it:
+        assert it.client.recv(5) == b"done"
+        it.process.send_signal(signal.SIGTERM)
+        assert (it.says(), it.says()) == ("ended", "")
+        assert it.process.wait(10) == 0
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+@forks_there
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of the threads of other tests
 def test_signal_handler_of_its_own_stays_in_a_child(handlers: dict[int, Any]) -> None:
     """What the program has put in the place of ours since, a child has, too; and the mask."""

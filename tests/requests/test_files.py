@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -10,43 +11,43 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+import attrs
 import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Upper, Witness, connection_over, plain_client, read_to_end
+from support import Upper, Witness, plain_client, read_to_end, running
+from support.pipes import Dialogue, End, does, end_over, pipe, waiting
+from support.scenes import Scene, table
 
 import trioserver
-from trioserver.testing import MemoryServer, MemoryTransport, memory_pipe
+from trioserver.testing import MemoryServer, memory_pipe
 
-MEMORY = ("memory", 1)
-
-# Building blocks ---------------------------------------------------------------
+# Input ---------------------------------------------------------------
 
 
 class Segments:
     """A transport whose input comes in the given segments, with a wait before all but the first.
 
-    Attributes:
-      sent: what was sent over it.
-      interrupted_by: awaited the first time that somebody waits for a segment.
+    Its end comes ``after`` a wait, ``with`` the last segment, or ``never``;
+    ``interrupted_by`` is awaited the first time that somebody waits for a segment.
     """
 
-    local_address = ("segments", 1)
-    peer_credentials = None
-
     def __init__(self, segments: Iterable[bytes], *, ends: str = "after") -> None:
-        self.sent = bytearray()
         self.interrupted_by: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+        self._near, self.far = memory_pipe()
         self._visits = 0
         self._queue: deque[bytes | None] = deque()
         for segment in filter(None, segments):
             self._queue += [segment, None]
         if ends == "with" and self._queue:
-            self._queue.pop()  # no wait between the last byte and the end
+            self._queue.pop()
         if ends != "never":
             self._queue.append(b"")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._near, name)  # output goes into a pipe
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         if not self._queue or self._queue[0] is None:
@@ -67,40 +68,32 @@ class Segments:
         if not self._queue:
             await trio.sleep_forever()
 
-    def send_now(self, data: Any) -> int:
-        self.sent += data
-        return len(data)
 
-    async def wait_writable(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    def send_eof(self) -> None: ...
-    def close(self) -> None: ...
-    def reset(self) -> None: ...
-
-    def fileno(self) -> int:
-        return -1
+def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """``data`` in segments, cut at the given positions."""
+    bounds = [0, *sorted({at for at in cuts if at < len(data)}), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def reader_of(
-    data: bytes, *, ends: str = "after", limits: trioserver.Limits | None = None
-) -> trioserver.RequestReader:
-    """An rfile whose input comes as one segment."""
-    return trioserver.RequestReader(connection_over(Segments([data], ends=ends), limits=limits))
+@attrs.frozen
+class Input:
+    """What there is to read: where it is cut, how it ends, and under what limits."""
+
+    data: bytes
+    cuts: Iterable[int] = ()
+    ends: str = "after"
+    limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
+
+    def end(self, portion: int | None = None, wbufsize: int = 0) -> End:
+        """The end of a connection that has it."""
+        transport = Segments(cut(self.data, self.cuts), ends=self.ends)
+        end = end_over(transport, limits=self.limits, wbufsize=wbufsize)
+        if portion is not None:
+            end.request._receiver.portion = portion
+        return end
 
 
-def pipe(
-    *, capacity: int = 65_536, wbufsize: int = 0, timeouts: trioserver.Timeouts | None = None
-) -> tuple[trioserver.RequestReader, trioserver.RequestWriter, MemoryTransport]:
-    """An rfile and a wfile, and the raw far end of their connection."""
-    near, far = memory_pipe(capacity)
-    here = connection_over(near, timeouts=timeouts)
-    return trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize), far
-
-
-def run(function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    """Run an async function on a virtual clock."""
-    return trio.run(function, *arguments, clock=trio.testing.MockClock(autojump_threshold=0))
+Operation = tuple[Any, ...]
 
 
 async def outcome(operation: Awaitable[Any]) -> Any:
@@ -113,722 +106,562 @@ async def outcome(operation: Awaitable[Any]) -> Any:
         return type(error)
 
 
-async def read_into(rfile: trioserver.RequestReader, size: int) -> bytes:
-    """What `readinto` puts into a target of ``size`` bytes."""
-    target = bytearray(size)
-    return bytes(target[: await rfile.readinto(target)])
-
-
-Operation = tuple[str, Any]
-
-
-async def perform(rfile: trioserver.RequestReader, operation: Operation) -> Any:
-    """One read, given as its name and its argument."""
-    match operation:
-        case "readinto", size:
-            return await read_into(rfile, size)
-        case name, None:
-            return await getattr(rfile, name)()
-        case name, argument:
-            return await getattr(rfile, name)(argument)
-
-
-# What reads return ---------------------------------------------------------------
+# What reads return, for any input -----------------------------------------------------
 
 
 class Expected:
     """What every read must do, said of the whole input at once: there are no segments here."""
 
-    def __init__(self, data: bytes, *, ended: bool, limits: trioserver.Limits) -> None:
-        self._rest = data
-        self._ended = ended
-        self._limits = limits
+    def __init__(self, given: Input) -> None:
+        self._file = io.BytesIO(given.data)
+        self._ended = given.ends != "never"
+        self._limits = given.limits
 
-    def of(self, operation: Operation) -> Any:
-        name, argument = operation
-        before = self._rest
-        result = getattr(self, name)(*([] if argument is None else [argument]))
+    def of(self, name: str, *arguments: Any) -> Any:
+        before = self._file.tell()
+        result = getattr(self, name)(*arguments)
         if isinstance(result, type):
-            assert self._rest == before
+            self._file.seek(before)  # an error takes nothing
         return result
 
-    def _take(self, size: int) -> bytes:
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken
-
-    def _up_to(self, size: int) -> Any:
-        complete = len(self._rest) >= size or self._ended
-        return self._take(size) if complete else trioserver.IdleTimeout
-
     def read(self, size: int | None = None) -> Any:
-        if size is not None:
-            return self._up_to(size)
-        if len(self._rest) > self._limits.read:
+        data = self._file.read(size)
+        if size is None and len(data) > self._limits.read:
             return trioserver.LimitExceeded
-        return self._up_to(len(self._rest) + 1)
+        return data if self._ended or len(data) == size else trioserver.IdleTimeout
 
-    readinto = read
+    def fill(self, size: int) -> Any:
+        target = bytearray(size)
+        data = bytes(target[: self._file.readinto(target)])
+        return data if self._ended or len(data) == size else trioserver.IdleTimeout
 
     def readexactly(self, size: int) -> Any:
-        data = self._up_to(size)
+        data = self.read(size)
         short = isinstance(data, bytes) and len(data) < size
         return (trioserver.IncompleteRead, data) if short else data
 
     def readline(self, size: int | None = None) -> Any:
-        most = self._limits.line if size is None else size
-        end = self._rest.find(b"\n") + 1
-        if 0 < end <= most:
-            return self._take(end)
-        if size is not None:
-            return self._up_to(size)
-        if len(self._rest) > most:
+        line = self._file.readline(size)
+        if size is None and len(line) > self._limits.line:
             return trioserver.LimitExceeded
-        return self._up_to(len(self._rest) + 1)
+        complete = self._ended or line.endswith(b"\n") or len(line) == size
+        return line if complete else trioserver.IdleTimeout
 
     def readuntil(self, delimiter: bytes) -> Any:
-        at = self._rest.find(delimiter)
-        if 0 <= at <= self._limits.line - len(delimiter):
-            return self._take(at + len(delimiter))
-        if len(self._rest) > self._limits.line:
+        rest = self._file.read()
+        before, found, after = rest.partition(delimiter)
+        if len(before + found) > self._limits.line:
             return trioserver.LimitExceeded
-        if not self._ended:
-            return trioserver.IdleTimeout
-        return trioserver.IncompleteRead, self._take(len(self._rest))
+        self._file.seek(-len(after), io.SEEK_CUR)
+        if found:
+            return before + found
+        return (trioserver.IncompleteRead, rest) if self._ended else trioserver.IdleTimeout
 
     def readlines(self, hint: int | None = None) -> Any:
         if hint is None:
             data = self.read()
             return data if isinstance(data, type) else data.splitlines(keepends=True)
-        before, lines = self._rest, []
+        lines: list[bytes] = []
         while sum(map(len, lines)) < hint and (line := self.readline()) != b"":
             if isinstance(line, type):
-                self._rest = before
                 return line
             lines.append(line)
         return lines
 
     def more(self) -> Any:
-        return bool(self._rest) or (False if self._ended else trioserver.IdleTimeout)
+        there = self._file.read(1) != b""
+        self._file.seek(-there, io.SEEK_CUR)
+        return there or (False if self._ended else trioserver.IdleTimeout)
 
     def __anext__(self) -> Any:
         return self.readline() or StopAsyncIteration
 
 
+def calls(*names: str, argument: st.SearchStrategy[Any] | None = None) -> Any:
+    """Reads of these names, with such an argument, if any."""
+    return st.tuples(st.sampled_from(names), *([] if argument is None else [argument]))
+
+
 # Only \n ends a line, and only a whole delimiter counts.
 WORDS = st.sampled_from([b"a", b"ab", b";", b"\n", b"a\n", b"ab;\n", b"\n;\n", b"abab"])
-INPUT = st.lists(WORDS, max_size=12).map(b"".join)
-SIZE = st.integers(0, 12)
+DELIMITERS = st.sampled_from([b"\n", b";", b"ab", b"\n;\n", b"abab"])
+INPUT = st.builds(
+    Input,
+    st.lists(WORDS, max_size=12).map(b"".join),
+    st.lists(st.integers(1, 32), max_size=16),
+    st.sampled_from(["after", "with", "never"]),
+    st.builds(trioserver.Limits, line=st.integers(1, 8), read=st.integers(1, 32)),
+)
 OPERATIONS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["read", "readline", "readinto", "readexactly"]), SIZE),
-        st.tuples(st.just("readlines"), st.integers(1, 24)),
-        st.tuples(st.just("readuntil"), st.sampled_from([b"\n", b";", b"ab", b"\n;\n", b"abab"])),
-        st.tuples(
-            st.sampled_from(["read", "readline", "readlines", "more", "__anext__"]), st.none()
-        ),
+        calls("read", "readline", "fill", "readexactly", argument=st.integers(0, 12)),
+        calls("readlines", argument=st.integers(1, 24)),
+        calls("readuntil", argument=DELIMITERS),
+        calls("read", "readline", "readlines", "more", "__anext__"),
     ),
     min_size=1,
     max_size=8,
 )
-LIMITS = st.builds(trioserver.Limits, line=st.integers(1, 8), read=st.integers(1, 32))
-CUTS = st.lists(st.integers(1, 32), max_size=16)
-ENDS = st.sampled_from(["after", "with", "never"])
-PORTION = st.sampled_from([1, 2, 5, 65_536])
 
 
-def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """``data`` in segments, cut at the given positions."""
-    bounds = [0, *sorted({at for at in cuts if at < len(data)}), len(data)]
-    return [data[start:end] for start, end in itertools.pairwise(bounds)]
+def in_virtual_time(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """An async function, as a plain one that hypothesis can call."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> None:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        trio.run(functools.partial(function, *arguments, **named), clock=clock)
+
+    return run
 
 
 @settings(max_examples=300, deadline=None)
-@given(INPUT, CUTS, ENDS, PORTION, LIMITS, OPERATIONS)
-def test_reads_do_not_depend_on_segments(
-    data: bytes,
-    cuts: list[int],
-    ends: str,
-    portion: int,
-    limits: trioserver.Limits,
-    operations: list[Operation],
+@given(INPUT, st.sampled_from([1, 2, 5, 65_536]), OPERATIONS)
+@in_virtual_time
+async def test_reads_do_not_depend_on_segments(
+    given: Input, portion: int, operations: list[Operation]
 ) -> None:
     """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone."""
-
-    async def main() -> None:
-        here = connection_over(Segments(cut(data, cuts), ends=ends), limits=limits)
-        rfile = trioserver.RequestReader(here)
-        here._receiver.portion = portion
-        expected = Expected(data, ended=ends != "never", limits=limits)
-        for operation in operations:
-            result = await outcome(perform(rfile, operation))
-            assert (operation, result) == (operation, expected.of(operation))
-
-    run(main)
+    end, expected = given.end(portion), Expected(given)
+    for operation in operations:
+        result = await outcome(end.do(*operation))
+        assert (operation, result) == (operation, expected.of(*operation))
 
 
 @settings(max_examples=150, deadline=None)
-@given(INPUT, CUTS, ENDS, LIMITS, OPERATIONS, st.sampled_from(["cancelled", "timed out"]))
-def test_interrupted_reads_lose_nothing(
-    data: bytes,
-    cuts: list[int],
-    ends: str,
-    limits: trioserver.Limits,
-    operations: list[Operation],
-    how: str,
+@given(INPUT, OPERATIONS, st.sampled_from(["cancelled", "timed out"]))
+@in_virtual_time
+async def test_interrupted_reads_lose_nothing(
+    given: Input, operations: list[Operation], how: str
 ) -> None:
     """Reads that are cancelled or time out at every wait and are tried again return the same."""
+    end, expected = given.end(), Expected(given)
+    scopes: list[trio.CancelScope] = []
+    interrupted = False
 
-    async def main() -> None:
-        transport = Segments(cut(data, cuts), ends=ends)
-        rfile = trioserver.RequestReader(connection_over(transport, limits=limits))
-        expected = Expected(data, ended=ends != "never", limits=limits)
-        for operation in operations:
-            wanted = expected.of(operation)
-            result = await until_done(transport, rfile, operation)
-            assert (operation, result) == (operation, wanted)
+    async def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        if how == "cancelled":
+            scopes[-1].cancel()
+        else:
+            await trio.sleep_forever()
 
-    async def until_done(
-        transport: Segments, rfile: trioserver.RequestReader, operation: Operation
-    ) -> Any:
+    end.request._transport.interrupted_by = interrupt
+    for operation in operations:
+        wanted, result = expected.of(*operation), None
         interrupted = True
         while interrupted:
             interrupted = False
-            with trio.CancelScope() as scope:
-
-                async def interrupt() -> None:
-                    nonlocal interrupted
-                    interrupted = True
-                    if how == "cancelled":
-                        scope.cancel()
-                    else:
-                        await trio.sleep_forever()
-
-                transport.interrupted_by = interrupt
-                result = await outcome(perform(rfile, operation))
-        return result
-
-    run(main)
+            scopes.append(trio.CancelScope())
+            with scopes[-1]:
+                result = await outcome(end.do(*operation))
+        assert (operation, result) == (operation, wanted)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    INPUT, CUTS, st.sampled_from(["after", "with"]), st.lists(st.integers(0, 3)), st.integers(1, 5)
+    INPUT.filter(lambda given: given.ends != "never"),
+    st.lists(st.sampled_from(["read1", "readinto1", "peek", "recv"])),
+    st.integers(1, 5),
 )
-def test_reads_of_what_there_is_lose_nothing(
-    data: bytes, cuts: list[int], ends: str, choices: list[int], size: int
+@in_virtual_time
+async def test_reads_of_what_there_is_lose_nothing(
+    given: Input, names: list[str], size: int
 ) -> None:
     """Mixed in any order, `read1`, `readinto1`, `peek` and `recv` return the input, once."""
-
-    async def main() -> None:
-        here = connection_over(Segments(cut(data, cuts), ends=ends))
-        rfile = trioserver.RequestReader(here)
-        got, target = b"", bytearray(size)
-        for choice in itertools.cycle([*choices, 0]):
-            seen = await rfile.peek() if choice == 3 else None
-            if choice == 0:
-                portion = await rfile.read1(size)
-            elif choice == 1:
-                portion = bytes(target[: await rfile.readinto1(target)])
-            else:
-                portion = await here.recv(size)
-            assert seen is None or seen[:size] == portion
-            assert len(portion) <= size
-            got += portion
-            if not portion:
-                break
-        assert got == data
-
-    run(main)
+    end, got, portion = given.end(), b"", b"."
+    reads = itertools.cycle([*names, "read1"])
+    while portion:
+        name = next(reads)
+        if name == "readinto1":
+            portion = await end.fill(size, name)
+        elif name == "peek":
+            seen = await end.rfile.peek()
+            portion = await end.request.recv(size)
+            assert seen[:size] == portion
+        else:
+            portion = await end.do(name, size)
+        assert len(portion) <= size
+        got += portion
+    assert got == given.data
 
 
-EXPLICIT = [
-    *itertools.product(["read", "readline", "readinto"], range(9)),
-    *itertools.product(["readlines"], range(1, 9)),
-]
-
-
-def test_reads_with_a_size_mean_what_io_says() -> None:
+async def test_reads_with_a_size_mean_what_io_says(autojump_clock: object) -> None:
     """CM-04, CP-04: for every cut of an input, reads with a size agree with `io.BytesIO`."""
     data = b"a\nbc\n\nd"
     positions = range(1, len(data))
-
-    async def main() -> None:
-        for count in range(len(data)):
-            for cuts, ends in itertools.product(
-                itertools.combinations(positions, count), ["after", "with"]
-            ):
-                for first in EXPLICIT:
-                    rfile = trioserver.RequestReader(
-                        connection_over(Segments(cut(data, cuts), ends=ends))
-                    )
-                    file = io.BytesIO(data)
-                    for operation in (first, ("readline", 3), first, ("read", 3), first):
-                        assert await perform(rfile, operation) == from_file(file, operation)
-
-    run(main)
+    cuts = [at for count in range(len(data)) for at in itertools.combinations(positions, count)]
+    firsts = [
+        *itertools.product(["read", "readline", "fill"], range(9)),
+        *itertools.product(["readlines"], range(1, 9)),
+    ]
+    for at, ends, first in itertools.product(cuts, ["after", "with"], firsts):
+        given = Input(data, at, ends)
+        end, file = given.end(), Expected(given)
+        for operation in (first, ("readline", 3), first, ("read", 3), first):
+            assert await end.do(*operation) == file.of(*operation)
 
 
-def from_file(file: io.BytesIO, operation: Operation) -> Any:
-    """The same read of a file of the standard library."""
-    name, size = operation
-    if name != "readinto":
-        return getattr(file, name)(size)
-    target = bytearray(size)
-    return bytes(target[: file.readinto(target)])
+# What reads return, one by one ------------------------------------------------------
+
+SMALL = trioserver.Limits(read=6, line=4)
 
 
-@pytest.mark.parametrize(
-    ("line", "following", "expected"),
-    [
-        (b"1234\n", b"", b"1234\n"),
-        (b"12345\n", b"", b"12345\n"),
-        (b"123456\n", b"", trioserver.LimitExceeded),
-        (b"12345", b"", b"12345"),
-        (b"123456", b"", b"123456"),
-        (b"1234567", b"", trioserver.LimitExceeded),
-        (b"12345\n", b"next\n", b"12345\n"),
-        (b"123456", b"\nnext\n", trioserver.LimitExceeded),
-    ],
-)
+def reads(data: bytes, steps: str, **fields: Any) -> tuple[Input, str]:
+    """A row: what there is to read, and the reads."""
+    return Input(data, **fields), steps
+
+
 @pytest.mark.parametrize("ends", ["after", "with"])
-@pytest.mark.parametrize("at_once", [True, False])
+@table(
+    "given, steps",
+    {
+        "BP-08: a read without a size may be shorter than `limits.read`": reads(
+            b"12345", "read -> b'12345'", limits=SMALL
+        ),
+        "BP-08: and as long as that": reads(b"123456", "read -> b'123456'", limits=SMALL),
+        "BP-08: one more is an error": reads(b"1234567", "read -> LimitExceeded", limits=SMALL),
+        "BP-08: a limit is named, and after it reads with a size get all that had come": reads(
+            b"123456789",
+            "read -> LimitExceeded 'longer than 6 bytes (read)'; readlines -> LimitExceeded; "
+            "readline -> LimitExceeded 'longer than 4 bytes (line)'; "
+            r"readuntil b'\n' -> LimitExceeded; read 100 -> b'123456789'",
+            limits=SMALL,
+        ),
+        "CM-05: a loop over lines raises `LimitExceeded`, and loses nothing": reads(
+            b"ab\nabcdef",
+            r"__anext__ -> b'ab\n'; __anext__ -> LimitExceeded; read -> b'abcdef'",
+            limits=SMALL,
+        ),
+        "`readlines` with a hint that meets a limit has taken no line at all": reads(
+            b"ab\ncd\nabcdef",
+            r"readlines 100 -> LimitExceeded; readlines 4 -> [b'ab\n', b'cd\n']",
+            limits=SMALL,
+        ),
+        "CM-07: when the input ends before the delimiter, the error has what there was": reads(
+            b"half", r"readuntil b'\r\n\r\n' -> IncompleteRead b'half'; at_eof -> True"
+        ),
+        "CM-08, CM-07: as it has when there were fewer bytes than announced": reads(
+            b"1234", "readexactly 5 -> IncompleteRead 'after 4 of 5 bytes', b'1234'; read -> b''"
+        ),
+        "An empty delimiter and a negative size are mistakes, and say so": reads(
+            b"x",
+            "readuntil b'' -> ValueError 'delimiter must be at least one byte'; "
+            "readexactly -1 -> ValueError 'size must not be negative'",
+        ),
+        "`at_eof` is false while input is buffered, be the end known or not": reads(
+            b"ab",
+            "at_eof -> False; read 1 -> b'a'; at_eof -> False; read 5 -> b'b'; at_eof -> True",
+        ),
+        "`read1` returns what one receive brought, and no more than it was asked for": reads(
+            b"abcdef",
+            "read1 -> b'abc'; read1 2 -> b'de'; read1 9 -> b'f'; read1 9 -> b''",
+            cuts=[3],
+        ),
+        "`peek` shows what one receive brought; with anything buffered it receives nothing": reads(
+            b"abcdef",
+            "peek -> b'abc'; peek 100 -> b'abc'; read 4 -> b'abcd'; peek 1 -> b'ef'",
+            cuts=[3],
+        ),
+        "CM-16: bytes that `rfile` has buffered come out of `recv`, in order": reads(
+            b"first\nsecond",
+            r"readline -> b'first\n'; recv 2 -> b'se'; recv 100 -> b'c'; read -> b'ond'",
+            cuts=[9],
+        ),
+    },
+)
+async def test_reads(given: Input, steps: str, ends: str, autojump_clock: object) -> None:
+    """Reads return what they say, whether the end comes with the last bytes or after them."""
+    await attrs.evolve(given, ends=ends).end().play(steps)
+
+
+async def test_reads_that_need_not_know_the_end(autojump_clock: object) -> None:
+    """A line as long as the limit may still be the last one, and `read1(0)` needs nothing."""
+    end = Input(b"1234", ends="never", limits=SMALL).end()
+    await end.play("readline -> IdleTimeout; now -> 60; readline 4 -> b'1234'")
+    await end.play("read1 0 -> b''; now -> 60")
+
+
+@pytest.mark.parametrize("line", [b"1234", b"12345", b"123456", b"1234567"])
+@pytest.mark.parametrize("following", [b"", b"\n", b"\nnext\n"])
+@pytest.mark.parametrize("ends", ["after", "with"])
+@pytest.mark.parametrize("cuts", [(), range(20)], ids=["at once", "byte by byte"])
 async def test_readline_limit(
-    line: bytes, following: bytes, expected: Any, ends: str, at_once: bool, autojump_clock: object
+    line: bytes, following: bytes, ends: str, cuts: Any, autojump_clock: object
 ) -> None:
     """CM-05, BP-08: a line may have ``limits.line`` bytes, its end included, and not one more."""
-    whole = line + following
-    segments = [whole] if at_once else [bytes([byte]) for byte in whole]
-    limits = trioserver.Limits(line=6)
-    rfile = trioserver.RequestReader(connection_over(Segments(segments, ends=ends), limits=limits))
-    assert await outcome(rfile.readline()) == expected
-    taken = len(expected) if isinstance(expected, bytes) else 0
-    assert await rfile.read() == whole[taken:]
-
-
-@pytest.mark.parametrize("ends", ["after", "with"])
-@pytest.mark.parametrize(("size", "too_long"), [(5, False), (6, False), (7, True)])
-async def test_read_limit(size: int, too_long: bool, ends: str, autojump_clock: object) -> None:
-    """BP-08: a read without a size takes ``limits.read`` bytes; one more is an error."""
-    rfile = reader_of(b"x" * size, ends=ends, limits=trioserver.Limits(read=6))
-    assert await outcome(rfile.read()) == (trioserver.LimitExceeded if too_long else b"x" * size)
-
-
-async def test_read_limit_names_itself(autojump_clock: object) -> None:
-    """The message of `LimitExceeded` has the limit and the name of its field."""
-    rfile = reader_of(b"x" * 9, limits=trioserver.Limits(read=6, line=4))
-    with pytest.raises(trioserver.LimitExceeded, match=r"longer than 6 bytes \(read\)"):
-        await rfile.read()
-    with pytest.raises(trioserver.LimitExceeded, match=r"longer than 4 bytes \(line\)"):
-        await rfile.readline()
-
-
-async def test_limited_read_loses_nothing(autojump_clock: object) -> None:
-    """BP-08: after a limit was hit, reads with a size get every byte that had arrived."""
-    rfile = reader_of(b"x" * 9, limits=trioserver.Limits(read=6, line=4))
-    for read in (rfile.read, rfile.readline, rfile.readlines):
-        with pytest.raises(trioserver.LimitExceeded):
-            await read()
-    with pytest.raises(trioserver.LimitExceeded):
-        await rfile.readuntil(b"\n")
-    assert await rfile.read(100) == b"x" * 9
+    line, following = line + following[:1], following[1:]
+    fits = len(line) <= 6
+    end = Input(line + following, cuts, ends, trioserver.Limits(line=6)).end()
+    assert await outcome(end.rfile.readline()) == (line if fits else trioserver.LimitExceeded)
+    assert await end.rfile.read() == (following if fits else line + following)
 
 
 async def test_limited_read_buffers_no_more_than_it_must(autojump_clock: object) -> None:
     """CM-05, BP-08: an endless line costs the limit and one portion of memory."""
-    portion = 10
-    endless = Segments(itertools.islice(itertools.repeat(b"x" * portion), 1000))
-    here = connection_over(endless, limits=trioserver.Limits(line=95))
-    here._receiver.portion = portion
-    with pytest.raises(trioserver.LimitExceeded):
-        await trioserver.RequestReader(here).readline()
-    assert here.bytes_received <= 95 + portion
+    endless = Input(b"x" * 10_000, range(0, 10_000, 10), limits=trioserver.Limits(line=95))
+    end = endless.end(portion=10)
+    await end.play("readline -> LimitExceeded")
+    assert end.request.bytes_received <= 95 + 10
 
 
-async def test_readline_at_limit_waits_for_the_next_byte(autojump_clock: object) -> None:
-    """A line as long as the limit may still be the last one, so it is no error yet."""
-    rfile = reader_of(b"123456", ends="never", limits=trioserver.Limits(line=6))
-    with pytest.raises(trioserver.IdleTimeout):
-        await rfile.readline()
-    assert await rfile.readline(6) == b"123456"
-
-
-@pytest.mark.parametrize("limit", [1, 4, 5, 6])
+@pytest.mark.parametrize("limit", [-1, 1, 4, 5, 6])
 @pytest.mark.parametrize("before", range(6))
 async def test_readuntil_limit(before: int, limit: int, autojump_clock: object) -> None:
     """A delimited read may have ``limit`` bytes, with its delimiter, wherever that is cut."""
     data = b"x" * before + b"<>"
-    fits = len(data) <= limit
     for at in range(len(data)):
-        rfile = trioserver.RequestReader(connection_over(Segments(cut(data + b"more", [at]))))
-        result = await outcome(rfile.readuntil(b"<>", limit=limit))
-        assert result == (data if fits else trioserver.LimitExceeded)
+        read = Input(data + b"more", [at]).end().rfile.readuntil(b"<>", limit=limit)
+        if limit < 0:
+            with pytest.raises(ValueError, match="limit must"):
+                await read
+        else:
+            fits = len(data) <= limit
+            assert await outcome(read) == (data if fits else trioserver.LimitExceeded)
 
 
 async def test_readuntil_repeating_delimiter(autojump_clock: object) -> None:
     """A false start of the delimiter is not skipped over."""
     for cuts in itertools.combinations(range(1, 6), 2):
-        rfile = trioserver.RequestReader(connection_over(Segments(cut(b"aaabab", cuts))))
-        assert await rfile.readuntil(b"aab") == b"aaab"
+        assert await Input(b"aaabab", cuts).end().rfile.readuntil(b"aab") == b"aaab"
 
 
-async def test_readuntil_end_of_input(autojump_clock: object) -> None:
-    """CM-07: when the input ends before the delimiter, the error has what there was."""
-    rfile = reader_of(b"half a request")
-    with pytest.raises(trioserver.IncompleteRead) as caught:
-        await rfile.readuntil(b"\r\n\r\n")
-    assert caught.value.partial == b"half a request"
-    assert rfile.at_eof()
-
-
-async def test_readuntil_empty_delimiter(autojump_clock: object) -> None:
-    """An empty delimiter is a mistake, and says so."""
-    with pytest.raises(ValueError, match="delimiter must be at least one byte"):
-        await reader_of(b"x").readuntil(b"")
-
-
-async def test_readuntil_negative_limit(autojump_clock: object) -> None:
-    """A negative limit is a mistake, and says so."""
-    with pytest.raises(ValueError, match="limit must"):
-        await reader_of(b"x\n").readuntil(b"\n", limit=-1)
-
-
-async def test_readexactly_short(autojump_clock: object) -> None:
-    """CM-08, CM-07: fewer bytes than announced are `IncompleteRead`, with those bytes."""
-    rfile = reader_of(b"1234")
-    with pytest.raises(trioserver.IncompleteRead, match="after 4 of 5 bytes") as caught:
-        await rfile.readexactly(5)
-    assert caught.value.partial == b"1234"
-    assert await rfile.read() == b""
-
-
-async def test_readexactly_negative(autojump_clock: object) -> None:
-    """A negative size is a mistake, and says so."""
-    with pytest.raises(ValueError, match="size must not be negative"):
-        await reader_of(b"x").readexactly(-1)
-
-
-@pytest.mark.parametrize("size", [None, -1, -7])
+@pytest.mark.parametrize("size", [None, -1, -7, 0])
 async def test_read_without_a_size(size: int | None, autojump_clock: object) -> None:
-    """None and any negative size mean "without a size", as in `io`."""
-    assert await reader_of(b"a\nb").read(size) == b"a\nb"
-    assert await reader_of(b"a\nb").readline(size) == b"a\n"
-    assert await reader_of(b"a\nb").readlines(size) == [b"a\n", b"b"]
-
-
-@pytest.mark.parametrize("hint", [0, -1, None])
-async def test_readlines_without_a_hint(hint: int | None, autojump_clock: object) -> None:
-    """A hint of zero is none, as in `io`."""
-    assert await reader_of(b"a\nb").readlines(hint) == io.BytesIO(b"a\nb").readlines(hint)
+    """None and any negative size mean "without a size", as in `io`; so does zero as a hint."""
+    for name in ["readlines"] if size == 0 else ["read", "readline", "readlines"]:
+        expected = getattr(io.BytesIO(b"a\nb"), name)(size)
+        assert await Input(b"a\nb").end().do(name, size) == expected
 
 
 @pytest.mark.parametrize("size", [0, 1, 4])
 async def test_reads_at_the_end_of_input(size: int, autojump_clock: object) -> None:
     """After the end every read returns nothing, again and again."""
-    rfile = reader_of(b"")
+    end = Input(b"").end()
     for _ in range(2):
-        assert await rfile.read(size) == b""
-        assert await rfile.read1(size) == b""
-        assert await rfile.readline(size) == b""
-        assert await rfile.readline() == b""
-        assert await rfile.read() == b""
-        assert await rfile.readlines() == []
-        assert await rfile.peek() == b""
-        assert await rfile.readinto(bytearray(size)) == 0
-        assert await rfile.readinto1(bytearray(size)) == 0
-        assert not await rfile.more()
-        assert [line async for line in rfile] == []
-        assert rfile.at_eof()
+        for name in ("read", "read1", "readline", "fill"):
+            assert await end.do(name, size) == b""
+        await end.play("read -> b''; readline -> b''; readlines -> []; peek -> b''")
+        await end.play("more -> False; at_eof -> True")
+        assert await end.rfile.readinto1(bytearray(size)) == 0
+        assert [line async for line in end.rfile] == []
 
 
-async def test_at_eof_only_when_all_was_read(autojump_clock: object) -> None:
-    """`at_eof` is false while input is buffered, be the end known or not."""
-    rfile = reader_of(b"ab", ends="with")
-    assert not rfile.at_eof()
-    assert await rfile.read(1) == b"a"
-    assert not rfile.at_eof()
-    assert await rfile.read(5) == b"b"
-    assert rfile.at_eof()
-
-
-async def test_read1_takes_one_segment(autojump_clock: object) -> None:
-    """`read1` returns what one receive brought, and no more than it was asked for."""
-    rfile = trioserver.RequestReader(connection_over(Segments([b"abc", b"def"])))
-    assert await rfile.read1() == b"abc"
-    assert await rfile.read1(2) == b"de"
-    assert await rfile.read1(9) == b"f"
-    assert await rfile.read1(9) == b""
-
-
-async def test_read1_without_a_size_is_bounded(autojump_clock: object) -> None:
-    """`read1` without a size returns at most 64 KiB, however much is buffered."""
-    rfile = reader_of(b"x" * 70_000)
-    here = rfile._connection
-    here._receiver.portion = 70_000
-    assert len(await rfile.peek()) == 70_000
-    assert len(await rfile.read1()) == 65_536
-    assert len(await rfile.read1()) == 70_000 - 65_536
-
-
-async def test_read1_of_zero_receives_nothing(autojump_clock: object) -> None:
-    """`read1(0)` returns at once, as in `io`."""
-    assert await reader_of(b"", ends="never").read1(0) == b""
-    assert trio.current_time() == 0
-
-
-async def test_peek_receives_once(autojump_clock: object) -> None:
-    """`peek` shows what one receive brought; with anything buffered it receives nothing."""
-    rfile = trioserver.RequestReader(connection_over(Segments([b"abc", b"def"])))
-    assert await rfile.peek() == b"abc"
-    assert await rfile.peek(100) == b"abc"
-    assert await rfile.read(4) == b"abcd"
-    assert await rfile.peek(1) == b"ef"
-
-
-@pytest.mark.parametrize(
-    "target", [bytearray(4), memoryview(bytearray(4)), memoryview(array("H", [0, 0]))]
-)
-async def test_readinto_any_writable_buffer(target: Any, autojump_clock: object) -> None:
-    """The size of a target is its size in bytes, whatever its items are."""
-    assert await reader_of(b"abcdef").readinto(target) == 4
-    assert bytes(target) == b"abcd"
-
-
-async def test_readinto_short(autojump_clock: object) -> None:
-    """At the end of input `readinto` fills what there is, and leaves the rest alone."""
-    target = bytearray(b"....")
-    assert await reader_of(b"ab").readinto(target) == 2
-    assert target == b"ab.."
+@pytest.mark.parametrize("name", ["readinto", "readinto1"])
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize("item", ["", "B", "H"])
+async def test_readinto_any_writable_buffer(
+    name: str, size: int, item: str, autojump_clock: object
+) -> None:
+    """The size of a target is its size in bytes; at the end of input its rest is left alone."""
+    target = bytearray(b"........"[:size])
+    given = memoryview(target).cast(item) if item else target
+    assert await Input(b"abcdef").end().do(name, given) == min(size, 6)
+    assert target == b"abcdef.."[:size]
 
 
 @pytest.mark.parametrize("name", ["readinto", "readinto1"])
 @pytest.mark.parametrize("target", [b"read-only", memoryview(bytearray(8))[::2]])
-async def test_readinto_unfit_target_takes_nothing(
-    name: str, target: Any, autojump_clock: object
-) -> None:
+async def test_readinto_unfit_target(name: str, target: Any, autojump_clock: object) -> None:
     """A target that cannot be filled is refused before anything is read."""
-    rfile = reader_of(b"abcdefghij")
+    end = Input(b"abcdefghij").end()
     with pytest.raises((TypeError, ValueError, BufferError)):
-        await getattr(rfile, name)(target)
-    assert await rfile.read() == b"abcdefghij"
+        await end.do(name, target)
+    assert await end.rfile.read() == b"abcdefghij"
 
 
 async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock: object) -> None:
     """A cancelled `readinto` has written nothing, and the target can be resized again."""
-    rfile, _, far = pipe()
-    far.send_now(b"ab")
-    target = bytearray(b"....")
-    with trio.move_on_after(1) as scope:
-        await rfile.readinto(target)
-    assert scope.cancelled_caught
+    end, target = pipe(), bytearray(b"....")
+    end.says(b"ab")
+    async with waiting(end.rfile.readinto(target)):
+        pass
     target += b"!"
     assert target == b"....!"
-    assert await rfile.read(2) == b"ab"
+    assert await end.rfile.read(2) == b"ab"
 
 
-async def test_lines_of_input(autojump_clock: object) -> None:
-    """The loop ends with the input; the last line may lack its end."""
-    assert [line async for line in reader_of(b"a\n\nb")] == [b"a\n", b"\n", b"b"]
+# Waits and writes ---------------------------------------------------------------------
+
+NARROW = {"capacity": 4, "wbufsize": 100}
 
 
-async def test_lines_of_input_are_limited(autojump_clock: object) -> None:
-    """CM-05: a loop over lines raises `LimitExceeded`, and loses nothing."""
-    rfile = reader_of(b"ab\nabcdef", limits=trioserver.Limits(line=4))
-    lines = aiter(rfile)
-    assert await anext(lines) == b"ab\n"
-    with pytest.raises(trioserver.LimitExceeded):
-        await anext(lines)
-    assert await rfile.read() == b"abcdef"
-
-
-async def test_readlines_hint_puts_back(autojump_clock: object) -> None:
-    """`readlines` with a hint that meets a limit has taken no line at all."""
-    rfile = reader_of(b"ab\ncd\nabcdef", limits=trioserver.Limits(line=4))
-    with pytest.raises(trioserver.LimitExceeded):
-        await rfile.readlines(100)
-    assert await rfile.readlines(4) == [b"ab\n", b"cd\n"]
-
-
-async def test_readlines_hint_cancelled_puts_back(autojump_clock: object) -> None:
-    """`readlines` with a hint that is cancelled between two lines has taken no line at all."""
-    rfile, _, far = pipe()
-    far.send_now(b"ab\ncd\ne")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rfile.readlines, 100)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert await rfile.readlines(6) == [b"ab\n", b"cd\n"]
-
-
-async def test_more_takes_nothing(autojump_clock: object) -> None:
-    """`more` leaves the byte that it has seen."""
-    rfile = reader_of(b"x")
-    assert await rfile.more()
-    assert await rfile.read() == b"x"
-
-
-async def test_recv_and_rfile_share_their_input(autojump_clock: object) -> None:
-    """CM-16: bytes that `rfile` has buffered come out of `recv`, in order."""
-    rfile = trioserver.RequestReader(connection_over(Segments([b"first\nsec", b"ond"])))
-    assert await rfile.readline() == b"first\n"
-    assert await rfile._connection.recv(2) == b"se"
-    assert await rfile._connection.recv(100) == b"c"
-    assert await rfile.read() == b"ond"
-
-
-async def test_pipelined_requests_are_not_mixed(autojump_clock: object) -> None:
-    """CM-16: requests that came as one segment are answered one by one."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        client = await server.connect()
-        await client.send_all(b"one\ntwo\nthr")
-        await client.send_all(b"ee\n")
-        await client.send_eof()
-        assert await read_to_end(client) == b"ONE\nTWO\nTHREE\n"
-
-
-async def test_half_closed_client_gets_its_reply(autojump_clock: object) -> None:
-    """CM-06: a client that ends its output first reads the whole reply."""
-
-    class ReadAllThenReply(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
-            data = await self.rfile.read()
-            await self.wfile.write(data[::-1])
-
-    async with MemoryServer(MEMORY, ReadAllThenReply).serving() as server:
-        client = await server.connect()
-        await client.send_all(b"abc" * 30_000)
-        await client.send_eof()
-        assert await read_to_end(client) == b"cba" * 30_000
-
-
-# Time-outs -------------------------------------------------------------------------
-
-
-async def test_line_timeout_counts_from_the_first_byte(autojump_clock: object) -> None:
-    """CM-03: a byte now and then does not keep a line going beyond ``timeouts.line``."""
-    rfile, _, far = pipe(timeouts=trioserver.Timeouts(line=10, idle=50))
-    await trio.sleep(1)
-
-    async def drip() -> None:
-        await trio.sleep(4)
-        for _ in range(5):
-            far.send_now(b"x")
-            await trio.sleep(3)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(drip)
-        with pytest.raises(trioserver.IdleTimeout, match=r"\(line\)"):
-            await rfile.readline()
-        assert trio.current_time() == 5 + 10
-    assert await rfile.read(5) == b"xxxxx"
-
-
-@pytest.mark.parametrize("operation", [("readline", None), ("readuntil", b"\n"), ("readline", 9)])
-async def test_line_timeout_bounds_every_delimited_read(
-    operation: Operation, autojump_clock: object
-) -> None:
-    """Lines with and without a size and delimited reads have the same bound."""
-    rfile, _, far = pipe(timeouts=trioserver.Timeouts(line=10))
-    far.send_now(b"x")
-    with pytest.raises(trioserver.IdleTimeout):
-        await perform(rfile, operation)
-    assert trio.current_time() == 10
-
-
-async def test_idle_timeout_starts_anew_with_each_byte(autojump_clock: object) -> None:
-    """TO-03: a read of a size waits ``timeouts.idle`` for each byte, and loses none of them."""
-    rfile, _, far = pipe(timeouts=trioserver.Timeouts(idle=10))
-
-    async def drip() -> None:
-        for _ in range(3):
-            await trio.sleep(9)
-            far.send_now(b"x")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(drip)
-        with pytest.raises(
-            trioserver.IdleTimeout, match=r"no byte from the peer for 10 s \(idle\)"
-        ):
-            await rfile.readexactly(4)
-        assert trio.current_time() == 27 + 10
-    assert await rfile.readexactly(3) == b"xxx"
+@table(
+    "dialogue",
+    {
+        "CM-03: a byte now and then does not keep a line going beyond `timeouts.line`": Dialogue(
+            "readline -> IdleTimeout '(line)'; now -> 15; read 5 -> b'xxxxx'",
+            {"line": 10, "idle": 50},
+            dict.fromkeys([5, 8, 11, 14, 17], "says b'x'"),
+        ),
+        "Lines with and without a size and delimited reads have the same bound": Dialogue(
+            r"says b'x'; readline -> IdleTimeout; now -> 10; readuntil b'\n' -> IdleTimeout; "
+            "now -> 20; readline 9 -> IdleTimeout; now -> 30",
+            {"line": 10},
+        ),
+        "TO-03: a read of a size waits `timeouts.idle` for each byte, and loses none": Dialogue(
+            "readexactly 4 -> IdleTimeout 'no byte from the peer for 10 s (idle)'; now -> 37; "
+            "readexactly 3 -> b'xxx'",
+            {"idle": 10},
+            dict.fromkeys([9, 18, 27], "says b'x'"),
+        ),
+        "No read blocks for ever: without an idle time-out it has its line time-out": Dialogue(
+            r"says b'x'; readuntil b'\n' -> IdleTimeout; now -> 3", {"idle": math.inf, "line": 3}
+        ),
+        "`readlines` with a hint that is cancelled between two lines has taken none": Dialogue(
+            r"says b'ab\ncd\ne'; readlines 100 -> waits; readlines 6 -> [b'ab\n', b'cd\n']"
+        ),
+        "What arrived before a reset is read first, then every read says it": Dialogue(
+            r"says b'a\nb'; readline -> b'a\n'; breaks_off; read1 -> b'b'; "
+            "read1 -> PeerGone; read1 -> PeerGone"
+        ),
+        "CP-04: without a buffer, what was written is on its way when the write returns": Dialogue(
+            "write b'abc' -> 3; hears -> b'abc'"
+        ),
+        "All lines of one `writelines` go out together, in order": Dialogue(
+            r"writelines [b'a\n', b'b\n']; hears -> b'a\nb\n'"
+        ),
+        "What was buffered goes out before what is sent around the buffer": Dialogue(
+            "write b'first '; sendall b'second'; write b' third'; hears -> b'first second'; "
+            "flush; hears -> b' third'",
+            {"wbufsize": 100},
+        ),
+        "And before the end of output": Dialogue(
+            "write b'last words'; send_eof; hears -> b'last words'; hears -> b''",
+            {"wbufsize": 100},
+        ),
+        "A buffer of 8 bytes is sent when it has 8 of them, not before": Dialogue(
+            "write b'1234567'; hears -> None; write b'8'; hears -> b'12345678'; "
+            "write b'12345678'; hears -> b'12345678'; write b'123456789'; hears -> b'123456789'; "
+            "write b'1234'; write b'567'; hears -> None; write b'89'; hears -> b'123456789'; "
+            "write b'1234'; write b'5678'; write b'9'; hears -> b'12345678'",
+            {"wbufsize": 8},
+        ),
+        "A busy peer is answered, too: a read that finds its bytes waiting flushes": Dialogue(
+            r"write b'yours'; says b'mine\n'; readline -> b'mine\n'; hears -> b'yours'",
+            {"wbufsize": 100},
+        ),
+        "A read that is answered from the buffer does not: replies go out together": Dialogue(
+            r"says b'1\n2\n'; peek; readline -> b'1\n'; write b'1\n'; hears -> None; "
+            r"readline -> b'2\n'; write b'2\n'; hears -> None; flush; hears -> b'1\n2\n'",
+            {"wbufsize": 100},
+        ),
+        "A read that waits for the rest of a line flushes": Dialogue(
+            "says b'half a '; write b'go on'; readline -> waits; hears -> b'go on'; "
+            r"says b'line\n'; readline -> b'half a line\n'",
+            {"wbufsize": 100},
+        ),
+        "A flush that was cancelled before it sent keeps the buffer, for the next one": Dialogue(
+            "sendall b'full'; write b'abc'; flush -> cancelled; flush -> waits; hears -> b'full'; "
+            "flush; hears -> b'abc'",
+            NARROW,
+        ),
+        "A flush cut short is never repeated: the peer would see bytes twice, or a gap": Dialogue(
+            "write b'12345678'; flush -> waits; write b'x' -> BrokenResourceError 'cut short'; "
+            "hears -> b'1234'; hears -> None",
+            NARROW,
+        ),
+        "Cancelled while it flushes, a read has taken no input and lost no output": Dialogue(
+            "sendall b'full'; write b'abc'; says b'x'; readline -> waits; hears -> b'full'; "
+            r"says b'y\n'; readline -> b'xy\n'; hears -> b'abc'",
+            NARROW,
+        ),
+    },
+)
+async def test_dialogues(dialogue: Dialogue, autojump_clock: object) -> None:
+    """What reads wait for, and what the peer gets, and when."""
+    await dialogue.play()
 
 
 async def test_bytes_that_are_there_at_a_time_out_count(autojump_clock: object) -> None:
     """At the instant of a time-out the transport is asked once more, and then it is over."""
     transport = Segments([b"ab", b"c\n", b"d", b"e"])
-    rfile = trioserver.RequestReader(connection_over(transport))
 
     async def arrive_unnoticed() -> None:
         transport._queue.popleft()
         await trio.sleep_forever()
 
     transport.interrupted_by = arrive_unnoticed
-    assert await rfile.readline() == b"abc\n"
-    with pytest.raises(trioserver.IdleTimeout):
-        await rfile.readline()
-    assert await rfile.peek() == b"de"
+    steps = r"readline -> b'abc\n'; readline -> IdleTimeout; peek -> b'de'"
+    await end_over(transport).play(steps)
 
 
-# Cancellation and schedule points ---------------------------------------------------
-
-READS: dict[str, Callable[[trioserver.RequestReader], Awaitable[object]]] = {
-    "read(1)": lambda rfile: rfile.read(1),
-    "read(0)": lambda rfile: rfile.read(0),
-    "read1(1)": lambda rfile: rfile.read1(1),
-    "readinto": lambda rfile: rfile.readinto(bytearray(1)),
-    "readinto1": lambda rfile: rfile.readinto1(bytearray(1)),
-    "readline": lambda rfile: rfile.readline(),
-    "readline(1)": lambda rfile: rfile.readline(1),
-    "readlines(1)": lambda rfile: rfile.readlines(1),
-    "readuntil": lambda rfile: rfile.readuntil(b"\n"),
-    "readexactly": lambda rfile: rfile.readexactly(1),
-    "peek": lambda rfile: rfile.peek(),
-    "more": lambda rfile: rfile.more(),
-    "async for": lambda rfile: rfile.__anext__(),
-}
-READS_TO_THE_END: dict[str, Callable[[trioserver.RequestReader], Awaitable[object]]] = {
-    "read": lambda rfile: rfile.read(),
-    "readlines": lambda rfile: rfile.readlines(),
-}
-WRITES: dict[str, Callable[[trioserver.RequestWriter], Awaitable[object]]] = {
-    "write": lambda wfile: wfile.write(b"x"),
-    "write nothing": lambda wfile: wfile.write(b""),
-    "writelines": lambda wfile: wfile.writelines([b"x"]),
-    "flush": lambda wfile: wfile.flush(),
-}
+async def test_buffers_of_default_size(autojump_clock: object) -> None:
+    """A negative ``wbufsize`` is a buffer of 64 KiB; `read1` without a size returns no more."""
+    end = pipe(100_000, wbufsize=-1)
+    await end.wfile.write(b"x" * 65_535)
+    assert end.hears() is None
+    await end.wfile.write(b"x")
+    assert end.hears() == b"x" * 65_536
+    end.request._receiver.portion = 70_000
+    end.says(b"x" * 70_000)
+    sizes = [len(await read()) for read in (end.rfile.peek, end.rfile.read1, end.rfile.read1)]
+    assert sizes == [70_000, 65_536, 70_000 - 65_536]
 
 
-@pytest.mark.parametrize("read", [READS, READS_TO_THE_END], ids=["some", "all"])
-@pytest.mark.parametrize("state", ["buffered", "readable", "at the end"])
+@pytest.mark.parametrize(
+    "data", [b"abc", bytearray(b"abc"), memoryview(b"a.b.c.")[2:5], array("H", [1, 2]), b""]
+)
+@pytest.mark.parametrize("wbufsize", [0, 100])
+async def test_write_takes_any_buffer(data: Any, wbufsize: int, autojump_clock: object) -> None:
+    """CP-04: a write takes all of any buffer, and returns how many bytes that was."""
+    end = pipe(wbufsize=wbufsize)
+    assert await end.wfile.write(data) == memoryview(data).nbytes
+    await end.wfile.writelines([data, data])
+    await end.wfile.flush()
+    assert (end.hears() or b"") == memoryview(data).tobytes() * 3
+
+
+@pytest.mark.parametrize("data", ["'text'", "5", "None"])
+@pytest.mark.parametrize("wbufsize", [0, 100])
+async def test_write_of_what_is_not_bytes(data: str, wbufsize: int, autojump_clock: object) -> None:
+    """Text is a mistake, and nothing of it is buffered."""
+    await pipe(wbufsize=wbufsize).play(f"write {data} -> TypeError; flush; hears -> None")
+
+
+async def test_buffer_is_bounded_although_writes_are_cancelled(autojump_clock: object) -> None:
+    """BP-09: against a peer that never reads, writes that give up do not pile up."""
+    end = pipe(capacity=4, wbufsize=10)
+    await end.play("sendall b'full'" + "; write b'0123456789' -> waits" * 10)
+    assert len(end.wfile._sender.buffer) <= 20
+
+
+# Cancellation, schedule points, two tasks, closing -----------------------------------------
+
+READS = [
+    *("read 1", "read1 1", "fill 1", "fill 1, 'readinto1'", "readline", "readline 1"),
+    *("readlines 1", r"readuntil b'\n'", "readexactly 1", "peek", "more", "__anext__"),
+]
+READS_TO_THE_END = ["read", "readlines"]
+NO_READ = "read 0"
+"""It never reaches the transport."""
+WRITES = ["write b'x'", "write b''", "writelines [b'x']", "flush"]
+
+each_read = pytest.mark.parametrize("read", [NO_READ, *READS, *READS_TO_THE_END])
+each_write = pytest.mark.parametrize("write", WRITES)
+
+
+@each_read
+@pytest.mark.parametrize(
+    ("given", "before"),
+    [(Input(b"a\nb\n"), "peek; "), (Input(b"a\nb\n"), ""), (Input(b"", ends="with"), "")],
+    ids=["buffered", "readable", "at the end"],
+)
 async def test_reads_are_cancellation_points(
-    read: dict[str, Any], state: str, autojump_clock: object
+    read: str, given: Input, before: str, autojump_clock: object
 ) -> None:
     """Every read notices a cancellation, wherever its bytes are, and has taken nothing."""
-    data = b"" if state == "at the end" else b"a\nb\n"
-    for name, operation in read.items():
-        rfile = reader_of(data, ends="with")
-        if state == "buffered":
-            await rfile.peek()
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await operation(rfile)
-        assert scope.cancelled_caught, name
-        assert await rfile.read() == data, name
+    await given.end().play(f"{before}{read} -> cancelled; read -> {given.data}")
 
 
-@pytest.mark.parametrize("name", WRITES)
+@each_write
 @pytest.mark.parametrize("wbufsize", [0, 100])
 async def test_writes_are_cancellation_points(
-    name: str, wbufsize: int, autojump_clock: object
+    write: str, wbufsize: int, autojump_clock: object
 ) -> None:
     """Every write notices a cancellation, and has then neither sent nor buffered anything."""
-    _, wfile, far = pipe(wbufsize=wbufsize)
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await WRITES[name](wfile)
-    assert scope.cancelled_caught
-    await wfile.flush()
-    assert far.receive_now(100) is None
+    await pipe(wbufsize=wbufsize).play(f"{write} -> cancelled; flush; hears -> None")
 
 
 class Steps(trio.abc.Instrument):
@@ -842,510 +675,193 @@ class Steps(trio.abc.Instrument):
         self.count += task is self.task
 
 
-async def longest_monopoly(operation: Callable[[], Awaitable[object]], times: int) -> int:
-    """The most operations in a row without a schedule point, of so many."""
+@pytest.mark.parametrize(
+    "operations", [*zip([NO_READ, *READS, *WRITES]), ("readline", "write b'x'")], ids=str
+)
+async def test_buffered_operations_let_others_run(
+    operations: tuple[str, ...], autojump_clock: object
+) -> None:
+    """At least every 16th that never leaves the buffers is a schedule point, also in turns."""
+    end = Input(b"\n" * 100).end(wbufsize=1000)
+    await end.rfile.peek()
     steps, seen = Steps(), []
     trio.lowlevel.add_instrument(steps)
-    for _ in range(times):
-        await operation()
+    for operation in itertools.islice(itertools.cycle(operations), 64):
+        await end.play(operation)
         seen.append(steps.count)
     trio.lowlevel.remove_instrument(steps)
-    return max(len(list(group)) for _, group in itertools.groupby(seen))
+    assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 16
 
 
-@pytest.mark.parametrize("name", READS)
-async def test_buffered_reads_let_others_run(name: str, autojump_clock: object) -> None:
-    """At least every 16th read that is answered from the buffer is a schedule point."""
-    rfile = reader_of(b"\n" * 100)
-    await rfile.peek()
-    assert await longest_monopoly(lambda: READS[name](rfile), 64) <= 16
-
-
-@pytest.mark.parametrize("name", WRITES)
-async def test_buffered_writes_let_others_run(name: str, autojump_clock: object) -> None:
-    """At least every 16th write that ends in the buffer is a schedule point."""
-    _, wfile, _ = pipe(wbufsize=1000)
-    assert await longest_monopoly(lambda: WRITES[name](wfile), 64) <= 16
-
-
-async def test_buffered_reads_and_writes_together_let_others_run(autojump_clock: object) -> None:
-    """A handler that turns buffered input into buffered output does not get 16 of each."""
-    here = connection_over(Segments([b"\n" * 100]))
-    rfile, wfile = trioserver.RequestReader(here), trioserver.RequestWriter(here, 1000)
-    await rfile.peek()
-    turns = itertools.cycle([True, False])
-
-    async def read_or_write() -> None:
-        await (rfile.readline() if next(turns) else wfile.write(b"x"))
-
-    assert await longest_monopoly(read_or_write, 64) <= 16
-
-
-@pytest.mark.parametrize("name", READS | READS_TO_THE_END)
-async def test_reads_that_receive_are_schedule_points(name: str, autojump_clock: object) -> None:
-    """A read that reaches the transport lets others run, even if its bytes are there."""
-    rfile = reader_of(b"\n", ends="with")
-    if name == "read(0)":
-        return  # it never reaches the transport
+@pytest.mark.parametrize("operation", [*READS, *READS_TO_THE_END, *WRITES])
+async def test_operations_on_the_transport_are_schedule_points(
+    operation: str, autojump_clock: object
+) -> None:
+    """What reaches the transport lets others run, even if its bytes are there, or there is room."""
+    end = Input(b"\n", ends="with").end(wbufsize=100 if operation == "flush" else 0)
+    await end.wfile.write(b"x")
     with trio.testing.assert_checkpoints():
-        await (READS | READS_TO_THE_END)[name](rfile)
+        await end.play(operation)
 
 
-@pytest.mark.parametrize("name", ["write", "write nothing", "writelines"])
-async def test_unbuffered_writes_are_schedule_points(name: str, autojump_clock: object) -> None:
-    """A write that reaches the transport lets others run, even if there is room."""
-    _, wfile, _ = pipe()
-    with trio.testing.assert_checkpoints():
-        await WRITES[name](wfile)
+@pytest.mark.parametrize("read", [*READS, *READS_TO_THE_END, "recv 1"])
+async def test_reads_that_wait_flush(read: str, autojump_clock: object) -> None:
+    """Before the peer is waited for, it is told what it may be waiting for."""
+    await pipe(wbufsize=100).play(f"write b'your move'; {read} -> waits; hears -> b'your move'")
 
 
-async def test_flush_is_a_schedule_point(autojump_clock: object) -> None:
-    """A flush of something lets others run."""
-    _, wfile, _ = pipe(wbufsize=100)
-    await wfile.write(b"x")
-    with trio.testing.assert_checkpoints():
-        await wfile.flush()
-
-
-# Two tasks ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", READS | READS_TO_THE_END)
-async def test_read_while_another_task_reads(name: str, autojump_clock: object) -> None:
+@each_read
+async def test_read_while_another_task_reads(read: str, autojump_clock: object) -> None:
     """A second reading task gets `BusyResourceError`; the first one's read is unharmed."""
-    rfile, _, far = pipe()
-    far.send_now(b"half ")
-    results = []
-
-    async def first() -> None:
-        results.append(await rfile.readline())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(first)
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError):
-            await (READS | READS_TO_THE_END)[name](rfile)
-        with pytest.raises(trio.BusyResourceError):
-            await rfile._connection.recv(1)
-        far.send_now(b"a line\n")
+    end = pipe()
+    end.says(b"half ")
+    async with waiting(end.rfile.readline()) as results:
+        await end.play(f"{read} -> BusyResourceError; recv 1 -> BusyResourceError")
+        end.says(b"a line\n")
     assert results == [b"half a line\n"]
 
 
 @pytest.mark.parametrize("wbufsize", [0, 4])
-async def test_write_while_another_task_writes(wbufsize: int, autojump_clock: object) -> None:
-    """A second writing task gets `BusyResourceError`; the first one's bytes are unharmed."""
-    _, wfile, far = pipe(capacity=4, wbufsize=wbufsize)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wfile.write, b"12345678")
-        await trio.testing.wait_all_tasks_blocked()
-        for write in (wfile.write, wfile._connection.sendall):
-            with pytest.raises(trio.BusyResourceError):
-                await write(b"second")
-        assert far.receive_now(100) == b"1234"
-    assert far.receive_now(100) == b"5678"
-
-
-async def test_read_while_another_task_writes(autojump_clock: object) -> None:
-    """The two directions do not disturb each other."""
-    rfile, wfile, far = pipe(capacity=4)
-    results = []
-
-    async def read() -> None:
-        results.append(await rfile.readline())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wfile.write, b"12345678")
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked()
-        far.send_now(b"go\n")
-        await trio.testing.wait_all_tasks_blocked()
-        assert results == [b"go\n"]
-        assert far.receive_now(100) == b"1234"
-
-
-async def test_read_while_another_task_flushes(autojump_clock: object) -> None:
-    """A read does not trip over the output that another task is sending already."""
-    rfile, wfile, far = pipe(capacity=4, wbufsize=4)
-    results = []
-
-    async def read() -> None:
-        results.append(await rfile.readline())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wfile.write, b"12345678")
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked()
-        far.send_now(b"go\n")
-        await trio.testing.wait_all_tasks_blocked()
-        assert results == [b"go\n"]
-        assert far.receive_now(100) == b"1234"
+async def test_others_while_a_task_writes(wbufsize: int, autojump_clock: object) -> None:
+    """A second writing task gets `BusyResourceError`; reading goes on, even if it would flush."""
+    end = pipe(capacity=4, wbufsize=wbufsize)
+    async with waiting(end.wfile.write(b"12345678")) as written:
+        await end.play("write b'2nd' -> BusyResourceError; sendall b'2nd' -> BusyResourceError")
+        async with waiting(end.rfile.readline()) as read:
+            end.says(b"go\n")
+        assert (read, written) == ([b"go\n"], [])
+        assert end.hears() == b"1234"
+    assert written == [8]
+    assert end.hears() == b"5678"
 
 
 async def test_read_while_another_read_flushes(autojump_clock: object) -> None:
     """A read that is still flushing is a read: a second task does not get its bytes."""
-    rfile, wfile, far = pipe(capacity=4, wbufsize=100)
-    await wfile.write(b"12345678")
-    results = []
-
-    async def read() -> None:
-        results.append(await rfile.readline())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked()
-        far.send_now(b"go\n")
-        with pytest.raises(trio.BusyResourceError):
-            await rfile.readline()
-        assert far.receive_now(100) == b"1234"
+    end = pipe(**NARROW)
+    await end.wfile.write(b"12345678")
+    async with waiting(end.rfile.readline()) as results:
+        await end.play(r"says b'go\n'; readline -> BusyResourceError; hears -> b'1234'")
     assert results == [b"go\n"]
 
 
-# Writing --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "size"),
-    [
-        (b"abc", 3),
-        (bytearray(b"abc"), 3),
-        (memoryview(b"abc"), 3),
-        (memoryview(b"a.b.c.")[2:5], 3),
-        (array("H", [1, 2]), 4),
-        (b"", 0),
-    ],
-)
-@pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_write_returns_the_size_in_bytes(
-    data: Any, size: int, wbufsize: int, autojump_clock: object
-) -> None:
-    """CP-04: a write takes all of any buffer, and returns how many bytes that was."""
-    _, wfile, far = pipe(wbufsize=wbufsize)
-    assert await wfile.write(data) == size
-    await wfile.flush()
-    assert (far.receive_now(100) or b"") == memoryview(data).tobytes()
-
-
-@pytest.mark.parametrize("wbufsize", [0, 100])
-@pytest.mark.parametrize("data", ["text", 5, None])
-async def test_write_of_what_is_not_bytes(data: Any, wbufsize: int, autojump_clock: object) -> None:
-    """Text is a mistake, and nothing of it is buffered."""
-    _, wfile, far = pipe(wbufsize=wbufsize)
-    with pytest.raises(TypeError):
-        await wfile.write(data)
-    await wfile.flush()
-    assert far.receive_now(100) is None
-
-
-async def test_write_unbuffered_sends_at_once(autojump_clock: object) -> None:
-    """CP-04: without a buffer, what was written is on its way when the write returns."""
-    _, wfile, far = pipe()
-    await wfile.write(b"abc")
-    assert far.receive_now(100) == b"abc"
-
-
-async def test_writelines_is_one_write(autojump_clock: object) -> None:
-    """All lines of one `writelines` go out together, in order."""
-    _, wfile, far = pipe()
-    await wfile.writelines([b"a\n", bytearray(b"b\n"), memoryview(b"c\n")])
-    assert far.receive_now(100) == b"a\nb\nc\n"
-
-
-@pytest.mark.parametrize(
-    ("writes", "sent"),
-    [
-        ([b"1234567"], None),
-        ([b"12345678"], b"12345678"),
-        ([b"123456789"], b"123456789"),
-        ([b"1234", b"567"], None),
-        ([b"1234", b"5678"], b"12345678"),
-        ([b"1234", b"5678", b"9"], b"12345678"),
-    ],
-)
-async def test_buffered_write_flushes_when_full(
-    writes: list[bytes], sent: bytes | None, autojump_clock: object
-) -> None:
-    """A buffer of 8 bytes is sent when it has 8 of them, not before."""
-    _, wfile, far = pipe(wbufsize=8)
-    for data in writes:
-        await wfile.write(data)
-    assert far.receive_now(100) == sent
-
-
-async def test_buffered_write_of_default_size(autojump_clock: object) -> None:
-    """A negative ``wbufsize`` is a buffer of 64 KiB."""
-    _, wfile, far = pipe(wbufsize=-1)
-    await wfile.write(b"x" * 65_535)
-    assert far.receive_now(1) is None
-    await wfile.write(b"x")
-    assert len(far.receive_now(100_000) or b"") == 65_536
-
-
-async def test_buffered_write_keeps_its_order_with_sendall(autojump_clock: object) -> None:
-    """What was buffered goes out before what is sent around the buffer."""
-    _, wfile, far = pipe(wbufsize=100)
-    await wfile.write(b"first ")
-    await wfile._connection.sendall(b"second")
-    await wfile.write(b" third")
-    assert far.receive_now(100) == b"first second"
-    await wfile.flush()
-    assert far.receive_now(100) == b" third"
-
-
-async def test_buffered_write_keeps_its_order_with_send_eof(autojump_clock: object) -> None:
-    """What was buffered goes out before the end of output."""
-    _, wfile, far = pipe(wbufsize=100)
-    await wfile.write(b"last words")
-    await wfile._connection.send_eof()
-    assert far.receive_now(100) == b"last words"
-    assert far.receive_now(100) == b""
-
-
-WAITING_READS: dict[str, Callable[[trioserver.RequestReader], Awaitable[object]]] = {
-    **{name: read for name, read in READS.items() if name != "read(0)"},
-    **READS_TO_THE_END,
-    "recv": lambda rfile: rfile._connection.recv(1),
-}
-
-
-@pytest.mark.parametrize("name", WAITING_READS)
-async def test_buffered_write_is_flushed_by_a_read_that_waits(
-    name: str, autojump_clock: object
-) -> None:
-    """Before the peer is waited for, it is told what it may be waiting for."""
-    rfile, wfile, far = pipe(wbufsize=100)
-    await wfile.write(b"your move")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(WAITING_READS[name], rfile)
-        await trio.testing.wait_all_tasks_blocked()
-        assert far.receive_now(100) == b"your move"
-        nursery.cancel_scope.cancel()
-
-
-async def test_buffered_write_is_flushed_by_a_read_that_receives(autojump_clock: object) -> None:
-    """The same before a read that finds its bytes waiting: a busy peer is answered, too."""
-    rfile, wfile, far = pipe(wbufsize=100)
-    await wfile.write(b"your move")
-    far.send_now(b"mine\n")
-    assert await rfile.readline() == b"mine\n"
-    assert far.receive_now(100) == b"your move"
-
-
-async def test_buffered_write_is_not_flushed_by_a_read_of_the_buffer(
-    autojump_clock: object,
-) -> None:
-    """A read that is answered from the buffer sends nothing: replies to a burst go out together."""
-    rfile, wfile, far = pipe(wbufsize=100)
-    far.send_now(b"1\n2\n")
-    await rfile.peek()
-    for _ in range(2):
-        await wfile.write(await rfile.readline())
-        assert far.receive_now(100) is None
-    await wfile.flush()
-    assert far.receive_now(100) == b"1\n2\n"
-
-
-async def test_buffered_write_is_flushed_within_a_line(autojump_clock: object) -> None:
-    """A read that waits for the rest of a line flushes, too."""
-    rfile, wfile, far = pipe(wbufsize=100)
-    far.send_now(b"half a ")
-    await wfile.write(b"go on")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rfile.readline)
-        await trio.testing.wait_all_tasks_blocked()
-        assert far.receive_now(100) == b"go on"
-        far.send_now(b"line\n")
-
-
-class Greeter(trioserver.StreamRequestHandler):
-    wbufsize = 1000
-
-    async def handle(self) -> None:
-        await self.wfile.write(b"hello ")
-        await self.wfile.write(b"world")
-
-
-async def test_buffered_write_is_flushed_after_handle(autojump_clock: object) -> None:
-    """What a handler left in the buffer is sent when it is done."""
-    async with MemoryServer(MEMORY, Greeter).serving() as server:
-        assert await read_to_end(await server.connect()) == b"hello world"
-
-
-async def test_buffered_write_is_flushed_after_a_finish_of_ones_own(
-    autojump_clock: object,
-) -> None:
-    """A ``finish`` that does not call its base class loses nothing."""
-
-    class Forgetful(Greeter):
-        async def finish(self) -> None:
-            await self.wfile.write(b"!")
-
-    async with MemoryServer(MEMORY, Forgetful).serving() as server:
-        assert await read_to_end(await server.connect()) == b"hello world!"
-
-
-async def test_buffered_write_is_flushed_after_an_error(autojump_clock: object) -> None:
-    """What was written before a handler failed is sent, as in the classic framework."""
-
-    class Failing(Greeter):
-        async def handle(self) -> None:
-            await super().handle()
-            raise ValueError("after all")
-
-    async with MemoryServer(MEMORY, Failing).serving() as server:
-        assert await read_to_end(await server.connect()) == b"hello world"
-
-
-async def test_buffered_write_is_flushed_under_the_write_timeout(autojump_clock: object) -> None:
-    """CM-10: a peer that does not take the last buffer is given up after ``timeouts.write``."""
-
-    class InMemory(MemoryServer):
-        memory_capacity = 4
-
-    witness = Witness()
-    timeouts = trioserver.Timeouts(write=7)
-    server = InMemory(MEMORY, Greeter, timeouts=timeouts, observers=[witness])
-    async with server.serving():
-        client = await server.connect()
-        await trio.sleep(8)
-        assert witness.outcomes == ["timed_out"]
-        assert witness.records[0].duration == 7
-        with pytest.raises(trio.BrokenResourceError):
-            await read_to_end(client)
-
-
-async def test_flush_cancelled_before_it_sent_loses_nothing(autojump_clock: object) -> None:
-    """A flush that could send nothing keeps the buffer, for the next one."""
-    _, wfile, far = pipe(capacity=4, wbufsize=100)
-    await wfile._connection.sendall(b"full")
-    await wfile.write(b"abc")
-    with trio.move_on_after(0) as scope:
-        await wfile.flush()
-    assert scope.cancelled_caught
-    assert far.receive_now(100) == b"full"
-    await wfile.flush()
-    assert far.receive_now(100) == b"abc"
-
-
-async def test_flush_that_waited_in_vain_loses_nothing(autojump_clock: object) -> None:
-    """The same, when the flush was cancelled in its wait."""
-    _, wfile, far = pipe(capacity=4, wbufsize=100)
-    await wfile._connection.sendall(b"full")
-    await wfile.write(b"abc")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wfile.flush)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert far.receive_now(100) == b"full"
-    await wfile.flush()
-    assert far.receive_now(100) == b"abc"
-
-
-async def test_flush_cancelled_half_way_breaks_the_connection(autojump_clock: object) -> None:
-    """A flush that was cut short is never repeated: the peer would see bytes twice, or a gap."""
-    _, wfile, far = pipe(capacity=4, wbufsize=100)
-    await wfile.write(b"12345678")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wfile.flush)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    with pytest.raises(trio.BrokenResourceError, match="cut short"):
-        await wfile.write(b"more")
-    assert far.receive_now(100) == b"1234"
-    assert far.receive_now(100) is None
-
-
-async def test_buffer_is_bounded_although_writes_are_cancelled(autojump_clock: object) -> None:
-    """BP-09: against a peer that never reads, writes that give up do not pile up."""
-    _, wfile, _ = pipe(capacity=4, wbufsize=10)
-    await wfile._connection.sendall(b"full")
-    for _ in range(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wfile.write, b"x" * 10)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-    assert len(wfile._sender.buffer) <= 20
-
-
-async def test_read_whose_flush_is_cancelled_loses_nothing(autojump_clock: object) -> None:
-    """Cancelled while it flushes, a read has taken no input and lost no output."""
-    rfile, wfile, far = pipe(capacity=4, wbufsize=100)
-    await wfile._connection.sendall(b"full")
-    await wfile.write(b"abc")
-    far.send_now(b"x")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rfile.readline)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert far.receive_now(100) == b"full"
-    far.send_now(b"y\n")
-    assert await rfile.readline() == b"xy\n"
-    assert far.receive_now(100) == b"abc"
-
-
-# What is closed, and what the files say of themselves ---------------------------------------
-
-
-@pytest.mark.parametrize("name", READS | READS_TO_THE_END)
-@pytest.mark.parametrize("buffered", [False, True])
-async def test_read_after_close(name: str, buffered: bool, autojump_clock: object) -> None:
+@each_read
+@pytest.mark.parametrize("before", ["", "peek; "])
+async def test_read_after_close(read: str, before: str, autojump_clock: object) -> None:
     """Once closed by this side nothing is read any more, buffered or not."""
-    rfile, _, far = pipe()
-    far.send_now(b"a\nb\n")
-    if buffered:
-        await rfile.peek()
-    rfile._connection.close()
-    with pytest.raises(trio.ClosedResourceError):
-        await (READS | READS_TO_THE_END)[name](rfile)
+    await pipe().play(rf"says b'a\nb\n'; {before}close; {read} -> ClosedResourceError")
 
 
-@pytest.mark.parametrize("name", ["write", "writelines"])
 @pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_write_after_close(name: str, wbufsize: int, autojump_clock: object) -> None:
+async def test_write_after_close(wbufsize: int, autojump_clock: object) -> None:
     """A write to a closed connection fails at once, not when the buffer is full."""
-    _, wfile, _ = pipe(wbufsize=wbufsize)
-    wfile._connection.close()
-    with pytest.raises(trio.ClosedResourceError):
-        await WRITES[name](wfile)
-
-
-async def test_read_after_reset(autojump_clock: object) -> None:
-    """What arrived before a reset is read first, then every read says that the peer is gone."""
-    rfile, _, far = pipe()
-    far.send_now(b"a\nb")
-    assert await rfile.readline() == b"a\n"
-    far.reset()
-    assert await rfile.read1() == b"b"
-    for _ in range(2):
-        with pytest.raises(trioserver.PeerGone):
-            await rfile.read1()
+    steps = "close; write b'x' -> ClosedResourceError; writelines [b'x'] -> ClosedResourceError"
+    await pipe(wbufsize=wbufsize).play(steps)
 
 
 async def test_files_describe_themselves(autojump_clock: object) -> None:
     """One is readable, the other writable; both know when the connection is closed."""
-    rfile, wfile, _ = pipe()
-    assert (rfile.readable(), rfile.writable()) == (True, False)
-    assert (wfile.readable(), wfile.writable()) == (False, True)
-    assert not rfile.closed
-    assert not wfile.closed
-    assert (rfile.fileno(), wfile.fileno()) == (-1, -1)
-    rfile._connection.close()
-    assert rfile.closed
-    assert wfile.closed
+    end = pipe()
+    for file, mine in ((end.rfile, (True, False)), (end.wfile, (False, True))):
+        assert (file.readable(), file.writable()) == mine
+        assert (file.closed, file.fileno()) == (False, -1)
+    end.request.close()
+    assert end.rfile.closed
+    assert end.wfile.closed
 
 
-# On real sockets ----------------------------------------------------------------------------
+# In a server, and on real sockets -----------------------------------------------------------
 
 
-async def test_files_over_tcp_byte_by_byte() -> None:
-    """CM-04: on the wire, too, one byte a segment gives the same reply."""
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), Upper).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                for byte in b"one\ntwo\nthree":
-                    await client.send_all(bytes([byte]))
-                await client.send_eof()
-                assert await read_to_end(client) == b"ONE\nTWO\nTHREE"
+class ReadAllThenReply(trioserver.StreamRequestHandler):
+    async def handle(self) -> None:
+        data = await self.rfile.read()
+        await self.wfile.write(data[::-1])
+
+
+GREETS = "write b'hello '; write b'world'"
+Greeter = does(GREETS, wbufsize=1000)
+
+
+class ForgetsTheBase(Greeter):  # type: ignore[misc,valid-type]
+    async def finish(self) -> None:
+        await self.wfile.write(b"!")
+
+
+async def end_output(client: Any) -> None:
+    """What a client has to say is said."""
+    await client.send_eof()
+
+
+@table(
+    "scene",
+    {
+        "CM-16: requests that came as one segment are answered one by one": Scene(
+            Upper, {0: b"one\ntwo\nthr", 1: b"ee\n", 2: end_output}, gets=b"ONE\nTWO\nTHREE\n"
+        ),
+        "CM-06: a client that ends its output first reads the whole reply": Scene(
+            ReadAllThenReply, {0: b"abc" * 30_000, 1: end_output}, gets=b"cba" * 30_000
+        ),
+        "What a handler left in the buffer is sent when it is done": Scene(
+            Greeter, gets=b"hello world"
+        ),
+        "A `finish` that does not call its base class loses nothing": Scene(
+            ForgetsTheBase, gets=b"hello world!"
+        ),
+        "What was written before a handler failed is sent, as in the classic framework": Scene(
+            does(f"{GREETS}; write 'text'", wbufsize=1000), gets=b"hello world", outcomes=["failed"]
+        ),
+    },
+)
+async def test_files_in_a_server(scene: Scene, autojump_clock: object) -> None:
+    """The files do for a handler what they do alone, and its last buffer goes out."""
+    await scene.play()
+
+
+async def test_last_flush_is_under_the_write_timeout(autojump_clock: object) -> None:
+    """CM-10: a peer that does not take the last buffer is given up after ``timeouts.write``."""
+
+    class Narrow(MemoryServer):
+        memory_capacity = 4
+
+    witness = Witness()
+    timeouts = trioserver.Timeouts(write=7)
+    server = Narrow(("memory", 1), Greeter, timeouts=timeouts, observers=[witness])
+    async with server.serving():
+        client = await server.connect()
+        await trio.sleep(8)
+        assert (witness.outcomes, witness.records[0].duration) == (["timed_out"], 7)
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client)
+
+
+Quiz = does(r"write b'6*7? '; readline -> b'42\n'; write b'right\n'", wbufsize=-1)
+LARGE = bytes(range(256)) * 8192
+
+
+class Large(trioserver.StreamRequestHandler):
+    async def handle(self) -> None:
+        assert await self.wfile.write(LARGE) == len(LARGE)
+
+
+@pytest.mark.parametrize(
+    ("handler", "begins", "sends", "gets"),
+    [
+        (Upper, b"", b"one\ntwo\nthree", b"ONE\nTWO\nTHREE"),
+        (Quiz, b"6*7? ", b"42\n", b"right\n"),
+        (Large, b"", b"", LARGE),
+    ],
+    ids=["one byte a segment", "a buffer, never flushed by hand", "more than the kernel takes"],
+)
+async def test_files_over_tcp(handler: Any, begins: bytes, sends: bytes, gets: bytes) -> None:
+    """CM-04, CP-04: on the wire, too, bytes arrive whole and in order, whatever the segments."""
+    async with running(trioserver.TCPServer(("127.0.0.1", 0), handler)) as address:
+        async with await trio.open_tcp_stream(*address) as client:
+            if begins:
+                assert await client.receive_some(100) == begins
+            for byte in sends:
+                await client.send_all(bytes([byte]))
+            await client.send_eof()
+            assert await read_to_end(client) == gets
 
 
 async def test_files_over_tcp_have_the_descriptor() -> None:
@@ -1355,74 +871,23 @@ async def test_files_over_tcp_have_the_descriptor() -> None:
     class Looking(trioserver.StreamRequestHandler):
         async def handle(self) -> None:
             assert self.request.socket is not None
-            seen.append(self.request.socket.fileno())
-            seen.append(self.rfile.fileno())
-            seen.append(self.wfile.fileno())
+            seen.extend(end.fileno() for end in (self.request.socket, self.rfile, self.wfile))
             await self.request.aclose()
             seen.append(self.rfile.fileno())
 
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), Looking).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                assert await read_to_end(client) == b""
+    async with running(trioserver.TCPServer(("127.0.0.1", 0), Looking)) as address:
+        async with await trio.open_tcp_stream(*address) as client:
+            assert await read_to_end(client) == b""
     number, rfile, wfile, closed = seen
     assert number == rfile == wfile > 0
     assert closed == -1
 
 
-async def test_files_over_tcp_with_a_buffer() -> None:
-    """A dialogue over a buffered ``wfile`` on a real socket needs no flush by hand."""
-
-    class Quiz(trioserver.StreamRequestHandler):
-        wbufsize = -1
-
-        async def handle(self) -> None:
-            await self.wfile.write(b"6*7? ")
-            right = await self.rfile.readline() == b"42\n"
-            await self.wfile.write(b"right\n" if right else b"wrong\n")
-
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), Quiz).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                assert await client.receive_some(100) == b"6*7? "
-                await client.send_all(b"42\n")
-                assert await read_to_end(client) == b"right\n"
-
-
-async def test_write_over_tcp_sends_all_of_a_large_buffer() -> None:
-    """CP-04: one write of more than the kernel takes arrives whole, and in order."""
-    data = bytes(range(256)) * 8192
-
-    class Large(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
-            assert await self.wfile.write(data) == len(data)
-
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), Large).serving() as server:
-            async with await trio.open_tcp_stream(*server.server_address) as client:
-                assert await read_to_end(client) == data
-
-
 async def test_urgent_byte_is_not_mixed_into_the_data() -> None:
     """CM-12: an urgent byte is kept out of band by the kernel, and reads never see it."""
-    with trio.fail_after(10):
-        async with trioserver.TCPServer(("127.0.0.1", 0), Upper).serving() as server:
-            client = plain_client(server.server_address)
-            with client:
-                client.sendall(b"be")
-                client.send(b"!", 1)  # MSG_OOB
-                client.sendall(b"fore\n")
-                assert await trio.to_thread.run_sync(client.recv, 100) == b"BEFORE\n"
-
-
-def test_no_read_may_block_for_ever() -> None:
-    """A read without an idle time-out still has its line time-out."""
-
-    async def main() -> None:
-        rfile, _, far = pipe(timeouts=trioserver.Timeouts(idle=math.inf, line=3))
-        far.send_now(b"x")
-        with pytest.raises(trioserver.IdleTimeout):
-            await rfile.readuntil(b"\n")
-        assert trio.current_time() == 3
-
-    run(main)
+    async with running(trioserver.TCPServer(("127.0.0.1", 0), Upper)) as address:
+        with plain_client(address) as client:
+            client.sendall(b"be")
+            client.send(b"!", 1)  # MSG_OOB
+            client.sendall(b"fore\n")
+            assert await trio.to_thread.run_sync(client.recv, 100) == b"BEFORE\n"

@@ -1,0 +1,198 @@
+r"""One end of a connection in memory, without a server, and what happens to it, step by step.
+
+::
+
+    @table("dialogue", {
+        "CM-16: what `rfile` has buffered comes out of `recv`": Dialogue(
+            r"says b'first\nsec'; readline -> b'first\n'; recv 9 -> b'sec'; recv 9 -> waits"
+        ),
+    })
+    async def test_reads(dialogue: Dialogue, autojump_clock: object) -> None:
+        await dialogue.play()
+
+A step is what is called, with its arguments, and what comes of it after an arrow:
+a value; an error, by its kind, and what its message has in it (text) or what was read
+(bytes); ``waits``, for what waits, and is cancelled then; or ``cancelled``, for what
+notices that it is cancelled before it begins.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trioserver
+from trioserver.testing import MemoryTransport, memory_pipe
+
+from . import connection_over
+
+
+@asynccontextmanager
+async def waiting(operation: Awaitable[Any]) -> AsyncIterator[list[Any]]:
+    """In the block it waits; gives where its result will be, if it has one before the end."""
+    results: list[Any] = []
+
+    async def finish() -> None:
+        results.append(await operation)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(finish)
+        await wait_all_tasks_blocked()
+        assert results == [], "it does not wait"
+        yield results
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+@attrs.frozen(eq=False)
+class End:
+    """The server's end of a connection, with the files over it, and the peer's raw end."""
+
+    request: trioserver.Connection
+    rfile: trioserver.RequestReader
+    wfile: trioserver.RequestWriter
+    far: MemoryTransport
+
+    def says(self, data: bytes) -> None:
+        """Have the peer send something."""
+        assert self.far.send_now(data) == len(data)
+
+    def takes(self, size: int) -> None:
+        """Have the peer receive no more than that."""
+        self.far.receive_now(size)
+
+    def says_bye(self) -> None:
+        """Have the peer end its output."""
+        self.far.send_eof()
+
+    def breaks_off(self) -> None:
+        """Have the peer reset."""
+        self.far.reset()
+
+    def hears(self) -> bytes | None:
+        """What has come to the peer since; nothing at the end, None if there is nothing yet."""
+        return self.far.receive_now(100_000)
+
+    def now(self) -> float:
+        """What time it is."""
+        return trio.current_time()
+
+    async def fill(self, size: int, name: str = "readinto") -> bytes:
+        """What `readinto` or `readinto1` puts into a target of ``size`` bytes."""
+        target = bytearray(size)
+        return bytes(target[: await getattr(self.rfile, name)(target)])
+
+    async def do(self, name: str, *arguments: Any) -> Any:
+        """What something of that name does: of this end, of its files, or of the connection."""
+        return await do((self, self.rfile, self.wfile, self.request), name, *arguments)
+
+    async def play(self, steps: str) -> None:
+        """Do all steps, and compare."""
+        await play(steps, self, self.rfile, self.wfile, self.request)
+
+
+def does(steps: str, base: Any = trioserver.StreamRequestHandler, **body: Any) -> Any:
+    """A handler class that does these steps: its own, of its files, its request, server or Trio."""
+
+    async def handle(self: Any) -> None:
+        parts = [getattr(self, name, None) for name in ("rfile", "wfile", "request", "server")]
+        await play(steps, self, *parts, getattr(self.request, "socket", None), trio)
+
+    return type("Does", (base,), {"handle": handle, **body})
+
+
+async def do(owners: Iterable[Any], name: str, *arguments: Any) -> Any:
+    """What something of that name does, of the first that has it."""
+    called = getattr(next(owner for owner in owners if hasattr(owner, name)), name)
+    result = called(*arguments) if callable(called) else called
+    return await result if isinstance(result, Awaitable) else result
+
+
+async def play(steps: str, *owners: Any) -> None:
+    """Do all steps, and compare."""
+    for step in steps.split("; "):
+        call, _, expected = step.partition(" -> ")
+        name, _, arguments = call.partition(" ")
+        operation = do(owners, name, *literals(arguments))
+        kind, _, details = expected.partition(" ")
+        if expected == "waits":
+            async with waiting(operation):
+                pass
+        elif expected == "cancelled":
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await operation
+            assert scope.cancelled_caught, step
+        elif kind in ERRORS:
+            with pytest.raises(ERRORS[kind]) as caught:
+                await operation
+            for detail in literals(details):
+                found = str(caught.value) if isinstance(detail, str) else caught.value.partial
+                assert detail in found, step
+        else:
+            assert [await operation] == literals(expected) or not expected, step
+
+
+ERRORS: dict[str, Any] = {**vars(builtins), **vars(trio), **vars(trioserver)}
+ERRORS = {name: kind for name, kind in ERRORS.items() if isinstance(kind, type)}
+
+
+def literals(text: str) -> list[Any]:
+    """What is written there, separated by commas."""
+    return list(ast.literal_eval(f"({text},)")) if text else []
+
+
+def end_over(
+    transport: Any,
+    far: Any = None,
+    *,
+    wbufsize: int = 0,
+    limits: trioserver.Limits | None = None,
+    timeouts: trioserver.Timeouts | None = None,
+) -> End:
+    """The end that has a transport."""
+    here = connection_over(transport, limits=limits, timeouts=timeouts)
+    files = trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize)
+    return End(here, *files, far)
+
+
+def pipe(capacity: int = 65_536, wbufsize: int = 0, **timeouts: float) -> End:
+    """One end of a pipe that holds so many bytes in each direction."""
+    timing = trioserver.Timeouts(**timeouts)
+    return end_over(*memory_pipe(capacity), wbufsize=wbufsize, timeouts=timing)
+
+
+@attrs.frozen(eq=False)
+class Dialogue:
+    """What happens to one end of a pipe.
+
+    Attributes:
+      steps: in order; what the peer does in between is written there, too.
+      of: the fields of the `pipe`.
+      later: what happens in the meantime, at its instants.
+    """
+
+    steps: str
+    of: Mapping[str, Any] = attrs.field(factory=dict)
+    later: Mapping[float, str] = attrs.field(factory=dict)
+
+    async def play(self) -> None:
+        """Do all steps, and compare."""
+        end = pipe(**self.of)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._go_on, end)
+            await end.play(self.steps)
+            nursery.cancel_scope.cancel()
+
+    async def _go_on(self, end: End) -> None:
+        for instant, steps in self.later.items():
+            await trio.sleep_until(instant)
+            await end.play(steps)
