@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import trustme
 
 
+pytest.register_assert_rewrite("support")  # what they compare is told when it fails, too
+
+
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c_is_heeded() -> Iterator[None]:
     """Also in a background job of a shell, which ignores it and hands that on to its children."""

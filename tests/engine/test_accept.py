@@ -5,44 +5,52 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import logging
 import os
 import select
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import attrs
 import pytest
 import trio
-import trio.testing
-from support import Upper, Witness, plain_client, read_to_end
+from support import Upper, Witness, plain_client, read_to_end, running
+from support.scenes import Scene, Visit, close, does, end, heard_by, in_memory, on_tcp, sleep, table
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
-from trioserver import Limits
+from trioserver import Connection, Limits, Timeouts
 from trioserver._engine.accept_errors import ReserveDescriptor
 from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
-from trioserver.testing import (
-    MemoryDatagramServer,
-    MemoryListener,
-    MemoryServer,
-    open_descriptors,
-)
+from trioserver.testing import MemoryDatagramServer, MemoryListener, MemoryServer, open_descriptors
 
-MEMORY = ("memory", 1)
-
-CONNECTION_ERRORS = ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "EHOSTUNREACH", "ETIMEDOUT")
-CAPACITY_ERRORS = ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
-FATAL_ERRORS = ("EBADF", "ENOTSOCK", "EINVAL", "EFAULT")
+ASKS = [b"hello\n", end]
 
 
 def error_of(name: str) -> OSError:
     """The error that an accept raises."""
     number = getattr(errno, name)
     return OSError(number, os.strerror(number))
+
+
+def fails(*errors: str | Exception) -> Callable[[Any], None]:
+    """Have the next accepts raise these."""
+    raised = [error_of(it) if isinstance(it, str) else it for it in errors]
+    return lambda server: server.listener.fail(*raised)
+
+
+def about(instant: float) -> Any:
+    """It, but for rounding."""
+    return pytest.approx(instant, abs=1e-6)
+
+
+async def ask(client: Connection, line: bytes = b"hello\n") -> bytes:
+    """What `Upper` replies; raises if the client is gone."""
+    await client.send_all(line)
+    return await client.receive_some()
 
 
 @attrs.define(eq=False)
@@ -57,78 +65,25 @@ class Watched(MemoryListener):
 
 
 class WatchedServer(MemoryServer):
-    """Serves at one watched place, or at more."""
+    """Serves at two watched places."""
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
-        self.places = [Watched(("memory", number)) for number in (1, 2)]
-        return self.places
+        self.listener, self.other = (Watched(("memory", number)) for number in (1, 2))
+        return [self.listener, self.other]
 
 
-async def ask(client: trioserver.Connection, line: bytes = b"hello\n") -> bytes:
-    """What `Upper` replies; raises if the client is gone."""
-    await client.send_all(line)
-    return await client.receive_some()
+def server_at(kind: Any) -> type[MemoryServer]:
+    """A kind of server that listens with this kind of listener."""
+
+    class Server(MemoryServer):
+        async def server_bind(self) -> Sequence[trioserver.Listener]:
+            self.listener = kind(self.server_address)
+            return [self.listener]
+
+    return Server
 
 
-async def expect_reset(client: trioserver.Connection) -> None:
-    """Wait until the client is told that it was turned away."""
-    with trio.fail_after(20), pytest.raises(trio.BrokenResourceError):
-        await client.receive_some()
-
-
-async def settled() -> None:
-    """Wait until everything has happened that happens by itself."""
-    await trio.testing.wait_all_tasks_blocked()
-
-
-def log_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged as more than news."""
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-
-
-# The first tier: one client's own error -----------------------------------------
-
-
-@pytest.mark.parametrize("name", CONNECTION_ERRORS)
-async def test_connection_error_is_forgotten(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    """AE-01: an error of one connection costs no time and no log record, and the next is served."""
-    witness = Witness()
-    async with MemoryServer(MEMORY, Upper, observers=[witness]).serving() as server:
-        server.listener.fail(error_of(name), error_of(name))
-        began = trio.current_time()
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-        assert trio.current_time() == began
-        assert server.statistics().accept_errors == 2
-    assert witness.names.count("accept_failed") == 2
-    assert log_of(caplog) == []
-
-
-async def test_connection_errors_without_end_leave_others_their_turn() -> None:
-    """AE-01: however many such errors come, a live connection is served in between."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        async with await server.connect() as client:
-            await settled()
-            server.listener.fail(*(error_of("ECONNABORTED") for _ in range(1000)))
-            assert await ask(client) == b"HELLO\n"
-            assert server.statistics().accept_errors < 1000
-
-
-@pytest.mark.parametrize("kind", [ConnectionAbortedError, ConnectionResetError, TimeoutError])
-async def test_connection_error_without_a_number(
-    autojump_clock: trio.testing.MockClock, kind: type[OSError]
-) -> None:
-    """AE-01: a listener of one's own that raises it by hand is understood all the same."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        server.listener.fail(kind("by hand"))
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-        assert server.statistics().accept_errors == 1
-
-
-# No error at all: nobody is there ------------------------------------------------
+# Errors that end nothing ------------------------------------------------------------
 
 NOBODY = {
     "EAGAIN": error_of("EAGAIN"),
@@ -139,48 +94,118 @@ NOBODY = {
 }
 """What accept(2) raises when nobody is there, and when it is to be called again."""
 
-A_SIGNAL = ("EINTR", "by hand, a signal")
+nobody = pytest.mark.parametrize("name", NOBODY)
+
+BEGINS, ENDS = "cannot accept", "again"
+
+
+@table(
+    ("errors", "counted", "delay", "logs"),
+    {
+        **{
+            f"AE-01: {name}, an error of one connection, costs no time and no log record": (
+                [error_of(name)] * 2,
+                2,
+                0,
+                (),
+            )
+            for name in ("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "EHOSTUNREACH", "ETIMEDOUT")
+        },
+        **{
+            f"AE-01: {kind.__name__} that a listener raises by hand is understood": (
+                [kind("by hand")],
+                1,
+                0,
+                (),
+            )
+            for kind in (ConnectionAbortedError, ConnectionResetError, TimeoutError)
+        },
+        **{
+            f"AE-01: nobody is there ({name}), and that counts for nothing": (
+                [error] * 10,
+                0,
+                0,
+                (),
+            )
+            for name, error in NOBODY.items()
+        },
+        **{
+            f"AE-01: five of {name}, which the program is out of, are waited out": (
+                [error_of(name)] * 5,
+                5,
+                0.155,
+                (BEGINS, ENDS),
+            )
+            for name in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")
+        },
+        "AE-01: a connection's own error in between does not end a shortage": (
+            [*map(error_of, ("EMFILE", "ECONNABORTED", "EMFILE"))],
+            3,
+            0.015,
+            (BEGINS, ENDS),
+        ),
+        "AE-01: a shortage is two records; they say where, why and how long": (
+            [error_of("ENOBUFS")] * 100,
+            100,
+            0.635 + 0.64 + 92,
+            (f"memory:1.*{os.strerror(errno.ENOBUFS)}", "memory:1.*100 errors"),
+        ),
+        "AE-01: where one more descriptor would not help, nobody is turned away": (
+            [error_of("ENOMEM")] * 30,
+            30,
+            0.635 + 0.64 + 22,
+            (BEGINS, ENDS),
+        ),
+    },
+)
+async def test_errors_that_end_nothing(
+    errors: Sequence[Exception],
+    counted: int,
+    delay: float,
+    logs: Sequence[str],
+    autojump_clock: MockClock,
+) -> None:
+    """Whatever an accept raises, live clients are served, and those who wait after a delay."""
+    scene = (
+        Scene(Upper, {1: b"one\n", 2: close}, meanwhile={1: fails(*errors)})
+        .beside(
+            *[Visit({1.001: ASKS}, comes_at=1).gives(b"HELLO\n", about(max(1.001, 1 + delay)))] * 2
+        )
+        .gives(b"ONE\n", 2, logs=logs)
+    )
+    played = await scene.gives(accept_errors=counted, refused=0).play()
+    assert played.witness.names.count("accept_failed") == counted
+    assert [it.at for it in played.log] == [1, about(1 + delay)][: len(logs)]
+
+
+async def test_connection_errors_without_end_leave_others_their_turn() -> None:
+    """AE-01: however many such errors come, a live connection is served in between."""
+    async with in_memory().serving() as server, await server.connect() as client:
+        await wait_all_tasks_blocked()
+        fails(*["ECONNABORTED"] * 1000)(server)
+        assert await ask(client) == b"HELLO\n"
+        assert server.statistics().accept_errors < 1000
 
 
 class Datagrams(trioserver.DatagramRequestHandler):
-    """Answers a datagram with its upper-case form."""
-
     async def handle(self) -> None:
         await self.wfile.write((await self.rfile.read()).upper())
 
 
-@pytest.mark.parametrize("name", NOBODY)
-async def test_nobody_is_there(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    """AE-01: a listener that says so as accept(2) does ends nothing, and counts for nothing."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        async with await server.connect() as live:
-            server.listener.fail(*[NOBODY[name]] * 10)
-            await settled()
-            server.listener.fail(*[NOBODY[name]] * 10)
-            async with await server.connect() as client:
-                assert await ask(client) == b"HELLO\n"
-            assert await ask(live) == b"HELLO\n"
-        assert server.statistics().accept_errors == 0
-    assert log_of(caplog) == []
-
-
-@pytest.mark.parametrize("name", NOBODY)
-async def test_no_datagram_is_there(autojump_clock: trio.testing.MockClock, name: str) -> None:
+@nobody
+async def test_no_datagram_is_there(autojump_clock: MockClock, name: str) -> None:
     """AE-01: the same of a listener of datagrams."""
-    server = MemoryDatagramServer(MEMORY, Datagrams)
-    async with server.serving():
-        server.listener.fail(*[NOBODY[name]] * 10)
-        await settled()
+    async with in_memory(Datagrams, MemoryDatagramServer).serving() as server:
+        fails(*[NOBODY[name]] * 10)(server)
+        await wait_all_tasks_blocked()
         client = server.client()
         await client.send(b"hello")
         assert await client.receive() == b"HELLO"
         assert server.statistics().accept_errors == 0
 
 
-@pytest.mark.parametrize("name", NOBODY)
-async def test_get_request_finds_nobody(autojump_clock: trio.testing.MockClock, name: str) -> None:
+@nobody
+async def test_get_request_finds_nobody(autojump_clock: MockClock, name: str) -> None:
     """AE-01: the same of a `get_request`; of the inherited one it never comes."""
 
     class Hesitates(MemoryServer):
@@ -192,46 +217,44 @@ async def test_get_request_finds_nobody(autojump_clock: trio.testing.MockClock, 
                 raise NOBODY[name]
             return super().get_request(listener)
 
-    async with Hesitates(MEMORY, Upper).serving() as server:
-        server.listener.fail(NOBODY[name])
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-        assert server.statistics().accept_errors == 0
+    scene = Scene(Upper, {2: ASKS}, comes_at=1, kind=Hesitates, meanwhile={1: fails(NOBODY[name])})
+    await scene.gives(b"HELLO\n", 2, accept_errors=0).play()
 
 
-@pytest.mark.parametrize("name", NOBODY)
-async def test_nobody_is_there_for_handle_request(
-    autojump_clock: trio.testing.MockClock, name: str
-) -> None:
+class Counts(MemoryServer):
+    """Knows when nobody has come."""
+
+    async def server_activate(self) -> None:
+        self.instants: list[float] = []
+        await super().server_activate()
+
+    async def handle_timeout(self) -> None:
+        self.instants.append(trio.current_time())
+
+
+@nobody
+async def test_nobody_is_there_for_handle_request(autojump_clock: MockClock, name: str) -> None:
     """AE-01: `handle_request` goes on waiting, and at its end takes who is there."""
-    timeouts = []
-
-    class Counts(MemoryServer):
-        async def handle_timeout(self) -> None:
-            timeouts.append(trio.current_time())
-
-    async with Counts(MEMORY, Upper, timeout=1) as server:
-        server.listener.fail(NOBODY[name])
+    async with in_memory(Upper, Counts, timeout=1) as server:
+        fails(NOBODY[name])(server)
         await server.handle_request()
-        assert timeouts == [1]
+        assert server.instants == [1]
         client = await server.connect()
         await client.send_eof()
-        server.listener.fail(NOBODY[name])
+        fails(NOBODY[name])(server)
         await server.handle_request()
         assert await read_to_end(client) == b""
-        assert timeouts == [1]
+        assert server.instants == [1]
 
 
-@pytest.mark.parametrize("name", A_SIGNAL)
+@pytest.mark.parametrize("name", ["EINTR", "by hand, a signal"])
 @pytest.mark.parametrize("how", ["drain", "handle_request"])
-async def test_signal_during_the_last_look(
-    autojump_clock: trio.testing.MockClock, how: str, name: str
-) -> None:
+async def test_signal_during_the_last_look(autojump_clock: MockClock, how: str, name: str) -> None:
     """AE-01: after it nobody looks again, so an interrupted accept is made again at once."""
-    async with MemoryServer(MEMORY, Upper, timeout=0) as server:
+    async with in_memory(timeout=0) as server:
         client = await server.connect()
         await client.send_eof()
-        server.listener.fail(NOBODY[name])
+        fails(NOBODY[name])(server)
         if how == "drain":
             server.shutdown()
             await server.serve_forever()
@@ -256,19 +279,12 @@ class Spinning(MemoryListener):
 @pytest.mark.parametrize("name", ["EAGAIN", "EINTR", "ECONNABORTED"])
 async def test_listener_without_a_checkpoint_stops_nobody(name: str) -> None:
     """AE-01: live connections have their turn, and the server can be ended."""
-
-    class Server(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            self.listener = Spinning(MEMORY)
-            return [self.listener]
-
-    with trio.fail_after(10):
-        async with Server(MEMORY, Upper).serving() as server:
-            async with await server.connect() as client:
+    async with running(server := in_memory(Upper, server_at(Spinning))):
+        async with await server.connect() as client:
+            assert await ask(client) == b"HELLO\n"
+            server.listener.errors.append(error_of(name))
+            for _ in range(10):
                 assert await ask(client) == b"HELLO\n"
-                server.listener.errors.append(error_of(name))
-                for _ in range(10):
-                    assert await ask(client) == b"HELLO\n"
 
 
 class Looks(MemoryListener):
@@ -282,22 +298,13 @@ class Looks(MemoryListener):
             await self._acceptors.park()
 
 
-async def test_listener_that_is_closed_in_the_step_in_which_it_is_woken() -> None:
+async def test_listener_that_is_closed_in_the_step_in_which_it_is_woken(
+    autojump_clock: MockClock,
+) -> None:
     """AE-04: the drain has closed it, and that is no failure of the listener's."""
-
-    class Server(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            self.listener = Looks(MEMORY)
-            return [self.listener]
-
-    server = Server(MEMORY, Upper)
-    async with server.serving():
-        await settled()
-        client = server.listener.connect_now()
-        server.shutdown()
-        await client.send_eof()
-        assert await read_to_end(client) == b""
-    assert (await server.wait_closed()).statistics.accepted == 1
+    late = Visit({1.25: end}, comes_at=1).gives(b"", 1.25)
+    scene = Scene(Upper, {0: end}, 1, kind=server_at(Looks)).beside(late)
+    await scene.gives(b"", 0, "completed", "completed").play()
 
 
 class Raises(SocketListener):
@@ -312,6 +319,8 @@ async def test_client_is_gone_before_it_is_accepted() -> None:
     """AE-01: on a real socket, readiness that somebody else has used up is no reason to end."""
 
     class Server(trioserver.TCPServer):
+        takes = True
+
         async def server_bind(self) -> Sequence[trioserver.Listener]:
             [listener] = await super().server_bind()
             return [Raises(listener.socket)]
@@ -322,190 +331,103 @@ async def test_client_is_gone_before_it_is_accepted() -> None:
                 listener.socket.accept()[0].close()
             return super().get_request(listener)
 
-        takes = True
-
-    with trio.fail_after(10):
-        async with Server(("127.0.0.1", 0), Upper).serving() as server:
-            with plain_client(server.server_address) as gone:
-                assert await trio.to_thread.run_sync(gone.recv, 1) == b""
-            with plain_client(server.server_address) as client:
-                client.sendall(b"hello\n")
-                assert await trio.to_thread.run_sync(client.recv, 10) == b"HELLO\n"
-            assert server.statistics().accept_errors == 0
+    async with running(server := on_tcp(kind=Server)) as address:
+        with plain_client(address) as gone:
+            assert await heard_by(gone) == b""
+        with plain_client(address) as client:
+            client.sendall(b"hello\n")
+            assert await trio.to_thread.run_sync(client.recv, 10) == b"HELLO\n"
+        assert server.statistics().accept_errors == 0
 
 
 # The second tier: the program is out of something --------------------------------
 
-
-@pytest.mark.parametrize("name", CAPACITY_ERRORS)
-async def test_capacity_error_is_waited_out(
-    autojump_clock: trio.testing.MockClock, name: str
-) -> None:
-    """AE-01: five such errors delay the waiting client by 155 ms, and harm nobody."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        listener = server.listener
-        async with await server.connect() as live:
-            assert await ask(live) == b"HELLO\n"
-            listener.fail(*(error_of(name) for _ in range(5)))
-            began = trio.current_time()
-            async with await server.connect() as waiting, await server.connect() as later:
-                assert await ask(live) == b"HELLO\n"
-                assert trio.current_time() == began
-                assert await ask(waiting) == b"HELLO\n"
-                assert trio.current_time() == pytest.approx(began + 0.155, abs=1e-9)
-                assert await ask(later) == b"HELLO\n"
-                assert trio.current_time() == pytest.approx(began + 0.155, abs=1e-9)
-            assert await ask(live) == b"HELLO\n"
-        assert server.listener is listener
-        assert server.statistics().accept_errors == 5
-
-
 PAUSES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0, 1.0)
 
 
-async def test_capacity_pauses_double_up_to_a_second(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_capacity_pauses_double_up_to_a_second(autojump_clock: MockClock) -> None:
     """AE-01: the pauses are 5 ms, doubling to 1 s, at exact instants."""
-    async with WatchedServer(MEMORY, Upper).serving() as server:
-        place, _ = server.places
-        await settled()
-        place.fail(*(error_of("ENOMEM") for _ in PAUSES))
-        began = trio.current_time()
-        async with await place.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-    tried = [instant for instant in place.instants if instant >= began]
-    assert tried[: len(PAUSES) + 1] == list(itertools.accumulate(PAUSES, initial=began))
+    shortage = {1: fails(*["ENOMEM"] * len(PAUSES))}
+    scene = Scene(Upper, {9: ASKS}, comes_at=1, kind=WatchedServer, meanwhile=shortage)
+    played = await scene.gives(b"HELLO\n", 9, logs=[BEGINS, ENDS]).play()
+    tried = [instant for instant in played.server.listener.instants if instant >= 1]
+    assert tried[: len(PAUSES) + 1] == list(itertools.accumulate(PAUSES, initial=1))
 
 
-async def test_capacity_pauses_begin_anew(autojump_clock: trio.testing.MockClock) -> None:
-    """AE-01: once an accept has worked, the next shortage begins with the shortest pause."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        for _ in range(2):
-            server.listener.fail(*(error_of("EMFILE") for _ in range(3)))
-            began = trio.current_time()
-            async with await server.connect() as client:
-                assert await ask(client) == b"HELLO\n"
-            assert trio.current_time() == pytest.approx(began + 0.035, abs=1e-9)
+@table(
+    {
+        "AE-01: once an accept has worked, the next begins with the shortest pause": Scene(
+            Upper,
+            {1.001: ASKS},
+            comes_at=1,
+            meanwhile={1: fails(*["EMFILE"] * 3), 2: fails(*["EMFILE"] * 3)},
+        )
+        .beside(Visit({2.001: ASKS}, comes_at=2).gives(b"HELLO\n", about(2.035)))
+        .gives(b"HELLO\n", about(1.035), logs=[BEGINS, ENDS] * 2),
+        "AE-06: a drain during a shortage does not claim that accepting works again": Scene(
+            Upper, {0: end}, 1.001, meanwhile={1: fails("EMFILE")}
+        ).gives(closed_at=1.001, logs=[BEGINS]),
+        "AE-06: a server that pauses ends at once when it is told to": Scene(
+            Upper, {0: end}, 6.5, meanwhile={1: fails(*["EMFILE"] * 100)}
+        ).gives(closed_at=6.5, logs=[BEGINS]),
+    }
+)
+async def test_shortage(scene: Scene, autojump_clock: MockClock) -> None:
+    """While the program is out of something, the server pauses between accepts."""
+    await scene.play()
 
 
-async def test_capacity_pause_goes_on_after_other_errors(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """AE-01: a connection's own error in between does not end a shortage."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        server.listener.fail(*map(error_of, ("EMFILE", "ECONNABORTED", "EMFILE")))
-        began = trio.current_time()
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-        assert trio.current_time() == pytest.approx(began + 0.015, abs=1e-9)
-    assert len(log_of(caplog)) == 2
+async def test_cancelled_while_backing_off(autojump_clock: MockClock) -> None:
+    """AE-06: a server that pauses ends at once when it is cancelled."""
+    server = in_memory()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve_forever)
+        fails(*["EMFILE"] * 100)(server)
+        await trio.sleep(5.5)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == 5.5
 
 
-async def test_capacity_pause_is_one_listeners(autojump_clock: trio.testing.MockClock) -> None:
+async def test_capacity_pause_is_one_listeners(autojump_clock: MockClock) -> None:
     """AE-01: while one listener pauses, another accepts."""
-    async with WatchedServer(MEMORY, Upper).serving() as server:
-        first, second = server.places
-        first.fail(*(error_of("EMFILE") for _ in range(5)))
-        began = trio.current_time()
-        async with await second.connect() as client:
+    async with in_memory(Upper, WatchedServer).serving() as server:
+        fails(*["EMFILE"] * 5)(server)
+        async with await server.other.connect() as client:
             assert await ask(client) == b"HELLO\n"
-        assert trio.current_time() == began
-
-
-async def test_capacity_error_is_logged_when_it_begins_and_when_it_ends(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """AE-01: a shortage is two records, whatever it lasts; they say where, why and how long."""
-    async with MemoryServer(("here", 80), Upper).serving() as server:
-        server.listener.fail(*(error_of("ENOBUFS") for _ in range(100)))
-        await settled()
-        (begin,) = log_of(caplog)
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-    assert log_of(caplog)[0] == begin
-    _, end = log_of(caplog)
-    assert "here:80" in begin
-    assert os.strerror(errno.ENOBUFS) in begin
-    assert "here:80" in end
-    assert "100 errors" in end
+        assert trio.current_time() == 0
 
 
 async def test_capacity_error_ends_with_an_accept(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """AE-01: a shortage is over when somebody was accepted, not when a slot was missing instead."""
-    async with WatchedServer(MEMORY, Upper, limits=Limits(requests=1)).serving() as server:
-        first, second = server.places
-        first.fail(error_of("EMFILE"))
+    async with in_memory(Upper, WatchedServer, limits=Limits(requests=1)).serving() as server:
+        fails("EMFILE")(server)
         await trio.sleep(1)
-        async with await second.connect():
-            await settled()
-            client = await first.connect()
-            await settled()
-            assert len(log_of(caplog)) == 1
+        async with await server.other.connect():
+            await wait_all_tasks_blocked()
+            client = await server.connect()
+            await wait_all_tasks_blocked()
+            assert len(caplog.records) == 1
         async with client:
             assert await ask(client) == b"HELLO\n"
-    assert len(log_of(caplog)) == 2
+    assert len(caplog.records) == 2
 
 
-async def test_capacity_error_under_handle_request(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """AE-01: `handle_request` waits a shortage out as `serve_forever` does."""
-    async with MemoryServer(MEMORY, Upper, timeout=1) as server:
-        server.listener.fail(*(error_of("EMFILE") for _ in range(3)))
-        async with await server.connect() as client:
-            await client.send_all(b"hello\n")
-            await client.send_eof()
-            began = trio.current_time()
-            await server.handle_request()
-            assert trio.current_time() == pytest.approx(began + 0.035, abs=1e-9)
-            assert await read_to_end(client) == b"HELLO\n"
-
-
-async def test_capacity_error_until_handle_request_gives_up(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """AE-01: a shortage longer than its patience is a time-out like any other."""
-    timeouts = []
-
-    class Patient(MemoryServer):
-        async def handle_timeout(self) -> None:
-            timeouts.append(trio.current_time())
-
-    async with Patient(MEMORY, Upper, timeout=1) as server:
-        server.listener.fail(*(error_of("ENOMEM") for _ in range(30)))
-        began = trio.current_time()
+async def test_capacity_error_under_handle_request(autojump_clock: MockClock) -> None:
+    """AE-01: `handle_request` waits a shortage out; one that is too long is a time-out."""
+    async with in_memory(Upper, Counts, timeout=1) as server:
+        fails(*["EMFILE"] * 3)(server)
+        client = await server.connect()
+        await client.send_all(b"hello\n")
+        await client.send_eof()
         await server.handle_request()
-    assert timeouts == [began + 1]
-
-
-async def test_shortage_ends_with_its_server(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """AE-06: a drain during a shortage does not claim that accepting works again."""
-    server = MemoryServer(MEMORY, Upper)
-    async with server.serving():
-        server.listener.fail(error_of("EMFILE"))
-        await settled()
-    assert len(log_of(caplog)) == 1
-
-
-@pytest.mark.parametrize("how", ["shutdown", "cancel"])
-async def test_stop_while_backing_off(autojump_clock: trio.testing.MockClock, how: str) -> None:
-    """AE-06: a server that pauses ends at once when it is told to."""
-    server = MemoryServer(MEMORY, Upper)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        server.listener.fail(*(error_of("EMFILE") for _ in range(100)))
-        await trio.sleep(5.5)
+        assert trio.current_time() == about(0.035)
+        assert await read_to_end(client) == b"HELLO\n"
         began = trio.current_time()
-        if how == "shutdown":
-            server.shutdown()
-        else:
-            nursery.cancel_scope.cancel()
-    assert trio.current_time() == began
+        fails(*["ENOMEM"] * 30)(server)
+        await server.handle_request()
+        assert server.instants == [began + 1]
 
 
 # Turning away whom a shortage would leave hanging ---------------------------------
@@ -513,119 +435,14 @@ async def test_stop_while_backing_off(autojump_clock: trio.testing.MockClock, ho
 
 @attrs.define(eq=False)
 class Exhausted(MemoryListener):
-    """Accepts as the kernel does when the only free descriptor is the one held in reserve."""
+    """Accepts as the kernel does when there are so many descriptors, and one in reserve."""
 
     reserve: ReserveDescriptor | None = None
-    exhausted: bool = True
-
-    def accept_now(self) -> Any:
-        if self.exhausted and self.reserve and self.reserve._descriptor is not None:
-            raise error_of("EMFILE")
-        return super().accept_now()
-
-
-class ExhaustedServer(MemoryServer):
-    """Serves where descriptors are short from the first client on."""
-
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
-        self.listener = Exhausted(MEMORY)
-        return [self.listener]
-
-    async def server_activate(self) -> None:
-        await super().server_activate()
-        self.listener.reserve = self._bound_run().admission.reserve
-
-
-SHEDS_AFTER = sum(PAUSES[:9])  # the pause has then stood at a second for a second
-
-
-async def test_shortage_turns_clients_away_when_it_lasts(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """AE-01: a second after the pause has reached its longest, those who wait are reset."""
-    witness = Witness()
-    async with ExhaustedServer(MEMORY, Upper, observers=[witness]).serving() as server:
-        began = trio.current_time()
-        clients = [await server.connect((str(number), 1)) for number in range(3)]
-        for client in clients:
-            await expect_reset(client)
-            assert trio.current_time() == pytest.approx(began + SHEDS_AFTER, abs=1e-9)
-        assert server.statistics().refused == 3
-        assert server.statistics().accepted == 0
-    refusals = [event[1:] for event in witness.events if event[0] == "request_refused"]
-    assert refusals == [((str(number), 1), "out of descriptors") for number in range(3)]
-
-
-@pytest.mark.parametrize("how", ["it lasts", "drain"])
-@pytest.mark.parametrize("name", ["ECONNABORTED", "EINTR"])
-async def test_shortage_turns_away_who_comes_after_an_error(
-    autojump_clock: trio.testing.MockClock, name: str, how: str
-) -> None:
-    """AE-01: an error of one client among those who are turned away does not hide the next."""
-    server = ExhaustedServer(MEMORY, Upper)
-    async with server.serving():
-        server.listener.fail(error_of(name))
-        clients = [await server.connect((str(number), 1)) for number in range(3)]
-        if how == "drain":
-            await settled()
-            server.shutdown()
-        for client in clients:
-            await expect_reset(client)
-    report = await server.wait_closed()
-    assert report.statistics.refused + len(report.unaccepted) == 3
-
-
-@pytest.mark.parametrize("offset", [0.1, 0.7, 12.3, 1234.56, 98765.4321])
-async def test_shortage_counts_its_second_at_any_hour(
-    autojump_clock: trio.testing.MockClock, offset: float
-) -> None:
-    """AE-01: rounding does not make it wait for another pause."""
-    await trio.sleep(offset)
-    async with ExhaustedServer(MEMORY, Upper).serving() as server:
-        began = trio.current_time()
-        client = await server.connect()
-        await expect_reset(client)
-        assert trio.current_time() == pytest.approx(began + SHEDS_AFTER, abs=1e-6)
-
-
-async def test_shortage_that_lasts_turns_newcomers_away_at_once(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """AE-01: once it turns clients away, nobody waits longer than a pause."""
-    async with ExhaustedServer(MEMORY, Upper).serving() as server:
-        server.listener.connect_now()
-        await trio.sleep(10)
-        for _ in range(5):
-            began = trio.current_time()
-            client = await server.connect()
-            await expect_reset(client)
-            assert trio.current_time() <= began + 1
-
-
-async def test_shortage_turns_a_long_queue_away(autojump_clock: trio.testing.MockClock) -> None:
-    """AE-01: a queue of hundreds is gone within seconds, and live connections go on."""
-    async with ExhaustedServer(MEMORY, Upper).serving() as server:
-        server.listener.exhausted = False
-        async with await server.connect() as live:
-            assert await ask(live) == b"HELLO\n"
-            server.listener.exhausted = True
-            clients = [server.listener.connect_now() for _ in range(300)]
-            began = trio.current_time()
-            for client in clients:
-                assert await ask(live) == b"HELLO\n"
-                await expect_reset(client)
-            assert trio.current_time() <= began + SHEDS_AFTER + 5
-
-
-@attrs.define(eq=False)
-class Tight(MemoryListener):
-    """Accepts as the kernel does when there is one descriptor for clients, and one in reserve."""
-
-    reserve: ReserveDescriptor | None = None
+    descriptors: float = 0
     accepted: list[trioserver.Transport] = attrs.field(factory=list)
 
     def accept_now(self) -> Any:
-        free = 1 - sum(not transport.closed for transport in self.accepted)
+        free = self.descriptors - sum(not transport.closed for transport in self.accepted)
         if self.reserve and self.reserve._descriptor is None:
             free += 1
         if free < 1:
@@ -636,80 +453,93 @@ class Tight(MemoryListener):
         return found
 
 
-class TightServer(ExhaustedServer):
-    """Serves where descriptors are enough for one client."""
+class ExhaustedServer(server_at(Exhausted)):  # type: ignore[misc]
+    """Serves where descriptors are short from the first client on."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
-        self.listener = Tight(MEMORY)
-        return [self.listener]
+    async def server_activate(self) -> None:
+        await super().server_activate()
+        self.listener.reserve = self._bound_run().admission.reserve
 
 
-async def test_shortage_with_progress_turns_nobody_away(
-    autojump_clock: trio.testing.MockClock,
+def has_descriptors(number: float) -> Callable[[Any], None]:
+    """So many of them are left."""
+
+    def leave(server: Any) -> None:
+        server.listener.descriptors = number
+
+    return leave
+
+
+SHEDS_AFTER = sum(PAUSES[:9])  # the pause has then stood at a second for a second
+WITHIN = 9  # 0.15 s for each of 60 clients; 5 s for a queue of hundreds, after that
+LATE = [("late", number) for number in range(3)]
+
+
+@table(
+    {
+        "AE-01: a second after the pause is at its longest, those who wait are reset": Scene(Upper)
+        .beside(*[Visit().gives(b"", about(SHEDS_AFTER), breaks=True)] * 2)
+        .gives(b"", about(SHEDS_AFTER), breaks=True, logs=[BEGINS], refused=3, accepted=0),
+        "AE-01: a queue of hundreds is gone within seconds, and live connections go on": Scene(
+            Upper, {0: b"one\n", 8.5: [b"two\n", end]}, meanwhile={0: has_descriptors(1)}
+        )
+        .beside(*[Visit(comes_at=1.5).gives(b"", breaks=True)] * 300)
+        .gives(b"ONE\nTWO\n", 8.5, logs=[BEGINS], refused=300),
+        "AE-01: where each client that leaves makes room for the next, all are served": Scene(
+            does(sleep(0.05)), meanwhile={0: has_descriptors(1)}
+        )
+        .beside(*[Visit().gives(b"")] * 59)
+        .gives(b"", logs=[BEGINS], refused=0),
+        "AE-06: clients that a drain finds waiting, and cannot keep, are turned away": Scene(
+            Upper, {0.5: b"hello\n"}, 1, meanwhile={0: has_descriptors(1)}
+        )
+        .beside(*[Visit(address=who, comes_at=0.998).gives(b"", 1, breaks=True) for who in LATE])
+        .gives(b"HELLO\n", 1, unaccepted=tuple(LATE), logs=[BEGINS]),
+        "AE-01: when there are descriptors again, the next is served, and the log says so": Scene(
+            Upper, meanwhile={7: has_descriptors(2)}
+        )
+        .beside(Visit({8: ASKS}, comes_at=8).gives(b"HELLO\n"))
+        .gives(b"", breaks=True, logs=[BEGINS, ENDS]),
+    }
+)
+async def test_shortage_of_descriptors(scene: Scene, autojump_clock: MockClock) -> None:
+    """Who would be left hanging in a shortage that lasts is turned away."""
+    played = await scene.gives(kind=ExhaustedServer).play()
+    assert {reason for _, reason in played.refusals} <= {"out of descriptors", "the server drains"}
+    assert max(heard.ended_at for heard in played.heard) <= WITHIN
+
+
+@pytest.mark.parametrize("drain_at", [None, 0.5])
+@pytest.mark.parametrize("name", ["ECONNABORTED", "EINTR"])
+async def test_shortage_turns_away_who_comes_after_an_error(
+    autojump_clock: MockClock, name: str, drain_at: float | None
 ) -> None:
-    """AE-01: where each client that leaves makes room for the next, all are served, and soon."""
-
-    async def take_a_moment(request: Any, client_address: Any, server: Any) -> None:
-        await trio.sleep(0.05)
-
-    async with TightServer(MEMORY, take_a_moment).serving() as server:
-        clients = [server.listener.connect_now() for _ in range(60)]
-        began = trio.current_time()
-        for client in clients:
-            assert await read_to_end(client) == b""
-            await client.aclose()
-        assert server.statistics().refused == 0
-        assert trio.current_time() - began < 60 * (0.05 + 0.1)
+    """AE-01: an error of one client among those who are turned away does not hide the next."""
+    others = [Visit().gives(b"", breaks=True)] * 2
+    scene = Scene(Upper, {}, drain_at, kind=ExhaustedServer).beside(*others)
+    scene = attrs.evolve(scene, meanwhile={0: fails(name)})
+    report = (await scene.gives(b"", breaks=True, logs=[BEGINS]).play()).report
+    assert report.statistics.refused + len(report.unaccepted) == 3
 
 
-async def test_shortage_in_a_drain(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("offset", [0.1, 0.7, 12.3, 1234.56, 98765.4321])
+async def test_shortage_counts_its_second_at_any_hour(
+    autojump_clock: MockClock, offset: float
 ) -> None:
-    """AE-06: clients that a drain finds waiting, and cannot keep, are turned away and counted."""
-    server = TightServer(MEMORY, Upper)
-    async with server.serving():
-        async with await server.connect() as live:
-            await settled()
-            waiting = [server.listener.connect_now(("late", number)) for number in range(3)]
-            assert await ask(live) == b"HELLO\n"
-            server.shutdown()
-            for client in waiting:
-                await expect_reset(client)
-    report = await server.wait_closed()
-    assert report.unaccepted == tuple(("late", number) for number in range(3))
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-async def test_shortage_that_lasts_ends(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """AE-01: when there are descriptors again, the next client is served, and the log says so."""
-    async with ExhaustedServer(MEMORY, Upper).serving() as server:
-        server.listener.connect_now()
-        await trio.sleep(10)
-        server.listener.exhausted = False
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-    assert len(log_of(caplog)) == 2
-    assert "again" in log_of(caplog)[1]
-
-
-async def test_shortage_of_memory_turns_nobody_away(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """AE-01: where one more descriptor would not help, clients wait for the end of the shortage."""
-    async with MemoryServer(MEMORY, Upper).serving() as server:
-        server.listener.fail(*(error_of("ENOMEM") for _ in range(30)))
-        async with await server.connect() as client:
-            assert await ask(client) == b"HELLO\n"
-        assert server.statistics().refused == 0
+    """AE-01: rounding does not make it wait for another pause; then nobody waits long."""
+    later = [offset + 10 + 1.3 * n for n in range(5)]
+    others = [Visit(comes_at=instant).gives(b"", breaks=True) for instant in later]
+    scene = Scene(Upper, comes_at=offset, kind=ExhaustedServer).beside(*others)
+    played = await scene.gives(b"", about(offset + SHEDS_AFTER), breaks=True, logs=[BEGINS]).play()
+    for came_at, heard in zip(later, played.heard[1:], strict=True):
+        assert heard.ended_at <= came_at + 1
 
 
 async def test_reserve_is_given_back() -> None:
     """AE-01: when the server has ended, the descriptor held in reserve is closed, too."""
     before = open_descriptors()
-    async with MemoryServer(MEMORY, Upper).serving():
-        await settled()
+    async with in_memory().serving():
+        await wait_all_tasks_blocked()
         assert len(open_descriptors() - before) == 1
     assert open_descriptors() == before
 
@@ -717,255 +547,243 @@ async def test_reserve_is_given_back() -> None:
 # The third tier: the listener is broken --------------------------------------------
 
 
-async def failure_of(server: trioserver.BaseServer, kind: type[BaseException]) -> BaseException:
-    """What ends the server, as it leaves `serve_forever`."""
-    with trio.fail_after(10), pytest.raises(kind) as caught:
-        await server.serve_forever()
+async def failure_of(server: Any, harm: Callable[[Any], object]) -> BaseException:
+    """What ends the server, as it leaves `serve_forever`, when it is harmed."""
+
+    async def do_harm() -> None:
+        await wait_all_tasks_blocked()
+        harmed = harm(server)
+        if isinstance(harmed, Coroutine):
+            await harmed
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(do_harm)
+            with pytest.raises(BaseException) as caught:  # noqa: PT011  (whatever it is)
+                await server.serve_forever()
     return caught.value
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        *map(error_of, FATAL_ERRORS),
+        *map(error_of, ("EBADF", "ENOTSOCK", "EINVAL", "EFAULT")),
         OSError("of no known number"),
         KeyError("custom"),
         trio.ClosedResourceError("custom"),
         SystemExit(3),
+        ExceptionGroup("custom", [ValueError("only")]),
     ],
     ids=repr,
 )
-async def test_fatal_error_leaves_bare(error: BaseException) -> None:
-    """AE-04, AE-05: any other error ends the server, and leaves `serve_forever` as it is."""
-    server = WatchedServer(MEMORY, Upper)
+async def test_fatal_error_leaves_bare(error: Exception) -> None:
+    """AE-04, AE-05: any other error ends the server, and leaves `serve_forever` as it is.
 
-    async def break_it() -> None:
-        await settled()
-        server.places[0].fail(error)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        assert await failure_of(server, type(error)) is error
-
-
-async def test_fatal_error_that_is_a_group() -> None:
-    """AE-05: a group that a listener raises is not taken for one of Trio's, and stays whole."""
-    server, only = WatchedServer(MEMORY, Upper), ValueError("only")
-
-    async def break_it() -> None:
-        await settled()
-        server.places[0].fail(ExceptionGroup("custom", [only]))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        error = await failure_of(server, ExceptionGroup)
-    assert isinstance(error, ExceptionGroup)
-    assert (error.message, error.exceptions) == ("custom", (only,))
+    A group that a listener raises is not taken for one of Trio's, and stays whole.
+    """
+    found: Any = await failure_of(in_memory(Upper, WatchedServer), fails(error))
+    if isinstance(error, ExceptionGroup):
+        assert (found.message, found.exceptions) == (error.message, error.exceptions)
+    else:
+        assert found is error
 
 
 @pytest.mark.parametrize("error", [error_of("EBADF"), KeyError("custom")], ids=repr)
 async def test_fatal_error_closes_everything(error: Exception) -> None:
     """AE-04, AE-05: then all listeners and all connections are closed, and the report says why."""
-    witness = Witness()
-    server = WatchedServer(MEMORY, Upper, observers=[witness])
+    server = in_memory(Upper, WatchedServer, observers=[witness := Witness()])
     clients = []
 
-    async def break_it() -> None:
-        await settled()
-        clients.append(await server.places[1].connect())
+    async def harm(server: Any) -> None:
+        clients.append(await server.other.connect())
         assert await ask(clients[0]) == b"HELLO\n"
-        server.places[0].fail(error)
+        fails(error)(server)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        await failure_of(server, type(error))
-        assert [place.closed for place in server.places] == [True, True]
-        assert await read_to_end(clients[0]) == b""
-        report = await server.wait_closed()
-    assert type(error).__name__ in report.reason
+    assert await failure_of(server, harm) is error
+    assert server.listener.closed
+    assert server.other.closed
+    assert await read_to_end(clients[0]) == b""
+    assert type(error).__name__ in (await server.wait_closed()).reason
     assert witness.outcomes == ["cancelled"]
     assert witness.names[-1] == "server_closed"
 
 
-async def test_fatal_error_beside_a_backing_off_listener(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+async def test_fatal_error_beside_a_backing_off_listener(autojump_clock: MockClock) -> None:
     """AE-04: one listener that pauses does not hold up the end that another causes."""
-    server = WatchedServer(MEMORY, Upper)
 
-    async def break_it() -> None:
-        await settled()
-        first, second = server.places
-        first.fail(*(error_of("EMFILE") for _ in range(100)))
+    async def harm(server: Any) -> None:
+        fails(*["EMFILE"] * 100)(server)
         await trio.sleep(5.5)
-        second.fail(error_of("EBADF"))
+        server.other.fail(error_of("EBADF"))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        await failure_of(server, OSError)
-        assert trio.current_time() == 5.5
+    await failure_of(in_memory(Upper, WatchedServer), harm)
+    assert trio.current_time() == 5.5
 
 
-async def test_fatal_error_under_a_handled_request() -> None:
+@pytest.mark.parametrize("patience", [None, 0], ids=["waits", "only looks"])
+async def test_fatal_error_under_a_handled_request(patience: float | None) -> None:
     """AE-04: `handle_request` raises it, too, bare."""
-    error = error_of("EBADF")
-    async with MemoryServer(MEMORY, Upper) as server:
-        server.listener.fail(error)
+    async with in_memory(timeout=patience) as server:
+        fails(error := error_of("EBADF"))(server)
         with pytest.raises(OSError, match="Bad file") as caught:
             await server.handle_request()
     assert caught.value is error
 
 
-async def test_fatal_error_in_the_last_look_of_a_handled_request() -> None:
-    """AE-04: also when `handle_request` only looks, and does not wait."""
-    error = error_of("EBADF")
-    async with MemoryServer(MEMORY, Upper, timeout=0) as server:
-        server.listener.fail(error)
-        with pytest.raises(OSError, match="Bad file") as caught:
-            await server.handle_request()
-    assert caught.value is error
+def shut_it_down(server: Any) -> None:
+    """Somebody shuts the listening socket down."""
+    server.socket.shutdown(socket.SHUT_RDWR)
 
 
-async def test_listening_socket_shut_down_underfoot() -> None:
-    """AE-04: a listening socket that somebody shuts down ends the server with its own error."""
-    server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
-
-    async def break_it() -> None:
-        await settled()
-        assert server.socket
-        server.socket.shutdown(socket.SHUT_RDWR)
-
-    before = open_descriptors()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        error = await failure_of(server, OSError)
-    assert isinstance(error, OSError)
-    assert error.errno == errno.EINVAL
-    assert open_descriptors() == before
+def close_it(server: Any) -> None:
+    """Somebody closes it, and tells Trio."""
+    trio.lowlevel.notify_closing(server.socket)
+    server.socket.close()
 
 
-async def test_listening_socket_closed_underfoot() -> None:
-    """AE-04: one that somebody closes, telling Trio, ends it with `trio.ClosedResourceError`."""
-    server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
-
-    async def break_it() -> None:
-        await settled()
-        assert server.socket
-        trio.lowlevel.notify_closing(server.socket)
+async def close_it_while_full(server: Any) -> None:
+    """Somebody closes it while all slots are taken; then one is free."""
+    with plain_client(server.server_address):
+        await wait_all_tasks_blocked()
         server.socket.close()
 
+
+@table(
+    ("harm", "kind", "number"),
+    {
+        "AE-04: one that somebody shuts down ends the server with its own error": (
+            shut_it_down,
+            OSError,
+            errno.EINVAL,
+        ),
+        "AE-04: one that somebody closes, with trio.ClosedResourceError": (
+            close_it,
+            trio.ClosedResourceError,
+            None,
+        ),
+        "AE-04: one that is closed while all slots are taken, when one is free": (
+            close_it_while_full,
+            (OSError, trio.ClosedResourceError),
+            None,
+        ),
+    },
+)
+async def test_listening_socket_underfoot(harm: Any, kind: Any, number: int | None) -> None:
+    """A listening socket that is taken away ends the server."""
     before = open_descriptors()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        await failure_of(server, trio.ClosedResourceError)
+    error: Any = await failure_of(on_tcp(limits=Limits(requests=1)), harm)
+    assert isinstance(error, kind)
+    assert number is None or error.errno == number
     assert open_descriptors() == before
-
-
-async def test_listening_socket_closed_while_the_server_is_full() -> None:
-    """AE-04: one that is closed while all slots are taken ends the server when one is free."""
-    server = trioserver.TCPServer(("127.0.0.1", 0), Upper, limits=Limits(requests=1))
-
-    async def break_it() -> None:
-        await settled()
-        with plain_client(server.server_address):
-            await settled()
-            assert server.socket
-            server.socket.close()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(break_it)
-        error = await failure_of(server, Exception)
-    assert isinstance(error, OSError | trio.ClosedResourceError)
 
 
 # get_request -------------------------------------------------------------------------
 
 
-async def test_get_request_drops_a_client() -> None:
-    """BP-02: None for a client that was accepted resets it, counts it, and serves the next."""
-    witness = Witness()
+class Picky(MemoryServer):
+    def get_request(self, listener: trioserver.Listener) -> Any:
+        found = super().get_request(listener)
+        return None if found is None or found[1][0] == "bad" else found
 
-    class Picky(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+
+class Choosy(MemoryServer):
+    def get_request(self, listener: trioserver.Listener) -> Any:
+        while (found := super().get_request(listener)) and found[1][0] == "bad":
+            pass
+        return found
+
+
+def server_raising(name: str) -> type[MemoryServer]:
+    """One whose `get_request` raises this about one client."""
+
+    class Looking(MemoryServer):
+        def get_request(self, listener: trioserver.Listener) -> Any:
             found = super().get_request(listener)
-            return None if found is None or found[1][0] == "unwanted" else found
-
-    async with Picky(MEMORY, Upper, observers=[witness]).serving() as server:
-        unwanted = await server.connect(("unwanted", 1))
-        async with await server.connect(("wanted", 1)) as wanted:
-            assert await ask(wanted) == b"HELLO\n"
-        await expect_reset(unwanted)
-        assert server.statistics().refused == 1
-    assert ("request_refused", ("unwanted", 1), "get_request") in witness.events
-
-
-async def test_get_request_that_looks_for_the_right_client() -> None:
-    """AE-05: of clients that an override accepts one after the other, no one is forgotten."""
-
-    class Choosy(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
-            while (found := super().get_request(listener)) and found[1][0] == "unwanted":
-                pass
+            if found and found[1][0] == "bad":
+                raise error_of(name)
             return found
 
-    async with Choosy(MEMORY, Upper).serving() as server:
-        unwanted = [server.listener.connect_now(("unwanted", n)) for n in range(3)]
-        async with await server.connect(("wanted", 1)) as wanted:
-            assert await ask(wanted) == b"HELLO\n"
-        for client in unwanted:
-            await expect_reset(client)
-        assert server.statistics().refused == 3
+    return Looking
 
 
-async def test_get_request_wraps_a_client() -> None:
+REFUSES = {"refused": 3, "accept_errors": 0}
+COUNTS = {"refused": 0, "accept_errors": 3}
+
+
+@table(
+    ("kind", "report"),
+    {
+        "BP-02: None for a client that was accepted resets it, and counts it": (Picky, REFUSES),
+        "AE-05: of clients that are accepted one after the other, no one is forgotten": (
+            Choosy,
+            REFUSES,
+        ),
+        **{
+            f"AE-01: {name} after the accept is about that client alone: closed, no pause": (
+                server_raising(name),
+                COUNTS,
+            )
+            for name in ("ECONNRESET", "EMFILE", "EBADF", "ENOENT")
+        },
+    },
+)
+async def test_get_request_drops_clients(
+    kind: Any, report: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    """Clients whom an override does not want are closed, and the next is served at once."""
+    others = [Visit({0: ASKS}, address=("good", 1)).gives(b"HELLO\n", 0)]
+    others += [Visit(address=("bad", n)).gives(b"", 0, breaks=True) for n in (2, 3)]
+    scene = Scene(Upper, address=("bad", 1), kind=kind).beside(*others)
+    refusals = [(("bad", n), "get_request") for n in range(1, 1 + report["refused"])]
+    given = {"report": report, "refusals": refusals}
+    played = await scene.gives(b"", 0, breaks=True, **given).play()
+    assert played.witness.names.count("accept_failed") == report["accept_errors"]
+
+
+@attrs.frozen(eq=False)
+class Wrapped:
+    """What an override makes of a connection."""
+
+    connection: Connection
+
+    async def linger(self) -> None:
+        """Nothing."""
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+
+class Wrapping(MemoryServer):
+    async def server_activate(self) -> None:
+        self.seen: list[Any] = []
+        await super().server_activate()
+
+    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+        found = super().get_request(listener)
+        return found and (Wrapped(found[0]), "somebody")
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        self.seen.append(("verify", type(request), client_address))
+        return True
+
+    async def shutdown_request(self, request: Any) -> None:
+        self.seen.append(("shutdown", type(request)))
+
+
+async def test_get_request_wraps_a_client(autojump_clock: MockClock) -> None:
     """AE-05: hooks and handler get what an override returns, and the connection is closed."""
-    seen = []
-
-    class Wrapped:
-        def __init__(self, connection: trioserver.Connection) -> None:
-            self.connection = connection
-
-    class Wrapping(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
-            found = super().get_request(listener)
-            return found and (Wrapped(found[0]), "somebody")
-
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            seen.append(("verify", type(request), client_address))
-            return True
-
-        async def shutdown_request(self, request: Any) -> None:
-            seen.append(("shutdown", type(request)))
 
     async def look(request: Any, client_address: Any, server: Any) -> None:
-        seen.append(("handle", type(request), client_address))
+        server.seen.append(("handle", type(request), client_address))
         await request.connection.sendall(b"seen")
 
-    async with Wrapping(MEMORY, look).serving() as server:
-        async with await server.connect() as client:
-            with trio.fail_after(10):
-                assert await read_to_end(client) == b"seen"
-    expected = [("verify", Wrapped, "somebody"), ("handle", Wrapped, "somebody")]
-    assert seen == [*expected, ("shutdown", Wrapped)]
+    played = await Scene(look, kind=Wrapping).gives(b"seen", 0).play()
+    expected = [(what, Wrapped, "somebody") for what in ("verify", "handle")]
+    assert played.server.seen == [*expected, ("shutdown", Wrapped)]
 
 
-async def test_get_request_wraps_a_client_for_a_class(autojump_clock: object) -> None:
+async def test_get_request_wraps_a_client_for_a_class(autojump_clock: MockClock) -> None:
     """AE-05: a handler class is given the wrapper, too, and cleans up in its time."""
-
-    class Wrapped:
-        def __init__(self, connection: trioserver.Connection) -> None:
-            self.connection = connection
-
-        async def linger(self) -> None:
-            """Nothing."""
-
-        async def aclose(self) -> None:
-            """Nothing."""
-
-    class Wrapping(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
-            found = super().get_request(listener)
-            return found and (Wrapped(found[0]), found[1])
 
     class Fails(trioserver.BaseRequestHandler):
         async def handle(self) -> None:
@@ -977,11 +795,8 @@ async def test_get_request_wraps_a_client_for_a_class(autojump_clock: object) ->
             finally:
                 self.request.connection.reset()
 
-    timeouts = trioserver.Timeouts(cleanup=3)
-    async with Wrapping(MEMORY, Fails, timeouts=timeouts).serving() as server:
-        await expect_reset(await server.connect())
-        assert trio.current_time() == 3
-    assert server.statistics().outcomes[trioserver.Outcome.FAILED] == 1
+    scene = Scene(Fails, kind=Wrapping, timeouts=Timeouts(cleanup=3))
+    await scene.gives(b"", 3, "failed", breaks=True).play()
 
 
 class Overridden(trioserver.TCPServer):
@@ -993,22 +808,17 @@ class Overridden(trioserver.TCPServer):
         return self.override(super().get_request(listener))
 
 
-async def failure_with(override: Any, kind: type[BaseException]) -> BaseException:
+async def failure_with(override: Any) -> BaseException:
     """What ends a real server with that override when a client comes, who must not be left open."""
-    server = Overridden(("127.0.0.1", 0), Upper, override=override)
     clients = []
 
-    async def connect() -> None:
-        await settled()
+    def connect(server: Any) -> None:
         clients.append(plain_client(server.server_address))
 
     before = open_descriptors()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connect)
-        error = await failure_of(server, kind)
-        (client,) = clients
-        with client, pytest.raises(ConnectionResetError):
-            await trio.to_thread.run_sync(client.recv, 1)
+    error = await failure_of(on_tcp(kind=Overridden, override=override), connect)
+    with clients[0] as client, pytest.raises(ConnectionResetError):
+        await heard_by(client)
     assert open_descriptors() == before
     return error
 
@@ -1022,103 +832,57 @@ async def test_get_request_that_raises(error: BaseException) -> None:
     def fail(found: Any) -> None:
         raise error
 
-    assert await failure_with(fail, type(error)) is error
+    assert await failure_with(fail) is error
 
 
 @pytest.mark.parametrize("answer", [42, True, (), (1,), (1, 2, 3)], ids=repr)
 async def test_get_request_that_returns_nonsense(answer: Any) -> None:
     """AE-05: an answer that is no pair is a TypeError or ValueError; the client is closed."""
-    error = await failure_with(lambda found: answer, Exception)
+    error = await failure_with(lambda found: answer)
     assert isinstance(error, TypeError | ValueError)
 
 
 @pytest.mark.parametrize("answer", ["ab", (None, None), (object(), object())], ids=["ab", "N", "o"])
 async def test_get_request_that_returns_a_nonsensical_pair(answer: Any) -> None:
     """AE-05: a pair that no handler can use is that request's error; the client is closed."""
-    witness = Witness()
-    server = Overridden(
-        ("127.0.0.1", 0), Upper, override=lambda found: found and answer, observers=[witness]
-    )
     before = open_descriptors()
-    with trio.fail_after(10):
-        async with server.serving():
-            with plain_client(server.server_address) as client:
-                assert await trio.to_thread.run_sync(client.recv, 1) == b""
+    witness = Witness()
+    async with running(
+        on_tcp(kind=Overridden, override=lambda found: found and answer, observers=[witness])
+    ) as address:
+        with plain_client(address) as client:
+            assert await heard_by(client) == b""
     assert witness.outcomes == ["failed"]
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("name", ["ECONNRESET", "EMFILE", "EBADF", "ENOENT"])
-async def test_get_request_with_an_error_of_the_clients(
-    autojump_clock: trio.testing.MockClock, name: str
-) -> None:
-    """AE-01: an OSError after the accept is about that client alone: closed, counted, no pause."""
-
-    class Looking(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> Any:
-            found = super().get_request(listener)
-            if found and found[1][0] == "bad":
-                raise error_of(name)
-            return found
-
-    witness = Witness()
-    async with Looking(MEMORY, Upper, observers=[witness]).serving() as server:
-        began = trio.current_time()
-        bad = await server.connect(("bad", 1))
-        async with await server.connect(("good", 1)) as good:
-            assert await ask(good) == b"HELLO\n"
-        await expect_reset(bad)
-        assert trio.current_time() == began
-        assert server.statistics().accept_errors == 1
-    assert witness.names.count("accept_failed") == 1
+class Broken(MemoryServer):
+    def get_request(self, listener: trioserver.Listener) -> Any:
+        raise KeyError("mine")
 
 
-async def test_get_request_raising_before_the_accept() -> None:
-    """AE-05: an override that fails before it accepts anybody ends the server, bare."""
-
-    class Broken(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> Any:
-            raise KeyError("mine")
-
-    server = Broken(MEMORY, Upper)
-
-    async def connect() -> None:
-        await settled()
-        server.listener.connect_now()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connect)
-        error = await failure_of(server, KeyError)
-    assert error.args == ("mine",)
+class Inventive(MemoryServer):
+    def get_request(self, listener: trioserver.Listener) -> Any:
+        return object(), "nobody"
 
 
-async def test_get_request_that_makes_a_request_up() -> None:
-    """AE-05: a request that did not come from an accept is a TypeError, and ends the server."""
-
-    class Inventive(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> Any:
-            return object(), "nobody"
-
-    server = Inventive(MEMORY, Upper)
-
-    async def connect() -> None:
-        await settled()
-        server.listener.connect_now()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connect)
-        error = await failure_of(server, TypeError)
-    assert "super().get_request" in str(error)
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [(Broken, KeyError, "mine"), (Inventive, TypeError, "super().get_request")],
+)
+async def test_get_request_without_an_accept(kind: Any, error: Any, message: str) -> None:
+    """AE-05: an error before the accept, or a request that is made up, ends the server, bare."""
+    found = await failure_of(in_memory(Upper, kind), lambda server: server.listener.connect_now())
+    assert type(found) is error
+    assert message in str(found)
 
 
 async def test_get_request_that_keeps_the_client_for_itself() -> None:
     """AE-05: a client that an override neither returns nor closes is closed for it."""
-    kept = []
-
-    async with Overridden(("127.0.0.1", 0), Upper, override=kept.append).serving() as server:
-        with trio.fail_after(10), plain_client(server.server_address) as client:
-            with pytest.raises(ConnectionResetError):
-                await trio.to_thread.run_sync(client.recv, 1)
+    kept: list[Any] = []
+    async with running(on_tcp(kind=Overridden, override=kept.append)) as address:
+        with plain_client(address) as client, pytest.raises(ConnectionResetError):
+            await heard_by(client)
     assert kept[0][0].fileno() == -1
 
 
@@ -1200,10 +964,7 @@ class ShortOfDescriptors:
 def short() -> Iterator[ShortOfDescriptors]:
     """Such a server."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
         server = ShortOfDescriptors(process)

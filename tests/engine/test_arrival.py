@@ -58,7 +58,7 @@ def arriving(answer: Any, seconds: float = 0) -> type[MemoryServer]:
 )
 async def test_arrival(scene: Scene, autojump_clock: Any) -> None:
     """Its outcome is its own business, within its bounds."""
-    await attrs.evolve(scene, fields={"timeouts": Timeouts(handshake=10)}).play()
+    await attrs.evolve(scene, timeouts=Timeouts(handshake=10)).play()
 
 
 async def test_arriving_in_a_snapshot(autojump_clock: Any) -> None:

@@ -12,7 +12,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import pytest
@@ -98,7 +98,7 @@ class InMemory(MemoryServer):
     PLACE = ("memory", 1)
     JUMP_AFTER = 0.0
 
-    def dialler(self) -> Callable[[], Line]:
+    def dialler(self) -> Callable[[], Any]:
         """What connects to this run of it."""
         listener = self.listener
         return lambda: MemoryLine(listener.connect_now()._transport)
@@ -110,23 +110,15 @@ class OnTCP(trioserver.TCPServer):
     PLACE = ("127.0.0.1", 0)
     JUMP_AFTER = 0.02
 
-    def dialler(self) -> Callable[[], Line]:
+    def dialler(self) -> Callable[[], Any]:
         """What connects to this run of it."""
         address = self.server_address
         return lambda: TCPLine(socket.create_connection(address))
 
 
-class Line(Protocol):
-    """A client's end of a connection; what it does, it does at once."""
-
-    def send(self, data: bytes) -> None: ...
-    def end(self) -> None: ...
-    def close(self) -> bytes: ...
-
-
 @attrs.frozen(eq=False)
 class MemoryLine:
-    """A `Line` in memory."""
+    """A client's end of a connection in memory; what it does, it does at once."""
 
     transport: Any
 
@@ -145,7 +137,7 @@ class MemoryLine:
 
 @attrs.frozen(eq=False)
 class TCPLine:
-    """A `Line` on TCP."""
+    """The same on TCP."""
 
     socket: socket.socket
 
@@ -173,11 +165,11 @@ class Client:
     """
 
     name: int
-    line: Line | None = None
+    line: Any = None
     sent: bytes = b""
     due: int = 0
 
-    def connect(self, dial: Callable[[], Line], *, in_time: bool) -> None:
+    def connect(self, dial: Callable[[], Any], *, in_time: bool) -> None:
         """Connect, if somebody listens."""
         try:
             self.line = dial()
@@ -219,13 +211,7 @@ class Client:
 
 @attrs.define(eq=False)
 class KeptAlive:
-    """Clients of six kinds, and one drain.
-
-    Attributes:
-      kind: which server.
-      handler: what handles its requests.
-      connections: how many clients.
-    """
+    """Clients of six kinds, and one drain."""
 
     kind: type[InMemory | OnTCP]
     handler: Any

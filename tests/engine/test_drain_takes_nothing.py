@@ -6,6 +6,7 @@ reads it then, in whatever way, finds them all: `socket.socket.recv` is one way 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import socketserver
 import ssl
@@ -27,11 +28,7 @@ GRACE = 5
 
 @attrs.define
 class Certified:
-    """What both sides need for TLS.
-
-    Attributes:
-      path: of the server's certificate and key.
-    """
+    """What both sides need for TLS, and the path of the server's certificate and key."""
 
     path: str
     server: ssl.SSLContext
@@ -77,20 +74,20 @@ class WhenItIsVerified(trioserver.BaseServer):
 # Doors ----------------------------------------------------------------------------------------
 
 
-class Threads(trioserver.ThreadingTCPServer):
-    """Runs handlers in threads."""
+class VerifyingThreads(WhenItIsVerified, trioserver.ThreadingTCPServer):
+    """Runs handlers in threads; is shut down in `verify_request`."""
 
 
-class Processes(trioserver.ProcessTCPServer):
-    """Runs handlers in processes."""
+class VerifyingProcesses(WhenItIsVerified, trioserver.ProcessTCPServer):
+    """Runs handlers in processes; is shut down in `verify_request`."""
 
 
-class VerifyingThreads(WhenItIsVerified, Threads):
-    """The same, shut down in `verify_request`."""
-
-
-class VerifyingProcesses(WhenItIsVerified, Processes):
-    """The same, shut down in `verify_request`."""
+KINDS = [
+    trioserver.ThreadingTCPServer,
+    trioserver.ProcessTCPServer,
+    VerifyingThreads,
+    VerifyingProcesses,
+]
 
 
 class Mine(socket.socket):
@@ -114,10 +111,6 @@ class Theirs(socketserver.ThreadingTCPServer):
         return request, client_address
 
 
-class OneByOne(socketserver.TCPServer):
-    """Somebody else's, without threads."""
-
-
 def listens_over_tls(server: Any, certified: Certified) -> None:
     """As werkzeug does it."""
     server.socket = certified.server.wrap_socket(
@@ -138,37 +131,30 @@ def gets_its_own(server: Any, certified: Certified) -> None:
 WAYS = [reading.Recv, reading.File, reading.Selects, reading.ByNumber, reading.Detaches]
 
 
-async def answer(
-    server: Any, serve: Any, certified: Certified, *, secretly: bool
-) -> tuple[bytes, float]:
-    """What a client is told whose request is there when it is accepted; and how long that took."""
-    ask = ask_secretly if secretly else ask_plainly
+async def is_answered(server: Any, serve: Any, certified: Certified, *, secretly: bool) -> None:
+    """A client is whose request is there when it is accepted, and at once.
+
+    Over TLS, its first flight is what the drain finds.
+    """
+
+    def ask() -> bytes:
+        with contextlib.ExitStack() as connections:
+            client = connections.enter_context(plain_client(server.server_address))
+            if secretly:
+                client = certified.client.wrap_socket(client, server_hostname="localhost")
+                connections.enter_context(client)
+            client.sendall(b"hello\n")
+            return client.recv(100)
+
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
-            told = await in_thread(ask, server.server_address, certified)
+            assert await in_thread(ask) == b"hello\n"
             began = trio.current_time()
-        return told, trio.current_time() - began
+        assert trio.current_time() - began < GRACE
 
 
-def ask_plainly(address: Any, certified: Certified) -> bytes:
-    """One question and its answer."""
-    with plain_client(address) as client:
-        client.sendall(b"hello\n")
-        return client.recv(100)
-
-
-def ask_secretly(address: Any, certified: Certified) -> bytes:
-    """The same over TLS, of which the first flight is what the drain finds."""
-    with (
-        plain_client(address) as client,
-        certified.client.wrap_socket(client, server_hostname="localhost") as tls,
-    ):
-        tls.sendall(b"hello\n")
-        return tls.recv(100)
-
-
-@pytest.mark.parametrize("kind", [Threads, Processes, VerifyingThreads, VerifyingProcesses])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
 async def test_first_bytes_are_left_to_the_handler(
     kind: Any, way: Any, certified: Certified
@@ -179,15 +165,11 @@ async def test_first_bytes_are_left_to_the_handler(
     server = kind(THERE, way, observers=observers)
     server.certificate = certified.path
     observer.shut_down = lambda: server.shutdown(GRACE)
-    told, took = await answer(
-        server, server.serve_forever, certified, secretly=way is reading.Wraps
-    )
-    assert told == b"hello\n"
-    assert took < GRACE
+    await is_answered(server, server.serve_forever, certified, secretly=way is reading.Wraps)
 
 
 @pytest.mark.usefixtures("nothing_stays_open")
-@pytest.mark.parametrize("kind", [Theirs, OneByOne])
+@pytest.mark.parametrize("kind", [Theirs, socketserver.TCPServer])
 @pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
 async def test_first_bytes_are_left_to_an_adopted_server(
     kind: Any, way: Any, certified: Certified
@@ -226,7 +208,5 @@ async def adopted_answers(server: Any, certified: Certified, *, secretly: bool) 
             )
         )
 
-    told, took = await answer(server, serve, certified, secretly=secretly)
-    assert told == b"hello\n"
-    assert took < GRACE
+    await is_answered(server, serve, certified, secretly=secretly)
     assert report[0].clean

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
-import trio.testing
-from support import Upper, Witness, hold, plain_client, read_to_end
+from support import Upper, Witness, hold, plain_client, read_to_end, running
+from support.scenes import Scene, Visit, close, counts, does, end, heard_by, in_memory, sleep, table
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
-from trioserver import Limits, Timeouts
+from trioserver import Connection, Limits, Timeouts
 from trioserver._engine.slots import Slots
 from trioserver._facts.address import client_key
 from trioserver.testing import MemoryListener, MemoryServer, open_test_server
-
-MEMORY = ("memory", 1)
 
 
 @attrs.define(eq=False)
@@ -34,9 +34,7 @@ class Guests:
     now: int = 0
     most: int = 0
 
-    async def __call__(
-        self, request: trioserver.Connection, client_address: Any, server: Any
-    ) -> None:
+    async def __call__(self, request: Connection, client_address: Any, server: Any) -> None:
         self.order.append(client_address[0])
         self.now += 1
         self.most = max(self.most, self.now)
@@ -46,44 +44,43 @@ class Guests:
             self.now -= 1
 
 
-async def return_at_once(request: Any, client_address: Any, server: Any) -> None:
-    """Ends its request without a look at the input."""
+class TwoListeners(MemoryServer):
+    """Serves at two places at once."""
+
+    async def server_bind(self) -> Sequence[trioserver.Listener]:
+        self.listener, self.other = (MemoryListener(("memory", number)) for number in (1, 2))
+        return [self.listener, self.other]
 
 
-async def say_busy(connection: trioserver.Connection) -> None:
-    """A ``when_full`` function."""
-    await connection.sendall(b"busy\n")
+@attrs.define(eq=False)
+class Crowd:
+    """A server with a limit, and clients called 0, 1, ..., who come one after the other."""
+
+    server: Any
+    guests: Guests
+    clients: list[Connection] = attrs.field(factory=list)
+
+    async def come(self, count: int, listener: Any = None) -> None:
+        """Some more connect."""
+        for _ in range(count):
+            address = (str(len(self.clients)), 1)
+            self.clients.append((listener or self.server.listener).connect_now(address))
+            await wait_all_tasks_blocked()
+
+    async def leave(self, number: int) -> None:
+        """One of them closes."""
+        self.clients[number].close()
+        await wait_all_tasks_blocked()
 
 
-async def settled() -> None:
-    """Wait until everything has happened that happens by itself."""
-    await trio.testing.wait_all_tasks_blocked()
-
-
-async def is_reset_now(client: trio.abc.ReceiveStream) -> bool:
-    """Whether the client was reset, and knows it without waiting."""
-    resets = []
-
-    async def look() -> None:
-        try:
-            await client.receive_some()
-        except trio.BrokenResourceError as gone:
-            resets.append(gone)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
-        await settled()
-        nursery.cancel_scope.cancel()
-    return bool(resets)
-
-
-async def connect_guests(server: MemoryServer, count: int) -> list[trioserver.Connection]:
-    """Connect clients called 0, 1, ..., one after the other."""
-    clients = []
-    for number in range(count):
-        clients.append(await server.connect((str(number), 1)))
-        await settled()
-    return clients
+@asynccontextmanager
+async def crowd(count: int, kind: Any = MemoryServer, **limits: Any) -> AsyncIterator[Crowd]:
+    """So many of them."""
+    guests = Guests()
+    async with in_memory(guests, kind, limits=Limits(**limits)).serving(grace=0) as server:
+        them = Crowd(server, guests)
+        await them.come(count)
+        yield them
 
 
 def names(count: int) -> list[str]:
@@ -96,105 +93,75 @@ def names(count: int) -> list[str]:
 
 async def test_requests_limit_is_exact() -> None:
     """BP-01: of 15 clients 10 are served, and the other 5 stay in the queue."""
-    guests = Guests()
-    async with MemoryServer(MEMORY, guests, limits=Limits(requests=10)).serving() as server:
-        clients = await connect_guests(server, 15)
-        assert guests.order == names(10)
-        assert len(server.requests) == 10
-        assert server.statistics().refused == 0
-        for client in clients:
-            await client.aclose()
+    async with crowd(15, requests=10) as them:
+        assert them.guests.order == names(10)
+        assert len(them.server.requests) == 10
+        assert them.server.statistics().refused == 0
 
 
 async def test_requests_limit_is_exact_for_a_burst() -> None:
     """BP-01: clients that come all at once find no more slots than those who come one by one."""
-    guests = Guests()
-    async with MemoryServer(MEMORY, guests, limits=Limits(requests=10)).serving() as server:
-        clients = [server.listener.connect_now((str(number), 1)) for number in range(100)]
+    async with crowd(0, requests=10) as them:
+        clients = [them.server.listener.connect_now((name, 1)) for name in names(100)]
         while clients:
-            await settled()
-            assert guests.now == min(10, len(clients))
-            await clients.pop(0).aclose()
-    assert sorted(guests.order) == sorted(names(100))
+            await wait_all_tasks_blocked()
+            assert them.guests.now == min(10, len(clients))
+            clients.pop(0).close()
+    assert sorted(them.guests.order) == sorted(names(100))
 
 
 async def test_requests_wait_in_order() -> None:
     """BP-01: who waits is served first come, first served, each as soon as a slot is free."""
-    guests = Guests()
-    async with MemoryServer(MEMORY, guests, limits=Limits(requests=2)).serving() as server:
-        clients = await connect_guests(server, 5)
+    async with crowd(5, requests=2) as them:
         for leaves, expected in ((1, 3), (0, 4), (3, 5)):
-            assert guests.order == names(expected - 1)
-            await clients[leaves].aclose()
-            await settled()
-            assert guests.order == names(expected)
-        for client in clients:
-            await client.aclose()
+            assert them.guests.order == names(expected - 1)
+            await them.leave(leaves)
+            assert them.guests.order == names(expected)
 
 
-async def test_requests_wait_in_the_kernels_queue(tmp_path: Path) -> None:
+async def test_requests_wait_in_the_kernels_queue(folder: Path) -> None:
     """BP-01: over real sockets, too, waiting clients are connected, and served in their order."""
-    path = str(tmp_path / "s")
     order = []
 
-    async def keep(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def keep(request: Connection, client_address: Any, server: Any) -> None:
         order.append(await request.recv(1))
         await request.recv(1)
 
-    server = trioserver.UnixStreamServer(path, keep, limits=Limits(requests=1))
-    with trio.fail_after(10):
-        async with server.serving():
-            clients = [plain_client(path) for _ in range(4)]
-            for number, client in enumerate(clients):
-                client.sendall(b"%d" % number)
-            for client in clients:
-                await settled()
-                assert len(server.requests) == 1
-                client.close()
+    server = trioserver.UnixStreamServer(str(folder / "s"), keep, limits=Limits(requests=1))
+    async with running(server) as path:
+        clients = [plain_client(path) for _ in range(4)]
+        for number, client in enumerate(clients):
+            client.sendall(b"%d" % number)
+        for client in clients:
+            await wait_all_tasks_blocked()
+            assert len(server.requests) == 1
+            client.close()
     assert order == [b"0", b"1", b"2", b"3"]
-
-
-class TwoListeners(MemoryServer):
-    """Serves at two places at once."""
-
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
-        self.places = [MemoryListener(("memory", number)) for number in (1, 2)]
-        return self.places
 
 
 async def test_requests_limit_is_one_for_all_listeners() -> None:
     """BP-01: two listeners share the slots, and a free one goes to whoever has a client."""
-    guests = Guests()
-    async with TwoListeners(MEMORY, guests, limits=Limits(requests=3)).serving() as server:
-        first, second = server.places
-        clients = [first.connect_now(("a", n)) for n in range(2)]
-        clients += [second.connect_now(("b", n)) for n in range(4)]
-        await settled()
-        assert guests.now == 3
-        while clients:
-            await clients.pop(0).aclose()
-            await settled()
-            assert guests.now == min(3, len(clients))
-        assert sorted(guests.order) == ["a"] * 2 + ["b"] * 4
+    async with crowd(2, TwoListeners, requests=3) as them:
+        await them.come(4, them.server.other)
+        for here in range(6, 0, -1):
+            assert them.guests.now == min(3, here)
+            await them.leave(6 - here)
+        assert sorted(them.guests.order) == names(6)
 
 
-@pytest.mark.parametrize("which", [0, 1])
-async def test_free_slot_goes_where_a_client_waits(which: int) -> None:
+@pytest.mark.parametrize("which", ["listener", "other"])
+async def test_free_slot_goes_where_a_client_waits(which: str) -> None:
     """BP-01: a slot that falls free is not lost on a listener to which nobody has come."""
-    guests = Guests()
-    async with TwoListeners(MEMORY, guests, limits=Limits(requests=1)).serving() as server:
-        async with await server.places[0].connect(("first", 1)):
-            await settled()
-            second = server.places[which].connect_now(("second", 1))
-            await settled()
-        await settled()
-        assert guests.order == ["first", "second"]
-        await second.aclose()
+    async with crowd(1, TwoListeners, requests=1) as them:
+        await them.come(1, getattr(them.server, which))
+        assert them.guests.order == ["0"]
+        await them.leave(0)
+        assert them.guests.order == ["0", "1"]
 
 
-async def test_requests_limit_holds_in_a_storm(autojump_clock: trio.testing.MockClock) -> None:
+async def test_requests_limit_holds_in_a_storm(autojump_clock: MockClock) -> None:
     """BP-01: 400 clients that come and go at random never hold more than the 7 slots."""
-    rng, guests = random.Random(7), Guests()
+    rng = random.Random(7)
 
     async def visit(place: MemoryListener) -> None:
         await trio.sleep(rng.randrange(20))
@@ -203,268 +170,160 @@ async def test_requests_limit_holds_in_a_storm(autojump_clock: trio.testing.Mock
             await client.send_all(b"x")
             assert await read_to_end(client) == b""
 
-    async with TwoListeners(MEMORY, guests, limits=Limits(requests=7)).serving() as server:
-        async with trio.open_nursery() as nursery:
-            for number in range(400):
-                nursery.start_soon(visit, server.places[number % 2])
-    assert guests.most == 7
-    assert len(guests.order) == 400
+    async with crowd(0, TwoListeners, requests=7) as them, trio.open_nursery() as nursery:
+        for _ in range(200):
+            nursery.start_soon(visit, them.server.listener)
+            nursery.start_soon(visit, them.server.other)
+    assert them.guests.most == 7
+    assert len(them.guests.order) == 400
 
 
-async def test_requests_limit_of_one_serves_one_after_the_other(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """BP-01: with one slot each request is complete before the next is started."""
-    log = []
-
-    async def work(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        log.append((trio.current_time(), "begin"))
-        await trio.sleep(1)
-        log.append((trio.current_time(), "end"))
-
-    began = trio.current_time()
-    async with MemoryServer(MEMORY, work, limits=Limits(requests=1)).serving() as server:
-        clients = [await server.connect() for _ in range(3)]
-        for client in clients:
-            await read_to_end(client)
-            await client.aclose()
-    steps = [("begin", 0), ("end", 1), ("begin", 1), ("end", 2), ("begin", 2), ("end", 3)]
-    assert log == [(began + second, step) for step, second in steps]
+# Requests at once: the excess -----------------------------------------------------
 
 
-async def test_request_to_its_own_server_times_out(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """BP-12: a handler that waits for its own full server is ended by a time-out that says so."""
-    witness = Witness()
-
-    async def ask_myself(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        async with await server.connect() as client:
-            await client.receive_some()
-
-    server = MemoryServer(
-        MEMORY,
-        ask_myself,
-        limits=Limits(requests=1),
-        timeouts=Timeouts(request=5),
-        observers=[witness],
-    )
-    async with server:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.serve_forever)
-            client = await server.connect()
-            began = trio.current_time()
-            assert await read_to_end(client) == b""
-            assert trio.current_time() == began + 5
-            nursery.cancel_scope.cancel()
-    assert witness.records[0].outcome == "timed_out"
-    assert "(request)" in witness.records[0].reason
+greet = does(b"hi", Connection.recv)
 
 
-# Requests at once: "refuse" ----------------------------------------------------
+async def a_second(request: Connection, client_address: Any, server: Any) -> None:
+    """Tells when it began, and when it ended."""
+    await request.sendall(b"from %g" % trio.current_time())
+    await trio.sleep(1)
+    await request.sendall(b" to %g" % trio.current_time())
 
 
-async def test_refuse_resets_the_excess_at_once() -> None:
-    """BP-02: the 11th client is reset in the very instant, and the others notice nothing."""
-    guests, witness = Guests(), Witness()
-    limits = Limits(requests=10, when_full="refuse")
-    server = MemoryServer(MEMORY, guests, limits=limits, observers=[witness])
-    async with server.serving():
-        clients = await connect_guests(server, 12)
-        assert [await is_reset_now(client) for client in clients] == [False] * 10 + [True] * 2
-        assert guests.now == 10
-        assert server.statistics().refused == 2
-        for client in clients:
-            await client.aclose()
-    refusals = [event for event in witness.events if event[0] == "request_refused"]
-    reason = "the server is full (requests)"
-    assert refusals == [("request_refused", (name, 1), reason) for name in ("10", "11")]
-    assert len(witness.records) == 10
+async def ask_myself(request: Connection, client_address: Any, server: Any) -> None:
+    """Waits for its own full server."""
+    async with await server.connect() as client:
+        await client.receive_some()
 
 
-async def test_refuse_ends_when_a_slot_is_free() -> None:
-    """BP-02: after somebody has left, the next client is served."""
-    guests = Guests()
-    limits = Limits(requests=1, when_full="refuse")
-    async with MemoryServer(MEMORY, guests, limits=limits).serving() as server:
-        first, second = await connect_guests(server, 2)
-        assert await is_reset_now(second)
-        await first.aclose()
-        await settled()
-        async with await server.connect(("third", 1)):
-            await settled()
-            assert guests.order == ["0", "third"]
+async def say_busy(connection: Connection) -> None:
+    """A ``when_full`` function."""
+    await connection.sendall(b"busy\n")
+
+
+async def take_a_second(connection: Connection) -> None:
+    """One that says when it began."""
+    await connection.sendall(b"busy at %g" % trio.current_time())
+    await trio.sleep(1)
+
+
+async def speak_for_ever(connection: Connection) -> None:
+    """One that does not end."""
+    await trio.sleep_forever()
+
+
+async def speak_at_length(connection: Connection) -> None:
+    """One that says more than a client takes who does not listen."""
+    await connection.sendall(bytes(1_000_000))
+
+
+async def stumble(connection: Connection) -> None:
+    """One that fails."""
+    await connection.sendall(b"bu")
+    raise ValueError(f"stumbled over {connection.client_address}")
+
+
+def has_one_request(server: Any) -> None:
+    """Two clients are there, and the first has the only slot."""
+    assert [info.client_address for info in server.requests] == [("first", 1)]
+    assert server.statistics().active == 1
+
+
+REFUSE = Limits(requests=1, when_full="refuse")
+EXCESS = [("excess", 1), ("excess", 2)]
+FULL = "the server is full (requests)"
+
+
+@table(
+    {
+        "BP-01: with one slot each request is complete before the next is started": Scene(a_second)
+        .beside(Visit().gives(b"from 1 to 2", 2), Visit().gives(b"from 2 to 3", 3))
+        .gives(b"from 0 to 1", 1),
+        "BP-12: a handler that waits for its own full server is ended by a time-out": Scene(
+            ask_myself, drain_at=6, grace=0, timeouts=Timeouts(request=5)
+        ).gives(b"", 5, reason="(request)", outcomes=["timed_out", "cancelled"]),
+        "BP-02: the 11th client is reset in the very instant; the others notice nothing": Scene(
+            greet, {1: end}, limits=Limits(requests=10, when_full="refuse")
+        )
+        .beside(*[Visit({1: end}).gives(b"hi", 1)] * 9)
+        .beside(*[Visit(address=it).gives(b"", 0, breaks=True) for it in EXCESS])
+        .gives(b"hi", 1, *["completed"] * 10, refused=2, refusals=[(it, FULL) for it in EXCESS]),
+        "BP-02: after somebody has left, the next client is not refused": Scene(
+            greet, {1: close}, limits=REFUSE
+        )
+        .beside(
+            Visit(comes_at=0.5).gives(b"", 0.5, breaks=True),
+            Visit({2: end}, comes_at=1.5).gives(b"hi", 2),
+        )
+        .gives(b"hi", 1, "completed", "completed"),
+        "BP-02: a client reads what the function says, then the end, and is refused": Scene(
+            greet, {1: close}, limits=Limits(requests=1, when_full=say_busy)
+        )
+        .beside(Visit().gives(b"busy\n", 0))
+        .gives(b"hi", 1, "refused", "completed", reason=FULL),
+        "BP-02: further clients wait until the function is done with the first": Scene(
+            hold, drain_at=3, grace=0, limits=Limits(requests=1, when_full=take_a_second)
+        ).beside(*[Visit().gives(b"busy at %d" % n, n + 1) for n in range(3)]),
+        "BP-02: while the function speaks to somebody, the slots are as many as ever": Scene(
+            greet,
+            {1: close},
+            3,
+            0,
+            address=("first", 1),
+            limits=Limits(requests=1, when_full=speak_for_ever),
+            meanwhile={0.5: has_one_request},
+        )
+        .beside(Visit().gives(b"", 3), Visit(comes_at=2).gives(b"hi", 3))
+        .gives(b"hi", 1),
+        "BP-02, TO-06: the function has a client for `Timeouts.write` seconds": Scene(
+            greet,
+            {1: close},
+            timeouts=Timeouts(write=7),
+            limits=Limits(requests=1, when_full=speak_for_ever),
+        )
+        .beside(Visit().gives(b"", 7))
+        .gives(b"hi", 1, "completed", "refused", duration=7),
+        "BP-02: so has it one that takes nothing of what it is told": Scene(
+            greet,
+            {1: close},
+            timeouts=Timeouts(write=7),
+            limits=Limits(requests=1, when_full=speak_at_length),
+        )
+        .beside(Visit(reads_from=8).gives(breaks=True))
+        .gives(b"hi", 1, "completed", "refused", duration=7),
+        "BP-02: its error goes to handle_error, and the next client is still told": Scene(
+            hold, drain_at=1, grace=0, limits=Limits(requests=1, when_full=stumble)
+        )
+        .beside(*[Visit(address=(name, 1)).gives(b"bu", 0) for name in "ab"])
+        .gives(
+            outcomes=["refused", "refused", "cancelled"], logs=["a:1.*over ..a", "b:1.*over ..b"]
+        ),
+        "BP-02: a drain waits for the function; the end of the grace cuts it": Scene(
+            hold, drain_at=1, grace=4, limits=Limits(requests=1, when_full=speak_for_ever)
+        )
+        .beside(Visit().gives(b"", 5))
+        .gives(b"", 5, closed_at=5, active=0),
+    }
+)
+async def test_one_slot(scene: Scene, autojump_clock: MockClock) -> None:
+    """What becomes of the clients for whom there is no slot."""
+    if scene.limits == Limits():
+        scene = scene.gives(limits=Limits(requests=1))
+    await scene.play()
 
 
 async def test_refuse_leaves_others_their_turn() -> None:
     """BP-02: a flood of clients to refuse does not starve one who is served."""
-    limits = Limits(requests=1, when_full="refuse")
-    async with MemoryServer(MEMORY, Upper, limits=limits).serving() as server:
-        async with await server.connect() as client:
-            await settled()
-            for _ in range(2000):
-                server.listener.connect_now()
-            await client.send_all(b"hello\n")
-            assert await client.receive_some() == b"HELLO\n"
-            assert server.statistics().refused < 2000
-            await settled()
-            assert server.statistics().refused == 2000
-
-
-# Requests at once: a function --------------------------------------------------
-
-
-async def test_when_full_function_says_why() -> None:
-    """BP-02: an excess client reads what the function says, then the end, and is refused."""
-    witness = Witness()
-    limits = Limits(requests=1, when_full=say_busy)
-    server = MemoryServer(MEMORY, hold, limits=limits, observers=[witness])
-    async with server.serving(grace=0):
-        await server.connect()
-        async with await server.connect(("excess", 1)) as client:
-            assert await read_to_end(client) == b"busy\n"
-        await settled()
-        (record,) = witness.records
-        assert record.info.client_address == ("excess", 1)
-        assert (record.outcome, record.reason) == ("refused", "the server is full (requests)")
-
-
-async def test_when_full_function_has_one_client_at_a_time(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """BP-02: further excess clients wait in the queue until the function is done with the first."""
-    log = []
-
-    async def take_a_second(connection: trioserver.Connection) -> None:
-        log.append((trio.current_time(), connection.client_address[0]))
-        await trio.sleep(1)
-
-    limits = Limits(requests=1, when_full=take_a_second)
-    async with MemoryServer(MEMORY, hold, limits=limits).serving(grace=0) as server:
-        began = trio.current_time()
-        clients = await connect_guests(server, 4)
-        for client in clients[1:]:
-            with trio.fail_after(10):
-                assert await read_to_end(client) == b""
-            await client.aclose()
-    assert log == [(began, "1"), (began + 1, "2"), (began + 2, "3")]
-
-
-async def test_when_full_function_takes_no_slot() -> None:
-    """BP-02: while the function speaks to somebody, the slots are as many as ever."""
-    guests, speaking = Guests(), trio.Event()
-
-    async def speak_for_ever(connection: trioserver.Connection) -> None:
-        speaking.set()
-        await trio.sleep_forever()
-
-    limits = Limits(requests=2, when_full=speak_for_ever)
-    async with MemoryServer(MEMORY, guests, limits=limits).serving(grace=0) as server:
-        clients = await connect_guests(server, 3)
-        assert speaking.is_set()
-        await clients[0].aclose()
-        await server.connect(("next", 1))
-        await settled()
-        assert guests.order == ["0", "1", "next"]
-
-
-async def test_when_full_function_is_not_a_request_in_a_slot() -> None:
-    """BP-02: the requests that a server names are those that hold a slot."""
-
-    async def speak_for_ever(connection: trioserver.Connection) -> None:
-        await trio.sleep_forever()
-
-    limits = Limits(requests=1, when_full=speak_for_ever)
-    async with MemoryServer(MEMORY, hold, limits=limits).serving(grace=0) as server:
-        await connect_guests(server, 2)
-        assert [info.client_address[0] for info in server.requests] == ["0"]
-        assert server.statistics().active == 1
-
-
-async def test_when_full_function_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
-    """BP-02: the function has a client for `Timeouts.write` seconds, to the instant."""
-
-    async def speak_for_ever(connection: trioserver.Connection) -> None:
-        await trio.sleep_forever()
-
-    witness = Witness()
-    server = MemoryServer(
-        MEMORY,
-        hold,
-        limits=Limits(requests=1, when_full=speak_for_ever),
-        timeouts=Timeouts(write=7),
-        observers=[witness],
-    )
-    async with server.serving(grace=0):
-        began = trio.current_time()
-        _, *excess = await connect_guests(server, 3)
-        for number, client in enumerate(excess, start=1):
-            assert await read_to_end(client) == b""
-            assert trio.current_time() == began + number * 7
-            await client.aclose()
-        assert witness.outcomes == ["refused", "refused"]
-
-
-async def test_when_full_function_with_a_client_that_does_not_read(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """BP-02: a client that takes nothing of what it is told is ended by the same bound."""
-
-    async def speak_at_length(connection: trioserver.Connection) -> None:
-        await connection.sendall(bytes(1_000_000))
-
-    witness = Witness()
-    server = MemoryServer(
-        MEMORY,
-        hold,
-        limits=Limits(requests=1, when_full=speak_at_length),
-        timeouts=Timeouts(write=7),
-        observers=[witness],
-    )
-    async with server.serving(grace=0):
-        await connect_guests(server, 2)
-        await trio.sleep(6.9)
-        assert witness.outcomes == []
-        await trio.sleep(0.2)
-        assert witness.outcomes == ["refused"]
-
-
-async def test_when_full_function_that_raises() -> None:
-    """BP-02: its error goes to handle_error, and the next client is still told."""
-    errors = []
-
-    class Recording(MemoryServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None:
-            errors.append(client_address[0])
-
-    async def stumble(connection: trioserver.Connection) -> None:
-        await connection.sendall(b"bu")
-        raise ValueError("stumbled")
-
-    witness = Witness()
-    limits = Limits(requests=1, when_full=stumble)
-    server = Recording(MEMORY, hold, limits=limits, observers=[witness])
-    async with server.serving(grace=0):
-        _, *excess = await connect_guests(server, 3)
-        for client in excess:
-            assert await read_to_end(client) == b"bu"
-            await client.aclose()
-        assert errors == ["1", "2"]
-        assert witness.outcomes == ["refused", "refused"]
-
-
-async def test_when_full_function_ends_with_its_server() -> None:
-    """BP-02: a drain waits for the function as for a request, and the end of the grace cuts it."""
-
-    async def speak_for_ever(connection: trioserver.Connection) -> None:
-        await trio.sleep_forever()
-
-    limits = Limits(requests=1, when_full=speak_for_ever)
-    server = MemoryServer(MEMORY, hold, limits=limits)
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            await connect_guests(server, 2)
-    assert server.statistics().active == 0
+    async with in_memory(limits=REFUSE).serving() as server, await server.connect() as client:
+        await wait_all_tasks_blocked()
+        for _ in range(2000):
+            server.listener.connect_now()
+        await client.send_all(b"hello\n")
+        assert await client.receive_some() == b"HELLO\n"
+        assert server.statistics().refused < 2000
+        await wait_all_tasks_blocked()
+        assert server.statistics().refused == 2000
 
 
 # Slots come back ---------------------------------------------------------------
@@ -534,167 +393,167 @@ class Ending:
     """What a client is called, says and does, and the outcome that this has."""
 
     outcome: str
-    name: str = "anybody"
     says: bytes = b""
-    leaves: Callable[[trioserver.Connection], object] | None = None
+    name: str = "anybody"
+    leaves: Callable[[Connection], object] | None = None
 
     def __str__(self) -> str:
         leaves = self.leaves.__name__ if self.leaves else "stays"
         return f"{self.outcome} {self.name} {self.says[:20]!r} {leaves}"
 
-
-ENDINGS = (
-    Ending("completed", says=b"return\n"),
-    Ending("completed", says=b"close\n"),
-    Ending("completed", says=b"half a li", leaves=trioserver.Connection.close),
-    Ending("completed", leaves=trioserver.Connection.close),
-    Ending("failed", says=b"fail\n"),
-    Ending("failed", says=b"fail apart\n"),
-    Ending("failed", name="init"),
-    Ending("failed", name="setup"),
-    Ending("failed", name="finish", says=b"return\n"),
-    Ending("failed", name="verify"),
-    Ending("failed", name="twice", says=b"fail\n"),
-    Ending("timed_out"),
-    Ending("timed_out", says=b"half a li"),
-    Ending("timed_out", says=b"sleep\n"),
-    Ending("timed_out", says=b"talk\n"),
-    Ending("timed_out", name="undecided"),
-    Ending("disconnected", leaves=trioserver.Connection.reset),
-    Ending("disconnected", says=b"talk\n", leaves=trioserver.Connection.reset),
-    Ending("disconnected", says=b"count\nto 9", leaves=trioserver.Connection.close),
-    Ending("refused", name="unwanted"),
-    Ending("refused", says=b"x" * 101),
-    Ending("cancelled", says=b"cancel\n"),
-)
-
-
-def moody_server(witness: Witness) -> Moody:
-    """A server with one slot, and with time-outs that all differ."""
-    return Moody(
-        MEMORY,
-        Obedient,
-        limits=Limits(requests=1, line=100, per_client=1),
-        timeouts=Timeouts(handshake=1, idle=2, line=3, write=4, request=9, linger=0.5),
-        observers=[witness],
-    )
-
-
-async def visit(server: MemoryServer, ending: Ending) -> None:
-    """Be one client from beginning to end."""
-    async with await server.connect((ending.name, 1)) as client:
-        with suppress(trio.BrokenResourceError):
-            if ending.says:
-                await client.send_all(ending.says)
-            await settled()
-            if ending.leaves:
-                ending.leaves(client)
-            else:
-                if ending.says == b"talk\n":
+    async def visit(self, server: MemoryServer) -> None:
+        """Be this client from beginning to end."""
+        async with await server.connect((self.name, 1)) as client:
+            with suppress(trio.BrokenResourceError):
+                if self.says:
+                    await client.send_all(self.says)
+                await wait_all_tasks_blocked()
+                if self.leaves:
+                    self.leaves(client)
+                    return
+                if self.says == b"talk\n":
                     await trio.sleep(20)
                 await read_to_end(client)
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=str)
-async def test_slot_comes_back(autojump_clock: trio.testing.MockClock, ending: Ending) -> None:
-    """BP-01: however a request ends, the only slot is free for the next client."""
-    witness = Witness()
-    async with moody_server(witness).serving() as server:
-        await visit(server, ending)
-        await visit(server, ENDINGS[0])
-    assert witness.outcomes == [ending.outcome, "completed"]
+ENDINGS = (
+    Ending("completed", b"return\n"),
+    Ending("completed", b"close\n"),
+    Ending("completed", b"half a li", leaves=Connection.close),
+    Ending("completed", leaves=Connection.close),
+    Ending("failed", b"fail\n"),
+    Ending("failed", b"fail apart\n"),
+    Ending("failed", name="init"),
+    Ending("failed", name="setup"),
+    Ending("failed", b"return\n", name="finish"),
+    Ending("failed", name="verify"),
+    Ending("failed", b"fail\n", name="twice"),
+    Ending("timed_out"),
+    Ending("timed_out", b"half a li"),
+    Ending("timed_out", b"sleep\n"),
+    Ending("timed_out", b"talk\n"),
+    Ending("timed_out", name="undecided"),
+    Ending("disconnected", leaves=Connection.reset),
+    Ending("disconnected", b"talk\n", leaves=Connection.reset),
+    Ending("disconnected", b"count\nto 9", leaves=Connection.close),
+    Ending("refused", name="unwanted"),
+    Ending("refused", b"x" * 101),
+    Ending("cancelled", b"cancel\n"),
+)
 
 
-async def test_slots_come_back_a_thousand_times(autojump_clock: trio.testing.MockClock) -> None:
-    """BP-01: after 1000 requests that ended in every way, there are as many slots as before."""
-    endings = random.Random(3).choices(ENDINGS, k=1000)
-    witness = Witness()
-    async with moody_server(witness).serving() as server:
+@table(
+    "endings",
+    {
+        **{str(ending): [ending] for ending in ENDINGS},
+        "a thousand, of every kind": random.Random(3).choices(ENDINGS, k=1000),
+    },
+)
+async def test_slot_comes_back(autojump_clock: MockClock, endings: Sequence[Ending]) -> None:
+    """BP-01: however requests end, the only slot is free for the next client."""
+    server = in_memory(
+        Obedient,
+        Moody,
+        limits=Limits(requests=1, line=100, per_client=1),
+        timeouts=Timeouts(handshake=1, idle=2, line=3, write=4, request=9, linger=0.5),
+        observers=[witness := Witness()],
+    )
+    async with server.serving():
         for ending in endings:
-            await visit(server, ending)
+            await ending.visit(server)
             assert len(server.requests) <= 1
+        await ENDINGS[0].visit(server)
         statistics = server.statistics()
-        assert (statistics.active, statistics.accepted) == (0, 1000)
-        await visit(server, ENDINGS[0])
+        assert (statistics.active, statistics.accepted) == (0, len(endings) + 1)
     assert Counter(witness.outcomes[:-1]) == Counter(ending.outcome for ending in endings)
     assert witness.outcomes[-1] == "completed"
 
 
-async def test_slot_comes_back_before_the_connection_lingers() -> None:
-    """BP-01: a connection that lingers after its reply does not keep the next client waiting."""
-    limits = Limits(requests=1)
-    async with MemoryServer(MEMORY, return_at_once, limits=limits).serving() as server:
-        first, second = await connect_guests(server, 2)
-        statistics = server.statistics()
-        assert statistics.outcomes[trioserver.Outcome.COMPLETED] == 2
-        assert statistics.lingering == 1
-        await first.aclose()
-        await second.aclose()
-
-
 # Per client --------------------------------------------------------------------
 
-
-async def served_of(server: MemoryServer, *hosts: str) -> list[bool]:
-    """Connect from each host in turn, stay, and tell who was not turned away."""
-    clients = []
-    for number, host in enumerate(hosts):
-        clients.append(await server.connect((host, 10_000 + number)))
-        await settled()
-    return [not await is_reset_now(client) for client in clients]
+A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 
 
-async def test_per_client_leaves_room_for_others() -> None:
-    """BP-06: of 50 connections from one address 5 are served, and another address at once."""
-    guests = Guests()
-    async with MemoryServer(MEMORY, guests, limits=Limits(per_client=5)).serving(grace=0) as server:
-        served = await served_of(server, *["192.0.2.1"] * 50, "192.0.2.2")
-        assert served == [True] * 5 + [False] * 45 + [True]
-        assert server.statistics().refused == 45
-
-
-@pytest.mark.parametrize(
-    ("hosts", "served"),
-    [
-        (["192.0.2.1", "192.0.2.1"], [True, False]),
-        (["192.0.2.1", "::ffff:192.0.2.1"], [True, False]),
-        (["::ffff:192.0.2.1", "::ffff:192.0.2.2"], [True, True]),
-        (["2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff"], [True, False]),
-        (["2001:db8::1", "2001:db8:0:1::1"], [True, True]),
-        (["fe80::1%eth0", "fe80::1%eth0"], [True, False]),
-        (["::1", "127.0.0.1"], [True, True]),
-        (["::1", "::2"], [True, False]),
-    ],
-    ids=str,
+@table(
+    ("limits", "hosts", "served"),
+    {
+        "of 50 connections from one address 5 are served, and another address at once": (
+            {"per_client": 5},
+            [A] * 50 + [B],
+            "hhhhh" + "-" * 45 + "h",
+        ),
+        "the same address": ({"per_client": 1}, [A, A], "h-"),
+        "one address, mapped": ({"per_client": 1}, [A, f"::ffff:{A}"], "h-"),
+        "two addresses, mapped": ({"per_client": 1}, [f"::ffff:{A}", f"::ffff:{B}"], "hh"),
+        "one network of 64 bits": ({"per_client": 1}, ["2001:db8::1", "2001:db8::f:f:f:f"], "h-"),
+        "two such networks": ({"per_client": 1}, ["2001:db8::1", "2001:db8:0:1::1"], "hh"),
+        "one address on a link": ({"per_client": 1}, ["fe80::1%eth0"] * 2, "h-"),
+        "two loopback addresses": ({"per_client": 1}, ["::1", "127.0.0.1"], "hh"),
+        "the network of the loopback": ({"per_client": 1}, ["::1", "::2"], "h-"),
+        "waiting does not help": ({"per_client": 1, "requests": 5}, [A, A], "h-"),
+        "it is refused as others": ({"per_client": 1, "when_full": "refuse"}, [A, A], "h-"),
+        "it is not spoken to": ({"per_client": 1, "when_full": say_busy}, [A, A], "h-"),
+        "a greedy client that is refused takes no slot from others": (
+            {"per_client": 1, "requests": 2},
+            [*[A] * 20, B],
+            "h" + "-" * 19 + "h",
+        ),
+    },
 )
-async def test_per_client_by_address(hosts: list[str], served: list[bool]) -> None:
-    """BP-06: one client is an IPv4 address, also when mapped, or an IPv6 network of 64 bits."""
-    async with MemoryServer(MEMORY, hold, limits=Limits(per_client=1)).serving(grace=0) as server:
-        assert await served_of(server, *hosts) == served
+async def test_per_client(
+    limits: dict[str, Any], hosts: list[str], served: str, autojump_clock: MockClock
+) -> None:
+    """BP-06: a client is an IPv4 address, mapped or not, or an IPv6 network; more is reset."""
+    welcome, unwelcome = Visit({1: end}).gives(b"hi", 1), Visit().gives(b"", 0, breaks=True)
+    visits = [
+        attrs.evolve(welcome if told == "h" else unwelcome, address=(host, port))
+        for port, (host, told) in enumerate(zip(hosts, served, strict=True), 10_000)
+    ]
+    first, *others = visits
+    scene = Scene(greet, {1: end}, address=first.address, limits=Limits(**limits)).beside(*others)
+    await scene.gives(b"hi", 1, refused=served.count("-")).play()
+
+
+async def test_per_client_in_a_burst() -> None:
+    """BP-06: connections of one client that come all at once are counted one by one."""
+    async with crowd(0, requests=5, per_client=2) as them:
+        for host in [A] * 50 + [B] * 50 + [C] * 50:
+            them.server.listener.connect_now((host, 1))
+        await wait_all_tasks_blocked()
+        assert Counter(them.guests.order) == {A: 2, B: 2, C: 1}
+        # The 5 slots are taken, so whoever comes now waits, whatever its address.
+        assert them.server.statistics().refused == 96
+
+
+async def test_per_client_is_given_back() -> None:
+    """BP-06: whoever leaves may come again."""
+    async with crowd(0, per_client=1) as them:
+        for _ in range(3):
+            async with await them.server.connect((A, 1)):
+                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
+        assert them.guests.order == [A] * 3
 
 
 async def test_per_client_by_user() -> None:
     """BP-06: a client over a Unix socket is its user, whatever its process."""
-    async with MemoryServer(MEMORY, hold, limits=Limits(per_client=1)).serving(grace=0) as server:
-        served = []
+    async with crowd(0, per_client=1) as them:
         for pid, uid in ((1, 1000), (2, 1000), (3, 1001)):
             who = trioserver.PeerCredentials(pid=pid, uid=uid, gid=0)
-            client = await server.connect("", who)
-            await settled()
-            served.append(not await is_reset_now(client))
-        assert served == [True, False, True]
+            them.server.listener.connect_now(str(pid), who)
+            await wait_all_tasks_blocked()
+        assert them.guests.order == ["1", "3"]
+        assert them.server.statistics().refused == 1
 
 
-async def test_per_client_of_a_unix_server(tmp_path: Path) -> None:
+async def test_per_client_of_a_unix_server(folder: Path) -> None:
     """BP-06: the kernel says which user a client is."""
-    path = str(tmp_path / "s")
-    server = trioserver.UnixStreamServer(path, Upper, limits=Limits(per_client=1))
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            with plain_client(path) as first, plain_client(path) as second:
-                assert await trio.to_thread.run_sync(second.recv, 1) == b""
-                first.sendall(b"hello\n")
-                assert await trio.to_thread.run_sync(first.recv, 10) == b"HELLO\n"
+    server = trioserver.UnixStreamServer(str(folder / "s"), Upper, limits=Limits(per_client=1))
+    async with running(server) as path:
+        with plain_client(path) as first, plain_client(path) as second:
+            assert await heard_by(second) == b""
+            first.sendall(b"hello\n")
+            assert await trio.to_thread.run_sync(first.recv, 10) == b"HELLO\n"
 
 
 async def test_per_client_counts_mapped_addresses_of_the_kernel() -> None:
@@ -705,60 +564,17 @@ async def test_per_client_counts_mapped_addresses_of_the_kernel() -> None:
     except OSError:
         sockets[0].close()
         pytest.skip("this machine has no IPv6")
-    server = trioserver.TCPServer(sockets, hold, limits=Limits(per_client=1))
-    with trio.fail_after(10):
-        async with server.serving(grace=0):
-            with plain_client(("127.0.0.1", sockets[0].getsockname()[1])):
-                await settled()
-                with plain_client(("127.0.0.1", sockets[1].getsockname()[1])) as mapped:
-                    with pytest.raises(ConnectionResetError):
-                        await trio.to_thread.run_sync(mapped.recv, 1)
-
-
-@pytest.mark.parametrize("when_full", ["wait", "refuse", say_busy], ids=["wait", "refuse", "busy"])
-async def test_per_client_always_refuses(when_full: Any) -> None:
-    """BP-06: whatever a full server does, a client with too many connections is reset."""
-    limits = Limits(requests=5, per_client=1, when_full=when_full)
-    async with MemoryServer(MEMORY, hold, limits=limits).serving(grace=0) as server:
-        assert await served_of(server, "192.0.2.1", "192.0.2.1") == [True, False]
-
-
-async def test_per_client_in_a_burst() -> None:
-    """BP-06: connections of one client that come all at once are counted one by one."""
-    guests = Guests()
-    limits = Limits(requests=5, per_client=2)
-    async with MemoryServer(MEMORY, guests, limits=limits).serving(grace=0) as server:
-        for host in ["192.0.2.1"] * 50 + ["192.0.2.2"] * 50 + ["192.0.2.3"] * 50:
-            server.listener.connect_now((host, 1))
-        await settled()
-        assert Counter(guests.order) == {"192.0.2.1": 2, "192.0.2.2": 2, "192.0.2.3": 1}
-        # The 5 slots are taken, so whoever comes now waits, whatever its address.
-        assert server.statistics().refused == 96
-
-
-async def test_per_client_is_given_back() -> None:
-    """BP-06: whoever leaves may come again."""
-    guests = Guests()
-    async with MemoryServer(MEMORY, guests, limits=Limits(per_client=1)).serving() as server:
-        for _ in range(3):
-            async with await server.connect(("192.0.2.1", 1)) as client:
-                await settled()
-                assert not await is_reset_now(client)
-        assert len(guests.order) == 3
-
-
-async def test_per_client_refusal_costs_no_slot() -> None:
-    """BP-06: a greedy client that is refused takes no slot from others."""
-    limits = Limits(requests=2, per_client=1)
-    async with MemoryServer(MEMORY, hold, limits=limits).serving(grace=0) as server:
-        hosts = [*["192.0.2.1"] * 20, "192.0.2.2"]
-        assert await served_of(server, *hosts) == [True] + [False] * 19 + [True]
+    one, both = (("127.0.0.1", sock.getsockname()[1]) for sock in sockets)
+    async with running(trioserver.TCPServer(sockets, Upper, limits=Limits(per_client=1))):
+        with plain_client(one):
+            await wait_all_tasks_blocked()
+            with plain_client(both) as mapped, pytest.raises(ConnectionResetError):
+                await heard_by(mapped)
 
 
 async def test_per_client_forgets_who_has_left() -> None:
     """BP-07: after clients from 1000 networks, nobody is remembered."""
-    limits = Limits(per_client=2)
-    async with MemoryServer(MEMORY, Upper, limits=limits).serving() as server:
+    async with in_memory(limits=Limits(per_client=2)).serving() as server:
         for number in range(1000):
             async with await server.connect((f"2001:db8:{number:x}::1", 1)) as client:
                 await client.send_eof()
@@ -782,68 +598,61 @@ def test_slots_remember_only_who_is_here() -> None:
     assert slots.free == Limits().requests
 
 
-# Lingering connections ---------------------------------------------------------
+# Lingering connections (the rest is in test_drain.py) -----------------------------
 
 
-def states(server: trioserver.BaseServer) -> list[tuple[int, str]]:
-    """The connections that are open, and what they are doing."""
-    return [(request.info.id, request.state) for request in server.snapshot().requests]
+async def leave_input(request: Connection, client_address: Any, server: Any) -> None:
+    """Ends its request without a look at the input, but of the client called 1."""
+    if client_address[0] == "1":
+        await read_to_end(request)
+
+
+def lingering(server: trioserver.BaseServer) -> list[int]:
+    """The connections that are open, none of which is served."""
+    requests = server.snapshot().requests
+    assert {request.state for request in requests} <= {"closing"}
+    return [request.info.id for request in requests]
 
 
 async def test_lingering_connections_are_bounded() -> None:
     """BP-01: no more connections linger than there are slots; beyond it the oldest closes."""
-    limits = Limits(requests=2)
-    async with MemoryServer(MEMORY, return_at_once, limits=limits).serving() as server:
-        clients = []
+    async with in_memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
         for newest in range(1, 6):
-            clients.append(await server.connect())
-            await settled()
-            oldest = max(1, newest - 1)
-            assert states(server) == [(number, "closing") for number in range(oldest, newest + 1)]
-        for client in clients:
-            await client.aclose()
+            await server.connect()
+            await wait_all_tasks_blocked()
+            assert lingering(server) == list(range(max(1, newest - 1), newest + 1))
+        assert server.statistics().outcomes["completed"] == 5
 
 
 async def test_lingering_connection_that_closes_makes_room() -> None:
     """BP-01: clients that end their side free their places themselves, and nobody is cut."""
-    limits = Limits(requests=2)
-    async with MemoryServer(MEMORY, return_at_once, limits=limits).serving() as server:
-        first, second = await connect_guests(server, 2)
-        await second.aclose()
-        await settled()
-        third = await server.connect()
-        await settled()
-        assert states(server) == [(1, "closing"), (3, "closing")]
-        await first.aclose()
-        await third.aclose()
+    async with in_memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
+        await server.connect()
+        async with await server.connect():
+            await wait_all_tasks_blocked()
+            assert lingering(server) == [1, 2]
+        await wait_all_tasks_blocked()
+        await server.connect()
+        await wait_all_tasks_blocked()
+        assert lingering(server) == [1, 3]
 
 
 async def test_lingering_connection_is_not_cut_for_one_that_does_not_linger() -> None:
     """BP-01: a request that ends without lingering takes no place from one that lingers."""
-    limits = Limits(requests=1)
-
-    async def read_it_all(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        if client_address[0] == "1":
-            await read_to_end(request)
-
-    async with MemoryServer(MEMORY, read_it_all, limits=limits).serving() as server:
-        lingers, other = await connect_guests(server, 2)
-        await other.aclose()
-        await settled()
-        assert states(server) == [(1, "closing")]
-        await lingers.aclose()
+    async with in_memory(leave_input, limits=Limits(requests=1)).serving(grace=0) as server:
+        await server.connect(("0", 1))
+        async with await server.connect(("1", 1)):
+            await wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
+        assert lingering(server) == [1]
+        assert server.statistics().outcomes["completed"] == 2
 
 
-async def test_cancelled_request_does_not_linger() -> None:
+async def test_cancelled_request_does_not_linger(autojump_clock: MockClock) -> None:
     """BP-01: a request that was cancelled is closed at once, although its input is unread."""
-    async with MemoryServer(MEMORY, hold).serving() as server:
-        client = await server.connect()
-        await client.send_all(b"never read")
-        await settled()
-        server.cancel_request(1, "a test")
-        await settled()
-        assert states(server) == []
-        assert await is_reset_now(client)
+    cancel = {1: lambda server: server.cancel_request(1, "a test"), 1.5: counts(lingering=0)}
+    scene = Scene(hold, {0: b"never read"}, meanwhile=cancel)
+    await scene.gives(b"", 1, "cancelled", breaks=True).play()
 
 
 class ClosesItself(trioserver.TCPServer):
@@ -858,7 +667,7 @@ async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPS
     """BP-01: over TCP, a slow client gets all of a reply although its own input was not read."""
     reply = bytes(1_000_000)
 
-    async def reply_early(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def reply_early(request: Connection, client_address: Any, server: Any) -> None:
         await request.recv(1)
         await request.sendall(reply)
 
@@ -867,47 +676,6 @@ async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPS
         await client.send_all(bytes(100_000))
         await server.wait_requests()
         assert await read_to_end(client) == reply
-
-
-async def test_linger_is_bounded_in_time(autojump_clock: trio.testing.MockClock) -> None:
-    """BP-01: a client that never ends its side is closed `Timeouts.linger` after the reply."""
-    timeouts = Timeouts(linger=2)
-    async with MemoryServer(MEMORY, return_at_once, timeouts=timeouts).serving() as server:
-        client = await server.connect()
-        assert await read_to_end(client) == b""
-        await trio.sleep(1.999)
-        assert states(server) == [(1, "closing")]
-        await trio.sleep(0.002)
-        assert states(server) == []
-
-
-async def send_for_ever(client: trio.abc.SendStream) -> None:
-    """Send zeros as fast as they are taken."""
-    while True:
-        await client.send_all(bytes(65_536))
-
-
-async def test_linger_is_bounded_in_bytes(autojump_clock: trio.testing.MockClock) -> None:
-    """BP-01: a client that goes on sending is cut off after `Limits.linger` bytes."""
-    limits = Limits(linger=1_000_000)
-    async with MemoryServer(MEMORY, return_at_once, limits=limits).serving() as server:
-        client = await server.connect()
-        began = trio.current_time()
-        with pytest.raises(trio.BrokenResourceError):
-            await send_for_ever(client)
-        assert trio.current_time() == began
-        assert 1_000_000 <= client.bytes_sent <= 1_000_000 + 2 * 65_536
-
-
-@pytest.mark.parametrize("how", [Timeouts(linger=0), Limits(linger=0)], ids=["time", "bytes"])
-async def test_linger_can_be_switched_off(how: Timeouts | Limits) -> None:
-    """BP-01: with no time or no bytes for it, nothing lingers."""
-    fields: dict[str, Any] = {"timeouts" if isinstance(how, Timeouts) else "limits": how}
-    async with MemoryServer(MEMORY, return_at_once, **fields).serving() as server:
-        client = await server.connect()
-        await settled()
-        assert states(server) == []
-        await client.aclose()
 
 
 # Large requests ----------------------------------------------------------------
@@ -920,30 +688,9 @@ class OneLine(trioserver.StreamRequestHandler):
         try:
             line = await self.rfile.readline()
         except trioserver.LimitExceeded:
-            left = await self.rfile.read1()
-            await self.wfile.write(b"too long: " + left)
+            await self.wfile.write(b"too long: " + await self.rfile.read1())
         else:
             await self.wfile.write(b"%d" % len(line))
-
-
-@pytest.mark.parametrize(
-    ("sent", "reply"),
-    [
-        (b"123456789\n", b"10"),
-        (b"123456789\nnext\n", b"10"),
-        (b"1234567890", b"10"),
-        (b"1234567890\n", b"too long: 1234567890\n"),
-        (b"12345678901", b"too long: 12345678901"),
-    ],
-    ids=str,
-)
-async def test_line_limit_is_exact_and_loses_nothing(sent: bytes, reply: bytes) -> None:
-    """BP-08: a line may have `Limits.line` bytes with its end; of a longer one nothing is lost."""
-    async with MemoryServer(MEMORY, OneLine, limits=Limits(line=10)).serving() as server:
-        async with await server.connect() as client:
-            await client.send_all(sent)
-            await client.send_eof()
-            assert await read_to_end(client) == reply
 
 
 class ReadAll(trioserver.StreamRequestHandler):
@@ -953,20 +700,34 @@ class ReadAll(trioserver.StreamRequestHandler):
         await self.wfile.write(b"%d" % len(await self.rfile.read()))
 
 
-@pytest.mark.parametrize(("size", "reply"), [(1000, b"1000"), (1001, b"")])
-async def test_read_limit_is_exact(size: int, reply: bytes) -> None:
-    """BP-08: a read without a size takes `Limits.read` bytes; who sends more is refused."""
-    witness = Witness()
-    limits = Limits(read=1000)
-    async with MemoryServer(
-        MEMORY, ReadAll, limits=limits, observers=[witness]
-    ).serving() as server:
-        async with await server.connect() as client:
-            await client.send_all(bytes(size))
-            await client.send_eof()
-            assert await read_to_end(client) == reply
-    (record,) = witness.records
-    assert (record.outcome == "refused", "(read)" in record.reason) == (not reply, not reply)
+@table(
+    ("handler", "sent", "reply", "reason"),
+    {
+        "a line may have `Limits.line` bytes, its end included": (
+            OneLine,
+            b"123456789\n",
+            b"10",
+            "",
+        ),
+        "whatever follows it": (OneLine, b"123456789\nnext\n", b"10", ""),
+        "or the end of input": (OneLine, b"1234567890", b"10", ""),
+        "of a longer one nothing is lost": (
+            OneLine,
+            b"1234567890\n",
+            b"too long: 1234567890\n",
+            "",
+        ),
+        "nor without an end": (OneLine, b"12345678901", b"too long: 12345678901", ""),
+        "a read without a size takes `Limits.read` bytes": (ReadAll, bytes(1000), b"1000", ""),
+        "who sends more is refused": (ReadAll, bytes(1001), b"", "(read)"),
+    },
+)
+async def test_limits_of_reads_are_exact(
+    handler: Any, sent: bytes, reply: bytes, reason: str, autojump_clock: MockClock
+) -> None:
+    """BP-08: a request may be as large as it may be, to the byte."""
+    scene = Scene(handler, {0: [sent, end]}, limits=Limits(line=10, read=1000))
+    await scene.gives(reply, 0, "refused" if reason else "completed", reason=reason).play()
 
 
 @pytest.mark.parametrize(
@@ -974,13 +735,13 @@ async def test_read_limit_is_exact(size: int, reply: bytes) -> None:
 )
 async def test_reader_takes_no_more_than_its_limit(handler: Any, most: int) -> None:
     """BP-08: of an endless request, no more than the limit and one portion is ever taken in."""
-    witness = Witness()
-    server = MemoryServer(MEMORY, handler, limits=Limits(linger=0), observers=[witness])
+    server = in_memory(handler, limits=Limits(linger=0), observers=[witness := Witness()])
     async with server.serving():
         async with await server.connect() as client:
             with pytest.raises(trio.BrokenResourceError):
-                await send_for_ever(client)
-    (record,) = witness.records
+                while True:
+                    await client.send_all(bytes(65_536))
+    [record] = witness.records
     assert record.outcome == "refused"
     assert most < record.bytes_received <= most + 65_536
 
@@ -988,32 +749,35 @@ async def test_reader_takes_no_more_than_its_limit(handler: Any, most: int) -> N
 # Backpressure ------------------------------------------------------------------
 
 
-async def read_one_byte(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-    """Reads a byte, and then thinks for ever."""
-    await request.recv(1)
-    await trio.sleep_forever()
+def one_byte(connection: Connection) -> Any:
+    """Receive it."""
+    return connection.recv(1)
 
 
 class ReadOneLine(trioserver.StreamRequestHandler):
-    """The same with a line, and so with a buffer."""
+    """Reads with a buffer, and then thinks for ever."""
 
     async def handle(self) -> None:
         await self.rfile.readline()
         await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("handler", [read_one_byte, ReadOneLine])
+@pytest.mark.parametrize("handler", [does(one_byte, sleep(math.inf)), ReadOneLine, Upper])
 async def test_slow_reader_stops_its_client(handler: Any) -> None:
-    """BP-09: while a handler does not read, nothing is taken in, and the client's send waits."""
-    async with MemoryServer(MEMORY, handler).serving(grace=0) as server:
-        async with await server.connect() as client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.send_all, b"x\n" * 5_000_000)
-                await settled()
-                (request,) = server.snapshot().requests
-                assert request.bytes_received <= 65_536
-                assert client.bytes_sent == request.bytes_received + server.memory_capacity
-                nursery.cancel_scope.cancel()
+    """BP-09: while nobody reads, nothing is taken in, and the client's send waits.
+
+    A handler between a fast sender and a slow reader holds one line, no more.
+    """
+    async with in_memory(handler).serving(grace=0) as server:
+        client = await server.connect()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, b"x" * 999 + b"\n" + b"line\n" * 2_000_000)
+            await wait_all_tasks_blocked()
+            [request] = server.snapshot().requests
+            assert request.bytes_sent == (server.memory_capacity if handler is Upper else 0)
+            assert request.bytes_received <= request.bytes_sent + 65_536 + 1000
+            assert client.bytes_sent == request.bytes_received + server.memory_capacity
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("method", ["write", "writelines"])
@@ -1028,29 +792,15 @@ async def test_slow_client_stops_its_handler(method: str) -> None:
                 await getattr(self.wfile, method)(chunk if method == "write" else [chunk])
                 returned.append(len(chunk))
 
-    async with MemoryServer(MEMORY, Talk).serving(grace=0) as server:
-        async with await server.connect() as client:
-            await settled()
-            assert server.snapshot().requests[0].bytes_sent == server.memory_capacity
-            assert returned == []
-            taken = 0
-            while taken < 300_000:
-                taken += len(await client.receive_some())
-                await settled()
-                assert sum(returned) <= taken + server.memory_capacity
-
-
-async def test_echo_passes_backpressure_on() -> None:
-    """BP-09: a handler between a fast sender and a slow reader holds one line, no more."""
-    async with MemoryServer(MEMORY, Upper).serving(grace=0) as server:
-        async with await server.connect() as client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.send_all, b"x" * 999 + b"\n" + b"line\n" * 2_000_000)
-                await settled()
-                (request,) = server.snapshot().requests
-                assert request.bytes_sent == server.memory_capacity
-                assert request.bytes_received <= request.bytes_sent + 65_536 + 1000
-                nursery.cancel_scope.cancel()
+    async with in_memory(Talk).serving(grace=0) as server, await server.connect() as client:
+        await wait_all_tasks_blocked()
+        assert server.snapshot().requests[0].bytes_sent == server.memory_capacity
+        assert returned == []
+        taken = 0
+        while taken < 300_000:
+            taken += len(await client.receive_some())
+            await wait_all_tasks_blocked()
+            assert sum(returned) <= taken + server.memory_capacity
 
 
 # Many --------------------------------------------------------------------------
@@ -1059,13 +809,12 @@ async def test_echo_passes_backpressure_on() -> None:
 @pytest.mark.slow
 async def test_many_idle_connections() -> None:
     """BP-10: 10 000 idle connections cost little memory, and the next client is served at once."""
-    server = MemoryServer(MEMORY, Upper, limits=Limits(requests=20_000))
-    async with server.serving() as server:
+    async with in_memory(limits=Limits(requests=20_000)).serving() as server:
         before = resident_kib()
         clients = [await server.connect() for _ in range(10_000)]
         while len(server.requests) < 10_000:
             await trio.lowlevel.checkpoint()
-        await settled()
+        await wait_all_tasks_blocked()
         cost = (resident_kib() - before) / 10_000
         latencies = []
         for _ in range(5):

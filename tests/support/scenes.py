@@ -1,11 +1,11 @@
-r"""One scene, told by a table: a client that does this and that at its instants, and what it gets.
+r"""One scene, told by a table: clients that do this and that at their instants, and what they get.
 
 ::
 
-    @table("scene", {
+    @table({
         "GS-03: a connection that is idle at the drain is closed at once": Scene(
-            Upper, {0: b"one\n"}, drain_at=60, gets=b"ONE\n", ends_at=60, outcomes=["drained"]
-        ),
+            Upper, {0: b"one\n"}, drain_at=60
+        ).gives(b"ONE\n", 60, "drained"),
     })
     async def test_between_requests(scene: Scene, autojump_clock: MockClock) -> None:
         await scene.play()
@@ -15,9 +15,11 @@ The sentence of a row is its promise, and the id under which it fails.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import logging
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
@@ -25,17 +27,78 @@ import pytest
 import trio
 
 import trioserver
+from trioserver import Limits, Timeouts
 from trioserver.testing import MemoryServer
 
-from . import Witness
+from . import Upper, Witness
 
 A_LONG_TIME = 400 * 86_400.0
 """Virtual seconds after which a scene that does not end fails: more than a year."""
 
 
-def table(names: str, rows: Mapping[str, Any]) -> pytest.MarkDecorator:
-    """Parameters of a test, a row for each promise; tuples for several names."""
+def table(names: Any, rows: Mapping[str, Any] | None = None) -> pytest.MarkDecorator:
+    """Parameters of a test, a row for each promise; tuples for several names.
+
+    Rows alone are of a "scene".
+    """
+    if rows is None:
+        names, rows = "scene", names
     return pytest.mark.parametrize(names, list(rows.values()), ids=list(rows))
+
+
+@attrs.frozen(eq=False)
+class Visit:
+    """One client of a scene: what it does, and what has to come of it.
+
+    Attributes:
+      does: at which instant: sends bytes, or what a function of the client
+        does, or several of these.
+      address: who the server sees.
+      comes_at: the instant at which it connects.
+      reads_from: the instant at which it begins to read, and then reads on.
+      stays: whether it stays connected when it has the end.
+      gets: all that it gets; None: whatever it is.
+      breaks: whether it gets an error in the place of the end.
+      ends_at: the instant at which it has the end; None: whenever it is.
+    """
+
+    does: Mapping[float, Any] = attrs.field(factory=dict)
+    address: Any = attrs.field(default=None, kw_only=True)
+    comes_at: float = attrs.field(default=0, kw_only=True)
+    reads_from: float = attrs.field(default=0, kw_only=True)
+    stays: bool = attrs.field(default=False, kw_only=True)
+    gets: bytes | None = attrs.field(default=None, kw_only=True)
+    breaks: bool = attrs.field(default=False, kw_only=True)
+    ends_at: float | None = attrs.field(default=None, kw_only=True)
+
+    def gives(self, gets: bytes | None = None, ends_at: float | None = None, **more: Any) -> Visit:
+        """The same, and what has to come of it."""
+        return attrs.evolve(self, gets=gets, ends_at=ends_at, **more)
+
+    def compare(self, heard: Heard) -> None:
+        """See that what came of it is what had to."""
+        assert (heard.error is not None) == self.breaks, heard
+        if self.gets is not None:
+            assert heard.got == self.gets
+        if self.ends_at is not None:
+            assert heard.ended_at == self.ends_at
+
+
+@attrs.frozen(eq=False)
+class Heard:
+    """What came of a client: what it got, and when it got the end, or an error in its place."""
+
+    got: bytes
+    ended_at: float
+    error: trio.BrokenResourceError | None
+
+
+@attrs.frozen(eq=False)
+class Logged:
+    """What was logged, with its traceback, and when."""
+
+    at: float
+    text: str
 
 
 @attrs.frozen(eq=False)
@@ -44,36 +107,47 @@ class Played:
 
     Attributes:
       server: who served.
-      got: what the client got, all of it.
-      ended_at: the instant at which it got the end, or an error in its place.
-      error: that error.
+      heard: what each client got.
       witness: the server's events.
+      report: of the run.
+      log: all that was logged as more than news.
     """
 
     server: Any
-    got: bytes
-    ended_at: float
-    error: trio.BrokenResourceError | None
+    heard: Sequence[Heard]
     witness: Witness
+    report: trioserver.ShutdownReport
+    log: Sequence[Logged]
+
+    @property
+    def refusals(self) -> list[tuple[Any, str]]:
+        """Who was refused, and why, in order."""
+        return [event[1:] for event in self.witness.events if event[0] == "request_refused"]
 
 
 @attrs.frozen(eq=False)
 class Scene:
-    """A client of a server in memory, on the virtual clock, and what has to come of it.
+    """Clients of a server in memory, on the virtual clock, and what has to come of it.
+
+    What is given of a client is of the first; there may be others.
 
     Attributes:
-      handler: who serves it.
-      does: what the client does at which instant: sends bytes, or what a
-        function of it does.
-      drain_at: when the server is shut down, after what the client does then; None: at the end.
+      handler: who serves them.
+      does: see `Visit`, which has all that is said of a client here.
+      drain_at: when the server is shut down, after what the clients do then; None: at the end.
       grace: of that shutdown, in seconds.
       fields: of the server.
       kind: what server.
-      gets: all that the client gets; None: whatever it is.
-      breaks: whether it gets an error in the place of the end.
-      ends_at: the instant at which the client has the end; None: whenever it is.
+      others: the other clients.
+      meanwhile: what is done to the server at which instant, after all others.
       outcomes: of all requests, in order; None: whatever they are.
-      reason: what the last record's reason has in it.
+      reason: what is in a record's reason.
+      duration: the last record's.
+      closed_at: the instant at which nothing is left of the server.
+      report: names of what is in the report, or in its statistics, and their values.
+      refusals: who was refused, and why, in order; None: whoever was.
+      logs: patterns of all that is logged as more than news; None: nothing is,
+        unless a request failed.
     """
 
     handler: Any
@@ -81,60 +155,142 @@ class Scene:
     drain_at: float | None = None
     grace: float = 5
     fields: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    timeouts: Timeouts = attrs.field(factory=Timeouts, kw_only=True)
+    limits: Limits = attrs.field(factory=Limits, kw_only=True)
     kind: Any = attrs.field(default=MemoryServer, kw_only=True)
+    address: Any = attrs.field(default=None, kw_only=True)
+    comes_at: float = attrs.field(default=0, kw_only=True)
+    reads_from: float = attrs.field(default=0, kw_only=True)
+    stays: bool = attrs.field(default=False, kw_only=True)
+    others: Sequence[Visit] = attrs.field(default=(), kw_only=True)
+    meanwhile: Mapping[float, Callable[[Any], object]] = attrs.field(factory=dict, kw_only=True)
     gets: bytes | None = attrs.field(default=None, kw_only=True)
     breaks: bool = attrs.field(default=False, kw_only=True)
     ends_at: float | None = attrs.field(default=None, kw_only=True)
     outcomes: Sequence[str] | None = attrs.field(default=None, kw_only=True)
     reason: str = attrs.field(default="", kw_only=True)
+    duration: float | None = attrs.field(default=None, kw_only=True)
+    closed_at: float | None = attrs.field(default=None, kw_only=True)
+    report: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
+    refusals: Sequence[tuple[Any, str]] | None = attrs.field(default=None, kw_only=True)
+    logs: Sequence[str] | None = attrs.field(default=None, kw_only=True)
+
+    def gives(
+        self, gets: bytes | None = None, ends_at: float | None = None, *outcomes: str, **more: Any
+    ) -> Scene:
+        """The same, and what has to come of it; names of none of these are of the report."""
+        given = {"gets": gets, "ends_at": ends_at, "outcomes": outcomes or None, **more}
+        given = {name: it for name, it in given.items() if it is not None}
+        names = {field.name for field in attrs.fields(Scene)}
+        reported = {name: given.pop(name) for name in set(given) - names}
+        report = {**self.report, **given.pop("report", {}), **reported}
+        return attrs.evolve(self, report=report, **given)
+
+    def beside(self, *others: Visit) -> Scene:
+        """The same, with more clients."""
+        return attrs.evolve(self, others=[*self.others, *others])
+
+    @property
+    def visits(self) -> list[Visit]:
+        """All clients."""
+        names = ("address", "comes_at", "reads_from", "stays", "gets", "breaks", "ends_at")
+        facts = {name: getattr(self, name) for name in names}
+        return [Visit(self.does, **facts), *self.others]
 
     async def play(self) -> Played:
         """Play it, and compare; what came of it is for what a row cannot say."""
         witness = Witness()
-        server = self.kind(("memory", 1), self.handler, **self.fields)
+        sizes = {"timeouts": self.timeouts, "limits": self.limits}
+        server = self.kind(("memory", 1), self.handler, **sizes, **self.fields)
         server = attrs.evolve(server, observers=[*server.observers, witness])
-        with trio.fail_after(A_LONG_TIME):
+        stage = _Stage(self, server)
+        with trio.fail_after(A_LONG_TIME), logged() as log:
             async with server.serving():
-                client = await server.connect()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._act, server, client)
-                    played = Played(server, *await hear(client), witness)
-                    nursery.cancel_scope.cancel()
-                client.close()
-                if self.drain_at is not None:
+                await stage.play()
+                if server.draining:
                     await server.wait_closed()
-        self._compare(played)
+        closed_at = trio.current_time()
+        heard = [stage.heard[visit] for visit in range(len(self.visits))]
+        played = Played(server, heard, witness, await server.wait_closed(), log)
+        self._compare(played, closed_at)
         return played
 
-    async def _act(self, server: trioserver.BaseServer, client: Any) -> None:
-        drain_at = math.inf if self.drain_at is None else self.drain_at
-        for instant in sorted({*self.does, drain_at} - {math.inf}):
-            await trio.sleep_until(instant)
-            if instant in self.does:
-                await act(client, self.does[instant])
-            if instant == drain_at:
-                server.shutdown(self.grace)
-
-    def _compare(self, played: Played) -> None:
-        assert (played.error is not None) == self.breaks, played.error
-        if self.gets is not None:
-            assert played.got == self.gets
-        if self.ends_at is not None:
-            assert played.ended_at == self.ends_at
+    def _compare(self, played: Played, closed_at: float) -> None:
+        for visit, heard in zip(self.visits, played.heard, strict=True):
+            visit.compare(heard)
+        witness = played.witness
         if self.outcomes is not None:
-            assert played.witness.outcomes == list(self.outcomes)
+            assert witness.outcomes == list(self.outcomes)
+        if self.refusals is not None:
+            assert played.refusals == list(self.refusals)
         if self.reason:
-            assert self.reason in str(played.witness.records[-1].reason)
+            reasons = [str(record.reason) for record in witness.records]
+            assert any(self.reason in reason for reason in reasons), reasons
+        if self.duration is not None:
+            assert witness.records[-1].duration == self.duration
+        if self.closed_at is not None:
+            assert closed_at == self.closed_at
+        for name, value in self.report.items():
+            holder = played.report if hasattr(played.report, name) else played.report.statistics
+            assert (name, getattr(holder, name)) == (name, value)
+        if self.logs is not None or "failed" not in witness.outcomes:
+            logs = self.logs or ()
+            assert len(played.log) == len(logs), played.log
+            for part, it in zip(logs, played.log, strict=True):
+                assert re.search(part, it.text, re.DOTALL), it.text
 
 
-async def act(client: Any, what: Any) -> None:
-    """Do what a row says: send bytes, or call a function of the client."""
-    # Suppressed: the server has ended it, which the row knows.
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        await (client.send_all(what) if isinstance(what, bytes) else what(client))
+@attrs.define(eq=False)
+class _Stage:
+    """Where a scene is played: who has come, and what each has got."""
+
+    scene: Scene
+    server: Any
+    clients: dict[int, Any] = attrs.field(factory=dict)
+    heard: dict[int, Heard] = attrs.field(factory=dict)
+
+    async def play(self) -> None:
+        """Play it until every client has the end."""
+        visits = self.scene.visits
+        instants = {*self.scene.meanwhile, self.scene.drain_at} - {None}
+        instants.update(*(visit.does for visit in visits), (visit.comes_at for visit in visits))
+        async with trio.open_nursery() as nursery:
+            for instant in sorted(instants):
+                await trio.sleep_until(instant)
+                await self._act(instant, nursery)
+
+    async def _act(self, instant: float, nursery: trio.Nursery) -> None:
+        for number, visit in enumerate(self.scene.visits):
+            if visit.comes_at == instant:
+                client = self.server.listener.connect_now(visit.address)
+                self.clients[number] = client
+                nursery.start_soon(self._hear, number, visit, client)
+            if instant in visit.does:
+                # Suppressed: the server has ended it, which the row knows.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await act(self.clients[number], visit.does[instant])
+        if instant == self.scene.drain_at:
+            self.server.shutdown(self.scene.grace)
+        if instant in self.scene.meanwhile:
+            self.scene.meanwhile[instant](self.server)
+
+    async def _hear(self, number: int, visit: Visit, client: Any) -> None:
+        await trio.sleep_until(visit.reads_from)
+        self.heard[number] = await hear(client)
+        if not visit.stays:
+            client.close()
 
 
-async def hear(client: Any) -> tuple[bytes, float, trio.BrokenResourceError | None]:
+async def act(connection: Any, *steps: Any) -> None:
+    """Do what a row says: send bytes, call a function of the connection, or several of these."""
+    for step in steps:
+        if isinstance(step, list):
+            await act(connection, *step)
+        else:
+            await (connection.send_all(step) if isinstance(step, bytes) else step(connection))
+
+
+async def hear(client: Any) -> Heard:
     """All that a client gets, when it has the end, and the error in the end's place."""
     got, error = b"", None
     try:
@@ -142,4 +298,100 @@ async def hear(client: Any) -> tuple[bytes, float, trio.BrokenResourceError | No
             got += data
     except trio.BrokenResourceError as broken:
         error = broken
-    return got, trio.current_time(), error
+    except trio.ClosedResourceError:
+        pass  # by itself
+    return Heard(got, trio.current_time(), error)
+
+
+# What clients and handlers do ---------------------------------------------------------------
+
+
+def does(*steps: Any) -> Any:
+    """A handler that does this with each connection: see `act`."""
+
+    async def handler(request: Any, client_address: Any, server: Any) -> None:
+        await act(request, *steps)
+
+    return handler
+
+
+def sleep(seconds: float) -> Callable[[Any], Any]:
+    """Wait."""
+    return lambda connection: trio.sleep(seconds)  # noqa: ASYNC105  (who calls it awaits it)
+
+
+async def close(client: Any) -> None:
+    """Close the connection, without a checkpoint."""
+    client.close()
+
+
+async def reset(client: Any) -> None:
+    """Reset it, without a checkpoint."""
+    client.reset()
+
+
+async def end(client: Any) -> None:
+    """End the client's output."""
+    await client.send_eof()
+
+
+def drip(every: float, until: float, start: float = 0, data: bytes = b"x") -> dict[float, bytes]:
+    """A byte now, and one every few seconds."""
+    return {start + every * n: data for n in range(int((until - start) / every) + 1)}
+
+
+# What is looked at meanwhile --------------------------------------------------------------
+
+
+def states(*expected: str) -> Callable[[Any], None]:
+    """See what each of the connections that are open is doing."""
+
+    def look(server: Any) -> None:
+        assert [request.state for request in server.snapshot().requests] == list(expected)
+
+    return look
+
+
+def counts(**expected: object) -> Callable[[Any], None]:
+    """See some of the server's statistics."""
+
+    def look(server: Any) -> None:
+        found = server.statistics()
+        assert {name: getattr(found, name) for name in expected} == expected
+
+    return look
+
+
+# Where a table does not fit ---------------------------------------------------------------
+
+
+def in_memory(handler: Any = Upper, kind: Any = MemoryServer, **fields: Any) -> Any:
+    """A server in memory."""
+    return kind(("memory", 1), handler, **fields)
+
+
+def on_tcp(handler: Any = Upper, kind: Any = trioserver.TCPServer, **fields: Any) -> Any:
+    """A server on the loopback interface."""
+    return kind(("127.0.0.1", 0), handler, **fields)
+
+
+async def heard_by(client: socket.socket) -> bytes:
+    """Everything up to the end that a blocking socket gets."""
+    return await trio.to_thread.run_sync(lambda: b"".join(iter(lambda: client.recv(65_536), b"")))
+
+
+@contextmanager
+def logged() -> Iterator[list[Logged]]:
+    """All that is logged in the block as more than news."""
+    texts: list[Logged] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            texts.append(Logged(trio.current_time(), self.format(record)))
+
+    keep = Keep(logging.WARNING)
+    logging.getLogger("trioserver").addHandler(keep)
+    try:
+        yield texts
+    finally:
+        logging.getLogger("trioserver").removeHandler(keep)
