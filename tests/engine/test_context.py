@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import socketserver
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
-from support import connect, read_to_end
-from support.adopting import THERE, adopted, ask, in_thread
+from support import adopting, read_to_end
+from support.adopting import THERE, adopted, in_thread
+from support.memory import MEMORY, ask, noting, raising
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -31,37 +34,21 @@ async def atells(request: Any, client_address: Any, server: Any) -> None:
 
 async def seen_by_a_request(server: trioserver.BaseServer) -> str:
     """What a new client's request sees."""
-    if isinstance(server, MemoryServer):
-        async with await server.connect() as client:
-            return (await read_to_end(client)).decode()
-    async with await connect(server) as stream:
-        return (await read_to_end(stream)).decode()
+    return (await ask(server, b"")).decode()
 
 
-def in_tasks(*, hook: str | None = None) -> trioserver.BaseServer:
-    """A server with tasks; what ``hook`` sets is its name."""
-    return setting(MemoryServer, hook)(("memory", 1), atells)
+def in_tasks(kind: Any = MemoryServer) -> trioserver.BaseServer:
+    """A server with tasks."""
+    return kind(MEMORY, atells)
 
 
-def in_threads(*, hook: str | None = None) -> trioserver.BaseServer:
+def in_threads(kind: Any = trioserver.ThreadingTCPServer) -> trioserver.BaseServer:
     """A server with threads."""
-    return setting(trioserver.ThreadingTCPServer, hook)(THERE, tells)
+    return kind(THERE, tells)
 
 
-def setting(kind: Any, hook: str | None) -> Any:
-    """A server class with a hook that sets the variable to its own name."""
-    if hook is None:
-        return kind
-
-    async def sets(self: Any) -> Any:
-        result = await getattr(kind, hook)(self)
-        var.set(hook)
-        return result
-
-    return type("Sets", (kind,), {hook: sets})
-
-
-modes = pytest.mark.parametrize("make", [in_tasks, in_threads])
+KINDS: dict[Any, Any] = {in_tasks: MemoryServer, in_threads: trioserver.ThreadingTCPServer}
+modes = pytest.mark.parametrize("make", KINDS)
 
 
 @modes
@@ -96,8 +83,14 @@ async def test_context_of_the_task_that_serves(make: Any) -> None:
 @pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
 async def test_context_of_the_hooks_before_serving(make: Any, hook: str) -> None:
     """What a hook sets that is called before serving is seen, by whichever way one serves."""
+
+    async def sets(self: Any) -> Any:
+        result = await getattr(KINDS[make], hook)(self)
+        var.set(hook)
+        return result
+
     with trio.fail_after(10):
-        async with make(hook=hook).serving() as server:
+        async with make(type("Sets", (KINDS[make],), {hook: sets})).serving() as server:
             assert await seen_by_a_request(server) == hook
             server.shutdown()
             await server.wait_closed()
@@ -130,42 +123,23 @@ async def test_context_of_an_adopted_server() -> None:
     async with adopted(theirs := socketserver.ThreadingTCPServer(THERE, Tells)):
         var.set("too late")
         for _ in range(2):
-            assert await in_thread(ask, theirs.server_address, b"") == b"adopt"
+            assert await in_thread(adopting.ask, theirs.server_address, b"") == b"adopt"
 
 
 HOOKS = ["verify_request", "service_actions", "handle_error", "shutdown_request", "server_close"]
 EVENTS = ["request_started", "request_finished", "draining", "server_closed"]
 
 
-def noting_hook(name: str, seen: dict[str, str]) -> Any:
-    """A hook that notes what it sees."""
-
-    async def hook(self: Any, *arguments: Any) -> Any:
-        seen[name] = var.get()
-        return await getattr(MemoryServer, name)(self, *arguments)
-
-    return hook
-
-
-def noting_event(name: str, seen: dict[str, str]) -> Any:
-    """The same for an observer."""
-
-    def event(self: Any, *facts: Any) -> None:
-        seen[name] = var.get()
-
-    return event
-
-
-async def test_context_of_all_that_is_called(autojump_clock: object) -> None:
+async def test_context_of_all_that_is_called(autojump_clock: Any) -> None:
     """Every hook and observer sees it."""
     seen: dict[str, str] = {}
 
-    async def fails(request: Any, client_address: Any, server: Any) -> None:
-        raise ValueError
+    def note(name: str, *facts: Any) -> None:
+        seen[name] = var.get()
 
-    kind = type("Notes", (MemoryServer,), {name: noting_hook(name, seen) for name in HOOKS})
-    observer = type("Observes", (), {name: noting_event(name, seen) for name in EVENTS})()
-    async with kind(("memory", 1), fails, observers=[observer]) as server:
+    kind = noting(MemoryServer, HOOKS, lambda server, name, *arguments: note(name))
+    observer = SimpleNamespace(**{name: partial(note, name) for name in EVENTS})
+    async with kind(MEMORY, raising(ValueError()), observers=[observer]) as server:
         var.set("block")
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
@@ -175,9 +149,7 @@ async def test_context_of_all_that_is_called(autojump_clock: object) -> None:
 
 
 @pytest.mark.parametrize("whence", ["request", "thread", "task"])
-async def test_context_of_clients_that_a_drain_takes_in(
-    whence: str, autojump_clock: object
-) -> None:
+async def test_context_of_clients_that_a_drain_takes_in(whence: str, autojump_clock: Any) -> None:
     """A drain accepts and starts clients in the server's context, whoever has begun it."""
     seen: list[str] = []
     go = trio.Event()
@@ -203,7 +175,7 @@ async def test_context_of_clients_that_a_drain_takes_in(
 
     var.set("server")
     limits = trioserver.Limits(requests=1)
-    async with Notes(("memory", 1), handles, limits=limits).serving() as server:
+    async with Notes(MEMORY, handles, limits=limits).serving() as server:
         async with await server.connect(), await server.connect() as waiting:
             await trio.testing.wait_all_tasks_blocked()
             assert server.statistics().accepted == 1

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
-import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 import trio
-from support import Upper, Witness, hold, read_to_end
-from trio.testing import MockClock, wait_all_tasks_blocked
+from support import Upper, connect, hold, read_to_end, running
+from support.memory import ask, asking, come, ended, memory, noting, raises_bare, raising
+from support.scenes import table
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver.testing import (
     MemoryListener,
     MemoryServer,
-    ShutDown,
     Trial,
     open_descriptors,
     sweep,
 )
 
-ADDRESS = ("memory", 1)
 LOOPBACK = ("127.0.0.1", 0)
+START_HOOKS = ["server_bind", "server_activate"]
 
 
 class OopsError(Exception):
     """What these tests raise."""
 
 
+OOPS, EXIT = OopsError(), SystemExit(3)
+
+
 async def nothing(request: trioserver.Connection, client_address: Any, server: Any) -> None:
     """Ends at once."""
-
-
-async def stubborn(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-    """Shields itself from every cancellation for a minute."""
-    with trio.CancelScope(shield=True):
-        await trio.sleep(60)
 
 
 async def shut_down(request: trioserver.Connection, client_address: Any, server: Any) -> None:
@@ -52,18 +50,17 @@ async def shut_down(request: trioserver.Connection, client_address: Any, server:
     await request.send_all(b"done")
 
 
-class Noted(MemoryServer):
-    """Writes down every hook as it is entered."""
+def taking(seconds: float) -> Any:
+    """A handler that takes so long."""
 
+    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        await trio.sleep(seconds)
+
+    return handler
+
+
+class HasNotes(MemoryServer):
     notes: list[str] = attrs.field(factory=list)
-
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
-        self.notes.append("server_bind")
-        return await super().server_bind()
-
-    async def server_activate(self) -> None:
-        self.notes.append("server_activate")
-        await super().server_activate()
 
     def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
         answer = super().get_request(listener)
@@ -71,35 +68,19 @@ class Noted(MemoryServer):
             self.notes.append("get_request")
         return answer
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
-        self.notes.append("verify_request")
-        return await super().verify_request(request, client_address)
-
-    async def process_request(self, request: Any, client_address: Any) -> None:
-        self.notes.append("process_request")
-        await super().process_request(request, client_address)
-
-    async def finish_request(self, request: Any, client_address: Any) -> None:
-        self.notes.append("finish_request")
-        await super().finish_request(request, client_address)
-
-    async def shutdown_request(self, request: Any) -> None:
-        self.notes.append("shutdown_request")
-        await super().shutdown_request(request)
-
-    async def close_request(self, request: Any) -> None:
-        self.notes.append("close_request")
-        await super().close_request(request)
-
     async def handle_error(self, request: Any, client_address: Any) -> None:
-        self.notes.append("handle_error")
+        """Leave it out of the log."""
 
-    async def handle_timeout(self) -> None:
-        self.notes.append("handle_timeout")
 
-    async def server_close(self) -> None:
-        self.notes.append("server_close")
-        await super().server_close()
+Noted: Any = noting(
+    HasNotes,
+    [
+        *[*START_HOOKS, "verify_request", "process_request", "finish_request", "handle_error"],
+        *["shutdown_request", "close_request", "handle_timeout", "server_close"],
+    ],
+    lambda server, name, *_: server.notes.append(name),
+)
+"""Writes down every hook as it is entered."""
 
 
 class NotingHandler(trioserver.BaseRequestHandler):
@@ -117,13 +98,8 @@ class TwoListeners(MemoryServer):
     """Listens in two places."""
 
     async def server_bind(self) -> Sequence[trioserver.Listener]:
-        return [MemoryListener(("memory", 1)), MemoryListener(("memory", 2))]
-
-    def places(self) -> tuple[MemoryListener, MemoryListener]:
-        first, second = self._bound_run().listeners
-        assert isinstance(first, MemoryListener)
-        assert isinstance(second, MemoryListener)
-        return first, second
+        self.places = [MemoryListener(("memory", 1)), MemoryListener(("memory", 2))]
+        return self.places
 
 
 class SlowToBind(MemoryServer):
@@ -134,6 +110,32 @@ class SlowToBind(MemoryServer):
     async def server_bind(self) -> Sequence[trioserver.Listener]:
         await self.may_bind.wait()
         return await super().server_bind()
+
+
+async def shut_down_at(server: Any, instant: float) -> None:
+    """Shut a server down then, whose clients were all seen to until then."""
+    await trio.sleep_until(instant)
+    server.shutdown()
+
+
+class Does:
+    """What a hook does."""
+
+    async def raises(self: Any) -> Any:
+        raise OOPS
+
+    async def sleeps(self: Any) -> Any:
+        await trio.sleep_forever()
+
+    async def takes_a_second(self: Any) -> Any:
+        await trio.sleep(1)
+
+    async def stops_after_a_second(self: Any) -> Any:
+        if trio.current_time() >= 1:
+            self.shutdown()
+
+    async def binds_nothing(self: Any) -> Any:
+        return []
 
 
 # Building --------------------------------------------------------------------
@@ -153,48 +155,35 @@ def test_building_does_no_io() -> None:
 async def test_server_runs_again_after_it_was_closed() -> None:
     """LC-01: the same server runs twice in a row, with a report for each run."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
-    reports = []
-    with trio.fail_after(10):
-        for _ in range(2):
-            async with server.serving():
-                stream = await trio.open_tcp_stream(*server.server_address)
-                async with stream:
-                    await stream.send_all(b"again\n")
-                    assert await stream.receive_some() == b"AGAIN\n"
-            reports.append(await server.wait_closed())
-    assert [report.statistics.accepted for report in reports] == [1, 1]
+    for _ in range(2):
+        async with running(server):
+            assert await ask(server) == b"HELLO\n"
+        assert (await server.wait_closed()).statistics.accepted == 1
 
 
-async def test_serving_twice_at_once_is_an_error(autojump_clock: MockClock) -> None:
-    """LC-01: a server that serves cannot be served again; the first run goes on."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server.serving():
-        with pytest.raises(RuntimeError, match="serving already"):
-            await server.serve_forever()
-        with pytest.raises(RuntimeError, match="serving already"):
-            await server.handle_request()
-        with pytest.raises(RuntimeError, match="bound already"):
-            async with server:
-                pass
-        client = await server.connect()
-        await client.send_all(b"still here\n")
-        assert await client.receive_some() == b"STILL HERE\n"
-
-
-@pytest.mark.parametrize("second", ["serve_forever", "handle_request"])
-async def test_serving_while_binding_is_an_error(second: str, autojump_clock: MockClock) -> None:
-    """LC-01: a server that is being bound cannot be served by another task; the first goes on."""
-    server = SlowToBind(ADDRESS, Upper)
+@pytest.mark.parametrize(
+    ("state", "second"),
+    [
+        *(("serving", method) for method in ["serve_forever", "handle_request"]),
+        ("bound", "__aenter__"),
+        *(("being bound", method) for method in ["serve_forever", "handle_request"]),
+    ],
+)
+async def test_serving_twice_at_once_is_an_error(
+    state: str, second: str, autojump_clock: Any
+) -> None:
+    """LC-01: who serves, or is being bound, cannot be served again; the first run goes on."""
+    server = memory(Upper, SlowToBind)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_forever)
+        if state != "being bound":
+            server.may_bind.set()
         await wait_all_tasks_blocked()
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=f"{state} already"):
             await getattr(server, second)()
         server.may_bind.set()
         await wait_all_tasks_blocked()
-        client = await server.connect()
-        await client.send_all(b"here\n")
-        assert await client.receive_some() == b"HERE\n"
+        assert await ask(server) == b"HELLO\n"
         server.shutdown()
 
 
@@ -207,20 +196,12 @@ async def test_evolved_copies_run_side_by_side() -> None:
     assert server.server_address == twin.server_address == LOOPBACK
 
 
-def test_plain_with_names_async_with() -> None:
-    """A plain `with` is an error that says what to write instead."""
-    server = MemoryServer(ADDRESS, Upper)
-    with pytest.raises(TypeError, match="async with"):
-        with server:  # type: ignore[attr-defined]
-            pass
-
-
 # Starting --------------------------------------------------------------------
 
 
-async def test_start_returns_once_clients_are_let_in(autojump_clock: MockClock) -> None:
+async def test_start_returns_once_clients_are_let_in(autojump_clock: Any) -> None:
     """`nursery.start` returns the server, and a client that connects right then is served."""
-    server = MemoryServer(ADDRESS, Upper)
+    server = memory(Upper)
     async with trio.open_nursery() as nursery:
         assert await nursery.start(server.serve_forever) is server
         client = server.listener.connect_now()
@@ -229,52 +210,23 @@ async def test_start_returns_once_clients_are_let_in(autojump_clock: MockClock) 
         server.shutdown()
 
 
-@pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
-async def test_error_before_started_leaves_start_bare(hook: str) -> None:
-    """What a hook raises before the server listens leaves `nursery.start` as that very object."""
+@pytest.mark.parametrize("hook", START_HOOKS)
+async def test_error_before_started_leaves_start_bare(hook: str, autojump_clock: Any) -> None:
+    """What a hook raises before the server listens is that very object; it can be served later."""
     error = OopsError()
+    errors = [error]
 
-    async def fail(self: object) -> None:
-        raise error
+    async def fails_once(self: MemoryServer) -> Any:
+        if errors:
+            raise errors.pop()
+        return await getattr(MemoryServer, hook)(self)
 
-    server = type("Failing", (MemoryServer,), {hook: fail})(ADDRESS, Upper)
+    server = memory(Upper, type("Failing", (MemoryServer,), {hook: fails_once}))
     async with trio.open_nursery() as nursery:
-        with pytest.raises(OopsError) as caught:
-            await nursery.start(server.serve_forever)
-    assert caught.value is error
+        await raises_bare(error, nursery.start, server.serve_forever)
     assert server.snapshot().state == "unbound"
-
-
-async def test_server_serves_after_a_bind_that_failed(autojump_clock: MockClock) -> None:
-    """A server whose bind failed can be served later."""
-
-    class FailsOnce(MemoryServer):
-        failed = False
-
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            if not self.failed:
-                self.failed = True
-                raise OopsError
-            return await super().server_bind()
-
-    server = FailsOnce(ADDRESS, Upper)
-    with pytest.raises(OopsError):
-        await server.serve_forever()
     async with server.serving():
-        client = await server.connect()
-        await client.send_all(b"second try\n")
-        assert await client.receive_some() == b"SECOND TRY\n"
-
-
-async def test_server_bind_without_listeners_is_an_error() -> None:
-    """An override of `server_bind` that returns nothing to listen on is named."""
-
-    class Deaf(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            return []
-
-    with pytest.raises(ValueError, match=r"Deaf\.server_bind returned no listeners"):
-        await Deaf(ADDRESS, Upper).serve_forever()
+        assert await ask(server) == b"HELLO\n"
 
 
 async def test_second_listener_that_cannot_listen_closes_the_first() -> None:
@@ -284,17 +236,32 @@ async def test_second_listener_that_cannot_listen_closes_the_first() -> None:
         def listen(self, backlog: int) -> None:
             raise OSError(errno.EADDRINUSE, "taken")
 
-    first, second = MemoryListener(("memory", 1)), CannotListen(("memory", 2))
+    listeners = [MemoryListener(("memory", 1)), CannotListen(("memory", 2))]
 
     class Server(MemoryServer):
         async def server_bind(self) -> Sequence[trioserver.Listener]:
-            return [first, second]
+            return listeners
 
     with pytest.raises(OSError, match="memory:2") as caught:
-        await Server(ADDRESS, Upper).serve_forever()
+        await memory(Upper, Server).serve_forever()
     assert caught.value.errno == errno.EADDRINUSE
-    assert first.closed
-    assert second.closed
+    assert [listener.closed for listener in listeners] == [True, True]
+
+
+async def test_server_bind_that_fails_after_binding() -> None:
+    """LC-03: an override of `server_bind` that fails when the socket is bound leaves none open."""
+
+    class NeedsMore(trioserver.TCPServer):
+        async def server_bind(self) -> Sequence[trioserver.Listener]:
+            await super().server_bind()
+            raise OopsError
+
+    before = open_descriptors()
+    with pytest.raises(OopsError) as caught:
+        await NeedsMore(LOOPBACK, Upper).serve_forever()
+    # The traceback still holds the frames, so this is no work of the garbage collector's.
+    assert caught.value.__traceback__
+    assert open_descriptors() == before
 
 
 async def test_start_in_a_cancelled_scope_leaves_nothing() -> None:
@@ -309,118 +276,54 @@ async def test_start_in_a_cancelled_scope_leaves_nothing() -> None:
     assert open_descriptors() == before
 
 
-def test_start_cancelled_at_every_step_leaves_nothing() -> None:
-    """LC-13: wherever the start is cancelled, the listener is closed and the server is unbound."""
-    made: list[MemoryListener] = []
-
-    class Server(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            await trio.lowlevel.checkpoint()
-            made.append(MemoryListener(ADDRESS))
-            return made[-1:]
-
-    async def scenario(trial: Trial) -> None:
-        server = Server(ADDRESS, Upper)
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            async with server.serving():
-                pass
-        assert server.snapshot().state == "unbound"
-        assert all(listener.closed for listener in made)
-
-    assert sweep(scenario).runs > 5
-
-
-@pytest.mark.parametrize("interval", [0, -1, math.nan])
-async def test_poll_interval_must_be_positive(interval: float) -> None:
-    """A wrong `poll_interval` is refused before anything is bound."""
-    server = MemoryServer(ADDRESS, Upper)
-    with pytest.raises(ValueError, match="poll_interval"):
-        await server.serve_forever(interval)
-    assert server.snapshot().state == "unbound"
-
-
 # Shutting down ---------------------------------------------------------------
 
 
-async def test_shutdown_from_its_own_handler(autojump_clock: MockClock) -> None:
-    """A handler shuts its own server down, and still finishes its reply: nothing deadlocks."""
-    server = MemoryServer(ADDRESS, shut_down)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        client = await server.connect()
-        assert await read_to_end(client) == b"done"
-        await client.aclose()
-    assert trio.current_time() == 0
+class TooEarly:
+    """When a server is shut down before it serves."""
 
+    async def before_its_first_run(self: Any, nursery: trio.Nursery) -> None:
+        self.shutdown()
+        await nursery.start(self.serve_forever)
 
-async def test_shutdown_from_another_thread() -> None:
-    """A plain thread shuts a server down."""
-    server = MemoryServer(ADDRESS, Upper)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve_forever)
-            await trio.to_thread.run_sync(server.shutdown, 3)
-            report = await server.wait_closed()
-    assert report.grace == 3
+    async def by_a_thread_that_knows_of_no_trio(self: Any, nursery: trio.Nursery) -> None:
+        thread = threading.Thread(target=self.shutdown)
+        thread.start()
+        thread.join()
+        await nursery.start(self.serve_forever)
 
+    async def in_the_tick_of_its_start(self: Any, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self.serve_forever)
+        self.shutdown()
 
-async def test_shutdown_does_not_wait(autojump_clock: MockClock) -> None:
-    """`shutdown` returns at once, while requests are in flight; it only tells."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.connect()
+    async def while_it_binds(self: Any, nursery: trio.Nursery) -> None:
+        self.may_bind = trio.Event()
+        nursery.start_soon(nursery.start, self.serve_forever)
         await wait_all_tasks_blocked()
-        assert server.shutdown(grace=7) is None
-        assert server.draining
-        assert len(server.requests) == 1
-        await server.wait_closed()
-    assert trio.current_time() == 7
+        self.shutdown()
+        self.may_bind.set()
 
 
-async def test_shutdown_before_serving(autojump_clock: MockClock) -> None:
-    """Shut down before its first run, a server reports ready and ends at once; just that run."""
-    server = MemoryServer(ADDRESS, Upper)
-    server.shutdown()
+@pytest.mark.parametrize("when", [name for name in vars(TooEarly) if not name.startswith("_")])
+async def test_shutdown_before_serving(when: str, autojump_clock: Any) -> None:
+    """Shut down too early, a server reports ready and ends at once; just that run."""
+    server = memory(Upper, SlowToBind)
+    server.may_bind.set()
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
+        await getattr(TooEarly, when)(server, nursery)
     assert trio.current_time() == 0
     async with server.serving():
-        client = await server.connect()
-        await client.send_all(b"next run\n")
-        assert await client.receive_some() == b"NEXT RUN\n"
+        assert await ask(server) == b"HELLO\n"
 
 
-async def test_shutdown_before_serving_from_another_thread() -> None:
-    """The same from a thread that knows of no Trio."""
-    server = MemoryServer(ADDRESS, Upper)
-    thread = threading.Thread(target=server.shutdown)
-    thread.start()
-    thread.join()
-    with trio.fail_after(10):
-        await server.serve_forever()
-
-
-async def test_shutdown_while_binding(autojump_clock: MockClock) -> None:
-    """Shut down while it binds, a server reports ready and ends at once."""
-    server = SlowToBind(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(nursery.start, server.serve_forever)
-        await wait_all_tasks_blocked()
-        server.shutdown()
-        server.may_bind.set()
-    assert trio.current_time() == 0
-
-
-def stuck_in(hook: str) -> MemoryServer:
+def stuck_in(hook: str) -> Any:
     """A server whose ``hook`` has done its part, and never returns."""
 
     async def waits(self: MemoryServer) -> None:
         await getattr(MemoryServer, hook)(self)
         await trio.sleep_forever()
 
-    return type("Stuck", (MemoryServer,), {hook: waits})(ADDRESS, Upper)
+    return memory(Upper, type("Stuck", (MemoryServer,), {hook: waits}))
 
 
 async def its_block(server: MemoryServer) -> trioserver.ShutdownReport:
@@ -437,21 +340,18 @@ async def serving_block(server: MemoryServer) -> trioserver.ShutdownReport:
     return await server.wait_closed()
 
 
-START_HOOKS = ["server_bind", "server_activate"]
-
-
 @pytest.mark.parametrize("hook", START_HOOKS)
 @pytest.mark.parametrize("serve", [MemoryServer.serve_forever, its_block, serving_block])
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("when", ["before", "meanwhile", "closed meanwhile"])
 async def test_shutdown_bounds_the_start(
-    hook: str, serve: Any, when: str, autojump_clock: MockClock
+    hook: str, serve: Any, when: str, autojump_clock: Any
 ) -> None:
     """What a server waits for before it serves has the grace, and not longer.
 
     It reports ready and ends in order; nobody was told of a listener, and none is left.
     """
     server = stuck_in(hook)
-    server.observers = [witness := Witness()]
+    server.timeouts = trioserver.Timeouts(shutdown=1)
     reports = []
 
     async def serves() -> None:
@@ -466,16 +366,16 @@ async def test_shutdown_bounds_the_start(
             if when == "meanwhile":
                 server.shutdown(5)
                 server.shutdown(1)
-            await server.wait_closed()
+            await (server.server_close() if "closed" in when else server.wait_closed())
             assert trio.current_time() == 3
     assert [report.reason for report in reports] == ["shutdown() was called"]
-    assert witness.names == []
+    assert server.witness.names == []
     assert server.snapshot().state == "unbound"
     if hook == "server_activate":
         assert server.listener.closed
 
 
-async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: MockClock) -> None:
+async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: Any) -> None:
     """It is one: what the binding took of it nobody has again."""
 
     class Slow(MemoryServer):
@@ -484,7 +384,7 @@ async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: MockClo
             self.listener.connect_now()
             await trio.sleep(3)
 
-    server = Slow(ADDRESS, hold)
+    server = memory(hold, Slow)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_forever)
         await trio.sleep(1)
@@ -494,7 +394,7 @@ async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: MockClo
     assert len(report.cancelled) == 1
 
 
-async def test_handle_request_after_a_start_that_was_cut(autojump_clock: MockClock) -> None:
+async def test_handle_request_after_a_start_that_was_cut(autojump_clock: Any) -> None:
     """It returns at once, as after every shutdown."""
     server = stuck_in("server_bind")
     server.shutdown(0)
@@ -503,20 +403,7 @@ async def test_handle_request_after_a_start_that_was_cut(autojump_clock: MockClo
     assert trio.current_time() == 0
 
 
-@pytest.mark.parametrize("hook", START_HOOKS)
-async def test_server_close_while_binding(hook: str, autojump_clock: MockClock) -> None:
-    """It ends the start as it ends a run: within the grace, and then it is cut."""
-    server = stuck_in(hook)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.serve_forever)
-            await wait_all_tasks_blocked()
-            await server.server_close()
-            assert trio.current_time() == server.timeouts.shutdown
-            assert server.snapshot().state == "unbound"
-
-
-async def test_name_that_is_not_resolved(autojump_clock: MockClock) -> None:
+async def test_name_that_is_not_resolved(autojump_clock: Any) -> None:
     """A look-up that takes for ever is given up with the grace."""
 
     class Deaf(trio.abc.HostnameResolver):
@@ -536,403 +423,193 @@ async def test_name_that_is_not_resolved(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 2
 
 
-async def test_shutdown_between_bind_and_serve(autojump_clock: MockClock) -> None:
-    """Shut down inside its block but before it serves, a server ends at once.
-
-    A client that the kernel had queued by then is served.
-    """
-    server = MemoryServer(ADDRESS, Upper)
-    async with server:
-        client = await server.connect()
-        await client.send_all(b"queued\n")
-        server.shutdown()
-        report = await server.serve_forever()
-        assert await read_to_end(client) == b"QUEUED\n"
-    assert report.statistics.accepted == 1
-
-
-async def test_shutdown_in_the_same_tick_as_start(autojump_clock: MockClock) -> None:
-    """A server whose task was started in this very tick, and not yet run, ends at once."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve_forever)
-        server.shutdown()
-    assert trio.current_time() == 0
-
-
-async def test_shutdown_in_the_same_tick_as_an_accept(autojump_clock: MockClock) -> None:
-    """A client that connects in the tick of the shutdown is served: its request was there."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        client = server.listener.connect_now()
-        await client.send_all(b"just in time\n")
-        server.shutdown()
-        assert await read_to_end(client) == b"JUST IN TIME\n"
-
-
-async def test_shutdown_in_the_same_tick_as_the_end(autojump_clock: MockClock) -> None:
-    """A shutdown in the tick in which a server ends by itself changes nothing about the next."""
-    server = MemoryServer(ADDRESS, Upper)
+async def test_shutdown_after_the_end_does_nothing(autojump_clock: Any) -> None:
+    """After a run, and in the tick of its end, it is too late for it and too early for the next."""
+    server = memory(Upper)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve_forever)
         server.shutdown()
         await server.wait_closed()
         server.shutdown()
+    server.shutdown()
     async with server.serving():
-        await server.connect()
-        assert not server.draining
+        await trio.sleep(1)
+        assert server.snapshot().state == "serving"
+        assert await ask(server) == b"HELLO\n"
 
 
-async def test_shutdown_twice() -> None:
-    """LC-05: twice in a row is once."""
-    server = MemoryServer(ADDRESS, Upper, observers=[witness := Witness()])
-    with trio.fail_after(10):
-        async with server.serving():
-            server.shutdown()
-            server.shutdown()
-    assert witness.names.count("draining") == 1
+async def test_shutdown_and_close_from_two_tasks_at_once(autojump_clock: Any) -> None:
+    """LC-05: stopped by two tasks at once, a server ends once, with one report for everybody."""
+    server = memory(hold)
+    reports: list[trioserver.ShutdownReport] = []
 
-
-async def test_shutdown_and_close_from_two_tasks_at_once(autojump_clock: MockClock) -> None:
-    """LC-05: stopped by two tasks at once, and waited for by both, a server ends once for both."""
-    server = MemoryServer(ADDRESS, hold)
-    reports = []
+    async def note(wait: Callable[[], Awaitable[Any]]) -> None:
+        reports.append(await wait())
 
     async def stop() -> None:
-        server.shutdown(2)
-        reports.append(await server.wait_closed())
+        assert server.shutdown(2) is None
+        assert server.draining
+        assert len(server.requests) == 1
+        await note(server.wait_closed)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.connect()
+        nursery.start_soon(note, server.serve_forever)
         await wait_all_tasks_blocked()
+        nursery.start_soon(note, server.wait_closed)
+        await come(server)
+        assert reports == []
         nursery.start_soon(stop)
         nursery.start_soon(stop)
     assert trio.current_time() == 2
-    assert reports[0] is reports[1]
-
-
-@pytest.mark.parametrize("graces", [(5, 2), (2, 5)])
-async def test_shutdown_twice_keeps_the_earlier_deadline(
-    graces: tuple[float, float], autojump_clock: MockClock
-) -> None:
-    """The earlier of two deadlines holds, whichever came first."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.connect()
-        await wait_all_tasks_blocked()
-        for grace in graces:
-            server.shutdown(grace)
-    assert trio.current_time() == 2
+    await note(server.wait_closed)
+    assert reports == [reports[0]] * 5
+    assert len({id(report) for report in reports}) == 1
+    assert len(reports[0].cancelled) == 1
+    assert reports[0].reason == "shutdown() was called"
+    assert server.witness.names.count("draining") == 1
 
 
 @pytest.mark.parametrize("graces", [(5, 2), (2, 5)])
 async def test_shutdown_twice_before_serving_keeps_the_earlier_deadline(
-    graces: tuple[float, float], autojump_clock: MockClock
+    graces: tuple[float, float], autojump_clock: Any
 ) -> None:
     """Before the first run, too, the earlier of two deadlines holds."""
-    server = MemoryServer(ADDRESS, hold)
+    server = memory(hold)
     for grace in graces:
         server.shutdown(grace)
     report = await server.serve_forever()
     assert report.grace == 2
 
 
-async def test_shutdown_after_the_end_does_nothing(autojump_clock: MockClock) -> None:
-    """After a run has ended, a shutdown is too late for it and too early for the next."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server.serving():
-        pass
-    server.shutdown()
-    async with server.serving():
-        await trio.sleep(1)
-        assert server.snapshot().state == "serving"
-
-
-async def test_shutdown_without_a_limit(autojump_clock: MockClock) -> None:
-    """`shutdown(math.inf)` waits as long as it takes, until a second one says otherwise."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.connect()
-        await wait_all_tasks_blocked()
-        server.shutdown(math.inf)
-        await trio.sleep(50_000)
-        assert len(server.requests) == 1
-        server.shutdown(1)
-    assert trio.current_time() == 50_001
-
-
 @pytest.mark.parametrize(
     ("grace", "kind"),
     [(-1, ValueError), (math.nan, ValueError), ("soon", TypeError), (True, TypeError)],
 )
-async def test_shutdown_with_a_wrong_grace(grace: Any, kind: type[Exception]) -> None:
-    """A wrong grace is refused by name, and nothing is shut down."""
-    server = MemoryServer(ADDRESS, Upper)
+async def test_wrong_grace(grace: Any, kind: type[Exception]) -> None:
+    """A wrong grace is refused by name: nothing is shut down, and no block is entered."""
+    server = memory(Upper)
+    with pytest.raises(kind, match="grace"):
+        await server.serving(grace=grace).__aenter__()
+    assert server.snapshot().state == "unbound"
     async with server.serving():
         with pytest.raises(kind, match="grace"):
             server.shutdown(grace)
         assert not server.draining
 
 
-async def test_shutdown_from_get_request(autojump_clock: MockClock) -> None:
-    """An override of `get_request` may shut down; who had connected by then is served."""
-
-    class StopsAtFirst(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
-            answer = super().get_request(listener)
-            self.shutdown()
-            return answer
-
-    server = StopsAtFirst(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        clients = [server.listener.connect_now() for _ in range(3)]
-        for client in clients:
-            await client.send_all(b"served\n")
-        replies = [await read_to_end(client) for client in clients]
-    assert replies == [b"SERVED\n"] * 3
+EVENTS = ["server_listening", "request_started", "request_finished", "draining"]
 
 
-async def test_shutdown_from_get_request_within_limits(autojump_clock: MockClock) -> None:
-    """The same when there is one slot: never two requests at once."""
-    running, most = 0, 0
-
-    async def count(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await trio.sleep(1)
-        running -= 1
-
-    class StopsAtFirst(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
-            answer = super().get_request(listener)
-            self.shutdown()
-            return answer
-
-    server = StopsAtFirst(ADDRESS, count, limits=trioserver.Limits(requests=1))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        clients = [server.listener.connect_now() for _ in range(2)]
-        for client in clients:
-            await client.send_eof()
-        for client in clients:
-            await read_to_end(client)
-    assert most == 1
-    assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 2
-
-
-async def test_shutdown_from_service_actions(autojump_clock: MockClock) -> None:
-    """`service_actions` may shut down."""
-
-    class StopsAfterASecond(MemoryServer):
-        async def service_actions(self) -> None:
-            if trio.current_time() >= 1:
-                self.shutdown()
-
-    await StopsAfterASecond(ADDRESS, Upper).serve_forever()
-    assert trio.current_time() == 1
-
-
-@pytest.mark.parametrize(
-    "event", ["server_listening", "request_started", "request_finished", "draining"]
-)
-async def test_shutdown_from_an_observer(event: str, autojump_clock: MockClock) -> None:
-    """An observer may shut the server down in any event; a client's request is completed."""
+@pytest.mark.parametrize("where", ["block", *EVENTS])
+async def test_shutdown_serves_who_has_come(where: str, autojump_clock: Any) -> None:
+    """Shut down in its block, or in any event of an observer, it serves who had come by then."""
 
     def shut(*facts: object) -> None:
         server.shutdown()
 
-    server = MemoryServer(ADDRESS, Upper, observers=[SimpleNamespace(**{event: shut})])
-    async with server:
-        client = await server.connect()
-        await client.send_all(b"line\n")
-        await client.send_eof()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.serve_forever)
-            assert await read_to_end(client) == b"LINE\n"
+    observers = [SimpleNamespace(**{where: shut})] if where in EVENTS else []
+    async with (server := memory(Upper, observers=observers)):
+        client = await asking(server)
+        if where in {"block", "draining"}:
             server.shutdown()
-    assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 1
-
-
-def test_shutdown_at_every_step() -> None:
-    """Wherever a shutdown falls, a client is served whole or not at all, and nothing hangs."""
-
-    async def scenario(trial: Trial) -> None:
-        server = MemoryServer(ADDRESS, Upper)
-        trial.arm(server=server)
-        replies = []
-
-        async def ask() -> None:
-            try:
-                client = await server.connect()
-            except (RuntimeError, ConnectionRefusedError):
-                return
-            await client.send_all(b"asked\n")
-            await client.send_eof()
-            replies.append(await read_to_end(client))
-
-        with trio.fail_after(60):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve_forever)
-                nursery.start_soon(ask)
-                nursery.start_soon(ask)
-                await wait_all_tasks_blocked()
-                server.shutdown()
-                report = await server.wait_closed()
-        assert set(replies) <= {b"ASKED\n"}
-        assert report.statistics.accepted == len(replies)
-        assert report.unaccepted == ()
-
-    assert sweep(scenario, faults=[ShutDown()]).runs > 10
+        report = await server.serve_forever()
+        assert await read_to_end(client) == b"HELLO\n"
+    assert [str(record.outcome) for record in report.requests] in ([], ["completed"])
+    assert report.statistics.outcomes[trioserver.Outcome.COMPLETED] == 1
 
 
 # The end ---------------------------------------------------------------------
 
 
-async def test_wait_closed_gives_the_report(autojump_clock: MockClock) -> None:
-    """`wait_closed` gives everybody who waits what `serve_forever` returns."""
-    server = MemoryServer(ADDRESS, hold)
-    reports: list[trioserver.ShutdownReport] = []
-
-    async def wait() -> None:
-        reports.append(await server.wait_closed())
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        nursery.start_soon(wait)
-        nursery.start_soon(wait)
-        await server.connect()
-        await wait_all_tasks_blocked()
-        assert reports == []
-        server.shutdown(1)
-    reports.append(await server.wait_closed())
-    assert trio.current_time() == 1
-    assert len(reports[0].cancelled) == 1
-    assert reports[0] is reports[1] is reports[2]
-
-
-async def test_serve_forever_returns_the_report(autojump_clock: MockClock) -> None:
-    """What `serve_forever` returns and what `wait_closed` gives is the same report."""
-    server = MemoryServer(ADDRESS, Upper)
-    server.shutdown()
-    report = await server.serve_forever()
-    assert await server.wait_closed() is report
-    assert report.reason == "shutdown() was called"
-
-
-async def test_wait_closed_waits_for_server_close(autojump_clock: MockClock) -> None:
-    """When `wait_closed` returns, the server's own `server_close` has ended too."""
-
-    class ClosesSlowly(MemoryServer):
-        async def server_close(self) -> None:
-            await super().server_close()
-            await trio.sleep(2)
-
-    server = ClosesSlowly(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        server.shutdown()
-        await server.wait_closed()
-        assert trio.current_time() == 2
-
-
-async def test_wait_closed_before_serving(autojump_clock: MockClock) -> None:
+async def test_wait_closed_before_serving(autojump_clock: Any) -> None:
     """Whoever waits for a bound server that does not serve yet waits for the end of its run."""
-    server = MemoryServer(ADDRESS, Upper)
-    reports = []
+    server = memory(Upper)
+    waited = trio.Event()
 
     async def wait() -> None:
-        reports.append(await server.wait_closed())
+        await server.wait_closed()
+        waited.set()
 
     async with trio.open_nursery() as nursery, server:
         nursery.start_soon(wait)
         nursery.start_soon(server.serve_forever)
         await trio.sleep(3)
-        assert reports == []
+        assert not waited.is_set()
         server.shutdown()
         assert (await server.wait_closed()).statistics.accepted == 0
-    assert len(reports) == 1
+    assert waited.is_set()
 
 
-async def test_wait_closed_of_a_bind_that_fails(autojump_clock: MockClock) -> None:
-    """Whoever waits while a bind fails is told that there was no run; the server can be run."""
+async def test_wait_closed_without_a_run_is_an_error(autojump_clock: Any) -> None:
+    """Before the first run, in a bind that fails, and after it, there is nothing to wait for."""
 
     class CannotBind(SlowToBind):
         async def server_bind(self) -> Sequence[trioserver.Listener]:
             await super().server_bind()
-            raise OopsError
+            raise error
 
-    server = CannotBind(ADDRESS, Upper)
+    error = OopsError()
+    server = memory(Upper, CannotBind)
 
     async def wait() -> None:
         with pytest.raises(RuntimeError, match="has not been run"):
             await server.wait_closed()
 
-    async def start() -> None:
-        with pytest.raises(OopsError):
-            await server.serve_forever()
-
+    await wait()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(start)
+        nursery.start_soon(raises_bare, error, server.serve_forever)
         await wait_all_tasks_blocked()
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         server.may_bind.set()
-    with pytest.raises(RuntimeError, match="has not been run"):
-        await server.wait_closed()
+    await wait()
 
 
-async def test_wait_closed_in_its_own_request_is_an_error(autojump_clock: MockClock) -> None:
+async def waits_for_itself(server: Any, method: str) -> None:
+    """Call what would wait for the caller, which is told."""
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        await getattr(server, method)()
+
+
+@pytest.mark.parametrize("method", ["wait_closed", "server_close"])
+async def test_waiting_in_its_own_request_is_an_error(method: str, autojump_clock: Any) -> None:
     """A request that waits for its own server is told, also from a nursery of its own."""
-    errors: list[BaseException] = []
-
-    async def wait(server: Any) -> None:
-        with pytest.raises(RuntimeError, match="wait for itself") as caught:
-            await server.wait_closed()
-        errors.append(caught.value)
 
     async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        await wait(server)
+        await waits_for_itself(server, method)
         async with trio.open_nursery() as outer, trio.open_nursery() as inner:
-            outer.start_soon(wait, server)
-            inner.start_soon(wait, server)
+            outer.start_soon(waits_for_itself, server, method)
+            inner.start_soon(waits_for_itself, server, method)
+        await request.send_all(b"no")
 
-    server = MemoryServer(ADDRESS, handler)
-    async with server.serving():
-        await read_to_end(await server.connect())
-    assert len(errors) == 3
-    assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 1
+    server = memory(handler)
+    with trio.fail_after(60):
+        async with server.serving():
+            assert await ask(server, b"") == b"no"
+            assert server.snapshot().state == "serving"
+    assert server.witness.outcomes == ["completed"]
 
 
 async def test_wait_closed_in_a_stubborn_request_is_an_error(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: Any, caplog: Any
 ) -> None:
     """A request that outlived its cancellation, and all patience with it, is told as well."""
-    errors = []
+    told = []
 
     async def outlast(request: trioserver.Connection, client_address: Any, server: Any) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(60)
             with trio.move_on_after(60):
-                try:
-                    await server.wait_closed()
-                except RuntimeError as error:
-                    errors.append(str(error))
+                await waits_for_itself(server, "wait_closed")
+                told.append(True)
 
-    server = MemoryServer(ADDRESS, outlast)
+    server = memory(outlast)
     async with server.serving(grace=0):
-        await server.connect()
-        await wait_all_tasks_blocked()
-    assert len(errors) == 1
-    assert "wait for itself" in errors[0]
+        await come(server)
+    assert told == [True]
 
 
-async def test_wait_closed_in_a_request_of_another_server(autojump_clock: MockClock) -> None:
+async def test_wait_closed_in_a_request_of_another_server(autojump_clock: Any) -> None:
     """A request may wait for another server than its own."""
 
     async def stop(request: trioserver.Connection, client_address: Any, server: Any) -> None:
@@ -940,16 +617,14 @@ async def test_wait_closed_in_a_request_of_another_server(autojump_clock: MockCl
         await other.wait_closed()
         await request.send_all(b"stopped")
 
-    other = MemoryServer(ADDRESS, Upper)
-    server = MemoryServer(ADDRESS, stop)
+    other, server = memory(Upper), memory(stop)
     async with other.serving(), server.serving():
-        client = await server.connect()
-        assert await read_to_end(client) == b"stopped"
+        assert await ask(server, b"") == b"stopped"
 
 
-async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock: MockClock) -> None:
+async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock: Any) -> None:
     """Who stops waiting stops nothing else."""
-    server = MemoryServer(ADDRESS, Upper)
+    server = memory(Upper)
     async with server.serving():
         with trio.move_on_after(1) as patience:
             await server.wait_closed()
@@ -957,76 +632,22 @@ async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock: Moc
         assert server.snapshot().state == "serving"
 
 
-async def test_wait_closed_without_a_run_is_an_error() -> None:
-    """There is nothing to wait for before the first run."""
-    with pytest.raises(RuntimeError, match="has not been run"):
-        await MemoryServer(ADDRESS, Upper).wait_closed()
-
-
-async def test_cancelled_server_cuts_its_requests(autojump_clock: MockClock) -> None:
-    """Cancelled, a server ends at once, and each request with it, with a reason."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve_forever)
-            client = await server.connect()
-            await wait_all_tasks_blocked()
-            scope.cancel(reason="enough")
-    assert await read_to_end(client) == b""
-    assert [(record.outcome, record.reason) for record in witness.records] == [
-        (trioserver.Outcome.CANCELLED, "enough")
-    ]
-    assert trio.current_time() == 0
-
-
-@pytest.mark.parametrize("where", ["in a handler", "idle"])
-def test_ctrl_c_ends_the_server(where: str) -> None:
-    """Ctrl-C without `run` cuts all requests, closes everything, and leaves bare."""
-
-    async def interrupt(request: trioserver.Connection, client: Any, server: Any) -> None:
-        if where == "in a handler":
-            signal.raise_signal(signal.SIGINT)
-        await trio.sleep_forever()
-
-    class Idle(trioserver.Observer):
-        def request_started(self, info: trioserver.RequestInfo) -> None:
-            if where == "idle":
-                signal.raise_signal(signal.SIGINT)
-
-    async def main() -> None:
-        async with server:
-            await server.connect()
-            await server.serve_forever()
-
-    server = MemoryServer(ADDRESS, interrupt, observers=[witness := Witness(), Idle()])
-    with pytest.raises(KeyboardInterrupt):
-        trio.run(main)
-    assert len(witness.records) == 1
-    assert server.snapshot().state == "unbound"
-
-
-async def test_listener_that_fails_ends_the_server(autojump_clock: MockClock) -> None:
+async def test_listener_that_fails_ends_the_server(autojump_clock: Any) -> None:
     """LC-09: a listener that breaks closes the other one, and its very error is raised, bare."""
-    server = TwoListeners(ADDRESS, hold)
+    server = memory(hold, TwoListeners)
     broken = OSError(errno.EBADF, "broken")
-
-    async def break_later(listener: MemoryListener) -> None:
-        await wait_all_tasks_blocked()
-        listener.fail(broken)
-
     async with server, trio.open_nursery() as nursery:
-        first, second = server.places()
+        first, second = server.places
+        nursery.start_soon(raises_bare, broken, server.serve_forever)
         await first.connect()
-        nursery.start_soon(break_later, second)
-        with pytest.raises(OSError, match="broken") as caught:
-            await server.serve_forever()
-        assert caught.value is broken
-        assert [first.closed, second.closed] == [True, True]
-    assert server.statistics().outcomes[trioserver.Outcome.CANCELLED] == 1
+        await wait_all_tasks_blocked()
+        second.fail(broken)
+    assert [first.closed, second.closed] == [True, True]
+    assert server.witness.outcomes == ["cancelled"]
     assert trio.current_time() == 0
 
 
-async def test_handler_leaves_tasks_behind(autojump_clock: MockClock) -> None:
+async def test_handler_leaves_tasks_behind(autojump_clock: Any) -> None:
     """LC-08: a connection stays until the tasks of its handler's own nursery have ended."""
 
     async def tell_later(request: trioserver.Connection, client: Any, server: Any) -> None:
@@ -1037,34 +658,31 @@ async def test_handler_leaves_tasks_behind(autojump_clock: MockClock) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(later)
 
-    server = MemoryServer(ADDRESS, tell_later)
+    server = memory(tell_later)
     async with server.serving():
-        client = await server.connect()
-        assert await read_to_end(client) == b"later"
-        await client.aclose()
+        assert await ask(server, b"") == b"later"
     assert trio.current_time() == 5
 
 
-async def test_tasks_of_a_handler_end_with_the_server(autojump_clock: MockClock) -> None:
+async def test_tasks_of_a_handler_end_with_the_server(autojump_clock: Any) -> None:
     """LC-08: the tasks of a handler's nursery are cancelled with their request, and waited for."""
-    ended = []
+    ends = []
 
     async def background() -> None:
         try:
             await trio.sleep_forever()
         finally:
-            ended.append(trio.current_time())
+            ends.append(trio.current_time())
 
     async def busy(request: trioserver.Connection, client: Any, server: Any) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(background)
             nursery.start_soon(background)
 
-    server = MemoryServer(ADDRESS, busy)
+    server = memory(busy)
     async with server.serving(grace=3):
-        await server.connect()
-        await wait_all_tasks_blocked()
-    assert ended == [3, 3]
+        await come(server)
+    assert ends == [3, 3]
 
 
 async def test_servers_do_not_touch_each_other() -> None:
@@ -1072,12 +690,12 @@ async def test_servers_do_not_touch_each_other() -> None:
     listening = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
-    class Tells(trioserver.Observer):
-        def server_listening(self, addresses: Any) -> None:
-            token.run_sync_soon(listening.set)
+    def tell(addresses: Any) -> None:
+        token.run_sync_soon(listening.set)
 
     first, second = (trioserver.TCPServer(LOOPBACK, Upper) for _ in range(2))
-    elsewhere = trioserver.TCPServer(LOOPBACK, Upper, observers=[Tells()])
+    observers = [SimpleNamespace(server_listening=tell)]
+    elsewhere = trioserver.TCPServer(LOOPBACK, Upper, observers=observers)
     servers = [first, second, elsewhere]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -1085,19 +703,14 @@ async def test_servers_do_not_touch_each_other() -> None:
             await nursery.start(second.serve_forever)
             nursery.start_soon(trio.to_thread.run_sync, trio.run, elsewhere.serve_forever)
             await listening.wait()
-            streams = [await trio.open_tcp_stream(*it.server_address) for it in servers]
-            for stopped, stream in zip(servers, streams, strict=True):
-                await ask_all(streams[servers.index(stopped) :])
-                stopped.shutdown()
-                assert await read_to_end(stream) == b""
-                await stream.aclose()
-
-
-async def ask_all(streams: Sequence[trio.SocketStream]) -> None:
-    """Have every one of them answered."""
-    for stream in streams:
-        await stream.send_all(b"you?\n")
-        assert await stream.receive_some() == b"YOU?\n"
+            streams = [await connect(server) for server in servers]
+            for number, server in enumerate(servers):
+                for stream in streams[number:]:
+                    await stream.send_all(b"you?\n")
+                    assert await stream.receive_some() == b"YOU?\n"
+                server.shutdown()
+                async with streams[number] as stream:
+                    assert await read_to_end(stream) == b""
 
 
 async def test_restart_on_one_port_under_clients() -> None:
@@ -1110,7 +723,6 @@ async def test_restart_on_one_port_under_clients() -> None:
     served = trio.Event()
 
     async def keep_connecting() -> None:
-        nonlocal served
         while True:
             with trio.socket.socket() as client:
                 # Not from the server's own address: while nobody listens there,
@@ -1138,119 +750,101 @@ async def test_restart_on_one_port_under_clients() -> None:
 # The block -------------------------------------------------------------------
 
 
-async def test_block_drains_at_its_end(autojump_clock: MockClock) -> None:
-    """Left in order, the block drains a run in another task for the configured grace."""
-    server = MemoryServer(ADDRESS, hold, timeouts=trioserver.Timeouts(shutdown=4))
-    async with trio.open_nursery() as nursery:
-        async with server:
-            await nursery.start(server.serve_forever)
-            await server.connect()
-            await wait_all_tasks_blocked()
-        assert trio.current_time() == 4
-        assert server.snapshot().state == "unbound"
-
-
-async def test_block_left_by_an_error_cuts(autojump_clock: MockClock) -> None:
-    """Left by an error, the block ends a run in another task at once, and the error leaves."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(OopsError):
-            await leave_block_by_an_error(server, nursery)
-        assert trio.current_time() == 0
-    assert server.statistics().outcomes[trioserver.Outcome.CANCELLED] == 1
-
-
-async def leave_block_by_an_error(server: MemoryServer, nursery: trio.Nursery) -> None:
-    """Leave a server's block by an error, while a request is in flight."""
+@asynccontextmanager
+async def own_block(server: Any, nursery: trio.Nursery) -> AsyncIterator[None]:
+    """A run in another task, in the server's own block, with a request in flight."""
     async with server:
         await nursery.start(server.serve_forever)
-        await server.connect()
-        await wait_all_tasks_blocked()
-        raise OopsError
+        await come(server)
+        yield
 
 
-async def test_block_cancelled_cuts(autojump_clock: MockClock) -> None:
-    """A cancelled block ends a run in another task at once."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        with trio.move_on_after(3):
-            async with server:
-                await nursery.start(server.serve_forever)
-                await server.connect()
-                await trio.sleep_forever()
-        assert trio.current_time() == 3
-        assert server.snapshot().state == "unbound"
+@asynccontextmanager
+async def block_of_serving(server: Any, nursery: trio.Nursery) -> AsyncIterator[None]:
+    """The same with `serving`."""
+    async with server.serving():
+        await come(server)
+        yield
 
 
-@pytest.mark.parametrize("serving", [True, False])
-async def test_block_cancelled_in_its_drain_cuts(serving: bool, autojump_clock: MockClock) -> None:
-    """Cancelled while it drains at its end, a block, of either kind, cuts what is left."""
-    server = MemoryServer(ADDRESS, hold)
-    async with trio.open_nursery() as nursery:
-        with trio.move_on_after(3):
-            if serving:
-                async with server.serving():
-                    await server.connect()
-                    await wait_all_tasks_blocked()
-            else:
-                async with server:
-                    await nursery.start(server.serve_forever)
-                    await server.connect()
-                    await wait_all_tasks_blocked()
-        assert trio.current_time() == 3
-        assert server.snapshot().state == "unbound"
-    assert server.statistics().outcomes[trioserver.Outcome.CANCELLED] == 1
+async def oops() -> None:
+    """Leave a block by an error."""
+    raise OopsError
 
 
-async def test_block_waits_for_a_stubborn_request(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+class TakesItsTime(trioserver.BaseRequestHandler):
+    """Uses its full time to clean up, twice."""
+
+    async def handle(self) -> None:
+        await trio.sleep_forever()
+
+    async def finish(self) -> None:
+        await trio.sleep(4)
+
+
+class PartsSlowly(MemoryServer):
+    async def shutdown_request(self, request: Any) -> None:
+        if self.RequestHandlerClass is TakesItsTime:
+            await trio.sleep(4)
+        await super().shutdown_request(request)
+
+
+async def stubborn(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    """Shields itself from every cancellation for a minute."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+
+
+IN_ORDER = trio.lowlevel.checkpoint
+
+
+@pytest.mark.parametrize("block", [own_block, block_of_serving])
+@table(
+    ("handler", "leave", "cancel_at", "ends_at"),
+    {
+        "left in order, it drains for the configured grace": (hold, IN_ORDER, 99, 4),
+        "cancelled in that drain, it cuts what is left": (hold, IN_ORDER, 3, 3),
+        "left by an error, it cuts at once": (hold, oops, 99, 0),
+        "cancelled, it cuts at once": (hold, trio.sleep_forever, 2, 2),
+        "it waits for a stubborn request": (stubborn, oops, 99, 60),
+        "it waits for one that uses its time to clean up, twice": (TakesItsTime, oops, 99, 8),
+    },
+)
+async def test_block_ends_the_run(
+    block: Any,
+    handler: Any,
+    leave: Any,
+    cancel_at: float,
+    ends_at: float,
+    autojump_clock: Any,
+    caplog: Any,
 ) -> None:
-    """However the block is left, no task of the server outlives it, and the report is complete."""
-    server = MemoryServer(ADDRESS, stubborn)
+    """However a block is left, of either kind, no task outlives it, and what is raised leaves."""
+    server = memory(handler, PartsSlowly, timeouts=trioserver.Timeouts(shutdown=4))
+    left_by = None
     async with trio.open_nursery() as nursery:
-        with pytest.raises(OopsError):
-            await leave_block_by_an_error(server, nursery)
-        assert trio.current_time() == 60
-    report = await server.wait_closed()
-    assert len(report.requests) == 1
-    assert "has not ended 5 s after it was cancelled" in caplog.text
-
-
-async def test_block_waits_for_cleanup_of_requests(autojump_clock: MockClock) -> None:
-    """A request that uses its full time to clean up, twice, is waited for as well."""
-
-    class TakesItsTime(trioserver.BaseRequestHandler):
-        async def handle(self) -> None:
-            await trio.sleep_forever()
-
-        async def finish(self) -> None:
-            await trio.sleep(4)
-
-    class Server(MemoryServer):
-        async def shutdown_request(self, request: Any) -> None:
-            await trio.sleep(4)
-            await super().shutdown_request(request)
-
-    server = Server(ADDRESS, TakesItsTime)
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(OopsError):
-            await leave_block_by_an_error(server, nursery)
-        assert trio.current_time() == 8
+        with trio.move_on_after(cancel_at) as scope:
+            try:
+                async with block(server, nursery):
+                    await leave()
+            except OopsError as error:
+                left_by = error
+        assert trio.current_time() == ends_at
         assert server.snapshot().state == "unbound"
+    assert (left_by is not None) == (leave is oops)
+    assert scope.cancelled_caught == (cancel_at == ends_at)
+    assert len((await server.wait_closed()).requests) == 1
+    assert handler is not hold or server.witness.outcomes == ["cancelled"]
+    assert ("has not ended 5 s after it was cancelled" in caplog.text) == (ends_at > 5)
 
 
-async def test_block_entered_and_left_closes(autojump_clock: MockClock) -> None:
-    """A block in which nothing is served binds, and closes again."""
-    server = MemoryServer(ADDRESS, Upper)
+async def test_block_serves_at_most_one_run(autojump_clock: Any) -> None:
+    """It binds, and closes again, whatever was served; to serve more, it has to be entered anew."""
+    server = memory(Upper)
     async with server:
         listener = server.listener
     assert listener.closed
     assert (await server.wait_closed()).statistics.accepted == 0
-
-
-async def test_block_serves_one_run(autojump_clock: MockClock) -> None:
-    """After a shutdown the listeners are gone: the block has to be entered anew to serve."""
-    server = MemoryServer(ADDRESS, Upper)
     async with server:
         server.shutdown()
         await server.serve_forever()
@@ -1261,21 +855,26 @@ async def test_block_serves_one_run(autojump_clock: MockClock) -> None:
 # server_close ----------------------------------------------------------------
 
 
-async def test_server_close_ends_a_run_in_another_task(autojump_clock: MockClock) -> None:
-    """Called by hand, `server_close` does what leaving the block does: drain, wait, close."""
-    server = MemoryServer(ADDRESS, hold, timeouts=trioserver.Timeouts(shutdown=4))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.connect()
-        await wait_all_tasks_blocked()
-        await server.server_close()
-        assert trio.current_time() == 4
-        assert server.snapshot().state == "unbound"
+@pytest.mark.parametrize("patience", [1, math.inf])
+async def test_server_close_ends_a_run_in_another_task(
+    patience: float, autojump_clock: Any
+) -> None:
+    """Called by hand, `server_close` drains, waits and closes; cancelled in that, it cuts."""
+    server = memory(hold, timeouts=trioserver.Timeouts(shutdown=4))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve_forever)
+            await come(server)
+            with trio.move_on_after(patience):
+                await server.server_close()
+            assert trio.current_time() == min(patience, 4)
+    assert trio.current_time() == min(patience, 4)
+    assert server.snapshot().state == "unbound"
 
 
 async def test_server_close_of_an_unbound_server_does_nothing() -> None:
     """There is nothing to close, before the first run and after the last."""
-    server = MemoryServer(ADDRESS, Upper)
+    server = memory(Upper)
     await server.server_close()
     async with server.serving():
         pass
@@ -1283,388 +882,193 @@ async def test_server_close_of_an_unbound_server_does_nothing() -> None:
     assert server.snapshot().state == "unbound"
 
 
-async def test_server_close_in_its_own_request_is_an_error(autojump_clock: MockClock) -> None:
-    """A request cannot close the server that serves it: it would wait for itself."""
+class RunsOnce(Noted):
+    """Serves once, in one way or another, and ends."""
 
-    async def close(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        with pytest.raises(RuntimeError, match="wait for itself"):
-            await server.server_close()
-        await request.send_all(b"no")
-
-    server = MemoryServer(ADDRESS, close)
-    with trio.fail_after(60):
-        async with server.serving():
-            assert await read_to_end(await server.connect()) == b"no"
-            assert server.snapshot().state == "serving"
-
-
-async def test_server_close_by_hand_that_is_cancelled(autojump_clock: MockClock) -> None:
-    """Cancelled while it drains, `server_close` cuts the run, and all of it ends and is closed."""
-    server = MemoryServer(ADDRESS, hold)
-    with trio.fail_after(60):
+    async def alone(self) -> None:
         async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve_forever)
-            await server.connect()
-            await wait_all_tasks_blocked()
-            with trio.move_on_after(1):
-                await server.server_close()
-            assert trio.current_time() == 1
-    assert trio.current_time() == 1
-    assert server.snapshot().state == "unbound"
+            await nursery.start(self.serve_forever)
+            self.shutdown()
+
+    async def in_its_block(self) -> None:
+        async with self:
+            self.shutdown()
+            await self.serve_forever()
+
+    async def in_another_task(self) -> None:
+        async with trio.open_nursery() as nursery, self:
+            await nursery.start(self.serve_forever)
+
+    async def in_the_background(self) -> None:
+        async with self.serving():
+            pass
+
+    async def one_request(self) -> None:
+        async with self:
+            await self.connect()
+            await self.handle_request()
+
+    async def cancelled(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.serve_forever)
+            nursery.cancel_scope.cancel()
+
+    async def nothing(self) -> None:
+        async with self:
+            pass
+
+    async def closed_by_hand(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.serve_forever)
+            await self.server_close()
+
+    async def closed_by_hand_in_its_block(self) -> None:
+        async with self:
+            await self.server_close()
 
 
-@pytest.mark.parametrize("method", ["server_close", "wait_closed"])
-async def test_waiting_in_service_actions_is_an_error(
-    method: str, autojump_clock: MockClock
-) -> None:
-    """`service_actions`, a task of the server, cannot wait for its end: it is told at once."""
-
-    class Closes(MemoryServer):
-        async def service_actions(self) -> None:
-            await getattr(self, method)()
-
-    with trio.fail_after(60), pytest.raises(RuntimeError, match="wait for itself"):
-        await Closes(ADDRESS, Upper).serve_forever()
-    assert trio.current_time() == 0
-
-
-async def serve_alone(server: Noted) -> None:
-    """One run, bound by `serve_forever` itself."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        server.shutdown()
-
-
-async def serve_in_a_block(server: Noted) -> None:
-    """One run inside the server's block, in the same task."""
-    async with server:
-        server.shutdown()
-        await server.serve_forever()
-
-
-async def serve_in_another_task(server: Noted) -> None:
-    """One run inside the server's block, ended by leaving it."""
-    async with trio.open_nursery() as nursery, server:
-        await nursery.start(server.serve_forever)
-
-
-async def serve_in_the_background(server: Noted) -> None:
-    """One run as a block."""
-    async with server.serving():
-        pass
-
-
-async def serve_one_request(server: Noted) -> None:
-    """Nothing but `handle_request`."""
-    async with server:
-        await server.connect()
-        await server.handle_request()
-
-
-async def serve_cancelled(server: Noted) -> None:
-    """One run, cancelled."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        nursery.cancel_scope.cancel()
-
-
-async def serve_nothing(server: Noted) -> None:
-    """Bound, and closed."""
-    async with server:
-        pass
-
-
-async def close_by_hand(server: Noted) -> None:
-    """One run, ended by `server_close` from another task."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        await server.server_close()
-
-
-async def close_by_hand_in_the_block(server: Noted) -> None:
-    """`server_close` by hand, and then the end of the block."""
-    async with server:
-        await server.server_close()
-
-
-ONE_RUN = [
-    serve_alone,
-    serve_in_a_block,
-    serve_in_another_task,
-    serve_in_the_background,
-    serve_one_request,
-    serve_cancelled,
-    serve_nothing,
-    close_by_hand,
-    close_by_hand_in_the_block,
-]
+ONE_RUN = [name for name in vars(RunsOnce) if inspect.iscoroutinefunction(vars(RunsOnce)[name])]
 
 
 @pytest.mark.parametrize("one_run", ONE_RUN)
-async def test_server_close_is_called_once_a_run(
-    one_run: Callable[[Noted], Awaitable[None]], autojump_clock: MockClock
-) -> None:
+async def test_server_close_is_called_once_a_run(one_run: str, autojump_clock: Any) -> None:
     """However a server runs, and ends, an override of `server_close` is called once, and last."""
-    server = Noted(ADDRESS, nothing)
+    server = memory(nothing, RunsOnce)
     for run in (1, 2):
-        await one_run(server)
+        await getattr(server, one_run)()
         assert server.notes.count("server_close") == run
         assert server.notes[-1] == "server_close"
     assert server.snapshot().state == "unbound"
 
 
-async def test_server_close_comes_after_the_last_request(autojump_clock: MockClock) -> None:
-    """When an override of `server_close` is called, every request is closed."""
-    open_then = []
-
-    class Server(MemoryServer):
-        async def server_close(self) -> None:
-            statistics = self.statistics()
-            open_then.append((statistics.active, statistics.lingering, statistics.accepted))
-            await super().server_close()
-
-    server = Server(ADDRESS, hold)
-    async with server.serving(grace=1):
-        await server.connect()
-        await wait_all_tasks_blocked()
-    assert open_then == [(0, 0, 1)]
-
-
-async def test_server_close_is_shielded(autojump_clock: MockClock) -> None:
-    """An override of `server_close` may wait although the server was cancelled."""
-    closed_at = []
-
-    class Server(MemoryServer):
-        async def server_close(self) -> None:
-            await trio.sleep(3)
-            closed_at.append(trio.current_time())
-
-    server = Server(ADDRESS, Upper)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve_forever)
-        nursery.cancel_scope.cancel()
-    assert closed_at == [3]
-
-
-async def test_server_close_is_bounded(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An override of `server_close` that hangs is cut after `cleanup` seconds, and logged."""
-
-    class Hangs(MemoryServer):
-        async def server_close(self) -> None:
-            await trio.sleep_forever()
-
-    server = Hangs(ADDRESS, Upper, timeouts=trioserver.Timeouts(cleanup=2))
-    server.shutdown()
-    await server.serve_forever()
-    assert trio.current_time() == 2
-    assert "Hangs.server_close did not end within 2 s" in caplog.text
-    assert server.snapshot().state == "unbound"
-
-
-@pytest.mark.parametrize("one_run", [serve_alone, serve_in_a_block, serve_in_the_background])
-async def test_server_close_without_super(
-    one_run: Callable[[Any], Awaitable[None]], autojump_clock: MockClock
-) -> None:
+@pytest.mark.parametrize("one_run", ["alone", "in_its_block", "in_the_background"])
+async def test_server_close_without_super(one_run: str, autojump_clock: Any) -> None:
     """An override of `server_close` that forgets the inherited one leaves nothing open."""
     listeners = []
 
-    class Forgets(MemoryServer):
+    class Forgets(RunsOnce):
         async def server_close(self) -> None:
             listeners.append(self.listener)
 
-    server = Forgets(ADDRESS, Upper)
-    await one_run(server)
-    await one_run(server)
+    server = memory(Upper, Forgets)
+    await getattr(server, one_run)()
+    await getattr(server, one_run)()
     assert [listener.closed for listener in listeners] == [True, True]
 
 
-async def test_server_close_that_fails(autojump_clock: MockClock) -> None:
-    """What an override of `server_close` raises leaves `serve_forever`, and all is closed."""
+@pytest.mark.parametrize("in_a_block", [False, True])
+async def test_server_close_that_fails(in_a_block: bool, autojump_clock: Any) -> None:
+    """What an override of `server_close` raises leaves `serve_forever`, or the block; all ends."""
 
     class Fails(MemoryServer):
         async def server_close(self) -> None:
             raise OopsError
 
-    server = Fails(ADDRESS, Upper)
-    server.shutdown()
-    with pytest.raises(OopsError):
-        await server.serve_forever()
-    assert server.snapshot().state == "unbound"
+    server = memory(Upper, Fails)
     async with trio.open_nursery() as nursery:
         with pytest.raises(OopsError):
-            await leave_at_once(server, nursery)
-    assert server.snapshot().state == "unbound"
+            if in_a_block:
+                async with server:
+                    await nursery.start(server.serve_forever)
+            else:
+                server.shutdown()
+                await server.serve_forever()
+        assert server.snapshot().state == "unbound"
 
 
 @pytest.mark.parametrize("how", ["as it is", "from None", "in a child"])
 async def test_server_close_that_fails_after_the_server(
-    how: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    how: str, autojump_clock: Any, caplog: Any
 ) -> None:
     """What has ended the server is never lost: shown with what `server_close` raises, or logged."""
     first = OSError(errno.EBADF, "the first")
-
-    async def fail() -> None:
-        raise OopsError
 
     class Fails(MemoryServer):
         async def server_close(self) -> None:
             if how == "in a child":
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(fail)
+                    nursery.start_soon(oops)
             elif how == "from None":
                 raise OopsError from None
             raise OopsError
 
-    server = Fails(ADDRESS, Upper)
+    async def serve(*, task_status: Any) -> None:
+        with pytest.raises((OopsError, ExceptionGroup)) as caught:
+            await server.serve_forever(task_status=task_status)
+        if how == "as it is":
+            assert caught.value.__context__ is first
+
+    server = memory(Upper, Fails)
     async with trio.open_nursery() as nursery:
-
-        async def serve(*, task_status: Any) -> None:
-            with pytest.raises((OopsError, ExceptionGroup)) as caught:
-                await server.serve_forever(task_status=task_status)
-            if how == "as it is":
-                assert caught.value.__context__ is first
-
         await nursery.start(serve)
         server.listener.fail(first)
     logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert logged == ([] if how == "as it is" else [first])
 
 
-async def leave_at_once(server: MemoryServer, nursery: trio.Nursery) -> None:
-    """Serve in another task, and leave the block."""
-    async with server:
-        await nursery.start(server.serve_forever)
-
-
 # serving() -------------------------------------------------------------------
 
 
-async def test_serving_serves_inside_its_block(autojump_clock: MockClock) -> None:
-    """`serving` gives the server, bound, and unbinds it at its end."""
-    server = MemoryServer(ADDRESS, Upper)
+async def test_serving_goes_on_after_a_shutdown(autojump_clock: Any) -> None:
+    """`serving` gives the server, bound; when that is shut down, it ends alone, in the block."""
+    server = memory(Upper)
     async with server.serving() as served:
         assert served is server
-        client = await server.connect()
-        await client.send_all(b"inside\n")
-        assert await client.receive_some() == b"INSIDE\n"
-    assert server.snapshot().state == "unbound"
-
-
-async def test_serving_drains_at_its_end(autojump_clock: MockClock) -> None:
-    """Left in order, `serving` gives the requests in flight its grace, and no more."""
-    server = MemoryServer(ADDRESS, hold)
-    async with server.serving(grace=3):
-        await server.connect()
-        await wait_all_tasks_blocked()
-    assert trio.current_time() == 3
-    assert len((await server.wait_closed()).cancelled) == 1
-
-
-async def test_serving_goes_on_after_a_shutdown(autojump_clock: MockClock) -> None:
-    """A server that is shut down inside the block ends alone; the block goes on."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server.serving():
+        assert await ask(server) == b"HELLO\n"
         server.shutdown()
         await server.wait_closed()
+        assert server.snapshot().state == "unbound"
         await trio.sleep(5)
     assert trio.current_time() == 5
-
-
-async def leave_serving(server: MemoryServer, error: BaseException) -> None:
-    """Serve a request, and have the block raise."""
-    async with server.serving():
-        await server.connect()
-        await wait_all_tasks_blocked()
-        raise error
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        OopsError(),
-        SystemExit(3),
-        KeyboardInterrupt(),
+        *[OopsError(), SystemExit(3), KeyboardInterrupt()],
+        *(ExceptionGroup("the block's own", [OopsError()] * number) for number in (1, 2)),
     ],
-    ids=["error", "exit", "interrupt"],
+    ids=["error", "exit", "interrupt", "group of one", "group"],
 )
-async def test_serving_block_that_raises(error: BaseException, autojump_clock: MockClock) -> None:
-    """The block's own exception leaves as that very object, and the server is cut at once."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    with pytest.raises(type(error)) as caught:
-        await leave_serving(server, error)
-    assert caught.value is error
-    assert witness.outcomes == ["cancelled"]
-    assert trio.current_time() == 0
-
-
-@pytest.mark.parametrize("count", [1, 2])
-async def test_serving_block_that_raises_a_group(count: int, autojump_clock: MockClock) -> None:
-    """A group that the block raises leaves as it was made, also a group of one."""
-    inside = [OopsError() for _ in range(count)]
-    with pytest.raises(ExceptionGroup, match="the block's own") as caught:
-        await leave_serving(MemoryServer(ADDRESS, hold), ExceptionGroup("the block's own", inside))
-    assert list(caught.value.exceptions) == inside
-
-
-async def test_serving_block_that_is_cancelled(autojump_clock: MockClock) -> None:
-    """A cancelled block cuts the server, and the cancellation goes where it belongs."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    with trio.move_on_after(2) as scope:
-        async with server.serving():
-            await server.connect()
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
-    assert witness.outcomes == ["cancelled"]
-    assert trio.current_time() == 2
-
-
-async def serve_while_it_breaks(
-    server: MemoryServer, error: Exception, *, then: BaseException | None = None
-) -> None:
-    """Have the listener break inside the block, which raises something as it is cancelled."""
-    async with server.serving():
-        server.listener.fail(error)
-        try:
-            await trio.sleep_forever()
-        finally:
-            if then is not None:
-                raise then
-
-
-async def test_serving_server_that_fails(autojump_clock: MockClock) -> None:
-    """A server that fails cancels the block, and its very error is raised, bare."""
-    error = OSError(errno.EBADF, "broken")
-    with pytest.raises(OSError, match="broken") as caught:
-        await serve_while_it_breaks(MemoryServer(ADDRESS, Upper), error)
-    assert caught.value is error
-
-
-async def test_serving_server_and_block_both_fail(autojump_clock: MockClock) -> None:
-    """When the server fails and the block too, neither error is lost."""
-    error, then = OSError(errno.EBADF, "broken"), OopsError()
-    with pytest.raises(ExceptionGroup) as caught:
-        await serve_while_it_breaks(MemoryServer(ADDRESS, Upper), error, then=then)
-    assert set(caught.value.exceptions) == {error, then}
-
-
-async def test_serving_handler_exits(autojump_clock: MockClock) -> None:
-    """A handler's SystemExit ends server and block, and leaves bare."""
-    error = SystemExit(3)
-
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise error
+async def test_serving_block_that_raises(error: BaseException, autojump_clock: Any) -> None:
+    """The block's own exception, or group, leaves as it was made; the server is cut at once."""
+    server = memory(hold)
 
     async def serve() -> None:
         async with server.serving():
-            await server.connect()
-            await trio.sleep_forever()
+            await come(server)
+            raise error
 
-    server = MemoryServer(ADDRESS, leave)
-    with pytest.raises(SystemExit) as caught:
-        await serve()
-    assert caught.value is error
+    if isinstance(error, ExceptionGroup):
+        with pytest.raises(ExceptionGroup, match="the block's own") as caught:
+            await serve()
+        assert caught.value.exceptions == error.exceptions
+    else:
+        await raises_bare(error, serve)
+    assert server.witness.outcomes == ["cancelled"]
+    assert trio.current_time() == 0
+
+
+BROKEN = OSError(errno.EBADF, "broken")
+
+
+async def test_serving_server_that_fails(autojump_clock: Any) -> None:
+    """A server that fails cancels the block, and is raised, bare; beside the block's own error."""
+
+    async def serve(*then: BaseException) -> None:
+        server = memory(Upper)
+        async with server.serving():
+            server.listener.fail(BROKEN)
+            try:
+                await trio.sleep_forever()
+            finally:
+                for error in then:
+                    raise error
+
+    await raises_bare(BROKEN, serve)
+    with pytest.raises(ExceptionGroup) as caught:
+        await serve(OOPS)
+    assert set(caught.value.exceptions) == {BROKEN, OOPS}
 
 
 async def test_serving_that_cannot_bind() -> None:
@@ -1676,37 +1080,14 @@ async def test_serving_that_cannot_bind() -> None:
     assert caught.value.errno == errno.EADDRINUSE
 
 
-async def test_serving_with_a_wrong_grace() -> None:
-    """A wrong grace is refused before anything is served."""
-    server = MemoryServer(ADDRESS, Upper)
-    with pytest.raises(ValueError, match="grace"):
-        await server.serving(grace=-1).__aenter__()
-    assert server.snapshot().state == "unbound"
-
-
 # handle_request --------------------------------------------------------------
-
-
-async def test_handle_request_handles_one(autojump_clock: MockClock) -> None:
-    """`handle_request` handles one request, completely; the next is left in the queue."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server:
-        clients = [await server.connect() for _ in range(2)]
-        for number, client in enumerate(clients):
-            await client.send_all(b"%d a\n" % number)
-            await client.send_eof()
-        for number, client in enumerate(clients):
-            await server.handle_request()
-            assert server.statistics().accepted == number + 1
-            assert server.statistics().lingering == 0
-            assert await read_to_end(client) == b"%d A\n" % number
 
 
 @pytest.mark.parametrize("ticks", range(8))
 @pytest.mark.parametrize("by", ["task", "thread"])
 async def test_handle_request_that_ends_takes_nobody_else(by: str, ticks: int) -> None:
     """A shutdown in any tick of its end lets nobody in: who is queued is turned away or reset."""
-    server = MemoryServer(ADDRESS, hold)
+    server = memory(hold)
     with trio.fail_after(10):
         async with server:
             scope = trio.CancelScope()
@@ -1729,27 +1110,19 @@ async def test_handle_request_that_ends_takes_nobody_else(by: str, ticks: int) -
                 else:
                     trio.lowlevel.current_trio_token().run_sync_soon(server.shutdown, 0)
             assert server.statistics().active == 0
-        for client in (first, queued):
-            with suppress(trio.BrokenResourceError):
-                assert await client.receive_some() == b""
+        assert [await ended(client) for client in (first, queued)] == [b"", b""]
     statistics = server.statistics()
     assert statistics.accepted == sum(statistics.outcomes.values())
 
 
-async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: MockClock) -> None:
+async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: Any) -> None:
     """Nor does a shutdown that its failing request causes."""
 
-    class EnoughAfterOne(trioserver.Observer):
-        server: Any = None
+    def enough(info: Any, outcome: Any, record: Any) -> None:
+        server.shutdown(5)
 
-        def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
-            self.server.shutdown(5)
-
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise SystemExit(3)
-
-    observer = EnoughAfterOne()
-    server = observer.server = MemoryServer(ADDRESS, leave, observers=[observer])
+    observers = [SimpleNamespace(request_finished=enough)]
+    server = memory(raising(SystemExit(3)), observers=observers)
     async with server:
         await server.connect()
         await server.connect()
@@ -1758,7 +1131,7 @@ async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: MockC
     assert server.statistics().accepted == 1
 
 
-async def test_handle_request_that_fails_in_a_drain(autojump_clock: MockClock) -> None:
+async def test_handle_request_that_fails_in_a_drain(autojump_clock: Any) -> None:
     """Whom the drain had accepted is turned away, and the failure arrives as it was."""
     error = SystemExit(3)
 
@@ -1766,26 +1139,18 @@ async def test_handle_request_that_fails_in_a_drain(autojump_clock: MockClock) -
         await trio.sleep(2)
         raise error
 
-    server = MemoryServer(ADDRESS, leave, limits=trioserver.Limits(requests=1))
-    async with server:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(expect_system_exit, error, server.handle_request)
-            await server.connect()
-            await trio.sleep(1)
-            waiting = await server.connect()
-            server.shutdown(60)
-            with pytest.raises(trio.BrokenResourceError):
-                await waiting.receive_some()
+    server = memory(leave, limits=trioserver.Limits(requests=1))
+    async with server, trio.open_nursery() as nursery:
+        nursery.start_soon(raises_bare, error, server.handle_request)
+        await server.connect()
+        await trio.sleep(1)
+        waiting = await server.connect()
+        server.shutdown(60)
+        with pytest.raises(trio.BrokenResourceError):
+            await waiting.receive_some()
     statistics = server.statistics()
     assert (statistics.accepted, statistics.unaccepted, statistics.active) == (1, 1, 0)
-    assert statistics.outcomes[trioserver.Outcome.FAILED] == 1
-
-
-async def expect_system_exit(error: SystemExit, call: Callable[[], Awaitable[None]]) -> None:
-    """Await a call that raises just that."""
-    with pytest.raises(SystemExit) as caught:
-        await call()
-    assert caught.value is error
+    assert server.witness.outcomes == ["failed"]
 
 
 async def test_handle_request_over_sockets() -> None:
@@ -1794,69 +1159,108 @@ async def test_handle_request_over_sockets() -> None:
     with trio.fail_after(10):
         async with server:
             for number in range(3):
-                with socket.create_connection(server.server_address) as client:
-                    client.sendall(b"line\n")
-                    client.shutdown(socket.SHUT_WR)
+                async with await asking(server) as client:
                     await server.handle_request()
-                    with client.makefile("rb") as reply:
-                        assert reply.read() == b"LINE\n"
+                    assert await read_to_end(client) == b"HELLO\n"
                 assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == number + 1
 
 
-async def test_handle_request_waits_for_ever_by_default(autojump_clock: MockClock) -> None:
-    """Without `timeout`, `handle_request` waits as long as it takes."""
-    server = Noted(ADDRESS, nothing)
-    async with server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.handle_request)
-        await trio.sleep(80_000)
-        await server.connect()
-    assert server.statistics().accepted == 1
-    assert "handle_timeout" not in server.notes
+class Refuses(Noted):
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        await super().verify_request(request, client_address)
+        return False
 
 
-async def test_handle_request_times_out(autojump_clock: MockClock) -> None:
-    """After `timeout` seconds without a request it calls `handle_timeout`, once, and returns."""
-    server = Noted(ADDRESS, nothing, timeout=2)
-    async with server:
-        await server.handle_request()
-        assert trio.current_time() == 2
-        assert server.notes.count("handle_timeout") == 1
-        await server.handle_request()
-        assert trio.current_time() == 4
+@attrs.frozen
+class Call:
+    """A `handle_request`, what happens to it, and what has to come of it."""
+
+    handler: Any = nothing
+    ends_at: float = attrs.field(default=0, kw_only=True)
+    outcomes: Sequence[str] = attrs.field(default=[], kw_only=True)
+    raises: BaseException | None = attrs.field(default=None, kw_only=True)
+    notes: Sequence[str] = attrs.field(default=[], kw_only=True)
+    kind: Any = attrs.field(default=Noted, kw_only=True)
+    fields: Mapping[str, Any] = attrs.field(default={}, kw_only=True)
+    comes_at: float = attrs.field(default=math.inf, kw_only=True)
+    shut_down_at: float = attrs.field(default=math.inf, kw_only=True)
+    cancel_at: float = attrs.field(default=math.inf, kw_only=True)
 
 
-async def test_handle_request_timeout_ends_with_the_accept(autojump_clock: MockClock) -> None:
-    """`timeout` bounds the wait for a request, not the request."""
-
-    async def slow(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        await trio.sleep(60)
-        await request.send_all(b"done")
-
-    server = Noted(ADDRESS, slow, timeout=2)
-    async with server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.handle_request)
-        await trio.sleep(1)
-        client = await server.connect()
-        assert await read_to_end(client) == b"done"
-        await client.aclose()
-    assert trio.current_time() == 61
-    assert "handle_timeout" not in server.notes
+FOUR = {"timeouts": trioserver.Timeouts(shutdown=4)}
 
 
-async def test_handle_request_takes_who_is_there_when_time_is_up(
-    autojump_clock: MockClock,
-) -> None:
-    """`timeout=0` polls: a client who waits is served, and only without one time is up."""
-    server = Noted(ADDRESS, Upper, timeout=0)
-    async with server:
-        await server.handle_request()
-        assert server.notes.count("handle_timeout") == 1
-        client = await server.connect()
-        await client.send_all(b"waiting\n")
-        await client.send_eof()
-        await server.handle_request()
-        assert await read_to_end(client) == b"WAITING\n"
-    assert server.notes.count("handle_timeout") == 1
+@table(
+    "call",
+    {
+        "without `timeout`, it waits as long as it takes": Call(
+            comes_at=80_000, ends_at=80_000, outcomes=["completed"]
+        ),
+        "a shutdown ends the wait": Call(fields={"timeout": 5}, shut_down_at=1, ends_at=1),
+        "a shutdown bounds the request by its grace": Call(
+            hold, fields=FOUR, comes_at=0, shut_down_at=1, ends_at=5, outcomes=["cancelled"]
+        ),
+        "cancelled without a client, it has taken nothing": Call(cancel_at=1, ends_at=1),
+        "cancelled in its request, it has closed it": Call(
+            hold, comes_at=0, cancel_at=1, ends_at=1, outcomes=["cancelled"]
+        ),
+        "a client that is refused was the one": Call(
+            kind=Refuses, comes_at=0, outcomes=["refused"]
+        ),
+        "an error goes to `handle_error`": Call(
+            raising(OOPS), comes_at=0, outcomes=["failed"], notes=["handle_error"]
+        ),
+        "one that is propagated leaves it bare": Call(
+            raising(OOPS),
+            fields={"propagate_errors": True},
+            comes_at=0,
+            raises=OOPS,
+            outcomes=["failed"],
+        ),
+        "so does SystemExit": Call(raising(EXIT), comes_at=0, raises=EXIT, outcomes=["failed"]),
+    },
+)
+async def test_handle_request_handles_one(call: Call, autojump_clock: Any) -> None:
+    """`handle_request` handles one request, completely; the next is left to the next call."""
+    server = memory(call.handler, call.kind, **call.fields)
+
+    async def client() -> None:
+        if call.comes_at:
+            await trio.sleep_until(call.comes_at)
+        assert await ended(await server.connect()) == b""
+
+    async def handle() -> None:
+        with trio.move_on_at(call.cancel_at):
+            await server.handle_request()
+
+    with trio.fail_after(100_000):
+        async with server, trio.open_nursery() as nursery:
+            nursery.start_soon(client)
+            nursery.start_soon(shut_down_at, server, call.shut_down_at)
+            await wait_all_tasks_blocked()
+            await (raises_bare(call.raises, handle) if call.raises else handle())
+            assert trio.current_time() == call.ends_at
+            assert server.witness.outcomes == call.outcomes
+            statistics = server.statistics()
+            assert (statistics.accepted, statistics.lingering) == (len(call.outcomes), 0)
+            assert [it for it in server.notes if it.startswith("handle_")] == call.notes
+            nursery.cancel_scope.cancel()
+            if call.handler is nothing and not server.draining:
+                with trio.CancelScope(shield=True):
+                    await server.connect()
+                    await server.handle_request()
+                    assert server.statistics().accepted == len(call.outcomes) + 1
+
+
+async def test_handle_request_leaves_the_next_in_the_queue(autojump_clock: Any) -> None:
+    """Each call answers one client, and has closed its connection when it returns."""
+    async with memory(Upper) as server:
+        clients = [await asking(server, b"%d a\n" % number) for number in range(2)]
+        for number, client in enumerate(clients):
+            await server.handle_request()
+            statistics = server.statistics()
+            assert (statistics.accepted, statistics.lingering) == (number + 1, 0)
+            assert await read_to_end(client) == b"%d A\n" % number
 
 
 async def test_handle_request_polls_every_listener() -> None:
@@ -1872,118 +1276,38 @@ async def test_handle_request_polls_every_listener() -> None:
                 assert client.recv(1) == b""
 
 
-async def test_handle_request_client_at_the_last_instant(autojump_clock: MockClock) -> None:
+async def test_handle_request_client_at_the_last_instant(autojump_clock: Any) -> None:
     """A client that comes in the tick in which the time is up: served, or left for the next."""
-    server = MemoryServer(ADDRESS, nothing, timeout=1)
+    server = memory(nothing, timeout=1)
+
+    async def client() -> None:
+        await trio.sleep(1)
+        await server.connect()
+
     async with server:
-
-        async def come() -> None:
-            await trio.sleep(1)
-            await server.connect()
-
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(come)
+            nursery.start_soon(client)
             await server.handle_request()
         if not server.statistics().accepted:
             await server.handle_request()
-        assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 1
+    assert server.witness.outcomes == ["completed"]
 
 
-async def test_handle_timeout_that_fails(autojump_clock: MockClock) -> None:
-    """TO-10: an error in `handle_timeout` leaves `handle_request`; the server goes on."""
-
-    class Fails(MemoryServer):
-        async def handle_timeout(self) -> None:
-            raise OopsError
-
-    server = Fails(ADDRESS, nothing, timeout=1)
-    async with server:
-        with pytest.raises(OopsError):
-            await server.handle_request()
-        await server.connect()
-        await server.handle_request()
-    assert server.statistics().accepted == 1
-
-
-async def test_handle_request_takes_one_of_several_listeners(autojump_clock: MockClock) -> None:
+async def test_handle_request_takes_one_of_several_listeners(autojump_clock: Any) -> None:
     """With clients on two listeners in one tick, `handle_request` takes exactly one of them."""
-    server = TwoListeners(ADDRESS, nothing)
-    async with server:
-        clients = [listener.connect_now() for listener in server.places()]
+    async with memory(nothing, TwoListeners) as server:
+        clients = [listener.connect_now() for listener in server.places]
         for expected in (1, 2):
             await server.handle_request()
             assert server.statistics().accepted == expected
-        for client in clients:
-            assert await read_to_end(client) == b""
+        assert [await read_to_end(client) for client in clients] == [b"", b""]
 
 
-async def test_handle_request_of_a_refused_client(autojump_clock: MockClock) -> None:
-    """A client that `verify_request` refuses was the one request."""
-
-    class RefusesAll(MemoryServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            return False
-
-    server = RefusesAll(ADDRESS, nothing)
-    async with server:
-        await server.connect()
-        await server.handle_request()
-    assert server.statistics().outcomes[trioserver.Outcome.REFUSED] == 1
-
-
-async def test_handle_request_with_a_handler_error(autojump_clock: MockClock) -> None:
-    """A handler's error goes to `handle_error`, and `handle_request` returns."""
-
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise OopsError
-
-    server = Noted(ADDRESS, fail)
-    async with server:
-        await server.connect()
-        await server.handle_request()
-    assert server.notes.count("handle_error") == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "propagate"), [(OopsError(), True), (SystemExit(3), False)], ids=["error", "exit"]
-)
-async def test_handle_request_raises_bare(
-    error: BaseException, propagate: bool, autojump_clock: MockClock
-) -> None:
-    """What is not the request's alone leaves `handle_request` as that very object."""
-
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        raise error
-
-    server = MemoryServer(ADDRESS, fail, propagate_errors=propagate)
-    async with server:
-        client = await server.connect()
-        with pytest.raises(type(error)) as caught:
-            await server.handle_request()
-        assert caught.value is error
-        assert await read_to_end(client) == b""
-
-
-async def test_handle_request_listener_that_fails(autojump_clock: MockClock) -> None:
-    """An accept error of the fatal tier leaves `handle_request` bare."""
-    error = OSError(errno.EBADF, "broken")
-    server = TwoListeners(ADDRESS, nothing)
-    async with server:
-        server.places()[1].fail(error)
-        with pytest.raises(OSError, match="broken") as caught:
-            await server.handle_request()
-        assert caught.value is error
-
-
-async def test_handle_request_unbound_is_an_error() -> None:
-    """`handle_request` needs the block, and says so."""
+async def test_handle_request_out_of_place_is_an_error(autojump_clock: Any) -> None:
+    """It needs the block, and says so; and two tasks cannot handle requests of one server."""
+    server = memory(nothing)
     with pytest.raises(RuntimeError, match="async with server"):
-        await MemoryServer(ADDRESS, nothing).handle_request()
-
-
-async def test_handle_request_twice_at_once_is_an_error(autojump_clock: MockClock) -> None:
-    """Two tasks cannot handle requests of one server at once."""
-    server = MemoryServer(ADDRESS, nothing)
+        await server.handle_request()
     async with server, trio.open_nursery() as nursery:
         nursery.start_soon(server.handle_request)
         await wait_all_tasks_blocked()
@@ -1992,41 +1316,13 @@ async def test_handle_request_twice_at_once_is_an_error(autojump_clock: MockCloc
         nursery.cancel_scope.cancel()
 
 
-async def test_handle_request_cancelled_while_waiting(autojump_clock: MockClock) -> None:
-    """Cancelled without a client, `handle_request` has taken nothing: the next one does."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server:
-        with trio.move_on_after(1):
-            await server.handle_request()
-        client = await server.connect()
-        await client.send_all(b"next\n")
-        await client.send_eof()
-        await server.handle_request()
-        assert await read_to_end(client) == b"NEXT\n"
-
-
-async def test_handle_request_cancelled_in_its_request(autojump_clock: MockClock) -> None:
-    """Cancelled in its request, `handle_request` has closed it when it returns."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    async with server:
-        client = await server.connect()
-        with trio.move_on_after(1):
-            await server.handle_request()
-        assert witness.outcomes == ["cancelled"]
-        assert server.statistics().lingering == 0
-        assert await read_to_end(client) == b""
-
-
 def test_handle_request_cancelled_at_every_step() -> None:
     """Wherever it is cancelled, the request was closed or is still there for the next call."""
 
     async def scenario(trial: Trial) -> None:
-        server = MemoryServer(ADDRESS, Upper)
         with trio.fail_after(60):
-            async with server:
-                client = await server.connect()
-                await client.send_all(b"line\n")
-                await client.send_eof()
+            async with memory(Upper) as server:
+                client = await asking(server, b"line\n")
                 with trio.CancelScope() as scope:
                     trial.arm(scope=scope)
                     await server.handle_request()
@@ -2036,78 +1332,39 @@ def test_handle_request_cancelled_at_every_step() -> None:
                     await server.handle_request()
                     assert await read_to_end(client) == b"LINE\n"
                 else:
-                    with suppress(trio.BrokenResourceError):  # of a request that was cut
-                        assert await read_to_end(client) in {b"", b"LINE\n"}
+                    assert await ended(client) in {b"", b"LINE\n"}
 
     assert sweep(scenario).runs > 5
 
 
-async def test_handle_request_shut_down_by_its_request(autojump_clock: MockClock) -> None:
-    """A shutdown in the request ends the loop: `draining` says so, and a further call raises."""
-    server = MemoryServer(ADDRESS, shut_down)
-    async with server:
-        client = await server.connect()
-        calls = 0
-        while not server.draining:
+class StopsInTime(MemoryServer):
+    async def handle_timeout(self) -> None:
+        self.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("handler", "calls", "ends_at"), [(shut_down, 1, 0), (nothing, 2, 3)], ids=["in", "between"]
+)
+async def test_handle_request_after_a_shutdown(
+    handler: Any, calls: int, ends_at: float, autojump_clock: Any
+) -> None:
+    """In the request, or between two calls, of which the next returns at once, it ends a loop."""
+    async with memory(handler, StopsInTime, timeout=3) as server:
+        client = await server.connect() if calls == 1 else None
+        for _ in range(calls):
+            assert not server.draining
+            began = trio.current_time()
             await server.handle_request()
-            calls += 1
-        assert calls == 1
-        assert await read_to_end(client) == b"done"
+        assert server.draining
+        assert began == ends_at
         with pytest.raises(RuntimeError, match="shut down"):
             await server.handle_request()
+        assert client is None or await read_to_end(client) == b"done"
 
 
-async def test_handle_request_shut_down_while_waiting(autojump_clock: MockClock) -> None:
-    """A shutdown ends the wait for a request at once, without `handle_timeout`."""
-    server = Noted(ADDRESS, nothing, timeout=5)
-    async with server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.handle_request)
-        await wait_all_tasks_blocked()
-        server.shutdown()
-    assert trio.current_time() == 0
-    assert "handle_timeout" not in server.notes
-
-
-async def test_handle_request_shut_down_before(autojump_clock: MockClock) -> None:
-    """After a shutdown between two calls, the next returns at once, and the loop can end."""
-
-    class GivesUp(MemoryServer):
-        async def handle_timeout(self) -> None:
-            self.shutdown()
-
-    server = GivesUp(ADDRESS, nothing, timeout=3)
-    async with server:
-        while not server.draining:
-            await server.handle_request()
-    assert trio.current_time() == 3
-
-
-async def test_handle_request_grace(autojump_clock: MockClock) -> None:
-    """A shutdown during the request bounds it by the grace."""
-    server = MemoryServer(ADDRESS, hold)
-    async with server, trio.open_nursery() as nursery:
-        await server.connect()
-        nursery.start_soon(server.handle_request)
-        await wait_all_tasks_blocked()
-        server.shutdown(4)
-    assert trio.current_time() == 4
-
-
-async def test_handle_request_tells_of_listening_once(autojump_clock: MockClock) -> None:
-    """A loop of `handle_request` is one run: it is announced once, and closed once."""
-    server = MemoryServer(ADDRESS, nothing, observers=[witness := Witness()])
-    async with server:
-        for _ in range(3):
-            await server.connect()
-            await server.handle_request()
-    assert witness.names.count("server_listening") == 1
-    assert witness.names.count("request_finished") == 3
-    assert witness.names.count("server_closed") == 1
-
-
-async def test_serve_forever_ignores_timeout(autojump_clock: MockClock) -> None:
+async def test_serve_forever_ignores_timeout(autojump_clock: Any) -> None:
     """`timeout` is `handle_request`'s alone."""
-    server = Noted(ADDRESS, nothing, timeout=1)
+    server = memory(nothing, Noted, timeout=1)
     async with server.serving():
         await trio.sleep(100)
         assert server.snapshot().state == "serving"
@@ -2116,85 +1373,65 @@ async def test_serve_forever_ignores_timeout(autojump_clock: MockClock) -> None:
 
 # Hooks -----------------------------------------------------------------------
 
-BOUND = ["server_bind", "server_activate"]
+
+class Fails(NotingHandler):
+    async def handle(self) -> None:
+        raise OopsError
+
+
+BEFORE = [*START_HOOKS, "get_request", "verify_request"]
+HANDLED = [*BEFORE, "process_request", "finish_request"]
 CLOSED = ["shutdown_request", "close_request", "server_close"]
 
 
-async def serve_one_client(server: MemoryServer) -> None:
-    """One client, from its connect to its end."""
-    async with server.serving():
-        await read_to_end(await server.connect())
-
-
-async def test_hooks_in_order(autojump_clock: MockClock) -> None:
-    """A request meets every hook in the documented order, and `server_close` comes last."""
-    server = Noted(ADDRESS, NotingHandler)
-    await serve_one_client(server)
-    assert server.notes == [
-        *BOUND,
-        "get_request",
-        "verify_request",
-        "process_request",
-        "finish_request",
-        "setup",
-        "handle",
-        "finish",
-        *CLOSED,
-    ]
-
-
-async def test_hooks_of_a_refused_request(autojump_clock: MockClock) -> None:
-    """After a `verify_request` that says no, the request is shut down, and nothing else."""
-
-    class RefusesAll(Noted):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            await super().verify_request(request, client_address)
-            return False
-
-    server = RefusesAll(ADDRESS, NotingHandler)
-    await serve_one_client(server)
-    assert server.notes == [*BOUND, "get_request", "verify_request", *CLOSED]
-
-
-async def test_hooks_of_a_failed_request(autojump_clock: MockClock) -> None:
-    """`handle_error` comes after the handler has finished, and before the request is closed."""
-
-    class Fails(NotingHandler):
-        async def handle(self) -> None:
-            raise OopsError
-
-    server = Noted(ADDRESS, Fails)
-    await serve_one_client(server)
-    assert server.notes[-6:] == ["setup", "finish", "handle_error", *CLOSED]
-
-
-async def test_hooks_of_a_cancelled_request(autojump_clock: MockClock) -> None:
-    """A cancelled request is shut down by its hooks, too; it is nobody's error."""
-    server = Noted(ADDRESS, hold)
+@table(
+    ("handler", "kind", "notes"),
+    {
+        "a request meets every hook in the documented order": (
+            NotingHandler,
+            Noted,
+            [*HANDLED, "setup", "handle", "finish", *CLOSED],
+        ),
+        "one that is not verified is shut down, and nothing else": (
+            NotingHandler,
+            Refuses,
+            [*BEFORE, *CLOSED],
+        ),
+        "`handle_error` comes after the handler has finished, and before the close": (
+            Fails,
+            Noted,
+            [*HANDLED, "setup", "finish", "handle_error", *CLOSED],
+        ),
+        "one that is cancelled is shut down, too; it is nobody's error": (
+            hold,
+            Noted,
+            [*HANDLED, *CLOSED],
+        ),
+    },
+)
+async def test_hooks_in_order(
+    handler: Any, kind: Any, notes: list[str], autojump_clock: Any
+) -> None:
+    """`server_close` comes last, of whatever run."""
+    server = memory(handler, kind)
     async with server.serving(grace=0):
-        await server.connect()
-        await wait_all_tasks_blocked()
-    assert server.notes[-4:] == ["finish_request", *CLOSED]
+        await come(server)
+    assert server.notes == notes
 
 
-async def test_hooks_run_in_the_request_task(autojump_clock: MockClock) -> None:
+async def test_hooks_run_in_the_request_task(autojump_clock: Any) -> None:
     """From `verify_request` to `close_request`, all of a request is one Trio task."""
-    tasks: set[trio.lowlevel.Task] = set()
-
-    def note_task(name: str) -> Callable[..., Any]:
-        async def hook(self: Any, *arguments: Any) -> Any:
-            tasks.add(trio.lowlevel.current_task())
-            return await getattr(MemoryServer, name)(self, *arguments)
-
-        return hook
-
-    names = ["verify_request", "process_request", "finish_request", "shutdown_request"]
-    hooks = {name: note_task(name) for name in [*names, "close_request"]}
-    await serve_one_client(type("Server", (MemoryServer,), hooks)(ADDRESS, nothing))
-    assert len(tasks) == 1
+    tasks = []
+    names = ["verify_request", "process_request", "finish_request", *CLOSED[:2]]
+    kind = noting(MemoryServer, names, lambda *_: tasks.append(trio.lowlevel.current_task()))
+    server = memory(nothing, kind)
+    async with server.serving():
+        await come(server)
+    assert len(tasks) == 5
+    assert len(set(tasks)) == 1
 
 
-async def test_service_actions_every_poll_interval(autojump_clock: MockClock) -> None:
+async def test_service_actions_every_poll_interval(autojump_clock: Any) -> None:
     """`service_actions` is called every `poll_interval` seconds, until the drain begins."""
     called = []
 
@@ -2202,7 +1439,7 @@ async def test_service_actions_every_poll_interval(autojump_clock: MockClock) ->
         async def service_actions(self) -> None:
             called.append(trio.current_time())
 
-    server = Server(ADDRESS, hold)
+    server = memory(hold, Server)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_forever, 2)
         await wait_all_tasks_blocked()
@@ -2213,47 +1450,71 @@ async def test_service_actions_every_poll_interval(autojump_clock: MockClock) ->
     assert trio.current_time() == 17
 
 
-async def test_service_actions_is_cancelled_by_the_drain(autojump_clock: MockClock) -> None:
-    """A `service_actions` that waits when the drain begins is cancelled, and does not hold it."""
-
-    class Server(MemoryServer):
-        async def service_actions(self) -> None:
-            await trio.sleep_forever()
-
-    async with Server(ADDRESS, nothing).serving():
-        await wait_all_tasks_blocked()
-    assert trio.current_time() == 0
+NO_LISTENERS = ValueError("Hooked.server_bind returned no listeners")
+ITSELF = RuntimeError("wait for itself")
 
 
-async def test_service_actions_that_fails_stops_the_server(autojump_clock: MockClock) -> None:
-    """What `service_actions` raises stops the server, and leaves `serve_forever` bare."""
-    error = OopsError()
+@table(
+    ("hook", "does", "raised", "ends_at"),
+    {
+        "`service_actions` may shut down": ("service_actions", Does.stops_after_a_second, None, 1),
+        "one that waits is cancelled by the drain": ("service_actions", Does.sleeps, None, 5),
+        "what it raises stops the server, bare": (
+            "service_actions",
+            Does.raises,
+            OOPS,
+            0,
+        ),
+        "it cannot wait for its server, and is told at once": (
+            *("service_actions", MemoryServer.wait_closed, ITSELF, 0),
+        ),
+        "nor close it": ("service_actions", MemoryServer.server_close, ITSELF, 0),
+        "a `server_bind` of nothing is named": ("server_bind", Does.binds_nothing, NO_LISTENERS, 0),
+        "a `server_close` is waited for": ("server_close", Does.takes_a_second, None, 6),
+        "one that hangs is cut after `cleanup` seconds, and logged": (
+            *("server_close", Does.sleeps, None, 7),
+        ),
+        "what it raises leaves `serve_forever`, and all is closed": (
+            *("server_close", Does.raises, OOPS, 5),
+        ),
+    },
+)
+@pytest.mark.parametrize("end", ["shutdown", "cancellation"])
+async def test_what_a_hook_does(
+    hook: str,
+    does: Any,
+    raised: Any,
+    ends_at: float,
+    end: str,
+    autojump_clock: Any,
+    caplog: Any,
+) -> None:
+    """It can stop, delay or break the run, which is ended after 5 s, and waited for."""
+    kind = type("Hooked", (MemoryServer,), {hook: does})
+    server = memory(hold, kind, timeouts=trioserver.Timeouts(shutdown=0, cleanup=2))
 
-    class Server(MemoryServer):
-        async def service_actions(self) -> None:
-            raise error
+    async def wait() -> None:
+        await trio.sleep_until(5)
+        if end == "shutdown":
+            server.shutdown()
+        if not raised:
+            await server.wait_closed()
+            assert trio.current_time() == max(5, ends_at)
 
-    server = Server(ADDRESS, hold)
-    with pytest.raises(OopsError) as caught:
-        await server.serve_forever()
-    assert caught.value is error
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            with trio.move_on_at(5 if end == "cancellation" else math.inf):
+                if raised is OOPS:
+                    await raises_bare(OOPS, server.serve_forever)
+                elif raised:
+                    with pytest.raises(type(raised), match=str(raised)):
+                        await server.serve_forever()
+                else:
+                    await server.serve_forever()
+            assert trio.current_time() == ends_at
     assert server.snapshot().state == "unbound"
-
-
-async def test_server_bind_that_fails_after_binding() -> None:
-    """LC-03: an override of `server_bind` that fails when the socket is bound leaves none open."""
-
-    class NeedsMore(trioserver.TCPServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
-            await super().server_bind()
-            raise OopsError
-
-    before = open_descriptors()
-    with pytest.raises(OopsError) as caught:
-        await NeedsMore(LOOPBACK, Upper).serve_forever()
-    # The traceback still holds the frames, so this is no work of the garbage collector's.
-    assert caught.value.__traceback__
-    assert open_descriptors() == before
+    assert ("Hooked.server_close did not end within 2 s" in caplog.text) == (ends_at == 7)
 
 
 # Facts -----------------------------------------------------------------------
@@ -2267,6 +1528,10 @@ async def test_facts_of_an_unbound_server() -> None:
     assert not server.draining
     with pytest.raises(RuntimeError, match="not bound"):
         server.fileno()
+    async with memory(Upper) as server:  # to something that is no socket
+        assert server.socket is None
+        with pytest.raises(RuntimeError, match="not bound to a socket"):
+            server.fileno()
 
 
 async def test_facts_of_a_bound_server() -> None:
@@ -2280,34 +1545,22 @@ async def test_facts_of_a_bound_server() -> None:
     assert (server.socket, server.server_address) == (None, LOOPBACK)
 
 
-async def test_fileno_of_a_server_without_a_socket(autojump_clock: MockClock) -> None:
-    """Bound to something that is no socket, a server has no descriptor, and says so."""
-    server = MemoryServer(ADDRESS, Upper)
-    async with server:
-        assert server.socket is None
-        with pytest.raises(RuntimeError, match="not bound to a socket"):
-            server.fileno()
-
-
-async def test_requests_are_those_that_hold_a_slot(autojump_clock: MockClock) -> None:
+async def test_requests_are_those_that_hold_a_slot(autojump_clock: Any) -> None:
     """`requests` lists what is served now, oldest first, and not what only closes."""
-    server = MemoryServer(ADDRESS, Upper)
+    server = memory(Upper)
     async with server.serving():
-        clients = [await server.connect() for _ in range(3)]
-        await wait_all_tasks_blocked()
+        clients = await come(server, 3)
         assert [info.id for info in server.requests] == [1, 2, 3]
         await clients[1].send_eof()
         await wait_all_tasks_blocked()
-        assert [info.id for info in server.requests] == [1, 3]
-        assert [info.client_address for info in server.requests] == [
-            clients[0].info.client_address,
-            clients[2].info.client_address,
+        assert [(info.id, info.client_address) for info in server.requests] == [
+            (number, clients[number - 1].info.client_address) for number in (1, 3)
         ]
 
 
-async def test_statistics_count_a_run(autojump_clock: MockClock) -> None:
+async def test_statistics_count_a_run(autojump_clock: Any) -> None:
     """The counts of a run stay readable when it is over, until the next one begins."""
-    server = MemoryServer(ADDRESS, Upper)
+    server = memory(Upper)
     async with server.serving():
         client = await server.connect()
         await client.send_all(b"five\n")
@@ -2321,9 +1574,9 @@ async def test_statistics_count_a_run(autojump_clock: MockClock) -> None:
         assert server.statistics() == trioserver.Statistics()
 
 
-async def test_snapshot_of_a_life(autojump_clock: MockClock) -> None:
+async def test_snapshot_of_a_life(autojump_clock: Any) -> None:
     """`snapshot` names the state at each stage, and what the requests do."""
-    server = MemoryServer(ADDRESS, hold)
+    server = memory(hold)
     states = [server.snapshot().state]
     async with trio.open_nursery() as nursery:
         async with server:
@@ -2343,23 +1596,9 @@ async def test_snapshot_of_a_life(autojump_clock: MockClock) -> None:
     assert states == ["unbound", "bound", "serving", "draining", "unbound"]
 
 
-async def test_cancel_request_ends_one(autojump_clock: MockClock) -> None:
-    """`cancel_request` ends that request, with the reason in its record, and no other."""
-    server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
-    async with server.serving(grace=0):
-        clients = [await server.connect() for _ in range(2)]
-        await wait_all_tasks_blocked()
-        assert server.cancel_request(1, "enough of you") is True
-        assert await read_to_end(clients[0]) == b""
-        assert [(record.info.id, record.reason) for record in witness.records] == [
-            (1, "enough of you")
-        ]
-        assert [info.id for info in server.requests] == [2]
-
-
-async def test_cancel_request_of_nobody(autojump_clock: MockClock) -> None:
+async def test_cancel_request_of_nobody(autojump_clock: Any) -> None:
     """There is nothing to cancel of an id that is not there, or was, or on an unbound server."""
-    server = MemoryServer(ADDRESS, nothing)
+    server = memory(nothing)
     assert server.cancel_request(1, "unbound") is False
     async with server.serving():
         assert server.cancel_request(1, "not yet") is False

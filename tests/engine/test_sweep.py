@@ -9,7 +9,6 @@ import socket
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,7 +17,6 @@ import trio
 from support import plain_client
 from support.sweeping import (
     NAMES,
-    VICTIMS,
     Books,
     Buffering,
     Careful,
@@ -26,7 +24,6 @@ from support.sweeping import (
     HangsUp,
     Idling,
     InMemory,
-    Kind,
     LeavesNoFile,
     OnTCP,
     OnUnix,
@@ -36,42 +33,23 @@ from support.sweeping import (
     all_kinds,
     cancel,
     ctrl_c,
+    folder_of_its_own,
     serve_forever,
     serve_in_a_block,
     serve_one_by_one,
     shut_down,
     shut_down_at_once,
-    sweep_one_request,
 )
 
 import trioserver
 from trioserver._sockets.stream_sockets import SocketListener
 from trioserver.testing import (
-    Finding,
     MemoryListener,
     ResetClient,
     Trial,
     run_trial,
     sweep,
 )
-
-# Books: what everybody did, to be compared afterwards -----------------------------
-
-
-# The server ------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Socket files are made in a directory of the test's own."""
-    monkeypatch.chdir(tmp_path)
-
-
-# The clients -----------------------------------------------------------------------
-
-
-# The scenario ----------------------------------------------------------------------
-
 
 # Faults in a server ----------------------------------------------------------------
 
@@ -80,7 +58,7 @@ def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("kind", "handler"),
     [(InMemory, Careful), (InMemory, HangsUp), (OnTCP, HangsUp), (OnUnix, HangsUp)],
 )
-def test_cancelled_after_every_step(kind: Kind, handler: Any) -> None:
+def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
     """CX-01: wherever it is cancelled, nothing is left and every request has a record."""
     assert Setting(kind, [cancel], handler).sweep() > 200
 
@@ -98,7 +76,7 @@ def test_hooks_that_close_nothing_cancelled_after_every_step() -> None:
 
 @pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
 @pytest.mark.parametrize("kind", [InMemory, OnUnix])
-def test_block_cancelled_after_every_step(kind: Kind, serve: Any) -> None:
+def test_block_cancelled_after_every_step(kind: Any, serve: Any) -> None:
     """CX-01: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
     assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,)) > 50
 
@@ -114,13 +92,13 @@ def test_block_cancelled_after_every_step(kind: Kind, serve: Any) -> None:
         (OnUnix, HangsUp),
     ],
 )
-def test_shut_down_after_every_step(kind: Kind, handler: Any) -> None:
+def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
     """Wherever the drain begins, what was asked before it is answered, in full."""
     assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 200
 
 
 @all_kinds
-def test_shut_down_after_every_step_with_few_slots(kind: Kind) -> None:
+def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
     """CX-03: the same where clients wait for a slot, or are turned away and counted."""
     limits = trioserver.Limits(requests=1)
     assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep(seeds=(0, 1)) > 100
@@ -132,14 +110,14 @@ def test_shut_down_at_once_after_every_step() -> None:
 
 
 @all_kinds
-def test_ctrl_c_after_every_step(kind: Kind) -> None:
+def test_ctrl_c_after_every_step(kind: Any) -> None:
     """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
     assert Setting(kind, [ctrl_c]).sweep() > 200
 
 
 @all_kinds
 @pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
-def test_second_fault_during_a_shutdown(kind: Kind, second: Fault) -> None:
+def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
     """Whenever somebody loses patience with a drain, everything is closed all the same.
 
     A sample of the pairs; soak/sweeps.py tries them all.
@@ -148,18 +126,18 @@ def test_second_fault_during_a_shutdown(kind: Kind, second: Fault) -> None:
 
 
 @all_kinds
-def test_client_reset_after_every_step(kind: Kind) -> None:
+def test_client_reset_after_every_step(kind: Any) -> None:
     """Wherever one client is reset, the others get all their replies, and it has its record."""
-    assert Setting(kind, [ResetClient()], gentle=True, victim=VICTIMS[kind]).sweep(every=2) > 100
+    assert Setting(kind, [ResetClient()], gentle=True).sweep(every=2) > 100
 
 
 # One request ------------------------------------------------------------------------
 
 
 @all_kinds
-def test_one_request_cancelled_after_every_step_of_its_own(kind: Kind) -> None:
+def test_one_request_cancelled_after_every_step_of_its_own(kind: Any) -> None:
     """CX-04: wherever one request is cancelled, the others get all their replies."""
-    assert sweep_one_request(kind) > 15
+    assert Setting(kind).sweep_one_request() > 15
 
 
 # Those that will not end ------------------------------------------------------------
@@ -312,7 +290,7 @@ def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
 )
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
 def test_start_after_every_step(kind: Any, serve: Any, fault: Fault) -> None:
-    """CX-08: a start is broken off at any step, resolving and binding too: no socket, no file."""
+    """CX-08, LC-13: a start is broken off at any step, also of binding: no socket, no file."""
     assert Start(kind, [fault], serve).sweep() > 25
 
 
@@ -388,8 +366,9 @@ def test_cancelled_in_the_tick_of_the_clients_act(
                         act()
                     await server.wait_closed()
 
-    for seed in range(5):
-        run_trial(scenario, seed=seed, jump_after=0.02).check()
+    with folder_of_its_own():
+        for seed in range(5):
+            run_trial(scenario, seed=seed, jump_after=0.02).check()
     ends = [(it.outcome, it.reason) for books in all_books for it in books.records]
     assert ends == [("cancelled", "in this tick")] * 5
 
@@ -465,31 +444,24 @@ class Stale(Careful):
             await self.answer(line)  # the bug: whose line is it?
 
 
-def complaint_about(scenario: Sweepable) -> str:
-    """What the sweep says."""
-    with pytest.raises(Finding) as found:
-        scenario.sweep()
-    return str(found.value)
-
-
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("kind", [Hasty, HastyOnTCP])
 def test_a_wait_between_accept_and_start_is_found(kind: Any) -> None:
     """A client that is lost there leaves an open connection, or a client that waits for ever."""
-    complaint = complaint_about(Setting(kind, [cancel]))
+    complaint = Setting(kind, [cancel]).complaint()
     assert "clients waited" in complaint or "descriptors are still open" in complaint
     gc.collect()  # what was leaked on purpose
 
 
 def test_a_skipped_finish_is_found() -> None:
     """A handler that is not finished when it is cancelled does not balance."""
-    complaint = complaint_about(Setting(InMemory, [cancel], Careless))
+    complaint = Setting(InMemory, [cancel], Careless).complaint()
     assert "setup and finish are no pairs" in complaint
 
 
 def test_a_request_executed_twice_is_found() -> None:
     """A client that gets an answer too many says so."""
-    complaint = complaint_about(Setting(InMemory, [shut_down], Stale))
+    complaint = Setting(InMemory, [shut_down], Stale).complaint()
     assert "got b'ONE\\nONE\\n" in complaint
 
 
@@ -501,5 +473,5 @@ def test_a_request_lost_in_a_drain_is_found() -> None:
             while not self.server.draining and await self.rfile.more():  # the bug: not its affair
                 await self.answer(await self.rfile.readline())
 
-    complaint = complaint_about(Setting(InMemory, [shut_down], Hurried, gentle=True))
+    complaint = Setting(InMemory, [shut_down], Hurried, gentle=True).complaint()
     assert "replies were due" in complaint

@@ -10,26 +10,23 @@ from __future__ import annotations
 import itertools
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 import pytest
 import trio
 from support.sweeping import (
     NAMES,
-    Books,
     Fault,
     LeavesNoFile,
-    Sweepable,
+    Serving,
     WatchedMixIn,
     cancel,
     ctrl_c,
-    cut_in_its_step,
-    serve_forever,
+    leave,
     serve_in_a_block,
     serve_one_by_one,
     shut_down,
@@ -38,15 +35,9 @@ from support.sweeping import (
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import Finding, MemoryDatagramServer, Trial
+from trioserver.testing import MemoryDatagramServer, Trial
 
 LARGEST = 50
-
-
-@pytest.fixture(autouse=True)
-def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Socket files are made in a directory of the test's own."""
-    monkeypatch.chdir(tmp_path)
 
 
 # Handlers --------------------------------------------------------------------------
@@ -97,26 +88,25 @@ class Sends(Writes):
 class Contains(WatchedMixIn):
     """Watched; its handlers may fail."""
 
+    FIELDS: ClassVar[Mapping[str, Any]] = {"max_packet_size": LARGEST}
+
     async def handle_error(self, request: Any, client_address: Any) -> None:
         await trio.lowlevel.checkpoint()
 
 
 class KernelClient:
-    """A socket to send and to receive with; what it does, it does at once."""
+    """A socket to send and to receive with, at once, as clients in memory do."""
 
-    def __init__(self, server: Any, *, lazy: bool = False) -> None:
+    def __init__(self, server: Any) -> None:
         self._server_address = server.server_address
         self._socket = socket.socket(server.address_family or socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(("127.0.0.1", 0) if isinstance(self._server_address, tuple) else "")
         self.address = self._socket.getsockname()
 
-    def send(self, data: bytes) -> bool:
-        """Send a datagram, if somebody is there; whether it was sent."""
-        with suppress(OSError):
-            self._socket.sendto(data, self._server_address)
-            return True
-        return False
+    def send_now(self, data: bytes) -> None:
+        """Send a datagram."""
+        self._socket.sendto(data, self._server_address)
 
     def received(self) -> Iterator[bytes]:
         """What has arrived."""
@@ -129,27 +119,12 @@ class KernelClient:
         self._socket.close()
 
 
-class MemoryClient:
-    """The same, in memory."""
+class OnSockets(Contains):
+    """Watched, on sockets."""
 
-    def __init__(self, server: Any, *, lazy: bool = False) -> None:
-        self._client = server.client(capacity=2 if lazy else 100)
-        self.address = self._client.address
-
-    def send(self, data: bytes) -> bool:
-        """Send a datagram, if somebody is there; whether it was sent."""
-        with suppress(ConnectionRefusedError):
-            self._client.send_now(data)
-            return True
-        return False
-
-    def received(self) -> Iterator[bytes]:
-        """What has arrived."""
-        yield from self._client.received()
-
-    def close(self) -> None:
-        """Be gone; twice is once."""
-        self._client.close()
+    def client(self, *, capacity: int) -> KernelClient:
+        """A client, who has the room that the kernel gives it."""
+        return KernelClient(self)
 
 
 class InMemory(Contains, MemoryDatagramServer):
@@ -157,15 +132,13 @@ class InMemory(Contains, MemoryDatagramServer):
 
     PLACE = ("memory", 1)
     JUMP_AFTER = 0.0
-    CLIENT = MemoryClient
 
 
-class OnUDP(Contains, trioserver.UDPServer):
+class OnUDP(OnSockets, trioserver.UDPServer):
     """Watched, on the loopback interface."""
 
     PLACE = ("127.0.0.1", 0)
     JUMP_AFTER = 0.01
-    CLIENT = KernelClient
 
 
 class OnWildcard(OnUDP):
@@ -174,10 +147,8 @@ class OnWildcard(OnUDP):
     PLACE = ("0.0.0.0", 0)
 
 
-class OnUnix(LeavesNoFile, Contains, trioserver.UnixDatagramServer):
+class OnUnix(LeavesNoFile, OnSockets, trioserver.UnixDatagramServer):
     """Watched, on a Unix socket."""
-
-    CLIENT = KernelClient
 
 
 all_kinds = pytest.mark.parametrize("kind", [InMemory, OnUDP, OnUnix])
@@ -229,8 +200,9 @@ class Correspondent:
 
     def say(self, *datagrams: bytes, in_time: bool) -> None:
         """Send these."""
-        for data in datagrams:
-            if not self.has_left and self.client.send(data):
+        for data in [] if self.has_left else datagrams:
+            with suppress(OSError):  # nobody is there
+                self.client.send_now(data)
                 self.sent.append(data)
                 if in_time and len(data) <= LARGEST:
                     self.due.append(data)
@@ -245,90 +217,48 @@ class Correspondent:
         self.client.close()
 
 
-def leave(trial: Trial) -> None:
-    """One of its clients is gone."""
-    trial.client.leave()
-
-
 @attrs.define(eq=False)
-class Setting(Sweepable):
-    """A scenario: a server in the main task, and clients that send it datagrams.
+class Setting(Serving):
+    """A scenario of datagrams, sent by several clients.
 
     Attributes:
-      kind: which server.
-      faults: what is done, in this order; `leave` once the server listens.
-      handler: what handles its requests.
-      gentle: whether the fault must not lose what was sent before it.
       drains: whether what is sent after the fault must not be handled.
-      limits: the server's.
-      serve: how it is served.
       stages: what each client sends, all of a stage at once.
-      books: those of the last trial.
     """
 
-    kind: Any
-    faults: Sequence[Fault]
-    handler: Any = Writes
-    gentle: bool = False
+    HANDLER = Writes
+
     drains: bool = False
-    limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
-    serve: Callable[[Any, Callable[[], object]], Any] = serve_forever
     stages: Stages = attrs.field(default=STAGES, repr=False)
-    books: Books = attrs.field(factory=Books)
     _all: list[Correspondent] = attrs.field(factory=list)
 
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
-        self.books, self._all = Books(), []
-        trial.afterwards(self.books.faults)
-        trial.afterwards(self.kind.left_behind)
+        self._all = []
         trial.afterwards(partial(self._faults, must_reply=self.gentle or not trial.at))
-        with self.books.open():
-            try:
-                await self._run(trial)
-            finally:
-                for one_of_them in self._all:
-                    one_of_them.listen()
-                    one_of_them.client.close()
+        await super().__call__(trial)
 
-    async def _run(self, trial: Trial) -> None:
-        server = self.kind(
-            self.kind.PLACE,
-            self.handler,
-            limits=self.limits,
-            max_packet_size=LARGEST,
-            observers=[self.books.witness],
-        )
-        server.books = self.books
-        scope, listening = trio.CancelScope(), trio.Event()
+    def let_in(self, server: Any) -> Any:
+        """All the clients come; the second one may leave."""
+        for number in range(len(self.stages)):
+            self._all.append(Correspondent(server.client(capacity=100 if number else 2)))
+        return self._all[1]
 
-        def let_them_in() -> None:
-            self.books.run = server._run
-            for number in range(len(self.stages)):
-                self._all.append(Correspondent(self.kind.CLIENT(server, lazy=number == 0)))
-            if leave in self.faults:
-                trial.arm(client=self._all[1])
-            listening.set()
+    def send_them_away(self) -> None:
+        """The last replies are received."""
+        for one_of_them in self._all:
+            one_of_them.listen()
+            one_of_them.client.close()
 
-        if leave not in self.faults:
-            trial.arm(server=server, scope=scope)
-        async with trio.open_nursery() as clients:
-            clients.start_soon(self._clients, trial, server, listening)
-            try:
-                with scope:
-                    await self.serve(server, let_them_in)
-            finally:
-                listening.set()
-
-    async def _clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
-        stops = leave not in self.faults
+    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        """They say all of a stage, and listen, until there is nothing more to hear."""
         await listening.wait()
         for number in itertools.count():
             talks = False
             for name, one_of_them in enumerate(self._all):
                 datagrams = self.stages[name][number : number + 1]
                 for data in itertools.chain(*datagrams):
-                    one_of_them.say(data, in_time=not stops or not trial.is_harmed)
+                    one_of_them.say(data, in_time=self.is_of_a_client or not trial.is_harmed)
                     talks = True
                 await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()
@@ -443,36 +373,14 @@ def test_client_leaves_after_every_step(kind: Any) -> None:
     assert Setting(kind, [leave], gentle=True).sweep(every=3) > 100
 
 
-def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any = Writes) -> int:
-    """Cancel one request at each of its own checkpoints; how many there were."""
-    runs = 0
-    for seed in seeds:
-        for step in itertools.count(1):
-            setting = Setting(cut_in_its_step(kind, step), [shut_down], handler)
-            setting.one(seed=seed).check()
-            books = setting.books
-            assert books.witness.outcomes.count("cancelled") == len(books.cut)
-            if not books.cut:
-                break
-            runs += 1
-    return runs
-
-
 @pytest.mark.parametrize("handler", [Writes, Sends])
 @all_kinds
 def test_one_request_cancelled_after_every_step_of_its_own(kind: Any, handler: Any) -> None:
     """CX-04, CX-09: wherever one request is cancelled, all the other datagrams are answered."""
-    assert sweep_one_request(kind, handler=handler) >= 9
+    assert Setting(kind, [shut_down], handler).sweep_one_request() >= 9
 
 
 # What is planted is found ---------------------------------------------------------------
-
-
-def complaint_about(setting: Setting) -> str:
-    """What the sweep says."""
-    with pytest.raises(Finding) as found:
-        setting.sweep()
-    return str(found.value)
 
 
 def test_half_a_reply_is_found() -> None:
@@ -488,7 +396,7 @@ def test_half_a_reply_is_found() -> None:
                     await self.request.reply(half)
                 raise
 
-    assert "got Counter({b'<" in complaint_about(Setting(InMemory, [cancel], Hasty))
+    assert "got Counter({b'<" in Setting(InMemory, [cancel], Hasty).complaint()
 
 
 def test_a_second_reply_is_found() -> None:
@@ -504,7 +412,7 @@ def test_a_second_reply_is_found() -> None:
                         await self.request.reply(reply_to(self.packet))
                 raise
 
-    assert "got Counter({b'<" in complaint_about(Setting(InMemory, [cancel], Repeats))
+    assert "got Counter({b'<" in Setting(InMemory, [cancel], Repeats).complaint()
 
 
 def test_a_lost_datagram_is_found() -> None:
@@ -517,4 +425,4 @@ def test_a_lost_datagram_is_found() -> None:
             return super().get_request(listener)
 
     setting = Setting(Forgetful, [shut_down], gentle=True)
-    assert "sent in time, and not handled" in complaint_about(setting)
+    assert "sent in time, and not handled" in setting.complaint()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import socketserver
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from support.sweeping import (
 )
 
 import trioserver
-
-
-@pytest.fixture(autouse=True)
-def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Socket files are made in a directory of the test's own."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True, scope="module")

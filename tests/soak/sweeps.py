@@ -13,9 +13,7 @@ and the seconds, and what was found. Exits 1 if anything was.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,11 +27,12 @@ sys.path.extend(
     for folder in ("", "engine", "threads", "processes")
 )
 
+import test_sweep as starts
 import test_sweep_datagrams as datagrams
 import test_sweep_processes as processes
 import test_sweep_threads as threads
 from support import sweeping as streams
-from support.sweeping import NAMES, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
+from support.sweeping import NAMES, Serving, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
 
 import trioserver
 from trioserver.testing import ResetClient
@@ -45,10 +44,7 @@ DATAGRAMS = {
     "udp-wildcard": datagrams.OnWildcard,
     "unix-datagrams": datagrams.OnUnix,
 }
-THREADS = {
-    "threads-tcp": (threads.ThreadsOnTCP, streams.VictimOnTCP),
-    "threads-unix": (threads.ThreadsOnUnix, streams.VictimOnUnix),
-}
+THREADS = {"threads-tcp": threads.ThreadsOnTCP, "threads-unix": threads.ThreadsOnUnix}
 
 
 class SoonerOnTCP(processes.ProcessesOnTCP):
@@ -64,8 +60,8 @@ class SoonerOnUnix(processes.ProcessesOnUnix):
 
 
 PROCESSES = {
-    "processes-tcp": (processes.ProcessesOnTCP, SoonerOnTCP, streams.VictimOnTCP),
-    "processes-unix": (processes.ProcessesOnUnix, SoonerOnUnix, streams.VictimOnUnix),
+    "processes-tcp": (processes.ProcessesOnTCP, SoonerOnTCP),
+    "processes-unix": (processes.ProcessesOnUnix, SoonerOnUnix),
 }
 FEW = trioserver.Limits(requests=2, per_client=2)
 
@@ -94,11 +90,11 @@ def of(name: str, setting: Sweepable, *, every: int = 1) -> Sweep:
     return Sweep(name, run, lambda seed: setting.one(seed=seed).steps)
 
 
-def of_one_request(name: str, sweep_one: Callable[..., int], kind: Any, handler: Any) -> Sweep:
+def of_one_request(name: str, setting: Serving) -> Sweep:
     """A sweep over the steps of one request."""
 
     def run(seed: int) -> int:
-        return sweep_one(kind, seeds=(seed,), handler=handler)
+        return setting.sweep_one_request(seeds=(seed,))
 
     return Sweep(f"{name} cancel_request", run, run)
 
@@ -122,10 +118,8 @@ def of_streams() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(
-                f"{name} reset", setting([ResetClient()], gentle=True, victim=streams.VICTIMS[kind])
-            )
-            yield of_one_request(name, streams.sweep_one_request, kind, handler)
+            yield of(f"{name} reset", setting([ResetClient()], gentle=True))
+            yield of_one_request(name, setting())
         few = partial(streams.Setting, kind, limits=FEW)
         yield of(f"{where} few-slots cancel", few([cancel]))
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
@@ -145,13 +139,13 @@ def of_datagrams() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True, drains=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once], drains=True))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(f"{name} client-leaves", setting([datagrams.leave], gentle=True))
-            yield of_one_request(name, datagrams.sweep_one_request, kind, handler)
+            yield of(f"{name} client-leaves", setting([streams.leave], gentle=True))
+            yield of_one_request(name, setting([shut_down]))
         few = partial(datagrams.Setting, kind, limits=trioserver.Limits(requests=2))
         yield of(f"{where} few-slots cancel", few([cancel]))
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True, drains=True))
-        yield of(f"{where} block cancel", few([cancel], serve=datagrams.serve_in_a_block))
-        yield of(f"{where} handle_request cancel", few([cancel], serve=datagrams.serve_one_by_one))
+        yield of(f"{where} block cancel", few([cancel], serve=streams.serve_in_a_block))
+        yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
         for name, faults in pairs_of_faults():
             fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
             yield of(f"{where} {name}", fewer)
@@ -159,7 +153,7 @@ def of_datagrams() -> Iterator[Sweep]:
 
 def of_threads() -> Iterator[Sweep]:
     """Streams, handled by threads, whose own steps nobody schedules."""
-    for where, (kind, victim) in THREADS.items():
+    for where, kind in THREADS.items():
         for handler in (threads.Careful, threads.Calls):
             setting = partial(streams.Setting, kind, handler=handler)
             name = f"{where} {handler.__name__}"
@@ -167,7 +161,7 @@ def of_threads() -> Iterator[Sweep]:
             yield of(f"{name} shutdown", setting([shut_down], gentle=True))
             yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
-            yield of(f"{name} reset", setting([ResetClient()], gentle=True, victim=victim))
+            yield of(f"{name} reset", setting([ResetClient()], gentle=True))
         few = partial(streams.Setting, kind, handler=threads.Careful, limits=FEW)
         yield of(f"{where} few-slots cancel", few([cancel]))
         yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
@@ -178,14 +172,14 @@ def of_threads() -> Iterator[Sweep]:
 
 def of_processes() -> Iterator[Sweep]:
     """Streams, handled by worker processes, of which each run starts its own."""
-    for where, (kind, sooner, victim) in PROCESSES.items():
+    for where, (kind, sooner) in PROCESSES.items():
         setting = partial(streams.Setting, kind, handler=processes.Answers)
         yield of(f"{where} cancel", setting([cancel]))
         yield of(f"{where} shutdown", setting([shut_down], gentle=True))
         yield of(f"{where} shutdown-at-once", setting([shut_down_at_once]))
         yield of(f"{where} ctrl-c", setting([ctrl_c]))
-        reset = partial(streams.Setting, sooner, [ResetClient()], processes.Answers)
-        yield of(f"{where} reset", reset(gentle=True, victim=victim))
+        reset = streams.Setting(sooner, [ResetClient()], processes.Answers, gentle=True)
+        yield of(f"{where} reset", reset)
         for name, faults in pairs_of_faults():
             yield of(f"{where} {name}", setting(faults), every=9)
 
@@ -193,11 +187,11 @@ def of_processes() -> Iterator[Sweep]:
 def of_starts() -> Iterator[Sweep]:
     """Servers that are only about to start."""
     for kind in (
-        *(streams.SlowTCP, streams.SlowUDP),
-        *(streams.SlowUnix, streams.SlowUnixDatagrams),
+        *(starts.SlowTCP, starts.SlowUDP),
+        *(starts.SlowUnix, starts.SlowUnixDatagrams),
     ):
         for fault in (cancel, ctrl_c, shut_down):
-            yield of(f"start {kind.__name__} {NAMES[fault]}", streams.Start(kind, [fault]))
+            yield of(f"start {kind.__name__} {NAMES[fault]}", starts.Start(kind, [fault]))
 
 
 def pairs_of_faults() -> Iterator[tuple[str, list[Any]]]:
@@ -249,17 +243,16 @@ def main() -> None:
     if not chosen:
         parser.error("no such sweep")
     total = Figures()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for sweep in chosen:
-            if options.list:
-                print(sweep.name)
-                continue
-            figures = do(sweep, options.seeds)
-            print(f"{sweep.name:45} {figures}", flush=True)
-            total.points += figures.points
-            total.runs += figures.runs
-            total.findings += figures.findings
-            total.seconds += figures.seconds
+    for sweep in chosen:
+        if options.list:
+            print(sweep.name)
+            continue
+        figures = do(sweep, options.seeds)
+        print(f"{sweep.name:45} {figures}", flush=True)
+        total.points += figures.points
+        total.runs += figures.runs
+        total.findings += figures.findings
+        total.seconds += figures.seconds
     if not options.list:
         print(f"{f'{len(chosen)} sweeps':45} {total}")
     sys.exit(1 if total.findings else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -142,3 +143,9 @@ async def connect(server: trioserver.BaseServer) -> trio.SocketStream:
     sock = trio.socket.socket(server.socket.family, socket.SOCK_STREAM)
     await sock.connect(server.server_address)
     return trio.SocketStream(sock)
+
+
+def reset(client: socket.socket) -> None:
+    """Close a socket so that its peer gets a reset."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()

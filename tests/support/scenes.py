@@ -20,7 +20,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import pytest
@@ -84,8 +84,7 @@ class Visit:
             assert heard.ended_at == self.ends_at
 
 
-@attrs.frozen(eq=False)
-class Heard:
+class Heard(NamedTuple):
     """What came of a client: what it got, and when it got the end, or an error in its place."""
 
     got: bytes

@@ -5,24 +5,26 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-import struct
+import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 import pytest
 import trio
 
 import trioserver
-from support import Witness
+from support import Witness, plain_client, reset
 from trioserver.testing import (
     Cancel,
     CtrlC,
+    Finding,
     MemoryServer,
+    ResetClient,
     ShutDown,
     Trial,
     fire_at,
@@ -176,6 +178,8 @@ class Buffering(Careful):
 class WatchedMixIn(trioserver.BaseServer):
     """Writes in its books whom it accepts."""
 
+    FIELDS: ClassVar[Mapping[str, Any]] = {}
+
     def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
         accepted = super().get_request(listener)
         if accepted is not None:
@@ -199,22 +203,54 @@ class InMemory(WatchedMixIn, MemoryServer):
         stream = await self.connect()
         return stream, stream.client_address
 
+    def victim(self) -> Any:
+        """A client that has sent its lines, and never reads."""
+        connection = self.listener.connect_now()
+        connection._transport.send_now(b"".join(LINES))
+        return connection
 
-class OnTCP(WatchedMixIn, trioserver.TCPServer):
-    """Watched, on the loopback interface."""
 
-    PLACE = ("127.0.0.1", 0)
-    JUMP_AFTER = 0.01
+class Victim:
+    """The same on a socket, which it resets."""
+
+    def __init__(self, server: Any) -> None:
+        self.socket = plain_client(server.server_address)
+        self.socket.sendall(b"".join(LINES))
+
+    def reset(self) -> None:
+        """Reset it; twice is once."""
+        if self.socket.fileno() != -1:
+            reset(self.socket)
+
+
+class OnSocketsMixIn(WatchedMixIn):
+    """Watched, on sockets."""
+
+    FAMILY = socket.AF_INET
+    FROM: ClassVar[Any] = ("127.0.0.1", 0)
 
     async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
         """A client's stream, and its address."""
-        sock = trio.socket.socket()
+        plain = socket.socket(self.FAMILY)
+        plain.bind(self.FROM)
+        sock = trio.socket.from_stdlib_socket(plain)
         try:
             await sock.connect(self.server_address)
         except BaseException:
             sock.close()
             raise
         return trio.SocketStream(sock), sock.getsockname()
+
+    def victim(self) -> Any:
+        """A client that has sent its lines, and never reads."""
+        return Victim(self)
+
+
+class OnTCP(OnSocketsMixIn, trioserver.TCPServer):
+    """Watched, on the loopback interface."""
+
+    PLACE = ("127.0.0.1", 0)
+    JUMP_AFTER = 0.01
 
 
 class LeavesNoFile(WatchedMixIn):
@@ -231,31 +267,17 @@ class LeavesNoFile(WatchedMixIn):
             yield "the socket file is still there"
 
 
-class OnUnix(LeavesNoFile, trioserver.UnixStreamServer):
+class OnUnix(OnSocketsMixIn, LeavesNoFile, trioserver.UnixStreamServer):
     """Watched, on a Unix socket."""
 
-    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
-        """A client's stream, and its address."""
-        plain = socket.socket(socket.AF_UNIX)
-        plain.bind("")  # to any abstract name, so that the books know whose it is
-        sock = trio.socket.from_stdlib_socket(plain)
-        try:
-            await sock.connect(self.PLACE)
-        except BaseException:
-            sock.close()
-            raise
-        return trio.SocketStream(sock), sock.getsockname()
-
-
-Kind: TypeAlias = type[InMemory] | type[OnTCP] | type[OnUnix]
+    FAMILY = socket.AF_UNIX
+    FROM = ""  # any abstract name, so that the books know whose it is
 
 
 all_kinds = pytest.mark.parametrize("kind", [InMemory, OnTCP, OnUnix])
 
 
 LINES = [b"one\n", b"two\n", b"three\n"]
-
-
 ANSWERS = b"".join(LINES).upper()
 
 
@@ -317,17 +339,20 @@ Fault: TypeAlias = Callable[[Trial], object]
 
 # What is done to it, in the words of the tests' parameters.
 cancel, ctrl_c = Cancel(), CtrlC()
-
-
 shut_down, shut_down_at_once = ShutDown(5), ShutDown(0)
-
-
 NAMES = {
     cancel: "cancel",
     ctrl_c: "ctrl_c",
     shut_down: "shut_down",
     shut_down_at_once: "shut_down_at_once",
 }
+
+
+@contextmanager
+def folder_of_its_own() -> Iterator[None]:
+    """Socket files are made in one."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder, chdir(folder):
+        yield
 
 
 class Sweepable:
@@ -348,13 +373,21 @@ class Sweepable:
     def sweep(self, **options: Any) -> int:
         """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
         jump_after = self.kind.JUMP_AFTER
-        return sweep(self, faults=[tuple(self.faults)], jump_after=jump_after, **options).runs
+        with folder_of_its_own():
+            return sweep(self, faults=[tuple(self.faults)], jump_after=jump_after, **options).runs
 
     def one(self, *at: int, seed: int = 0) -> Trial:
         """Try it once, with faults after these steps."""
         jump_after = self.kind.JUMP_AFTER
         faults = self.faults[: len(at)]
-        return run_trial(self, *faults, at=at, seed=seed, jump_after=jump_after)
+        with folder_of_its_own():
+            return run_trial(self, *faults, at=at, seed=seed, jump_after=jump_after)
+
+    def complaint(self) -> str:
+        """What the sweep says, which has to find something."""
+        with pytest.raises(Finding) as found:
+            self.sweep()
+        return str(found.value)
 
 
 @attrs.frozen
@@ -389,71 +422,127 @@ async def serve_one_by_one(server: Any, listening: Callable[[], object]) -> None
 
 
 @attrs.define(eq=False)
-class Setting(Sweepable):
-    """A scenario: a server in the main task, and three clients that nothing cancels.
+class Serving(Sweepable):
+    """A scenario: a server in the main task, and clients that nothing cancels.
 
     Attributes:
       kind: which server.
-      faults: what is done, in this order.
+      faults: what is done, in this order; what a client does, once the server listens.
       handler: what handles its requests.
       gentle: whether the fault must not lose what was asked before it.
-      victim: makes a client that is to be reset, as soon as the server listens.
       limits: the server's.
       serve: how it is served.
-      patience: seconds in which every client must have been served.
       books: those of the last trial.
     """
 
-    kind: Kind
+    HANDLER: ClassVar[Any]
+
+    kind: Any
     faults: Sequence[Fault] = ()
-    handler: Any = Careful
+    handler: Any = attrs.Factory(lambda self: self.HANDLER, takes_self=True)
     gentle: bool = False
-    victim: Callable[[Any], Any] | None = None
     limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
     serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
-    patience: float = 30
     books: Books = attrs.field(factory=Books)
+
+    @property
+    def is_of_a_client(self) -> bool:
+        """Whether it is not the server to which something is done."""
+        return any(isinstance(fault, ResetClient) or fault is leave for fault in self.faults)
 
     async def __call__(self, trial: Trial) -> None:
         """Run it."""
-        books = self.books = Books()
+        self.books = Books()
         outside = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
         trial.varies = issubclass(self.kind, outside)
-        trial.afterwards(books.faults)
+        trial.afterwards(self.books.faults)
         trial.afterwards(self.kind.left_behind)
-        with books.open():
-            await self._run(trial, books)
+        with self.books.open():
+            try:
+                await self._run(trial)
+            finally:
+                self.send_them_away()
 
-    async def _run(self, trial: Trial, books: Books) -> None:
-        server: Any = self.kind(
-            self.kind.PLACE, self.handler, limits=self.limits, observers=[books.witness]
-        )
-        server.books = books
+    async def _run(self, trial: Trial) -> None:
+        fields = {"limits": self.limits, "observers": [self.books.witness], **self.kind.FIELDS}
+        server = self.kind(self.kind.PLACE, self.handler, **fields)
+        server.books = self.books
         scope, listening = trio.CancelScope(), trio.Event()
-        if self.victim is None:
+        if not self.is_of_a_client:
             trial.arm(server=server, scope=scope)
-        victims: list[Any] = []
 
         def let_them_in() -> None:
-            books.run = server._run
-            if self.victim is not None:
-                victims.append(self.victim(server))
-                trial.arm(client=victims[0])
+            self.books.run = server._run
+            culprit = self.let_in(server)
+            if self.is_of_a_client:
+                trial.arm(client=culprit)
             listening.set()
 
-        try:
-            async with trio.open_nursery() as clients:
-                clients.start_soon(self._three_clients, trial, server, listening)
-                try:
-                    with scope:
-                        await self.serve(server, let_them_in)
-                finally:
-                    listening.set()
-        finally:
-            for victim in victims:
-                victim.reset()
+        async with trio.open_nursery() as clients:
+            clients.start_soon(self.clients, trial, server, listening)
+            try:
+                with scope:
+                    await self.serve(server, let_them_in)
+            finally:
+                listening.set()
 
-    async def _three_clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+    def let_in(self, server: Any) -> Any:
+        """The server listens; gives who is to do harm, if it is a client."""
+
+    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        """What the clients do, from when it listens; they shut it down afterwards."""
+
+    def send_them_away(self) -> None:
+        """Nobody needs to be there any more."""
+
+    def are_right(self, outcomes: Counter[str]) -> bool:
+        """Whether these are what comes of one that was cut, or of none."""
+        return outcomes["cancelled"] == len(self.books.cut)
+
+    def sweep_one_request(self, seeds: Sequence[int] = (0, 1, 2)) -> int:
+        """Cancel one request at each of its own checkpoints; how many there were."""
+        runs = 0
+        for seed in seeds:
+            for step in itertools.count(1):
+                setting = attrs.evolve(self, kind=cut_in_its_step(self.kind, step))
+                setting.one(seed=seed).check()
+                assert setting.are_right(Counter(setting.books.witness.outcomes))
+                if not setting.books.cut:
+                    break
+                runs += 1
+        return runs
+
+
+def leave(trial: Trial) -> None:
+    """One of its clients is gone."""
+    trial.client.leave()
+
+
+@attrs.define(eq=False)
+class Setting(Serving):
+    """A scenario of streams: three clients, and one that is reset, if that is the fault.
+
+    Attributes:
+      patience: seconds in which every client must have been served.
+    """
+
+    HANDLER = Careful
+
+    patience: float = 30
+    _victims: list[Any] = attrs.field(factory=list)
+
+    def let_in(self, server: Any) -> Any:
+        """A victim comes."""
+        self._victims = [server.victim()] if self.is_of_a_client else []
+        return self._victims[0] if self._victims else None
+
+    def send_them_away(self) -> None:
+        """The victim may not have been reset."""
+        for victim in self._victims:
+            victim.reset()
+
+    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+        """The three talk."""
         must_get = self.gentle or not trial.at
         with trio.move_on_after(self.patience, shield=True) as patience:
             await listening.wait()
@@ -464,54 +553,17 @@ class Setting(Sweepable):
         if patience.cancelled_caught:
             trial.complain(f"clients waited for {self.patience} s")
 
+    def are_right(self, outcomes: Counter[str]) -> bool:
+        """All that were not cut are complete."""
+        cut = len(self.books.cut)
+        return outcomes == Counter(completed=3 - cut, cancelled=cut)
+
 
 class Sloppy(InMemory):
     """A server whose hooks close nothing."""
 
     async def shutdown_request(self, request: Any) -> None:
         await trio.lowlevel.checkpoint()
-
-
-class VictimOnTCP:
-    """A client that has sent its lines, never reads, and resets its connection."""
-
-    def __init__(self, server: OnTCP) -> None:
-        self.socket = socket.create_connection(server.server_address)
-        self.socket.sendall(b"".join(LINES))
-
-    def reset(self) -> None:
-        """Reset it; twice is once."""
-        if self.socket.fileno() != -1:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.socket.close()
-
-
-class VictimInMemory:
-    """The same, in memory."""
-
-    def __init__(self, server: InMemory) -> None:
-        self.connection = server.listener.connect_now()
-        self.connection._transport.send_now(b"".join(LINES))
-
-    def reset(self) -> None:
-        """Reset it; twice is once."""
-        self.connection.reset()
-
-
-class VictimOnUnix(VictimOnTCP):
-    """The same, on a Unix socket: closed with replies that it has not read."""
-
-    def __init__(self, server: OnUnix) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(server.PLACE)
-        self.socket.sendall(b"".join(LINES))
-
-
-VICTIMS: dict[Kind, Any] = {
-    InMemory: VictimInMemory,
-    OnTCP: VictimOnTCP,
-    OnUnix: VictimOnUnix,
-}
 
 
 def cut_in_its_step(kind: Any, step: int) -> Any:
@@ -528,19 +580,3 @@ def cut_in_its_step(kind: Any, step: int) -> Any:
                 self.books.cut.append(request.client_address)
 
     return Fragile
-
-
-def sweep_one_request(kind: Any, seeds: Sequence[int] = (0, 1, 2), handler: Any = Careful) -> int:
-    """Cancel one request at each of its own checkpoints; how many there were."""
-    runs = 0
-    for seed in seeds:
-        for step in itertools.count(1):
-            setting = Setting(cut_in_its_step(kind, step), handler=handler)
-            setting.one(seed=seed).check()
-            outcomes = Counter(setting.books.witness.outcomes)
-            cut = len(setting.books.cut)
-            assert outcomes == Counter(completed=3 - cut, cancelled=cut)
-            if not cut:
-                break
-            runs += 1
-    return runs

@@ -1,0 +1,123 @@
+"""Servers in memory whose events are written down, and clients of few words."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import trioserver
+from trioserver.testing import MemoryServer
+
+from . import Witness, connect, read_to_end
+from .scenes import hear
+
+MEMORY = ("memory", 1)
+
+
+def memory(handler: Any, kind: type[MemoryServer] = MemoryServer, **fields: Any) -> Any:
+    """A server in memory, the last of whose observers is ``server.witness``."""
+    witness = Witness()
+    observers = [*fields.pop("observers", ()), witness]
+    server: Any = kind(MEMORY, handler, observers=observers, **fields)
+    server.witness = witness
+    return server
+
+
+def raising(error: BaseException) -> Any:
+    """A handler that raises ``error``."""
+
+    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+        raise error
+
+    return fail
+
+
+def noting(kind: type[MemoryServer], names: Iterable[str], note: Callable[..., Any]) -> Any:
+    """A server class, whose hooks of these names begin with ``note(server, name, *arguments)``.
+
+    It may be an async function.
+    """
+
+    def hook(name: str) -> Any:
+        async def noted(self: Any, *arguments: Any) -> Any:
+            noting = note(self, name, *arguments)
+            if noting is not None:
+                await noting
+            return await getattr(kind, name)(self, *arguments)
+
+        return noted
+
+    return type("Noting", (kind,), {name: hook(name) for name in names})
+
+
+async def raises_bare(error: BaseException, call: Callable[..., Any], *arguments: Any) -> None:
+    """Await a call that raises just that, as the very object."""
+    with pytest.raises(type(error)) as caught:
+        await call(*arguments)
+    assert caught.value is error
+
+
+@asynccontextmanager
+async def ending_by(error: BaseException, server: Any) -> AsyncIterator[trio.CancelScope]:
+    """Serve in the background of a block; the server ends with just that. Gives what cancels it."""
+
+    async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
+        with scope:
+            with pytest.raises(type(error)) as caught:
+                await server.serve_forever(task_status=task_status)
+            assert caught.value is error
+
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve)
+        yield scope
+
+
+async def asking(server: Any, question: bytes = b"hello\n", address: Any = None) -> Any:
+    """A client, in memory or on a real socket, that has asked, and has no more to say."""
+    in_memory = isinstance(server, MemoryServer)
+    client = await (server.connect(address) if in_memory else connect(server))
+    if question:
+        await client.send_all(question)
+    await client.send_eof()
+    return client
+
+
+async def ask(server: Any, question: bytes = b"hello\n", address: Any = None) -> bytes:
+    """What a client is answered, to the end, who says all that it has to say at once."""
+    async with await asking(server, question, address) as client:
+        return await read_to_end(client)
+
+
+async def asked(*arguments: Any, times: int = 1, **fields: Any) -> Any:
+    """A server in memory that some have asked, one by one, as ``server.answers`` has it; closed."""
+    server = memory(*arguments, **fields)
+    async with server.serving():
+        server.answers = [await ask(server) for _ in range(times)]
+    return server
+
+
+async def ended(client: Any) -> bytes:
+    """What a client gets until the server has ended or reset the connection."""
+    got, _, _ = await hear(client)
+    await client.aclose()
+    return got
+
+
+async def come(server: Any, number: int = 1) -> list[trioserver.Connection]:
+    """So many clients, who do nothing but are there, and have been seen to."""
+    clients = [await server.connect() for _ in range(number)]
+    await wait_all_tasks_blocked()
+    return clients
+
+
+def leaves(error: BaseException | None) -> list[BaseException | None]:
+    """The exceptions in nested groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for child in error.exceptions for leaf in leaves(child)]
+    return [error]
