@@ -227,12 +227,15 @@ class OnSocketsMixIn(WatchedMixIn):
     """Watched, on sockets."""
 
     FAMILY = socket.AF_INET
-    FROM: ClassVar[Any] = ("127.0.0.1", 0)
+    # Not to a port, which could be that of a server that has just closed: a client that
+    # connects from it to itself gets its own words.
+    FROM: ClassVar[Any] = None
 
     async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
         """A client's stream, and its address."""
         plain = socket.socket(self.FAMILY)
-        plain.bind(self.FROM)
+        if self.FROM is not None:
+            plain.bind(self.FROM)
         sock = trio.socket.from_stdlib_socket(plain)
         try:
             await sock.connect(self.server_address)
