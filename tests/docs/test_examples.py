@@ -3,81 +3,35 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import itertools
 import logging
 import os
 import re
 import shutil
-import signal
 import socketserver
 import stat
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from logging.handlers import SysLogHandler
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from wsgiref.validate import validator
 
 import pytest
 import trio
 from support import Witness, read_to_end, until
+from support.pages import EXAMPLES, example
+from support.programs import Client, interrupted, listening, output, printed_lines, program
 
 import trioserver
 from trioserver.testing import MemoryDatagramServer, MemoryMixIn
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-
-
-def example(name: str) -> ModuleType:
-    """An example, imported."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-class Client:
-    """The other end, with a bound on every wait."""
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
-        self.stream = stream
-
-    async def says(self, line: bytes) -> None:
-        with trio.fail_after(10):
-            await self.stream.send_all(line)
-
-    async def hears(self, expected: bytes) -> None:
-        """Receives just that."""
-        heard = b""
-        with trio.fail_after(10):
-            while len(heard) < len(expected):
-                portion = await self.stream.receive_some(len(expected) - len(heard))
-                if not portion:
-                    break
-                heard += portion
-        assert heard == expected
-
-    async def hears_the_end(self) -> None:
-        assert await self.hears_all() == b""
-
-    async def hears_all(self) -> bytes:
-        """Receives to the end, and leaves."""
-        with trio.fail_after(10):
-            heard = await read_to_end(self.stream)
-        await self.stream.aclose()
-        return heard
 
 
 Connect = Callable[[trioserver.TCPServer], Awaitable[Client]]
@@ -122,18 +76,14 @@ async def running_to_its_end() -> AsyncIterator[trio.Nursery]:
             yield nursery
 
 
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose name leaves room for that of a socket."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def test_every_example_is_tested() -> None:
-    """Each file in examples/ has at least one test that is named for it."""
-    tests = [name for name in globals() if name.startswith("test_")]
+    """Each file in examples/ has at least one test that is named for it, or that names it."""
+    names = [name for name in globals() if name.startswith("test_")]
+    named = {"classic_tcp_client", "classic_udp_client"}  # below, with their servers
     assert NAMES
-    assert [name for name in NAMES if not any(t.startswith(f"test_{name}_") for t in tests)] == []
+    assert {
+        name for name in NAMES if not any(t.startswith(f"test_{name}_") for t in names)
+    } == named
 
 
 # The suite ----------------------------------------------------------------------
@@ -158,102 +108,28 @@ def test_testing_suite(tmp_path: Path) -> None:
 # As programs --------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def program(name: str, *arguments: str) -> AsyncIterator[trio.Process]:
-    """An example, run as its docstring says; killed at the end if it is still there."""
-    command = [sys.executable, "-X", "dev", str(EXAMPLES / f"{name}.py"), *arguments]
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        with trio.fail_after(20):
-            yield process
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-        for stream in (process.stdout, process.stderr):
-            assert stream is not None
-            await stream.aclose()
-
-
-async def listening(process: trio.Process) -> str:
-    """The first address that a program says it listens on."""
-    assert process.stderr is not None
-    said = ""
-    while (found := re.search(r"listening on ([^,\s]+)[,\n]", said)) is None:
-        portion = await process.stderr.receive_some()
-        assert portion, f"it ended and said {said!r}"
-        said += portion.decode()
-    return found[1]
-
-
-async def printed_lines(process: trio.Process, count: int) -> list[str]:
-    """The next lines that a program prints."""
-    assert process.stdout is not None
-    printed = b""
-    while printed.count(b"\n") < count:
-        portion = await process.stdout.receive_some()
-        assert portion, f"it ended and printed {printed!r}"
-        printed += portion
-    return printed.decode().splitlines()
-
-
-async def interrupted(process: trio.Process) -> tuple[int, str, str]:
-    """What becomes of a program at Ctrl-C: its status, what it printed, what it logged after it."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.send_signal(signal.SIGINT)
-    printed, logged = await read_to_end(process.stdout), await read_to_end(process.stderr)
-    return await process.wait(), printed.decode(), logged.decode()
-
-
-async def output(name: str, *arguments: str) -> str:
-    """What an example prints that ends by itself."""
-    with trio.fail_after(20):
-        done = await trio.run_process(
-            [sys.executable, "-X", "dev", str(EXAMPLES / f"{name}.py"), *arguments],
-            capture_stdout=True,
-        )
-    return done.stdout.decode()
-
-
-PROGRAMS = {
+OTHERS = {"classic_tcp_client", "classic_udp_client", "unix_server"}
+OTHERS |= {"forking_tcp_server", "threaded_tcp_server"}
+ARGUMENTS = {
     "access_control": ["0", "127.0.0.0/8"],
-    "adopt_existing": ["0"],
-    "chat": ["0"],
-    "classic_tcp": ["0"],
-    "classic_udp": ["0"],
     "function_handler": ["0", "good morning"],
-    "handle_request_loop": ["0"],
-    "http_files": ["0"],
-    "line_protocol": ["0"],
-    "ntp": ["0"],
-    "process_pool": ["0"],
-    "syslog_receiver": ["0"],
     "two_servers": ["0", "0"],
-    "wsgi_app": ["0"],
-    "xmlrpc_server": ["0"],
 }
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", sorted({*NAMES} - OTHERS))
 async def test_example_runs_as_a_program(name: str) -> None:
-    """Each server takes its port from the command line, says where it is, and ends at Ctrl-C."""
-    async with program(name, *PROGRAMS[name]) as process:
+    """Each server takes its port from the command line, says where it is, and ends at Ctrl-C.
+
+    The five others are run in tests of their own.
+    """
+    async with program(name, *ARGUMENTS.get(name, ["0"])) as process:
         host, _, port = (await listening(process)).rpartition(":")
         assert host in {"127.0.0.1", "0.0.0.0"}
         assert port not in {"0", "9999", "9998", "9123", "9514"}
         status, _, logged = await interrupted(process)
     assert status == 0
     assert "Traceback" not in logged
-
-
-def test_every_server_runs_as_a_program() -> None:
-    """Of the examples, only these five are run in tests of their own instead."""
-    others = {"classic_tcp_client", "classic_udp_client", "unix_server"}
-    others |= {"forking_tcp_server", "threaded_tcp_server"}
-    assert set(NAMES) - set(PROGRAMS) == others
 
 
 # The classic pairs --------------------------------------------------------------
@@ -273,13 +149,21 @@ Received: PYTHON IS NICE
 """
 
 
-@pytest.mark.parametrize("variant", ["recv", "line"])
-async def test_classic_tcp_and_its_client_print_what_they_always_did(variant: str) -> None:
-    """The two of them, as two programs, print the classic text in both variants."""
-    async with program("classic_tcp", "0", "--variant", variant) as server:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["classic_tcp", "0", "--variant", "recv"],
+        ["classic_tcp", "0", "--variant", "line"],
+        ["classic_udp", "0"],
+    ],
+)
+async def test_classic_pairs_print_what_they_always_did(command: list[str]) -> None:
+    """Server and client, as two programs, print the classic text, over UDP just that of TCP."""
+    async with program(*command) as server:
         port = (await listening(server)).rpartition(":")[2]
-        first = await output("classic_tcp_client", "--port", port, "hello", "world", "with", "TCP")
-        second = await output("classic_tcp_client", "--port", port, "python", "is", "nice")
+        client = f"{command[0]}_client", "--port", port
+        first = await output(*client, "hello", "world", "with", "TCP")
+        second = await output(*client, "python", "is", "nice")
         status, printed, _ = await interrupted(server)
     assert first + second == CLIENT_PRINTS
     assert (status, printed) == (0, SERVER_PRINTS)
@@ -292,8 +176,7 @@ async def test_classic_tcp_line_takes_several_receives(
     client = await connect(await nursery.start(example("classic_tcp").main, 0, "line"))
     for byte in b"hello world with TCP\n":
         await client.says(bytes([byte]))
-    await client.hears(b"HELLO WORLD WITH TCP")
-    await client.hears_the_end()
+    assert await client.hears_all() == b"HELLO WORLD WITH TCP"
     assert capsys.readouterr().out == "127.0.0.1 wrote:\nb'hello world with TCP'\n"
 
 
@@ -303,19 +186,7 @@ async def test_classic_tcp_recv_takes_what_one_send_brought(
     """The variant with recv needs no end of line, and takes the first portion as it comes."""
     client = await connect(await nursery.start(example("classic_tcp").main, 0))
     await client.says(b"  hello")
-    await client.hears(b"HELLO")
-    await client.hears_the_end()
-
-
-async def test_classic_udp_and_its_client_print_what_they_always_did() -> None:
-    """Over UDP, the output of both is exactly that of the pair over TCP."""
-    async with program("classic_udp", "0") as server:
-        port = (await listening(server)).rpartition(":")[2]
-        first = await output("classic_udp_client", "--port", port, "hello", "world", "with", "TCP")
-        second = await output("classic_udp_client", "--port", port, "python", "is", "nice")
-        status, printed, _ = await interrupted(server)
-    assert first + second == CLIENT_PRINTS
-    assert (status, printed) == (0, SERVER_PRINTS)
+    assert await client.hears_all() == b"HELLO"
 
 
 async def test_classic_udp_answers_each_datagram(
@@ -330,22 +201,13 @@ async def test_classic_udp_answers_each_datagram(
     assert capsys.readouterr().out == ("127.0.0.1 wrote:\nb'hello'\n127.0.0.1 wrote:\nb'again'\n")
 
 
-async def needs_a_word(client: str) -> None:
+@pytest.mark.parametrize("client", ["classic_tcp_client", "classic_udp_client"])
+async def test_client_needs_a_word(client: str) -> None:
     """Without words a client shows how it is used."""
     async with program(client) as process:
         assert process.stderr is not None
         assert (await read_to_end(process.stderr)).startswith(b"usage:")
         assert await process.wait() == 2
-
-
-async def test_classic_tcp_client_needs_a_word() -> None:
-    """Without words the TCP client shows how it is used."""
-    await needs_a_word("classic_tcp_client")
-
-
-async def test_classic_udp_client_needs_a_word() -> None:
-    """Without words the UDP client shows how it is used."""
-    await needs_a_word("classic_udp_client")
 
 
 # In threads -----------------------------------------------------------------------
@@ -391,41 +253,35 @@ async def http_client(
 
 
 async def test_http_files_serves_a_folder(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Many files come over one connection, which is idle in the end, and does not delay a drain."""
-    (tmp_path / "a folder").mkdir()
-    (tmp_path / "a folder" / "text.txt").write_bytes(b"hello " * 100_000)
-    server = await nursery.start(example("http_files").main, 0, str(tmp_path))
+    """Many files come over one connection, which is idle in the end, and does not delay a drain.
+
+    What is not in the folder is not found, be it beside it.
+    """
+    folder = tmp_path / "inside" / "a folder"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret", encoding="utf-8")
+    (folder / "text.txt").write_bytes(b"hello " * 100_000)
+    server = await nursery.start(example("http_files").main, 0, str(tmp_path / "inside"))
+    for path in ("/nothing", "/../secret", "/..%2fsecret"):
+        async with http_client(server) as ask:
+            assert (await ask(path))[0] == 404
     async with http_client(server) as ask:
         for _ in range(3):
             assert await ask("/a%20folder/text.txt") == (200, b"hello " * 100_000)
         status, listing = await ask("/")
         assert status == 200
         assert b"a folder/" in listing
-        assert server.statistics().accepted == 1
+        assert server.statistics().accepted == 3 + 1
         server.shutdown(grace=20)
         report = await ending(server)
         assert [str(record.outcome) for record in report.requests] == ["drained"]
 
 
-async def test_http_files_has_no_others(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """What is not in the folder is not found, be it beside it."""
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "secret").write_text("secret", encoding="utf-8")
-    server = await nursery.start(example("http_files").main, 0, str(tmp_path / "inside"))
-    for path in ("/nothing", "/../secret", "/..%2fsecret"):
-        async with http_client(server) as ask:
-            assert (await ask(path))[0] == 404
-
-
-async def test_wsgi_app_greets(nursery: trio.Nursery) -> None:
-    """The application says who asks, and for what."""
+async def test_wsgi_app_serves_any_application(nursery: trio.Nursery) -> None:
+    """Its own says who asks for what; another keeps to the letter of WSGI, reads, has threads."""
     server = await nursery.start(example("wsgi_app").main, 0)
     async with http_client(server) as ask:
         assert await ask("/some/page?x=1") == (200, b"Hello, 127.0.0.1: this is /some/page\n")
-
-
-async def test_wsgi_app_serves_any_application(nursery: trio.Nursery) -> None:
-    """One that keeps to the letter of WSGI, and reads its input; it is told that it has threads."""
 
     def reverse(environ: Any, start_response: Any) -> list[bytes]:
         assert environ["wsgi.multithread"] is True
@@ -537,8 +393,7 @@ async def test_handle_request_loop_ends_when_told(
         for word in (b"hello", b"again", b"stop"):
             client = await connect(server)
             await client.says(word + b"\n")
-            await client.hears(word.upper() + b"\n")
-            await client.hears_the_end()
+            assert await client.hears_all() == word.upper() + b"\n"
     assert capsys.readouterr().out == "1 requests so far\n2 requests so far\n3 requests so far\n"
 
 
@@ -648,9 +503,9 @@ LOGGED = [
 
 
 @pytest.mark.parametrize("over", ["udp", "unix"])
-async def test_syslog_receiver_prints_what_logging_sends(over: str, short_folder: Path) -> None:
+async def test_syslog_receiver_prints_what_logging_sends(over: str, folder: Path) -> None:
     """Messages of the standard library's handler come out in order, with names for their codes."""
-    path = short_folder / "log"
+    path = folder / "log"
     async with program("syslog_receiver", "0" if over == "udp" else str(path)) as receiver:
         where = await listening(receiver)
         port = where.rpartition(":")[2]
@@ -667,10 +522,7 @@ async def test_syslog_receiver_prints_what_logging_sends(over: str, short_folder
     ("sent", "shown"),
     [
         (b"<34>Oct 11 22:14:15 mymachine su: no", "auth.crit Oct 11 22:14:15 mymachine su: no"),
-        (
-            b"<165>1 2003-10-11T22:14:15Z - - - - - no",
-            "local4.notice 1 2003-10-11T22:14:15Z - - - - - no",
-        ),
+        (b"<165>1 2003-10-11T22:14Z - - - no", "local4.notice 1 2003-10-11T22:14Z - - - no"),
         (b"<0>kernel", "kern.emerg kernel"),
         (b"<191>the last", "local7.debug the last"),
         (b"<192>one more", "user.notice <192>one more"),
@@ -695,27 +547,25 @@ async def test_syslog_receiver_makes_one_line_of_anything(
     assert capsys.readouterr().out == f"{shown}\n"
 
 
-async def test_syslog_receiver_is_a_part_of_a_program(
-    nursery: trio.Nursery, short_folder: Path
-) -> None:
+async def test_syslog_receiver_is_a_part_of_a_program(nursery: trio.Nursery, folder: Path) -> None:
     """Started in a nursery it listens where it was told, with room for a burst."""
     main = example("syslog_receiver").main
     over_udp = await nursery.start(main, "0")
     room = over_udp.socket.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF)
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as usual:
         assert room > usual.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF)
-    over_unix = await nursery.start(main, str(short_folder / "log"))
-    assert over_unix.server_address == str(short_folder / "log")
+    over_unix = await nursery.start(main, str(folder / "log"))
+    assert over_unix.server_address == str(folder / "log")
 
 
 # Unix ---------------------------------------------------------------------------
 
 
 async def test_unix_server_answers_its_user_alone(
-    nursery: trio.Nursery, short_folder: Path, capsys: pytest.CaptureFixture[str]
+    nursery: trio.Nursery, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`ask` gets its answer over a socket that nobody else may open."""
-    module, path = example("unix_server"), short_folder / "upper.sock"
+    module, path = example("unix_server"), folder / "upper.sock"
     await nursery.start(module.main, str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with trio.fail_after(10):
@@ -723,9 +573,9 @@ async def test_unix_server_answers_its_user_alone(
     assert re.fullmatch(r"user (\d+|unknown) is here\n", capsys.readouterr().out)
 
 
-async def test_unix_server_runs_as_two_programs(short_folder: Path) -> None:
+async def test_unix_server_runs_as_two_programs(folder: Path) -> None:
     """One serves, the other one asks; at Ctrl-C the socket file is gone."""
-    path = short_folder / "upper.sock"
+    path = folder / "upper.sock"
     async with program("unix_server", str(path)) as server:
         assert await listening(server) == f"unix:{path}"
         assert await output("unix_server", str(path), "hello", "there") == "HELLO THERE\n"
@@ -740,22 +590,14 @@ HELLO = b"hello: ADD number, TOTAL or QUIT\n"
 
 
 async def test_line_protocol_takes_many_commands(nursery: trio.Nursery, connect: Connect) -> None:
-    """Commands on one connection share a total, wrong ones are told, QUIT says goodbye."""
-    client = await connect(await nursery.start(example("line_protocol").main, 0))
-    await client.hears(HELLO)
+    """They share a total, wrong ones are told; QUIT and the end of input are told goodbye."""
+    server = await nursery.start(example("line_protocol").main, 0)
+    client, brief = await connect(server), await connect(server)
     await client.says(b"ADD 40\nadd 2\n\nADD two\nADD 1 2\nADD 12345678901\nTOTAL\nQUIT\nTOTAL\n")
-    await client.hears(b"ok\nok\nwhat?\nwhat?\nwhat?\nwhat?\n42\ngoodbye\n")
-    await client.hears_the_end()
-
-
-async def test_line_protocol_says_goodbye_at_the_end_of_input(
-    nursery: trio.Nursery, connect: Connect
-) -> None:
-    """A client that ends its input is told goodbye, too."""
-    client = await connect(await nursery.start(example("line_protocol").main, 0))
-    await client.stream.send_eof()
-    await client.hears(HELLO + b"goodbye\n")
-    await client.hears_the_end()
+    replies = b"ok\nok\nwhat?\nwhat?\nwhat?\nwhat?\n42\ngoodbye\n"
+    assert await client.hears_all() == HELLO + replies
+    await brief.stream.send_eof()
+    assert await brief.hears_all() == HELLO + b"goodbye\n"
 
 
 async def test_line_protocol_says_goodbye_when_it_drains(
@@ -765,15 +607,12 @@ async def test_line_protocol_says_goodbye_when_it_drains(
     server = await nursery.start(example("line_protocol").main, 0)
     idle, busy = await connect(server), await connect(server)
     for client in (idle, busy):
-        await client.says(b"ADD 1\n")
-        await client.hears(HELLO + b"ok\n")
+        await client.asks(b"ADD 1\n", HELLO + b"ok\n")
     await busy.says(b"TOT")
     server.shutdown(grace=5)
-    await idle.hears(b"goodbye, the server is closing\n")
-    await idle.hears_the_end()
+    assert await idle.hears_all() == b"goodbye, the server is closing\n"
     await busy.says(b"AL\n")
-    await busy.hears(b"1\ngoodbye, the server is closing\n")
-    await busy.hears_the_end()
+    assert await busy.hears_all() == b"1\ngoodbye, the server is closing\n"
     report = await ending(server)
     assert report.clean
     assert len(report.drained) == 2
@@ -785,11 +624,13 @@ CLOSES = b"* the room closes, goodbye\n"
 
 
 async def test_chat_tells_everybody(nursery: trio.Nursery, connect: Connect) -> None:
-    """What one says, all hear, and those who stay do not notice who leaves."""
+    """What one says, all hear, and those who stay do not notice who leaves.
+
+    At a drain those who wait for others hear goodbye; a line that has begun is told to its end.
+    """
     server = await nursery.start(example("chat").main, 0)
     ann = await connect(server)
-    await ann.says(b"first\n")
-    await ann.hears(b"guest 1: first\n")
+    await ann.asks(b"first\n", b"guest 1: first\n")
     bob = await connect(server)
     await bob.says(b"second\n")
     for client in (ann, bob):
@@ -798,27 +639,15 @@ async def test_chat_tells_everybody(nursery: trio.Nursery, connect: Connect) -> 
     await ann.stream.send_eof()
     assert await ann.hears_all() == b"guest 1: last words\n"
     await bob.hears(b"guest 1: last words\n")
-    await bob.says(b"alone\n")
-    await bob.hears(b"guest 2: alone\n")
-
-
-async def test_chat_drains(nursery: trio.Nursery, connect: Connect) -> None:
-    """Those who wait for others hear goodbye; a line that has begun is still told to its end."""
-    server = await nursery.start(example("chat").main, 0)
-    ann = await connect(server)
-    await ann.says(b"hi\n")
-    await ann.hears(b"guest 1: hi\n")
-    bob = await connect(server)
-    await bob.says(b"hello\n")
-    for client in (ann, bob):
-        await client.hears(b"guest 2: hello\n")
-    await ann.says(b"I was just ")
+    await bob.asks(b"alone\n", b"guest 2: alone\n")
+    cid = await connect(server)
+    await cid.asks(b"hi\n", b"guest 3: hi\n")
+    await bob.hears(b"guest 3: hi\n")
+    await bob.says(b"I was just ")
     server.shutdown(grace=5)
-    await bob.hears(CLOSES)
-    await bob.hears_the_end()
-    await ann.says(b"leaving\n")
-    await ann.hears(b"guest 1: I was just leaving\n" + CLOSES)
-    await ann.hears_the_end()
+    assert await cid.hears_all() == CLOSES
+    await bob.says(b"leaving\n")
+    assert await bob.hears_all() == b"guest 2: I was just leaving\n" + CLOSES
     report = await ending(server)
     assert report.clean
     assert len(report.drained) == 2
@@ -850,26 +679,21 @@ async def test_chat_drops_who_is_slow(autojump_clock: trio.testing.MockClock) ->
 
 
 async def test_function_handler_greets_and_answers(nursery: trio.Nursery, connect: Connect) -> None:
-    """The function knows its greeting, its client and its server, and answers until the end."""
+    """The function knows its greeting, its client and its server, and answers until the end.
+
+    Its wait between two messages ends when the server drains.
+    """
     server = await nursery.start(example("function_handler").main, 0)
-    for number in (1, 2):
+    for number in (1, 2, 3):
         client = await connect(server)
         await client.hears(b"hello, number %d from 127.0.0.1\n" % number)
         for word in (b"one", b"two"):
-            await client.says(word)
-            await client.hears(word.upper())
-        await client.stream.send_eof()
-        await client.hears_the_end()
-
-
-async def test_function_handler_drains(nursery: trio.Nursery, connect: Connect) -> None:
-    """Its wait between two messages ends when the server drains."""
-    server = await nursery.start(example("function_handler").main, 0)
-    client = await connect(server)
-    await client.says(b"hi")
-    await client.hears(b"hello, number 1 from 127.0.0.1\nHI")
-    server.shutdown(grace=5)
-    await client.hears_the_end()
+            await client.asks(word, word.upper())
+        if number == 3:
+            server.shutdown(grace=5)
+        else:
+            await client.stream.send_eof()
+        assert await client.hears_all() == b""
     report = await ending(server)
     assert [record.outcome for record in report.requests] == ["drained"]
 
@@ -881,8 +705,7 @@ async def test_two_servers_end_together(connect: Connect) -> None:
         visitor, boss = await connect(public), await connect(admin)
         assert re.fullmatch(rb"\d+ pieces are done\n", await visitor.hears_all())
         await boss.says(b"what?\nstop\n")
-        await boss.hears(b"stopping\n")
-        await boss.hears_the_end()
+        assert await boss.hears_all() == b"stopping\n"
         for server in (public, admin):
             assert (await ending(server)).clean
 

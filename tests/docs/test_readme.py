@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from support import read_to_end
+from support.programs import Client, interrupted, listening, program
 
 import trioserver
 
@@ -41,15 +39,6 @@ def server() -> trioserver.TCPServer:
     return made
 
 
-async def ask(stream: trio.SocketStream, line: bytes, answer: bytes) -> None:
-    """One request and its reply."""
-    await stream.send_all(line)
-    received = b""
-    while len(received) < len(answer) and (portion := await stream.receive_some()):
-        received += portion
-    assert received == answer
-
-
 def test_readme_code_is_all_tested() -> None:
     """It has three examples; tests for a fourth one would belong here."""
     assert len(blocks("python")) == 3
@@ -60,52 +49,34 @@ async def test_readme_first_example_serves(
 ) -> None:
     """The first example answers line after line in upper case."""
     await nursery.start(server.serve_forever)
-    with trio.fail_after(10):
-        async with await trio.open_tcp_stream(*server.server_address) as stream:
-            for line in (b"hello\n", b"again\n"):
-                await ask(stream, line, line.upper())
+    async with await trio.open_tcp_stream(*server.server_address) as stream:
+        for line in (b"hello\n", b"again\n"):
+            await Client(stream).asks(line, line.upper())
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 async def test_readme_first_example_drains_at_a_signal(name: str, tmp_path: Path) -> None:
     """Run as a program, it lets its idle client go at the first signal, and ends with status 0."""
+    logging = 'import logging\nlogging.basicConfig(level=logging.INFO, format="%(message)s")\n'
     path = tmp_path / "readme_example.py"
-    path.write_text(first_example(), encoding="utf-8")
-    program = f"""
-        import logging, runpy
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        runpy.run_path({str(path)!r}, run_name="__main__")
-    """
-    command = [sys.executable, "-X", "dev", "-c", textwrap.dedent(program)]
-    process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    try:
-        with trio.fail_after(20):
-            said = b""
-            while not (found := re.search(rb"listening on 127\.0\.0\.1:(\d+)\b.*\n", said)):
-                portion = await process.stderr.receive_some()
-                assert portion, f"it ended and said {said!r}"
-                said += portion
-            async with await trio.open_tcp_stream("127.0.0.1", int(found[1])) as stream:
-                await ask(stream, b"hello\n", b"HELLO\n")
-                process.send_signal(signal.Signals[name])
-                assert await read_to_end(stream) == b""
-            said += await read_to_end(process.stderr)
-            assert await process.wait() == 0
-    finally:
-        process.kill()
-        await process.stderr.aclose()
-    assert b"draining" in said
-    assert b"Traceback" not in said
+    path.write_text(logging + first_example(), encoding="utf-8")
+    async with program(path) as process:
+        host, _, port = (await listening(process)).rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await Client(stream).asks(b"hello\n", b"HELLO\n")
+            status, _, logged = await interrupted(process, name)
+            assert await read_to_end(stream) == b""
+    assert status == 0
+    assert "draining" in logged
+    assert "Traceback" not in logged
 
 
 async def stay(address: tuple[str, int], *, task_status: trio.TaskStatus[None]) -> None:
     """A client that asks once, and stays until it is let go."""
-    with trio.fail_after(10):
-        async with await trio.open_tcp_stream(*address) as stream:
-            await ask(stream, b"hello\n", b"HELLO\n")
-            task_status.started()
-            assert await read_to_end(stream) == b""
+    client = Client(await trio.open_tcp_stream(*address))
+    await client.asks(b"hello\n", b"HELLO\n")
+    task_status.started()
+    assert await client.hears_all() == b""
 
 
 async def test_readme_stopping_example_stops(

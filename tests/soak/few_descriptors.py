@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 NEED_MORE = {
-    "test_docs.py::test_processes_bounded": "8 workers and 9 clients",
+    "processes_test.py::test_bounded": "8 workers and 9 clients",
     "test_drain.py::test_more_has_a_last_look_at_the_kernel_on_tcp": "30 clients at once",
     "test_drain_every_step.py::test_drain_of_fifty_after_some_steps_on_tcp": "50 clients at once",
     "test_examples.py::test_xmlrpc_server_is_called": "many clients at once",

@@ -18,7 +18,8 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,23 +27,21 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, connection_over, read_to_end
+from support import Upper, connection_over, no_sockets, plain_client, read_to_end
 
 import trioserver
 from trioserver._sockets.binding import bind_ip, bind_unix
 from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
 from trioserver.testing import MemoryListener, MemoryServer, memory_pipe
 
+MEMORY = ("memory", 1)
+
 Ends = tuple[trioserver.Transport, trioserver.Transport]
+Pair = Callable[[], Ends]
 Streams = tuple[trioserver.Connection, trioserver.Connection]
 
 
 # Pairs of connected ends -----------------------------------------------------
-
-
-def memory_ends() -> Ends:
-    """Two ends of a small pipe."""
-    return memory_pipe(1000)
 
 
 def tcp_ends() -> Ends:
@@ -59,11 +58,6 @@ def tcp_ends() -> Ends:
     return kernel_ends(accepted, client)
 
 
-def unix_ends() -> Ends:
-    """Two ends of a Unix socket pair."""
-    return kernel_ends(*socket.socketpair())
-
-
 def kernel_ends(*sockets: socket.socket) -> Ends:
     """Two connected sockets as ends."""
     for sock in sockets:
@@ -72,29 +66,50 @@ def kernel_ends(*sockets: socket.socket) -> Ends:
     return ours, theirs
 
 
-NETWORKS: dict[str, Callable[[], Ends]] = {
-    "memory": memory_ends,
+NETWORKS: dict[str, Pair] = {
+    "memory": lambda: memory_pipe(1000),
     "tcp": tcp_ends,
-    "unix": unix_ends,
+    "unix": lambda: kernel_ends(*socket.socketpair()),
 }
+# For what is different on a Unix socket: there a peer's close is known at once.
+ON_THE_INTERNET = pytest.mark.parametrize("pair", ["memory", "tcp"], indirect=True)
 
 
 @pytest.fixture(params=NETWORKS)
-async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
-    """Two connected ends of each network in turn: ours, and the peer's."""
-    both = NETWORKS[request.param]()
-    yield both
-    for end in both:
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """Makes two connected ends of each network in turn: ours, and the peer's."""
+    made: list[Ends] = []
+
+    def make() -> Ends:
+        made.append(NETWORKS[request.param]())
+        return made[-1]
+
+    yield make
+    for end in itertools.chain(*made):
         end.close()
 
 
-@pytest.fixture(params=["memory", "tcp"])
-async def internet_ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
-    """The same, for what is different on a Unix socket: there a peer's close is known at once."""
-    both = NETWORKS[request.param]()
-    yield both
-    for end in both:
-        end.close()
+@pytest.fixture
+async def ends(pair: Pair) -> Ends:
+    """One of them."""
+    return pair()
+
+
+@asynccontextmanager
+async def waiting(wait: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """For the length of a block somebody waits, who must be woken by it."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            yield
+
+
+async def is_closed(wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait for what is closed meanwhile."""
+    with pytest.raises(trio.ClosedResourceError):
+        await wait()
 
 
 async def receive(end: trioserver.Transport, max_bytes: int = 65_536) -> bytes:
@@ -183,15 +198,10 @@ async def test_transport_moves_bytes_in_order(ends: Ends) -> None:
     assert bytes(received) == sent
 
 
-async def test_transport_has_nothing_yet(ends: Ends) -> None:
-    """Without input, a receive says None: that is not the end."""
-    ours, _ = ends
-    assert ours.receive_now(10) is None
-
-
 async def test_transport_directions_are_apart(ends: Ends) -> None:
-    """What one side sends never comes back to it."""
+    """What one side sends never comes back to it; without input a receive says None, no end."""
     ours, theirs = ends
+    assert ours.receive_now(10) is None
     ours.send_now(b"ours")
     theirs.send_now(b"theirs")
     assert await receive(ours) == b"theirs"
@@ -199,131 +209,109 @@ async def test_transport_directions_are_apart(ends: Ends) -> None:
     assert (ours.receive_now(10), theirs.receive_now(10)) == (None, None)
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-async def test_transport_sends_bytes_like_objects(
-    ends: Ends, kind: Callable[[bytes], bytes | bytearray | memoryview]
-) -> None:
+async def test_transport_sends_bytes_like_objects(ends: Ends) -> None:
     """Bytes, bytearrays and memoryviews are sent, and copied: later changes do not matter."""
     ours, theirs = ends
-    data = kind(b"data")
-    assert theirs.send_now(data) == 4
-    if isinstance(data, bytearray):
-        data[:] = b"gone"
-    assert await receive(ours) == b"data"
+    for data in (b"data", memoryview(b"data"), bytearray(b"data")):
+        assert theirs.send_now(data) == 4
+        if isinstance(data, bytearray):
+            data[:] = b"gone"
+        assert await receive(ours) == b"data"
 
 
-# The end of input ------------------------------------------------------------
+# The end of input, and the peer is gone --------------------------------------
 
 
-async def test_transport_end_of_input(ends: Ends) -> None:
-    """After the peer's close comes what it had sent, then the end, as often as one asks."""
-    ours, theirs = ends
+async def test_transport_end_of_input(pair: Pair) -> None:
+    """After the peer's close comes what it had sent, then the end, as often as one asks.
+
+    After the end of its output alone, ours still reaches it, and its own takes nothing more.
+    """
+    ours, theirs = pair()
     theirs.send_now(b"last words")
     theirs.close()
     assert await receive_all(ours) == (b"last words", "end")
     assert ours.receive_now(10) == b""
-
-
-async def test_transport_half_close(ends: Ends) -> None:
-    """After the peer's end of output, our output still reaches it."""
-    ours, theirs = ends
+    ours, theirs = pair()
     theirs.send_eof()
+    with pytest.raises(BrokenPipeError):
+        theirs.send_now(b"x")
     assert await receive(ours) == b""
     ours.send_now(b"reply")
     ours.close()
     assert await receive_all(theirs) == (b"reply", "end")
 
 
-async def test_transport_send_after_own_eof(ends: Ends) -> None:
-    """Output that was ended takes nothing more, and says so."""
-    ours, _ = ends
-    ours.send_eof()
-    with pytest.raises(BrokenPipeError):
-        ours.send_now(b"x")
-
-
-# The peer is gone ------------------------------------------------------------
-
-
-async def test_transport_reset(ends: Ends) -> None:
+@pytest.mark.parametrize("said", [b"", b"last words"])
+async def test_transport_reset(pair: Pair, said: bytes) -> None:
     """A reset is an error, told once; after it there is only the end of input.
 
+    Closing with unread input resets, too, and what was sent before arrives as far as it gets.
     A Unix socket has no resets of its own: there the peer reads an orderly end.
+    """
+    ours, theirs = pair()
+    theirs.reset()
+    assert await receive_all(ours) == (b"", "end" if is_unix(ours) else "reset")
+    assert await receive_all(ours) == (b"", "end")
+    ours, theirs = pair()
+    ours.send_now(b"never read")
+    await theirs.wait_readable()
+    theirs.send_now(said)
+    theirs.close()
+    data, end = await receive_all(ours)
+    assert said.startswith(data)
+    assert end == "reset"
+    assert await receive_all(ours) == (b"", "end")
+
+
+@ON_THE_INTERNET
+@pytest.mark.parametrize("first", ["receive", "send", "eof"])
+async def test_transport_after_a_reset(ends: Ends, first: str) -> None:
+    """Every send fails, output cannot be ended in order, and it is told once, by what comes first.
+
+    What a send has told of a receive does not tell again.
     """
     ours, theirs = ends
     theirs.reset()
-    expected = "end" if is_unix(ours) else "reset"
-    assert await receive_all(ours) == (b"", expected)
-    assert await receive_all(ours) == (b"", "end")
-
-
-async def test_transport_close_with_unread_input_resets(ends: Ends) -> None:
-    """Closing with input that was not read resets the connection, on every network."""
-    ours, theirs = ends
-    ours.send_now(b"never read")
-    await theirs.wait_readable()
-    theirs.close()
-    assert await receive_all(ours) == (b"", "reset")
-    assert await receive_all(ours) == (b"", "end")
-
-
-async def test_transport_reset_overtakes_data(ends: Ends) -> None:
-    """What was sent before a reset arrives as far as it gets: a part of it, from the beginning."""
-    ours, theirs = ends
-    ours.send_now(b"never read")
-    await theirs.wait_readable()
-    theirs.send_now(b"last words")
-    theirs.close()
-    data, end = await receive_all(ours)
-    assert b"last words".startswith(data)
-    assert end == "reset"
-
-
-@pytest.mark.parametrize("read_it_first", [True, False])
-async def test_transport_send_after_reset(internet_ends: Ends, *, read_it_first: bool) -> None:
-    """Once the peer has reset the connection, every send fails."""
-    ours, theirs = internet_ends
-    theirs.reset()
     await ours.wait_readable()
-    if read_it_first:
+    if first == "receive":
         assert await receive_all(ours) == (b"", "reset")
-    for _ in range(3):
-        with pytest.raises(ConnectionError):
+    elif first == "send":
+        with pytest.raises(ConnectionResetError):
             ours.send_now(b"x")
-
-
-async def test_transport_tells_a_reset_once(internet_ends: Ends) -> None:
-    """A reset that a send has told of is not told again by a receive."""
-    ours, theirs = internet_ends
-    theirs.reset()
-    await ours.wait_readable()
-    with pytest.raises(ConnectionResetError):
-        ours.send_now(b"x")
-    with pytest.raises(BrokenPipeError):
-        ours.send_now(b"x")
-    assert await receive_all(ours) == (b"", "end")
-
-
-async def test_transport_eof_after_reset(internet_ends: Ends) -> None:
-    """Output cannot be ended in order once the peer has reset the connection."""
-    ours, theirs = internet_ends
-    theirs.reset()
-    await ours.wait_readable()
+    if first != "eof":
+        for _ in range(3):
+            with pytest.raises(BrokenPipeError):
+                ours.send_now(b"x")
+        assert await receive_all(ours) == (b"", "end")
     with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
         ours.send_eof()
 
 
-async def test_transport_first_send_after_peers_close(internet_ends: Ends) -> None:
-    """The first send to a peer that has closed is taken: nobody knows yet that it was in vain."""
-    ours, theirs = internet_ends
+@ON_THE_INTERNET
+async def test_transport_first_send_after_peers_close(pair: Pair) -> None:
+    """It is taken: nobody knows yet that it was in vain. No bytes at all tell the peer nothing."""
+    ours, theirs = pair()
     theirs.close()
     assert await receive(ours) == b""
     assert ours.send_now(b"into the void") == 13
+    ours, theirs = pair()
+    theirs.send_now(b"last words")
+    theirs.close()
+    for _ in range(3):
+        assert ours.send_now(b"") == 0
+    assert await receive_all(ours) == (b"last words", "end")
 
 
-async def test_transport_last_words_after_a_send_in_vain(ends: Ends) -> None:
-    """Sending to a peer that has closed may cost its last words, or the rest of them."""
-    ours, theirs = ends
+async def test_transport_sends_in_vain(pair: Pair) -> None:
+    """They fail sooner or later, and then always; they may cost the last words, or their rest."""
+    ours, theirs = pair()
+    theirs.close()
+    assert isinstance(await send_until_error(ours), ConnectionError)
+    for _ in range(3):
+        with pytest.raises(BrokenPipeError):
+            ours.send_now(b"x")
+    ours, theirs = pair()
     theirs.send_now(b"last words")
     theirs.close()
     await ours.wait_readable()
@@ -331,26 +319,6 @@ async def test_transport_last_words_after_a_send_in_vain(ends: Ends) -> None:
     data, _ = await receive_all(ours)
     assert b"last words".startswith(data)
     assert await receive_all(ours) == (b"", "end")
-
-
-async def test_transport_send_after_peers_close(ends: Ends) -> None:
-    """Sends to a peer that has closed fail sooner or later, and from then on always."""
-    ours, theirs = ends
-    theirs.close()
-    assert isinstance(await send_until_error(ours), ConnectionError)
-    for _ in range(3):
-        with pytest.raises(BrokenPipeError):
-            ours.send_now(b"x")
-
-
-async def test_transport_send_of_nothing_after_peers_close(internet_ends: Ends) -> None:
-    """Sending no bytes tells the peer nothing, so it cannot answer with a reset."""
-    ours, theirs = internet_ends
-    theirs.send_now(b"last words")
-    theirs.close()
-    for _ in range(3):
-        assert ours.send_now(b"") == 0
-    assert await receive_all(ours) == (b"last words", "end")
 
 
 # Backpressure ----------------------------------------------------------------
@@ -374,6 +342,8 @@ async def test_transport_wait_writable_until_peer_reads(ends: Ends) -> None:
     with trio.move_on_after(0.01) as patience:
         await ours.wait_writable()
     assert patience.cancelled_caught
+    theirs.send_now(b"still here")
+    assert await receive(ours) == b"still here"  # input is not held up
 
     async def read_on(*, task_status: trio.TaskStatus[None]) -> None:
         task_status.started()
@@ -386,14 +356,6 @@ async def test_transport_wait_writable_until_peer_reads(ends: Ends) -> None:
             await ours.wait_writable()
             nursery.cancel_scope.cancel()
     assert ours.send_now(b"x") == 1
-
-
-async def test_transport_clogged_direction_leaves_the_other_alone(ends: Ends) -> None:
-    """Output that is stuck does not hold up input."""
-    ours, theirs = ends
-    await clog(ours)
-    theirs.send_now(b"still here")
-    assert await receive(ours) == b"still here"
 
 
 async def test_pipe_holds_its_capacity() -> None:
@@ -422,12 +384,8 @@ CLOSES: dict[str, Act] = {name: PEERS_ACTS[name] for name in ("close", "reset")}
 async def test_transport_wait_readable_is_woken(ends: Ends, act: Act) -> None:
     """Bytes, the end, a close and a reset all end a wait for input."""
     ours, theirs = ends
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ours.wait_readable)
-            await trio.testing.wait_all_tasks_blocked()
-            assert nursery.child_tasks
-            act(theirs)
+    async with waiting(ours.wait_readable):
+        act(theirs)
 
 
 @pytest.mark.parametrize("act", CLOSES.values(), ids=CLOSES)
@@ -435,12 +393,8 @@ async def test_transport_wait_writable_is_woken(ends: Ends, act: Act) -> None:
     """A peer that goes away ends a wait for room, and the send then fails."""
     ours, theirs = ends
     await clog(ours)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ours.wait_writable)
-            await trio.testing.wait_all_tasks_blocked()
-            assert nursery.child_tasks
-            act(theirs)
+    async with waiting(ours.wait_writable):
+        act(theirs)
     assert isinstance(await send_until_error(ours), ConnectionError)
 
 
@@ -450,16 +404,8 @@ async def test_transport_closed_while_waiting(ends: Ends, wait: str, act: Act) -
     """Closing our own end ends its waits with `trio.ClosedResourceError`."""
     ours, _ = ends
     await clog(ours)
-
-    async def expect_closed() -> None:
-        with pytest.raises(trio.ClosedResourceError):
-            await getattr(ours, wait)()
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(expect_closed)
-            await trio.testing.wait_all_tasks_blocked()
-            act(ours)
+    async with waiting(partial(is_closed, getattr(ours, wait))):
+        act(ours)
 
 
 @pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
@@ -478,38 +424,29 @@ async def test_transport_wait_is_cancelled_without_a_trace(ends: Ends, wait: str
 # Closing ---------------------------------------------------------------------
 
 
-async def test_transport_closes_once(ends: Ends) -> None:
-    """Closing and resetting again, in whatever order, changes nothing."""
-    ours, theirs = ends
+async def test_transport_closes_once(pair: Pair) -> None:
+    """Closing and resetting again changes nothing; nor is what arrives then ever our error."""
+    ours, theirs = pair()
     ours.close()
     ours.reset()
     ours.close()
     assert await receive_all(theirs) == (b"", "end")
-
-
-async def test_transport_resets_once(internet_ends: Ends) -> None:
-    """After a reset, a close does not make it an orderly end."""
-    ours, theirs = internet_ends
-    ours.reset()
+    await send_until_error(theirs)
     ours.close()
-    ours.reset()
-    assert await receive_all(theirs) == (b"", "reset")
-
-
-async def test_transport_both_close_at_once(ends: Ends) -> None:
-    """Two closes in the same instant harm nobody."""
-    ours, theirs = ends
+    ours, theirs = pair()
     ours.close()
     theirs.close()
     assert (ours.fileno(), theirs.fileno()) == (-1, -1)
 
 
-async def test_transport_data_for_a_closed_end(ends: Ends) -> None:
-    """What arrives after a close is never an error of the side that closed."""
+@ON_THE_INTERNET
+async def test_transport_resets_once(ends: Ends) -> None:
+    """After a reset, a close does not make it an orderly end."""
     ours, theirs = ends
+    ours.reset()
     ours.close()
-    await send_until_error(theirs)
-    ours.close()
+    ours.reset()
+    assert await receive_all(theirs) == (b"", "reset")
 
 
 # Trio's own contract ---------------------------------------------------------
@@ -554,37 +491,33 @@ class Place:
     connect: Callable[[], trioserver.Transport]
 
 
+def kernel_place(listener: SocketListener) -> Place:
+    """A listener on this machine, where to connect never takes long."""
+
+    def connect() -> trioserver.Transport:
+        client = plain_client(listener.address)
+        client.setblocking(False)
+        return SocketTransport(client)
+
+    return Place(listener, connect)
+
+
 async def memory_place(folder: Path) -> Place:
     """A listener in memory."""
-    listener = MemoryListener(("memory", 1))
+    listener = MemoryListener(MEMORY)
     return Place(listener, lambda: listener.connect_now()._transport)
 
 
 async def tcp_place(folder: Path) -> Place:
-    """A TCP listener on this machine."""
+    """A TCP listener."""
     (sock,) = await bind_ip("127.0.0.1", 0)
-    listener = SocketListener(sock)
-    return Place(listener, partial(kernel_client, listener.address))
+    return kernel_place(SocketListener(sock))
 
 
 async def unix_place(folder: Path) -> Place:
     """A listener on a Unix socket."""
     sock, path = await bind_unix(folder / "s", mode=None, backlog=100)
-    listener = SocketListener(sock, path=path)
-    return Place(listener, partial(kernel_client, listener.address))
-
-
-def kernel_client(address: object) -> trioserver.Transport:
-    """A client that has connected: on this machine that never takes long."""
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    client = socket.socket(family)
-    try:
-        client.connect(address)
-    except OSError:
-        client.close()
-        raise
-    client.setblocking(False)
-    return SocketTransport(client)
+    return kernel_place(SocketListener(sock, path=path))
 
 
 @pytest.fixture(params=[memory_place, tcp_place, unix_place])
@@ -605,11 +538,15 @@ async def accept(listener: trioserver.Listener) -> trioserver.Transport:
 
 
 async def test_listener_has_nobody(place: Place) -> None:
-    """Without a client, an accept says None, and the wait for one lasts."""
+    """Without a client, an accept says None; the wait for one lasts until one comes."""
     assert place.listener.accept_now() is None
     with trio.move_on_after(0.01) as patience:
         await place.listener.wait_acceptable()
     assert patience.cancelled_caught
+    async with waiting(place.listener.wait_acceptable):
+        client = place.connect()
+    (await accept(place.listener)).close()
+    client.close()
 
 
 async def test_listener_accepts_in_order(place: Place) -> None:
@@ -624,17 +561,6 @@ async def test_listener_accepts_in_order(place: Place) -> None:
         client.close()
 
 
-async def test_listener_wakes_for_a_client(place: Place) -> None:
-    """A client ends the wait for one."""
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(place.listener.wait_acceptable)
-            await trio.testing.wait_all_tasks_blocked()
-            client = place.connect()
-    (await accept(place.listener)).close()
-    client.close()
-
-
 async def test_listener_accepts_whoever_has_left(place: Place) -> None:
     """A client that spoke and left before it was accepted is accepted all the same."""
     client = place.connect()
@@ -645,11 +571,13 @@ async def test_listener_accepts_whoever_has_left(place: Place) -> None:
     accepted.close()
 
 
-async def test_listener_refuses_after_close(place: Place) -> None:
-    """From the close on, clients are refused."""
-    place.listener.close()
+async def test_listener_is_closed(place: Place) -> None:
+    """An accept that waits ends with an error, clients are refused; closing again is nothing."""
+    async with waiting(partial(is_closed, partial(accept, place.listener))):
+        place.listener.close()
     with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
         place.connect()
+    place.listener.close()
 
 
 @pytest.mark.parametrize("says", [b"", b"hello?"], ids=["nothing", "something"])
@@ -662,102 +590,70 @@ async def test_listener_close_resets_its_queue(place: Place, says: bytes) -> Non
     client.close()
 
 
-async def test_listener_closed_while_waiting(place: Place) -> None:
-    """An accept that waits when the listener is closed ends with `trio.ClosedResourceError`."""
-
-    async def expect_closed() -> None:
-        with pytest.raises(trio.ClosedResourceError):
-            await accept(place.listener)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(expect_closed)
-        await trio.testing.wait_all_tasks_blocked()
-        place.listener.close()
-
-
-async def test_listener_closes_once(place: Place) -> None:
-    """Closing again changes nothing."""
-    place.listener.close()
-    place.listener.close()
-
-
-async def test_memory_listener_refuses_before_it_listens() -> None:
-    """Bound is not listening."""
-    with pytest.raises(ConnectionRefusedError):
-        await MemoryListener(("memory", 1)).connect()
-
-
 async def test_memory_listener_connect_waits_for_the_queue() -> None:
     """A full queue makes clients wait, in order, until somebody is accepted."""
-    listener, connected = MemoryListener(("memory", 1)), []
+    listener, connected = MemoryListener(MEMORY), []
     listener.listen(1)
 
     async def connect(name: str) -> None:
         connected.append((await listener.connect((name, 1))).info.client_address[0])
 
+    names = ["first", "second", "third"]
     async with trio.open_nursery() as nursery:
-        for name in ("first", "second", "third"):
+        for name in names:
             nursery.start_soon(connect, name)
             await trio.testing.wait_all_tasks_blocked()
-        assert connected == ["first"]
-        for expected in (["first", "second"], ["first", "second", "third"]):
+        assert connected == names[:1]
+        for number in (2, 3):
             listener.accept_now()
             await trio.testing.wait_all_tasks_blocked()
-            assert connected == expected
+            assert connected == names[:number]
 
 
-async def test_memory_listener_connect_now_does_not_wait() -> None:
-    """Whoever cannot wait is refused when the queue is full."""
-    listener = MemoryListener(("memory", 1))
+@pytest.fixture
+async def full() -> MemoryListener:
+    """A listener whose queue is full: whoever cannot wait is refused, as before it listened."""
+    listener = MemoryListener(MEMORY)
+    with pytest.raises(ConnectionRefusedError):
+        await listener.connect()
     listener.listen(1)
     listener.connect_now()
     with pytest.raises(ConnectionRefusedError):
         listener.connect_now()
+    return listener
 
 
-async def test_memory_listener_close_refuses_those_who_wait() -> None:
+async def test_memory_listener_close_refuses_those_who_wait(full: MemoryListener) -> None:
     """Clients that wait for room in the queue are refused when the listener closes."""
-    listener = MemoryListener(("memory", 1))
-    listener.listen(1)
-    listener.connect_now()
 
     async def expect_refusal() -> None:
-        with trio.fail_after(10), pytest.raises(ConnectionRefusedError):
-            await listener.connect()
+        with pytest.raises(ConnectionRefusedError):
+            await full.connect()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(expect_refusal)
-        nursery.start_soon(expect_refusal)
-        await trio.testing.wait_all_tasks_blocked()
-        listener.close()
+    async with waiting(expect_refusal), waiting(expect_refusal):
+        full.close()
 
 
-async def test_memory_listener_cancelled_connect_takes_no_place() -> None:
+async def test_memory_listener_cancelled_connect_takes_no_place(full: MemoryListener) -> None:
     """A client that gave up while it waited is never accepted."""
-    listener = MemoryListener(("memory", 1))
-    listener.listen(1)
-    listener.connect_now()
     with trio.move_on_after(0):
-        await listener.connect(("never", 1))
-    assert listener.accept_now() is not None
-    assert listener.accept_now() is None
+        await full.connect(("never", 1))
+    assert full.accept_now() is not None
+    assert full.accept_now() is None
 
 
-async def test_memory_listener_wakes_the_next_after_one_gave_up() -> None:
+async def test_memory_listener_wakes_the_next_after_one_gave_up(full: MemoryListener) -> None:
     """Room in the queue goes to the next who waits when the first gives up in the same instant."""
-    listener = MemoryListener(("memory", 1))
-    listener.listen(1)
-    listener.connect_now()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as impatient:
-                impatient.start_soon(listener.connect, ("first", 1))
+                impatient.start_soon(full.connect, ("first", 1))
                 await trio.testing.wait_all_tasks_blocked()
-                nursery.start_soon(listener.connect, ("second", 1))
+                nursery.start_soon(full.connect, ("second", 1))
                 await trio.testing.wait_all_tasks_blocked()
                 impatient.cancel_scope.cancel()
-                listener.accept_now()
-            listener.accept_now()  # whoever came first; nobody if "first" is gone
+                full.accept_now()
+            full.accept_now()  # whoever came first; nobody if "first" is gone
 
 
 def through_pickle(server: MemoryServer) -> MemoryServer:
@@ -770,19 +666,16 @@ def through_pickle(server: MemoryServer) -> MemoryServer:
 # The server in memory --------------------------------------------------------
 
 
-async def test_memory_server_opens_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server in memory serves without a socket."""
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("a socket was made")
-
-    monkeypatch.setattr(socket.socket, "__init__", refuse)
-    async with MemoryServer(("memory", 1), Upper).serving() as server:
-        client = await server.connect()
-        await client.send_all(b"hello\n")
-        await client.send_eof()
-        assert await read_to_end(client) == b"HELLO\n"
-        assert (server.socket, server.sockets) == (None, ())
+async def test_memory_server_opens_no_socket() -> None:
+    """A server in memory serves without a socket; its clients wait as long as their test does."""
+    with no_sockets():
+        async with MemoryServer(MEMORY, Upper).serving() as server:
+            client = await server.connect()
+            await client.send_all(b"hello\n")
+            await client.send_eof()
+            assert await read_to_end(client) == b"HELLO\n"
+            assert (server.socket, server.sockets) == (None, ())
+            assert (client.idle_timeout, client.write_timeout) == (math.inf, math.inf)
 
 
 async def test_memory_server_tells_addresses() -> None:
@@ -793,17 +686,16 @@ async def test_memory_server_tells_addresses() -> None:
         seen.append((address, request.server_address, request.peer_credentials))
 
     me = trioserver.PeerCredentials(pid=1, uid=2, gid=3)
-    async with MemoryServer(("memory", 1), look).serving() as server:
+    async with MemoryServer(MEMORY, look).serving() as server:
         for who in ((("here", 5), me), ()):
             async with await server.connect(*who) as client:
                 await read_to_end(client)
-    here, memory = ("here", 5), ("memory", 1)
-    assert seen == [(here, memory, me), (("memory-client", 1), memory, None)]
+    assert seen == [(("here", 5), MEMORY, me), (("memory-client", 1), MEMORY, None)]
 
 
 async def test_memory_server_runs_again() -> None:
     """Each run has a listener of its own, and between the runs there is none."""
-    server = MemoryServer(("memory", 1), Upper)
+    server = MemoryServer(MEMORY, Upper)
     listeners = []
     for _ in range(2):
         async with server.serving():
@@ -822,7 +714,7 @@ async def test_memory_server_waits_a_day_at_once(
     began = time.monotonic()
     day = 24 * 60 * 60.0
     timeouts = trioserver.Timeouts(idle=day)
-    async with MemoryServer(("memory", 1), Upper, timeouts=timeouts).serving() as server:
+    async with MemoryServer(MEMORY, Upper, timeouts=timeouts).serving() as server:
         connected = trio.current_time()
         assert await read_to_end(await server.connect()) == b""
         assert trio.current_time() - connected == day
@@ -834,7 +726,7 @@ async def test_memory_server_copies_are_unbound(
     copied: Callable[[MemoryServer], MemoryServer],
 ) -> None:
     """A copy of a bound server is unbound: nobody connects to the first by way of the second."""
-    server = MemoryServer(("memory", 1), Upper)
+    server = MemoryServer(MEMORY, Upper)
     async with server:
         twin = copied(server)
         assert not hasattr(twin, "listener")
@@ -843,13 +735,6 @@ async def test_memory_server_copies_are_unbound(
 @pytest.mark.parametrize("backlog", [0, 1, None])
 async def test_memory_server_queues_a_client(backlog: int | None) -> None:
     """However small the queue, one client fits, as with the kernel's."""
-    server = MemoryServer(("memory", 1), Upper, request_queue_size=backlog)
+    server = MemoryServer(MEMORY, Upper, request_queue_size=backlog)
     async with server:
         server.listener.connect_now()
-
-
-async def test_client_has_no_timeouts() -> None:
-    """A client in memory waits as long as its test does."""
-    async with MemoryServer(("memory", 1), Upper).serving() as server:
-        client = await server.connect()
-        assert (client.idle_timeout, client.write_timeout) == (math.inf, math.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import pickle
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from trioserver.testing import (
 )
 
 ADDRESS = ("memory", 1)
+Listener = MemoryDatagramListener
 
 
 async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
@@ -27,7 +29,19 @@ async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -
     await request.reply(request.data)
 
 
-def received(listener: MemoryDatagramListener) -> Any:
+@pytest.fixture
+def listener() -> Listener:
+    """One that is open."""
+    return Listener(ADDRESS)
+
+
+def asked(client: MemoryDatagramClient, listener: Listener) -> Any:
+    """A datagram of a client, and its address."""
+    client.send_now(b"?")
+    return received(listener)
+
+
+def received(listener: Listener) -> Any:
     """The next datagram of a listener: what it is, and who sent it."""
     found = listener.accept_now()
     assert found is not None
@@ -37,9 +51,8 @@ def received(listener: MemoryDatagramListener) -> Any:
 # Receiving -------------------------------------------------------------------
 
 
-def test_datagrams_come_in_order_and_whole() -> None:
+def test_datagrams_come_in_order_and_whole(listener: Listener) -> None:
     """Datagrams of all clients are one queue; each is whole, and has its sender."""
-    listener = MemoryDatagramListener(ADDRESS)
     assert listener.accept_now() is None
     one, two = listener.client(), listener.client(("two", 5))
     assert one.address != two.address == ("two", 5)
@@ -52,9 +65,8 @@ def test_datagrams_come_in_order_and_whole() -> None:
     assert listener.accept_now() is None
 
 
-def test_what_was_sent_does_not_change() -> None:
+def test_what_was_sent_does_not_change(listener: Listener) -> None:
     """A buffer may be used again as soon as it was sent."""
-    listener = MemoryDatagramListener(ADDRESS)
     client, data = listener.client(), bytearray(b"sent")
     client.send_now(data)
     data[:] = b"lost"
@@ -67,7 +79,7 @@ def test_what_was_sent_does_not_change() -> None:
 
 def test_full_queue_drops_and_counts() -> None:
     """What there is no room for is dropped and counted, without a sign to the sender."""
-    listener = MemoryDatagramListener(ADDRESS, capacity=3)
+    listener = Listener(ADDRESS, capacity=3)
     client = listener.client()
     for number in range(5):
         client.send_now(b"%d" % number)
@@ -77,7 +89,7 @@ def test_full_queue_drops_and_counts() -> None:
 
 def test_sizes_are_limited() -> None:
     """Too large to be sent is the sender's error; too large to be received drops that one."""
-    listener = MemoryDatagramListener(ADDRESS, largest=4)
+    listener = Listener(ADDRESS, largest=4)
     client = listener.client()
     with pytest.raises(OSError, match="too long") as caught:
         client.send_now(bytes(65_508))
@@ -93,9 +105,8 @@ def test_sizes_are_limited() -> None:
         datagram.send_now(memoryview(bytes(8 * 8_192)).cast("Q"), address)
 
 
-def test_injected_errors_come_first() -> None:
+def test_injected_errors_come_first(listener: Listener) -> None:
     """Each injected error is raised once, and takes no datagram along."""
-    listener = MemoryDatagramListener(ADDRESS)
     listener.client().send_now(b"kept")
     listener.fail(OSError("one"), OSError("two"))
     for words in ("one", "two"):
@@ -104,41 +115,36 @@ def test_injected_errors_come_first() -> None:
     assert received(listener)[0].data == b"kept"
 
 
-async def test_wait_until_acceptable(autojump_clock: Any) -> None:
+async def takes(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
+    """A wait ends by itself, after so long."""
+    began = trio.current_time()
+    with trio.fail_after(10), trio.testing.assert_checkpoints():
+        await wait()
+    assert trio.current_time() - began == seconds
+
+
+async def test_wait_until_acceptable(listener: Listener, autojump_clock: Any) -> None:
     """A wait ends with a datagram, an injected error or the close, and is a checkpoint anyway."""
-    listener = MemoryDatagramListener(ADDRESS)
     client = listener.client()
-
-    async def wait(seconds: float) -> None:
-        began = trio.current_time()
-        with trio.fail_after(10):
-            await listener.wait_acceptable()
-        assert trio.current_time() - began == seconds
-
-    async with trio.open_nursery() as nursery:
-        for act in [
-            lambda: client.send_now(b"x"),
-            lambda: listener.fail(OSError()),
-            listener.close,
-        ]:
-            nursery.start_soon(wait, 1)
+    acts = lambda: client.send_now(b"x"), lambda: listener.fail(OSError()), listener.close
+    for act in acts:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(takes, 1, listener.wait_acceptable)
             await trio.sleep(1)
             act()
-            await wait_all_tasks_blocked()
-            if not listener.closed:
-                with trio.testing.assert_checkpoints():
-                    await wait(0)
-                listener.errors.clear()
-                while listener.accept_now():
-                    pass
+        if not listener.closed:
+            await takes(0, listener.wait_acceptable)
+            listener.errors.clear()
+            while listener.accept_now():
+                pass
     with pytest.raises(trio.ClosedResourceError):
         await listener.wait_acceptable()
 
 
-def test_closed_listener_refuses() -> None:
-    """A closed listener has no datagrams, and who sends is told."""
-    listener = MemoryDatagramListener(ADDRESS)
+def test_closed_listener_refuses(listener: Listener) -> None:
+    """It has no datagrams, and who sends is told; what was received can still be answered."""
     client = listener.client()
+    datagram, address = asked(client, listener)
     client.send_now(b"lost")
     listener.listen(5)
     listener.close()
@@ -148,15 +154,6 @@ def test_closed_listener_refuses() -> None:
     with pytest.raises(OSError, match="closed") as caught:
         listener.accept_now()
     assert caught.value.errno == errno.EBADF
-
-
-def test_reply_after_the_listener_is_closed() -> None:
-    """A datagram that was received can be answered although the listener is closed."""
-    listener = MemoryDatagramListener(ADDRESS)
-    client = listener.client()
-    client.send_now(b"?")
-    datagram, address = received(listener)
-    listener.close()
     assert datagram.send_now(b"!", address)
     assert client.received() == [b"!"]
 
@@ -165,32 +162,21 @@ def test_reply_after_the_listener_is_closed() -> None:
 
 
 @pytest.mark.parametrize("address", ["", ("nobody", 1)])
-def test_nobody_is_there(address: Any) -> None:
+def test_nobody_is_there(listener: Listener, address: Any) -> None:
     """A reply to nobody is refused."""
-    listener = MemoryDatagramListener(ADDRESS)
-    listener.client("").send_now(b"?")
-    datagram, _ = received(listener)
+    datagram, _ = asked(listener.client(""), listener)
     with pytest.raises(ConnectionRefusedError):
         datagram.send_now(b"!", address)
 
 
-async def test_full_client_makes_its_senders_wait(autojump_clock: Any) -> None:
+async def test_full_client_makes_its_senders_wait(listener: Listener, autojump_clock: Any) -> None:
     """A client keeps as many datagrams as it has capacity; more wait until it receives."""
-    listener = MemoryDatagramListener(ADDRESS)
     client = listener.client(capacity=2)
-    client.send_now(b"?")
-    datagram, address = received(listener)
+    datagram, address = asked(client, listener)
     assert [datagram.send_now(data, address) for data in (b"1", b"2", b"3")] == [True, True, False]
-
-    async def wait(seconds: float) -> None:
-        began = trio.current_time()
-        with trio.fail_after(10):
-            await datagram.wait_writable()
-        assert trio.current_time() - began == seconds
-
-    for makes_room in ["receive", "received", "close"]:
+    for makes_room in ("receive", "received", "close"):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait, 1)
+            nursery.start_soon(takes, 1, datagram.wait_writable)
             await trio.sleep(1)
             if makes_room == "receive":
                 assert await client.receive() == b"1"
@@ -198,20 +184,17 @@ async def test_full_client_makes_its_senders_wait(autojump_clock: Any) -> None:
                 assert client.received() == [b"2", b"3"]
             else:
                 client.close()
-        with trio.testing.assert_checkpoints():
-            await wait(0)
+        await takes(0, datagram.wait_writable)
         while makes_room != "close" and datagram.send_now(b"3", address):
             pass
     with pytest.raises(ConnectionRefusedError):
         datagram.send_now(b"4", address)
 
 
-async def test_receive_waits_its_turn(autojump_clock: Any) -> None:
+async def test_receive_waits_its_turn(listener: Listener, autojump_clock: Any) -> None:
     """Each of several that receive gets a datagram of its own; cancelled, it has taken none."""
-    listener = MemoryDatagramListener(ADDRESS)
     client = listener.client()
-    client.send_now(b"?")
-    datagram, address = received(listener)
+    datagram, address = asked(client, listener)
     got = []
 
     async def receive() -> None:
@@ -234,9 +217,8 @@ async def test_receive_waits_its_turn(autojump_clock: Any) -> None:
         assert client.received() == [b"4"]
 
 
-async def test_closed_client(autojump_clock: Any) -> None:
+async def test_closed_client(listener: Listener, autojump_clock: Any) -> None:
     """A closed client neither sends nor receives; who waits is told; the listener forgets it."""
-    listener = MemoryDatagramListener(ADDRESS)
     client = listener.client()
 
     async def receive() -> None:
@@ -255,9 +237,8 @@ async def test_closed_client(autojump_clock: Any) -> None:
     assert (listener.accept_now(), listener.clients) == (None, {})
 
 
-def test_address_changes_hands() -> None:
+def test_address_changes_hands(listener: Listener) -> None:
     """A second client can take an address over; the end of the first changes nothing for it."""
-    listener = MemoryDatagramListener(ADDRESS)
     first, second = listener.client("name"), listener.client("name")
     first.send_now(b"?")
     datagram, address = received(listener)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 from support import Upper
+from support.programs import failures, pytest_says
+from support.scenes import table
+from support.speaking import EVERYWHERE, says_and_hears
 
 from trioserver.testing import (
     Latency,
@@ -50,6 +54,12 @@ async def fails(request, client_address, server):
     raise KeyError("a handler's own")
 
 
+async def hears(server):
+    client = await server.connect()
+    await client.send_all(b"hello")
+    return await client.receive_some()
+
+
 async def stays(request, client_address, server):
     with trio.CancelScope(shield=True):
         await trio.sleep(3)
@@ -72,9 +82,9 @@ def result_of(suite: pytest.Pytester, tests: str, *options: str) -> pytest.RunRe
     return suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly", *options)
 
 
-def outcome_of(suite: pytest.Pytester, tests: str, **outcomes: int) -> str:
+def outcome_of(suite: pytest.Pytester, tests: str, *options: str, **outcomes: int) -> str:
     """What pytest says of tests that end so."""
-    result = result_of(suite, tests)
+    result = result_of(suite, tests, *options)
     result.assert_outcomes(**outcomes)
     told = result.stdout.str()
     assert "INTERNALERROR" not in told
@@ -90,18 +100,17 @@ async def test_trio_server(trio_server: ServerFactory, autojump_clock: object) -
     server = await trio_server(Upper, faults=[Latency(100)])
     assert isinstance(server, RunningServer)
     client = await server.connect()
-    await client.send_all(b"hello\n")
-    assert await client.receive_some() == b"HELLO\n"
+    await says_and_hears(client, b"hello\n", b"HELLO\n")
     assert trio.current_time() == 200
     await client.send_eof()
     [exchange] = await server.wait_requests(1)
     assert (exchange.received, exchange.sent) == (b"hello\n", b"HELLO\n")
 
 
-@pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
-async def test_client_that_is_left_open(transport: str, trio_server: ServerFactory) -> None:
+@EVERYWHERE
+async def test_client_that_is_left_open(where: str, trio_server: ServerFactory) -> None:
     """PY-01: it is the fixture's, which closes it: nobody waits, and nothing is left."""
-    server = await trio_server(Upper, transport=transport)
+    server = await trio_server(Upper, transport=where)
     client = await server.connect()
     await client.send_all(b"hel")
 
@@ -110,8 +119,7 @@ async def test_scripted_server(scripted_server: ServerFactory) -> None:
     """The steps of the script, in their order."""
     server = await scripted_server(expect(b"hello *\n"), reply(b"hi\n"), eof())
     client = await server.connect()
-    await client.send_all(b"hello you\n")
-    assert await client.receive_some() == b"hi\n"
+    await says_and_hears(client, b"hello you\n", b"hi\n")
     assert await client.receive_some() == b""
 
 
@@ -146,29 +154,15 @@ def test_servers_are_closed_in_reverse(suite: pytest.Pytester) -> None:
 def test_nothing_is_left(suite: pytest.Pytester) -> None:
     """PY-01: not by tests that fail, either."""
     before = open_descriptors()
-    result = result_of(
-        suite,
-        """
+    tests = """
         @pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
         async def test_fails(trio_server, transport):
             server = await trio_server(Upper, transport=transport)
             await server.connect()
             assert not await server.connect()
-        """,
-    )
-    result.assert_outcomes(failed=3)
-    assert open_descriptors() == before
-
-
-def test_a_mark_instead_of_the_mode(suite: pytest.Pytester) -> None:
-    """Where only some tests are of Trio."""
-    suite.makeini("[pytest]\n")
-    tests = """
-        @pytest.mark.trio
-        async def test_marked(trio_server):
-            await trio_server(Upper)
         """
-    assert "1 passed" in outcome_of(suite, tests, passed=1)
+    outcome_of(suite, tests, failed=3)
+    assert open_descriptors() == before
 
 
 def test_nothing_is_imported_before(suite: pytest.Pytester) -> None:
@@ -188,321 +182,219 @@ def test_nothing_is_imported_before(suite: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
 
 
-# Wrong tests -------------------------------------------------------------------------
+# What becomes of tests ----------------------------------------------------------------
+
+THEIRS = """
+async def test_handler_error(trio_server):
+    assert await hears(await trio_server(fails)) == b""
+
+async def test_expected_error(trio_server):
+    server = await trio_server(fails)
+    async with server.expect_error(KeyError):
+        assert await hears(server) == b""
+
+async def test_both_fail(trio_server):
+    assert await hears(await trio_server(fails)) == b"HELLO"
+
+async def test_next(trio_server):
+    await trio_server(Upper)
+
+async def test_two_fail(trio_server):
+    for _ in range(2):
+        server = await trio_server(fails)
+        await hears(server)
+        await server.wait_requests()
+
+async def test_unfinished(trio_server, autojump_clock):
+    await (await trio_server(stays)).connect()
+
+async def test_socket(trio_server):
+    server = await trio_server(Upper, transport="tcp")
+    global stream
+    stream = await trio.open_tcp_stream(*server.address)
+    await stream.send_all(b"hello\\n")
+    await stream.receive_some()
+
+async def test_socket_closed():
+    await stream.aclose()
+
+class Breaks(trioserver.TCPServer):
+    def get_request(self, listener):
+        raise RuntimeError("the server's own")
+
+async def test_crash(trio_server):
+    server = await trio_server(Breaks(("127.0.0.1", 0), Upper))
+    client = await server.connect()
+    await trio.sleep(60)
+
+async def test_start(trio_server):
+    first = await trio_server(Upper, transport="tcp")
+    with pytest.raises(OSError, match="in use"):
+        await trio_server(trioserver.TCPServer(first.address, Upper), transport="tcp")
+    with pytest.raises(TypeError, match="is a class of servers"):
+        await trio_server(trioserver.TCPServer)
+    raise ValueError("the end was reached")
+
+async def test_deadlock(trio_server):
+    client = await (await trio_server(Upper, guard=0.3)).connect()
+    await client.send_all(b"no end of line")
+    await client.receive_some()
+
+async def test_clock(trio_server, autojump_clock):
+    await trio_server(Upper, transport="tcp")
+
+async def test_script(scripted_server):
+    await hears(await scripted_server(expect(b"hallo\\n"), reply(b"hi\\n")))
+
+async def test_nobody(scripted_server):
+    await scripted_server(expect(b"hello\\n"))
+
+def test_plain(trio_server):
+    pass
+
+def test_plain_script(scripted_server):
+    pass
+
+async def test_next_script(scripted_server):
+    await hears(await scripted_server(expect(b"hello"), reply(b"hi")))
+
+@pytest.fixture(scope="module")
+async def shared(trio_server):
+    return await trio_server(Upper)
+
+async def test_scope(shared):
+    pass
+
+@pytest.fixture
+def anyio_backend():  # as its plugin has one
+    return "trio"
+
+async def test_anyio(anyio_backend, trio_server):
+    pass
+
+@pytest.mark.skip
+def test_skipped(trio_server):
+    pass
+
+async def test_skips(trio_server):
+    await trio_server(Upper)
+    pytest.skip("not today")
+"""
 
 
-def test_handler_error_fails_the_test(suite: pytest.Pytester) -> None:
-    """PY-04: what the client does not notice, with the traceback of the handler."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            server = await trio_server(fails)
-            client = await server.connect()
-            await client.send_all(b"hello")
-            assert await client.receive_some() == b""
-        """,
-        failed=1,
-    )
-    assert "handlers have failed (1 sub-exception)" in told
-    assert 'raise KeyError("a handler\'s own")' in told
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What becomes of each of these tests: its outcome, and what pytest says of it."""
+    folder, began = tmp_path_factory.mktemp("theirs"), time.monotonic()
+    (folder / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
+    (folder / "test_theirs.py").write_text(BEGINNING + THEIRS, encoding="utf-8")
+    told = pytest_says("-v", "-p", "no:cacheprovider", "-p", "no:randomly", cwd=folder)
+    assert "INTERNALERROR" not in told
+    assert "TrioInternalError" not in told
+    assert time.monotonic() - began < 30  # nobody has waited for the sixty seconds of a crash
+    outcomes = re.findall(r"^test_theirs\.py::(\w+) ([A-Z]+)", told, re.MULTILINE)
+    failed = failures(told)
+    return {name: (outcome.lower(), failed.get(name, "")) for name, outcome in outcomes}
 
 
-def test_expected_error_fails_nothing(suite: pytest.Pytester) -> None:
-    """PY-04: unless the test has said that it expects it."""
-    outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            server = await trio_server(fails)
-            client = await server.connect()
-            async with server.expect_error(KeyError):
-                await client.send_all(b"hello")
-                assert await client.receive_some() == b""
-        """,
-        passed=1,
-    )
+RAISED = 'raise KeyError("a handler\'s own")'
+SEVERAL = "more than one server has failed the test (2 sub-exceptions)"
+UNFINISHED = "requests still go on 1 s after the test:"
+ITS_NAME = "request 1 from 127.0.0.1:49152, working, for 1.000 s"
+HUNG = "Hung: it took more than 0.3 real seconds; the tasks were here:"
+IN_HANDLE = "in handle: async for line in self.rfile:"
+CLOCK = "this test runs on a clock with autojump, and the TCPServer over 'tcp'"
+UNMET = r"step 1 of 2, expect(b'hallo\n'), is not met: got b'hello'"
+NOBODY = r"nobody has connected; the first of 1 step is expect(b'hello\n')"
+NO_FIXTURE = "cannot be had here: the test is not async; for such tests there is trioserver.testing"
+ANYIO = "this test is run by the plugin of anyio; open the server in the test"
 
 
-def test_test_and_handler_fail(suite: pytest.Pytester) -> None:
-    """PY-03: both are told of, and the next test is not concerned."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            server = await trio_server(fails)
-            client = await server.connect()
-            await client.send_all(b"hello")
-            assert await client.receive_some() == b"HELLO"
-
-        async def test_next(trio_server):
-            await trio_server(Upper)
-        """,
-        failed=1,
-        passed=1,
-    )
-    assert "assert b'' == b'HELLO'" in told
-    assert 'raise KeyError("a handler\'s own")' in told
-
-
-def test_two_servers_fail(suite: pytest.Pytester) -> None:
-    """PY-03: of more than one, all errors are told."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            for _ in range(2):
-                server = await trio_server(fails)
-                client = await server.connect()
-                await client.send_all(b"hello")
-                await server.wait_requests()
-        """,
-        failed=1,
-    )
-    assert "more than one server has failed the test (2 sub-exceptions)" in told
-    assert told.count('raise KeyError("a handler\'s own")') >= 2
-
-
-def test_unfinished_handler_fails_the_test(suite: pytest.Pytester) -> None:
-    """PY-01, PY-09: a request that goes on after the test is named, by a virtual second."""
-    began = time.perf_counter()
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server, autojump_clock):
-            server = await trio_server(stays)
-            client = await server.connect()
-        """,
-        failed=1,
-    )
-    assert "requests still go on 1 s after the test:" in told
-    assert "request 1 from 127.0.0.1:49152, working, for 1.000 s" in told
-    assert time.perf_counter() - began < 10
-
-
-def test_socket_that_is_left_open_fails_the_test(suite: pytest.Pytester) -> None:
-    """PY-09: one that the fixture does not own keeps its request, which is named."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            server = await trio_server(Upper, transport="tcp")
-            global stream
-            stream = await trio.open_tcp_stream(*server.address)
-            await stream.send_all(b"hello\\n")
-            await stream.receive_some()
-
-        async def test_next():
-            await stream.aclose()
-        """,
-        failed=1,
-        passed=1,
-    )
-    assert "requests still go on 1 s after the test:" in told
-    assert "idle, for" in told
-
-
-def test_server_that_crashes_fails_the_test_at_once(suite: pytest.Pytester) -> None:
-    """PY-02: the test does not wait for anything any more; the traceback is the server's."""
-    began = time.perf_counter()
-    told = outcome_of(
-        suite,
-        """
-        class Breaks(trioserver.TCPServer):
-            def get_request(self, listener):
-                raise RuntimeError("the server's own")
-
-        async def test_client(trio_server):
-            server = await trio_server(Breaks(("127.0.0.1", 0), Upper))
-            client = await server.connect()
-            await trio.sleep(60)
-        """,
-        failed=1,
-    )
-    assert "RuntimeError: the server's own" in told
-    assert "in get_request" in told
-    assert time.perf_counter() - began < 10
-
-
-def test_server_that_cannot_start_fails_the_test(suite: pytest.Pytester) -> None:
-    """PY-10: what it raises comes out of the fixture's call, bare."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            first = await trio_server(Upper, transport="tcp")
-            with pytest.raises(OSError, match="in use"):
-                await trio_server(trioserver.TCPServer(first.address, Upper), transport="tcp")
-            with pytest.raises(TypeError, match="is a class of servers"):
-                await trio_server(trioserver.TCPServer)
-            raise ValueError("the end was reached")
-        """,
-        failed=1,
-    )
-    assert "ValueError: the end was reached" in told
-
-
-def test_client_that_waits_for_ever_is_shown(suite: pytest.Pytester) -> None:
-    """A deadlock ends by the wall clock, and every task is shown where it waits."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server):
-            server = await trio_server(Upper, guard=0.3)
-            client = await server.connect()
-            await client.send_all(b"no end of line")
-            await client.receive_some()
-        """,
-        failed=1,
-    )
-    assert "Hung: it took more than 0.3 real seconds; the tasks were here:" in told
-    assert "in test_client: await client.receive_some()" in told
-    assert "in handle: async for line in self.rfile:" in told
-
-
-def test_wrong_clock_is_refused(suite: pytest.Pytester) -> None:
-    """CK-05: a clock that jumps, and a server on a real socket."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(trio_server, autojump_clock):
-            await trio_server(Upper, transport="tcp")
-        """,
-        failed=1,
-    )
-    assert "this test runs on a clock with autojump, and the TCPServer over 'tcp'" in told
-
-
-def test_unmet_step_fails_the_test(suite: pytest.Pytester) -> None:
-    """What was wanted, and what came."""
-    told = outcome_of(
-        suite,
-        """
-        async def test_client(scripted_server):
-            server = await scripted_server(expect(b"hello\\n"), reply(b"hi\\n"))
-            client = await server.connect()
-            await client.send_all(b"hallo\\n")
-            await client.receive_some()
-
-        async def test_nobody(scripted_server):
-            await scripted_server(expect(b"hello\\n"))
-        """,
-        failed=2,
-    )
-    assert r"step 1 of 2, expect(b'hello\n'), is not met: got b'hallo\n'" in told
-    assert r"nobody has connected; the first of 1 step is expect(b'hello\n')" in told
-
-
-# Tests that cannot have it ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fixture", ["trio_server", "scripted_server"])
-def test_plain_test_is_refused(fixture: str, suite: pytest.Pytester) -> None:
-    """PY-06: it is told what there is for it; the next test with the fixture is not harmed."""
-    tests = f"""
-        def test_plain({fixture}):
-            pass
-
-        async def test_next({fixture}):
-            pass
-        """
-    told = outcome_of(suite, tests, errors=1, passed=1)
-    assert (
-        f"the fixture {fixture} cannot be had here: the test is not async; for such tests there"
-        " is trioserver.testing.serve_in_thread"
-    ) in told
-
-
-def test_unmarked_test_is_refused(suite: pytest.Pytester) -> None:
-    """PY-06: without trio_mode a test has to be marked."""
-    suite.makeini("[pytest]\n")
-    told = outcome_of(suite, "async def test_unmarked(trio_server):\n    pass\n", errors=1)
-    assert "mark it (pytest.mark.trio), or set trio_mode" in told
-
-
-def test_without_pytest_trio(suite: pytest.Pytester) -> None:
-    """PY-06: it is named."""
-    suite.makeini("[pytest]\n")
-    result = result_of(suite, "async def test_it(trio_server):\n    pass\n", "-p", "no:trio")
-    result.assert_outcomes(errors=1)
-    assert "it needs pytest-trio, which is not installed" in result.stdout.str()
-
-
-def test_wrong_scope_is_refused(suite: pytest.Pytester) -> None:
-    """PY-06: pytest itself says so."""
-    told = outcome_of(
-        suite,
-        """
-        @pytest.fixture(scope="module")
-        async def shared(trio_server):
-            return await trio_server(Upper)
-
-        async def test_it(shared):
-            pass
-        """,
-        errors=1,
-    )
-    assert "ScopeMismatch" in told
-
-
-def test_anyio_is_refused(suite: pytest.Pytester) -> None:
-    """A test of anyio's plugin is told what to do instead."""
-    told = outcome_of(
-        suite,
-        """
-        @pytest.fixture
-        def anyio_backend():  # as its plugin has one
-            return "trio"
-
-        async def test_it(anyio_backend, trio_server):
-            pass
-        """,
-        errors=1,
-    )
-    assert "this test is run by the plugin of anyio; open the server in the test" in told
-
-
-def test_skipped_test_is_skipped(suite: pytest.Pytester) -> None:
-    """Whatever else is wrong with it."""
-    outcome_of(
-        suite,
-        """
-        @pytest.mark.skip
-        def test_marked(trio_server):
-            pass
-
-        async def test_skips(trio_server):
-            await trio_server(Upper)
-            pytest.skip("not today")
-        """,
-        skipped=2,
-    )
-
-
-@pytest.mark.parametrize("word", ["skip", "xfail"])
 @pytest.mark.parametrize(
-    "server",
+    ("test", "outcome", "told"),
     [
-        'scripted_server(expect(b"hello"), reply(b"hi"))',
-        "trio_server(fails)",
-        "trio_server(stays)",
+        ("handler_error", "failed", ["handlers have failed (1 sub-exception)", RAISED]),
+        ("expected_error", "passed", []),
+        ("both_fail", "failed", ["assert b'' == b'HELLO'", RAISED]),
+        ("next", "passed", []),
+        ("two_fail", "failed", [SEVERAL, RAISED, RAISED]),
+        ("unfinished", "failed", [UNFINISHED, ITS_NAME]),
+        ("socket", "failed", [UNFINISHED, "idle, for"]),
+        ("socket_closed", "passed", []),
+        ("crash", "failed", ["RuntimeError: the server's own", "in get_request"]),
+        ("start", "failed", ["ValueError: the end was reached"]),
+        ("deadlock", "failed", [HUNG, "in test_deadlock: await client.receive", IN_HANDLE]),
+        ("clock", "failed", [CLOCK]),
+        ("script", "failed", [UNMET]),
+        ("nobody", "failed", [NOBODY]),
+        ("plain", "error", [f"the fixture trio_server {NO_FIXTURE}.serve_in_thread"]),
+        ("plain_script", "error", [f"the fixture scripted_server {NO_FIXTURE}.serve_in_thread"]),
+        ("next_script", "passed", []),
+        ("scope", "error", ["ScopeMismatch"]),
+        ("anyio", "error", [ANYIO]),
+        ("skipped", "skipped", []),
+        ("skips", "skipped", []),
     ],
 )
-def test_skip_after_a_server_was_opened(suite: pytest.Pytester, word: str, server: str) -> None:
+def test_what_becomes_of_tests(
+    theirs: dict[str, tuple[str, str]], test: str, outcome: str, told: list[str]
+) -> None:
+    """Each has its own outcome, and pytest says why; none is harmed by the one before it.
+
+    PY-04: a handler's error is told with its traceback, unless it is expected. PY-03: all errors
+    are told, of the test and of each server. PY-01, PY-09: a request that goes on is named, by a
+    virtual second. PY-02: the server's own error ends the test at once. PY-10: what a start raises
+    comes out of the fixture's call, bare. CK-05: a clock that jumps is refused beside a real
+    socket. PY-06: a test that cannot have the fixture is told what there is for it.
+    """
+    came, said = theirs[f"test_{test}"]
+    assert came == outcome, said
+    for text in told:
+        assert said.count(text) >= told.count(text)
+
+
+@table(
+    ("mark", "options", "outcome", "told"),
+    {
+        "a mark does, where only some tests are of Trio": (
+            *("@pytest.mark.trio\n", [], "passed", "1 passed"),
+        ),
+        "PY-06: without trio_mode a test has to be marked": (
+            *("", [], "errors", "mark it (pytest.mark.trio), or set trio_mode"),
+        ),
+        "PY-06: pytest-trio is named where it is not": (
+            *("", ["-p", "no:trio"], "errors", "it needs pytest-trio, which is not installed"),
+        ),
+    },
+)
+def test_tests_without_the_mode(
+    suite: pytest.Pytester, mark: str, options: list[str], outcome: str, told: str
+) -> None:
+    """In a suite that has tests of other kinds."""
+    suite.makeini("[pytest]\n")
+    tests = f"{mark}async def test_it(trio_server):\n    await trio_server(Upper)\n"
+    assert told in outcome_of(suite, tests, *options, **{outcome: 1})
+
+
+@pytest.mark.parametrize(("word", "outcome"), [("skip", "skipped"), ("xfail", "xfailed")])
+def test_skip_after_a_server_was_opened(suite: pytest.Pytester, word: str, outcome: str) -> None:
     """Nothing is expected any more of the test, nor of its server."""
-    outcome = {"skip": "skipped", "xfail": "xfailed"}[word]
-    outcome_of(
-        suite,
-        f"""
-        async def test_ends_early(trio_server, scripted_server, autojump_clock):
-            server = await {server}
+    tests = f"""
+        async def ends_early(opening):
+            server = await opening
             client = await server.connect()
             await client.send_all(b"!")
             await trio.testing.wait_all_tasks_blocked()
             pytest.{word}("not today")
-        """,
-        **{outcome: 1},
-    )
+
+        async def test_script(scripted_server, autojump_clock):
+            await ends_early(scripted_server(expect(b"hello"), reply(b"hi")))
+
+        @pytest.mark.parametrize("handler", [fails, stays])
+        async def test_handler(trio_server, handler, autojump_clock):
+            await ends_early(trio_server(handler))
+        """
+    outcome_of(suite, tests, **{outcome: 3})
 
 
 RUNS_AGAIN = """
@@ -521,40 +413,35 @@ def pytest_runtest_protocol(item, nextitem):
 """
 
 
-@pytest.mark.parametrize("fixture", ["trio_server", "scripted_server"])
-def test_another_attempt(suite: pytest.Pytester, fixture: str) -> None:
+def test_another_attempt(suite: pytest.Pytester) -> None:
     """A test that is run again, as pytest-rerunfailures does it, has its fixture again."""
     suite.makeconftest(RUNS_AGAIN)
-    outcome_of(
-        suite,
-        f"""
+    tests = """
         attempts = []
 
-        async def test_flaky({fixture}):
-            attempts.append({fixture})
+        async def test_flaky({0}):
+            attempts.append({0})
             assert len(attempts) == 3
 
         @pytest.mark.parametrize("number", [1, 2])
-        async def test_fine({fixture}, number):
+        async def test_fine({0}, number):
             pass
-        """,
-        passed=3,
-    )
+        """
+    for fixture in ("trio_server", "scripted_server"):
+        outcome_of(suite, tests.format(fixture), passed=3)
 
 
 def test_exit_ends_the_session(suite: pytest.Pytester) -> None:
     """``pytest.exit`` in a test with a server is what it says."""
-    result = result_of(
-        suite,
-        """
+    tests = """
         async def test_exits(trio_server):
             await trio_server(Upper)
             pytest.exit("enough", returncode=7)
 
         def test_next():
             pass
-        """,
-    )
+        """
+    result = result_of(suite, tests)
     assert result.ret == 7
     result.stdout.fnmatch_lines(["*Exit: enough*"])
     result.assert_outcomes()
@@ -564,9 +451,10 @@ def test_exit_ends_the_session(suite: pytest.Pytester) -> None:
 
 MANY = """
 import os
+import re
 import signal
 
-@pytest.mark.parametrize("number", range(24))
+@pytest.mark.parametrize("number", range(12))
 @pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
 async def test_it(trio_server, transport, number):
     server = await trio_server(Upper, transport=transport)
@@ -588,35 +476,39 @@ def socket_upper(request, client_address, server):
 """
 
 
+SHUFFLE = """
+import random
+
+def pytest_collection_modifyitems(items):
+    random.Random({seed}).shuffle(items)
+"""
+
+
 @pytest.mark.slow
-def test_on_eight_workers(suite: pytest.Pytester) -> None:
-    """PY-07: ports and paths never clash."""
+def test_on_many_workers(suite: pytest.Pytester) -> None:
+    """PY-07: ports and paths never clash, in whatever order."""
     suite.makepyfile(test_theirs=BEGINNING + MANY)
-    result = suite.runpytest_subprocess("-n", "8", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=73)
+    suite.makeconftest(SHUFFLE.format(seed=3))
+    result = suite.runpytest_subprocess("-n", "4", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=37)
 
 
 @pytest.mark.slow
 def test_in_random_order_until_the_first_failure(suite: pytest.Pytester) -> None:
     """PY-07: no test depends on another one; and ``-x`` ends it with nothing left."""
-    shuffle = """
-    import random
-
-    def pytest_collection_modifyitems(items):
-        random.Random({seed}).shuffle(items)
-    """
     wrong = """
     async def test_wrong(trio_server):
         server = await trio_server(stays, transport="tcp")
         await server.connect()
         assert False
     """
-    suite.makepyfile(test_theirs=BEGINNING + MANY + textwrap.dedent(wrong))
+    before = open_descriptors()
     for seed in (1, 2):
-        suite.makeconftest(shuffle.format(seed=seed))
-        result = suite.runpytest_subprocess("-x", "-p", "no:cacheprovider", "-q")
+        suite.makeconftest(SHUFFLE.format(seed=seed))
+        result = result_of(suite, MANY + textwrap.dedent(wrong), "-x", "-q")
         assert result.parseoutcomes()["failed"] == 1
         result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    assert open_descriptors() == before
 
 
 @pytest.mark.slow

@@ -12,9 +12,9 @@ import pytest
 import trio
 import trio.testing
 from support import plain_client, read_to_end
+from support.speaking import EVERYWHERE, ON_SOCKETS, speaks
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-import trioserver
 from trioserver.testing import (
     Hung,
     Latency,
@@ -31,9 +31,6 @@ from trioserver.testing import (
 )
 from trioserver.testing._pattern import Mismatch, end_of_match, literals_of
 
-WHERE = ["memory", "tcp", "unix"]
-A_DAY = 86_400
-
 MAIL = [
     reply(b"220 ready\r\n"),
     expect(b"EHLO *\r\n"),
@@ -44,19 +41,11 @@ MAIL = [
 ]
 
 
-async def says(server: Any, data: bytes) -> trio.abc.HalfCloseableStream:
-    """A client that says this, and stays."""
-    client: trio.abc.HalfCloseableStream = await server.connect()
-    if data:
-        await client.send_all(data)
-    return client
-
-
-def unmet_in(group: pytest.ExceptionInfo[ExceptionGroup[Exception]]) -> str:
-    """The message of the one `Unmet` that a handler has raised."""
-    [error] = group.value.exceptions
-    assert isinstance(error, Unmet)
-    return str(error)
+def unmet_in(error: BaseException) -> str:
+    """The message of the one `Unmet` that a handler has raised, or that the end of the test has."""
+    [unmet] = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+    assert isinstance(unmet, Unmet)
+    return str(unmet)
 
 
 # Steps ------------------------------------------------------------------------------
@@ -65,12 +54,8 @@ def unmet_in(group: pytest.ExceptionInfo[ExceptionGroup[Exception]]) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        r"expect(b'MAIL FROM:<*>\r\n')",
-        "expect_eof()",
-        r"reply(b'250 ok\r\n')",
-        "pause(30)",
-        "pause(0.5)",
-        "eof()",
+        *(r"expect(b'MAIL FROM:<*>\r\n')", "expect_eof()", r"reply(b'250 ok\r\n')"),
+        *("pause(30)", "pause(0.5)", "eof()"),
     ],
 )
 def test_steps_look_as_they_are_written(text: str) -> None:
@@ -88,20 +73,18 @@ def test_long_steps_are_named_in_short() -> None:
     assert repr(step) == f"reply({b'x' * 1000})"
 
 
+STAR = (
+    "expect() takes a pattern that does not end in *, not b'EHLO *': nothing says where that ends;"
+    ' give what comes next (b"\\n", say), or [*] for a star'
+)
+
+
 @pytest.mark.parametrize(
     ("make", "argument", "error", "message"),
     [
         (expect, "EHLO", TypeError, "expect() takes a pattern, in bytes, not 'EHLO'"),
         (expect, b"", ValueError, "expect() takes a pattern, of at least one byte, not b''"),
-        (
-            expect,
-            b"EHLO *",
-            ValueError,
-            (
-                "expect() takes a pattern that does not end in *, not b'EHLO *': nothing says where"
-                ' that ends; give what comes next (b"\\n", say), or [*] for a star'
-            ),
-        ),
+        (expect, b"EHLO *", ValueError, STAR),
         (reply, "250", TypeError, "reply() takes what to send, in bytes, not '250'"),
         (reply, b"", ValueError, "reply() takes what to send, of at least one byte, not b''"),
         (pause, "1", TypeError, "pause() takes a number of seconds, not '1'"),
@@ -119,43 +102,30 @@ def test_arguments_are_checked(
     assert str(caught.value) == message
 
 
+NO_STEP = "step 2 must be what expect(), expect_eof(), reply(), pause() or eof() gives, not "
+
+
 @pytest.mark.parametrize(
-    ("steps", "options", "error", "message"),
+    ("steps", "error", "message"),
     [
-        ([], {}, ValueError, "a script has at least one step: expect(...), say"),
+        ([], ValueError, "a script has at least one step: expect(...), say"),
+        ([expect(b"a"), eof], TypeError, f"{NO_STEP}{eof!r}"),
         (
-            [expect(b"a"), eof],
-            {},
-            TypeError,
-            (
-                "step 2 must be what expect(), expect_eof(), reply(), pause() or eof() gives,"
-                f" not {eof!r}"
-            ),
-        ),
-        (
-            [eof(), pause(1), reply(b"x")],
-            {},
-            ValueError,
+            *([eof(), pause(1), reply(b"x")], ValueError),
             "step 3, reply(b'x'), comes after eof(): the output has ended",
         ),
         (
-            [expect_eof(), expect(b"x")],
-            {},
-            ValueError,
+            *([expect_eof(), expect(b"x")], ValueError),
             "step 2, expect(b'x'), comes after expect_eof(): nothing can come",
         ),
-        (
-            [expect(b"x")],
-            {"transport": "udp"},
-            ValueError,
-            "a script needs a stream: transport must not be 'udp'",
-        ),
+        ([expect(b"x")], ValueError, "a script needs a stream: transport must not be 'udp'"),
     ],
 )
 async def test_what_nobody_can_follow_is_refused(
-    steps: Any, options: Any, error: type[Exception], message: str
+    steps: Any, error: type[Exception], message: str
 ) -> None:
     """In words, before anything is opened."""
+    options: Any = {"transport": "udp"} if "udp" in message else {}
     with pytest.raises(error) as caught:
         async with open_scripted_server(*steps, **options):
             raise AssertionError("it was served")
@@ -174,13 +144,12 @@ async def test_pause_that_would_never_end_is_refused(autojump_clock: MockClock) 
 # Following --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", WHERE)
+@EVERYWHERE
 async def test_follows_the_script(where: Any) -> None:
     """With every connection, from its first step; then the connection ends in order."""
     async with open_scripted_server(*MAIL, transport=where) as server:
         for number in (1, 2):
-            client = await server.connect()
-            await client.send_all(b"EHLO me\r\nMAIL FR")
+            client = await speaks(server, b"EHLO me\r\nMAIL FR")
             await client.send_all(b"OM:<a@b>\r\n")
             await client.send_eof()
             assert await read_to_end(client) == b"220 ready\r\n250 hello\r\n250 ok\r\n"
@@ -188,13 +157,12 @@ async def test_follows_the_script(where: Any) -> None:
     assert [str(one.outcome) for one in exchanges] == ["completed", "completed"]
 
 
-@pytest.mark.parametrize("where", WHERE)
+@EVERYWHERE
 async def test_ends_its_output_after_the_last_step(where: Any) -> None:
     """What it has said arrives, though the client has not read and does not end its side."""
     said = b"x" * 1_000_000
     async with open_scripted_server(expect(b"GET\n"), reply(said), transport=where) as server:
-        client = await says(server, b"GET\n")
-        assert await read_to_end(client) == said
+        assert await read_to_end(await speaks(server, b"GET\n")) == said
 
 
 async def test_the_end_waits_for_the_client(autojump_clock: MockClock) -> None:
@@ -216,7 +184,7 @@ async def test_output_can_end_before_the_script(autojump_clock: MockClock) -> No
     """``eof()``: the client still is listened to."""
     script = [expect(b"a\n"), eof(), expect(b"b\n"), expect_eof()]
     async with open_scripted_server(*script) as server:
-        client = await says(server, b"a\n")
+        client = await speaks(server, b"a\n")
         assert await read_to_end(client) == b""
         await client.send_all(b"b\n")
         await client.send_eof()
@@ -228,17 +196,16 @@ async def test_pauses_by_the_trio_clock(autojump_clock: MockClock) -> None:
     """To the second."""
     async with open_scripted_server(pause(1800), reply(b"a"), pause(0.5), eof()) as server:
         client = await server.connect()
-        assert await client.receive_some() == b"a"
-        assert trio.current_time() == 1800
-        assert await client.receive_some() == b""
-        assert trio.current_time() == 1800.5
+        for heard, instant in ((b"a", 1800), (b"", 1800.5)):
+            assert await client.receive_some() == heard
+            assert trio.current_time() == instant
 
 
 async def test_network_can_be_bad(autojump_clock: MockClock) -> None:
     """Half an hour late, and every byte by itself: the script has the patience."""
     options: Any = {"faults": [Latency(1800), Slice(1)]}
     async with open_scripted_server(expect(b"*\n"), reply(b"b\n"), **options) as server:
-        client = await says(server, b"aaaa\n")
+        client = await speaks(server, b"aaaa\n")
         assert await client.receive_some(1) == b"b"
         assert trio.current_time() == 3600
 
@@ -247,7 +214,7 @@ async def test_network_can_be_bad(autojump_clock: MockClock) -> None:
 async def test_client_may_give_up(autojump_clock: MockClock, seconds: float) -> None:
     """Which is what a pause is there to test; the server's own steps are not expected."""
     async with open_scripted_server(expect(b"a\n"), pause(seconds), reply(b"late")) as server:
-        client = await says(server, b"a\n")
+        client = await speaks(server, b"a\n")
         with trio.move_on_after(30):
             await client.receive_some()
         await client.aclose()
@@ -258,27 +225,23 @@ async def test_client_may_be_gone_before_a_reply(autojump_clock: MockClock) -> N
     """Whether the server notices that is up to chance."""
     replies = [expect(b"a\n"), *[pause(1), reply(b"b\n")] * 3, eof()]
     async with open_scripted_server(*replies) as server:
-        client = await says(server, b"a\n")
-        await client.aclose()
+        await (await speaks(server, b"a\n")).aclose()
         [exchange] = await server.wait_requests()
-    assert exchange.sent == b"b\n" * 2
-    assert str(exchange.outcome) == "completed"
+    assert (exchange.sent, str(exchange.outcome)) == (b"b\n" * 2, "completed")
 
 
-@pytest.mark.parametrize("where", WHERE)
+@EVERYWHERE
 async def test_what_is_on_its_way_counts(where: Any) -> None:
     """The test is over before the server has taken a step; the client's own end is one, too."""
     async with open_scripted_server(expect(b"a\n"), expect_eof(), transport=where) as server:
-        client = await says(server, b"a\n")
-        await client.aclose()
+        await (await speaks(server, b"a\n")).aclose()
 
 
 async def test_what_a_fault_holds_up_counts(autojump_clock: MockClock) -> None:
     """The network is whole again when the test is over."""
     faults = [Latency(30), SlowClose(30)]
     async with open_scripted_server(expect(b"a\n"), expect_eof(), faults=faults) as server:
-        client = await says(server, b"a\n")
-        await client.send_eof()
+        await speaks(server, b"a\n", ends=True)
     assert trio.current_time() == 0
 
 
@@ -349,8 +312,8 @@ def cuts(data: bytes) -> list[list[bytes]]:
     ("data", "expected"),
     [
         (b"EHLO me\r\nA*<b>\r\nQUIT", None),
-        (b"EHLO me\nA*<b>\r\nQUIT", "step 1 of 4, expect(b'EHLO *\\r\\n'), is not met"),
-        (b"EHLO me\r\nA+<b>\r\nQUIT", "step 2 of 4, expect(b'A[*]<*>\\r\\n'), is not met"),
+        (b"EHLO me\nA*<b>\r\nQUIT", r"step 1 of 4, expect(b'EHLO *\r\n'), is not met"),
+        (b"EHLO me\r\nA+<b>\r\nQUIT", r"step 2 of 4, expect(b'A[*]<*>\r\n'), is not met"),
         (b"EHLO me\r\nA*<b>\r\nQ", "step 3 of 4, expect(b'QUIT'), is not met"),
         (
             b"EHLO me\r\nA*<b>\r\nQUIT!",
@@ -383,132 +346,116 @@ async def test_cuts_change_nothing(
 # Wrong clients fail ------------------------------------------------------------------------
 
 GET = [expect(b"GET *\r\n"), reply(b"200\r\n"), expect_eof()]
+FIRST = r"step 1 of 3, expect(b'GET *\r\n'), is not met: "
+LAST = "step 3 of 3, expect_eof(), is not met: "
+OVER = ", and the test was over"
+
+
+async def judged(server: Any, client: Any) -> None:
+    """The client stays until the server has ended its request."""
+    await server.wait_requests()
+
+
+async def reset(server: Any, client: Any) -> None:
+    """What it has said has arrived before."""
+    await wait_all_tasks_blocked()
+    client.reset()
+    await server.wait_requests()
+
+
+async def waiting(server: Any, client: Any) -> None:
+    """For an answer."""
+    assert await read_to_end(client) == b""
+
+
+async def stopped(server: Any, client: Any) -> None:
+    """By the test, in the middle of the script."""
+    await wait_all_tasks_blocked()
+    await server.stop()
+
+
+async def drained(server: Any, client: Any) -> None:
+    """The same, with a grace."""
+    await wait_all_tasks_blocked()
+    await server.stop(grace=5)
+
+
+A = expect(b"a\n")
+END = expect_eof()
+X = b"x" * 200
+BAD_MAIL = r"step 3 of 5, expect(b'MAIL FROM:<*>\r\n'), is not met: got b'RCPT TO:<a@b>\r\n'"
+LONG = f"step 1 of 1, expect({X!r} and 1 more bytes), is not met: got {X!r} and 9 more bytes"
+UNREAD = "and 999800 more bytes), is not met: the client has taken nothing for 86400 s"
+AFTER = "nothing more is expected: got"
+ENDS = "step 1 of 1, expect_eof(), is not met: got"
 
 
 @pytest.mark.parametrize(
-    ("script", "data", "message"),
+    ("script", "said", "then", "at", "message"),
     [
+        # Wrong words fail at once, as soon as it is certain.
+        ([*MAIL[1:4], pause(1), END], b"EHLO me\r\nRCPT TO:<a@b>\r\n", judged, 0, BAD_MAIL),
+        (GET, b"P", judged, 0, FIRST + "got b'P'"),
+        (GET, b"GET /\n", judged, 0, FIRST + r"got b'GET /\n'"),
+        (GET, b"GET /\r\nGET", judged, 0, LAST + "got b'GET'"),
+        (GET[:2], b"GET /\r\nGET", judged, 0, rf"after step 2 of 2, {GET[1]}, {AFTER} b'GET'"),
+        ([expect(X + b"y")], X + b"x" * 9, judged, 0, LONG),
+        # They are found when they arrive, though the test is over, whatever the script is at.
+        (GET, b"PUT", None, 0, FIRST + "got b'PUT'"),
+        ([A], b"a\nb\n", None, 0, rf"after step 1 of 1, {A}, {AFTER} b'b\n'"),
+        ([A, pause(30)], b"a\nb\n", None, 0, rf"after step 2 of 2, pause(30), {AFTER} b'b\n'"),
+        # A reset is no end.
+        (GET, b"", reset, 0, FIRST + "got a reset by the client"),
+        (GET, b"GET", reset, 0, FIRST + "got b'GET' and then a reset by the client"),
+        ([END], b"", reset, 0, f"{ENDS} a reset by the client"),
+        ([END], b"GET", reset, 0, f"{ENDS} b'GET'"),
+        # Deadlocks end on a clock that jumps: after a day.
+        (GET, b"GET /", waiting, 86_400, FIRST + "got b'GET /' and then nothing for 86400 s"),
+        ([reply(X * 5000)], b"", judged, 86_400, f"step 1 of 1, reply({X!r} {UNREAD}"),
+        # The end of the test meets nothing: it closes the client, which has not ended by itself.
+        (GET, b"", None, 1, FIRST + "got nothing" + OVER),
+        (GET, b"GET", None, 1, FIRST + "got b'GET'" + OVER),
+        (GET, b"GET /\r\n", None, 1, LAST + "got nothing" + OVER),
         (
-            [*MAIL[1:4], pause(1), expect_eof()],
-            b"EHLO me\r\nRCPT TO:<a@b>\r\n",
-            r"step 3 of 5, expect(b'MAIL FROM:<*>\r\n'), is not met: got b'RCPT TO:<a@b>\r\n'",
+            *([pause(30), reply(b"b\n"), A], b"a\n", None, 1),
+            f"step 3 of 3, {A}, is not met: the script was at step 1 of 3, pause(30)" + OVER,
         ),
-        (GET, b"P", r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'P'"),
-        (GET, b"GET /\n", r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /\n'"),
-        (GET, b"GET /\r\nGET", "step 3 of 3, expect_eof(), is not met: got b'GET'"),
-        (
-            GET[:2],
-            b"GET /\r\nGET",
-            r"after step 2 of 2, reply(b'200\r\n'), nothing more is expected: got b'GET'",
-        ),
-        (
-            [expect(b"x" * 201)],
-            b"y" * 201,
-            (
-                f"step 1 of 1, expect(b'{'x' * 200}' and 1 more bytes), is not met:"
-                f" got b'{'y' * 200}' and 1 more bytes"
-            ),
-        ),
+        # A server that is stopped meets nothing either.
+        (GET, b"GET", stopped, 0, FIRST + "got b'GET'" + OVER),
+        (GET, b"", drained, 0.5, FIRST + "got nothing, and the server was stopped"),
+        # When nobody has connected, nothing was tested.
+        (GET, None, None, 1, f"nobody has connected; the first of 3 steps is {GET[0]}"),
+        ([END], None, None, 1, "nobody has connected; the first of 1 step is expect_eof()"),
     ],
 )
-async def test_wrong_words_fail_at_once(
-    autojump_clock: MockClock, script: Sequence[Step], data: bytes, message: str
+async def test_unmet(
+    script: Any, said: bytes | None, then: Any, at: float, message: str, autojump_clock: MockClock
 ) -> None:
-    """As soon as it is certain, while the client still waits for an answer."""
-    with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+    """What a handler finds is in a group with others; what the end of the test finds is not."""
+    with pytest.raises((ExceptionGroup, Unmet)) as caught:
         async with open_scripted_server(*script) as server:
-            client = await says(server, data)
-            await server.wait_requests()
-            assert trio.current_time() == 0
-            await read_to_end(client)
-    assert unmet_in(caught) == message
+            client = None if said is None else await speaks(server, said)
+            if then is not None:
+                await then(server, client)
+    assert unmet_in(caught.value) == message
+    assert isinstance(caught.value, Unmet) == (OVER in message or said is None)
+    assert trio.current_time() == at
 
 
-@pytest.mark.parametrize(
-    ("data", "got"),
-    [
-        (b"EHLO me\r\nMAIL FR", "got b'MAIL FR' and then the end of the input"),
-        (b"EHLO me\r\n", "got the end of the input"),
-    ],
-)
-@pytest.mark.parametrize("where", WHERE)
-async def test_end_of_the_client_fails(where: Any, data: bytes, got: str) -> None:
+@EVERYWHERE
+async def test_end_of_the_client_fails(where: Any) -> None:
     """In the middle of a step, or before it."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_scripted_server(*MAIL, transport=where) as server:
-            client = await says(server, data)
-            await client.send_eof()
-            await read_to_end(client)
-    assert unmet_in(caught) == rf"step 4 of 6, expect(b'MAIL FROM:<*>\r\n'), is not met: {got}"
-
-
-@pytest.mark.parametrize(
-    ("data", "got"),
-    [(b"GET", "got b'GET' and then a reset by the client"), (b"", "got a reset by the client")],
-)
-@pytest.mark.parametrize("step", [expect(b"GET *\r\n"), expect_eof()])
-async def test_reset_of_the_client_fails(
-    autojump_clock: MockClock, step: Step, data: bytes, got: str
-) -> None:
-    """It is no end."""
-    if data and step == expect_eof():
-        got = "got b'GET'"
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_scripted_server(step) as server:
-            client = await says(server, data)
-            await wait_all_tasks_blocked()
-            assert isinstance(client, trioserver.Connection)
-            client.reset()
-            await server.wait_requests()
-    assert unmet_in(caught) == f"step 1 of 1, {step}, is not met: {got}"
-
-
-async def test_deadlock_ends_on_a_clock_that_jumps(autojump_clock: MockClock) -> None:
-    """The client waits for an answer, and the script for the end of the line."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_scripted_server(*GET) as server:
-            assert await read_to_end(await says(server, b"GET /")) == b""
-    assert unmet_in(caught) == (
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /' and then nothing for 86400 s"
-    )
-
-
-async def test_client_that_does_not_read_fails(autojump_clock: MockClock) -> None:
-    """After a day, too."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_scripted_server(reply(b"x" * 1_000_000)) as server:
-            await server.connect()
-            await server.wait_requests()
-    assert unmet_in(caught) == (
-        f"step 1 of 1, reply(b'{'x' * 200}' and 999800 more bytes), is not met:"
-        " the client has taken nothing for 86400 s"
-    )
-
-
-# The test is over ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "step", "got"),
-    [
-        (b"", r"step 1 of 3, expect(b'GET *\r\n')", "nothing"),
-        (b"GET", r"step 1 of 3, expect(b'GET *\r\n')", "b'GET'"),
-        (b"GET /\r\n", "step 3 of 3, expect_eof()", "nothing"),
-    ],
-)
-async def test_end_of_the_test_meets_nothing(
-    autojump_clock: MockClock, data: bytes, step: str, got: str
-) -> None:
-    """The client is closed by it, and has not ended by itself."""
-    with pytest.raises(Unmet) as caught:
-        async with open_scripted_server(*GET) as server:
-            await says(server, data)
-    assert str(caught.value) == f"{step}, is not met: got {got}, and the test was over"
-    assert trio.current_time() == 1
+    for said, got in ((b"MAIL FR", "b'MAIL FR' and then the end"), (b"", "the end")):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with open_scripted_server(*MAIL, transport=where) as server:
+                await read_to_end(await speaks(server, b"EHLO me\r\n" + said, ends=True))
+        assert unmet_in(caught.value) == (
+            rf"step 4 of 6, expect(b'MAIL FROM:<*>\r\n'), is not met: got {got} of the input"
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["tcp", "unix"])
+@ON_SOCKETS
 async def test_end_of_the_test_meets_nothing_on_a_real_socket(where: Any) -> None:
     """Nor does it where the client is the test's own, and stays open."""
     with pytest.raises(Unmet, match=r"expect_eof\(\), is not met: got nothing, and the test was"):
@@ -530,47 +477,14 @@ async def test_client_may_stay_open(script: Sequence[Step]) -> None:
 async def test_test_that_is_over_in_a_reply(autojump_clock: MockClock) -> None:
     """Which is not expected of anybody, though the client has not taken it."""
     async with open_scripted_server(expect(b"a"), reply(b"x" * 1_000_000)) as server:
-        await says(server, b"a")
+        await speaks(server, b"a")
         await wait_all_tasks_blocked()
-    assert trio.current_time() == 0
-
-
-async def test_wrong_words_at_the_end_of_the_test(autojump_clock: MockClock) -> None:
-    """They are found when they arrive, and nothing more is waited for."""
-    with pytest.raises(ExceptionGroup) as caught:
-        async with open_scripted_server(*GET) as server:
-            await says(server, b"PUT")
-    assert unmet_in(caught) == r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'"
-    assert trio.current_time() == 0
-
-
-async def test_test_that_is_over_in_a_pause(autojump_clock: MockClock) -> None:
-    """What was to come after it has not come."""
-    with pytest.raises(Unmet) as caught:
-        async with open_scripted_server(pause(30), reply(b"a\n"), expect(b"b\n")) as server:
-            await says(server, b"b\n")
-    assert str(caught.value) == (
-        r"step 3 of 3, expect(b'b\n'), is not met:"
-        " the script was at step 1 of 3, pause(30), and the test was over"
-    )
-    assert trio.current_time() == 1
-
-
-async def test_too_much_is_found_after_the_test(autojump_clock: MockClock) -> None:
-    """Whatever the script is at: its end, or a pause."""
-    for last in ([], [pause(30)]):
-        with pytest.raises(ExceptionGroup) as caught:
-            async with open_scripted_server(expect(b"a\n"), *last) as server:
-                client = await says(server, b"a\n")
-                await client.send_all(b"b\n")
-                await client.aclose()
-        assert unmet_in(caught).endswith(r", nothing more is expected: got b'b\n'")
     assert trio.current_time() == 0
 
 
 async def test_each_connection_is_told_of(autojump_clock: MockClock) -> None:
     """A line for each that the test has left in the middle; an error has them as notes."""
-    nothing = r"step 1 of 3, expect(b'GET *\r\n'), is not met: got nothing, and the test was over"
+    nothing = FIRST + "got nothing" + OVER
     with pytest.raises(Unmet) as two:
         async with open_scripted_server(*GET) as server:
             for _ in range(2):
@@ -579,48 +493,9 @@ async def test_each_connection_is_told_of(autojump_clock: MockClock) -> None:
     with pytest.raises(ExceptionGroup) as mixed:
         async with open_scripted_server(*GET) as server:
             await server.connect()
-            await says(server, b"PUT")
-    assert unmet_in(mixed) == r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'"
+            await speaks(server, b"PUT")
+    assert unmet_in(mixed.value) == FIRST + "got b'PUT'"
     assert mixed.value.__notes__ == [nothing]
-
-
-@pytest.mark.parametrize(
-    ("script", "message"),
-    [
-        (MAIL[1:], r"nobody has connected; the first of 5 steps is expect(b'EHLO *\r\n')"),
-        ([reply(b"hi")], "nobody has connected; the first of 1 step is reply(b'hi')"),
-    ],
-)
-async def test_nobody_has_connected(
-    autojump_clock: MockClock, script: Sequence[Step], message: str
-) -> None:
-    """Then nothing was tested, after a virtual second."""
-    with pytest.raises(Unmet) as caught:
-        async with open_scripted_server(*script):
-            pass
-    assert str(caught.value) == message
-    assert trio.current_time() == 1
-
-
-async def test_server_that_is_stopped(autojump_clock: MockClock) -> None:
-    """By the test, in the middle of the script: that meets nothing either."""
-    with pytest.raises(Unmet) as cut:
-        async with open_scripted_server(*GET) as server:
-            await says(server, b"GET")
-            await wait_all_tasks_blocked()
-            await server.stop()
-    assert str(cut.value) == (
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met:"
-        " got b'GET', and the test was over"
-    )
-    with pytest.raises(ExceptionGroup) as drained:
-        async with open_scripted_server(*GET) as server:
-            await server.connect()
-            await wait_all_tasks_blocked()
-            await server.stop(grace=5)
-    assert unmet_in(drained) == (
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got nothing, and the server was stopped"
-    )
 
 
 # The test itself fails ------------------------------------------------------------------------
@@ -630,38 +505,30 @@ async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
     """Unmet steps are notes on it, those that are waited for and those that were found."""
     with pytest.raises(trio.TooSlowError) as waiting, trio.fail_after(5):
         async with open_scripted_server(*GET) as server:
-            await read_to_end(await says(server, b"GET /"))
-    [note] = waiting.value.__context__.__notes__
-    assert note == (
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /', and the test was over"
-    )
+            await read_to_end(await speaks(server, b"GET /"))
+    assert waiting.value.__context__.__notes__ == [FIRST + "got b'GET /'" + OVER]
     with pytest.raises(ZeroDivisionError) as found:
         async with open_scripted_server(*GET) as server:
-            await read_to_end(await says(server, b"PUT"))
+            await read_to_end(await speaks(server, b"PUT"))
             raise ZeroDivisionError
     [note] = found.value.__notes__
     assert note.startswith("A handler has failed, too:\nTraceback")
-    assert note.endswith("step 1 of 3, expect(b'GET *\\r\\n'), is not met: got b'PUT'\n")
+    assert note.endswith(FIRST + "got b'PUT'\n")
 
 
 async def test_test_that_hangs() -> None:
     """By the wall clock: it says what the script has waited for."""
     with pytest.raises(Hung) as caught:
         async with open_scripted_server(*GET, guard=0.1) as server:
-            await read_to_end(await says(server, b"GET /"))
-    assert caught.value.__notes__ == [
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'GET /', and the test was over"
-    ]
+            await read_to_end(await speaks(server, b"GET /"))
+    assert caught.value.__notes__ == [FIRST + "got b'GET /'" + OVER]
 
 
 async def test_lenient(autojump_clock: MockClock) -> None:
     """``strict=False``: unmet steps are noted; what has not come is nothing."""
     async with open_scripted_server(*GET, strict=False) as server:
-        await says(server, b"PUT")
-        await says(server, b"GET")
-    assert [str(one.error) for one in server.exchanges] == [
-        r"step 1 of 3, expect(b'GET *\r\n'), is not met: got b'PUT'",
-        "None",
-    ]
+        await speaks(server, b"PUT")
+        await speaks(server, b"GET")
+    assert [str(one.error) for one in server.exchanges] == [FIRST + "got b'PUT'", "None"]
     async with open_scripted_server(*GET, strict=False):
         pass

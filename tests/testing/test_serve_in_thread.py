@@ -6,7 +6,6 @@ import contextlib
 import math
 import signal
 import socket
-import socketserver
 import tempfile
 import threading
 import unittest
@@ -17,7 +16,8 @@ from typing import Any
 
 import pytest
 import trio
-from support import Upper, process_handlers
+from support import Upper, hold, process_handlers
+from support.speaking import ON_SOCKETS, Back
 
 import trioserver
 from trioserver.testing import (
@@ -65,20 +65,6 @@ async def holds(request: trioserver.Connection, client_address: Any, server: Any
     await trio.sleep_forever()
 
 
-class Back(trioserver.DatagramRequestHandler):
-    """Replies in reverse."""
-
-    async def handle(self) -> None:
-        await self.wfile.write((await self.rfile.read())[::-1])
-
-
-class SyncUpper(socketserver.StreamRequestHandler):
-    """Answers a line."""
-
-    def handle(self) -> None:
-        self.wfile.write(self.rfile.readline().upper())
-
-
 class Blocks:
     """A handler that blocks Trio's loop until it is released."""
 
@@ -123,7 +109,7 @@ def begin(server: ThreadServer) -> None:
 # Serving ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["tcp", "unix"])
+@ON_SOCKETS
 def test_serves_a_handler(where: Any) -> None:
     """In a thread that ends with the block; what was noted can be looked at after it."""
     with serve_in_thread(Upper, transport=where) as server:
@@ -152,18 +138,6 @@ def test_serves_datagrams(where: Any, tmp_path: Path) -> None:
         assert len(list(tmp_path.glob("client-*"))) == (where == "unix")
 
 
-def test_serves_a_server_as_it_is() -> None:
-    """And gives it back closed; its handlers may be in threads."""
-    for served in (
-        trioserver.TCPServer(("", 0), Upper),
-        trioserver.ThreadingTCPServer(("127.0.0.1", 0), SyncUpper),
-    ):
-        with serve_in_thread(served) as server:
-            assert server.server is served
-            assert ask(server, b"hello\n") == b"HELLO\n"
-        assert served.socket is None
-
-
 @pytest.fixture(scope="module")
 def parents_of_workers() -> None:
     """Are there: `multiprocessing` starts them once, and keeps them to the program's end."""
@@ -171,56 +145,52 @@ def parents_of_workers() -> None:
         pass
 
 
-def test_serves_processes(parents_of_workers: None) -> None:
-    """Which a thread other than the main one may start, too."""
-    served = trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper)
+@pytest.mark.parametrize(
+    "served",
+    [
+        trioserver.TCPServer(("", 0), Upper),
+        trioserver.ThreadingTCPServer(("127.0.0.1", 0), process_handlers.Upper),
+        trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper),
+    ],
+)
+def test_serves_a_server_as_it_is(served: Any, parents_of_workers: None) -> None:
+    """And gives it back closed; workers may be started by a thread that is not the main one."""
     with serve_in_thread(served, patience=30) as server:
+        assert server.server is served
         assert ask(server, b"hello\n") == b"HELLO\n"
+    assert served.socket is None
 
 
-def test_two_at_once_and_in_any_thread() -> None:
-    """Neither needs the main thread, or knows of the other."""
+def serve_two() -> bytes:
+    """Two servers at once, neither of which knows of the other."""
+    with serve_in_thread(Upper) as one, serve_in_thread(Upper) as other:
+        assert one.port != other.port
+        answer = ask(one, b"one ") + ask(other, b"other")
+        one.wait_idle()
+        return answer
 
-    def serve() -> bytes:
-        with serve_in_thread(Upper) as one, serve_in_thread(Upper) as other:
-            assert one.port != other.port
-            return ask(one, b"one ") + ask(other, b"other")
 
+async def test_in_any_thread() -> None:
+    """Not just in the main one; also of another Trio, and even in its loop, which stands still."""
     with ThreadPoolExecutor(2) as threads:
-        for answer in [threads.submit(serve) for _ in range(2)]:
+        for answer in [threads.submit(serve_two) for _ in range(2)]:
             assert answer.result(20) == b"ONE OTHER"
+    assert await trio.to_thread.run_sync(serve_two) == b"ONE OTHER"
+    assert serve_two() == b"ONE OTHER"
 
 
-async def test_in_trio() -> None:
-    """In a thread of another run, and even in its loop, which then stands still."""
-
-    def serve() -> bytes:
-        with serve_in_thread(Upper) as server:
-            answer = ask(server, b"hello")
-            server.wait_idle()
-            return answer
-
-    assert await trio.to_thread.run_sync(serve) == b"HELLO"
-    assert serve() == b"HELLO"
-
-
-def test_clients_are_closed_with_the_server() -> None:
-    """First of all, so that who waits for them ends by that."""
-    with serve_in_thread(Upper) as server:
-        client = server.connect()
-        client.sendall(b"hello\n")
-        assert client.recv(100) == b"HELLO\n"
-    assert client.fileno() == -1
-    assert [str(one.outcome) for one in server.exchanges] == ["completed"]
-
-
-def test_clients_do_not_hang() -> None:
-    """Nor does one that waits for what never comes."""
+def test_clients() -> None:
+    """They do not hang, and are closed first of all, so that who waits for them ends by that."""
     with serve_in_thread(Upper, patience=20) as server:
         assert server.connect().gettimeout() == 20
         with pytest.raises(TimeoutError):
             server.connect(timeout=0.01).recv(100)
-        assert server.connect(timeout=math.inf).gettimeout() is None
+        client = server.connect(timeout=math.inf)
+        assert client.gettimeout() is None
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"HELLO\n"
+    assert client.fileno() == -1
+    assert [str(one.outcome) for one in server.exchanges] == ["completed"] * 3
 
 
 def test_stop_tells_how_it_ended() -> None:
@@ -239,13 +209,12 @@ class NotingFaults(Faults):
     """Note in which threads they are changed."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.threads: list[str] = []
+        super().__init__()
 
     def add(self, *faults: Any) -> None:
         super().add(*faults)
-        if faults:
-            self.threads.append(threading.current_thread().name)
+        self.threads += [threading.current_thread().name for _ in faults[:1]]
 
     def remove(self, *faults: Any) -> None:
         super().remove(*faults)
@@ -298,43 +267,36 @@ def test_handler_error_fails_the_test() -> None:
     assert server.exchanges[0].error is error
 
 
-def test_lenient() -> None:
+@pytest.mark.parametrize("handler", [fails, holds])
+def test_lenient(handler: Any) -> None:
     """``strict=False``: errors are noted, and whoever goes on is cut."""
-    with serve_in_thread(fails, strict=False) as server:
-        fail(server)
-    assert isinstance(server.exchanges[0].error, KeyError)
-    with serve_in_thread(holds, strict=False) as server:
-        begin(server)
-    assert [str(one.outcome) for one in server.exchanges] == ["cancelled"]
+    with serve_in_thread(handler, strict=False) as server:
+        client = server.connect()
+        client.sendall(b"hello")
+        client.recv(100)
+    [exchange] = server.exchanges
+    assert isinstance(exchange.error, KeyError) == (handler is fails)
+    assert str(exchange.outcome) == ("failed" if handler is fails else "cancelled")
 
 
 def test_check_raises_each_error_once() -> None:
     """So it fails the test that has caused it, and not the next one, nor the end."""
     with serve_in_thread(fails) as server:
-        server.check()
-        fail(server, b"first")
-        with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+        for word in (b"first", b"second"):
             server.check()
-        assert [error.args for error in caught.value.exceptions] == [(b"first",)]
-        server.check()
-        fail(server, b"second")
-        with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
-            server.check()
-        assert [error.args for error in caught.value.exceptions] == [(b"second",)]
+            fail(server, word)
+            with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
+                server.check()
+            assert [error.args for error in caught.value.exceptions] == [(word,)]
 
 
+@pytest.mark.slow
 def test_expected_error_does_not() -> None:
-    """It is there to be looked at."""
+    """It is there to be looked at; a missing one fails the test, after a second."""
     with serve_in_thread(fails) as server:
         with server.expect_error(KeyError) as errors:
             fail(server)
         assert [error.args for error in errors] == [(b"hello\n",)]
-
-
-@pytest.mark.slow
-def test_missing_error_fails_the_test() -> None:
-    """After a second."""
-    with serve_in_thread(fails) as server:
         with pytest.raises(AssertionError, match="no handler has raised LookupError, which this"):
             with server.expect_error(LookupError):
                 pass
@@ -413,32 +375,32 @@ def test_background_crash_fails_who_waits(kind: Any, wait: str) -> None:
     assert at_the_end.value is there.value
 
 
-def test_background_crash_is_told_of() -> None:
-    """When the test has failed by what it has seen of it."""
+class Unclosable(trioserver.TCPServer):
+    """Fails at its end, with what is no `Exception`."""
+
+    async def server_close(self) -> None:
+        raise KeyboardInterrupt("the server itself")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Crashes, "KeyError: 'the server itself'"),
+        (Unclosable, "KeyboardInterrupt: the server itself"),
+    ],
+)
+def test_crash_is_told_of(kind: Any, told: str) -> None:
+    """When the test has failed by what it has seen of it, or fails when the server does."""
     with pytest.raises(AssertionError, match="the test's own") as caught:
-        with serve_in_thread(Crashes(("127.0.0.1", 0), Upper)) as server, server.expect_error():
-            knock(server)
-            with pytest.raises(KeyError):
-                server.wait_requests()
+        with serve_in_thread(kind(("127.0.0.1", 0), Upper)) as server, server.expect_error():
+            if kind is Crashes:
+                knock(server)
+                with pytest.raises(KeyError):
+                    server.wait_requests()
             raise AssertionError("the test's own")
     [note] = caught.value.__notes__
     assert note.startswith("The server has failed, too:\nTraceback")
-    assert "KeyError: 'the server itself'" in note
-
-
-def test_crash_at_the_end_is_told_of() -> None:
-    """By itself, also when it comes together with the test's own failure."""
-
-    class Interrupts(trioserver.TCPServer):
-        async def server_close(self) -> None:
-            raise KeyboardInterrupt("the server itself")
-
-    with pytest.raises(AssertionError, match="the test's own") as caught:
-        with serve_in_thread(Interrupts(("127.0.0.1", 0), Upper)):
-            raise AssertionError("the test's own")
-    [note] = caught.value.__notes__
-    assert note.startswith("The server has failed, too:\nTraceback")
-    assert note.endswith("KeyboardInterrupt: the server itself\n")
+    assert note.endswith(f"{told}\n")
 
 
 # The start, and the end -----------------------------------------------------------------
@@ -453,24 +415,17 @@ def test_port_that_is_taken() -> None:
     assert any(entry.name == "server_bind" for entry in caught.traceback)
 
 
+THREADED = r'needs .* trioserver\.Threading(TCP|UDP)Server\(\("127.0.0.1", 0\), (Upper|Back)\).*'
+
+
 @pytest.mark.parametrize(
     ("server", "options", "error", "message"),
     [
         (Upper, {"transport": "memory"}, ValueError, "no way into a network in memory: transport"),
         (Upper, {"transport": "sctp"}, ValueError, "must be .*, not 'sctp'"),
-        (trioserver.UDPServer(("", 0), Back), {}, TypeError, "served over 'tcp'; its own is 'udp'"),
-        (
-            SyncUpper,
-            {},
-            TypeError,
-            r'needs .* trioserver.ThreadingTCPServer\(\("127.0.0.1", 0\), SyncUpper\).*=\'tcp\'',
-        ),
-        (
-            process_handlers.Back,
-            {"transport": "udp"},
-            TypeError,
-            r'needs .* trioserver.ThreadingUDPServer\(\("127.0.0.1", 0\), Back\).*=\'udp\'',
-        ),
+        (trioserver.UDPServer(("", 0), hold), {}, TypeError, "over 'tcp'; its own is 'udp'"),
+        (process_handlers.Upper, {}, TypeError, THREADED + "='tcp'"),
+        (process_handlers.Back, {"transport": "udp"}, TypeError, THREADED + "='udp'"),
         (Upper, {"patience": "1"}, TypeError, "patience must be a number of seconds, not '1'"),
         (Upper, {"patience": True}, TypeError, "patience must be a number of seconds, not True"),
         (Upper, {"patience": 0}, ValueError, "patience must be greater than 0 seconds, not 0"),
@@ -485,35 +440,40 @@ def test_what_cannot_be_served_is_refused(
         raise AssertionError("it was served")
 
 
-def test_start_that_hangs() -> None:
-    """Is ended, and shown."""
+class Hangs(trioserver.TCPServer):
+    """Does not start."""
 
-    class Hangs(trioserver.TCPServer):
-        async def server_bind(self) -> Any:
-            await trio.sleep_forever()
-
-    hangs = serve_in_thread(Hangs(("127.0.0.1", 0), Upper), patience=A_MOMENT)
-    with pytest.raises(Hung) as caught, hangs:
-        raise AssertionError("it was served")
-    told = str(caught.value)
-    assert told.startswith(f"the start took more than {A_MOMENT} real seconds; the tasks were here")
-    assert "in server_bind: await trio.sleep_forever()" in told
+    async def server_bind(self) -> Any:
+        await trio.sleep_forever()
 
 
-def test_end_that_hangs() -> None:
-    """Here on a request whose second is longer than the patience; it is cancelled."""
-    with pytest.raises(Hung) as caught, serve_in_thread(holds, patience=A_MOMENT) as server:
+@pytest.mark.parametrize(
+    ("served", "when", "where"),
+    [
+        (Hangs(("127.0.0.1", 0), Upper), "start", "server_bind"),
+        (holds, "end", "holds"),
+    ],
+)
+def test_start_or_end_that_hangs(served: Any, when: str, where: str) -> None:
+    """Is ended, and shown: an end on a request whose second is longer than the patience."""
+    with pytest.raises(Hung) as caught, serve_in_thread(served, patience=A_MOMENT) as server:
+        assert when == "end"
         begin(server)
     told = str(caught.value)
-    assert told.startswith(f"the end took more than {A_MOMENT} real seconds; the tasks were here")
-    assert "in holds: await trio.sleep_forever()" in told
+    assert told.startswith(
+        f"the {when} took more than {A_MOMENT} real seconds; the tasks were here"
+    )
+    assert f"in {where}: await trio.sleep_forever()" in told
     assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.slow
 def test_loop_that_is_blocked() -> None:
-    """By a handler, say: it is shown where, and its thread is left, and ends when it can."""
-    blocks = Blocks()
+    """By a handler, say: it is shown where, and its thread is left, and ends when it can.
+
+    A failure of the test itself is not masked by that: it has this as a note.
+    """
+    blocks, left = Blocks(), "'serve_in_thread(Blocks)', a thread, cannot be ended: it is left."
     with pytest.raises(Hung) as caught, serve_in_thread(blocks, patience=A_MOMENT) as server:
         client = blocks.block(server)
         with pytest.raises(Hung, match=r"wait_idle\(\) took .*loop is blocked here:"):
@@ -523,22 +483,15 @@ def test_loop_that_is_blocked() -> None:
         f"the end took more than {A_MOMENT} real seconds; Trio's loop is blocked"
     )
     assert "self._released.wait()" in told
-    [note] = caught.value.__notes__
-    assert note == "'serve_in_thread(Blocks)', a thread, cannot be ended: it is left."
+    assert caught.value.__notes__ == [left]
     assert client.fileno() == -1
     assert len(server_threads()) == 1
     blocks.release()
-
-
-@pytest.mark.slow
-def test_own_failure_is_not_masked_by_a_hung_end() -> None:
-    """Which is a note on it."""
     blocks = Blocks()
-    with pytest.raises(AssertionError, match="the test's own") as caught:
-        with serve_in_thread(blocks, patience=A_MOMENT) as server:
-            blocks.block(server)
-            raise AssertionError("the test's own")
-    [note] = caught.value.__notes__
+    with pytest.raises(ZeroDivisionError) as own, serve_in_thread(blocks, patience=A_MOMENT) as it:
+        blocks.block(it)
+        raise ZeroDivisionError
+    [note] = own.value.__notes__
     assert "Hung: the end took more than" in note
     assert "it is left" in note
     blocks.release()

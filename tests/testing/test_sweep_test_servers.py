@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import trio
 from support import Upper
+from support.speaking import Back
 
-import trioserver
 from trioserver.testing import (
     AcceptError,
     Bandwidth,
@@ -48,13 +48,6 @@ from trioserver.testing import (
 
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a client can meet whose server has ended."""
-
-
-class Back(trioserver.DatagramRequestHandler):
-    """Answers every datagram with its bytes in reverse."""
-
-    async def handle(self) -> None:
-        await self.wfile.write((await self.rfile.read())[::-1])
 
 
 @pytest.fixture(autouse=True)

@@ -6,16 +6,15 @@ import gc
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import attrs
 import pytest
 import trio
-from support import Upper
+from support import Upper, hold
 
-import trioserver
 from trioserver.testing import (
     Cancel,
     CtrlC,
@@ -123,14 +122,11 @@ def test_a_grace_of_its_own() -> None:
     ended = []
 
     async def scenario(trial: Trial) -> None:
-        async with open_test_server(stays, strict=False) as running:
+        async with open_test_server(hold, strict=False) as running:
             trial.arm(server=running.server)
             await running.connect()
             report = await running.server.wait_closed()
             ended.append((trio.current_time(), len(report.cancelled)))
-
-    async def stays(request: trioserver.Connection, client_address: Any, server: Any) -> None:
-        await trio.sleep_forever()
 
     run_trial(scenario, ShutDown(7), at=[5]).check()
     assert ended == [(7, 1)]
@@ -175,17 +171,95 @@ def test_a_schedule_is_repeated() -> None:
 # What is found -------------------------------------------------------------------------
 
 
-def test_a_scenario_that_arms_nothing() -> None:
+async def unarmed(trial: Trial) -> None:
     """A scenario that is never hurt proves nothing."""
 
-    async def unarmed(trial: Trial) -> None:
+
+def when_cancelled(does: Callable[[Trial], Awaitable[object]]) -> Any:
+    """A scenario that does something when it is cancelled."""
+
+    async def scenario(trial: Trial) -> None:
+        with trio.CancelScope() as scope:
+            trial.arm(scope=scope)
+            await trio.lowlevel.checkpoint()
+            return
+        await does(trial)
+
+    return scenario
+
+
+async def raises(trial: Trial) -> None:
+    """A scenario that raises is at fault."""
+    raise KeyError("mine")
+
+
+async def litters(trial: Trial) -> None:
+    """What only a garbage collection brings to light is traced to its step."""
+    cycle: list[object] = [three_steps(trial)]
+    cycle.append(cycle)
+
+
+async def hangs(trial: Trial) -> None:
+    """A program that waits for ever ends all the same, and it is said where it waits."""
+    await trio.sleep_forever()
+
+
+async def circles(trial: Trial) -> None:
+    """A program that runs in circles never lets the clock jump; its steps are counted."""
+    while True:
         await trio.lowlevel.checkpoint()
 
-    assert "has never called arm()" in finding(unarmed)
+
+async def hangs_shielded(trial: Trial) -> None:
+    """The classic bug in a cleanup; it ends all the same, and is said to be that."""
+    trial.arm()
+    try:
+        await trio.lowlevel.checkpoint()
+    finally:
+        if trial.is_harmed:
+            with trio.CancelScope(shield=True):
+                await trio.sleep_forever()
+
+
+def erratic() -> Any:
+    """A scenario that takes other steps each time cannot be swept, and it is said where."""
+    lengths = iter(range(1, 100))
+
+    async def scenario(trial: Trial) -> None:
+        trial.arm()
+        for _ in range(next(lengths)):
+            await trio.lowlevel.checkpoint()
+
+    return scenario
+
+
+NEVER_AWAITED = "RuntimeWarning: coroutine 'three_steps' was never awaited"
+IT_HANGS = "it hangs; the tasks are here:"
+STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "messages"),
+    [
+        (unarmed, ["has never called arm()"]),
+        (when_cancelled(raises), ["it raised KeyError('mine')"]),
+        (when_cancelled(litters), ["Cancel() after step ", NEVER_AWAITED]),
+        (when_cancelled(hangs), [IT_HANGS, "in hangs: await trio.sleep_forever()"]),
+        (when_cancelled(circles), ["it runs in circles: 1000 steps"]),
+        (hangs_shielded, [IT_HANGS, "it could not even be cancelled, as it is shielded"]),
+        (erratic(), ["the scenario is not deterministic", STEP_3]),
+    ],
+)
+def test_what_is_found(scenario: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scenario says what is wrong with it, and the finding does, too."""
+    monkeypatch.setattr("trioserver.testing._trial.MOST_STEPS", 1000)
+    found = finding(scenario)
+    for message in messages:
+        assert message in found
 
 
 def test_a_fault_that_does_not_come() -> None:
-    """Nor does one whose fault comes too late."""
+    """Nothing is proved by one that comes too late."""
     with pytest.raises(Finding, match="only 0 of 1 faults came"):
         run_trial(three_steps, Cancel(), at=[1000]).check()
 
@@ -201,19 +275,6 @@ def test_a_fault_that_does_not_come() -> None:
 def test_a_fault_that_fails(fault: Any, message: str) -> None:
     """What a fault raises is not swallowed, as Trio would."""
     assert message in finding(three_steps, faults=[fault])
-
-
-def test_an_exception() -> None:
-    """A scenario that raises is at fault."""
-
-    async def fails_when_cancelled(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            await trio.lowlevel.checkpoint()
-            return
-        raise KeyError("mine")
-
-    assert "it raised KeyError('mine')" in finding(fails_when_cancelled)
 
 
 def test_a_scenario_that_is_wrong_without_faults() -> None:
@@ -233,80 +294,14 @@ def test_a_descriptor() -> None:
     """A socket that is left open, and known to somebody, is a leak."""
     kept = []
 
-    async def leaks(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            sock = socket.socket()
-            await trio.lowlevel.checkpoint()
-            sock.close()
-            return
-        kept.append(sock)
+    async def keeps(trial: Trial) -> None:
+        kept.append(socket.socket())
 
     before = open_descriptors()
-    assert "1 descriptors are still open" in finding(leaks)
+    assert "1 descriptors are still open" in finding(when_cancelled(keeps))
     assert open_descriptors() - before == {sock.fileno() for sock in kept}
     for sock in kept:
         sock.close()
-
-
-def test_a_warning_in_the_garbage() -> None:
-    """What only a garbage collection brings to light is traced to its step."""
-
-    async def never_awaited(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            await trio.lowlevel.checkpoint()
-            return
-        cycle: list[object] = [three_steps(trial)]
-        cycle.append(cycle)
-
-    message = finding(never_awaited)
-    assert "RuntimeWarning: coroutine 'three_steps' was never awaited" in message
-    assert message.startswith("Cancel() after step ")
-
-
-def test_a_hang() -> None:
-    """A program that waits for ever ends all the same, and it is said where it waits."""
-
-    async def hangs(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            await trio.lowlevel.checkpoint()
-            return
-        await trio.sleep_forever()
-
-    message = finding(hangs)
-    assert "it hangs; the tasks are here:" in message
-    assert "in hangs: await trio.sleep_forever()" in message
-
-
-def test_a_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that runs in circles never lets the clock jump; its steps are counted."""
-    monkeypatch.setattr("trioserver.testing._trial.MOST_STEPS", 1000)
-
-    async def circles(trial: Trial) -> None:
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            await trio.lowlevel.checkpoint()
-            return
-        while True:
-            await trio.lowlevel.checkpoint()
-
-    assert "it runs in circles: 1000 steps" in finding(circles)
-
-
-def test_a_scenario_that_cannot_be_repeated() -> None:
-    """A scenario that takes other steps each time cannot be swept, and it is said where."""
-    lengths = iter(range(1, 100))
-
-    async def erratic(trial: Trial) -> None:
-        trial.arm()
-        for _ in range(next(lengths)):
-            await trio.lowlevel.checkpoint()
-
-    message = finding(erratic)
-    assert "the scenario is not deterministic" in message
-    assert "Step 3 was one of Runner.init, and then of Trial._scenario" in message
 
 
 def test_where_everybody_was() -> None:
@@ -419,12 +414,9 @@ class FinishesAfterErrors(Server):
 
     async def handle(self) -> None:
         self.books.begun += 1
-        try:
+        with suppress(Exception):  # the bug
             await trio.sleep(1)
-        except Exception:  # noqa: BLE001  (the bug)
-            self.books.finished += 1
-        else:
-            self.books.finished += 1
+        self.books.finished += 1
 
 
 def scenario_of(kind: type[Server]) -> Any:
@@ -453,10 +445,8 @@ def test_a_server_without_a_bug() -> None:
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [
-        (WaitsAfterAccept, "connections were accepted, and "),
-        (CountsAfterAccept, "connections were accepted, and "),
-        (FinishesUnshielded, "requests were begun, and "),
-        (FinishesAfterErrors, "requests were begun, and "),
+        *((it, "connections were accepted, and ") for it in (WaitsAfterAccept, CountsAfterAccept)),
+        *((it, "requests were begun, and ") for it in (FinishesUnshielded, FinishesAfterErrors)),
     ],
 )
 def test_a_server_with_a_bug(kind: type[Server], complaint: str) -> None:
@@ -490,23 +480,6 @@ def test_ctrl_c_that_is_no_fault() -> None:
     assert runs == 5
     assert signal.getsignal(signal.SIGINT) is before
     assert gc.get_freeze_count() == 0
-
-
-def test_a_hang_that_is_shielded() -> None:
-    """The classic bug in a cleanup; it ends all the same, and is said to be that."""
-
-    async def hangs(trial: Trial) -> None:
-        trial.arm()
-        try:
-            await trio.lowlevel.checkpoint()
-        finally:
-            if trial.is_harmed:
-                with trio.CancelScope(shield=True):
-                    await trio.sleep_forever()
-
-    message = finding(hangs)
-    assert "it hangs; the tasks are here:" in message
-    assert "it could not even be cancelled, as it is shielded" in message
 
 
 def test_two_ctrl_c_of_which_one_comes_too_late() -> None:
@@ -590,8 +563,9 @@ def test_the_switches_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 # A step of one task ----------------------------------------------------------------------
 
 
-async def test_fire_at_fires_once_at_its_step() -> None:
-    """The coroutine notices nothing: it gets what it waits for, and its result comes out."""
+async def test_fire_at() -> None:
+    """Once, at its step; the coroutine gets what it waits for, and its result comes out."""
+    steps: list[int] = []
     fired_after = []
 
     async def counts() -> str:
@@ -600,17 +574,8 @@ async def test_fire_at_fires_once_at_its_step() -> None:
             await trio.lowlevel.checkpoint()
         return "done"
 
-    steps: list[int] = []
     assert await fire_at(counts(), 3, lambda: fired_after.append(list(steps))) == "done"
     assert fired_after == [[0, 1, 2]]
-
-
-async def test_fire_at_delivers_the_cancellation() -> None:
-    """A scope that is cancelled at a step ends the coroutine in that step's wait."""
-
-    async def waits() -> None:
-        await trio.sleep_forever()
-
     with trio.CancelScope() as scope:
-        await fire_at(waits(), 1, scope.cancel)
+        await fire_at(trio.Event().wait(), 1, scope.cancel)  # ends in that step's wait
     assert scope.cancelled_caught

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mutants
 import pytest
@@ -61,9 +62,10 @@ def root(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_test(root: Path, *, expected: int) -> None:
     """A test that knows the sum of 1 and 2."""
-    lines = ["from trioserver.sums import add", "def test_sum():"]
-    source = "\n".join([*lines, f"    assert add(1, 2) == {expected}", ""])
-    (root / "tests" / "test_sums.py").write_text(source, encoding="utf-8")
+    source = (
+        f"from trioserver.sums import add\ndef test_sum():\n    assert add(1, 2) == {expected}\n"
+    )
+    (root / "tests" / "test_sums.py").write_text(source.format(expected), encoding="utf-8")
 
 
 def test_every_patch_applies_and_has_its_test() -> None:
@@ -156,13 +158,8 @@ def test_script(tmp_path: Path) -> None:
     """The script checks what is there, and knows what is not."""
     script = [sys.executable, mutants.__file__, "--package", str(PACKAGE)]
     environment = os.environ | {"PYTHONWARNINGS": "error"}
-    checked = subprocess.run(
-        [*script, "--check", "no-linger"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
+    options: Any = {"capture_output": True, "text": True, "env": environment}
+    checked = subprocess.run([*script, "--check", "no-linger"], **options, check=True)
     assert checked.stdout == "1 mutants, 0 problems\n"
-    unknown = subprocess.run([*script, "none-such"], capture_output=True, text=True, check=False)
+    unknown = subprocess.run([*script, "none-such"], **options, check=False)
     assert (unknown.returncode, unknown.stderr) == (1, "no such patch: none-such\n")

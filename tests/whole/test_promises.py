@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import importlib.util
 import logging
 import signal
 import socket
@@ -23,7 +22,8 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
-from support import Upper, plain_client, read_to_end
+from support import Upper, connect, plain_client, read_to_end, running
+from support.pages import example
 from support.protocols import Delimited, Framed
 
 import trioserver
@@ -36,45 +36,36 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def handler_of(name: str) -> Any:
     """The handler of an example's server."""
-    path = ROOT / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"promised_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.make_server(0).RequestHandlerClass
+    return example(name).make_server(0).RequestHandlerClass
 
 
 # Segments ----------------------------------------------------------------------
 
 LINES = st.lists(st.sampled_from([b"add 2", b"ADD 40", b"total", b"quit", b"", b"\xff", b"x" * 99]))
+PARTS = [b"\r", b"\n", b"\r\n\r\n", b"a"]
 PROTOCOLS: dict[str, tuple[Any, st.SearchStrategy[bytes]]] = {
     "upper": (Upper, st.binary(max_size=40)),
     "line_protocol": (handler_of("line_protocol"), LINES.map(b"\n".join)),
     "frames": (Framed, st.lists(st.sampled_from([b"\0\0", b"\0\1x", b"\0\3\0\0\n"])).map(b"".join)),
-    "delimited": (
-        Delimited,
-        st.lists(st.sampled_from([b"\r", b"\n", b"\r\n\r\n", b"a"])).map(b"".join),
-    ),
+    "delimited": (Delimited, st.lists(st.sampled_from(PARTS)).map(b"".join)),
     "function_handler": (handler_of("function_handler"), st.binary(max_size=40)),
 }
 
 
 async def reply_to(handler: Any, pieces: Sequence[bytes]) -> bytes:
     """What a client gets who sends these pieces one by one, and then ends."""
-    replies: list[bytes] = []
 
-    async def listen(client: trioserver.Connection) -> None:
-        replies.append(await read_to_end(client))
+    async def speak() -> None:
+        for piece in pieces:
+            await client.send_all(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        await client.send_eof()
 
     async with MemoryServer(MEMORY, handler).serving() as server:
         async with await server.connect(("client", 1)) as client, trio.open_nursery() as nursery:
-            nursery.start_soon(listen, client)
-            for piece in pieces:
-                await client.send_all(piece)
-                await trio.testing.wait_all_tasks_blocked()
-            await client.send_eof()
-    return replies[0]
+            nursery.start_soon(speak)
+            replies = await read_to_end(client)
+    return replies
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -96,36 +87,33 @@ async def test_urgent_byte_anywhere(position: int) -> None:
     """CM-12: wherever in a request an urgent byte comes, the reply is the same without it."""
     line = b"hello\n"
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
-    with trio.fail_after(10):
-        async with server.serving():
-            with plain_client(server.server_address) as client:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                client.sendall(line[:position])
-                client.send(b"!", socket.MSG_OOB)
-                await trio.testing.wait_all_tasks_blocked()
-                client.sendall(line[position:])
-                client.shutdown(socket.SHUT_WR)
-                with client.makefile("rb") as replies:
-                    assert await trio.to_thread.run_sync(replies.read) == line.upper()
+    async with running(server) as address:
+        with plain_client(address) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.sendall(line[:position])
+            client.send(b"!", socket.MSG_OOB)
+            await trio.testing.wait_all_tasks_blocked()
+            client.sendall(line[position:])
+            client.shutdown(socket.SHUT_WR)
+            with client.makefile("rb") as replies:
+                assert await trio.to_thread.run_sync(replies.read) == line.upper()
 
 
 async def test_queue_that_overflowed() -> None:
     """CM-18: after a flood of half-open clients is gone, a new one is served as ever."""
     limits = Limits(requests=1)
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper, limits=limits, request_queue_size=3)
-    with trio.fail_after(20):
-        async with server.serving():
-            with contextlib.ExitStack() as flood:
-                for _ in range(200):
-                    half_open = flood.enter_context(socket.socket())
-                    half_open.setblocking(False)
-                    half_open.connect_ex(server.server_address)
-                await trio.testing.wait_all_tasks_blocked()
-                assert len(server.requests) == 1
-            stream = await trio.open_tcp_stream(*server.server_address)
-            async with stream:
-                await stream.send_all(b"hello\n")
-                assert await stream.receive_some() == b"HELLO\n"
+    async with running(server) as address:
+        with contextlib.ExitStack() as flood:
+            for _ in range(200):
+                half_open = flood.enter_context(socket.socket())
+                half_open.setblocking(False)
+                half_open.connect_ex(address)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(server.requests) == 1
+        async with await connect(server) as stream:
+            await stream.send_all(b"hello\n")
+            assert await stream.receive_some() == b"HELLO\n"
 
 
 # What a connection costs ---------------------------------------------------------
@@ -134,17 +122,17 @@ async def test_queue_that_overflowed() -> None:
 async def test_idle_connections_cost_little() -> None:
     """BP-10: an idle connection in memory takes less than 16 KiB, both of its ends together."""
 
-    async def connect(server: MemoryServer, count: int) -> list[trioserver.Connection]:
+    async def come(server: MemoryServer, count: int) -> list[trioserver.Connection]:
         clients = [await server.connect() for _ in range(count)]
         await trio.testing.wait_all_tasks_blocked()
         return clients
 
     async with MemoryServer(MEMORY, Upper).serving(grace=0) as server:
-        warm_up = await connect(server, 10)
+        warm_up = await come(server, 10)
         gc.collect()
         tracemalloc.start()
         try:
-            clients = await connect(server, 500)
+            clients = await come(server, 500)
             taken, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -265,18 +253,12 @@ def test_clean():
 def test_suite_fails_for_what_is_left(tmp_path: Path) -> None:
     """LK-05: an unclosed socket, a coroutine never awaited, an error in a finalizer fail a test."""
     (tmp_path / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
-    options = [
-        "-c",
-        str(ROOT / "pyproject.toml"),
-        "--rootdir",
-        str(tmp_path),
-        "-p",
-        "no:cacheprovider",
-    ]
-    command = [sys.executable, "-m", "pytest", "-v", *options, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(
+        [*command, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
     for leak in ("socket", "never_awaited", "unraisable", "thread"):
         assert f"::test_{leak} FAILED" in done.stdout, done.stdout
-    assert "::test_clean PASSED" in done.stdout
-    assert "ResourceWarning" in done.stdout
-    assert "was never awaited" in done.stdout
+    for text in ("::test_clean PASSED", "ResourceWarning", "was never awaited"):
+        assert text in done.stdout

@@ -1,0 +1,51 @@
+"""What the tests of the documentation, of its snippets, and of the examples share."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+
+from trioserver.testing import MemoryMixIn
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+EXAMPLES = DOCS.parent / "examples"
+MEMORY = ("memory", 1)
+
+
+def example(name: str) -> ModuleType:
+    """An example, imported."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def page(name: str) -> str:
+    """The source of a page."""
+    return (DOCS / f"{name}.rst").read_text(encoding="utf-8")
+
+
+def assert_shown(lines: str, name: str) -> None:
+    """Each line is somewhere on the page."""
+    shown = page(name)
+    for line in lines.splitlines():
+        assert line in shown
+
+
+def in_memory(server: Any) -> Any:
+    """The same server, in memory."""
+
+    class InMemory(MemoryMixIn, type(server)):  # type: ignore[misc]
+        pass
+
+    fields = attrs.fields_dict(type(server)).values()
+    values = {field.alias: getattr(server, field.name) for field in fields}
+    return InMemory(**{**values, "server_address": MEMORY})

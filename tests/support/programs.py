@@ -1,0 +1,127 @@
+"""Programs, run as users run them, and their clients."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from . import read_to_end
+from .pages import EXAMPLES
+
+
+class Client:
+    """The other end, with a bound on every wait."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self.stream = stream
+
+    async def says(self, line: bytes) -> None:
+        with trio.fail_after(10):
+            await self.stream.send_all(line)
+
+    async def hears(self, expected: bytes) -> None:
+        """Receives just that."""
+        heard = b""
+        with trio.fail_after(10):
+            while len(heard) < len(expected):
+                portion = await self.stream.receive_some(len(expected) - len(heard))
+                if not portion:
+                    break
+                heard += portion
+        assert heard == expected
+
+    async def asks(self, line: bytes, answer: bytes) -> None:
+        await self.says(line)
+        await self.hears(answer)
+
+    async def hears_all(self) -> bytes:
+        """Receives to the end, and leaves."""
+        with trio.fail_after(10):
+            heard = await read_to_end(self.stream)
+        await self.stream.aclose()
+        return heard
+
+
+@asynccontextmanager
+async def program(name: str | Path, *arguments: str) -> AsyncIterator[trio.Process]:
+    """A file, or an example, run as its docstring says; killed at the end if it is still there."""
+    path = name if isinstance(name, Path) else EXAMPLES / f"{name}.py"
+    command = [sys.executable, "-X", "dev", str(path), *arguments]
+    process = await trio.lowlevel.open_process(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        with trio.fail_after(20):
+            yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            await stream.aclose()
+
+
+async def listening(process: trio.Process) -> str:
+    """The first address that a program says it listens on."""
+    assert process.stderr is not None
+    said = ""
+    while (found := re.search(r"listening on ([^,\s]+)[,\n]", said)) is None:
+        portion = await process.stderr.receive_some()
+        assert portion, f"it ended and said {said!r}"
+        said += portion.decode()
+    return found[1]
+
+
+async def printed_lines(process: trio.Process, count: int) -> list[str]:
+    """The next lines that a program prints."""
+    assert process.stdout is not None
+    printed = b""
+    while printed.count(b"\n") < count:
+        portion = await process.stdout.receive_some()
+        assert portion, f"it ended and printed {printed!r}"
+        printed += portion
+    return printed.decode().splitlines()
+
+
+async def interrupted(process: trio.Process, by: str = "SIGINT") -> tuple[int, str, str]:
+    """What becomes of a program at Ctrl-C: its status, what it printed, what it logged after it."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.send_signal(signal.Signals[by])
+    printed, logged = await read_to_end(process.stdout), await read_to_end(process.stderr)
+    return await process.wait(), printed.decode(), logged.decode()
+
+
+async def output(name: str, *arguments: str) -> str:
+    """What an example prints that ends by itself."""
+    with trio.fail_after(20):
+        done = await trio.run_process(
+            [sys.executable, "-X", "dev", str(EXAMPLES / f"{name}.py"), *arguments],
+            capture_stdout=True,
+        )
+    return done.stdout.decode()
+
+
+def pytest_says(*arguments: str, cwd: Path | None = None) -> str:
+    """What pytest says of a suite, as a reader would run it."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+    return done.stdout
+
+
+def failures(told: str) -> dict[str, str]:
+    """What pytest has shown of each test that fails, by the test's name."""
+    shown = told.partition("= short test summary info =")[0]
+    heading = r"^_+ (?:ERROR at setup of )?(test_\w+) _+$"
+    _, *parts = re.split(heading, shown, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
