@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.processes import ENVIRONMENT
+from support.processes import ENVIRONMENT, Missing
 
 
 @pytest.fixture
@@ -39,3 +39,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
         program.communicate()
+
+
+@pytest.fixture
+def missing(tmp_path: Path) -> Missing:
+    """It is there, for now."""
+    return Missing(tmp_path / "missing")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,22 @@ from typing import Any
 
 import pytest
 import trio
-from support import Witness, connect, plain_client, read_to_end, running, until
+from support import connect, plain_client, read_to_end, running, until
 from support import process_handlers as handlers
-from support.processes import ENVIRONMENT, SOON, is_running, is_served, is_there, on_tcp
-from support.threads import ask
+from support.processes import (
+    ENVIRONMENT,
+    SOON,
+    all_processes,
+    are_idle,
+    both,
+    busy,
+    fork_servers,
+    is_running,
+    is_served,
+    is_there,
+    on_tcp,
+)
+from support.threads import ask, witnessed
 
 import trioserver
 from trioserver._modes.processes.server import spawn, starter
@@ -95,24 +108,21 @@ def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> 
 # Signals of a whole group ----------------------------------------------------------------------
 
 
-def family_of(program: int) -> list[int]:
-    """The process ids of a program and all that it has started: a service manager's group."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            stat = (entry / "stat").read_text().rpartition(")")[2].split()
-            parents[int(entry.name)] = int(stat[1])
+def tell_family(program: int, number: int) -> None:
+    """Send a signal to a program and all that it has started, as a service manager does."""
     family = [program]
     for member in family:  # which grows
-        family += [pid for pid, parent in parents.items() if parent == member]
-    return family
-
-
-def tell_family(program: int, number: int) -> None:
-    """Send a signal to all of it."""
-    for pid in family_of(program):
+        family += [pid for pid, (_, parent) in all_processes().items() if parent == member]
+    for pid in family:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def ends_well(program: Any) -> str:
+    """A program has ended as it should; what it has said on stderr."""
+    _, errors = program.communicate(timeout=10)
+    assert program.returncode == 0
+    return str(errors)
 
 
 STARTS_UNDER_FIRE = """
@@ -165,9 +175,8 @@ async def test_signals_while_workers_start(start: Any, method: str) -> None:
                 await client.send_all(b"nothing")
                 answer = await read_to_end(client)
                 assert int(answer.removeprefix(b"begun.")) in pids
-        _, errors = await trio.to_thread.run_sync(program.communicate, "\n")
-    assert errors == ""
-    assert program.returncode == 0
+        program.stdin.write("\n")
+        assert await trio.to_thread.run_sync(ends_well, program) == ""
 
 
 def is_open(port: int) -> bool:
@@ -182,20 +191,10 @@ def is_open(port: int) -> bool:
 RUNS = """
 import sys, trioserver; from support import process_handlers as handlers
 
-class Announces(trioserver.ProcessTCPServer):
-    async def server_activate(self):
-        await super().server_activate()
-        print(self.server_address[1], flush=True)
-
 if __name__ == "__main__":
-    trioserver.run(
-        Announces(
-            ("127.0.0.1", 0),
-            getattr(handlers, sys.argv[1]),
-            min_children=2,
-            start_method=sys.argv[2],
-        )
-    )
+    handler, method = getattr(handlers, sys.argv[1]), sys.argv[2]
+    there = ("127.0.0.1", 0)
+    trioserver.run(handlers.Announces(there, handler, min_children=2, start_method=method))
 """
 
 
@@ -218,9 +217,7 @@ def test_signal_while_a_worker_is_busy(start: Any, handler: str, method: str, nu
         client.sendall(b"!")
         assert int(client.recv(100)) > 0
         assert client.recv(100) == b""
-    _, errors = program.communicate(timeout=10)
-    assert "Traceback" not in errors
-    assert program.returncode == 0
+    assert "Traceback" not in ends_well(program)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -232,39 +229,30 @@ def test_signal_while_the_workers_of_a_program_start(start: Any, method: str) ->
         client.sendall(b"nothing")
         tell_family(program.pid, signal.SIGTERM)
         assert client.recv(100).startswith(b"begun.")
-    _, errors = program.communicate(timeout=10)
-    assert "Traceback" not in errors
-    assert program.returncode == 0
+    assert "Traceback" not in ends_well(program)
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
+@both("does")
 async def test_workers_obey_no_signal(handler: Any, method: str) -> None:
-    """Busy or idle, they go on; and so does what they come out of."""
-    async with running(server := on_tcp(handler, min_children=2, start_method=method)):
+    """Busy or idle, they go on; and so does what they come out of. What they start hears signals.
+
+    A handler can ``terminate()`` a program that it has started, and a child.
+    """
+    server = on_tcp(handler, min_children=2, start_method=method)
+    async with witnessed(server) as witness:
         pids = server.active_children
-        async with await connect(server) as client:
-            await client.send_all(b"wait")
-            assert await client.receive_some() == b"begun."
+        async with busy(server, b"wait") as client:
             for name in handlers.ORDERS:
-                for pid in [*pids, *_fork_server()]:
+                for pid in [*pids, *fork_servers()]:
                     os.kill(pid, getattr(signal, name))
                 assert await is_served(server) in pids
+            assert int((await ask(server, b"hears")).removeprefix(b"begun.")) in pids
             await client.send_all(b"!")
             assert int(await read_to_end(client)) in pids
         assert server.active_children == pids
-        assert all(map(is_running, _fork_server()))
-
-
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("handler", [handlers.does, handlers.adoes])
-async def test_what_a_worker_starts_hears_signals(handler: Any, method: str) -> None:
-    """Be it a program or a child: a handler can ``terminate()`` both."""
-    witness = Witness()
-    server = on_tcp(handler, start_method=method, observers=[witness])
-    async with running(server):
-        assert await ask(server, b"hears") == b"begun.%d" % server.active_children[0]
-    assert witness.outcomes == ["completed"]
+        assert all(map(is_running, fork_servers()))
+    assert set(witness.outcomes) == {"completed"}
 
 
 async def test_fork_server_forks_for_others() -> None:
@@ -300,22 +288,10 @@ async def main():
         async with await trio.open_tcp_stream(*server.server_address) as client:
             await client.send_all(b"hello\\n")
             print(await client.receive_some())
-"""
 
-GUARDED = (
-    IN_MAIN
-    + """
-if __name__ == "__main__":
-    trio.run(main)
 """
-)
-
-UNGUARDED = (
-    IN_MAIN
-    + """
-trio.run(main)
-"""
-)
+GUARDED = IN_MAIN + 'if __name__ == "__main__": trio.run(main)'
+UNGUARDED = IN_MAIN + "trio.run(main)"
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -330,8 +306,7 @@ def test_program_without_a_guard(start: Any, method: str) -> None:
     """PR-10: workers do not start workers; the server says what is missing."""
     program = start(UNGUARDED, method)
     output, errors = program.communicate(timeout=20)
-    assert output == ""
-    assert program.returncode == 1
+    assert (output, program.returncode) == ("", 1)
     assert 'belongs under `if __name__ == "__main__":`' in errors
     assert errors.rstrip().splitlines()[-1].startswith("trioserver")
 
@@ -347,8 +322,7 @@ def test_program_from_stdin() -> None:
         env=ENVIRONMENT,
         check=False,
     )
-    assert program.stdout == ""
-    assert program.returncode == 1
+    assert (program.stdout, program.returncode) == ("", 1)
     last = program.stderr.rstrip().splitlines()[-1]
     assert "WorkerStartError: worker processes import the program" in last
     assert "this one comes from stdin" in last
@@ -368,8 +342,7 @@ def test_what_is_printed_is_the_programs(start: Any) -> None:
         assert program.stderr.read(1_000_001) == "z" * 1_000_000 + "\n"
         assert int(client.recv(100)) > 0
     program.send_signal(signal.SIGTERM)
-    program.communicate(timeout=10)
-    assert program.returncode == 0
+    ends_well(program)
 
 
 def test_nobody_reads_what_is_printed(start: Any) -> None:
@@ -387,24 +360,10 @@ def test_nobody_reads_what_is_printed(start: Any) -> None:
             assert (len(answer) > len(b"begun.")) == end
     program.stdout = None
     program.send_signal(signal.SIGTERM)
-    _, errors = program.communicate(timeout=10)
-    assert errors.count("BrokenPipeError") >= 2
-    assert program.returncode == 0
+    assert ends_well(program).count("BrokenPipeError") >= 2
 
 
 # Nothing is left -----------------------------------------------------------------------
-
-
-def zombies_of(*parents: int) -> list[int]:
-    """The children of these processes that nobody has reaped."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            pid = int(entry.name)
-            state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
-            if state == "Z" and int(parent) in parents:
-                found.append(pid)
-    return found
 
 
 @pytest.mark.parametrize(
@@ -417,7 +376,6 @@ def zombies_of(*parents: int) -> list[int]:
 )
 async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
     """PR-06, PR-09: 300 requests with 30 kills leave nothing, and no innocent one fails."""
-    witness = Witness()
     deeds = [b"kill" if number % 10 == 5 else b"nothing" for number in range(many)]
 
     async def asks() -> None:
@@ -427,19 +385,17 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
             assert answer.startswith(b"begun.")
             assert (answer == b"begun.") == (deed == b"kill")
 
-    server = on_tcp(
-        handler, min_children=2, max_children=3, observers=[witness], start_method=method
-    )
+    server = on_tcp(handler, min_children=2, max_children=3, start_method=method)
     async with running(server):
-        await ask(server, b"nothing")
-        await until(lambda: len(server.active_children) == 2 and not server.requests)
+        await is_served(server)
+        await are_idle(server, 2)
     before = open_descriptors()
-    async with running(server):
+    async with witnessed(server) as witness:
         in_between = len(open_descriptors())
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(asks)
-        await until(lambda: len(server._run.resources._idle) in {2, 3})
+        await until(lambda: len(server._run.resources._idle) in {2, 3})  # type: ignore[union-attr]
         # One more worker than at first may still be on its way; each has at most six.
         await until(
             lambda: len(open_descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
@@ -448,36 +404,23 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
     assert open_descriptors() == before
     assert server.active_children == []
     assert not any(map(is_running, children))
-    assert zombies_of(os.getpid(), *_fork_server()) == []
-    counts = {name: witness.outcomes.count(name) for name in set(witness.outcomes)}
-    assert counts == {"completed": 1 + many * 9 // 10, "failed": many // 10}
-
-
-def _fork_server() -> list[int]:
-    """The process id of the fork server, which is the parent of workers."""
-    from multiprocessing import forkserver  # noqa: PLC0415
-
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return [] if pid is None else [pid]
+    parents = {os.getpid(), *fork_servers()}
+    found = all_processes().items()
+    assert [pid for pid, (state, parent) in found if state == "Z" and parent in parents] == []
+    assert Counter(witness.outcomes) == {"completed": many * 9 // 10, "failed": many // 10}
 
 
 async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
     """200 requests that no worker has had yet: nobody is killed for them, and nothing is left."""
-    witness = Witness()
     gate = tmp_path / "open"
-    server = on_tcp(
-        handlers.does,
-        min_children=0,
-        max_children=20,
-        child_init=partial(handlers.init_waits_for, str(gate)),
-        observers=[witness],
-    )
+    init = partial(handlers.init_waits_for, str(gate))
+    server = on_tcp(handlers.does, min_children=0, max_children=20, child_init=init)
     gate.touch()
     async with running(server):
         await is_served(server)
     before = open_descriptors()
     gate.unlink()
-    async with running(server):
+    async with witnessed(server) as witness:
         for _ in range(10):
             clients = [await connect(server) for _ in range(20)]
             await until(lambda: len(server.requests) == 20)
@@ -486,15 +429,13 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
             for client in clients:
                 async with client:
                     assert await read_to_end(client) == b""
-        assert len(server._run.resources._waiting) == 0
+        assert len(server._run.resources._waiting) == 0  # type: ignore[union-attr]
         gate.touch()
         await is_served(server)
         assert len(server.active_children) <= 20
     assert open_descriptors() == before
-    first, *others, last = witness.records
-    assert {(str(it.outcome), it.reason) for it in others} == {("cancelled", "enough")}
-    assert len(others) == 200
-    assert first.outcome == last.outcome == "completed"
+    ends = Counter((str(it.outcome), it.reason) for it in witness.records)
+    assert ends == {("cancelled", "enough"): 200, ("completed", ""): 1}
 
 
 async def test_cancelled_while_the_system_starts_a_worker(
@@ -555,13 +496,10 @@ def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only it tells such an end from theirs")
 async def test_fork_server_is_killed() -> None:
     """Its workers go on, whether they have a request or not; the next ones come out of another."""
-    witness = Witness()
-    async with running(server := on_tcp(handlers.does, min_children=2, observers=[witness])):
+    async with witnessed(server := on_tcp(handlers.does, min_children=2)) as witness:
         before = server.active_children
-        async with await connect(server) as client:
-            await client.send_all(b"wait")
-            assert await client.receive_some() == b"begun."
-            [fork_server] = _fork_server()
+        async with busy(server, b"wait") as client:
+            [fork_server] = fork_servers()
             os.kill(fork_server, signal.SIGKILL)
             await until(lambda: not is_running(fork_server))
             assert await is_served(server) in before

@@ -17,18 +17,20 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Witness, read_to_end, running, until
 from support import process_handlers as handlers
+from support import read_to_end, running, until
 from support.processes import (
     SOON,
-    _calls,
+    Missing,
     are_idle,
     fails_to_start,
+    fork_servers,
     is_running,
     is_served,
     on_tcp,
 )
-from support.threads import ask
+from support.scenes import table
+from support.threads import THERE, ask, takes, witnessed
 
 from trioserver import Timeouts, WorkerStartError
 from trioserver._modes.processes.protocol.errors import WorkerCrashed
@@ -139,40 +141,37 @@ def test_shortages(error: BaseException | None, short: bool) -> None:
 # Who is there goes on -------------------------------------------------------------------------
 
 
-def fails_in_the_system(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While there is a file, there are no descriptors to be had for a worker."""
+def fails_in_the_system(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it does, there are no descriptors to be had for a worker."""
     begin = spawn.spawn
 
-    def launches(*arguments: Any) -> spawn.Launched:
-        if path.exists():
+    def spawns(*arguments: Any) -> spawn.Spawned:
+        if fails():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return begin(*arguments)
 
-    monkeypatch.setattr(spawn, "spawn", launches)
+    monkeypatch.setattr(spawn, "spawn", spawns)
 
 
 @pytest.mark.parametrize("where", ["worker", "system"])
 async def test_workers_stay_when_others_do_not_come(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str, missing: Missing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PR-02: also beyond ``max_requests``; it is told at the beginning, and at the end."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(setbacks, "LONGEST_PAUSE", 0.02)
-    path, witness = tmp_path / "gone", Witness()
-    init = partial(handlers.init_fails_if, str(path)) if where == "worker" else None
     if where == "system":
-        fails_in_the_system(path, monkeypatch)
-    server = on_tcp(
-        handlers.does, min_children=2, max_requests=2, child_init=init, observers=[witness]
-    )
-    async with running(server):
+        fails_in_the_system(missing.path.exists, monkeypatch)
+    init = missing.init if where == "worker" else None
+    server = on_tcp(handlers.does, min_children=2, max_requests=2, child_init=init)
+    async with witnessed(server) as witness:
         before = set(server.active_children)
-        path.touch()
+        missing.path.touch()
         for _ in range(20):
             assert await is_served(server) in before
             await trio.sleep(0.01)
         assert before <= set(server.active_children)
-        path.unlink()
+        missing.path.unlink()
         while before & set(server.active_children):
             await is_served(server)
         await until(lambda: len(told(caplog)) == 2)
@@ -190,19 +189,17 @@ def test_worker_that_has_ended_does_not_come_back() -> None:
 
 
 async def test_workers_that_end_one_after_the_other(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    missing: Missing, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PR-02: eight of them, 20 ms apart, while others cannot start, are no eight failures."""
-    path = tmp_path / "gone"
-    init = partial(handlers.init_fails_if, str(path))
-    async with running(server := on_tcp(handlers.does, min_children=8, child_init=init)):
-        path.touch()
+    async with running(server := on_tcp(handlers.does, min_children=8, child_init=missing.init)):
+        missing.path.touch()
         for pid in server.active_children:
             os.kill(pid, signal.SIGKILL)
             await trio.sleep(0.02)
         await until(lambda: not server.active_children)
         await trio.sleep(0.2)
-        path.unlink()
+        missing.path.unlink()
         assert await is_served(server) in server.active_children
         await are_idle(server, 8)
     assert told(caplog) == TOLD
@@ -210,53 +207,38 @@ async def test_workers_that_end_one_after_the_other(
 
 @pytest.mark.parametrize("where", ["worker", "system"])
 async def test_some_of_the_first_cannot_start(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str, missing: Missing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server starts if one can; the others come when they can."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
-    path = tmp_path / "gone"
-    path.touch()
-    begin, tries = spawn.spawn, itertools.count()
-
-    def launches(*arguments: Any) -> spawn.Launched:
-        if path.exists() and next(tries) != 1:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return begin(*arguments)
-
-    init = None
+    missing.path.touch()
+    init, tries = None, itertools.count()
     if where == "worker":
-        init = partial(handlers.init_fails_for_others, str(path))
+        init = partial(handlers.init_fails_for_others, str(missing.path))
     else:
-        monkeypatch.setattr(spawn, "spawn", launches)
+        fails_in_the_system(lambda: missing.path.exists() and next(tries) != 1, monkeypatch)
     async with running(server := on_tcp(handlers.does, min_children=3, child_init=init)):
         [pid] = server.active_children
         assert await is_served(server) == pid
-        path.unlink()
+        missing.path.unlink()
         await are_idle(server, 3)
     assert told(caplog) == TOLD
 
 
-async def test_none_of_the_first_can_start(tmp_path: Path) -> None:
+async def test_none_of_the_first_can_start(missing: Missing) -> None:
     """Then the server does not, and says why; once all have tried."""
-    path = tmp_path / "gone"
-    path.touch()
-    init = partial(handlers.init_fails_if, str(path))
-    message = await fails_to_start(on_tcp(handlers.does, min_children=3, child_init=init))
-    assert "LookupError: no database there" in message
-    assert len(_calls(path)) == 3
+    missing.path.touch()
+    server = on_tcp(handlers.does, min_children=3, child_init=missing.init)
+    assert "LookupError: no database there" in await fails_to_start(server)
+    assert len(missing.calls()) == 3
 
 
 FEW_DESCRIPTORS = """
-import resource, sys, trioserver; from support import process_handlers as handlers
-
-class Announces(trioserver.ProcessTCPServer):
-    async def server_activate(self):
-        await super().server_activate()
-        print(self.server_address[1], flush=True)
+import resource, trioserver; from support import process_handlers as handlers
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-    trioserver.run(Announces(("127.0.0.1", 0), handlers.does, min_children=1))
+    trioserver.run(handlers.Announces(("127.0.0.1", 0), handlers.does, min_children=1))
 """
 
 
@@ -302,35 +284,28 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     spawn.end_fork_server()
 
 
-def fork_server() -> int:
-    """The process id of the fork server."""
-    from multiprocessing import forkserver  # noqa: PLC0415
-
-    pid: int = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    return pid
-
-
-BAD_MODULES = {
-    "raise ValueError('broken')": "ValueError: broken",
-    "import nowhere": "No module named 'nowhere'",
-    "raise SystemExit(4)": "SystemExit: 4",
-}
-
-
-@pytest.mark.parametrize("text", BAD_MODULES)
+@table(
+    ("text", "told", "name"),
+    {
+        "PR-10: it is broken": (
+            *("raise ValueError('broken')", "ValueError: broken", "to_preload"),
+        ),
+        "PR-10: it imports what is not there": (
+            *("import nowhere", "No module named 'nowhere'", "to_preload"),
+        ),
+        "PR-10: it ends the program": ("raise SystemExit(4)", "SystemExit: 4", "to_preload"),
+        "PR-10: it is misspelt": ("", "No module named 'mispelt'", "mispelt"),
+    },
+)
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_preload_that_cannot_be_imported(method: str, text: str, module: Any) -> None:
-    """PR-10: the server does not start, and says which module it was, with its traceback."""
-    server = on_tcp(handlers.does, preload=[module(text)], start_method=method)
-    message = await fails_to_start(server)
-    assert BAD_MODULES[text] in message
-    assert "This was the import of 'to_preload', which the server has in `preload`." in message
-
-
-async def test_misspelt_preload(module: Any) -> None:
-    """PR-10: the same."""
-    message = await fails_to_start(on_tcp(handlers.does, preload=["mispelt"]))
-    assert "No module named 'mispelt'" in message
+async def test_preload_that_cannot_be_imported(
+    method: str, text: str, told: str, name: str, module: Any
+) -> None:
+    """The server does not start, and says which module it was, with its traceback."""
+    module(text)
+    message = await fails_to_start(on_tcp(handlers.does, preload=[name], start_method=method))
+    assert told in message
+    assert f"This was the import of '{name}', which the server has in `preload`." in message
 
 
 async def test_fork_server_that_always_ends(module: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -350,12 +325,11 @@ async def test_preload_that_hangs(
     method: str, module: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """PR-10: ``start_timeout`` bounds it; a fork server that hangs is ended, and another starts."""
-    began = time.perf_counter()
     server = on_tcp(
         handlers.does, preload=[module(HANGS)], start_timeout=1, start_method=method, min_children=3
     )
-    message = await fails_to_start(server)
-    assert 1 <= time.perf_counter() - began < 1 + SOON
+    with takes(1 + SOON, least=1):
+        message = await fails_to_start(server)
     assert "after 1 s (start_timeout)" in message
     if method == "forkserver":
         assert "to_preload" in message
@@ -370,16 +344,15 @@ async def test_preload_that_hangs(
 async def test_end_of_a_server_whose_preload_hangs(how: str, module: Any) -> None:
     """It can always end, within the grace and the cleanup."""
     server = on_tcp(handlers.does, preload=[module(HANGS)], timeouts=Timeouts(cleanup=1))
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.serve_forever)
-            await until(lambda: server.socket)
-            await trio.sleep(0.2)
-            began = time.perf_counter()
-            if how == "shut down":
-                server.shutdown(0)
-            else:
-                nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_forever)
+        await until(lambda: server.socket)
+        await trio.sleep(0.2)
+        began = time.perf_counter()
+        if how == "shut down":
+            server.shutdown(0)
+        else:
+            nursery.cancel_scope.cancel()
     assert time.perf_counter() - began < 1 + SOON
 
 
@@ -387,13 +360,13 @@ async def test_fork_server_that_somebody_has_stopped(
     module: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It starts nobody, and does not tell how a worker has ended: the next one does."""
-    server = handlers.Erring(("127.0.0.1", 0), handlers.does, min_children=1, start_timeout=4)
+    server = handlers.Erring(THERE, handlers.does, min_children=1, start_timeout=4)
     async with running(server):
-        stopped = fork_server()
+        [stopped] = fork_servers()
         os.kill(stopped, signal.SIGSTOP)
         assert await ask(server, b"exit3") == b"begun."
         await is_served(server)
-        assert fork_server() != stopped
+        assert fork_servers() != [stopped]
         assert not is_running(stopped)
     [error] = server.errors
     assert isinstance(error, WorkerCrashed)
@@ -407,7 +380,7 @@ async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None
     with trio.fail_after(20):
         async with server.serving():
             pids = server.active_children
-            os.kill(fork_server(), signal.SIGSTOP)
+            os.kill(*fork_servers(), signal.SIGSTOP)
             began = time.perf_counter()
         assert time.perf_counter() - began < spawn.LONGEST_NEWS + SOON
     assert not any(map(is_running, pids))
@@ -420,10 +393,9 @@ async def test_interpreter_that_hangs(
     (tmp_path / "sitecustomize.py").write_text(HANGS)
     server = on_tcp(handlers.does, start_method="spawn", start_timeout=1)
     server.my_table = bytes(1_000_000)
-    began = time.perf_counter()
-    message = await fails_to_start(server)
+    with takes(1 + SOON, least=1):
+        message = await fails_to_start(server)
     assert "it was not ready after 1 s (start_timeout)" in message
-    assert 1 <= time.perf_counter() - began < 1 + SOON
 
 
 async def test_start_that_never_ends(

@@ -222,8 +222,8 @@ class Unshowable(Exception):
         raise ValueError("not to be shown")
 
 
-def _fails_unshowable() -> None:
-    raise Unshowable
+def _fails(kind: type[BaseException], *facts: object) -> None:
+    raise kind(*facts)
 
 
 def _fails_deep() -> None:
@@ -238,11 +238,6 @@ def _hoards() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
-def _in_c() -> None:
-    """Wait in a C function that keeps the interpreter to itself."""
-    ctypes.PyDLL(None).sleep(30)
-
-
 def _in_python() -> None:
     while True:
         pass
@@ -251,26 +246,6 @@ def _in_python() -> None:
 def _segfault() -> None:
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # pytest's own handler may be inherited
     ctypes.string_at(0)
-
-
-def _fails() -> None:
-    raise ValueError("on purpose")
-
-
-def _fails_unpicklable() -> None:
-    raise Unpicklable
-
-
-def _exits_generators() -> None:
-    raise GeneratorExit
-
-
-def _sysexit() -> None:
-    raise SystemExit(4)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def _prints() -> None:
@@ -284,10 +259,6 @@ def _closes_stdio() -> None:
     for number in range(3):
         with suppress(OSError):
             os.close(number)
-
-
-def _logs() -> None:
-    logging.getLogger("app").warning("seen in %s", "a worker")
 
 
 class OwnRecords(logging.Handler):
@@ -365,14 +336,9 @@ def _starts_what_hears() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-def _forks_and_exits() -> None:
+def _forks_and(do: Callable[[int], object], number: int) -> None:
     _forks()
-    os._exit(3)
-
-
-def _forks_and_sleeps() -> None:
-    _forks()
-    time.sleep(30)
+    do(number)
 
 
 RECORD = encode_facts(
@@ -414,37 +380,37 @@ def _says(nonsense: str) -> None:
 
 
 DEEDS: dict[str, Callable[..., object]] = {
-    "exit3": lambda: os._exit(3),
-    "exit0": lambda: os._exit(0),
-    "sysexit": _sysexit,
-    "interrupt": _interrupt,
-    "segfault": _segfault,
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "error": _fails,
-    "unpicklable": _fails_unpicklable,
-    "unshowable": _fails_unshowable,
-    "deep": _fails_deep,
-    "hoard": _hoards,
-    "generator-exit": _exits_generators,
+    "nothing": lambda: None,
+    "": lambda: None,
+    "nap": lambda: time.sleep(0.3),
     "sleep": lambda: time.sleep(30),
     "loop": _in_python,
-    "c": _in_c,
+    "c": lambda: ctypes.PyDLL(None).sleep(30),  # which keeps the interpreter to itself
+    "exit3": lambda: os._exit(3),
+    "exit0": lambda: os._exit(0),
+    "sysexit": lambda: _fails(SystemExit, 4),
+    "interrupt": lambda: _fails(KeyboardInterrupt),
+    "segfault": _segfault,
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "error": lambda: _fails(ValueError, "on purpose"),
+    "unpicklable": lambda: _fails(Unpicklable),
+    "unshowable": lambda: _fails(Unshowable),
+    "deep": _fails_deep,
+    "generator-exit": lambda: _fails(GeneratorExit),
+    "hoard": _hoards,
     "print": _prints,
     "stdio": _closes_stdio,
-    "log": _logs,
+    "log": lambda: logging.getLogger("app").warning("seen in %s", "a worker"),
     "log-own": _logs_to_its_own,
     "log-nameless": _logs_nameless,
     "log-signal": _logs_in_signals,
     "log-child": _logs_in_a_child,
     "fork": _forks,
     "fork-return": os.fork,
-    "fork-exit": _forks_and_exits,
+    "fork-exit": lambda: _forks_and(os._exit, 3),
+    "fork-sleep": lambda: _forks_and(time.sleep, 30),  # type: ignore[arg-type]
     "hears": _starts_what_hears,
-    "fork-sleep": _forks_and_sleeps,
     "say": _says,
-    "nap": lambda: time.sleep(0.3),
-    "nothing": lambda: None,
-    "": lambda: None,
 }
 
 
@@ -646,11 +612,6 @@ async def amisaddresses(request: trioserver.Datagram, client_address: Any, serve
         await way_back.sendto(repr(error).encode(), client_address)
 
 
-def init_default_timeout() -> None:
-    """A ``child_init`` that is for all sockets of its worker."""
-    socket.setdefaulttimeout(7)
-
-
 def says_its_timeout(request: socket.socket, client_address: Any, server: Any) -> None:
     """Answers with its time-out."""
     request.sendall(repr(request.gettimeout()).encode())
@@ -776,6 +737,14 @@ def _interrupts(*_: Any) -> None:
 # Servers ---------------------------------------------------------------------------------
 
 
+class Announces(trioserver.ProcessTCPServer):
+    """Prints its port when clients can queue there."""
+
+    async def server_activate(self) -> None:
+        await super().server_activate()
+        print(self.server_address[1], flush=True)
+
+
 class Greeting(trioserver.ProcessTCPServer):
     """A server with a field of its own."""
 
@@ -787,49 +756,33 @@ class Hooked(trioserver.ProcessTCPServer):
 
     called: list[tuple[str, int]] = attrs.field(factory=list)
 
-    def _note(self, name: str) -> None:
+    def note(self, name: str) -> None:
+        """It is called, here."""
         self.called.append((name, os.getpid()))
-
-    async def server_bind(self) -> Any:
-        self._note("server_bind")
-        return await super().server_bind()
-
-    async def server_activate(self) -> None:
-        self._note("server_activate")
-        await super().server_activate()
 
     def get_request(self, listener: Any) -> Any:
         got = super().get_request(listener)
         if got is not None:
-            self._note("get_request")
+            self.note("get_request")
         return got
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
-        self._note("verify_request")
-        return await super().verify_request(request, client_address)
-
-    async def process_request(self, request: Any, client_address: Any) -> None:
-        self._note("process_request")
-        await super().process_request(request, client_address)
-
-    async def finish_request(self, request: Any, client_address: Any) -> None:
-        self._note("finish_request")
-        await super().finish_request(request, client_address)
-
     async def handle_error(self, request: Any, client_address: Any) -> None:
-        self._note("handle_error")
+        self.note("handle_error")
 
-    async def shutdown_request(self, request: Any) -> None:
-        self._note("shutdown_request")
-        await super().shutdown_request(request)
 
-    async def close_request(self, request: Any) -> None:
-        self._note("close_request")
-        await super().close_request(request)
+def _noted(name: str) -> Any:
+    async def hook(self: Hooked, *arguments: Any) -> Any:
+        self.note(name)
+        return await getattr(super(Hooked, self), name)(*arguments)
 
-    async def server_close(self) -> None:
-        self._note("server_close")
-        await super().server_close()
+    return hook
+
+
+for _name in (
+    *("server_bind", "server_activate", "verify_request", "process_request", "finish_request"),
+    *("shutdown_request", "close_request", "server_close"),
+):
+    setattr(Hooked, _name, _noted(_name))
 
 
 class Erring(trioserver.ProcessTCPServer):
@@ -848,15 +801,6 @@ class Lenient(Erring):
         if request.info.id == 1:
             request.cancel_scope.deadline = math.inf
         return True
-
-
-class ErringByDatagram(trioserver.ProcessUDPServer):
-    """The same for datagrams."""
-
-    errors: list[BaseException | None] = attrs.field(factory=list)
-
-    async def handle_error(self, request: Any, client_address: Any) -> None:
-        self.errors.append(sys.exception())
 
 
 class Hides(trioserver.ProcessTCPServer):

@@ -3,26 +3,81 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 import trioserver
+from support import Witness, connect, until
 from support import process_handlers as handlers
-from support import until
 from trioserver import WorkerStartError
 
-from .threads import THERE, ask
+from .threads import THERE, ask, witnessed
 
 SOON = 1.0
 """Seconds, generously, for what happens at once: the wrong way takes more."""
 
 
-def on_tcp(handler: Any, **fields: Any) -> trioserver.ProcessTCPServer:
+def on_tcp(
+    handler: Any, kind: Any = trioserver.ProcessTCPServer, **fields: Any
+) -> trioserver.ProcessTCPServer:
     """A server with one worker on the loopback interface."""
-    return trioserver.ProcessTCPServer(THERE, handler, **{"min_children": 1, **fields})
+    server: trioserver.ProcessTCPServer = kind(THERE, handler, **{"min_children": 1, **fields})
+    return server
+
+
+def on_udp(handler: Any, **fields: Any) -> trioserver.ProcessUDPServer:
+    """A server of datagrams with one worker there."""
+    return trioserver.ProcessUDPServer(THERE, handler, min_children=1, max_children=1, **fields)
+
+
+@asynccontextmanager
+async def met_by_datagram(
+    folder: Path, handler: Any, **fields: Any
+) -> AsyncIterator[tuple[Any, Any, Witness]]:
+    """Such a server on a Unix socket, a client's socket, and what happens."""
+    path = str(folder / "server")
+    server = trioserver.ProcessUnixDatagramServer(
+        path, handler, min_children=1, max_children=1, **fields
+    )
+    async with witnessed(server) as witness:
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            await client.bind(str(folder / "client"))
+            yield server, client, witness
+
+
+@asynccontextmanager
+async def busy(
+    server: trioserver.BaseServer, deed: bytes = b"sleep"
+) -> AsyncIterator[trio.SocketStream]:
+    """A client whose handler has begun to do that."""
+    async with await connect(server) as client:
+        await client.send_all(deed)
+        assert await client.receive_some() == b"begun."
+        yield client
+
+
+@asynccontextmanager
+async def stopped(server: Any) -> AsyncIterator[None]:
+    """The workers do nothing, not even begin with what they are given."""
+    pids = server.active_children
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def both(name: str) -> Any:
@@ -53,17 +108,55 @@ async def fails_to_start(server: Any, kind: type[Exception] = WorkerStartError) 
     return str(caught.value)
 
 
-def _calls(path: Path) -> list[float]:
-    return [float(line) for line in Path(f"{path}.calls").read_text().splitlines()]
+@attrs.frozen
+class Missing:
+    """What no worker can start without, while there is a file."""
+
+    path: Path
+
+    @property
+    def init(self) -> Any:
+        """The ``child_init`` that needs it."""
+        return partial(handlers.init_fails_if, str(self.path))
+
+    def calls(self) -> list[float]:
+        """When that was called."""
+        return [float(line) for line in Path(f"{self.path}.calls").read_text().splitlines()]
+
+
+def kill_workers(server: Any) -> list[int]:
+    """All of them; who they were."""
+    pids: list[int] = server.active_children
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+def state_of(pid: int) -> tuple[str, int]:
+    """The state of a process, and its parent."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "X", 0
+    state, parent, *_ = stat.rpartition(")")[2].split()
+    return state, int(parent)
 
 
 def is_running(pid: int) -> bool:
     """Whether a process runs; not, once it waits to be reaped."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
+    return state_of(pid)[0] not in {"Z", "X"}
+
+
+def all_processes() -> dict[int, tuple[str, int]]:
+    """The state of every process, and its parent."""
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return {pid: state_of(pid) for pid in pids}
+
+
+def fork_servers() -> list[int]:
+    """The process id of the fork server, which is the parent of workers, if there is one."""
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return [] if pid is None else [pid]
 
 
 async def are_idle(server: Any, number: int) -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 import trioserver
-from support import connect, read_to_end
+from support import Witness, connect, read_to_end, running, until
 
 THERE = ("127.0.0.1", 0)
 
@@ -23,9 +31,46 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
+# Servers ----------------------------------------------------------------------------
+
+
 def on_tcp(handler: Any, **fields: Any) -> trioserver.ThreadingTCPServer:
     """A server on the loopback interface."""
     return trioserver.ThreadingTCPServer(THERE, handler, **fields)
+
+
+def of_both_families(ip: Any, unix: Any, **fields: Any) -> Any:
+    """A fixture that makes servers of the one class, and of the other, in turn."""
+
+    @pytest.fixture(params=["ip", "unix"])
+    def make(request: pytest.FixtureRequest, folder: Path) -> Any:
+        if request.param == "ip":
+            return partial(ip, THERE, **fields)
+        return partial(unix, str(folder / "server"), **fields)
+
+    return make
+
+
+@asynccontextmanager
+async def witnessed(server: trioserver.BaseServer) -> AsyncIterator[Witness]:
+    """Serve on a real socket, and write down what happens."""
+    witness = Witness()
+    server.observers = [*server.observers, witness]
+    async with running(server):
+        yield witness
+
+
+@asynccontextmanager
+async def met(
+    server: trioserver.BaseServer, says: bytes = b""
+) -> AsyncIterator[tuple[trio.SocketStream, Witness]]:
+    """The same, and a client, who may say something at once."""
+    async with witnessed(server) as witness, await connect(server) as client:
+        await client.send_all(says)
+        yield client, witness
+
+
+# Clients ----------------------------------------------------------------------------
 
 
 async def ask(server: trioserver.BaseServer, data: bytes) -> bytes:
@@ -48,3 +93,55 @@ async def ask_by_datagram(server: trioserver.BaseServer, data: bytes) -> bytes:
         os.unlink(f"{server.server_address}-client")  # noqa: PTH108
     assert sender == server.server_address
     return bytes(answer)
+
+
+async def say(client: trio.SocketStream, words: bytes) -> None:
+    """Say something that is answered at once, in upper case."""
+    await client.send_all(words)
+    answer = b""
+    while len(answer) < len(words):
+        answer += await client.receive_some()
+    assert answer == words.upper()
+
+
+# What is seen -----------------------------------------------------------------------
+
+
+async def shows(server: trioserver.BaseServer, **facts: Any) -> None:
+    """Wait until a snapshot shows the only request like that: its ``state``, its bytes."""
+
+    def is_so() -> bool:
+        requests = server.snapshot().requests
+        return [{name: getattr(it, name) for name in facts} for it in requests] == [facts]
+
+    await until(is_so)
+
+
+@contextmanager
+def takes(most: float, least: float = 0) -> Iterator[None]:
+    """The block takes so many seconds."""
+    began = time.perf_counter()
+    yield
+    assert least <= time.perf_counter() - began < most
+
+
+async def drained(server: trioserver.BaseServer, grace: float = 8) -> None:
+    """Begin the drain, and wait until all requests have their outcome."""
+    server.shutdown(grace)
+    await until(lambda: not server.requests)
+
+
+def outcomes(report: trioserver.ShutdownReport) -> list[str]:
+    """Those of all requests that were there when the drain began."""
+    return [str(it.outcome) for it in report.requests]
+
+
+def run_program(text: str) -> subprocess.CompletedProcess[str]:
+    """What a program has printed, which has to end well."""
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )

@@ -20,39 +20,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 import trio
-import trustme
-from support import Witness, connect, read_to_end, running, until
-from support.threads import THERE, ask, on_tcp
+from support import connect, read_to_end, until
+from support.scenes import table
+from support.threads import ask, met, on_tcp, shows, takes, witnessed
 
 import trioserver
-from trioserver import Outcome, RequestRecord, Timeouts
+from trioserver import Timeouts
 from trioserver.testing import open_descriptors
-
-Handler = Callable[[Any, Any, Any], object]
-
-
-async def record_of(
-    handler: Any, *, says: bytes = b"", server: type[Any] | None = None, **fields: Any
-) -> RequestRecord:
-    """How the request of a client ends who says something, and then waits in silence."""
-    witness = Witness()
-    make = server or trioserver.ThreadingTCPServer
-    async with running(serves := make(THERE, handler, observers=[witness], **fields)):
-        async with await connect(serves) as client:
-            await client.send_all(says)
-            await until(lambda: bool(witness.records))
-    [record] = witness.records
-    return record
-
 
 # Time-outs -------------------------------------------------------------------------------
 
 
-def recv(request: socket.socket, client_address: Any, server: Any) -> None:
-    """Receives until the end of input."""
+def _recv(request: socket.socket, client_address: Any, server: Any) -> None:
     while request.recv(100):
         pass
 
@@ -63,40 +44,20 @@ class Readline(socketserver.StreamRequestHandler):
             pass
 
 
-class OwnTimeout(Readline):
+class ReadlineOwnTimeout(Readline):
     timeout = 0.2
 
 
-@pytest.mark.parametrize("ends_idle_reads", [True, False])
-@pytest.mark.parametrize("says", [b"", b"half a line"])
-@pytest.mark.parametrize("handler", [recv, Readline, OwnTimeout])
-async def test_idle_timeout(
-    handler: Any, says: bytes, ends_idle_reads: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The peer's silence ends a read, the first or a later one; that is one line, no error."""
-    own = handler is OwnTimeout
-    timeouts = Timeouts() if own else Timeouts(idle=0.2)
-    record = await record_of(handler, says=says, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
-    assert record.outcome is Outcome.TIMED_OUT
-    expected = "the peer was silent for too long: timed out"
-    assert record.reason == (expected if own else "no byte from the peer for 0.2 s (idle)")
-    assert 0.2 <= record.duration < 2
-    assert [it for it in caplog.records if it.levelname == "ERROR"] == []
-
-
-def sendall(request: socket.socket, client_address: Any, server: Any) -> None:
-    """Sends more than there is room for."""
+def _sendall(request: socket.socket, client_address: Any, server: Any) -> None:
     request.sendall(bytes(30_000_000))
 
 
-def send(request: socket.socket, client_address: Any, server: Any) -> None:
-    """The same, bit by bit."""
+def _send(request: socket.socket, client_address: Any, server: Any) -> None:
     while True:
         request.send(bytes(100_000))
 
 
-def sendfile(request: socket.socket, client_address: Any, server: Any) -> None:
-    """The same, from a file."""
+def _sendfile(request: socket.socket, client_address: Any, server: Any) -> None:
     with Path("/dev/zero").open("rb") as zeros:
         request.sendfile(zeros)
 
@@ -114,56 +75,50 @@ class WriteOwnTimeout(Write):
     timeout = 0.2
 
 
-WRITERS = [sendall, send, sendfile, Write, WriteBuffered, WriteOwnTimeout]
+@pytest.mark.parametrize("ends_idle_reads", [True, False])
+@pytest.mark.parametrize("says", [b"", b"half a line"])
+@pytest.mark.parametrize("handler", [_recv, Readline, ReadlineOwnTimeout])
+async def test_idle_timeout(
+    handler: Any, says: bytes, ends_idle_reads: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer's silence ends a read, the first or a later one; that is one line, no error."""
+    timeouts, reason = Timeouts(idle=0.2), "no byte from the peer for 0.2 s (idle)"
+    if handler is ReadlineOwnTimeout:
+        timeouts, reason = Timeouts(), "the peer was silent for too long: timed out"
+    server = on_tcp(handler, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
+    async with met(server, says) as (_, witness):
+        await until(lambda: witness.records)
+    [record] = witness.records
+    assert (str(record.outcome), record.reason) == ("timed_out", reason)
+    assert 0.2 <= record.duration < 2
+    assert [it for it in caplog.records if it.levelname == "ERROR"] == []
 
 
-@pytest.mark.parametrize("handler", WRITERS)
+@pytest.mark.parametrize(
+    "handler", [_sendall, _send, _sendfile, Write, WriteBuffered, WriteOwnTimeout]
+)
 async def test_write_timeout(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""
-    own = handler is WriteOwnTimeout
-    witness = Witness()
-    timeouts = Timeouts() if own else Timeouts(write=0.2)
-    async with running(server := on_tcp(handler, timeouts=timeouts, observers=[witness])):
-        async with await connect(server) as client:
-            await until(lambda: bool(witness.records))
-            with pytest.raises(trio.BrokenResourceError):
-                await read_to_end(client)
+    timeouts, reason = Timeouts(write=0.2), "the peer took no byte for 0.2 s (write)"
+    if handler is WriteOwnTimeout:
+        timeouts, reason = Timeouts(), "the peer took nothing for too long: timed out"
+    async with met(on_tcp(handler, timeouts=timeouts)) as (client, witness):
+        await until(lambda: witness.records)
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client)
     [record] = witness.records
-    assert record.outcome is Outcome.TIMED_OUT
-    expected = "the peer took nothing for too long: timed out"
-    assert record.reason == (expected if own else "the peer took no byte for 0.2 s (write)")
+    assert (str(record.outcome), record.reason) == ("timed_out", reason)
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
 
 
 async def test_slow_reader_is_not_timed_out() -> None:
     """One that takes a little all the time makes progress."""
-    async with running(server := on_tcp(sendall, timeouts=Timeouts(write=0.3))):
-        async with await connect(server) as client:
-            got, began = 0, time.perf_counter()
-            while time.perf_counter() - began < 1:
-                got += len(await client.receive_some(200_000))
-                await trio.sleep(0.02)
-            while data := await client.receive_some():
-                got += len(data)
-    assert got == 30_000_000
-
-
-async def test_timeout_that_is_caught() -> None:
-    """A handler can say good-bye to a silent client, and has completed then."""
-
-    class SaysGoodbye(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            try:
-                self.rfile.readline()
-            except TimeoutError:
-                self.wfile.write(b"bye")
-
-    witness = Witness()
-    timeouts = Timeouts(idle=0.05)
-    async with running(server := on_tcp(SaysGoodbye, observers=[witness], timeouts=timeouts)):
-        async with await connect(server) as client:
-            assert await read_to_end(client) == b"bye"
-    assert witness.outcomes == ["completed"]
+    async with met(on_tcp(_sendall, timeouts=Timeouts(write=0.3))) as (client, _):
+        got, began = 0, time.perf_counter()
+        while time.perf_counter() - began < 1:
+            got += len(await client.receive_some(200_000))
+            await trio.sleep(0.02)
+        assert got + len(await read_to_end(client)) == 30_000_000
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 0.000_000_9, 0.999_999_9, 3e9, 1e30, math.inf])
@@ -171,42 +126,83 @@ async def test_timeout_that_is_caught() -> None:
 async def test_any_length_of_time(seconds: float, ends_idle_reads: bool) -> None:
     """As short or long as a float: it is kept, and harms no request."""
     timeouts = Timeouts(idle=seconds, write=seconds)
-    server = on_tcp(recv, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
-    witness = Witness()
-    server.observers = [witness]
-    async with running(server):
-        async with await connect(server) as client:
-            if seconds < 1:
-                await until(lambda: bool(witness.records))
-            else:
-                await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-                await client.send_eof()
-                await until(lambda: bool(witness.records))
+    server = on_tcp(_recv, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
+    async with met(server) as (client, witness):
+        if seconds > 1:
+            await shows(server, state="idle")
+            await client.send_eof()
+        await until(lambda: witness.records)
     assert witness.outcomes == ["timed_out" if seconds < 1 else "completed"]
 
 
-async def test_reset_that_is_caught_first() -> None:
-    """The peer's doing it stays, whatever was met, and caught, in between."""
+def _says_goodbye(sock: socket.socket, client_address: Any, server: Any) -> None:
+    with pytest.raises(TimeoutError):
+        sock.recv(1)
+    sock.sendall(b"bye")
 
-    class Tries(socketserver.StreamRequestHandler):
-        timeout = 0.05
 
-        def handle(self) -> None:
-            try:
-                self.rfile.readline()
-            except TimeoutError as first:
-                self.request.settimeout(0.01)
-                with pytest.raises(TimeoutError):
-                    self.request.recv(1)
-                raise first  # noqa: TRY201  (not the last one that was met)
+def _meets_two(sock: socket.socket, client_address: Any, server: Any) -> None:
+    try:
+        sock.recv(1)
+    except TimeoutError as first:
+        sock.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        raise first  # noqa: TRY201  (not the last one that was met)
 
-    assert (await record_of(Tries)).outcome is Outcome.TIMED_OUT
+
+def _sets_the_kernels(sock: socket.socket, client_address: Any, server: Any) -> None:
+    tenth = (0).to_bytes(8, "little") + (100_000).to_bytes(8, "little")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tenth)
+    sock.recv(1)
+
+
+def _writes_after_its_end(sock: socket.socket, client_address: Any, server: Any) -> None:
+    sock.shutdown(socket.SHUT_WR)
+    sock.sendall(b"more")
+
+
+@table(
+    ("handler", "idle", "outcome", "reason"),
+    {
+        "who catches a time-out can say good-bye, and has completed": (
+            *(_says_goodbye, 0.05, "completed", ""),
+        ),
+        "it stays the peer's doing, whatever was met, and caught, in between": (
+            *(_meets_two, 0.05, "timed_out", "no byte from the peer for 0.05 s (idle)"),
+        ),
+        "a handler may set SO_RCVTIMEO itself": (
+            *(_sets_the_kernels, math.inf, "timed_out", "no byte from the peer for 0.1 s (idle)"),
+        ),
+        "a write after the handler's own end is its error, not a peer that is gone": (
+            *(_writes_after_its_end, math.inf, "failed", "BrokenPipeError"),
+        ),
+    },
+)
+async def test_whose_doing_it_is(handler: Any, idle: float, outcome: str, reason: str) -> None:
+    """A silent client's request ends as the handler has met it."""
+    async with met(on_tcp(handler, timeouts=Timeouts(idle=idle))) as (client, witness):
+        await until(lambda: witness.records)
+        assert await read_to_end(client) == (b"bye" if outcome == "completed" else b"")
+    [record] = witness.records
+    assert str(record.outcome) == outcome
+    assert record.reason.startswith(reason)
+    assert record.duration < 2
 
 
 # Reads and writes of every kind ------------------------------------------------------------
 
 
-async def test_every_way_to_read() -> None:
+class PeeksFirst(trioserver.ThreadingTCPServer):
+    """Has received the whole request before the handler gets its socket."""
+
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        reader = trioserver.RequestReader(request)
+        return len(await reader.peek(27)) == 27
+
+
+@pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, PeeksFirst])
+async def test_every_way_to_read(kind: Any) -> None:
     """They give what they always give, and each byte is counted once."""
 
     def reads(sock: socket.socket, client_address: Any, server: Any) -> None:
@@ -234,21 +230,9 @@ async def test_every_way_to_read() -> None:
         assert sock.recvmsg(1)[0] == b""
         sock.sendall(b"read")
 
-    witness = Witness()
-    server = on_tcp(reads, observers=[witness])
-    peeked = type("Peeked", (_PeeksFirst,), {})(THERE, reads, observers=[witness])
-    for one in (server, peeked):
-        async with running(one):
-            assert await ask(one, b"0123456789abcdefghijklmnop\n") == b"read"
-    assert [record.bytes_received for record in witness.records] == [27, 27]
-
-
-class _PeeksFirst(trioserver.ThreadingTCPServer):
-    """Has received the whole request before the handler gets its socket."""
-
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
-        reader = trioserver.RequestReader(request)
-        return len(await reader.peek(27)) == 27
+    async with witnessed(server := kind(("127.0.0.1", 0), reads)) as witness:
+        assert await ask(server, b"0123456789abcdefghijklmnop\n") == b"read"
+    assert [record.bytes_received for record in witness.records] == [27]
 
 
 async def test_every_way_to_write(tmp_path: Path) -> None:
@@ -268,41 +252,35 @@ async def test_every_way_to_write(tmp_path: Path) -> None:
             assert source.tell() == 11
         assert sock.sendfile(io.BytesIO(b"from memory")) == 11
 
-    expected = (
-        b"send;;;sendmsg;makefile;" + file.read_bytes() + bytes(range(1, 11)) + b"from memory"
-    )
-    witness = Witness()
-    async with running(server := on_tcp(writes, observers=[witness])):
-        assert await ask(server, b"") == expected
-    assert [record.bytes_sent for record in witness.records] == [len(expected)]
+    sent = b"send;;;sendmsg;makefile;" + file.read_bytes() + bytes(range(1, 11)) + b"from memory"
+    async with witnessed(server := on_tcp(writes)) as witness:
+        assert await ask(server, b"") == sent
+    assert [record.bytes_sent for record in witness.records] == [len(sent)]
 
 
-def by_flag(sock: socket.socket) -> bytes:
-    """A read that does not wait."""
+def _by_flag(sock: socket.socket) -> bytes:
     return sock.recv(1, socket.MSG_DONTWAIT)
 
 
-def by_python(sock: socket.socket) -> bytes:
-    """The same."""
+def _by_python(sock: socket.socket) -> bytes:
     sock.setblocking(False)
     return sock.recv(1)
 
 
-def by_fcntl(sock: socket.socket) -> bytes:
-    """The same, behind Python's back."""
+def _behind_pythons_back(sock: socket.socket) -> bytes:
     flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     return sock.recv(1)
 
 
-@pytest.mark.parametrize("read", [by_flag, by_python, by_fcntl])
+@pytest.mark.parametrize("read", [_by_flag, _by_python, _behind_pythons_back])
 async def test_reads_that_do_not_wait(read: Callable[[socket.socket], bytes]) -> None:
     """They raise what they always raise, at once, and get what is there."""
 
     def looks(sock: socket.socket, client_address: Any, server: Any) -> None:
         with pytest.raises(BlockingIOError):
             read(sock)
-        flags = socket.MSG_DONTWAIT if read is by_flag else 0
+        flags = socket.MSG_DONTWAIT if read is _by_flag else 0
         with contextlib.suppress(BlockingIOError):
             while sock.send(bytes(100_000), flags):
                 pass
@@ -312,25 +290,25 @@ async def test_reads_that_do_not_wait(read: Callable[[socket.socket], bytes]) ->
         sock.setblocking(True)
         sock.sendall(b"done")
 
-    async with running(server := on_tcp(looks)):
-        async with await connect(server) as client:
-            assert (await client.receive_some(1)) == b"\0"
-            await client.send_all(b"x")
-            assert (await read_to_end(client)).endswith(b"\0done")
+    async with met(on_tcp(looks)) as (client, _):
+        assert (await client.receive_some(1)) == b"\0"
+        await client.send_all(b"x")
+        assert (await read_to_end(client)).endswith(b"\0done")
 
 
-async def test_sockets_own_kernel_timeout() -> None:
-    """A handler may set ``SO_RCVTIMEO`` itself."""
+async def test_sendmsg_that_does_not_wait() -> None:
+    """With ``MSG_DONTWAIT``, a full socket is no time-out."""
+    met_error = threading.Event()
 
-    def sets(sock: socket.socket, client_address: Any, server: Any) -> None:
-        assert sock.recv(1) == b"x"
-        tenth = (0).to_bytes(8, "little") + (100_000).to_bytes(8, "little")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tenth)
-        sock.recv(1)
+    def sends(sock: socket.socket, client_address: Any, server: Any) -> None:
+        with pytest.raises(BlockingIOError):
+            while True:
+                sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
+        met_error.set()
 
-    record = await record_of(sets, says=b"x")
-    assert record.outcome is Outcome.TIMED_OUT
-    assert record.duration < 2
+    async with met(on_tcp(sends)) as (client, _):
+        await until(met_error.is_set)
+        assert len(await read_to_end(client)) > 100_000
 
 
 async def test_descriptors_can_be_passed() -> None:
@@ -343,10 +321,9 @@ async def test_descriptors_can_be_passed() -> None:
 
     name = b"\0trioserver-fds-%d" % os.getpid()
     reader, writer = os.pipe()
-    async with running(server := trioserver.ThreadingUnixStreamServer(name, writes_there)):
-        async with await connect(server) as client:
-            socket.send_fds(client.socket._sock, [b"x"], [writer])  # type: ignore[list-item]
-            assert await read_to_end(client) == b""
+    async with met(trioserver.ThreadingUnixStreamServer(name, writes_there)) as (client, _):
+        socket.send_fds(client.socket._sock, [b"x"], [writer])  # type: ignore[list-item]
+        assert await read_to_end(client) == b""
     assert os.read(reader, 10) == b"written"
     os.close(reader)
     os.close(writer)
@@ -362,30 +339,72 @@ async def test_one_thread_reads_and_another_writes() -> None:
             pass
         writer.join()
 
-    witness = Witness()
-    async with running(server := on_tcp(both, observers=[witness])):
-        async with await connect(server) as client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.send_all, bytes(3_000_000))
-                got = 0
-                while got < 3_000_000:
-                    got += len(await client.receive_some())
-            await client.send_eof()
+    async with met(on_tcp(both)) as (client, witness):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, bytes(3_000_000))
+            got = 0
+            while got < 3_000_000:
+                got += len(await client.receive_some())
+        await client.send_eof()
     assert [(it.bytes_received, it.bytes_sent) for it in witness.records] == [(3_000_000,) * 2]
 
 
-async def test_select() -> None:
-    """A handler may wait for its socket in ``select``."""
-
-    def selects(sock: socket.socket, client_address: Any, server: Any) -> None:
-        while select.select([sock], [], [], 10)[0] and (data := sock.recv(100)):
-            sock.sendall(data.upper())
-
-    async with running(server := on_tcp(selects)):
-        assert await ask(server, b"hello") == b"HELLO"
-
-
 # Life and death of the object ----------------------------------------------------------------
+
+
+def _selects(sock: socket.socket) -> None:
+    while select.select([sock], [], [], 10)[0] and (data := sock.recv(100)):
+        sock.sendall(data)
+
+
+def _duplicates(sock: socket.socket) -> None:
+    for seconds in (None, 3):
+        sock.settimeout(seconds)
+        with sock.dup() as twin:
+            assert type(twin) is socket.socket
+            assert twin.gettimeout() == seconds
+            twin.sendall(twin.recv(1))
+
+
+def _detaches(sock: socket.socket) -> None:
+    number = sock.detach()
+    os.write(number, os.read(number, 10))
+    os.close(number)
+
+
+def _has_the_default_timeout(sock: socket.socket) -> None:
+    assert sock.gettimeout() == socket.getdefaulttimeout()
+    sock.sendall(sock.recv(10))
+
+
+@table(
+    ("use", "default"),
+    {
+        "a handler may wait for its socket in select": (_selects, None),
+        "a duplicate is a plain socket, with its time-out, that the handler closes": (
+            *(_duplicates, None),
+        ),
+        "who takes the number of a detached socket closes it": (_detaches, None),
+        "setdefaulttimeout is for handlers, too; Trio's thread does not wait for it": (
+            *(_has_the_default_timeout, 7),
+        ),
+    },
+)
+async def test_every_use(use: Any, default: float | None) -> None:
+    """As of any socket: a client is answered, and nothing stays open."""
+
+    def handler(sock: socket.socket, client_address: Any, server: Any) -> None:
+        use(sock)
+
+    before = open_descriptors()
+    socket.setdefaulttimeout(default)
+    try:
+        async with witnessed(server := on_tcp(handler)) as witness:
+            assert await ask(server, b"hi") == b"hi"
+    finally:
+        socket.setdefaulttimeout(None)
+    assert witness.outcomes == ["completed"]
+    assert open_descriptors() == before
 
 
 async def test_files_keep_a_closed_socket_open() -> None:
@@ -402,12 +421,10 @@ async def test_files_keep_a_closed_socket_open() -> None:
         go.wait(10)
 
     go = threading.Event()
-    async with running(server := on_tcp(closes)):
-        async with await connect(server) as client:
-            await client.send_all(b"x\n")
-            with trio.fail_after(5):
-                assert await read_to_end(client) == b"x\n"  # and not when the handler returns
-            go.set()
+    async with met(on_tcp(closes), b"x\n") as (client, _):
+        with trio.fail_after(5):
+            assert await read_to_end(client) == b"x\n"  # and not when the handler returns
+        go.set()
 
 
 TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10, 2**70, "5", []]
@@ -433,54 +450,11 @@ async def test_timeout_is_taken_or_refused_as_by_a_socket() -> None:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 sock.setblocking(flag)
 
-    async with running(server := on_tcp(compares)):
+    async with witnessed(server := on_tcp(compares)) as witness:
         assert await ask(server, b"") == b""
-        await until(lambda: not server.requests)
-    assert len(seen) == 2 * len(TIMEOUTS)
+    assert witness.outcomes == ["completed"]
     for (ours, theirs), value in zip(seen, 2 * TIMEOUTS, strict=True):
         assert ours == theirs, value
-
-
-async def test_duplicate_is_a_plain_socket() -> None:
-    """It can do all, and nobody keeps account of it; the handler has to close it."""
-
-    def copies(sock: socket.socket, client_address: Any, server: Any) -> None:
-        with sock.dup() as twin:
-            assert type(twin) is socket.socket
-            twin.sendall(twin.recv(10))
-
-    before = open_descriptors()
-    async with running(server := on_tcp(copies)):
-        assert await ask(server, b"hello") == b"hello"
-    assert open_descriptors() == before
-
-
-async def test_duplicate_has_the_same_timeout() -> None:
-    """As everywhere."""
-    seen: list[float | None] = []
-
-    def copies(sock: socket.socket, client_address: Any, server: Any) -> None:
-        for seconds in (None, 3):
-            sock.settimeout(seconds)
-            with sock.dup() as twin:
-                seen.append(twin.gettimeout())
-                twin.sendall(twin.recv(1))
-
-    async with running(server := on_tcp(copies)):
-        assert await ask(server, b"hi") == b"hi"
-    assert seen == [None, 3]
-
-
-async def test_detached_descriptor_is_the_handlers() -> None:
-    """Who takes the number closes it."""
-
-    def takes(sock: socket.socket, client_address: Any, server: Any) -> None:
-        number = sock.detach()
-        os.write(number, b"hello")
-        os.close(number)
-
-    async with running(server := on_tcp(takes)):
-        assert await ask(server, b"") == b"hello"
 
 
 async def test_detached_descriptor_outlives_its_request() -> None:
@@ -496,64 +470,35 @@ async def test_detached_descriptor_outlives_its_request() -> None:
         os.write(handed[0], b"later")
         os.close(handed[0])
 
-    witness = Witness()
     thread = threading.Thread(target=goes_on)
     thread.start()
-    async with running(server := on_tcp(hands_over, observers=[witness])):
-        async with await connect(server) as client:
-            await until(lambda: bool(witness.records))
-            await until(lambda: not server.statistics().lingering)
-            go.set()
-            assert await read_to_end(client) == b"later"
+    async with met(server := on_tcp(hands_over)) as (client, witness):
+        await until(lambda: witness.records)
+        await until(lambda: not server.statistics().lingering)
+        go.set()
+        assert await read_to_end(client) == b"later"
     thread.join()
     assert witness.outcomes == ["completed"]
 
 
 async def test_other_ways_to_the_descriptor_know_no_timeout() -> None:
     """``timeouts.idle`` is for the handler's socket: who has the number waits as ever."""
-    got: list[bytes] = []
 
     def reads(sock: socket.socket, client_address: Any, server: Any) -> None:
         sock.sendall(b"x")
-        got.append(os.read(sock.fileno(), 10))
+        sock.sendall(os.read(sock.fileno(), 10))
 
-    async with running(server := on_tcp(reads, timeouts=Timeouts(idle=0.05))):
-        async with await connect(server) as client:
-            assert await client.receive_some(1) == b"x"
-            await trio.sleep(0.2)  # longer than the time-out
-            await client.send_all(b"late")
-            assert await read_to_end(client) == b""
-    assert got == [b"late"]
+    async with met(on_tcp(reads, timeouts=Timeouts(idle=0.05))) as (client, _):
+        assert await client.receive_some(1) == b"x"
+        await trio.sleep(0.2)  # longer than the time-out
+        await client.send_all(b"late")
+        assert await read_to_end(client) == b"late"
 
 
-async def test_default_timeout_of_all_sockets() -> None:
-    """``socket.setdefaulttimeout`` is for handlers, too; Trio's thread does not wait for it."""
-    seen: list[float | None] = []
-
-    def looks(sock: socket.socket, client_address: Any, server: Any) -> None:
-        seen.append(sock.gettimeout())
-        sock.sendall(sock.recv(10))
-
-    socket.setdefaulttimeout(7)
-    try:
-        async with running(server := on_tcp(looks)):
-            assert await ask(server, b"hello") == b"hello"
-    finally:
-        socket.setdefaulttimeout(None)
-    assert seen == [7]
-
-
-def closes(sock: socket.socket) -> None:
-    """One way to end the output."""
-    sock.close()
-
-
-def shuts(sock: socket.socket) -> None:
-    """Another."""
-    sock.shutdown(socket.SHUT_WR)
-
-
-@pytest.mark.parametrize("ends", [closes, shuts])
+@table(
+    "ends",
+    {"by a close": lambda it: it.close(), "by a shutdown": lambda it: it.shutdown(socket.SHUT_WR)},
+)
 async def test_reply_survives_a_write_after_its_end(ends: Any) -> None:
     """A handler that has ended its output, and then writes, has harmed nobody."""
 
@@ -563,25 +508,10 @@ async def test_reply_survives_a_write_after_its_end(ends: Any) -> None:
         with pytest.raises(OSError):  # noqa: PT011
             sock.sendall(b"more")
 
-    witness = Witness()
-    async with running(server := on_tcp(writes_on, observers=[witness])):
-        async with await connect(server) as client:
-            await client.send_all(b"which nobody reads")
-            await trio.sleep(0.1)  # a slow reader
-            assert len(await read_to_end(client)) == 300_000
+    async with met(on_tcp(writes_on), b"which nobody reads") as (client, witness):
+        await trio.sleep(0.1)  # a slow reader
+        assert len(await read_to_end(client)) == 300_000
     assert witness.outcomes == ["completed"]
-
-
-async def test_own_mistake_is_not_the_peers() -> None:
-    """A write after the handler's own end is its error, not a peer that is gone."""
-
-    def writes_on(sock: socket.socket, client_address: Any, server: Any) -> None:
-        sock.shutdown(socket.SHUT_WR)
-        sock.sendall(b"more")
-
-    record = await record_of(writes_on)
-    assert record.outcome is Outcome.FAILED
-    assert record.reason.startswith("BrokenPipeError")
 
 
 async def test_handlers_linger_holds_up_nobody() -> None:
@@ -594,32 +524,11 @@ async def test_handlers_linger_holds_up_nobody() -> None:
             while True:
                 sock.send(bytes(100_000))
 
-    witness = Witness()
-    timeouts = Timeouts(linger=0.1)
-    async with running(server := on_tcp(lingers, observers=[witness], timeouts=timeouts)):
-        async with await connect(server):  # which reads nothing
-            began = time.perf_counter()
-            await until(lambda: bool(witness.records))
+    server = on_tcp(lingers, timeouts=Timeouts(linger=0.1))
+    async with met(server) as (_, witness):  # who reads nothing
+        with takes(2):
+            await until(lambda: witness.records)
             await until(lambda: not server.statistics().lingering)
-            assert time.perf_counter() - began < 2
-
-
-async def test_sendmsg_that_does_not_wait() -> None:
-    """With ``MSG_DONTWAIT``, a full socket is no time-out."""
-    met: list[type[Exception]] = []
-
-    def sends(sock: socket.socket, client_address: Any, server: Any) -> None:
-        try:
-            while True:
-                sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
-        except OSError as error:
-            met.append(type(error))
-
-    async with running(server := on_tcp(sends)):
-        async with await connect(server) as client:
-            await until(lambda: bool(met))
-            assert len(await read_to_end(client)) > 100_000
-    assert met == [BlockingIOError]
 
 
 async def test_no_descriptor_left_for_a_handler(
@@ -634,13 +543,12 @@ async def test_no_descriptor_left_for_a_handler(
         os.close(sock.detach())
 
     before = open_descriptors()
-    async with running(server := on_tcp(detaches)):
+    async with witnessed(server := on_tcp(detaches)) as witness:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "dup", none_left)
             assert await ask(server, b"") == b""
         assert await ask(server, b"") == b""
-        outcomes = server.statistics().outcomes
-    assert (outcomes[Outcome.FAILED], outcomes[Outcome.COMPLETED]) == (1, 1)
+    assert witness.outcomes == ["failed", "completed"]
     assert "Too many open files" in caplog.text
     assert open_descriptors() == before
 
@@ -648,66 +556,40 @@ async def test_no_descriptor_left_for_a_handler(
 # TLS by the handler itself ---------------------------------------------------------------------
 
 
-@attrs.frozen
-class Tls:
-    """Contexts for both ends."""
+@table(
+    "outcome",
+    {
+        "it works as ever": "completed",
+        "cancelled, it ends at once, though its socket is another one now": "cancelled",
+    },
+)
+async def test_handler_wraps_its_socket_in_tls(
+    outcome: str,
+    context: ssl.SSLContext,
+    trusting: ssl.SSLContext,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A handler may agree on TLS with its client."""
+    caplog.set_level(logging.INFO, "trioserver.error")
 
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-@pytest.fixture(scope="module")
-def tls() -> Tls:
-    """With an authority of their own."""
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return Tls(server, client)
-
-
-def upper_over(tls: Tls) -> Handler:
-    """A handler that wraps its socket in TLS."""
-
-    def handle(sock: socket.socket, client_address: Any, server: Any) -> None:
-        with tls.server.wrap_socket(sock, server_side=True) as safe:
+    def upper(sock: socket.socket, client_address: Any, server: Any) -> None:
+        with context.wrap_socket(sock, server_side=True) as safe:
             while data := safe.recv(100):
                 safe.sendall(data.upper())
 
-    return handle
-
-
-async def test_handler_wraps_its_socket_in_tls(tls: Tls) -> None:
-    """It works as ever."""
     before = open_descriptors()
-    witness = Witness()
-    async with running(server := on_tcp(upper_over(tls), observers=[witness])):
-        stream = trio.SSLStream(
-            await connect(server), tls.client, server_hostname="localhost", https_compatible=True
-        )
-        async with stream:
-            await stream.send_all(b"hello")
-            assert await stream.receive_some() == b"HELLO"
-        await until(lambda: bool(witness.records))
-    assert witness.outcomes == ["completed"]
-    assert open_descriptors() == before
-
-
-async def test_request_with_tls_is_cancelled(tls: Tls, caplog: pytest.LogCaptureFixture) -> None:
-    """It ends at once, though its socket is another one now."""
-    caplog.set_level(logging.INFO, "trioserver.error")
-    witness = Witness()
-    async with running(server := on_tcp(upper_over(tls), observers=[witness])):
-        stream = trio.SSLStream(
-            await connect(server), tls.client, server_hostname="localhost", https_compatible=True
-        )
+    async with witnessed(server := on_tcp(upper)) as witness:
+        plain = await connect(server)
+        stream = trio.SSLStream(plain, trusting, server_hostname="localhost", https_compatible=True)
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"HELLO"
-        began = time.perf_counter()
-        server.cancel_request(1, "enough")
-        await until(lambda: bool(witness.records))
-        assert time.perf_counter() - began < 0.5
+        with takes(0.5):
+            if outcome == "cancelled":
+                server.cancel_request(1, "enough")
+            else:
+                await stream.aclose()
+            await until(lambda: witness.records)
         await trio.aclose_forcefully(stream)
-    assert witness.outcomes == ["cancelled"]
+    assert witness.outcomes == [outcome]
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
+    assert open_descriptors() == before

@@ -6,12 +6,11 @@ import logging
 import os
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,19 @@ import attrs
 import pytest
 import trio
 from support import Witness, connect, plain_client, read_to_end, running, until
-from support.threads import THERE, Upper, ask, on_tcp
+from support.scenes import table
+from support.threads import (
+    THERE,
+    Upper,
+    ask,
+    met,
+    on_tcp,
+    outcomes,
+    run_program,
+    shows,
+    takes,
+    witnessed,
+)
 
 import trioserver
 from trioserver import Limits, Outcome, Timeouts
@@ -33,185 +44,156 @@ SOON = 0.5
 
 
 class Waits(socketserver.StreamRequestHandler):
-    """Waits in its own way, and notes when that was over, and how it ended."""
+    """Waits in its own way, and notes when that was over."""
 
     began: threading.Event
-    ended: dict[str, Any]
+    way: Way
+    ended_at: list[float]
 
     def handle(self) -> None:
         self.began.set()
         try:
-            self.ended["result"] = self.wait()
-        except BaseException as error:
-            self.ended["error"] = error
-            raise
+            while self.way.wait(self) is None:
+                pass
         finally:
-            self.ended["at"] = time.perf_counter()
-
-    def wait(self) -> Any:
-        raise NotImplementedError
+            self.ended_at.append(time.perf_counter())
 
 
-class InRecv(Waits):
-    def wait(self) -> bytes:
-        return bytes(self.request.recv(100))
+@attrs.frozen
+class Way:
+    """A way to wait: again and again, until something comes of it."""
+
+    wait: Callable[[Any], Any]
+    says: bytes = b""
+    states: frozenset[str] = frozenset({"idle", "reading", "writing"})
+    attributes: dict[str, Any] = attrs.field(factory=dict)
+
+    def handler(self) -> type[Waits]:
+        """One that waits like that."""
+        facts = {"began": threading.Event(), "way": self, "ended_at": [], **self.attributes}
+        return type("WaitsHere", (Waits,), facts)
 
 
-class InReadline(Waits):
-    def wait(self) -> bytes:
-        return self.rfile.readline()
+def _reads_a_line(handler: Waits) -> bytes:
+    return handler.rfile.readline()
 
 
-class InTheMiddle(Waits):
-    """Its request has begun."""
-
-    def wait(self) -> bytes:
-        assert self.rfile.read(1) == b"x"
-        return self.rfile.readline()
+def _sends_a_file(handler: Waits) -> None:
+    with Path("/dev/zero").open("rb") as zeros:
+        handler.request.sendfile(zeros)
 
 
-class WithATimeout(Waits):
-    """Has a time-out of its own, for which Python makes the socket non-blocking."""
-
-    timeout = 60
-
-    def wait(self) -> bytes:
-        return self.rfile.readline()
+def _asks(handler: Waits) -> None:
+    trio.from_thread.check_cancelled()
+    time.sleep(0.001)
 
 
-class InSendall(Waits):
-    def wait(self) -> None:
-        while True:
-            self.request.sendall(bytes(1_000_000))
+def _waits_in_trio(handler: Waits) -> None:
+    trio.from_thread.run(trio.sleep, 0.001)
+    trio.from_thread.check_cancelled()
 
 
-class InWrite(InSendall):
-    timeout = 60
-    wbufsize = -1
-
-    def wait(self) -> None:
-        while True:
-            self.wfile.write(bytes(1_000_000))
+MEGABYTE = bytes(1_000_000)
+WORKING = frozenset({"working"})
 
 
-class InSendfile(Waits):
-    def wait(self) -> None:
-        with Path("/dev/zero").open("rb") as zeros:
-            self.request.sendfile(zeros)
+@pytest.fixture
+def handler(way: Way) -> type[Waits]:
+    """One that waits in this way."""
+    return way.handler()
 
 
-class InCheckCancelled(Waits):
-    """Computes, and asks now and then."""
-
-    def wait(self) -> None:
-        while True:
-            trio.from_thread.check_cancelled()
-            time.sleep(0.001)
-
-
-class InTrio(Waits):
-    """Waits in a call of Trio's for the end of its own request."""
-
-    def wait(self) -> None:
-        while True:
-            trio.from_thread.run(trio.sleep, 0.001)
-            trio.from_thread.check_cancelled()
-
-
-WAYS = [
-    *(InRecv, InReadline, InTheMiddle, WithATimeout),
-    *(InSendall, InWrite, InSendfile, InCheckCancelled, InTrio),
-]
+every_way = table(
+    "way",
+    {
+        "in recv": Way(lambda it: it.request.recv(100)),
+        "in readline": Way(_reads_a_line),
+        "in readline, of a request that has begun": Way(_reads_a_line, b"x"),
+        "in readline, with a time-out of its own": Way(_reads_a_line, attributes={"timeout": 60}),
+        "in sendall": Way(lambda it: it.request.sendall(MEGABYTE)),
+        "in a buffered write, with a time-out of its own": Way(
+            lambda it: it.wfile.write(MEGABYTE) and None,
+            attributes={"timeout": 60, "wbufsize": -1},
+        ),
+        "in sendfile": Way(_sends_a_file),
+        "in its computations, in which it asks now and then": Way(_asks, states=WORKING),
+        "in a call of Trio's": Way(_waits_in_trio, states=WORKING),
+    },
+)
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
-def way(request: pytest.FixtureRequest) -> type[Waits]:
-    """Every way to wait, in turn."""
-    facts = {"began": threading.Event(), "ended": {}}
-    return type(request.param.__name__, (request.param,), facts)
-
-
-async def waits(server: Any, way: type[Waits]) -> trio.SocketStream:
-    """A client whose handler waits."""
-    client = await connect(server)
-    await client.send_all(b"x" if issubclass(way, InTheMiddle) else b"")
-    await until(way.began.is_set)
-    busy = (
-        {"working"}
-        if issubclass(way, (InCheckCancelled, InTrio))
-        else {"idle", "reading", "writing"}
-    )
+async def waits(server: Any, handler: type[Waits]) -> None:
+    """The only request's handler has come to where it waits."""
+    await until(handler.began.is_set)
     before = -1
 
     def is_there() -> bool:
         nonlocal before
         [it] = server.snapshot().requests
         stands, before = it.bytes_sent == before, it.bytes_sent
-        return it.state in busy and stands
+        way = handler.way
+        return it.state in way.states and stands and it.bytes_received == len(way.says)
 
     await until(is_there)
-    return client
 
 
 # Who cancels ----------------------------------------------------------------------------
 
 
-async def test_cancelled_request(way: type[Waits], caplog: pytest.LogCaptureFixture) -> None:
+@every_way
+async def test_cancelled_request(
+    way: Way, handler: type[Waits], caplog: pytest.LogCaptureFixture
+) -> None:
     """However it waits in its socket, or asks Trio, a thread ends within 0.1 s of a cancel."""
     caplog.set_level(logging.INFO, "trioserver.error")
-    witness = Witness()
     took: list[float] = []
-    async with running(server := on_tcp(way, observers=[witness])):
+    async with witnessed(server := on_tcp(handler)) as witness:
         while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
-            way.began.clear()
-            async with await waits(server, way):
+            handler.began.clear()
+            async with await connect(server) as client:
+                await client.send_all(way.says)
+                await waits(server, handler)
                 began = time.perf_counter()
                 assert server.cancel_request(len(took) + 1, "enough")
                 await until(lambda: len(witness.records) > len(took))
                 took.append(time.perf_counter() - began)
-                assert way.ended["at"] - began <= took[-1]
+                assert handler.ended_at[-1] - began <= took[-1]
     assert min(took) < 0.1
     assert {(it.outcome, it.reason) for it in witness.records} == {(Outcome.CANCELLED, "enough")}
     assert caplog.records == []  # whatever it raised is what was done to it
 
 
-async def test_grace_is_over(way: type[Waits]) -> None:
+@every_way
+async def test_grace_is_over(way: Way, handler: type[Waits]) -> None:
     """The same at the end of the grace; the server has closed by then."""
-    server = on_tcp(way, ends_idle_reads=False)
-    async with running(server):
-        async with await waits(server, way):
+    async with met(server := on_tcp(handler, ends_idle_reads=False), way.says):
+        await waits(server, handler)
+        with takes(0.02 + SOON):
             server.shutdown(0.02)
-            began = time.perf_counter()
             report = await server.wait_closed()
-            assert time.perf_counter() - began < 0.02 + SOON
-    [record] = report.cancelled
-    assert record.reason == "the grace is over"
+    assert [it.reason for it in report.cancelled] == ["the grace is over"]
     assert not report.clean
 
 
-async def test_outer_scope_is_cancelled(way: type[Waits]) -> None:
+@every_way
+async def test_outer_scope_is_cancelled(way: Way, handler: type[Waits]) -> None:
     """The same when the program around the server is cancelled."""
-    witness = Witness()
-    with trio.fail_after(10), trio.CancelScope() as outer:
-        async with running(server := on_tcp(way, observers=[witness])):
-            async with await waits(server, way):
-                began = time.perf_counter()
-                outer.cancel(reason="home time")
-                await trio.lowlevel.checkpoint()
+    with trio.CancelScope() as outer:
+        async with met(server := on_tcp(handler), way.says) as (_, witness):
+            await waits(server, handler)
+            began = time.perf_counter()
+            outer.cancel(reason="home time")
+            await trio.lowlevel.checkpoint()
     assert time.perf_counter() - began < SOON
-    [record] = witness.records
-    assert record.outcome is Outcome.CANCELLED
-    assert way.ended["at"] - began < SOON
+    assert witness.outcomes == ["cancelled"]
+    assert handler.ended_at[0] - began < SOON
 
 
-async def test_request_takes_too_long(way: type[Waits]) -> None:
+@every_way
+async def test_request_takes_too_long(way: Way, handler: type[Waits]) -> None:
     """The same when ``Timeouts.request`` is over."""
-    witness = Witness()
-    timeouts = Timeouts(request=0.3)
-    async with running(server := on_tcp(way, observers=[witness], timeouts=timeouts)):
-        async with await connect(server) as client:
-            await client.send_all(b"x" if issubclass(way, InTheMiddle) else b"")
-            await until(lambda: bool(witness.records))
+    async with met(on_tcp(handler, timeouts=Timeouts(request=0.3)), way.says) as (_, witness):
+        await until(lambda: witness.records)
     [record] = witness.records
     assert record.outcome is Outcome.TIMED_OUT
     assert record.reason == "the request took too long (request)"
@@ -230,57 +212,56 @@ async def test_datagram_that_finds_no_room() -> None:
             errors.append(error)
             raise
 
-    witness = Witness()
     name = b"\0trioserver-%d-" % os.getpid()
-    server = trioserver.ThreadingUnixDatagramServer(name, floods, observers=[witness])
-    async with running(server):
+    server = trioserver.ThreadingUnixDatagramServer(name, floods)
+    async with witnessed(server) as witness:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             client.bind(name + b"client")
             client.sendto(b"go", server.server_address)
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["writing"])
-            began = time.perf_counter()
-            server.cancel_request(1, "enough")
-            await until(lambda: bool(witness.records))
-            assert time.perf_counter() - began < SOON
+            await shows(server, state="writing")
+            with takes(SOON):
+                server.cancel_request(1, "enough")
+                await until(lambda: witness.records)
     assert witness.outcomes == ["cancelled"]
     assert [type(error) for error in errors] == [trio.ClosedResourceError]
 
 
 async def test_half_a_reply_does_not_look_like_a_whole_one() -> None:
     """A client whose reply was cut sees an error, not an end."""
-    witness = Witness()
 
     def sends(request: socket.socket, client_address: Any, server: Any) -> None:
         request.sendall(bytes(20_000_000))
 
-    async with running(server := on_tcp(sends, observers=[witness])):
-        async with await connect(server) as client:
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["writing"])
-            server.cancel_request(1, "enough")
-            await until(lambda: bool(witness.records))
-            with pytest.raises(trio.BrokenResourceError):
-                await read_to_end(client)
+    async with met(server := on_tcp(sends)) as (client, witness):
+        await shows(server, state="writing")
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
+        with pytest.raises(trio.BrokenResourceError):
+            await read_to_end(client)
 
 
 # What is raised after it ------------------------------------------------------------------
 
 
+def raises_at_the_end(error: BaseException) -> Any:
+    """A handler that raises when it meets the end of its input."""
+
+    def raises(request: socket.socket, client_address: Any, server: Any) -> None:
+        if not request.recv(1):
+            raise error
+
+    return raises
+
+
 async def test_error_after_a_cancellation_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """One line at INFO, without a traceback; `handle_error` is not called."""
     caplog.set_level(logging.INFO, "trioserver.error")
-
-    class Confused(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            if not self.rfile.readline():
-                raise ValueError("what now?")
-
-    async with running(server := on_tcp(Confused)):
-        async with await connect(server):
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-            server.cancel_request(1, "enough")
-            await until(lambda: not server.requests)
+    async with met(server := on_tcp(raises_at_the_end(ValueError("what now?")))):
+        await shows(server, state="idle")
+        server.cancel_request(1, "enough")
+        await until(lambda: not server.requests)
     [told] = caplog.records
-    assert told.levelname == "INFO"
+    assert (told.levelname, told.exc_info) == ("INFO", None)
     assert told.getMessage().endswith("raised after it was cancelled: ValueError: what now?")
 
 
@@ -288,17 +269,11 @@ async def test_error_after_a_cancellation_is_told(caplog: pytest.LogCaptureFixtu
 async def test_what_ends_programs_goes_on_after_a_cancellation(kind: type[BaseException]) -> None:
     """``SystemExit`` is never lost."""
 
-    class Exits(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            if not self.rfile.readline():
-                raise kind("now")
-
     async def serve() -> None:
-        async with running(server := on_tcp(Exits)):
-            async with await connect(server):
-                await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-                server.cancel_request(1, "enough")
-                await trio.sleep_forever()
+        async with met(server := on_tcp(raises_at_the_end(kind("now")))):
+            await shows(server, state="idle")
+            server.cancel_request(1, "enough")
+            await trio.sleep_forever()
 
     with pytest.raises(kind, match="now"):
         await serve()
@@ -330,6 +305,21 @@ class Deaf:
         finally:
             self.is_over.set()
 
+    @asynccontextmanager
+    async def serves(
+        self, server: trioserver.BaseServer | None = None, **fields: Any
+    ) -> AsyncIterator[tuple[trioserver.BaseServer, Witness]]:
+        """A server with one client whom this handler serves."""
+        server = server or on_tcp(self, **fields)
+        async with met(server) as (_, witness):
+            await until(lambda: self.sock is not None)
+            yield server, witness
+
+    async def ends(self) -> None:
+        """Let it end."""
+        self.go.set()
+        await until(self.is_over.is_set)
+
 
 @pytest.fixture
 def deaf() -> Iterator[Deaf]:
@@ -343,18 +333,17 @@ def deaf() -> Iterator[Deaf]:
         time.sleep(0.001)
 
 
+AT_ONCE = Timeouts(cleanup=0)
+"""Nobody waits for a thread that was cancelled."""
+
+
 async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
     """After ``timeouts.cleanup``: named once, with its stack; in the report, which is not clean."""
-    witness = Witness()
-    fields: dict[str, Any] = {"timeouts": Timeouts(cleanup=0.2), "observers": [witness]}
-    async with running(server := on_tcp(deaf, **fields)):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
+    async with deaf.serves(timeouts=Timeouts(cleanup=0.2)) as (server, witness):
+        with takes(0.2 + SOON, least=0.2):
             server.shutdown(0)
-            began = time.perf_counter()
             report = await server.wait_closed()
-            assert 0.2 <= time.perf_counter() - began < 0.2 + SOON
-    assert [str(it.outcome) for it in report.requests] == ["abandoned"]
+    assert outcomes(report) == ["abandoned"]
     assert report.abandoned == tuple(witness.records)
     assert report.abandoned[0].reason == "the grace is over"
     assert not report.clean
@@ -365,7 +354,7 @@ async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixtur
     assert not deaf.is_over.is_set()
 
 
-async def test_datagram_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+async def test_datagram_thread_is_left_behind(deaf: Deaf) -> None:
     """The same for a datagram; the way back is closed, and ends what the thread then tries."""
     deaf.after = lambda request: request[1].sendto(b"late", ("127.0.0.1", 9))
     server = trioserver.ThreadingUDPServer(THERE, deaf, timeouts=Timeouts(cleanup=0.05))
@@ -375,128 +364,100 @@ async def test_datagram_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCapt
             await until(lambda: deaf.sock is not None)
             server.shutdown(0)
             report = await server.wait_closed()
-        deaf.go.set()
-        await until(deaf.is_over.is_set)
+        await deaf.ends()
     assert len(report.abandoned) == 1
     assert [type(it) for it in deaf.said] == [trio.ClosedResourceError]
 
 
-@pytest.mark.parametrize("cancels", ["request", "grace"])
-async def test_daemon_threads(deaf: Deaf, cancels: str, caplog: pytest.LogCaptureFixture) -> None:
-    """With ``daemon_threads``, nobody waits long for a thread that was cancelled."""
-    witness = Witness()
-    async with running(server := on_tcp(deaf, daemon_threads=True, observers=[witness])):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
-            began = time.perf_counter()
-            if cancels == "request":
-                server.cancel_request(1, "enough")
-            else:
-                server.shutdown(0)
-            await until(lambda: bool(witness.records))
-            assert time.perf_counter() - began < SOON
+UNBLOCKED = {"block_on_close": False, "timeouts": Timeouts(cleanup=0.3)}
+
+
+@table(
+    ("fields", "cancel", "least"),
+    {
+        "with daemon_threads, nobody waits for a thread that was cancelled": (
+            *({"daemon_threads": True}, lambda server: server.cancel_request(1, "enough"), 0),
+        ),
+        "nor for one at the end of the grace": (
+            *({"daemon_threads": True}, lambda server: server.shutdown(0), 0),
+        ),
+        "without block_on_close, cancelling waits for the cleanup": (
+            *(UNBLOCKED, lambda server: server.cancel_request(1, "enough"), 0.3),
+        ),
+        "but closing waits for the grace, and no longer": (
+            *(UNBLOCKED, lambda server: server.shutdown(0.1), 0.1),
+        ),
+    },
+)
+async def test_how_long_a_thread_is_waited_for(
+    fields: Any, cancel: Any, least: float, deaf: Deaf
+) -> None:
+    """It is left behind then."""
+    async with deaf.serves(**fields) as (server, witness):
+        with takes(least + SOON if least < 0.3 else 10, least):
+            cancel(server)
+            await until(lambda: witness.records)
     assert witness.outcomes == ["abandoned"]
 
 
 async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
     """One that waits in its socket is given the moment that it takes to end."""
-    witness = Witness()
-    async with running(server := on_tcp(Upper, daemon_threads=True, observers=[witness])):
-        async with await connect(server) as client:
-            await client.send_all(b"half a line")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [11])
-            server.cancel_request(1, "enough")
-            await until(lambda: bool(witness.records))
+    async with met(server := on_tcp(Upper, daemon_threads=True), b"half a line") as (_, witness):
+        await shows(server, bytes_received=11)
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
     assert witness.outcomes == ["cancelled"]
 
 
-async def test_block_on_close(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
-    """Without it, closing waits for the grace, and no longer; cancelling a request does."""
-    witness = Witness()
-    timeouts = Timeouts(cleanup=0.3)
-    fields: dict[str, Any] = {"block_on_close": False, "observers": [witness], "timeouts": timeouts}
-    async with running(server := on_tcp(deaf, **fields)):
-        async with await connect(server), await connect(server):
-            await until(lambda: deaf.calls == 2)
+async def test_block_on_close_when_cancelled(deaf: Deaf) -> None:
+    """Without it, nobody waits either when the program around the server is cancelled."""
+    with trio.CancelScope() as outer:
+        async with deaf.serves(block_on_close=False):
             began = time.perf_counter()
-            server.cancel_request(1, "enough")
-            await until(lambda: bool(witness.records))
-            assert time.perf_counter() - began >= 0.3
-            server.shutdown(0.1)
-            began = time.perf_counter()
-            await server.wait_closed()
-            assert 0.1 <= time.perf_counter() - began < 0.1 + SOON
-    assert witness.outcomes == ["abandoned"] * 2
-
-
-async def test_block_on_close_when_cancelled(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor does it wait when the program around the server is cancelled."""
-    with trio.fail_after(10), trio.CancelScope() as outer:
-        async with running(server := on_tcp(deaf, block_on_close=False)):
-            async with await connect(server):
-                await until(lambda: deaf.sock is not None)
-                began = time.perf_counter()
-                outer.cancel()
-                await trio.lowlevel.checkpoint()
+            outer.cancel()
+            await trio.lowlevel.checkpoint()
     assert time.perf_counter() - began < SOON
 
 
-async def test_thread_outlives_its_server(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+async def test_thread_outlives_its_server(deaf: Deaf) -> None:
     """One that ends when the server is gone hurts nobody, and leaves no descriptor."""
     before = open_descriptors()
     deaf.after = lambda request: request.recv(1)
-    timeouts = Timeouts(cleanup=0)
-    async with running(server := on_tcp(deaf, timeouts=timeouts)):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
-            server.shutdown(0)
-            await server.wait_closed()
+    async with deaf.serves(timeouts=AT_ONCE) as (server, _):
+        server.shutdown(0)
+        await server.wait_closed()
     assert len(open_descriptors() - before) == 1  # the thread's own
-    deaf.go.set()
-    await until(deaf.is_over.is_set)
+    await deaf.ends()
     await until(lambda: open_descriptors() == before)
     assert deaf.said == [b""]
 
 
-async def test_server_serves_again_while_a_thread_is_left(
-    deaf: Deaf, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_server_serves_again_while_a_thread_is_left(deaf: Deaf) -> None:
     """The next run of the same server has its own slots."""
-    first = [True]
+    handlers: list[Any] = [deaf]
 
     def deaf_once(*facts: Any) -> None:
-        if first:
-            first.clear()
-            deaf(*facts)
-        else:
-            Upper(*facts)
+        (handlers.pop() if handlers else Upper)(*facts)
 
-    server = on_tcp(deaf_once, max_threads=1, timeouts=Timeouts(cleanup=0))
-    async with running(server):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
-            server.shutdown(0)
-            await server.wait_closed()
+    server = on_tcp(deaf_once, max_threads=1, timeouts=AT_ONCE)
+    async with deaf.serves(server):
+        server.shutdown(0)
+        await server.wait_closed()
     async with running(server):
         assert await ask(server, b"x\n") == b"X\n"
-        deaf.go.set()
-        await until(deaf.is_over.is_set)
+        await deaf.ends()
         assert await ask(server, b"y\n") == b"Y\n"
 
 
 async def test_thread_that_has_ended_is_not_left_behind(deaf: Deaf) -> None:
     """Though Trio has not heard of its end yet, because it was kept from listening."""
-    witness = Witness()
-    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0.1)}
-    async with running(server := on_tcp(deaf, **fields)):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
-            server.cancel_request(1, "enough")
-            await trio.lowlevel.checkpoint()
-            deaf.go.set()
-            assert deaf.is_over.wait(10)
-            time.sleep(0.2)  # noqa: ASYNC251  (Trio hears of both at once)
-            await until(lambda: bool(witness.records))
+    async with deaf.serves(timeouts=Timeouts(cleanup=0.1)) as (server, witness):
+        server.cancel_request(1, "enough")
+        await trio.lowlevel.checkpoint()
+        deaf.go.set()
+        assert deaf.is_over.wait(10)
+        time.sleep(0.2)  # noqa: ASYNC251  (Trio hears of both at once)
+        await until(lambda: witness.records)
     assert witness.outcomes == ["cancelled"]
 
 
@@ -504,22 +465,14 @@ async def test_error_of_a_thread_that_was_left_behind_is_told(
     deaf: Deaf, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In one line, when it comes."""
-
-    def raises(sock: Any) -> None:
-        raise ValueError("too late")
-
-    deaf.after = raises
-    witness = Witness()
-    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0)}
-    with caplog.at_level(logging.INFO, "trioserver"):
-        async with running(server := on_tcp(deaf, **fields)):
-            async with await connect(server):
-                await until(lambda: deaf.sock is not None)
-                server.cancel_request(1, "enough")
-                await until(lambda: bool(witness.records))
-                deaf.go.set()
-                await until(lambda: "too late" in caplog.text)
-    assert "which was left behind, has raised: ValueError: too late" in caplog.text
+    caplog.set_level(logging.INFO, "trioserver")
+    deaf.after = lambda request: [].pop()
+    async with deaf.serves(timeouts=AT_ONCE) as (server, witness):
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
+        deaf.go.set()
+        await until(lambda: "pop from empty list" in caplog.text)
+    assert "which was left behind, has raised: IndexError: pop from empty list" in caplog.text
 
 
 async def test_cancelled_handler_is_fed_no_more() -> None:
@@ -534,22 +487,17 @@ async def test_cancelled_handler_is_fed_no_more() -> None:
                 wait.wait(10)
 
     wait = threading.Event()
-    witness = Witness()
-    async with running(server := on_tcp(slow, observers=[witness])):
-        async with await connect(server) as client:
-            await client.send_all(bytes(100_000))
-            await until(lambda: len(reads) == 3)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            wait.set()
-            with trio.fail_after(SOON):
-                await until(lambda: bool(witness.records))
+    async with met(on_tcp(slow), bytes(100_000)) as (_, witness):
+        await until(lambda: len(reads) == 3)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        wait.set()
+        with trio.fail_after(SOON):
+            await until(lambda: witness.records)
     assert witness.outcomes == ["cancelled"]
     assert len(reads) == 3
 
 
-async def test_thread_that_ends_before_its_outcome_keeps_no_slot(
-    deaf: Deaf, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_thread_that_ends_before_its_outcome_keeps_no_slot(deaf: Deaf) -> None:
     """A hook may take its time after a thread was left behind, which may end meanwhile."""
 
     class Dawdles(trioserver.ThreadingTCPServer):
@@ -562,13 +510,10 @@ async def test_thread_that_ends_before_its_outcome_keeps_no_slot(
                     thread = request._fate.left_behind
                     await until(lambda: thread is None or thread._over)
 
-    witness = Witness()
-    fields: dict[str, Any] = {"max_threads": 1, "timeouts": Timeouts(cleanup=0)}
-    async with running(server := Dawdles(THERE, deaf, observers=[witness], **fields)):
-        async with await connect(server):
-            await until(lambda: deaf.sock is not None)
-            server.cancel_request(1, "enough")
-            await until(lambda: bool(witness.records))
+    server = Dawdles(THERE, deaf, max_threads=1, timeouts=AT_ONCE)
+    async with deaf.serves(server) as (_, witness):
+        server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
         async with await connect(server) as client:
             assert await read_to_end(client) == b""
     assert witness.outcomes == ["abandoned", "completed"]
@@ -606,21 +551,13 @@ print(said)
 
 def test_thread_calls_back_when_trio_is_gone() -> None:
     """TH-08: a call into a Trio that has ended raises there, and nothing hangs."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CALLS_BACK],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
+    done = run_program(CALLS_BACK)
     assert done.stdout == "['RunFinishedError']\n"
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("outlasts", [False, True])
-async def test_thread_waits_in_trio_during_shutdown(
-    outlasts: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_thread_waits_in_trio_during_shutdown(outlasts: bool) -> None:
     """TH-08: what a handler awaits in Trio is not cancelled with it, so it may be left behind."""
     go, began, over = trio.Event(), threading.Event(), threading.Event()
 
@@ -635,17 +572,16 @@ async def test_thread_waits_in_trio_during_shutdown(
             over.set()
 
     timeouts = Timeouts(cleanup=0.05 if outlasts else 5)
-    async with running(server := on_tcp(calls_back, timeouts=timeouts)):
-        async with await connect(server) as client:
-            await until(began.is_set)
-            server.shutdown(0)
-            if not outlasts:
-                assert await read_to_end(client) == b""  # it is being cancelled
-                go.set()
-            report = await server.wait_closed()
+    async with met(server := on_tcp(calls_back, timeouts=timeouts)) as (client, _):
+        await until(began.is_set)
+        server.shutdown(0)
+        if not outlasts:
+            assert await read_to_end(client) == b""  # it is being cancelled
+            go.set()
+        report = await server.wait_closed()
     go.set()
     await until(over.is_set)
-    assert [str(it.outcome) for it in report.requests] == ["abandoned" if outlasts else "cancelled"]
+    assert outcomes(report) == ["abandoned" if outlasts else "cancelled"]
 
 
 # The numbers of descriptors -------------------------------------------------------------------
@@ -679,60 +615,44 @@ def unharmed(ends: list[int]) -> bool:
     return True
 
 
-def reads_late(sock: Any) -> None:
-    """Whatever a handler could do to a number."""
+def _reads(sock: Any) -> None:
     assert sock.recv(100) == b""
 
 
-def writes_late(sock: Any) -> None:
-    """The same."""
+def _writes(sock: Any) -> None:
     with pytest.raises(OSError):  # noqa: PT011
         sock.sendall(b"late")
 
 
-def closes_late(sock: Any) -> None:
-    """The same."""
-    sock.close()
-
-
-def shuts_late(sock: Any) -> None:
-    """The same."""
+def _shuts(sock: Any) -> None:
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
 
-LATE = [reads_late, writes_late, closes_late, shuts_late]
+every_harm = pytest.mark.parametrize("late", [_reads, _writes, lambda sock: sock.close(), _shuts])
 
 
-@pytest.mark.parametrize("late", LATE)
-async def test_thread_left_behind_hits_nobody_else(
-    late: Any, deaf: Deaf, caplog: pytest.LogCaptureFixture
-) -> None:
+@every_harm
+async def test_thread_left_behind_hits_nobody_else(late: Any, deaf: Deaf) -> None:
     """TH-09: its late read, write or close; its number is not free before it has ended."""
     deaf.after = late
-    witness = Witness()
-    fields: dict[str, Any] = {"observers": [witness], "timeouts": Timeouts(cleanup=0)}
-    async with running(server := on_tcp(deaf, **fields)):
-        client = await connect(server)
-        await until(lambda: deaf.sock is not None)
+    async with deaf.serves(timeouts=AT_ONCE) as (server, witness):
         before = open_descriptors()
         server.cancel_request(1, "enough")
         await until(lambda: witness.outcomes == ["abandoned"])
         assert open_descriptors() == before
         with all_free_numbers_taken() as ends:
-            deaf.go.set()
-            await until(deaf.is_over.is_set)
+            await deaf.ends()
             await until(lambda: len(before - open_descriptors()) == 1)
             with all_free_numbers_taken() as others:
                 assert set(others) & before  # or it proves nothing
                 with suppress(OSError):
                     late(deaf.sock)
                 assert unharmed(ends + others)
-        await client.aclose()
     assert deaf.said == [None]
 
 
-@pytest.mark.parametrize("late", LATE)
+@every_harm
 @pytest.mark.parametrize("of", ["socket", "file"])
 async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None:
     """TH-09: nor does a socket, or a file made of it, that is used after the request's end."""
@@ -744,7 +664,7 @@ async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None
     async with running(server := on_tcp(keeps)):
         before = open_descriptors()
         assert await ask(server, b"") == b""
-        await until(lambda: len(open_descriptors()) <= len(before) + 2)  # the bell is hung by now
+        await until(lambda: len(open_descriptors()) <= len(before) + 2)  # and a wake-up pipe
         with all_free_numbers_taken() as ends:
             with suppress(OSError):
                 late(kept[0] if of == "socket" else kept[0]._sock)
@@ -760,24 +680,18 @@ async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureF
 
     def shuts(request: socket.socket, client_address: Any, server: Any) -> None:
         request.sendall(request.recv(100))
-        if how == "close":
-            request.close()
-        else:
-            request.shutdown(how)
+        (request.close if how == "close" else partial(request.shutdown, how))()
         go.wait(10)
 
-    witness = Witness()
     before = open_descriptors()
-    async with running(server := on_tcp(shuts, observers=[witness])):
-        async with await connect(server) as client:
-            await client.send_all(b"x")
-            assert await client.receive_some() == b"x"
-            if how == socket.SHUT_RD:
-                go.set()
-            with trio.fail_after(5):
-                assert await client.receive_some() == b""  # and not when the handler returns
+    async with met(on_tcp(shuts), b"x") as (client, witness):
+        assert await client.receive_some() == b"x"
+        if how == socket.SHUT_RD:
             go.set()
-            await until(lambda: bool(witness.records))
+        with trio.fail_after(5):
+            assert await client.receive_some() == b""  # and not when the handler returns
+        go.set()
+        await until(lambda: witness.records)
     assert witness.outcomes == ["completed"]
     assert caplog.records == []
     assert open_descriptors() == before
@@ -795,12 +709,11 @@ async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:
             trio.from_thread.check_cancelled()
             time.sleep(0.001)
 
-    witness = Witness()
-    async with running(server := on_tcp(closes, observers=[witness])) as address:
-        plain_client(address).close()
+    async with witnessed(server := on_tcp(closes)) as witness:
+        plain_client(server.server_address).close()
         await until(closed.is_set)
         server.cancel_request(1, "enough")
-        await until(lambda: bool(witness.records))
+        await until(lambda: witness.records)
     assert witness.outcomes == ["cancelled"]
 
 
@@ -810,21 +723,17 @@ async def test_handler_cancels_another_request() -> None:
 
     def cancels(request: socket.socket, client_address: Any, server: Any) -> None:
         if request.recv(1) == b"c":
-            answers.extend(
-                server.cancel_request(number, "another one wants it") for number in (1, 9)
-            )
+            answers.extend(server.cancel_request(number, "somebody's wish") for number in (1, 9))
 
-    witness = Witness()
-    async with running(server := on_tcp(cancels, observers=[witness])):
-        async with await connect(server) as client:
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-            assert await ask(server, b"c") == b""
-            with trio.fail_after(SOON):
-                assert await read_to_end(client) == b""
-            await until(lambda: len(witness.records) == 2)
+    async with met(server := on_tcp(cancels)) as (client, witness):
+        await shows(server, state="idle")
+        assert await ask(server, b"c") == b""
+        with trio.fail_after(SOON):
+            assert await read_to_end(client) == b""
+        await until(lambda: len(witness.records) == 2)
     assert answers == [True, False]
     [record] = [it for it in witness.records if it.info.id == 1]
-    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "another one wants it")
+    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "somebody's wish")
 
 
 async def test_many_requests_cancelled_at_once() -> None:
@@ -836,8 +745,7 @@ async def test_many_requests_cancelled_at_once() -> None:
     server = on_tcp(waits_there, ends_idle_reads=False, limits=Limits(requests=30))
     async with running(server):
         clients = [await connect(server) for _ in range(30)]
-        await until(lambda: {it.state for it in server.snapshot().requests} == {"idle"})
-        await until(lambda: len(server.requests) == 30)
+        await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"] * 30)
         server.shutdown(0)
         report = await server.wait_closed()
         assert report.duration < 3 * SOON

@@ -10,13 +10,27 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
-import pytest
+import attrs
 import trio
-from support import Witness, connect, read_to_end, running, until
-from support.threads import THERE, Upper, on_tcp
+from support import connect, read_to_end, running, until
+from support.scenes import table
+from support.threads import (
+    THERE,
+    Upper,
+    drained,
+    met,
+    of_both_families,
+    on_tcp,
+    outcomes,
+    say,
+    shows,
+    takes,
+    witnessed,
+)
 
 import trioserver
 from trioserver import Timeouts
@@ -25,32 +39,32 @@ from trioserver._requests.drain import NEW_CONNECTION_GRACE
 SOON = 0.4
 """Seconds, generously, for what happens at once: the wrong way takes the grace."""
 
-
-class Recv(socketserver.BaseRequestHandler):
-    """Answers whatever it receives."""
-
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data.upper())
+stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
 
 
-class RecvInto(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        buffer = bytearray(100)
-        while size := self.request.recv_into(buffer):
-            self.request.sendall(buffer[:size].upper())
+# Between two requests ----------------------------------------------------------------
 
 
-class Recvmsg(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recvmsg(100)[0]:
-            self.request.sendall(data.upper())
+def answers_with(read: Any) -> Any:
+    """A handler that answers whatever it reads, in this way."""
+
+    def answers(request: socket.socket, client_address: Any, server: Any) -> None:
+        while data := read(request):
+            request.sendall(data.upper())
+
+    return answers
 
 
-class Peeks(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while self.request.recv(1, socket.MSG_PEEK):
-            self.request.sendall(self.request.recv(100).upper())
+def _recv_into(sock: socket.socket) -> bytes:
+    buffer = bytearray(100)
+    return bytes(buffer[: sock.recv_into(buffer)])
+
+
+def _polls(sock: socket.socket) -> bytes:
+    sock.settimeout(0.02)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return sock.recv(100)
 
 
 class OwnTimeout(Upper):
@@ -59,67 +73,45 @@ class OwnTimeout(Upper):
     timeout = 60
 
 
-class Polls(socketserver.BaseRequestHandler):
-    """Looks for input now and then, and does something else in between."""
+class SaysGoodbye(Upper):
+    """When there is no more input."""
 
     def handle(self) -> None:
-        self.request.settimeout(0.02)
-        while True:
-            try:
-                data = self.request.recv(100)
-            except TimeoutError:
-                continue
-            if not data:
-                return
-            self.request.sendall(data.upper())
-
-
-class Connections(socketserver.StreamRequestHandler):
-    """Says good-bye when there is no more input."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            self.wfile.write(line.upper())
+        super().handle()
         assert not self.rfile.readline()  # it stays that way
         self.wfile.write(b"good-bye")
 
 
-HANDLERS = [Upper, Recv, RecvInto, Recvmsg, Peeks, OwnTimeout, Polls, Connections]
-
-
-async def say(client: trio.SocketStream, words: bytes) -> None:
-    """Say something that is answered at once."""
-    await client.send_all(words)
-    answer = b""
-    while len(answer) < len(words):
-        answer += await client.receive_some()
-    assert answer == words.upper()
-
-
-async def drained(server: Any, grace: float = 8) -> float:
-    """Begin the drain, and wait until all requests have their outcome; how long that took."""
-    began = time.perf_counter()
-    server.shutdown(grace)
-    await until(lambda: not server.requests)
-    return time.perf_counter() - began
-
-
-@pytest.mark.parametrize("handler", HANDLERS, ids=lambda it: it.__name__)
-@pytest.mark.parametrize("where", ["tcp", "unix"])
-async def test_wait_between_two_requests_ends_at_once(handler: Any, where: str) -> None:
-    """The handler sees the end of input, and can still write; the request is ``drained``."""
-    server: Any = on_tcp(handler)
-    if where == "unix":
-        server = trioserver.ThreadingUnixStreamServer(b"\0trioserver-%d" % id(server), handler)
-    async with running(server):
-        async with await connect(server) as client:
-            for _ in range(3):
+@table(
+    ("handler", "many"),
+    {
+        "in a file": (Upper, 1),
+        "in as many threads as there are": (Upper, 40),
+        "in a file, with a time-out": (OwnTimeout, 1),
+        "it can still write then": (SaysGoodbye, 1),
+        "in recv": (answers_with(lambda it: it.recv(100)), 1),
+        "in recv_into": (answers_with(_recv_into), 1),
+        "in recvmsg": (answers_with(lambda it: it.recvmsg(100)[0]), 1),
+        "in a peek": (answers_with(lambda it: it.recv(1, socket.MSG_PEEK) and it.recv(100)), 1),
+        "in a loop that does something else, too": (answers_with(_polls), 1),
+    },
+)
+async def test_wait_between_two_requests_ends_at_once(handler: Any, many: int, stream: Any) -> None:
+    """The handler sees the end of input; the request is ``drained``; also in a second run."""
+    server = stream(handler)
+    for _ in range(2):
+        async with witnessed(server) as witness:
+            clients = [await connect(server) for _ in range(many)]
+            for client in clients * 3:
                 await say(client, b"one\n")
-            assert await drained(server) < SOON
-            assert await read_to_end(client) == (b"good-bye" if handler is Connections else b"")
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
-    assert report.clean
+            with takes(SOON):
+                await drained(server)
+            for client in clients:
+                async with client:
+                    goodbye = b"good-bye" if handler is SaysGoodbye else b""
+                    assert await read_to_end(client) == goodbye
+        assert witness.outcomes == ["drained"] * many
+        assert (await server.wait_closed()).clean
 
 
 class KeepAlive(http.server.BaseHTTPRequestHandler):
@@ -138,42 +130,22 @@ class KeepAlive(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None: ...
 
 
-@contextlib.contextmanager
-def http_client(server: Any) -> Iterator[http.client.HTTPConnection]:
-    """A client that keeps its connection."""
-    with contextlib.closing(http.client.HTTPConnection(*server.server_address, timeout=10)) as it:
-        yield it
-
-
-def post(client: http.client.HTTPConnection, body: bytes) -> bytes:
-    """One exchange."""
-    client.request("POST", "/", body)
-    return client.getresponse().read()
-
-
 async def test_http_keep_alive() -> None:
     """`http.server` with HTTP/1.1, unmodified, between two requests."""
-    async with running(server := on_tcp(KeepAlive)):
-        with http_client(server) as client:
+
+    def post() -> bytes:
+        client.request("POST", "/", b"what")
+        return client.getresponse().read()
+
+    async with running(server := on_tcp(KeepAlive)) as address:
+        client = http.client.HTTPConnection(*address, timeout=10)
+        with contextlib.closing(client):
             for _ in range(3):
-                assert await trio.to_thread.run_sync(post, client, b"what") == b"WHAT"
-            assert await drained(server) < SOON
+                assert await trio.to_thread.run_sync(post) == b"WHAT"
+            with takes(SOON):
+                await drained(server)
         report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
-
-
-async def test_many_connections_end_at_once() -> None:
-    """However many threads wait."""
-    async with running(server := on_tcp(Upper)):
-        clients = [await connect(server) for _ in range(40)]
-        for client in clients:
-            await say(client, b"one\n")
-        assert await drained(server) < SOON
-        for client in clients:
-            async with client:
-                assert await read_to_end(client) == b""
-        report = await server.wait_closed()
-    assert len(report.drained) == 40
+    assert outcomes(report) == ["drained"]
 
 
 async def test_connection_that_never_said_a_byte() -> None:
@@ -186,185 +158,145 @@ async def test_connection_that_never_said_a_byte() -> None:
             super().handle()
             computed.append(time.thread_time() - began)
 
-    async with running(server := on_tcp(Measures)):
-        async with await connect(server) as client:
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-            await drained(server)
-            assert await read_to_end(client) == b""
-        report = await server.wait_closed()
-    [record] = report.drained
+    async with met(server := on_tcp(Measures)) as (client, _):
+        await shows(server, state="idle")
+        await drained(server)
+        assert await read_to_end(client) == b""
+    [record] = (await server.wait_closed()).drained
     assert NEW_CONNECTION_GRACE <= record.duration < NEW_CONNECTION_GRACE + SOON
     assert computed[0] < 0.25  # seconds: it waits, and does not look all the time
 
 
 async def test_first_request_of_a_new_connection_is_answered() -> None:
     """One that comes in that time is served."""
-    async with running(server := on_tcp(Upper)):
-        async with await connect(server) as client:
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
-            server.shutdown(8)
-            await trio.sleep(0.1)
-            await say(client, b"one\n")
-            assert await read_to_end(client) == b""
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
+    async with met(server := on_tcp(Upper)) as (client, witness):
+        await shows(server, state="idle")
+        server.shutdown(8)
+        await trio.sleep(0.1)
+        await say(client, b"one\n")
+        assert await read_to_end(client) == b""
+    assert witness.outcomes == ["drained"]
 
 
-@pytest.mark.parametrize("handler", [Upper, OwnTimeout], ids=lambda it: it.__name__)
-async def test_request_that_has_begun_is_finished(handler: Any) -> None:
-    """Half a line was read; the other half comes long after the drain has begun."""
-    async with running(server := on_tcp(handler)):
-        async with await connect(server) as client:
-            await say(client, b"one\n")
-            await client.send_all(b"tw")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [6])
-            server.shutdown(8)
-            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
-            assert len(server.requests) == 1
-            await client.send_all(b"o\n")
-            assert await read_to_end(client) == b"TWO\n"
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
+# Requests that have begun ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("handler", [Upper, OwnTimeout], ids=lambda it: it.__name__)
-async def test_request_that_begins_in_the_segment_of_another_is_finished(handler: Any) -> None:
-    """Its beginning waits in the handler's file while the one before is answered."""
-    async with running(server := on_tcp(handler)):
-        async with await connect(server) as client:
-            await client.send_all(b"one\ntw")
-            assert await client.receive_some(100) == b"ONE\n"
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
-            server.shutdown(8)
-            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
-            await client.send_all(b"o\n")
-            assert await read_to_end(client) == b"TWO\n"
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
-
-
-async def test_empty_write_is_no_answer() -> None:
-    """A request whose handler has written nothing yet is read to its end."""
-
-    class Writes(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            head = self.rfile.readline()
-            self.wfile.write(b"")
-            self.wfile.write(head + self.rfile.readline())
-
-    async with running(server := on_tcp(Writes)):
-        async with await connect(server) as client:
-            await client.send_all(b"head\n")
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
-            server.shutdown(8)
-            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
-            await client.send_all(b"body\n")
-            assert await read_to_end(client) == b"head\nbody\n"
-        await server.wait_closed()
-
-
-class Halves(socketserver.BaseRequestHandler):
-    """Reads one half of its request in one way, and the other in another way."""
-
-    first: ClassVar[Any]
+class WritesNothing(socketserver.StreamRequestHandler):
+    """Before it has all of its request."""
 
     def handle(self) -> None:
-        type(self).first(self.request)
-        self.request.sendall(self.request.recv(1))
+        head = self.rfile.readline()
+        self.wfile.write(b"")
+        self.wfile.write(head + self.rfile.readline())
 
 
-FIRST_HALVES: dict[str, Any] = {
-    "recv": lambda sock: sock.recv(1),
-    "recv_into": lambda sock: sock.recv_into(bytearray(1)),
-    "recvfrom": lambda sock: sock.recvfrom(1),
-    "recvfrom_into": lambda sock: sock.recvfrom_into(bytearray(1)),
-    "recvmsg": lambda sock: sock.recvmsg(1),
-    "recvmsg_into": lambda sock: sock.recvmsg_into([bytearray(1)]),
-    "makefile": lambda sock: sock.makefile("rb", buffering=0).read(1),
-}
-
-
-@pytest.mark.parametrize("first", FIRST_HALVES)
-async def test_request_begins_however_it_is_read(first: str) -> None:
-    """Whichever method has read its first byte, the wait for the rest is not ended."""
-    handler = type("HalvesHere", (Halves,), {"first": staticmethod(FIRST_HALVES[first])})
-    async with running(server := on_tcp(handler)):
-        async with await connect(server) as client:
-            await client.send_all(b"a")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [1])
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
-            server.shutdown(8)
-            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
-            await client.send_all(b"b")
-            assert await read_to_end(client) == b"b"
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["completed"]
-
-
-async def test_request_that_was_peeked_at_is_finished() -> None:
+class PeeksFirst(trioserver.ThreadingTCPServer):
     """``verify_request`` has received the first half already."""
 
-    class PeeksFirst(trioserver.ThreadingTCPServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            return bool(await trioserver.RequestReader(request).peek())
-
-    async with running(server := PeeksFirst(THERE, Upper)):
-        async with await connect(server) as client:
-            await client.send_all(b"on")
-            await until(lambda: [it.state for it in server.snapshot().requests] == ["reading"])
-            server.shutdown(8)
-            await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
-            await client.send_all(b"e\n")
-            assert await read_to_end(client) == b"ONE\n"
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        return bool(await trioserver.RequestReader(request).peek())
 
 
-async def test_handler_that_computes_ends_at_its_next_read() -> None:
+@attrs.frozen
+class Begun:
+    """A request of which one half comes before the drain, and the other long after."""
+
+    handler: Any
+    halves: tuple[bytes, bytes]
+    shows: Mapping[str, Any]  # by a snapshot, before the drain
+    gets: bytes  # after it has begun
+    answered: bytes = b""  # said, and answered, before
+    at_once: bytes = b""  # what the first half is answered
+    outcome: str = "drained"
+    kind: Any = trioserver.ThreadingTCPServer
+
+
+def in_halves(read: Any) -> Begun:
+    """A request of two bytes, of which the first one is read in this way."""
+
+    def reads(request: socket.socket, client_address: Any, server: Any) -> None:
+        read(request)
+        request.sendall(request.recv(1))
+
+    shows = {"bytes_received": 1, "state": "reading"}
+    return Begun(reads, (b"a", b"b"), shows, b"b", outcome="completed")
+
+
+READING = {"state": "reading"}
+LINE = Begun(Upper, (b"tw", b"o\n"), {"bytes_received": 6}, b"TWO\n", answered=b"one\n")
+SEGMENT = Begun(Upper, (b"one\ntw", b"o\n"), READING, b"TWO\n", at_once=b"ONE\n")
+
+
+@table(
+    "begun",
+    {
+        "half a line was read": LINE,
+        "by a handler with a time-out": attrs.evolve(LINE, handler=OwnTimeout),
+        "its beginning waits in the handler's file while the one before is answered": SEGMENT,
+        "in that of a handler with a time-out": attrs.evolve(SEGMENT, handler=OwnTimeout),
+        "an empty write is no answer": Begun(
+            *(WritesNothing, (b"head\n", b"body\n"), READING, b"head\nbody\n"),
+            outcome="completed",
+        ),
+        "verify_request has peeked at it": Begun(
+            Upper, (b"on", b"e\n"), READING, b"ONE\n", kind=PeeksFirst
+        ),
+        "recv has read it": in_halves(lambda it: it.recv(1)),
+        "recv_into has": in_halves(lambda it: it.recv_into(bytearray(1))),
+        "recvfrom has": in_halves(lambda it: it.recvfrom(1)),
+        "recvfrom_into has": in_halves(lambda it: it.recvfrom_into(bytearray(1))),
+        "recvmsg has": in_halves(lambda it: it.recvmsg(1)),
+        "recvmsg_into has": in_halves(lambda it: it.recvmsg_into([bytearray(1)])),
+        "a file has": in_halves(lambda it: it.makefile("rb", buffering=0).read(1)),
+    },
+)
+async def test_request_that_has_begun_is_finished(begun: Begun) -> None:
+    """Whichever way its first half was read, the wait for the other is not ended."""
+    async with met(server := begun.kind(THERE, begun.handler)) as (client, witness):
+        await say(client, begun.answered)
+        first, second = begun.halves
+        await client.send_all(first)
+        if begun.at_once:
+            assert await client.receive_some(100) == begun.at_once
+        await shows(server, **begun.shows)
+        server.shutdown(8)
+        await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
+        assert len(server.requests) == 1
+        await client.send_all(second)
+        assert await read_to_end(client) == begun.gets
+    assert witness.outcomes == [begun.outcome]
+
+
+@table(
+    ("second", "buffer"),
+    {
+        "its next read meets the end": (b"", -1),
+        "a request that has come meanwhile is served, in the drain, too": (b"two\n", 0),
+    },
+)
+async def test_handler_that_computes_ends_at_its_next_read(second: bytes, buffer: int) -> None:
     """It finishes its reply first."""
     go = threading.Event()
 
     class Computes(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            for line in self.rfile:
-                go.wait(10)
-                self.wfile.write(line.upper())
-
-    async with running(server := on_tcp(Computes)):
-        async with await connect(server) as client:
-            await client.send_all(b"one\n")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [4])
-            server.shutdown(8)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert len(server.requests) == 1
-            go.set()
-            assert await read_to_end(client) == b"ONE\n"
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["drained"]
-    assert report.duration < SOON
-
-
-async def test_request_that_is_there_when_the_handler_comes_to_read() -> None:
-    """A request that arrived while the last one was at work is served, in the drain, too."""
-    go = threading.Event()
-
-    class Computes(socketserver.StreamRequestHandler):
-        rbufsize = 0
+        rbufsize = buffer
 
         def handle(self) -> None:
             for line in iter(self.rfile.readline, b""):
                 go.wait(10)
                 self.wfile.write(line.upper())
 
-    async with running(server := on_tcp(Computes)):
-        async with await connect(server) as client:
-            await client.send_all(b"one\n")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [4])
-            server.shutdown(8)
-            await client.send_all(b"two\n")
-            go.set()
-            assert await read_to_end(client) == b"ONE\nTWO\n"
-        await server.wait_closed()
+    async with met(server := on_tcp(Computes), b"one\n") as (client, witness):
+        await shows(server, bytes_received=4)
+        server.shutdown(8)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(server.requests) == 1
+        await client.send_all(second)
+        go.set()
+        assert await read_to_end(client) == b"ONE\n" + second.upper()
+    report = await server.wait_closed()
+    assert witness.outcomes == ["drained"]
+    assert report.duration < SOON
 
 
 @contextlib.contextmanager
@@ -412,7 +344,7 @@ async def test_request_that_begins_at_the_very_moment_is_answered() -> None:
                 if number <= 15 or answer:
                     assert answer == (b"TWO\nTHREE\n" if number % 3 == 2 else b"TWO\n"), number
         report = await server.wait_closed()
-    assert {str(it.outcome) for it in report.requests} == {"drained"}
+    assert set(outcomes(report)) == {"drained"}
 
 
 async def test_large_uploads_in_a_drain_are_not_cut() -> None:
@@ -446,99 +378,93 @@ async def test_large_uploads_in_a_drain_are_not_cut() -> None:
             server.shutdown(8)
         report = await server.wait_closed()
     assert set(answers) == {len(body)}
-    assert {str(it.outcome) for it in report.requests} <= {"drained", "completed"}
+    assert set(outcomes(report)) <= {"drained", "completed"}
     assert report.duration < 4
 
 
 async def test_reply_is_not_lost_to_a_request_that_came_too_late() -> None:
     """A client that says more when its wait was ended gets what was sent, and its end."""
-    async with running(server := on_tcp(Connections)):
-        async with await connect(server) as client:
-            await say(client, b"one\n")
-            await drained(server)
-            assert server.statistics().lingering == 1
-            await client.send_all(b"two\n")
-            assert await read_to_end(client) == b"good-bye"
-        await server.wait_closed()
+    async with met(server := on_tcp(SaysGoodbye)) as (client, _):
+        await say(client, b"one\n")
+        await drained(server)
+        assert server.statistics().lingering == 1
+        await client.send_all(b"two\n")
+        assert await read_to_end(client) == b"good-bye"
 
 
 async def test_client_that_left_has_completed() -> None:
     """What the client did counts, whatever was about to be done to it."""
-    async with running(server := on_tcp(Upper)):
-        async with await connect(server) as client:
-            await say(client, b"one\n")
-            await client.send_eof()
-            await drained(server)
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] in (["completed"], [])
+    async with met(server := on_tcp(Upper)) as (client, witness):
+        await say(client, b"one\n")
+        await client.send_eof()
+        await drained(server)
+    assert witness.outcomes in (["completed"], [])
 
 
 class LeftToTheGrace(trioserver.ThreadingTCPServer):
-    """The attribute in a class body."""
-
     ends_idle_reads = False
 
 
-@pytest.mark.parametrize("off", ["field", "class"])
-async def test_waits_are_left_to_the_grace(off: str) -> None:
+@table(
+    "make",
+    {
+        "a field": partial(on_tcp, ends_idle_reads=False),
+        "in a class": partial(LeftToTheGrace, THERE),
+    },
+)
+async def test_waits_are_left_to_the_grace(make: Any) -> None:
     """``ends_idle_reads=False`` is for protocols that it is wrong for, in which clients listen."""
-    server: Any
-    server = (
-        on_tcp(Upper, ends_idle_reads=False) if off == "field" else LeftToTheGrace(THERE, Upper)
-    )
-    async with running(server):
-        async with await connect(server) as client:
-            await say(client, b"one\n")
-            server.shutdown(0.7)
-            await trio.sleep(0.1)
-            await say(client, b"two\n")
-            assert await read_to_end(client) == b""
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["cancelled"]
+    async with met(server := make(Upper)) as (client, witness):
+        await say(client, b"one\n")
+        server.shutdown(0.7)
+        await trio.sleep(0.1)
+        await say(client, b"two\n")
+        assert await read_to_end(client) == b""
+    report = await server.wait_closed()
+    assert witness.outcomes == ["cancelled"]
     assert report.duration >= 0.7
 
 
 async def test_reads_that_do_not_wait_are_left_alone() -> None:
     """A handler that only looks whether there is input sees no end of it."""
     seen: list[object] = []
-    looks = threading.Event()
+    go = threading.Event()
 
-    class Looks(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(self.request.recv(1))
-            looks.wait(10)
-            with contextlib.suppress(BlockingIOError):
-                seen.append(self.request.recv(1, socket.MSG_DONTWAIT))
-            self.request.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                seen.append(self.request.recv(1))
-            self.request.setblocking(True)
-            self.request.sendall(b"done")
+    def looks(request: socket.socket, client_address: Any, server: Any) -> None:
+        request.sendall(request.recv(1))
+        go.wait(10)
+        with contextlib.suppress(BlockingIOError):
+            seen.append(request.recv(1, socket.MSG_DONTWAIT))
+        request.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            seen.append(request.recv(1))
+        request.setblocking(True)
+        request.sendall(b"done")
 
-    witness = Witness()
-    async with running(server := on_tcp(Looks, observers=[witness])):
-        async with await connect(server) as client:
-            await client.send_all(b"x")
-            assert await client.receive_some() == b"x"
-            server.shutdown(8)
-            looks.set()
-            assert await read_to_end(client) == b"done"
+    async with met(server := on_tcp(looks)) as (client, witness):
+        await say(client, b"!")
+        server.shutdown(8)
+        go.set()
+        assert await read_to_end(client) == b"done"
     assert seen == []
     assert witness.outcomes == ["completed"]
 
 
-@pytest.mark.parametrize("own", [False, True])
-async def test_idle_timeout_counts_in_a_drain(own: bool) -> None:
+class Impatient(Upper):
+    timeout = 0.3
+
+
+@table(
+    ("handler", "timeouts"),
+    {"its own": (Impatient, Timeouts()), "the server's": (Upper, Timeouts(idle=0.3))},
+)
+async def test_idle_timeout_counts_in_a_drain(handler: Any, timeouts: Timeouts) -> None:
     """In a request that has begun, and left to the grace, a silent client is timed out."""
-    handler = type("Impatient", (Upper,), {"timeout": 0.3}) if own else Upper
-    timeouts = Timeouts() if own else Timeouts(idle=0.3)
-    async with running(server := on_tcp(handler, timeouts=timeouts)):
-        async with await connect(server) as client:
-            await client.send_all(b"tw")
-            await until(lambda: [it.bytes_received for it in server.snapshot().requests] == [2])
-            assert await drained(server) < 0.3 + SOON
-        report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["timed_out"]
+    async with met(server := on_tcp(handler, timeouts=timeouts), b"tw") as (_, witness):
+        await shows(server, bytes_received=2)
+        with takes(0.3 + SOON):
+            await drained(server)
+    assert witness.outcomes == ["timed_out"]
 
 
 async def test_queued_clients_are_served() -> None:
@@ -556,17 +482,6 @@ async def test_queued_clients_are_served() -> None:
     assert report.clean
     assert len(report.requests) == 8
     assert report.duration < 2
-
-
-async def test_server_can_drain_twice() -> None:
-    """Each run has a bell of its own."""
-    server = on_tcp(Upper)
-    for _ in range(2):
-        async with running(server):
-            async with await connect(server) as client:
-                await say(client, b"one\n")
-                assert await drained(server) < SOON
-            await server.wait_closed()
 
 
 async def test_handle_request() -> None:

@@ -9,54 +9,94 @@ import os
 import resource
 import socket
 import socketserver
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from support import Witness, connect, plain_client, read_to_end, running, until
-from support.threads import THERE, Upper, ask, ask_by_datagram, on_tcp
+from support import connect, plain_client, read_to_end, running, until
+from support.scenes import table
+from support.threads import (
+    THERE,
+    Upper,
+    ask,
+    ask_by_datagram,
+    met,
+    of_both_families,
+    on_tcp,
+    outcomes,
+    run_program,
+    shows,
+    takes,
+    witnessed,
+)
 
 import trioserver
-from trioserver import Limits, Outcome, Timeouts
+from trioserver import Limits, Timeouts
 from trioserver.testing import MemoryMixIn, open_descriptors
 
-
-@pytest.fixture(params=["tcp", "unix"])
-def stream(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:
-    """Makes a stream server of each kind, in turn."""
-    if request.param == "tcp":
-        return on_tcp
-    return partial(trioserver.ThreadingUnixStreamServer, str(folder / "server"))
+stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
+datagram = of_both_families(trioserver.ThreadingUDPServer, trioserver.ThreadingUnixDatagramServer)
 
 
-@pytest.fixture(params=["udp", "unix"])
-def datagram(request: pytest.FixtureRequest, folder: Path) -> Callable[..., trioserver.BaseServer]:
-    """Makes a datagram server of each kind, in turn."""
-    if request.param == "udp":
-        return partial(trioserver.ThreadingUDPServer, THERE)
-    return partial(trioserver.ThreadingUnixDatagramServer, str(folder / "server"))
+class Silent(trioserver.ThreadingTCPServer):
+    """Errors are nothing to it."""
+
+    async def handle_error(self, request: Any, client_address: Any) -> None: ...
+
+
+def says_here(request: socket.socket, client_address: Any, server: Any) -> None:
+    """Says one word, and leaves."""
+    request.sendall(b"here")
+
+
+@contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    """In the block nothing goes that is in a cycle."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # What runs where ------------------------------------------------------------------
 
 
-async def test_stream_handler(stream: Any) -> None:
-    """``StreamRequestHandler`` of `socketserver` works as it is."""
-    witness = Witness()
-    async with running(server := stream(Upper, observers=[witness])):
-        assert await ask(server, b"one\ntwo\n") == b"ONE\nTWO\n"
+def _greets(greeting: bytes, request: socket.socket, client_address: Any, server: Any) -> None:
+    request.sendall(greeting + request.recv(100))
+
+
+def _calls_trio(request: socket.socket, client_address: Any, server: Any) -> None:
+    async def look() -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"%d" % trioserver.current_request().id  # type: ignore[union-attr]
+
+    request.sendall(trio.from_thread.run(look))
+
+
+@table(
+    ("handler", "question", "answer"),
+    {
+        "StreamRequestHandler of socketserver works": (Upper, b"one\ntwo\n", b"ONE\nTWO\n"),
+        "a plain function, also a partial one": (partial(_greets, b"hi "), b"you", b"hi you"),
+        "trio.from_thread works in a handler": (_calls_trio, b"", b"1"),
+    },
+)
+async def test_stream_handler(stream: Any, handler: Any, question: bytes, answer: bytes) -> None:
+    """As it is, it talks to its client from a thread, and its bytes are counted."""
+    async with witnessed(server := stream(handler)) as witness:
+        assert await ask(server, question) == answer
     [record] = witness.records
-    assert str(record.outcome) == "completed"
-    assert (record.bytes_received, record.bytes_sent) == (8, 8)
-    assert record.info.mode == "thread"
+    assert (str(record.outcome), record.info.mode) == ("completed", "thread")
+    assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
 
 
 async def test_datagram_handler(datagram: Any) -> None:
@@ -66,145 +106,101 @@ async def test_datagram_handler(datagram: Any) -> None:
         def handle(self) -> None:
             self.wfile.write(self.rfile.read()[::-1])
 
-    witness = Witness()
-    async with running(server := datagram(Back, observers=[witness])):
+    async with witnessed(server := datagram(Back)) as witness:
         assert await ask_by_datagram(server, b"hello") == b"olleh"
-        await until(lambda: bool(witness.records))
+        await until(lambda: witness.records)
     [record] = witness.records
-    assert (str(record.outcome), record.bytes_received, record.bytes_sent) == ("completed", 5, 5)
-    assert record.info.mode == "thread"
+    assert (str(record.outcome), record.info.mode) == ("completed", "thread")
+    assert (record.bytes_received, record.bytes_sent) == (5, 5)
 
 
 async def test_datagram_pair(datagram: Any) -> None:
     """A datagram's request is the classic pair, and ``sendto`` takes both classic forms."""
-    seen: list[Any] = []
 
-    class Twice(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            data, way_back = self.request
-            seen.append((way_back.getsockname(), repr(way_back)))
-            way_back.sendto(data, 0, self.client_address)
-            with pytest.raises(TypeError, match="sendto takes"):
-                way_back.sendto(data)
-            assert way_back.sendto(data + data, self.client_address) == 2 * len(data)
+    def sends_back(request: Any, client_address: Any, server: Any) -> None:
+        data, way_back = request
+        assert way_back.getsockname() == server.server_address
+        assert repr(way_back).startswith("<trioserver.SyncDatagramSocket: request 1 from ")
+        with pytest.raises(TypeError, match="sendto takes"):
+            way_back.sendto(data)
+        assert way_back.sendto(data[::-1], client_address) == 5
+        way_back.sendto(data, 0, client_address)
 
-    async with running(server := datagram(Twice)) as address:
-        assert await ask_by_datagram(server, b"ab") == b"ab"
-    [(name, shown)] = seen
-    assert name == address
-    assert shown.startswith("<trioserver.SyncDatagramSocket: request 1 from ")
+    async with running(server := datagram(sends_back)) as address:
+        with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
+            await client.bind(THERE if address[0] == THERE[0] else f"{address}-client")
+            await client.sendto(b"hello", address)
+            assert [await client.recv(9) for _ in range(2)] == [b"olleh", b"hello"]
 
 
-async def test_base_handler_in_order(stream: Any) -> None:
-    """Constructing the handler sets up, handles and finishes, all in one thread of its own."""
+@pytest.mark.parametrize("fails", [False, True])
+async def test_base_handler_in_order(
+    stream: Any, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Constructing it sets up, handles and finishes, all in one thread, also after an error."""
     steps: list[tuple[str, int]] = []
 
     class Steps(socketserver.BaseRequestHandler):
-        def note(self, what: str) -> None:
-            steps.append((what, threading.get_ident()))
-
         def setup(self) -> None:
-            self.note("setup")
+            steps.append(("setup", threading.get_ident()))
 
         def handle(self) -> None:
-            self.note("handle")
+            steps.append(("handle", threading.get_ident()))
             assert self.request.recv(3) == b"hey"
             assert isinstance(self.request, socket.socket)
             assert self.server is server
             self.request.sendall(b"you")
+            if fails:
+                raise ValueError("on purpose")
 
         def finish(self) -> None:
-            self.note("finish")
+            steps.append(("finish", threading.get_ident()))
 
     async with running(server := stream(Steps)):
         assert await ask(server, b"hey") == b"you"
     assert [what for what, _ in steps] == ["setup", "handle", "finish"]
     assert len({thread for _, thread in steps}) == 1
     assert steps[0][1] != threading.get_ident()
-
-
-async def test_finish_runs_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
-    """As ever, also when handle raises."""
-    finished = threading.Event()
-
-    class Fails(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            raise ValueError("on purpose")
-
-        def finish(self) -> None:
-            finished.set()
-
-    async with running(server := on_tcp(Fails)):
-        assert await ask(server, b"") == b""
-    assert finished.is_set()
-    assert "ValueError: on purpose" in caplog.text
-
-
-def _greet(greeting: bytes, request: socket.socket, client_address: Any, server: Any) -> None:
-    request.sendall(greeting + request.recv(100))
-
-
-async def test_plain_function(stream: Any) -> None:
-    """A plain function is a handler, also a partial one."""
-    async with running(server := stream(partial(_greet, b"hello, "))):
-        assert await ask(server, b"world") == b"hello, world"
-
-
-async def test_thread_is_named_after_its_request() -> None:
-    """Tools that list threads show which client each works for."""
-    names: list[str] = []
-
-    def tells_its_name(request: Any, client_address: Any, server: Any) -> None:
-        names.append(threading.current_thread().name)
-
-    async with running(server := on_tcp(tells_its_name)):
-        async with await connect(server) as client:
-            await read_to_end(client)
-            host, port = client.socket.getsockname()
-    assert names == [f"request 1 from {host}:{port}"]
+    assert ("ValueError: on purpose" in caplog.text) == fails
 
 
 _set_before = contextvars.ContextVar("_set_before", default="nothing")
 _set_inside = contextvars.ContextVar("_set_inside", default="nothing")
 
 
-async def test_context_variables() -> None:
-    """TH-05: what was set before serving is there; what a request sets is gone with it."""
-    seen: list[tuple[str, str, int, Any]] = []
+async def test_thread_of_a_request() -> None:
+    """TH-05: it is named after its client, and sees what was set before serving, and no more."""
+    seen: list[tuple[Any, ...]] = []
+    idents: set[int] = set()
 
     def looks(request: Any, client_address: Any, server: Any) -> None:
-        info = trioserver.current_request()
-        seen.append((_set_before.get(), _set_inside.get(), threading.get_ident(), info))
+        thread, info = threading.current_thread(), trioserver.current_request()
+        seen.append((thread.name, info, _set_before.get(), _set_inside.get()))
+        idents.add(threading.get_ident())
         _set_inside.set("something")
 
     _set_before.set("before")
-    witness = Witness()
-    async with running(server := on_tcp(looks, observers=[witness])):
+    async with witnessed(server := on_tcp(looks)) as witness:
         for number in range(1, 4):
             assert await ask(server, b"") == b""
             await until(lambda number=number: len(witness.records) == number)  # type: ignore[misc]
-    assert [before for before, *_ in seen] == ["before"] * 3
-    assert [inside for _, inside, *_ in seen] == ["nothing"] * 3
-    assert len({thread for *_, thread, _ in seen}) < 3  # or it proves nothing
-    assert [info for *_, info in seen] == [record.info for record in witness.records]
+    infos = [record.info for record in witness.records]
+    names = ["request {} from {}:{}".format(info.id, *info.client_address) for info in infos]
+    assert seen == [(name, info, "before", "nothing") for name, info in zip(names, infos)]  # noqa: B905
+    assert len(idents) < 3  # or it proves nothing
 
 
 async def test_shutdown_from_a_handler() -> None:
-    """``self.server`` is the server, and its ``shutdown`` works from the thread."""
+    """It works from the thread, and waits for the handler to end."""
 
-    class Quits(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            self.rfile.readline()
-            self.server.shutdown(5)  # type: ignore[call-arg]
-            self.wfile.write(b"bye")
+    def quits(request: socket.socket, client_address: Any, server: Any) -> None:
+        server.shutdown(5)
+        request.sendall(b"bye")
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            server = on_tcp(Quits)
-            await nursery.start(server.serve_forever)
-            assert await ask(server, b"quit\n") == b"bye"
+    async with running(server := on_tcp(quits)):
+        assert await ask(server, b"") == b"bye"
         report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["completed"]
+    assert outcomes(report) == ["completed"]
     assert report.clean
 
 
@@ -218,21 +214,15 @@ async def test_state_and_bytes_while_it_runs() -> None:
         request.sendall(bytes(10_000_000))  # writing
 
     step = threading.Event()
-
-    def now() -> tuple[str, int, int]:
-        [it] = server.snapshot().requests
-        return it.state, it.bytes_received, it.bytes_sent
-
-    async with running(server := on_tcp(talks)):
-        async with await connect(server) as client:
-            await until(lambda: bool(server.requests) and now() == ("idle", 0, 0))
-            await client.send_all(b"abc")
-            await until(lambda: now() == ("reading", 3, 0))
-            await client.send_all(b"de")
-            await until(lambda: now() == ("working", 5, 0))
-            step.set()
-            await until(lambda: now()[0] == "writing")
-            assert len(await read_to_end(client)) == 10_000_000
+    async with met(server := on_tcp(talks)) as (client, _):
+        await shows(server, state="idle", bytes_received=0, bytes_sent=0)
+        await client.send_all(b"abc")
+        await shows(server, state="reading", bytes_received=3, bytes_sent=0)
+        await client.send_all(b"de")
+        await shows(server, state="working", bytes_received=5, bytes_sent=0)
+        step.set()
+        await shows(server, state="writing")
+        assert len(await read_to_end(client)) == 10_000_000
 
 
 # Slots ------------------------------------------------------------------------------
@@ -247,8 +237,7 @@ async def test_fifth_client_waits_in_the_kernel(fields: Any) -> None:
         go.acquire(timeout=10)
         request.sendall(b"done")
 
-    fields = {"max_threads": 100, **fields}
-    async with running(server := on_tcp(stuck, **fields)):
+    async with running(server := on_tcp(stuck, **{"max_threads": 100, **fields})):
         clients = [await connect(server) for _ in range(5)]
         await until(lambda: len(server.requests) == 4)
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -301,19 +290,16 @@ async def test_thread_left_behind_keeps_its_slot(caplog: pytest.LogCaptureFixtur
         go.wait(10)
         request.sendall(b"done")
 
-    fields: dict[str, Any] = {"max_threads": 1, "timeouts": Timeouts(cleanup=0.01)}
-    async with running(server := on_tcp(stuck_once, **fields)):
-        first, second = await connect(server), await connect(server)
+    server = on_tcp(stuck_once, max_threads=1, timeouts=Timeouts(cleanup=0.01))
+    async with met(server) as (first, witness), await connect(server) as second:
         await until(stuck.is_set)
         server.cancel_request(1, "enough")
         assert await read_to_end(first) == b""
-        await until(lambda: server.statistics().outcomes[Outcome.ABANDONED] == 1)
+        await until(lambda: witness.outcomes == ["abandoned"])
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.statistics().accepted == 1
         go.set()
         assert await read_to_end(second) == b"done"
-        await first.aclose()
-        await second.aclose()
 
 
 async def test_stuck_threads_leave_others_alone() -> None:
@@ -323,11 +309,8 @@ async def test_stuck_threads_leave_others_alone() -> None:
     def stuck(request: socket.socket, client_address: Any, server: Any) -> None:
         go.wait(60)
 
-    def answers(request: socket.socket, client_address: Any, server: Any) -> None:
-        request.sendall(b"here")
-
     # As many as Trio's own limiter has tokens, which must not be what they take.
-    async with running(server := on_tcp(stuck)), running(other := on_tcp(answers)):
+    async with running(server := on_tcp(stuck)), running(other := on_tcp(says_here)):
         clients = [await connect(server) for _ in range(40)]
         await until(lambda: len(server.requests) == 40)
         try:
@@ -348,24 +331,37 @@ async def test_stuck_threads_leave_others_alone() -> None:
 # Errors -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ValueError("what"), StopIteration("what"), GeneratorExit()])
-async def test_error_ends_the_request_alone(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
-    """TH-04: it goes to ``handle_error``, with its traceback, and the server goes on."""
+def fails_with(error: BaseException) -> Any:
+    """A handler that fails when its client has said anything."""
 
     def fails(request: socket.socket, client_address: Any, server: Any) -> None:
         if request.recv(1):
             raise error
 
-    witness = Witness()
-    async with running(server := on_tcp(fails, observers=[witness])):
+    return fails
+
+
+@table(
+    "error",
+    {
+        "TH-04: it ends one request, and the server goes on": ValueError("what"),
+        "also when Python has plans with it": StopIteration("what"),
+        "and when it is no Exception": GeneratorExit(),
+        "a reset of another connection is the handler's own error": ConnectionResetError("theirs"),
+    },
+)
+async def test_error_ends_the_request_alone(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TH-04: it goes to ``handle_error``, with its traceback."""
+    async with witnessed(server := on_tcp(fails_with(error))) as witness:
         assert await ask(server, b"x") == b""
         assert await ask(server, b"") == b""
     assert witness.outcomes == ["failed", "completed"]
     [told] = [it for it in caplog.records if it.exc_info]
     assert told.name == "trioserver.error"
     assert "in fails" in caplog.text
+    assert f"{type(error).__name__}: {error}".rstrip(": ") in caplog.text
 
 
 async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> None:
@@ -375,55 +371,38 @@ async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> No
         async def handle_error(self, request: Any, client_address: Any) -> None:
             raise RuntimeError("the second") from None
 
-    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
-        raise LookupError("the first")
-
-    async with running(server := Hides(THERE, fails)):
-        assert await ask(server, b"") == b""
-    assert "LookupError: the first" in caplog.text
-    assert "in fails" in caplog.text
-    assert "RuntimeError: the second" in caplog.text
+    async with running(server := Hides(THERE, fails_with(LookupError("the first")))):
+        assert await ask(server, b"x") == b""
+    for text in ("LookupError: the first", "in fails", "RuntimeError: the second"):
+        assert text in caplog.text
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-async def test_what_ends_programs_ends_the_server(kind: type[BaseException]) -> None:
-    """TH-04: it leaves ``serve_forever``, bare, after everything was closed."""
-
-    def exits(request: socket.socket, client_address: Any, server: Any) -> None:
-        raise kind("now")
-
+@table(
+    ("error", "fields"),
+    {
+        "TH-04: SystemExit leaves, bare, after everything was closed": (SystemExit("now"), {}),
+        "TH-04: so does KeyboardInterrupt": (KeyboardInterrupt("now"), {}),
+        "and with propagate_errors, any error": (ValueError("now"), {"propagate_errors": True}),
+    },
+)
+async def test_error_ends_the_server(error: BaseException, fields: Any) -> None:
+    """It leaves ``serve_forever``."""
     before = open_descriptors()
-    server = on_tcp(exits)
+    server = on_tcp(fails_with(error), **fields)
 
     async def serve() -> None:
         async with running(server):
-            assert await ask(server, b"") == b""
+            assert await ask(server, b"x") == b""
             await trio.sleep_forever()
 
-    with pytest.raises(kind, match="now"):
+    with pytest.raises(type(error), match="now"):
         await serve()
     assert open_descriptors() == before
     assert server.socket is None
 
 
-async def test_propagated_error_ends_the_server() -> None:
-    """``propagate_errors`` counts for errors in threads, too."""
-
-    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
-        raise ValueError("what")
-
-    server = on_tcp(fails, propagate_errors=True)
-
-    async def serve() -> None:
-        async with running(server), await connect(server):
-            await trio.sleep_forever()
-
-    with pytest.raises(ValueError, match="what"):
-        await serve()
-
-
 class Resets(socketserver.StreamRequestHandler):
-    """Tells when it begins, and reads when its client has reset the connection."""
+    """Goes on when its client has reset the connection, and meets that in a read."""
 
     was_reset: threading.Event
 
@@ -437,8 +416,8 @@ class Resets(socketserver.StreamRequestHandler):
         self.rfile.readline()
 
 
-class ResetsBuffered(Resets):
-    """Meets it twice: in a read, and in the flush of ``finish``, which hides its own."""
+class InTheFlushOfFinish(Resets):
+    """And once more there, which hides its own error."""
 
     wbufsize = -1
 
@@ -447,8 +426,8 @@ class ResetsBuffered(Resets):
         self.rfile.readline()
 
 
-class ResetsAndApologises(Resets):
-    """Meets a second error before the first one is on its way out."""
+class InAnApology(Resets):
+    """And once more before the first error is on its way out."""
 
     def finish(self) -> None:
         with pytest.raises(OSError):  # noqa: PT011
@@ -456,200 +435,115 @@ class ResetsAndApologises(Resets):
         super().finish()
 
 
-class ResetsWriting(Resets):
-    """Meets it in a write."""
-
+class InAWrite(Resets):
     def talk(self) -> None:
         while True:
             self.wfile.write(bytes(1000))
 
 
-@pytest.mark.parametrize(
-    "handler",
-    [Resets, ResetsBuffered, ResetsAndApologises, ResetsWriting],
-    ids=lambda it: it.__name__,
-)
-async def test_client_that_resets(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("way", [Resets, InTheFlushOfFinish, InAnApology, InAWrite])
+async def test_client_that_resets(way: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The peer's doing: ``disconnected``, one line at INFO, and no traceback."""
     caplog.set_level("INFO", "trioserver")
-    was_reset = threading.Event()
-    there = type(handler.__name__, (handler,), {"was_reset": was_reset})
-    witness = Witness()
-    async with running(server := on_tcp(there, observers=[witness])) as address:
-        with plain_client(address) as client:
+    handler = type("Here", (way,), {"was_reset": threading.Event()})
+    async with witnessed(server := on_tcp(handler)) as witness:
+        with plain_client(server.server_address) as client:
             # The kernel resets a connection that is closed over unread input.
-            await until(lambda: server.statistics().active == 1)
+            await shows(server, bytes_sent=4)
             assert await trio.to_thread.run_sync(client.recv, 2) == b"he"
-            await until(lambda: server.snapshot().requests[0].bytes_sent == 4)
-        was_reset.set()
-        await until(lambda: bool(witness.records))
+        handler.was_reset.set()
+        await until(lambda: witness.records)
     assert witness.outcomes == ["disconnected"]
     assert [it for it in caplog.records if it.levelname == "ERROR" or it.exc_info] == []
 
 
-async def test_foreign_connection_error_is_the_handlers() -> None:
-    """Of another connection, it is an error of the handler that let it out."""
-    witness = Witness()
-
-    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
-        raise ConnectionResetError("of the database")
-
-    class Silent(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None:
-            errors.append(sys.exception())
-
-    errors: list[Any] = []
-    async with running(server := Silent(THERE, fails, observers=[witness])):
-        assert await ask(server, b"") == b""
-    assert witness.outcomes == ["failed"]
-    assert [str(error) for error in errors] == ["of the database"]
-
-
-async def test_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TH-07: its request fails, its client is closed, its slot is free, no descriptor is left."""
-
-    def no_thread(*arguments: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    before = open_descriptors()
-    witness = Witness()
-    fields: dict[str, Any] = {"observers": [witness], "max_threads": 1}
-    async with running(server := on_tcp(Upper, **fields)):
-        open_then = open_descriptors()
-        with monkeypatch.context() as patch:
-            patch.setattr("trio._threads.start_thread_soon", no_thread)
-            for _ in range(3):
-                async with await connect(server) as client:
-                    assert await read_to_end(client) == b""
-        await until(
-            lambda: len(open_descriptors()) <= len(open_then) + 2
-        )  # the bell is hung by now
-        assert await ask(server, b"x\n") == b"X\n"
-    assert witness.outcomes == ["failed"] * 3 + ["completed"]
-    assert "can't start new thread" in witness.records[0].reason
-    assert open_descriptors() == before
-
-
 WITHOUT_THREADS = """
-import resource, socketserver, sys, threading, trio, trioserver
+import threading, trio, trioserver; from trioserver.testing import open_descriptors
 
-class Back(socketserver.StreamRequestHandler):
-    def handle(self):
-        self.wfile.write(self.rfile.readline())
+def back(request, client_address, server):
+    request.sendall(request.recv(100))
 
 async def main():
-    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), Back, max_threads=1)
+    before = open_descriptors()
+    server = trioserver.ThreadingTCPServer(("127.0.0.1", 0), back, max_threads=1)
     async with server.serving():
-        async def ask():
-            client = await trio.open_tcp_stream(*server.server_address)
-            async with client:
-                await client.send_all(b"x\\n")
-                return b"".join([chunk async for chunk in client])
-        threading.stack_size(2**40)
-        print(await ask())
-        print(server.statistics().outcomes[trioserver.Outcome.FAILED])
-        threading.stack_size(0)
-        print(await ask())
+        for size in [2**40] * 3 + [0]:
+            threading.stack_size(size)
+            async with await trio.open_tcp_stream(*server.server_address) as client:
+                await client.send_all(b"x")
+                print([chunk async for chunk in client], end=" ")
+    outcomes = server.statistics().outcomes
+    print(outcomes["failed"], outcomes["completed"], open_descriptors() == before)
 
 trio.run(main)
 """
 
 
-def test_system_refuses_a_thread() -> None:
-    """TH-07: the same when it is the system that says no: its memory would not hold the stack."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THREADS],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.splitlines() == ["b''", "1", r"b'x\n'"]
+def test_thread_that_cannot_be_started() -> None:
+    """TH-07: its request fails, its client is closed, its slot is free, no descriptor is left.
+
+    It is the system that says no: its memory would not hold the stack.
+    """
+    done = run_program(WITHOUT_THREADS)
+    assert done.stdout == "[] [] [] [b'x'] 3 1 True\n"
     assert "can't start new thread" in done.stderr
 
 
 # Handlers of the wrong colour -------------------------------------------------------------
 
 
-async def _asynchronous(request: Any, client_address: Any, server: Any) -> None: ...
+async def _asynchronous(*facts: Any) -> None: ...
 
 
-class _AsyncHandle(socketserver.StreamRequestHandler):
-    async def handle(self) -> None: ...  # type: ignore[override]
-
-
-def _generator(request: Any, client_address: Any, server: Any) -> Any:
+def _generator(*facts: Any) -> Any:
     yield
 
 
-class _GeneratorHandle(socketserver.StreamRequestHandler):
-    def handle(self) -> Any:
-        yield
-
-
-class _AsyncGeneratorHandle(socketserver.StreamRequestHandler):
-    async def handle(self) -> Any:  # type: ignore[override]
-        yield
-
-
-async def _async_generator(request: Any, client_address: Any, server: Any) -> Any:
+async def _async_generator(*facts: Any) -> Any:
     yield
 
 
-WRONG: list[tuple[Any, str]] = [
-    (_asynchronous, "is asynchronous, and this server runs handlers in threads"),
-    (_AsyncHandle, r"its handle\(\) must be a plain `def`"),
-    (_generator, "has a `yield`, so calling it runs nothing"),
-    (_GeneratorHandle, r"has a `yield` in its handle\(\), so calling it runs nothing"),
-    (_async_generator, "has a `yield`, so calling it runs nothing"),
-    (_AsyncGeneratorHandle, r"has a `yield` in its handle\(\), so calling it runs nothing"),
-    (
-        trioserver.BaseRequestHandler,
-        "derive it from socketserver.BaseRequestHandler, or the server",
-    ),
-    (trioserver.StreamRequestHandler, "derive it from socketserver.StreamRequestHandler"),
-    (trioserver.DatagramRequestHandler, "derive it from socketserver.DatagramRequestHandler"),
-    (partial(trioserver.StreamRequestHandler), "derive it from socketserver.StreamRequestHandler"),
-    (socketserver.DatagramRequestHandler, "derive it from socketserver.StreamRequestHandler"),
-]
+def _handles(handle: Any) -> Any:
+    return type("Handles", (socketserver.StreamRequestHandler,), {"handle": handle})
 
 
-@pytest.mark.parametrize(("handler", "message"), WRONG)
-def test_wrong_colour_is_refused_at_once(handler: Any, message: str) -> None:
-    """When the server is built, with the base to derive from."""
-    with pytest.raises(TypeError, match=message):
-        on_tcp(handler)
-
-
-def test_stream_handler_of_datagrams_is_refused() -> None:
-    """The other way round, too."""
-    with pytest.raises(TypeError, match=r"derive it from socketserver\.DatagramRequestHandler"):
-        trioserver.ThreadingUDPServer(THERE, Upper)
-
-
-def _hides_a_coroutine(request: Any, client_address: Any, server: Any) -> Any:
-    return _asynchronous(request, client_address, server)
-
-
-def _hides_a_generator(request: Any, client_address: Any, server: Any) -> Any:
-    return _generator(request, client_address, server)
-
-
-def _hides_an_async_generator(request: Any, client_address: Any, server: Any) -> Any:
-    async def generator() -> Any:
-        yield
-
-    return generator()
+Tcp, Udp = trioserver.ThreadingTCPServer, trioserver.ThreadingUDPServer
+DERIVE = r"derive it from socketserver\."
 
 
 @pytest.mark.parametrize(
-    "handler", [_hides_a_coroutine, _hides_a_generator, _hides_an_async_generator]
+    ("kind", "handler", "message"),
+    [
+        (Tcp, _asynchronous, "is asynchronous, and this server runs handlers in threads"),
+        (Tcp, _handles(_asynchronous), r"its handle\(\) must be a plain `def`"),
+        (Tcp, _generator, "has a `yield`, so calling it runs nothing"),
+        (Tcp, _handles(_generator), r"has a `yield` in its handle\(\), so calling it runs nothing"),
+        (Tcp, _async_generator, "has a `yield`, so calling it runs nothing"),
+        (Tcp, _handles(_async_generator), r"has a `yield` in its handle\(\), so calling"),
+        (Tcp, trioserver.BaseRequestHandler, f"{DERIVE}BaseRequestHandler, or the server"),
+        (Tcp, trioserver.StreamRequestHandler, f"{DERIVE}StreamRequestHandler"),
+        (Tcp, trioserver.DatagramRequestHandler, f"{DERIVE}DatagramRequestHandler"),
+        (Tcp, partial(trioserver.StreamRequestHandler), f"{DERIVE}StreamRequestHandler"),
+        (Tcp, socketserver.DatagramRequestHandler, f"{DERIVE}StreamRequestHandler"),
+        (Udp, Upper, f"{DERIVE}DatagramRequestHandler"),
+    ],
 )
+def test_wrong_colour_is_refused_at_once(kind: Any, handler: Any, message: str) -> None:
+    """When the server is built, with the base to derive from."""
+    with pytest.raises(TypeError, match=message):
+        kind(THERE, handler)
+
+
+@pytest.mark.parametrize("hidden", [_asynchronous, _generator, _async_generator])
 async def test_hidden_wrong_colour_fails_the_request(
-    handler: Any, caplog: pytest.LogCaptureFixture
+    hidden: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At the first request, if it cannot be told before: nothing is silently not done."""
-    async with running(server := on_tcp(handler)):
+
+    def hides(*facts: Any) -> Any:
+        return hidden(*facts)
+
+    async with running(server := on_tcp(hides)):
         assert await ask(server, b"x") == b""
     assert "in which nothing has run yet" in caplog.text
     assert "socketserver.BaseRequestHandler" in caplog.text
@@ -668,8 +562,7 @@ async def test_wrapped_connection_is_refused(caplog: pytest.LogCaptureFixture) -
 
         async def shutdown_request(self, request: Any) -> None: ...
 
-    witness = Witness()
-    async with running(server := Wraps(THERE, Upper, observers=[witness])):
+    async with witnessed(server := Wraps(THERE, Upper)) as witness:
         assert await ask(server, b"") == b""
     assert witness.outcomes == ["failed"]
     assert "needs the Connection or Datagram itself" in caplog.text
@@ -681,60 +574,55 @@ async def test_memory_transport_is_refused(caplog: pytest.LogCaptureFixture) -> 
     class InMemory(MemoryMixIn, trioserver.ThreadingTCPServer):
         pass
 
-    server = InMemory(("memory", 1), Upper)
-    with trio.fail_after(10):
-        async with server.serving():
-            async with await server.connect() as client:
-                assert await read_to_end(client) == b""
+    async with running(server := InMemory(("memory", 1), Upper)):
+        async with await server.connect() as client:
+            assert await read_to_end(client) == b""
     assert "a handler outside of Trio needs a kernel socket" in caplog.text
 
 
-async def test_input_that_was_peeked_at_is_not_lost(stream: Any) -> None:
-    """What ``verify_request`` has looked at is what the handler reads first."""
+class Greets(trioserver.BaseServer):
+    async def finish_request(self, request: Any, client_address: Any) -> None:
+        await request.sendall(b"hello ")
+        await super().finish_request(request, client_address)
+        await request.sendall(b"bye")
 
-    class Peeks(type(stream(Upper))):  # type: ignore[misc]
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
-            reader = trioserver.RequestReader(request)
-            return bool((await reader.peek()).startswith(b"please "))
 
-    witness = Witness()
-    fields = {"observers": [witness]}
-    server = Peeks(stream(Upper).server_address, Upper, **fields)
-    async with running(server):
-        assert await ask(server, b"please one\nplease two\n") == b"PLEASE ONE\nPLEASE TWO\n"
-        assert await ask(server, b"now\n") == b""
-    assert witness.outcomes == ["completed", "refused"]
-    assert witness.records[0].bytes_received == 22
+class Peeks(trioserver.BaseServer):
+    async def verify_request(self, request: Any, client_address: Any) -> bool:
+        return bool((await trioserver.RequestReader(request).peek()).startswith(b"please "))
+
+
+@table(
+    ("hooks", "question", "answer", "outcome"),
+    {
+        "finish_request can write around the original one": (
+            *(Greets, b"x\n", b"hello X\nbye", "completed"),
+        ),
+        "what verify_request has looked at is what the handler reads first": (
+            *(Peeks, b"please one\nplease two\n", b"PLEASE ONE\nPLEASE TWO\n", "completed"),
+        ),
+        "which it can refuse": (Peeks, b"now\n", b"", "refused"),
+    },
+)
+async def test_hooks_around_a_handler(
+    stream: Any, hooks: Any, question: bytes, answer: bytes, outcome: str
+) -> None:
+    """They have the connection before the thread, and after it; all is counted."""
+    kind = type("Kind", (hooks, stream.func), {})
+    async with witnessed(server := kind(*stream.args, Upper)) as witness:
+        assert await ask(server, question) == answer
+    [record] = witness.records
+    assert str(record.outcome) == outcome
+    assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
 
 
 async def test_lingering_client_holds_nobody_up() -> None:
     """After the handler, the connection is Trio's again, and nothing about it blocks."""
-
-    def answers(request: socket.socket, client_address: Any, server: Any) -> None:
-        request.sendall(b"here")
-
-    async with running(server := on_tcp(answers)):
-        async with await connect(server) as client:
-            assert await read_to_end(client) == b"here"
-            await until(lambda: server.statistics().lingering == 1)
-            began = time.perf_counter()
+    async with met(server := on_tcp(says_here)) as (client, _):
+        assert await read_to_end(client) == b"here"
+        await until(lambda: server.statistics().lingering == 1)
+        with takes(1):
             assert await ask(server, b"") == b"here"
-            assert time.perf_counter() - began < 1
-
-
-async def test_finish_request_can_be_wrapped() -> None:
-    """What it writes before it calls the original one goes out first."""
-
-    class Greets(trioserver.ThreadingTCPServer):
-        async def finish_request(self, request: Any, client_address: Any) -> None:
-            await request.sendall(b"hello ")
-            await super().finish_request(request, client_address)
-            await request.sendall(b"bye")
-
-    witness = Witness()
-    async with running(server := Greets(THERE, Upper, observers=[witness])):
-        assert await ask(server, b"x\n") == b"hello X\nbye"
-    assert witness.records[0].bytes_sent == 11
 
 
 async def test_connection_that_is_lent_is_busy() -> None:
@@ -752,15 +640,14 @@ async def test_connection_that_is_lent_is_busy() -> None:
                     except trio.BusyResourceError as error:
                         errors.append(error)
 
-    async with running(server := Meddles(THERE, Upper)):
-        async with await connect(server) as client:
-            await until(lambda: len(errors) == 3)
-            await client.send_all(b"x\n")
-            await client.send_eof()
-            assert await read_to_end(client) == b"X\n"
+    async with met(Meddles(THERE, Upper)) as (client, _):
+        await until(lambda: len(errors) == 3)
+        await client.send_all(b"x\n")
+        await client.send_eof()
+        assert await read_to_end(client) == b"X\n"
 
 
-async def test_no_descriptor_left_for_the_bell(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then a drain can wake nobody, and leaves waits to the grace; all else goes on."""
 
     def none_left() -> None:
@@ -771,29 +658,28 @@ async def test_no_descriptor_left_for_the_bell(monkeypatch: pytest.MonkeyPatch) 
             patch.setattr(socket, "socketpair", none_left)
             assert await ask(server, b"x\n") == b"X\n"
             async with await connect(server) as client:
-                await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"])
+                await shows(server, state="idle")
                 server.shutdown(0.05)
                 assert await read_to_end(client) == b""
         report = await server.wait_closed()
-    assert [str(it.outcome) for it in report.requests] == ["cancelled"]
+    assert outcomes(report) == ["cancelled"]
 
 
 async def test_handler_looks_at_the_server() -> None:
     """``requests``, ``statistics()`` and ``snapshot()`` work from any thread, all the time."""
-    seen: list[tuple[int, int, str]] = []
+    seen: list[tuple[int, str]] = []
 
     def looks(request: socket.socket, client_address: Any, server: Any) -> None:
         for _ in range(300):
-            requests, counts, tree = server.requests, server.statistics(), server.snapshot()
+            requests, _, tree = server.requests, server.statistics(), server.snapshot()
             assert len(requests) >= 1
             assert tree.requests[0].age >= 0
-        seen.append((len(tree.requests), counts.accepted, tree.state))
+        seen.append((len(tree.requests), tree.state))
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # threads meet in the middle of everything
     try:
-        witness = Witness()
-        async with running(server := on_tcp(looks, observers=[witness])):
+        async with witnessed(server := on_tcp(looks)) as witness:
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
                     nursery.start_soon(ask, server, b"")
@@ -801,36 +687,24 @@ async def test_handler_looks_at_the_server() -> None:
     finally:
         sys.setswitchinterval(before)
     assert witness.outcomes == ["completed"] * 20
-    assert all(0 < requests <= 20 and state == "serving" for requests, _, state in seen)
+    assert all(0 < requests <= 20 and state == "serving" for requests, state in seen)
 
 
-async def test_names_are_looked_up_in_the_handlers_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler that sends to a name keeps nobody else waiting."""
+ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
+
+
+async def test_datagrams_to_names_and_odd_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``sendto`` says of every address what that of a socket says, be it none at all.
+
+    Names are looked up in the handler's thread, so that it keeps nobody else waiting.
+    """
+    found: list[tuple[Any, Any]] = []
     threads: list[str] = []
     look_up = socket.getaddrinfo
 
     def noted(*arguments: Any, **options: Any) -> Any:
         threads.append(threading.current_thread().name)
         return look_up(*arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", noted)
-
-    def sends(request: Any, client_address: Any, server: Any) -> None:
-        data, way_back = request
-        way_back.sendto(data.upper(), ("localhost", client_address[1]))
-
-    async with running(server := trioserver.ThreadingUDPServer(THERE, sends)):
-        with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            await client.connect(server.server_address)
-            await client.send(b"hello")
-            with trio.fail_after(5):
-                assert await client.recv(100) == b"HELLO"
-    assert [name.partition(" ")[0] for name in threads if "Main" not in name] == ["request"]
-
-
-async def test_datagram_to_an_odd_address() -> None:
-    """``sendto`` says of every address what that of a socket says, be it none at all."""
-    found: list[tuple[Any, Any]] = []
 
     def tried(sendto: Any, address: Any) -> Any:
         try:
@@ -840,22 +714,20 @@ async def test_datagram_to_an_odd_address() -> None:
 
     def sends(request: Any, client_address: Any, server: Any) -> None:
         data, way_back = request
-        port = client_address[1]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
             found.extend(
-                (tried(way_back.sendto, address), tried(plain.sendto, address))
-                for address in ODD_ADDRESSES
+                (tried(way_back.sendto, it), tried(plain.sendto, it)) for it in ODD_ADDRESSES
             )
-        way_back.sendto(data.upper(), ("", port))
+        way_back.sendto(data, (data.decode(), client_address[1]))
 
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
     async with running(server := trioserver.ThreadingUDPServer(THERE, sends)):
-        assert await ask_by_datagram(server, b"hello") == b"HELLO"
-    assert len(found) == len(ODD_ADDRESSES)
+        for name in (b"localhost", b""):
+            assert await ask_by_datagram(server, name) == name
+    assert len(found) == 2 * len(ODD_ADDRESSES)
     for ours, theirs in found:
         assert ours == theirs
-
-
-ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
+    assert {name.partition(" ")[0] for name in threads if "Main" not in name} == {"request"}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
@@ -886,20 +758,6 @@ async def test_handler_forks() -> None:
     os.close(reading)
 
 
-async def test_handler_calls_trio() -> None:
-    """``trio.from_thread`` works in a handler."""
-
-    def calls(request: socket.socket, client_address: Any, server: Any) -> None:
-        request.sendall(trio.from_thread.run(answer))
-
-    async def answer() -> bytes:
-        await trio.lowlevel.checkpoint()
-        return repr(trioserver.current_request()).encode()
-
-    async with running(server := on_tcp(calls)):
-        assert (await ask(server, b"")).startswith(b"RequestInfo(id=1")
-
-
 # Leaks ------------------------------------------------------------------------------------
 
 
@@ -911,9 +769,6 @@ async def test_nothing_is_left() -> None:
         kept.append(request.makefile("rb"))  # and never closed
         if request.recv(1) == b"f":
             raise ValueError
-
-    class Silent(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None: ...
 
     kept: list[Any] = []
     async with running(server := Silent(THERE, fails, max_threads=5)):
@@ -937,13 +792,10 @@ async def test_no_garbage_however_it_ends(ends: str) -> None:
             if ends == "failed":
                 raise ValueError(ends)
 
-    class Silent(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None: ...
-
     async def one(number: int) -> None:
-        with plain_client(address) as client:
+        with plain_client(server.server_address) as client:
             client.sendall(b"x\n")
-            await until(lambda: [it.bytes_sent for it in server.snapshot().requests] == [2])
+            await shows(server, bytes_sent=2)
             if ends == "cancelled":
                 server.cancel_request(number, ends)
             elif ends == "disconnected":
@@ -953,19 +805,13 @@ async def test_no_garbage_however_it_ends(ends: str) -> None:
             await until(lambda: len(witness.records) == number)
         await until(lambda: not server.snapshot().requests)
 
-    witness = Witness()
     timeouts = Timeouts(idle=0.02 if ends == "timed_out" else 10)
-    fields: dict[str, Any] = {"observers": [witness], "timeouts": timeouts}
-    async with running(server := Silent(THERE, Fails, **fields)) as address:
+    async with witnessed(server := Silent(THERE, Fails, timeouts=timeouts)) as witness:
         await one(1)
-        gc.collect()
-        gc.disable()
-        try:
+        with no_garbage_collector():
             for number in range(2, 22):
                 await one(number)
             assert gc.collect() < 20  # less than one object a request
-        finally:
-            gc.enable()
     assert set(witness.outcomes) == {ends}
 
 
@@ -985,16 +831,11 @@ async def test_no_garbage() -> None:
                 raise ValueError(bytes(10_000))
             file.write(bytes(10_000))
 
-    class Silent(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None: ...
-
     async def many(server: Any, number: int) -> None:
         for at in range(number):
             await ask(server, b"fail\n" if at % 2 else b"succeed\n")
 
-    gc.collect()
-    gc.disable()
-    try:
+    with no_garbage_collector():
         async with running(server := Silent(THERE, handles)):
             await many(server, 300)
             before = resident(), threading.active_count()
@@ -1003,5 +844,3 @@ async def test_no_garbage() -> None:
         assert threading.active_count() <= before[1] + 2
         assert gc.collect() < 200
         assert grown < 2_000_000
-    finally:
-        gc.enable()
