@@ -1,7 +1,8 @@
 """Who may come in: the slots of a server, and how many of them one client may hold.
 
-A slot is taken before a client is accepted and given back when its outcome is
-decided, so the limit is exact: there is never one request more.
+A client that waits for a slot waits in the kernel: a slot is free before the accept, and
+taken in the same step. It is given back when the request's outcome is decided, so the limit
+is exact: there is never one request more.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Limits:
     """How much a server takes on at once.
 
     Args:
-      requests: requests at once, exactly: the slot is taken before the accept.
+      requests: requests at once, exactly: a slot is free before the accept.
         ``Limits(requests=1)`` is the classic synchronous server.
       when_full: ``"wait"`` leaves further clients in the kernel's queue, where
         they notice nothing but the delay; ``"refuse"`` accepts and resets

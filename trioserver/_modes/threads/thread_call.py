@@ -4,7 +4,7 @@ Trio cannot stop a thread. What a thread waits for in its socket can be ended, s
 at once. One that computes, or waits for something else, is waited for within bounds. Then it
 is left behind, named in the log, and counted until it ends.
 
-The request's slot is the thread's token. A slot is taken before a client is
+The request's slot is the thread's token. A slot is free before a client is
 accepted and kept until the thread has ended, so an accepted client never waits
 for a thread, and threads that were left behind count.
 """
@@ -104,7 +104,7 @@ class ThreadCall:
     # after a cancellation, in its own thread.
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
-        """The slot was taken before the client was accepted."""
+        """Nothing to wait for: the request has its slot."""
         self._started = True
 
     def release_on_behalf_of(self, borrower: object) -> None:

@@ -2,7 +2,7 @@
 
 The rules this file keeps:
 
-* A slot is taken before a client is accepted, and there are as many slots as there
+* A slot is free before a client is accepted, and there are as many slots as there
   may be workers: whoever is let in waits for a worker at most as long as one takes to
   start.
 * A worker that ends is replaced before anybody needs it, and one that has had its
