@@ -4,10 +4,10 @@
     python tests/soak/sweeps.py --seeds 7 --only udp --only pairs
     python tests/soak/sweeps.py --list
 
-The suite tries a sample of these: see test_sweep.py, test_sweep_datagrams.py,
-test_sweep_threads.py and test_sweep_processes.py for what must hold. Prints for each
-sweep its points (the steps of the scenario, in all schedules), the runs, the findings
-and the seconds, and what was found. Exits 1 if anything was.
+The suite tries a sample of these: see test_sweep.py, test_sweep_arrival.py,
+test_sweep_datagrams.py, test_sweep_threads.py and test_sweep_processes.py for what must
+hold. Prints for each sweep its points (the steps of the scenario, in all schedules), the
+runs, the findings and the seconds, and what was found. Exits 1 if anything was.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path.extend(
 )
 
 import test_sweep as starts
+import test_sweep_arrival as arrivals
 import test_sweep_datagrams as datagrams
 import test_sweep_processes as processes
 import test_sweep_threads as threads
@@ -90,11 +91,11 @@ def of(name: str, setting: Sweepable, *, every: int = 1) -> Sweep:
     return Sweep(name, run, lambda seed: setting.one(seed=seed).steps)
 
 
-def of_one_request(name: str, setting: Serving) -> Sweep:
+def of_one_request(name: str, setting: Serving, cut: Any = None) -> Sweep:
     """A sweep over the steps of one request."""
 
     def run(seed: int) -> int:
-        return setting.sweep_one_request(seeds=(seed,))
+        return setting.sweep_one_request(seeds=(seed,), cut=cut)
 
     return Sweep(f"{name} cancel_request", run, run)
 
@@ -102,6 +103,7 @@ def of_one_request(name: str, setting: Serving) -> Sweep:
 def all_sweeps() -> Iterator[Sweep]:
     """All of them."""
     yield from of_streams()
+    yield from of_arrivals()
     yield from of_datagrams()
     yield from of_threads()
     yield from of_processes()
@@ -127,6 +129,18 @@ def of_streams() -> Iterator[Sweep]:
         yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
         for name, faults in pairs_of_faults():
             yield of(f"{where} {name}", streams.Setting(kind, faults))
+
+
+def of_arrivals() -> Iterator[Sweep]:
+    """Streams that wait before they are served."""
+    for kind in arrivals.KINDS:
+        setting, name = partial(streams.Setting, kind), kind.__name__
+        yield of(f"{name} cancel", setting([cancel]))
+        yield of(f"{name} shutdown", setting([shut_down], gentle=True))
+        yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
+        yield of(f"{name} ctrl-c", setting([ctrl_c]))
+        yield of(f"{name} reset", setting([ResetClient()], gentle=True))
+        yield of_one_request(name, setting(), cut=arrivals.cut_in_its_arrival)
 
 
 def of_datagrams() -> Iterator[Sweep]:

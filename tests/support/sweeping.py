@@ -502,12 +502,19 @@ class Serving(Sweepable):
         """Whether these are what comes of one that was cut, or of none."""
         return outcomes["cancelled"] == len(self.books.cut)
 
-    def sweep_one_request(self, seeds: Sequence[int] = (0, 1, 2)) -> int:
-        """Cancel one request at each of its own checkpoints; how many there were."""
+    def sweep_one_request(
+        self, seeds: Sequence[int] = (0, 1, 2), cut: Callable[[Any, int], Any] | None = None
+    ) -> int:
+        """Cancel one request at each of its own checkpoints; how many there were.
+
+        Args:
+          cut: makes a server that cancels it after so many steps; None is `cut_in_its_step`.
+        """
+        cut = cut or cut_in_its_step
         runs = 0
         for seed in seeds:
             for step in itertools.count(1):
-                setting = attrs.evolve(self, kind=cut_in_its_step(self.kind, step))
+                setting = attrs.evolve(self, kind=cut(self.kind, step))
                 setting.one(seed=seed).check()
                 assert setting.are_right(Counter(setting.books.witness.outcomes))
                 if not setting.books.cut:
