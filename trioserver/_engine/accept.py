@@ -1,4 +1,4 @@
-"""The accept loop: one a listener, and a last look when it is over.
+"""The accept loop, of which each listener has one, and the last look when it is over.
 
 A slot is free before a client is accepted, and between the accept and the start of
 the request's task nothing waits.
@@ -13,16 +13,12 @@ from trio.lowlevel import checkpoint, enable_ki_protection
 
 from .._sockets.binding import most_queued
 from .._sockets.transport import Listener
-from .accept_errors import (
-    Shortage,
-    Tier,
-    tier_of,
-)
+from .accept_errors import Shortage, Tier, tier_of
 from .admission import Admission
 
 ACCEPTS_AT_ONCE = 64
-"""Accepts in a row before other tasks have their turn: a burst is taken in at
-once, and a flood does not starve the requests that are being served."""
+"""How many accepts come in a row before other tasks run. A burst is taken in at once,
+and a flood does not starve the requests that are being served."""
 
 
 @enable_ki_protection
@@ -44,7 +40,7 @@ async def accept_loop(listener: Listener, admission: Admission) -> None:
         admitted, error = _accept_batch(listener, admission)
         if error is None:
             if not admitted:
-                await checkpoint()  # a listener that waits without one keeps nobody else waiting
+                await checkpoint()  # a listener may wait without one; other tasks must still run
             elif shortage is not None:
                 shortage.over()
                 shortage = None
@@ -70,14 +66,14 @@ async def _wait_for_client(listener: Listener, admission: Admission) -> None:
     except trio.ClosedResourceError:
         if admission.is_open():
             raise
-        # Closed by the drain, in the very step in which this was to wake up.
+        # The drain has closed it in the very step in which this task was to wake up.
 
 
 def accept_now(listener: Listener, admission: Admission) -> None:
-    """Admit who is there now, as long as clients are admitted.
+    """Admit the clients that are there now, as long as clients are admitted.
 
-    A client that is dropped or turned away, or is an error of its own, does not
-    hide the next one.
+    A client that is dropped or turned away, or whose accept fails, does not hide the
+    next one.
 
     Raises:
       OSError: of the fatal tier.

@@ -1,11 +1,11 @@
 """What the errors of an accept mean, and what is done about a shortage.
 
-They come in three tiers, whoever raises them: the kernel's listener or one of a
-program's own. A connection's own error is counted and forgotten. A shortage of
-descriptors or memory makes the loop pause, longer each time, and is told once
-when it begins and once when it ends; live connections notice nothing. Anything
-else means that the listener is broken, and stops the server. That nobody is
-there (any more) is no error at all.
+They come in three tiers, and it makes no difference whether the kernel's listener
+raises them or one of a program's own. A connection's own error is counted and
+forgotten. A shortage of descriptors or memory makes the loop pause, longer each time;
+it is logged once when it begins and once when it ends, and live connections notice
+nothing. Any other error means that the listener is broken, and stops the server. When
+no client is there (any more), that is no error at all.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from .._facts.observers import error_log, log_safely
 from .._sockets.transport import DatagramTransport, Listener, Transport
 
 INTERRUPTIONS = 8
-"""Tries that a listener has to get past a signal (EINTR), as Python's own accept has any
-number (PEP 475): in a drain's last look there is no later one."""
+"""How often an accept is tried again after a signal (EINTR). Python's own accept tries
+without end (PEP 475), and after a drain's last look there is no later one."""
 
 
 class Tier(enum.Enum):
@@ -91,7 +91,7 @@ def tier_of(error: OSError) -> Tier:
 
 
 def next_client(listener: Listener) -> tuple[Transport | DatagramTransport, Address] | None:
-    """The next client of ``listener``, whichever way it says that nobody is there.
+    """Accept the next client of ``listener``; None if nobody is there, however it says so.
 
     Raises:
       OSError: of one of the tiers.
@@ -109,11 +109,11 @@ def next_client(listener: Listener) -> tuple[Transport | DatagramTransport, Addr
 
 @attrs.define(eq=False)
 class Shortage:
-    """One stretch of capacity errors on one listener: how long to pause, when to shed.
+    """A time of capacity errors on one listener: how long to pause, and when to shed.
 
-    The pauses grow from 5 ms to 1 s by doubling, as in Go's net/http: a short
-    shortage costs clients nothing to speak of, and a long one costs one try a
-    second. (``socketserver`` tries 400 000 times a second and says nothing.)
+    The pauses double from 5 ms to 1 s, as in Go's net/http: clients hardly notice a
+    short shortage, and a long one costs one try a second. (``socketserver`` tries
+    400 000 times a second and says nothing.)
     """
 
     FIRST_PAUSE = 0.005
@@ -140,10 +140,10 @@ class Shortage:
         return pause
 
     def eases(self) -> None:
-        """Somebody was admitted before the error: pause briefly again.
+        """Pause briefly again: clients were admitted before the error.
 
-        At the limit, Linux says EMFILE before it looks whether a client is
-        there, so even a batch that took in everybody ends with it.
+        At the limit, Linux raises EMFILE before it looks whether a client is there. So
+        even a batch of accepts that took in all clients ends with it.
         """
         self._backoff.reset()
         self._longest_since = math.inf
@@ -153,7 +153,7 @@ class Shortage:
         return trio.current_time() - self._longest_since >= self.LONGEST_PAUSE
 
     def over(self) -> None:
-        """An accept has worked again."""
+        """Log that an accept has worked again."""
         log_safely(
             error_log,
             logging.WARNING,
@@ -166,17 +166,17 @@ class Shortage:
 
 @attrs.define(eq=False)
 class ReserveDescriptor:
-    """A descriptor kept for the day when there are no others.
+    """A descriptor that is kept for the time when there are no others.
 
-    Given back for an instant, it lets queued clients in one by one, to be
-    turned away promptly instead of left hanging. Best effort: another thread
-    can take it in that instant.
+    While it is given back for an instant, queued clients can be accepted one by one,
+    and turned away at once instead of left hanging. This is best effort: another thread
+    can take the descriptor in that instant.
     """
 
     _descriptor: int | None = None
 
     def take(self) -> None:
-        """Hold a descriptor, if one is to be had."""
+        """Open the descriptor, if that is possible and it is not open."""
         if self._descriptor is None:
             with suppress(OSError):
                 self._descriptor = os.open(os.devnull, os.O_RDONLY)
@@ -192,7 +192,7 @@ class ReserveDescriptor:
         return error.errno in _DESCRIPTOR_ERRORS
 
     def release_for(self, use: Callable[[], None]) -> None:
-        """Call ``use`` with one more descriptor free; an `OSError` in it ends it, and no more."""
+        """Call ``use`` with one more descriptor free. An `OSError` ends only ``use``."""
         self.give_back()
         try:
             with suppress(OSError):

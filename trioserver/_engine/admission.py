@@ -1,11 +1,11 @@
-"""Admission control: which clients become requests, who is refused, and who waits.
+"""Admission control: which clients become requests, are refused, or wait.
 
 The accept loops ask it whether there is room, and it turns what they find into requests. In
 a drain it is the waiting room for clients that the kernel had accepted already.
 
 A client is a connection, or the sender of one datagram: a request. From the
-accept until its task owns it nothing here waits, and whatever ``get_request``
-does in between, it is either handed on or closed.
+accept until its task owns it nothing here waits. Whatever ``get_request`` does in
+between, the client is either handed on or closed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Admission:
     Attributes:
       waiting: clients accepted by the drain and not yet started.
       takes: how many requests may still begin.
-      reserve: for the day when there are no descriptors.
+      reserve: the descriptor for the time when there are no others.
     """
 
     _server: ServerHooks
@@ -92,7 +92,7 @@ class Admission:
         return self.takes is Takes.NOBODY
 
     def take_nobody(self) -> None:
-        """Let nobody else in, but whom a drain takes in."""
+        """Let in no more clients, except those that a drain takes in."""
         self.takes = Takes.NOBODY
 
     def has_room(self) -> bool:
@@ -100,7 +100,7 @@ class Admission:
         return self._slots.has_room()
 
     async def wait_for_room(self) -> None:
-        """Wait until that is so."""
+        """Wait until one more client may be accepted. No checkpoint if it may be now."""
         await self._slots.wait_for_room()
 
     def admit(self, listener: Listener) -> bool:
@@ -118,13 +118,13 @@ class Admission:
         return somebody
 
     def accept_failed(self, address: Address, error: OSError) -> None:
-        """An accept on ``address`` met ``error``."""
+        """Count an error of an accept on ``address``, and tell observers."""
         self._registry.accept_failed(address, error)
 
     # From the accept to the task ----------------------------------------------
 
     def _accept(self, listener: Listener) -> AnyRequest | None:
-        """Accept a client, if one is there; none once the drain has begun, which takes all in."""
+        """Accept a client, if one is there; None during a drain, which takes in all by itself."""
         return None if self._drain.began else self._accept_in_drain(listener)
 
     def _accept_in_drain(self, listener: Listener) -> AnyRequest | None:
@@ -169,7 +169,7 @@ class Admission:
     def _next_in_row(
         self, listener: Listener, *, in_drain: bool = False
     ) -> tuple[bool, RequestTask | None]:
-        """The same, where nobody looks at the errors: one client's do not hide the next."""
+        """The same, but one client's own error is counted here, so it does not hide the next."""
         try:
             return self._next_task(listener, in_drain=in_drain)
         except OSError as error:
@@ -181,7 +181,7 @@ class Admission:
     def _task_for(
         self, request: AnyRequest | None, answer: tuple[Any, Address] | None
     ) -> RequestTask | None:
-        """The task for what ``get_request`` has taken, and has answered."""
+        """Make the task for what ``get_request`` has taken and returned; None if it drops it."""
         if request is None:
             raise TypeError(
                 "get_request must return what super().get_request(listener) accepted, or None"
@@ -234,7 +234,7 @@ class Admission:
         self._registry.refused(task.client_address, reason)
 
     def leave(self, task: RequestTask) -> None:
-        """A request's outcome is decided: its place is free."""
+        """Free the place of a request whose outcome is decided, and start one that waits."""
         if task.rejection is None:
             self._slots.give_back(task.client_key)
         else:
@@ -244,9 +244,9 @@ class Admission:
     # The waiting room -----------------------------------------------------------
 
     def take_in_queue(self, listener: Listener) -> None:
-        """Accept what the kernel has completed, as far as the waiting room goes; reset the rest.
+        """Accept what the kernel has completed, until the waiting room is full; reset the rest.
 
-        Raises nothing: whoever began the drain is not to blame.
+        It raises nothing: the code that began the drain is not to blame.
         """
         try:
             self._take_in(listener)
@@ -291,7 +291,7 @@ class Admission:
                 self._start(task)
 
     def empty_waiting_room(self) -> None:
-        """Turn away whoever is still waiting."""
+        """Turn away the clients that are still waiting."""
         while self.waiting:
             self._leave_unserved(self.waiting.popleft())
 

@@ -30,7 +30,7 @@ class RequestHooks(Protocol):
     async def handle_error(self, request: Any, client_address: Address) -> None: ...
 
     async def _arrive(self, request: Any, client_address: Address) -> bool:
-        """What stands between the accept and ``process_request``; whether to serve the request."""
+        """Do what comes between the accept and ``process_request``; say whether to serve it."""
 
 
 class ServerHooks(RequestHooks, Protocol):
@@ -46,24 +46,27 @@ class ServerHooks(RequestHooks, Protocol):
     def _request_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
     ) -> AnyRequest:
-        """What the handler gets, over what a listener has accepted."""
+        """Make what the handler gets, over what a listener has accepted."""
 
     def _has_arrival(self) -> bool:
-        """Whether `_arrive` does anything."""
+        """Whether `_arrive` does anything; a request that has no arrival saves its scope."""
 
     def _waiting_room(self) -> int:
-        """How many clients a drain takes in that have to wait for a slot."""
+        """How many clients that have to wait for a slot a drain takes in."""
 
     def _most_requests(self) -> int:
         """How many requests may be served at once."""
 
     def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
-        """What handlers need around them, before clients are let in and until all have left."""
+        """A block of what handlers need, entered before clients are let in, left after the last."""
 
 
 @disable_ki_protection
 async def call_hook(hook: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Await code of the user's, where Ctrl-C may strike."""
+    """Await a hook of the program's, in which Ctrl-C may strike.
+
+    A ``GeneratorExit`` that it raises comes out as a `RuntimeError`.
+    """
     try:
         return await hook(*arguments)
     except GeneratorExit as error:

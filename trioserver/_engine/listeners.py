@@ -1,4 +1,4 @@
-"""The listeners of a run: one owner, which all parts of the run look at."""
+"""The listeners of a run, in one object that all parts of the run look at."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .._sockets.transport import Listener
 
 @attrs.define(eq=False)
 class Listeners:
-    """Where clients come from; closed ones stay, so that their addresses are known."""
+    """Where clients come from. Closed listeners stay, so that their addresses are known."""
 
     _all: tuple[Listener, ...] = ()
 
     def own(self, listeners: Sequence[Listener]) -> None:
-        """Take over listeners, in the place of those that there are."""
+        """Own these listeners from now on, instead of those that it had."""
         self._all = tuple(listeners)
 
     def close(self) -> None:
@@ -32,7 +32,7 @@ class Listeners:
 
     @property
     def dropped(self) -> int:
-        """Datagrams that were lost before anybody could take them, as far as listeners tell."""
+        """How many datagrams were lost before the server took them, as far as listeners know."""
         return sum(getattr(listener, "dropped", 0) for listener in self._all)
 
     def __iter__(self) -> Iterator[Listener]:

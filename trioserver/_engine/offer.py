@@ -15,18 +15,18 @@ from .._sockets.transport import Listener
 class Offer:
     """One call of ``get_request``: the listener it is given, and what it has taken.
 
-    It has the listener's face: whatever else is asked of it is the listener's. So an
-    override can look at the listener, and what it has taken is known also when it
-    returns something else, or raises; a ``get_request`` that is called from inside
-    another one, as it begins the drain, has an offer of its own.
+    It looks like the listener: every attribute that it does not have is the listener's.
+    So an override can ask the listener, and the engine knows what an override has taken
+    also when that returns something else, or raises. When an override begins the drain,
+    the drain calls ``get_request`` from inside it, with an offer of its own.
 
     Args:
       listener: where the client is.
-      accept: accepts a client of it now, if one is there.
-      drop: refuses a client that was taken.
+      accept: accepts a client of the listener now, if one is there.
+      drop: refuses a client that was taken, and closes its connection.
 
     Attributes:
-      request: the client that was taken last; None so far.
+      request: the client that was taken last; None if none was.
     """
 
     _listener: Listener
@@ -37,7 +37,8 @@ class Offer:
     def take(self) -> AnyRequest | None:
         """Accept a client, now; None when none is there.
 
-        One that was taken before is dropped: an override looks for the right one.
+        A client that was taken before is dropped: an override may take clients until
+        it has one that it wants.
 
         Raises:
           OSError: the accept failed; see the accept tiers.

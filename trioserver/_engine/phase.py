@@ -1,12 +1,12 @@
-"""The phases of a run, which may follow which, and who has it so.
+"""The phases of a run, which of them may follow which, and what causes each step.
 
 ::
 
     BINDING -> BOUND <-> ACQUIRING -> SERVING -> DRAINING -> CUTTING -> CLOSED
 
-`handle_request` goes round from BOUND to SERVING and back, once for each request. A drain
-and a cut are never taken back: but that a `handle_request` which is cancelled cuts its own
-request alone, and leaves the listeners open.
+`handle_request` goes from BOUND to SERVING and back, once for each request. A drain is
+never taken back, and neither is a cut, with one exception: a `handle_request` that is
+cancelled cuts only its own request, leaves the listeners open, and is BOUND again.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import attrs
 
 
 class Phase(enum.Enum):
-    """What a run is about."""
+    """What a run is doing."""
 
     BINDING = "the server makes its listeners"
     BOUND = "clients queue, and nothing serves them"
-    ACQUIRING = "what handlers need around them is being made: worker processes, say"
+    ACQUIRING = "what handlers need is being made: worker processes, for example"
     SERVING = "clients are let in"
     DRAINING = "nobody else is let in; requests may end by themselves, within the grace"
     CUTTING = "what is left is cancelled, and waited for within bounds"
@@ -57,20 +57,20 @@ MAY_FOLLOW: dict[Phase, dict[Phase, str]] = {
     },
     Phase.CLOSED: {},
 }
-"""What may follow, and who or what has it so."""
+"""For each phase, those that may follow it, each with what causes the step."""
 
 
 @attrs.define(eq=False)
 class CurrentPhase:
-    """The phase that a run is in; one object, which all parts of the run look at."""
+    """The phase that a run is in, in one object that all parts of the run look at."""
 
     now: Phase = Phase.BINDING
 
     def enter(self, phase: Phase) -> None:
-        """Go on to a phase; to stay in one is no step.
+        """Go on to a phase. To enter the present one again does nothing.
 
         Raises:
-          RuntimeError: it does not follow the present one; a fault of the library.
+          RuntimeError: it must not follow the present one, which is a bug of the library.
         """
         if phase is self.now:
             return

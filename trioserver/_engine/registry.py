@@ -1,7 +1,7 @@
-"""The requests of a run: which are here, what was counted, who is told, what is reported.
+"""The requests of a run: which are open, what was counted, told and reported.
 
-Every change of a request's state passes through here once, so that there is
-one record a request, and the counts agree with it.
+Every change of a request's state passes through here once. So there is one record for
+each request, and the counts agree with the records.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class RequestRegistry:
     """What a run knows of its requests.
 
     Attributes:
-      audience: who is told.
-      listeners: where clients come from, and datagrams get lost.
+      audience: the observers, who are told.
+      listeners: the listeners, which count datagrams that were lost.
       active: requests whose outcome is open, by id, oldest first.
       closing: requests whose outcome is decided and whose connection is not
         yet closed, by id, oldest first.
@@ -53,12 +53,12 @@ class RequestRegistry:
     # Requests --------------------------------------------------------------
 
     def opened(self, task: RequestTask) -> None:
-        """The request's task was started."""
+        """Note that the request's task was started."""
         self._accepted += 1
         self.active[task.info.id] = task
 
     def settled(self, task: RequestTask, record: RequestRecord) -> None:
-        """The request's outcome is decided."""
+        """Note that the request's outcome is decided, and count it."""
         del self.active[task.info.id]
         self.closing[task.info.id] = task
         if task.request._must_linger:
@@ -70,14 +70,14 @@ class RequestRegistry:
             self._records.append(record)
 
     def closed(self, task: RequestTask) -> None:
-        """The request's connection is closed; nothing of it is left."""
+        """Note that the request's connection is closed: nothing of it is left."""
         del self.closing[task.info.id]
         self.lingering.pop(task.info.id, None)
         self._changed.unpark_all()
 
     def in_slots(self) -> list[RequestTask]:
         """The requests that hold a slot, oldest first."""
-        # A copy first: a handler in a thread may ask.
+        # A copy first: a handler in a thread may call this.
         return [task for task in list(self.active.values()) if task.rejection is None]
 
     def here(self) -> list[RequestTask]:
@@ -92,37 +92,37 @@ class RequestRegistry:
             await self._changed.park()
 
     async def until_all_closed_or(self, drain: Drain) -> None:
-        """The same, or until the drain has begun."""
+        """Wait until every connection is closed, or the drain has begun."""
         while (self.active or self.closing) and not drain.began:
             await self._changed.park()
 
     # Clients that never became requests -------------------------------------
 
     def refused(self, client_address: Address, reason: str) -> None:
-        """A client was turned away by a limit."""
+        """Note that a limit or ``get_request`` has turned a client away."""
         self._refused += 1
         self.audience.tell("request_refused", client_address, reason)
 
     def unaccepted(self, client_address: Address) -> None:
-        """A client was turned away by the drain."""
+        """Note that the drain has turned a client away."""
         self._unaccepted.append(client_address)
         self.audience.tell("request_refused", client_address, "the server drains")
 
     def accept_failed(self, server_address: Address, error: OSError) -> None:
-        """An accept met an error."""
+        """Note that an accept has failed."""
         self._accept_errors += 1
         self.audience.tell("accept_failed", server_address, error)
 
     # The end ---------------------------------------------------------------
 
     def drain_began(self, grace: float) -> None:
-        """From now on, ended requests are part of the report."""
+        """Note when the drain began: requests that end from now on are in the report."""
         self._drain_began, self._grace = trio.current_time(), grace
         self._changed.unpark_all()
         self.audience.tell("draining", grace)
 
     def grace_ends(self, deadline: float) -> None:
-        """The grace was cut short."""
+        """Note that the grace ends earlier, at ``deadline`` by the Trio clock."""
         if self._drain_began is not None:
             self._grace = min(self._grace, deadline - self._drain_began)
 
@@ -143,7 +143,7 @@ class RequestRegistry:
         )
 
     def report(self, reason: str) -> ShutdownReport:
-        """How the run ended."""
+        """Make the report of how the run ended."""
         now = trio.current_time()
         return ShutdownReport(
             reason=reason,

@@ -1,4 +1,4 @@
-"""The nursery that owns a run's requests: it starts their tasks, and hears how they end."""
+"""The nursery that owns a run's requests: it starts their tasks, and notes how they end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .shutdown import Shutdown
 
 @attrs.define(eq=False)
 class RequestNursery:
-    """Starts the tasks of requests, and has each event of theirs noted once, in order.
+    """Starts the tasks of requests, and notes each of their events once, in order.
 
     Args:
-      server_name: the class of the server, for the names of tasks.
+      server_name: the name of the server's class, for the names of tasks.
 
     Attributes:
       is_open: whether tasks can be started.
@@ -37,14 +37,14 @@ class RequestNursery:
     _context: contextvars.Context = attrs.field(factory=contextvars.Context)
 
     def connect(self, registry: RequestRegistry, admission: Admission, ending: Shutdown) -> None:
-        """Say who is to hear of the requests: they need this nursery, as it needs them."""
+        """Set what is told of the requests. It needs this nursery, too, and so is made later."""
         self._registry, self._admission, self._ending = registry, admission, ending
 
     # The nursery -----------------------------------------------------------
 
     def open(self, nursery: trio.Nursery) -> None:
         """Start tasks in ``nursery`` from now on, in the context of this moment."""
-        # Of now: what a hook, or the block, has set since the bind is there, too.
+        # The context of now has what a hook, or the block, has set since the bind.
         self._context = contextvars.copy_context()
         self._nursery, self.is_open = nursery, True
 
@@ -53,15 +53,15 @@ class RequestNursery:
         self.is_open = False
 
     def forget(self) -> None:
-        """The nursery is over."""
+        """Forget the nursery, which is over."""
         self._nursery = None
 
     def spawn(self, task: RequestTask) -> None:
         """Start a request's task. Nothing waits in here, and nothing may fail."""
         if self._nursery is None or not self.is_open:
             raise RuntimeError("a client was let in while nothing serves")
-        # In the server's context, as in a nursery: no request sees what another one, or
-        # during a drain another task, has set.
+        # In the server's context, as in a nursery: no request sees what another request
+        # has set, or what the task that begins a drain has set.
         start = partial(
             self._nursery.start_soon, task.serve, name=f"{self._server_name} {task.info}"
         )
@@ -71,7 +71,7 @@ class RequestNursery:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
     def call_in_context(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call what calls hooks, whoever has it called: another request, say."""
+        """Call a function in the server's context, whichever task this is called from."""
         self._context.copy().run(function, *arguments)
 
     def owns_current_task(self) -> bool:
@@ -92,11 +92,11 @@ class RequestNursery:
     # What becomes of a request ---------------------------------------------
 
     def on_start(self, task: RequestTask) -> None:
-        """The request's task runs."""
+        """Tell observers that the request's task runs."""
         self._registry.audience.tell("request_started", task.info)
 
     def on_fatal(self, task: RequestTask | None, reason: str) -> None:
-        """What a request raises stops the server: nobody waits until it is closed."""
+        """Stop the server for what a request raises, before the request is closed."""
         if self._admission.takes_all:
             self._ending.fail(reason, culprit=task)
         else:
@@ -105,11 +105,11 @@ class RequestNursery:
             self._admission.empty_waiting_room()
 
     def on_exit(self, error: BaseException) -> None:
-        """An observer or a get_request has raised what stops the server.
+        """Stop the server for what an observer or a get_request has raised.
 
-        They are called from the midst of other things, which are not to be left
-        half done, so a task of its own raises it. Where there is none yet, or
-        none any more, nothing is half done.
+        They are called in the middle of other work, which must not be left half done, so
+        a task of its own raises the error. Where there is no nursery yet, or none any
+        more, nothing is half done, and the error is raised here.
         """
         if self._nursery is None:
             raise error
@@ -117,13 +117,13 @@ class RequestNursery:
         self._nursery.start_soon(_raise, error)
 
     def on_cancelled_from_outside(self) -> None:
-        """The server is cancelled: requests may notice it before the task of ``serve`` does."""
+        """Begin the report: a request may notice before `serve` that the server is cancelled."""
         if self._admission.takes_all:
             self._ending.begin_report()
             self._admission.empty_waiting_room()
 
     def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
-        """Give the slot back, and write one record; only then does the connection linger."""
+        """Write the one record, and give the slot back. Only then does the connection linger."""
         self._registry.settled(task, record)
         thread = task.request._fate.left_behind
         if thread is None:
@@ -134,7 +134,7 @@ class RequestNursery:
         self._ending.end_oldest_linger()
 
     def on_close(self, task: RequestTask) -> None:
-        """The request's connection is closed."""
+        """Note that the request's connection is closed."""
         self._registry.closed(task)
 
 
@@ -143,7 +143,7 @@ async def _raise(error: BaseException) -> None:
 
 
 def why_it_ended(error: BaseException) -> str:
-    """The reason for the report and the records, when an error or a cancellation ends a run."""
+    """Say why an error or a cancellation ends a run, for the report and the records."""
     if isinstance(error, trio.Cancelled):
         return error.reason or "serve_forever was cancelled"
     return f"the server failed: {describe_error(error)}"

@@ -12,11 +12,11 @@ Every request is one task, and this is all that the task does::
 The rules that this file keeps:
 
 * Every path through `serve` settles once, and closes the connection.
-* ``Exception`` ends the request; everything else goes on up. A group is split
+* An ``Exception`` ends the request; everything else goes on up. A group is split
   into the two.
-* The library's own steps are protected from Ctrl-C, which would otherwise
-  strike between any two of them; a handler is not, so that it can be
-  interrupted in an endless loop.
+* The library's own steps are protected from Ctrl-C, which could otherwise strike
+  between any two of them. A handler is not, so that Ctrl-C can interrupt one that is
+  in an endless loop.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class RequestEvents(Protocol):
 
 @attrs.define(eq=False)
 class RequestTask:
-    """A request in flight.
+    """The task of one request.
 
     Attributes:
-      request: what it owns.
-      info: its facts.
-      hook_argument: what the hooks get as ``request``: it, unless
-        ``get_request`` was overridden to wrap it.
-      client_address: what the hooks get as such.
+      request: the connection or datagram that it owns.
+      info: the facts of the request; ``request.info``, which an arrival may replace.
+      hook_argument: what the hooks get as ``request``: the request itself, unless an
+        override of ``get_request`` has wrapped it.
+      client_address: what the hooks get as ``client_address``.
       arrives: whether there is a step between the accept and `process_request`.
-      closes_by_default: whether nobody has overridden how a request is closed.
+      closes_by_default: whether no override has a say in how the request is closed.
       rejection: instead of the server's handler, the function that tells the
         client that the server is full.
       client_key: the key under which ``Limits.per_client`` counts it.
@@ -108,7 +108,7 @@ class RequestTask:
 
     @enable_ki_protection
     async def serve(self) -> None:
-        """The whole life of the request's task."""
+        """Live the whole life of the request, up to its close."""
         self.trio_task = trio.lowlevel.current_task()
         enter_request(self.info)
         parted = False
@@ -134,18 +134,17 @@ class RequestTask:
     # Converse --------------------------------------------------------------
 
     async def _converse(self) -> None:
-        """Everything up to the outcome, which it decides."""
+        """Do everything up to the outcome, and decide that."""
         try:
             if self.rejection is not None:
                 await self._reject(self.rejection)
-            elif await self._has_arrived():
+            elif not self.arrives or await self._arrive():
                 await self._process()
         except BaseException as error:  # noqa: BLE001  (it raises again what it must)
             await self._contain(error)
 
-    async def _has_arrived(self) -> bool:
-        if not self.arrives:
-            return True
+    async def _arrive(self) -> bool:
+        """Have the request arrive; false if it does not, which is its outcome then."""
         try:
             failure = await arrive(self._hooks, self.hook_argument, self.client_address)
         finally:
@@ -155,7 +154,7 @@ class RequestTask:
         if failure is not None:
             self._decide(*failure)
             return False
-        self.request._has_arrived()
+        self.request._note_arrival()
         return True
 
     def _learn_who_it_is(self) -> bool:
@@ -202,7 +201,7 @@ class RequestTask:
             if rest is not None:
                 self.request._fate.must_not_linger = True
                 self._decide_by_what_goes_on(rest)
-            if ours is not None and not self._is_peers_doing(ours):
+            if ours is not None and not self._blame_peer(ours):
                 self._decide(Outcome.FAILED, describe_error(ours))
                 if self._hooks.propagate_errors:
                     self.request._fate.must_not_linger = True
@@ -217,8 +216,8 @@ class RequestTask:
             # caller of a deeper one: no cycles.
             del error, ours, rest
 
-    def _is_peers_doing(self, error: BaseException) -> bool:
-        """Whether nothing but this request's own peer is behind ``error``; decides so, then."""
+    def _blame_peer(self, error: BaseException) -> bool:
+        """Decide the outcome, and return true, if only this request's peer is behind ``error``."""
         outcome = peers_doing(error, self.info)
         if outcome is not None:
             self._decide(*outcome)
@@ -245,7 +244,7 @@ class RequestTask:
         return Outcome.CANCELLED, cancelled.reason or self._cancelled_because or by_whom
 
     def _announce(self, error: BaseException) -> None:
-        """Something goes on up: tell the run now, not when the connection is closed."""
+        """Tell the run of what goes on up now, not only when the connection is closed."""
         if not cancellations(error):
             self._events.on_fatal(self, f"the server failed: {describe_error(error)}")
 
@@ -257,9 +256,9 @@ class RequestTask:
         )
 
     async def _report(self, error: BaseException) -> None:
-        """Have ``handle_error`` called with ``error`` as `sys.exception`; survive it.
+        """Call ``handle_error`` with ``error`` as `sys.exception`. Its own errors end nothing.
 
-        One that does not return may have told nobody, so ``error`` is logged then.
+        A hook that does not return may have told nobody, so ``error`` is logged then.
         """
         seconds = self._hooks.timeouts.cleanup
         try:
@@ -307,7 +306,7 @@ class RequestTask:
     # Part ------------------------------------------------------------------
 
     async def _part(self) -> None:
-        """Let the hooks close; what they raise is reported and changes nothing."""
+        """Let the hooks close. What they raise is reported, and does not change the outcome."""
         try:
             if self.closes_by_default:
                 # What the hooks would do, but for the close, which comes next: without
@@ -336,7 +335,7 @@ class RequestTask:
             await call_hook(self._hooks.shutdown_request, self.hook_argument)
 
     async def _part_shielded(self) -> None:
-        """The same after a cancellation, also of a handler that swallowed it."""
+        """Part after a cancellation, also of a handler that has swallowed it."""
         self.request._fate.must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
         with Bounded(seconds, "shutdown_request", whose=self.info, unless=self._is_closed):

@@ -1,9 +1,9 @@
 """One run of a server: what changes while it is bound, from bind to close.
 
-It has an `Admission` (who is let in), a `RequestNursery` (the tasks of requests), a
-`RequestRegistry` (who is here) and a `Shutdown` (how it ends). A run is made when the
-server is bound and dropped when it is closed; `phase` says what it is about meanwhile, and
-`serving` has what serves.
+It has an `Admission` (which clients are let in), a `RequestNursery` (the tasks of
+requests), a `RequestRegistry` (which requests are open) and a `Shutdown` (how it ends). A
+run is made when the server is bound and dropped when it is closed. `phase` says what it is
+doing meanwhile, and the file `serving` has the functions that serve it.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Run:
     """What changes while a server serves.
 
     Attributes:
-      server: whose run it is.
-      overrides: whether a hook is a program's own.
-      phase: what it is about now.
+      server: the server whose run it is.
+      overrides: tells whether a hook is a program's own.
+      phase: what it is doing now.
       listeners: where clients come from.
       drain: whether the drain has begun.
       requests: the nursery that owns the requests, while it serves.
-      admission: who is let in.
-      registry: who is here.
-      work: what is at work on it: the binding, `serve` or `handle_one`.
-      closed_by: who closes it: ``"hook"`` while `server_close` is called as the hook,
-        ``"program"`` if somebody has called it.
+      admission: lets clients in.
+      registry: knows the requests that are open.
+      work: the binding, `serve` or `handle_one`, while one of them works on it.
+      closed_by: what closes it: ``"hook"`` while `server_close` is called as the hook,
+        ``"program"`` if the program has called it.
       ended: set when the server is done with the run, and `report` is
         there; ``wait_closed`` waits for it.
       report: how it ended.
@@ -105,9 +105,9 @@ class Run:
 
     @contextmanager
     def binding(self, stop: StopRequest | None) -> Iterator[None]:
-        """Bind in the block; cut when the grace of a shutdown is over that comes before its end.
+        """Bind in the block, which is cut when the grace of an early shutdown is over.
 
-        There are no listeners then, and what is to serve ends at once.
+        There are no listeners then, and `serve` ends at once.
 
         Args:
           stop: a shutdown that was asked for before; or None.
@@ -130,20 +130,20 @@ class Run:
     # Draining --------------------------------------------------------------
 
     def shutdown(self, seconds: float) -> None:
-        """Begin the drain, from whatever task or thread."""
+        """Begin the drain, from any task or thread."""
         self._home.call(self.begin_drain, seconds)
 
     @enable_ki_protection
     def begin_drain(self, seconds: float) -> None:
         """Stop accepting, take in what the kernel has, end the idle waits: in one step.
 
-        Called again, the earlier deadline holds. Called while nothing serves,
-        it is done as soon as something does.
+        When it is called again, the earlier deadline holds. When it is called while
+        nothing serves, the drain begins as soon as something does.
         """
         stop = StopRequest(seconds)
         self.ending.because(stop.reason)
         if self.requests.is_open:
-            # It calls get_request.
+            # It calls get_request, a hook.
             self.requests.call_in_context(self.ending.begin, seconds)
         elif self.phase.now in {Phase.BINDING, Phase.ACQUIRING}:
             self.bound_the_start(stop)
@@ -151,16 +151,17 @@ class Run:
             self.stop = stop.and_earlier(self.stop)
 
     def bound_the_start(self, stop: StopRequest) -> None:
-        """A shutdown comes before it serves: what it waits for has to come within the grace."""
+        """Cancel the start when the grace of a shutdown is over before it serves."""
         self.stop = stop.counted_from(trio.current_time()).and_earlier(self.stop)
         self.everything.deadline = self.stop.ends_at
 
     # Ending at once ----------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
-        """End what is at work; it returns when everything is cleaned up.
+        """Cancel what works on the run, which returns when everything is cleaned up.
 
-        Unlike a drain's, this reason replaces the one that was there: it is why the run ends.
+        Of all other reasons the first one holds (see `Shutdown.because`). This one replaces
+        it: whatever had begun, the cancellation is why the run ends.
         """
         self.ending.reason = reason
         self.everything.cancel(reason=reason)
@@ -191,7 +192,7 @@ class Run:
         return self.registry.statistics(waiting=len(self.admission.waiting))
 
     def snapshot(self) -> ServerSnapshot:
-        """The run at this instant; a handler in a thread may ask, too."""
+        """The run at this instant. A handler in a thread may call this, too."""
         now = self._clock.current_time()
         state = "draining" if self.drain.began else "serving" if self.serving else "bound"
         return ServerSnapshot(

@@ -11,9 +11,9 @@ from .shutdown import Shutdown
 
 
 async def act_every(seconds: float, server: ServerHooks, ending: Shutdown) -> None:
-    """Call the hook, then wait so many seconds, and so on. What it raises ends the run."""
-    # Not beside the accept loops: one that cannot be cancelled, in a
-    # thread say, must not hold up the drain.
+    """Call the hook every so many seconds, until cancelled. What it raises ends the run."""
+    # It has a scope of its own, not that of the accept loops: a hook that cannot be
+    # cancelled, because it waits for a thread for example, must not hold up the drain.
     with ending.acting:
         while True:
             try:

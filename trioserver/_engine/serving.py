@@ -10,7 +10,8 @@
         drain_out                   while requests are left
           grace                       they end by themselves
           cut                         the rest is cancelled, with a reason, and
-                                        who still runs after cleanup is named
+                                        requests that still run after cleanup are
+                                        named
 
 `handle_one` is the same for a single request: its end leaves the listeners open.
 
@@ -18,8 +19,8 @@ The rules that this file keeps:
 
 * A slot is free before a client is accepted, and from the accept until the
   request's task owns the connection there is no checkpoint and no Ctrl-C.
-* Whatever ends a run, a request that is cancelled is cancelled with a reason;
-  every request has one outcome, and is closed before `serve` returns.
+* Whatever ends a run, a request that is cancelled is cancelled with a reason. Every
+  request has one outcome, and is closed before `serve` returns.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ async def serve(run: Run, poll_interval: float, started: Callable[[], object]) -
     try:
         await _with_requests(run, until_drained)
         if not is_ready and run.stop is not None:
-            ready()  # as ever after a shutdown(): the grace was over before it could be
+            ready()  # as after every shutdown(): the grace was over before it was ready
     finally:
         report = run.close()
     return report
@@ -94,14 +95,14 @@ async def handle_one(run: Run, patience: float) -> bool:
         try:
             with trio.move_on_after(patience):
                 await _run_accept_loops(run, lambda: None)
-            # The last look: who came in the very tick, or was there all the time.
+            # The last look: for clients that came in this very tick, or were there already.
             for listener in run.listeners:
                 accept_now(listener, run.admission)
             await run.registry.until_all_closed_or(run.drain)
             if run.drain.began:
                 await run.ending.drain_out()
         except BaseException as error:
-            # The listeners stay open, but a shutdown() is one of the next run now.
+            # The listeners stay open, but a shutdown() is meant for the next run now.
             run.requests.close()
             await run.ending.cut(why_it_ended(error))
             raise
@@ -112,7 +113,7 @@ async def handle_one(run: Run, patience: float) -> bool:
         await trio.lowlevel.checkpoint()
         return False
     await _with_requests(run, until_closed)
-    # Cut by server_close, it has had its turn: no handle_timeout.
+    # When server_close has cut it, it has not timed out: no handle_timeout.
     return run.admission.is_done or run.everything.cancel_called
 
 
@@ -147,7 +148,7 @@ async def _with_requests(run: Run, body: Callable[[trio.Nursery], Awaitable[None
 
 
 async def _run_accept_loops(run: Run, started: Callable[[], object]) -> None:
-    """Let clients in, as long as they are admitted."""
+    """Run an accept loop for each listener, until all of them are over."""
     run.admission.reserve.take()
     with lone_errors():
         async with trio.open_nursery() as loops:

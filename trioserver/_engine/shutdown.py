@@ -1,16 +1,16 @@
 """How a run ends: the drain, the grace, the cut.
 
-There are two ways. `Shutdown.begin` is the orderly one: nobody else is let in,
-who is here may finish as long as the grace lasts (`Shutdown.drain_out`), and
-the rest is cut. `Shutdown.stop_accepting` with `Shutdown.cut` is the other one,
-after a cancellation or a failure. Both end in the same report.
+There are two ways. `Shutdown.begin` is the orderly one: no more clients are let in,
+open requests may finish as long as the grace lasts (`Shutdown.drain_out`), and the rest
+is cut. `Shutdown.stop_accepting` with `Shutdown.cut` is the other one, after a
+cancellation or a failure. Both end in the same report.
 
 The rules that this file keeps:
 
 * `Shutdown.begin` is one step: when it returns, no listener accepts, what the
   kernel had accepted is in the waiting room, and every idle wait is ended.
 * A request that is cancelled is cancelled with a reason, and closed before the
-  cut is over, however long it takes; who makes it last is named.
+  cut is over, however long that takes. A request that makes it last is named.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Shutdown:
     def begin(self, seconds: float) -> None:
         """Stop accepting, take in what the kernel has, end the idle waits: in one step.
 
-        Called again, the earlier deadline holds.
+        When it is called again, the earlier deadline holds.
         """
         self._grace.deadline = min(self._grace.deadline, trio.current_time() + seconds)
         if self._drain.began:
@@ -113,16 +113,16 @@ class Shutdown:
     # The end at once -----------------------------------------------------------
 
     def stop_accepting(self, reason: str) -> None:
-        """Close the listeners on whoever is queued. The requests go on."""
+        """Close the listeners, whatever clients are queued on them. The requests go on."""
         self.because(reason)
         self.begin_report()
         self._cancel_loops(reason)
         self._listeners.close()
 
     def fail(self, reason: str, culprit: RequestTask | None) -> None:
-        """Something goes on up: cancel all but who raised it, while there is a reason to give.
+        """Cancel all requests but the one that raised what goes on up, with a reason.
 
-        What it raises would cancel them, too, in Trio's words.
+        What it raises would cancel them, too, but with no reason except Trio's own.
         """
         self.stop_accepting(reason)
         self._why_cut = reason
@@ -147,7 +147,7 @@ class Shutdown:
         seconds = self._server.timeouts.cleanup
         with trio.move_on_after(seconds, shield=True):
             await self._registry.until_all_closed()
-        # One turn more, for a cleanup of 0.
+        # With a cleanup of 0 seconds, they still have one turn of the loop to end.
         await trio.lowlevel.cancel_shielded_checkpoint()
         stubborn = (it for it in self._registry.here() if not it.request._fate.left_behind)
         for task in stubborn:
@@ -162,7 +162,7 @@ class Shutdown:
         self.acting.cancel(reason=reason)
 
     def end_oldest_linger(self) -> None:
-        """Close the connection that lingers longest, as long as there are too many."""
+        """Close the connection that has lingered longest, if more linger than there are slots."""
         if len(self._registry.lingering) <= self._server.limits.requests:
             return
         *older, _newest = self._registry.lingering.values()

@@ -1,4 +1,4 @@
-"""Who may come in: the slots of a server, and how many of them one client may hold.
+"""The slots of a server, and how many of them one client may hold.
 
 A client that waits for a slot waits in the kernel: a slot is free before the accept, and
 taken in the same step. It is given back when the request's outcome is decided, so the limit
@@ -18,7 +18,7 @@ from .._facts.config import Limits
 
 @attrs.define(eq=False)
 class Slots:
-    """Counts slots; plain arithmetic, and a place to wait.
+    """Counts slots, and lets tasks wait for a free one.
 
     Attributes:
       free: slots that nobody holds.
@@ -42,7 +42,7 @@ class Slots:
         return self._limits.when_full != "wait" and not self.turning_away
 
     async def wait_for_room(self) -> None:
-        """Wait until that is so. No checkpoint if it is."""
+        """Wait until one more client may be accepted. No checkpoint if it may be now."""
         while not self.has_room():
             await self._changed.park()
 
@@ -57,15 +57,15 @@ class Slots:
         )
 
     def take(self, client: Hashable = None) -> None:
-        """Take a slot for ``client``; for None, which nobody counts, just a slot."""
+        """Take a slot for ``client``. None is a client that is not counted."""
         self.free -= 1
         if client is not None:
             self._by_client[client] += 1
 
     def give_back(self, client: Hashable = None) -> None:
-        """Give a slot back, and wake whoever waits for one.
+        """Give a slot back, and wake all tasks that wait for one.
 
-        All of them: the one that is woken may find no client on its listener,
+        It wakes all of them because the first may find no client on its listener,
         while another listener has one.
         """
         self.free += 1
@@ -77,6 +77,6 @@ class Slots:
         self._changed.unpark_all()
 
     def turned_away(self) -> None:
-        """The ``when_full`` function is done with its client."""
+        """Let the ``when_full`` function have another client: it is done with the one it had."""
         self.turning_away = False
         self._changed.unpark_all()

@@ -1,4 +1,4 @@
-"""A shutdown that was asked for before anything serves: kept as a value until something does."""
+"""A shutdown that came before anything serves: a value that is kept until something does."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import attrs
 
 @attrs.frozen
 class StopRequest:
-    """How long may take what a server waits for before it serves, and then its drain.
+    """A shutdown to come: how long the start and the drain may take together, and why.
 
     Attributes:
-      grace: seconds, for both together.
-      ends_at: when they are over, by the Trio clock, once they are counted; else inf.
+      grace: seconds for whatever a server waits for before it serves, and its drain.
+      ends_at: when they are over, by the Trio clock; inf as long as nothing counts them.
       reason: why, for the report.
     """
 
@@ -22,16 +22,16 @@ class StopRequest:
     reason: str = "shutdown() was called"
 
     def counted_from(self, now: float) -> StopRequest:
-        """The same, for a server that waits for something from ``now`` on."""
+        """The same, with its seconds counted from ``now``, unless they are counted already."""
         return attrs.evolve(self, ends_at=min(self.ends_at, now + self.grace))
 
     def and_earlier(self, other: StopRequest | None) -> StopRequest:
-        """Of two requests, whatever ends earlier; the reason is that of the first one."""
+        """The earlier end of this and an older request, with the reason of the older one."""
         if other is None:
             return self
         grace, ends_at = min(self.grace, other.grace), min(self.ends_at, other.ends_at)
         return StopRequest(grace, ends_at, other.reason)
 
     def left(self, now: float) -> float:
-        """Seconds of the grace that are left."""
+        """How many seconds of the grace are left."""
         return max(0.0, min(self.grace, self.ends_at - now))

@@ -1,4 +1,4 @@
-"""What is at work on a run: one piece of work at a time, which others wait for."""
+"""What works on a run, one piece of work at a time, and the thread that it works in."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import trio
 
 @attrs.define(eq=False)
 class Work:
-    """The binding, or what serves: in some task, for as long as a block lasts."""
+    """The one task that binds a run or serves it, for as long as its block lasts."""
 
     _over: trio.Event | None = None
 
     @property
     def is_going_on(self) -> bool:
-        """Whether the block is being run."""
+        """Whether a task is in the block."""
         return self._over is not None
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Mark the block as the work that is going on; who waits for it wakes when it is left."""
+        """Run the block as this work. `wait_over` returns when the block is left."""
         self._over = over = trio.Event()
         try:
             yield
@@ -31,19 +31,19 @@ class Work:
             over.set()
 
     async def wait_over(self) -> None:
-        """Wait until the block is left. No checkpoint if nobody is in it."""
+        """Wait until the block is left. No checkpoint if no task is in it."""
         if self._over is not None:
             await self._over.wait()
 
 
 @attrs.define(eq=False)
 class Home:
-    """Trio's thread, as seen from any other: where a run's functions have to be called."""
+    """Trio's thread, in which the functions of a run have to be called, from any thread."""
 
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call it in Trio's thread: now, if that is here."""
+        """Call ``function`` in Trio's thread: now, if this is that thread; else soon."""
         try:
             is_here = trio.lowlevel.current_trio_token() is self._token
         except RuntimeError:  # a thread without Trio

@@ -62,8 +62,8 @@ class AnyRequest(Protocol):
     def reset(self) -> None:
         """Give it back so that the peer sees an error, where that can be told."""
 
-    def _has_arrived(self) -> None:
-        """The request has arrived: its first bytes are waited for from now on."""
+    def _note_arrival(self) -> None:
+        """Note that the request has arrived: its first bytes are waited for from now on."""
 
     # For the drain.
 

@@ -146,8 +146,8 @@ class Datagram(OfClient, _Pair):
             self._sender.buffer.clear()
             await self.reply(written)
 
-    def _has_arrived(self) -> None:
-        """Nothing changes: the datagram is there."""
+    def _note_arrival(self) -> None:
+        """Do nothing: the datagram is there already."""
 
     # For the drain: a datagram waits for nothing more to arrive.
 

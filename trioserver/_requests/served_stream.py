@@ -85,7 +85,7 @@ class ServedStream(OfClient):
 
     # For the drain ---------------------------------------------------------
 
-    def _has_arrived(self) -> None:
+    def _note_arrival(self) -> None:
         self._receiver.awaits_first_byte()
 
     @property

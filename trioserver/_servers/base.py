@@ -50,11 +50,11 @@ def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -
     on_setattr=attrs.setters.NO_OP,
 )
 class BaseServer(Lifecycle):
-    """What all servers are; derive from one of the socket servers instead.
+    """The base class of all servers; derive from one of the socket servers instead.
 
-    Building one does no I/O. Fields can be assigned until the server is bound.
-    What may wait is ``async def``; what only tells, asks or decides at once is
-    plain, and so never a checkpoint.
+    Building a server does no I/O. Its fields can be assigned until it is bound. A method
+    that may wait is ``async def``. One that only tells, asks or decides at once is plain,
+    and so never a checkpoint.
 
     Args:
       server_address: where to listen, or bound sockets to use.
@@ -93,7 +93,7 @@ class BaseServer(Lifecycle):
 
     @property
     def server_address(self) -> Any:
-        """The configured address; while bound, the first listener's."""
+        """The configured address; while the server is bound, that of its first listener."""
         if self._run is not None and self._run.listeners:
             return self._run.listeners.addresses[0]
         return self._server_address
@@ -103,7 +103,7 @@ class BaseServer(Lifecycle):
         self._server_address = address
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
-        """Refuse a wrong address, naming ``field``."""
+        """Raise an error that names ``field`` if the address is wrong."""
 
     # Where handlers run: the mix-ins say otherwise.
 
@@ -112,7 +112,7 @@ class BaseServer(Lifecycle):
 
     @classmethod
     def _check_handler(cls, handler: object) -> None:
-        """Refuse a handler that cannot run there."""
+        """Raise a `TypeError` for a handler that cannot run where this server runs handlers."""
         check_handler(handler, kind=getattr(cls, "socket_type", None))
 
     # For the caller ------------------------------------------------------------
@@ -133,8 +133,8 @@ class BaseServer(Lifecycle):
             listens. Until then every error is raised there, bare.
 
         Returns:
-          Who was drained, cancelled or turned away. When it returns, nothing
-          that the server made is left.
+          Which requests were drained or cancelled, and which clients were turned away.
+          When it returns, nothing that the server made is left.
 
         Raises:
           OSError: it cannot listen; the address is in the message.
@@ -142,9 +142,9 @@ class BaseServer(Lifecycle):
           BaseException: what ended the server (a broken listener, ``SystemExit``
             from a handler, ...), without a group around it if it is alone.
 
-        Cancelled, it cancels every request with that reason, waits for them at
-        most ``timeouts.cleanup`` seconds in silence, then names those that do
-        not end, and still waits: nothing outlives the server.
+        When it is cancelled, it cancels every request with the same reason. It waits for
+        them for ``timeouts.cleanup`` seconds in silence, then logs those that have not
+        ended, and still waits for them: nothing outlives the server.
         """
         check_seconds("poll_interval", poll_interval)
         if self._run is None:
@@ -170,8 +170,13 @@ class BaseServer(Lifecycle):
           grace: seconds for the drain; None is ``timeouts.shutdown``.
 
         When the block raises or is cancelled, the server is cancelled, and that
-        exception leaves, bare. When the server fails, the block is cancelled,
-        and the failure is raised.
+        exception is raised, without a group around it.
+
+        Raises:
+          OSError: the server cannot listen.
+          RuntimeError: it is serving already.
+          BaseException: the server has failed; the block is cancelled, and this is what
+            `serve_forever` has raised.
         """
         check_seconds("grace", grace, zero=True, optional=True)
         with lone_errors():
@@ -190,30 +195,30 @@ class BaseServer(Lifecycle):
 
         After ``timeout`` seconds without a request it calls `handle_timeout`.
         After `shutdown` it returns at once, without one. When `shutdown` comes
-        while it is at work, who is queued then is served, too, as in every
-        drain. Cancelled, either nothing was accepted, or the request was closed.
+        while it is at work, clients that are queued then are served, too, as in every
+        drain. When it is cancelled, either nothing was accepted, or the request is closed.
 
         Raises:
           RuntimeError: outside of ``async with server:``, while the server is
             serving already, or after it was shut down.
         """
         run = self._idle_run()
-        seconds = math.inf if self.timeout is None else self.timeout
-        served = await handle_one(run, seconds)
+        patience = math.inf if self.timeout is None else self.timeout
+        served = await handle_one(run, patience)
         if not served and not run.drain.began:
             await self.handle_timeout()
 
     def shutdown(self, grace: float | None = None) -> None:
         """Begin the drain, and return at once.
 
-        From any task, handler or thread (but not from a bare signal handler:
-        see `trioserver.run`). Called twice, the earlier deadline holds. Before
-        the first run, the next `serve_forever` reports ready and ends at once;
-        after a run has ended it does nothing.
+        It may be called from any task, handler or thread, but not from a bare signal
+        handler: see `trioserver.run`. When it is called twice, the earlier deadline
+        holds. When it is called before the first run, the next `serve_forever` reports
+        ready and ends at once. After a run has ended it does nothing.
 
-        A server that is not serving yet has the grace for what it waits for: its
-        binding, its workers. When it is over, that is cancelled; a server that was
-        not bound by then has no sockets in its block, and ends at once there.
+        A server that does not serve yet has the grace for what it waits for, its binding
+        or its workers, which is cancelled when the grace is over. A server that was not
+        bound by then has no sockets in its block, and ends at once there.
 
         Args:
           grace: seconds that requests in flight have to end by themselves,
@@ -223,7 +228,7 @@ class BaseServer(Lifecycle):
         patience = self.timeouts.shutdown if grace is None else grace
         if self._run is None and self._report is None:
             self._stop_next_run(patience)
-        # Only now: another thread may have bound it in between.
+        # Looked up only now: another thread may have bound the server in between.
         run = self._run
         if run is not None:
             run.shutdown(patience)
@@ -250,24 +255,24 @@ class BaseServer(Lifecycle):
     def cancel_request(self, request_id: int, reason: str) -> bool:
         """Cancel one request, with a reason for its record; false if none of that id is active.
 
-        From any task, handler or thread.
+        It may be called from any task, handler or thread.
         """
         return self._run is not None and self._run.cancel_request(request_id, reason)
 
     # Inside ----------------------------------------------------------------------
 
     def _request_over(self, transport: Any, info: RequestInfo, drain: Drain) -> AnyRequest:
-        """What a request owns, over what a listener has accepted."""
+        """Make what a request owns, over what a listener has accepted."""
         return self._connection_class(
             transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
         )
 
     def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
-        """What handlers need around them: there before clients are let in, and until all left."""
+        """A block of what handlers need, entered before clients are let in, left after the last."""
         return nullcontext()
 
     async def _arrive(self, request: Any, client_address: Address) -> bool:
-        """What stands between the accept and `process_request`; whether to serve the request."""
+        """Do what comes between the accept and `process_request`; say whether to serve it."""
         return await self.verify_request(request, client_address)
 
     def _has_arrival(self) -> bool:
@@ -279,11 +284,11 @@ class BaseServer(Lifecycle):
         return self.limits.requests
 
     def _waiting_room(self) -> int:
-        """How many clients a drain takes in who have to wait for a slot."""
+        """How many clients that have to wait for a slot a drain takes in."""
         return self.limits.requests
 
     def _idle_run(self) -> Run:
-        """The run, if it can be served."""
+        """The run, if it can be served now; a `RuntimeError` says why if it cannot."""
         run = self._bound_run()
         if run.work.is_going_on:
             doing = "serving" if run.serving else "being bound"

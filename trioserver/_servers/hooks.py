@@ -1,7 +1,7 @@
 """What a server does unless told otherwise: the hooks to override.
 
-They are in the order in which a request meets them. All run in the server's
-own Trio tasks; all are async but `get_request`, which must not wait.
+They stand in the order in which they are called for a request. All run in the server's
+own Trio tasks. All are async, except `get_request`, which must not wait.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DefaultHooks(Configured):
                 _check_parameters(cls, name, *[*inspect.signature(original).parameters][1:])
 
     async def server_bind(self) -> Sequence[Listener]:
-        """Make the listeners; override it to serve over something else."""
+        """Make the listeners, and return them; override it to serve over something else."""
         raise NotImplementedError(f"{type(self).__name__} has no server_bind")
 
     async def server_activate(self) -> None:
@@ -41,19 +41,19 @@ class DefaultHooks(Configured):
         """Accept a client, now: called when ``listener`` has one; must not wait.
 
         Args:
-          listener: stands for one of those that `server_bind` has returned, and has all
-            its attributes; to be passed on as it is.
+          listener: stands for one of the listeners that `server_bind` has returned, and
+            has all attributes of that. Pass it on as it is.
 
         Returns:
           The request and the client's address, as the other hooks and the
           handler get them (the address can be any value; `Limits` says how
           ``per_client`` counts it); None if there was no client, or to drop it. An
-          override calls this one for the client: to return None without doing
-          so leaves it where it is, and means being called again at once.
+          override calls this one to get the client. One that returns None without
+          that leaves the client in the queue, and is called again at once.
 
         Raises:
           OSError: the accept failed; see the accept tiers.
-          TypeError: called with another listener than the one that was given.
+          TypeError: ``listener`` is not what the override was called with.
         """
         if not isinstance(listener, Offer):
             raise TypeError(
@@ -79,8 +79,8 @@ class DefaultHooks(Configured):
     async def shutdown_request(self, request: Any) -> None:
         """End the request in order, then call `close_request`.
 
-        An override cannot keep the connection open for somebody else.
-        The connection is closed afterwards, whatever this does.
+        The server closes the connection afterwards, whatever this does, so an override
+        cannot keep it open.
         """
         try:
             await request.linger()
@@ -92,11 +92,11 @@ class DefaultHooks(Configured):
         await request.aclose()
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
-        """Tell of an error in a hook or handler, which is `sys.exception`.
+        """Report an error in a hook or handler, which is `sys.exception`.
 
-        Logs it with its traceback, as ERROR, on ``trioserver.error``. At most
-        ``timeouts.cleanup`` seconds; what it raises is logged, and ends nothing.
-        When it does not return, the error that it was told of is logged, too.
+        It logs the error with its traceback, as ERROR, on ``trioserver.error``. An
+        override has ``timeouts.cleanup`` seconds. What it raises is logged, and ends
+        nothing. When it does not return in time, the error that it was told of is logged.
         """
         message = "error while serving %s"
         shown = describe(client_address)
@@ -113,7 +113,7 @@ class DefaultHooks(Configured):
 
 
 def _check_parameters(cls: type, hook: str, *names: str) -> None:
-    """Refuse a hook that cannot be called as it will be."""
+    """Raise a `TypeError` for a hook that does not take the arguments it will get."""
     if parameters := parameters_of_method_if_not_for(cls, hook, *names):
         raise TypeError(
             f"{cls.__name__}.{hook}{parameters} must take ({', '.join(['self', *names])})"

@@ -22,7 +22,7 @@ from .hooks import DefaultHooks
 
 
 class Lifecycle(DefaultHooks):
-    """The block of a server: bound when it is entered, closed when it is left.
+    """The block of a server, which is bound when it is entered and closed when it is left.
 
     A run is made on the way in and dropped on the way out, whatever happens in between.
     """
@@ -77,17 +77,17 @@ class Lifecycle(DefaultHooks):
     async def server_close(self) -> None:
         """End a run in progress as leaving the block does, and close.
 
-        To override: called once a run, last, shielded for at most
-        ``timeouts.cleanup`` seconds.
+        An override is called once in each run, as the last hook, and is shielded for at
+        most ``timeouts.cleanup`` seconds.
 
         Raises:
-          RuntimeError: called by a request of this server, which would wait for itself.
+          RuntimeError: a request of this server has called it, and would wait for itself.
         """
         run = self._run
         if run is None:
             return
         if run.closed_by == "hook":
-            run.close()  # this is the hook; whoever calls it does the rest
+            run.close()  # this is the hook; its caller does the rest
             return
         self._refuse_own_tasks(run, "close")
         run.closed_by = "program"
@@ -97,7 +97,7 @@ class Lifecycle(DefaultHooks):
             self._drop(run)
 
     async def _end(self, run: Run, *, by_force: bool = False) -> None:
-        """Wait for a run in progress in another task: drain it, or cut it."""
+        """End a run that another task works on, with a drain or a cut, and wait for its end."""
         if not run.work.is_going_on:
             return
         try:
@@ -107,8 +107,8 @@ class Lifecycle(DefaultHooks):
         finally:
             if run.work.is_going_on:
                 run.cancel("the server is being closed")
-                # As a nursery waits for its children: they are cancelled, named
-                # if they do not end, and nothing may outlive this.
+                # It waits as a nursery waits for its children: they are cancelled, logged
+                # if they do not end, and may not outlive this.
                 with trio.CancelScope(shield=True):
                     await run.work.wait_over()
 
@@ -131,7 +131,7 @@ class Lifecycle(DefaultHooks):
         run.ended.set()
 
     def _stop_next_run(self, grace: float) -> None:
-        """Have the next run end at once: what it waits for ends ``grace`` seconds later."""
+        """Have the next run end at once; its start has at most ``grace`` seconds."""
         self._stop = StopRequest(grace).and_earlier(self._stop)
 
     # Looking ---------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Lifecycle(DefaultHooks):
 
     @property
     def socket(self) -> KernelSocket | None:
-        """The first listening socket, for its options; None while unbound."""
+        """The first listening socket, to read and set its options; None while unbound."""
         return next(iter(self.sockets), None)
 
     @property
@@ -161,7 +161,7 @@ class Lifecycle(DefaultHooks):
 
     @property
     def draining(self) -> bool:
-        """Whether the server has stopped accepting and waits for its requests."""
+        """Whether the server has stopped accepting, and waits for its requests to end."""
         return self._run is not None and self._run.drain.began
 
     @property
@@ -192,13 +192,13 @@ class Lifecycle(DefaultHooks):
     # For those that come after ---------------------------------------------------
 
     def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
-        """Have the run close them, even when an override fails before it returns them."""
+        """Have the run own the listeners, even when an override fails before it returns them."""
         if self._run is not None:
             self._run.listeners.own(listeners)
         return listeners
 
     def _overrides(self, hook: str) -> bool:
-        """Whether a hook is somebody's own, so that it has to be called."""
+        """Whether a hook is a program's own, so that it has to be called."""
         return getattr(getattr(self, hook), "__func__", None) is not vars(DefaultHooks)[hook]
 
     def _refuse_own_tasks(self, run: Run, verb: str) -> None:
