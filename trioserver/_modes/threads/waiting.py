@@ -94,9 +94,7 @@ class Waiting:
                     if flags & NOT_WAITING or not self._waits():
                         raise
             if deadline is None:
-                deadline = time.monotonic() + (
-                    loan.idle if state.timeout is None else state.timeout
-                )
+                deadline = self._deadline(loan.idle)
             if not loan.wait_for_input(self._number(), deadline):
                 stream.ended_idle = True
                 break
@@ -141,7 +139,7 @@ class Waiting:
         arguments: tuple[Any, ...],
         deadline: float | None,
     ) -> int:
-        loan, state = self._loan, self._loan.state
+        loan = self._loan
         while True:
             try:
                 return function(*arguments)
@@ -149,11 +147,14 @@ class Waiting:
                 if flags & NOT_WAITING or not self._waits():
                     raise
             if deadline is None:
-                deadline = time.monotonic() + (
-                    loan.write if state.timeout is None else state.timeout
-                )
+                deadline = self._deadline(loan.write)
             if not wait_for(self._number(), deadline, output=True):
                 raise TimeoutError
+
+    def _deadline(self, bound: float) -> float:
+        """Until when to wait: the handler's own time-out, if it has set one, or the loan's."""
+        own = self._loan.state.timeout
+        return time.monotonic() + (bound if own is None else own)
 
     def _waits(self) -> bool:
         """Whether an operation that would block waits, as far as the handler has asked for it."""
