@@ -35,7 +35,7 @@ from support.memory import (
     raises_bare,
 )
 from support.memory import memory as in_memory
-from support.scenes import act, table
+from support.scenes import Scene, act, table
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
@@ -1657,3 +1657,15 @@ async def test_reported_error_is_collected_at_once(autojump_clock: Any) -> None:
             await ended(await server.connect())
             await wait_all_tasks_blocked()
             assert [ref() for ref in refs] == [None]
+
+
+async def test_finish_is_ordinary_code_otherwise(autojump_clock: Any) -> None:
+    """EX-05: after a handle() that returned, finish() has the time of the request and no more."""
+
+    class Endless(trioserver.BaseRequestHandler):
+        async def finish(self) -> None:
+            await trio.sleep_forever()
+
+    timeouts = trioserver.Timeouts(request=10)
+    played = await Scene(Endless, timeouts=timeouts, outcomes=["timed_out"]).play()
+    assert played.witness.records[0].duration == 10
