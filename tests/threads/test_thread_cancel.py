@@ -1,14 +1,12 @@
 """Threads whose requests are cancelled: most end at once, and the others harm nobody."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Witness, connect, plain_client, read_to_end, running, until
+from support import connect, plain_client, read_to_end, running, until
 from support.scenes import table
 from support.threads import (
     THERE,
@@ -47,10 +45,10 @@ class Waits(socketserver.StreamRequestHandler):
     """Waits in its own way, and notes when that was over."""
 
     began: threading.Event
-    way: Way
+    way: "Way"
     ended_at: list[float]
 
-    def handle(self) -> None:
+    def handle(self):
         self.began.set()
         try:
             while self.way.wait(self) is None:
@@ -68,27 +66,27 @@ class Way:
     states: frozenset[str] = frozenset({"idle", "reading", "writing"})
     attributes: dict[str, Any] = attrs.field(factory=dict)
 
-    def handler(self) -> type[Waits]:
+    def handler(self):
         """One that waits like that."""
         facts = {"began": threading.Event(), "way": self, "ended_at": [], **self.attributes}
         return type("WaitsHere", (Waits,), facts)
 
 
-def _reads_a_line(handler: Waits) -> bytes:
+def _reads_a_line(handler):
     return handler.rfile.readline()
 
 
-def _sends_a_file(handler: Waits) -> None:
+def _sends_a_file(handler):
     with Path("/dev/zero").open("rb") as zeros:
         handler.request.sendfile(zeros)
 
 
-def _asks(handler: Waits) -> None:
+def _asks(handler):
     trio.from_thread.check_cancelled()
     time.sleep(0.001)
 
 
-def _waits_in_trio(handler: Waits) -> None:
+def _waits_in_trio(handler):
     trio.from_thread.run(trio.sleep, 0.001)
     trio.from_thread.check_cancelled()
 
@@ -98,7 +96,7 @@ WORKING = frozenset({"working"})
 
 
 @pytest.fixture
-def handler(way: Way) -> type[Waits]:
+def handler(way):
     """One that waits in this way."""
     return way.handler()
 
@@ -122,12 +120,12 @@ every_way = table(
 )
 
 
-async def waits(server: Any, handler: type[Waits]) -> None:
+async def waits(server, handler):
     """The only request's handler has come to where it waits."""
     await until(handler.began.is_set)
     before = -1
 
-    def is_there() -> bool:
+    def is_there():
         nonlocal before
         [it] = server.snapshot().requests
         stands, before = it.bytes_sent == before, it.bytes_sent
@@ -141,12 +139,10 @@ async def waits(server: Any, handler: type[Waits]) -> None:
 
 
 @every_way
-async def test_cancelled_request(
-    way: Way, handler: type[Waits], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_cancelled_request(way, handler, caplog):
     """However it waits in its socket, or asks Trio, a thread ends within 0.1 s of a cancel."""
     caplog.set_level(logging.INFO, "trioserver.error")
-    took: list[float] = []
+    took = []
     async with witnessed(server := on_tcp(handler)) as witness:
         while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
             handler.began.clear()
@@ -164,7 +160,7 @@ async def test_cancelled_request(
 
 
 @every_way
-async def test_grace_is_over(way: Way, handler: type[Waits]) -> None:
+async def test_grace_is_over(way, handler):
     """The same at the end of the grace; the server has closed by then."""
     async with met(server := on_tcp(handler, ends_idle_reads=False), way.says):
         await waits(server, handler)
@@ -176,7 +172,7 @@ async def test_grace_is_over(way: Way, handler: type[Waits]) -> None:
 
 
 @every_way
-async def test_outer_scope_is_cancelled(way: Way, handler: type[Waits]) -> None:
+async def test_outer_scope_is_cancelled(way, handler):
     """The same when the program around the server is cancelled."""
     with trio.CancelScope() as outer:
         async with met(server := on_tcp(handler), way.says) as (_, witness):
@@ -190,7 +186,7 @@ async def test_outer_scope_is_cancelled(way: Way, handler: type[Waits]) -> None:
 
 
 @every_way
-async def test_request_takes_too_long(way: Way, handler: type[Waits]) -> None:
+async def test_request_takes_too_long(way, handler):
     """The same when ``Timeouts.request`` is over."""
     async with met(on_tcp(handler, timeouts=Timeouts(request=0.3)), way.says) as (_, witness):
         await until(lambda: witness.records)
@@ -200,11 +196,11 @@ async def test_request_takes_too_long(way: Way, handler: type[Waits]) -> None:
     assert 0.3 <= record.duration < 0.3 + SOON
 
 
-async def test_datagram_that_finds_no_room() -> None:
+async def test_datagram_that_finds_no_room():
     """A ``sendto`` that waits for a full queue ends when its request is cancelled."""
-    errors: list[BaseException] = []
+    errors = []
 
-    def floods(request: Any, client_address: Any, server: Any) -> None:
+    def floods(request, client_address, server):
         try:
             while True:
                 request[1].sendto(bytes(1000), client_address)
@@ -226,10 +222,10 @@ async def test_datagram_that_finds_no_room() -> None:
     assert [type(error) for error in errors] == [trio.ClosedResourceError]
 
 
-async def test_half_a_reply_does_not_look_like_a_whole_one() -> None:
+async def test_half_a_reply_does_not_look_like_a_whole_one():
     """A client whose reply was cut sees an error, not an end."""
 
-    def sends(request: socket.socket, client_address: Any, server: Any) -> None:
+    def sends(request, client_address, server):
         request.sendall(bytes(20_000_000))
 
     async with met(server := on_tcp(sends)) as (client, witness):
@@ -243,17 +239,17 @@ async def test_half_a_reply_does_not_look_like_a_whole_one() -> None:
 # What is raised after it ------------------------------------------------------------------
 
 
-def raises_at_the_end(error: BaseException) -> Any:
+def raises_at_the_end(error):
     """A handler that raises when it meets the end of its input."""
 
-    def raises(request: socket.socket, client_address: Any, server: Any) -> None:
+    def raises(request, client_address, server):
         if not request.recv(1):
             raise error
 
     return raises
 
 
-async def test_error_after_a_cancellation_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_after_a_cancellation_is_told(caplog):
     """One line at INFO, without a traceback; `handle_error` is not called."""
     caplog.set_level(logging.INFO, "trioserver.error")
     async with met(server := on_tcp(raises_at_the_end(ValueError("what now?")))):
@@ -266,10 +262,10 @@ async def test_error_after_a_cancellation_is_told(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-async def test_what_ends_programs_goes_on_after_a_cancellation(kind: type[BaseException]) -> None:
+async def test_what_ends_programs_goes_on_after_a_cancellation(kind):
     """``SystemExit`` is never lost."""
 
-    async def serve() -> None:
+    async def serve():
         async with met(server := on_tcp(raises_at_the_end(kind("now")))):
             await shows(server, state="idle")
             server.cancel_request(1, "enough")
@@ -293,7 +289,7 @@ class Deaf:
     said: list[object] = attrs.field(factory=list)
     is_over: threading.Event = attrs.field(factory=threading.Event)
 
-    def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+    def __call__(self, request, client_address, server):
         self.sock = request
         self.calls += 1
         try:
@@ -306,23 +302,21 @@ class Deaf:
             self.is_over.set()
 
     @asynccontextmanager
-    async def serves(
-        self, server: trioserver.BaseServer | None = None, **fields: Any
-    ) -> AsyncIterator[tuple[trioserver.BaseServer, Witness]]:
+    async def serves(self, server=None, **fields):
         """A server with one client whom this handler serves."""
         server = server or on_tcp(self, **fields)
         async with met(server) as (_, witness):
             await until(lambda: self.sock is not None)
             yield server, witness
 
-    async def ends(self) -> None:
+    async def ends(self):
         """Let it end."""
         self.go.set()
         await until(self.is_over.is_set)
 
 
 @pytest.fixture
-def deaf() -> Iterator[Deaf]:
+def deaf():
     """One, which ends with the test."""
     handler = Deaf()
     yield handler
@@ -333,11 +327,18 @@ def deaf() -> Iterator[Deaf]:
         time.sleep(0.001)
 
 
+async def hold_open(server, task_status):
+    """A client that does nothing."""
+    async with await connect(server):
+        task_status.started()
+        await trio.sleep_forever()
+
+
 AT_ONCE = Timeouts(cleanup=0)
 """Nobody waits for a thread that was cancelled."""
 
 
-async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixture) -> None:
+async def test_thread_is_left_behind(deaf, caplog):
     """After ``timeouts.cleanup``: named once, with its stack; in the report, which is not clean."""
     async with deaf.serves(timeouts=Timeouts(cleanup=0.2)) as (server, witness):
         with takes(0.2 + SOON, least=0.2):
@@ -354,7 +355,44 @@ async def test_thread_is_left_behind(deaf: Deaf, caplog: pytest.LogCaptureFixtur
     assert not deaf.is_over.is_set()
 
 
-async def test_datagram_thread_is_left_behind(deaf: Deaf) -> None:
+class SlowLoop(trio.abc.Clock):
+    """Whoever looks at it takes a hundredth of a second for it."""
+
+    now = 0.0
+
+    def start_clock(self):
+        pass
+
+    def current_time(self):
+        self.now += 0.01
+        return self.now
+
+    def deadline_to_sleep_time(self, deadline):
+        return min(0.001, max(0, deadline - self.now))
+
+
+@pytest.fixture
+def slow_loop():
+    """The clock of a test."""
+    return SlowLoop()
+
+
+async def test_threads_left_behind_are_named_once_each(deaf, caplog, slow_loop):
+    """Their waits began after the cut's, which is as long; so it ends before them."""
+    server = on_tcp(deaf, timeouts=Timeouts(cleanup=2))
+    async with server.serving(), trio.open_nursery() as nursery:
+        for _ in range(10):
+            await nursery.start(hold_open, server)
+        while deaf.calls < 10:
+            await trio.lowlevel.checkpoint()
+        server.shutdown(0)
+        assert len((await server.wait_closed()).abandoned) == 10
+        nursery.cancel_scope.cancel()
+    told = [it.getMessage() for it in caplog.records if it.levelname == "ERROR"]
+    assert sum("left behind" in message for message in told) == len(told) == 10
+
+
+async def test_datagram_thread_is_left_behind(deaf):
     """The same for a datagram; the way back is closed, and ends what the thread then tries."""
     deaf.after = lambda request: request[1].sendto(b"late", ("127.0.0.1", 9))
     server = trioserver.ThreadingUDPServer(THERE, deaf, timeouts=Timeouts(cleanup=0.05))
@@ -389,9 +427,7 @@ UNBLOCKED = {"block_on_close": False, "timeouts": Timeouts(cleanup=0.3)}
         ),
     },
 )
-async def test_how_long_a_thread_is_waited_for(
-    fields: Any, cancel: Any, least: float, deaf: Deaf
-) -> None:
+async def test_how_long_a_thread_is_waited_for(fields, cancel, least, deaf):
     """It is left behind then."""
     async with deaf.serves(**fields) as (server, witness):
         with takes(least + SOON if least < 0.3 else 10, least):
@@ -400,7 +436,7 @@ async def test_how_long_a_thread_is_waited_for(
     assert witness.outcomes == ["abandoned"]
 
 
-async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
+async def test_daemon_thread_that_ends_is_not_left_behind():
     """One that waits in its socket is given the moment that it takes to end."""
     async with met(server := on_tcp(Upper, daemon_threads=True), b"half a line") as (_, witness):
         await shows(server, bytes_received=11)
@@ -409,7 +445,7 @@ async def test_daemon_thread_that_ends_is_not_left_behind() -> None:
     assert witness.outcomes == ["cancelled"]
 
 
-async def test_block_on_close_when_cancelled(deaf: Deaf) -> None:
+async def test_block_on_close_when_cancelled(deaf):
     """Without it, nobody waits either when the program around the server is cancelled."""
     with trio.CancelScope() as outer:
         async with deaf.serves(block_on_close=False):
@@ -419,7 +455,7 @@ async def test_block_on_close_when_cancelled(deaf: Deaf) -> None:
     assert time.perf_counter() - began < SOON
 
 
-async def test_thread_outlives_its_server(deaf: Deaf) -> None:
+async def test_thread_outlives_its_server(deaf):
     """One that ends when the server is gone hurts nobody, and leaves no descriptor."""
     before = open_descriptors()
     deaf.after = lambda request: request.recv(1)
@@ -432,11 +468,11 @@ async def test_thread_outlives_its_server(deaf: Deaf) -> None:
     assert deaf.said == [b""]
 
 
-async def test_server_serves_again_while_a_thread_is_left(deaf: Deaf) -> None:
+async def test_server_serves_again_while_a_thread_is_left(deaf):
     """The next run of the same server has its own slots."""
-    handlers: list[Any] = [deaf]
+    handlers = [deaf]
 
-    def deaf_once(*facts: Any) -> None:
+    def deaf_once(*facts):
         (handlers.pop() if handlers else Upper)(*facts)
 
     server = on_tcp(deaf_once, max_threads=1, timeouts=AT_ONCE)
@@ -449,7 +485,7 @@ async def test_server_serves_again_while_a_thread_is_left(deaf: Deaf) -> None:
         assert await ask(server, b"y\n") == b"Y\n"
 
 
-async def test_thread_that_has_ended_is_not_left_behind(deaf: Deaf) -> None:
+async def test_thread_that_has_ended_is_not_left_behind(deaf):
     """Though Trio has not heard of its end yet, because it was kept from listening."""
     async with deaf.serves(timeouts=Timeouts(cleanup=0.1)) as (server, witness):
         server.cancel_request(1, "enough")
@@ -461,9 +497,7 @@ async def test_thread_that_has_ended_is_not_left_behind(deaf: Deaf) -> None:
     assert witness.outcomes == ["cancelled"]
 
 
-async def test_error_of_a_thread_that_was_left_behind_is_told(
-    deaf: Deaf, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_of_a_thread_that_was_left_behind_is_told(deaf, caplog):
     """In one line, when it comes."""
     caplog.set_level(logging.INFO, "trioserver")
     deaf.after = lambda request: [].pop()
@@ -475,11 +509,11 @@ async def test_error_of_a_thread_that_was_left_behind_is_told(
     assert "which was left behind, has raised: IndexError: pop from empty list" in caplog.text
 
 
-async def test_cancelled_handler_is_fed_no_more() -> None:
+async def test_cancelled_handler_is_fed_no_more():
     """What is queued is not for it any more: its next read meets the end of the input."""
-    reads: list[int] = []
+    reads = []
 
-    def slow(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def slow(sock, client_address, server):
         while data := sock.recv(1000):
             reads.append(len(data))
             if len(reads) == 3:
@@ -497,11 +531,11 @@ async def test_cancelled_handler_is_fed_no_more() -> None:
     assert len(reads) == 3
 
 
-async def test_thread_that_ends_before_its_outcome_keeps_no_slot(deaf: Deaf) -> None:
+async def test_thread_that_ends_before_its_outcome_keeps_no_slot(deaf):
     """A hook may take its time after a thread was left behind, which may end meanwhile."""
 
     class Dawdles(trioserver.ThreadingTCPServer):
-        async def process_request(self, request: Any, client_address: Any) -> None:
+        async def process_request(self, request, client_address):
             try:
                 await super().process_request(request, client_address)
             finally:
@@ -549,7 +583,7 @@ print(said)
 """
 
 
-def test_thread_calls_back_when_trio_is_gone() -> None:
+def test_thread_calls_back_when_trio_is_gone():
     """TH-08: a call into a Trio that has ended raises there, and nothing hangs."""
     done = run_program(CALLS_BACK)
     assert done.stdout == "['RunFinishedError']\n"
@@ -557,15 +591,15 @@ def test_thread_calls_back_when_trio_is_gone() -> None:
 
 
 @pytest.mark.parametrize("outlasts", [False, True])
-async def test_thread_waits_in_trio_during_shutdown(outlasts: bool) -> None:
+async def test_thread_waits_in_trio_during_shutdown(outlasts):
     """TH-08: what a handler awaits in Trio is not cancelled with it, so it may be left behind."""
     go, began, over = trio.Event(), threading.Event(), threading.Event()
 
-    async def waits_in_trio() -> None:
+    async def waits_in_trio():
         began.set()
         await go.wait()
 
-    def calls_back(request: Any, client_address: Any, server: Any) -> None:
+    def calls_back(request, client_address, server):
         try:
             trio.from_thread.run(waits_in_trio)
         finally:
@@ -588,10 +622,10 @@ async def test_thread_waits_in_trio_during_shutdown(outlasts: bool) -> None:
 
 
 @contextmanager
-def all_free_numbers_taken() -> Iterator[list[int]]:
+def all_free_numbers_taken():
     """Open so many pipes that every number that is free below the highest one is somebody's."""
     top = max(open_descriptors())
-    ends: list[int] = []
+    ends = []
     while not ends or max(ends) < top + 8:
         ends += os.pipe()
     try:
@@ -603,7 +637,7 @@ def all_free_numbers_taken() -> Iterator[list[int]]:
             os.close(end)
 
 
-def unharmed(ends: list[int]) -> bool:
+def unharmed(ends):
     """Whether nobody has closed, or written to, any of the pipes."""
     for reader, writer in zip(ends[::2], ends[1::2], strict=True):
         with suppress(BlockingIOError):
@@ -615,16 +649,16 @@ def unharmed(ends: list[int]) -> bool:
     return True
 
 
-def _reads(sock: Any) -> None:
+def _reads(sock):
     assert sock.recv(100) == b""
 
 
-def _writes(sock: Any) -> None:
+def _writes(sock):
     with pytest.raises(OSError):  # noqa: PT011
         sock.sendall(b"late")
 
 
-def _shuts(sock: Any) -> None:
+def _shuts(sock):
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -633,7 +667,7 @@ every_harm = pytest.mark.parametrize("late", [_reads, _writes, lambda sock: sock
 
 
 @every_harm
-async def test_thread_left_behind_hits_nobody_else(late: Any, deaf: Deaf) -> None:
+async def test_thread_left_behind_hits_nobody_else(late, deaf):
     """TH-09: its late read, write or close; its number is not free before it has ended."""
     deaf.after = late
     async with deaf.serves(timeouts=AT_ONCE) as (server, witness):
@@ -654,11 +688,11 @@ async def test_thread_left_behind_hits_nobody_else(late: Any, deaf: Deaf) -> Non
 
 @every_harm
 @pytest.mark.parametrize("of", ["socket", "file"])
-async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None:
+async def test_what_a_handler_keeps_hits_nobody_else(late, of):
     """TH-09: nor does a socket, or a file made of it, that is used after the request's end."""
-    kept: list[Any] = []
+    kept = []
 
-    def keeps(request: socket.socket, client_address: Any, server: Any) -> None:
+    def keeps(request, client_address, server):
         kept.append(request if of == "socket" else request.makefile("rwb", buffering=0))
 
     async with running(server := on_tcp(keeps)):
@@ -673,12 +707,12 @@ async def test_what_a_handler_keeps_hits_nobody_else(late: Any, of: str) -> None
 
 
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR, "close"])
-async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_handler_shuts_its_own_socket(how, caplog):
     """TH-09: no harm is done, there is one record, and the client sees the end at once."""
     caplog.set_level(logging.INFO, "trioserver.error")
     go = threading.Event()
 
-    def shuts(request: socket.socket, client_address: Any, server: Any) -> None:
+    def shuts(request, client_address, server):
         request.sendall(request.recv(100))
         (request.close if how == "close" else partial(request.shutdown, how))()
         go.wait(10)
@@ -697,11 +731,11 @@ async def test_handler_shuts_its_own_socket(how: Any, caplog: pytest.LogCaptureF
     assert open_descriptors() == before
 
 
-async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:
+async def test_request_is_cancelled_when_its_handler_has_closed_it():
     """TH-09: there is nothing left to shut, and that is all right."""
     closed = threading.Event()
 
-    def closes(request: socket.socket, client_address: Any, server: Any) -> None:
+    def closes(request, client_address, server):
         request.shutdown(socket.SHUT_RDWR)
         request.close()
         closed.set()
@@ -717,11 +751,11 @@ async def test_request_is_cancelled_when_its_handler_has_closed_it() -> None:
     assert witness.outcomes == ["cancelled"]
 
 
-async def test_handler_cancels_another_request() -> None:
+async def test_handler_cancels_another_request():
     """``self.server.cancel_request`` works from a thread; of one that is over it says so."""
-    answers: list[bool] = []
+    answers = []
 
-    def cancels(request: socket.socket, client_address: Any, server: Any) -> None:
+    def cancels(request, client_address, server):
         if request.recv(1) == b"c":
             answers.extend(server.cancel_request(number, "somebody's wish") for number in (1, 9))
 
@@ -736,10 +770,10 @@ async def test_handler_cancels_another_request() -> None:
     assert (record.outcome, record.reason) == (Outcome.CANCELLED, "somebody's wish")
 
 
-async def test_many_requests_cancelled_at_once() -> None:
+async def test_many_requests_cancelled_at_once():
     """All threads end in parallel, with limits of their own."""
 
-    def waits_there(request: socket.socket, client_address: Any, server: Any) -> None:
+    def waits_there(request, client_address, server):
         request.recv(1)
 
     server = on_tcp(waits_there, ends_idle_reads=False, limits=Limits(requests=30))

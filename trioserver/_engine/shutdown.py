@@ -149,8 +149,10 @@ class Shutdown:
             await self._registry.until_all_closed()
         # With a cleanup of 0 seconds, they still have one turn of the loop to end.
         await trio.lowlevel.cancel_shielded_checkpoint()
-        stubborn = (it for it in self._registry.here() if not it.request._fate.left_behind)
-        for task in stubborn:
+        for task in self._registry.here():
+            fate = task.request._fate
+            if fate.left_behind or fate.awaits_thread:
+                continue  # told of where the thread is waited for: whose wait may end after this
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(task.trio_task)
             log_safely(error_log, logging.ERROR, message, task.info, seconds, stack)

@@ -25,12 +25,15 @@ class Fate:
     Attributes:
       must_not_linger: whether it is closed without a wait for its peer.
       handlers_not_awaited: handlers that were constructed for it, and not awaited yet.
+      awaits_thread: whether it waits for the end of a thread that was cancelled; it will
+        say itself if the thread is left behind.
       left_behind: the thread that works on for it after its outcome.
       was_killed: whether its worker process was killed.
     """
 
     must_not_linger: bool = False
     handlers_not_awaited: int = 0
+    awaits_thread: bool = False
     left_behind: KeepsSlot | None = None
     was_killed: bool = False
 

@@ -116,10 +116,10 @@ class ThreadingMixIn(BaseServer):
     ) -> ThreadCall:
         return ThreadCall(
             request.info,
+            request._fate,
             run_sync=run_sync,
             interrupt=interrupt,
             patience=partial(self._patience, request),
-            on_left_behind=partial(setattr, request._fate, "left_behind"),
             clean_up=clean_up,
         )
 

@@ -27,6 +27,7 @@ from ..._facts.errors import RequestEnded
 from ..._facts.events import RequestInfo
 from ..._facts.observers import error_log, log_safely
 from ..._facts.verdict import describe_error
+from ..._requests.any_request import Fate
 
 T = TypeVar("T")
 
@@ -39,9 +40,9 @@ class ThreadCall:
 
     Attributes:
       info: the facts of the request.
+      fate: what has become of it, where it is noted that the thread is left behind.
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
-      on_left_behind: called with this call when that happens.
       run_sync: what has a thread call a function; None is `trio.to_thread.run_sync`.
       clean_up: what the thread itself does at its end when it was left behind.
       is_left_behind: whether it was.
@@ -50,9 +51,9 @@ class ThreadCall:
     """
 
     info: RequestInfo
+    fate: Fate
     interrupt: Callable[[], object]
     patience: Callable[[], float]
-    on_left_behind: Callable[[ThreadCall], object]
     run_sync: Callable[..., Awaitable[object]] | None = None
     clean_up: Callable[[], object] = lambda: None
     is_left_behind: bool = False
@@ -150,12 +151,14 @@ class ThreadCall:
     async def _end(self, cancelled: trio.Cancelled) -> None:
         self.interrupt()
         seconds = self.patience()
+        self.fate.awaits_thread = True
         with trio.move_on_after(seconds, shield=True):
             await self._ended.wait()
+        self.fate.awaits_thread = False
         with self._lock:  # Trio may not have heard of the end yet
             self.is_left_behind = not self._has_ended
         if self.is_left_behind:
-            self.on_left_behind(self)
+            self.fate.left_behind = self
             message = "the thread of %s still runs %g s after it was cancelled; left behind:\n%s"
             log_safely(error_log, logging.ERROR, message, self.info, seconds, self._stack())
         elif not isinstance(self._error, (trio.Cancelled, RequestEnded, NoneType)):
