@@ -1,27 +1,19 @@
 """What holds for every test."""
 
-from __future__ import annotations
-
 import signal
 import ssl
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from trioserver.testing import open_descriptors
 
-if TYPE_CHECKING:
-    import trustme
-
-
 pytest.register_assert_rewrite("support")  # what they compare is told when it fails, too
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_is_heeded() -> Iterator[None]:
+def ctrl_c_is_heeded():
     """Also in a background job of a shell, which ignores it and hands that on to its children."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN:
@@ -31,7 +23,7 @@ def ctrl_c_is_heeded() -> Iterator[None]:
 
 
 @pytest.fixture
-def nothing_stays_open() -> Iterator[None]:
+def nothing_stays_open():
     """Whatever a test does with servers, all descriptors are closed at its end."""
     before = open_descriptors()
     yield
@@ -39,7 +31,7 @@ def nothing_stays_open() -> Iterator[None]:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder():
     """A folder with a short name, as socket addresses are short."""
     with tempfile.TemporaryDirectory(prefix="ts-") as name:
         yield Path(name)
@@ -49,7 +41,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def authority() -> trustme.CA:
+def authority():
     """Who signs the server's certificate."""
     import trustme  # noqa: PLC0415
 
@@ -57,7 +49,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def context(authority: trustme.CA) -> ssl.SSLContext:
+def context(authority):
     """What a server needs to prove who it is."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(context)
@@ -65,7 +57,7 @@ def context(authority: trustme.CA) -> ssl.SSLContext:
 
 
 @pytest.fixture(scope="session")
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
+def trusting(authority):
     """What a client needs to believe it."""
     context = ssl.create_default_context()
     authority.configure_trust(context)

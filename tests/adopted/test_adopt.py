@@ -1,7 +1,5 @@
 """`adopt`: objects of `socketserver`, built by somebody else, served as they are."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import http.client
@@ -13,8 +11,6 @@ import socket
 import socketserver
 import threading
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -34,18 +30,18 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 class UpperDatagram(socketserver.DatagramRequestHandler):
     """Answers a datagram with its upper-case form."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(self.packet.upper())
 
 
-def theirs(kind: str, folder: Path, handler: Any) -> Any:
+def theirs(kind, folder, handler):
     """A server of that kind."""
     address = str(folder / "socket") if "Unix" in kind else THERE
     return getattr(socketserver, f"{kind}Server")(address, handler)
 
 
 @pytest.mark.parametrize("kind", ["TCP", "UnixStream", "ThreadingTCP", "ThreadingUnixStream"])
-async def test_stream_server(kind: str, tmp_path: Path) -> None:
+async def test_stream_server(kind, tmp_path):
     """Connections over TCP and Unix sockets, with threads and without."""
     async with adopted(theirs(kind, tmp_path, Upper)) as it:
         for _ in range(3):
@@ -59,7 +55,7 @@ async def test_stream_server(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
-async def test_datagram_server(kind: str, tmp_path: Path) -> None:
+async def test_datagram_server(kind, tmp_path):
     """Datagrams over UDP and Unix sockets."""
     server = theirs(kind, tmp_path, UpperDatagram)
     with socket.socket(server.address_family, socket.SOCK_DGRAM) as client:
@@ -83,13 +79,11 @@ async def test_datagram_server(kind: str, tmp_path: Path) -> None:
         "fails, and hides what it was told of": RuntimeError("the second"),
     },
 )
-async def test_handle_error_that_raises(
-    error: Exception | None, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_handle_error_that_raises(error, caplog):
     """It ends nothing, and everything is logged: the first error is never lost."""
 
     class Raises(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request, client_address):
             if error is None:
                 raise  # noqa: PLE0704  (it is called while the error is handled)
             raise error from None
@@ -102,14 +96,14 @@ async def test_handle_error_that_raises(
     assert "handle_error raised" in caplog.text
 
 
-async def test_what_is_bypassed_is_said() -> None:
+async def test_what_is_bypassed_is_said():
     """Overrides that adopt() does not call are named."""
 
     class Pools(socketserver.ThreadingTCPServer):
-        def process_request(self, request: Any, client_address: Any) -> None:
+        def process_request(self, request, client_address):
             raise AssertionError
 
-        def serve_forever(self, poll_interval: float = 0.5) -> None:
+        def serve_forever(self, poll_interval=0.5):
             raise AssertionError
 
     with pytest.warns(UserWarning, match="not called under adopt") as warned:
@@ -123,11 +117,11 @@ async def test_what_is_bypassed_is_said() -> None:
 
 
 @pytest.mark.parametrize("where", ["task", "thread", "handler"])
-async def test_shutdown_from_anywhere(where: str) -> None:
+async def test_shutdown_from_anywhere(where):
     """It returns when nobody else is let in, also where serve_forever would wait for itself."""
 
     class Stops(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             self.rfile.readline()
             if where == "handler":
                 self.server.shutdown()
@@ -146,7 +140,7 @@ async def test_shutdown_from_anywhere(where: str) -> None:
             client.close()  # else the server lingers
 
 
-async def test_shutdown_lets_nobody_else_in() -> None:
+async def test_shutdown_lets_nobody_else_in():
     """From then on the kernel refuses."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     address = server.server_address
@@ -163,24 +157,24 @@ async def test_shutdown_lets_nobody_else_in() -> None:
             assert await in_thread(client.recv, 100) == b"HALF A LINE\n"
 
 
-async def test_shutdown_before_serving() -> None:
+async def test_shutdown_before_serving():
     """A thread that waits for the server to end is released as soon as it has begun."""
     server = socketserver.TCPServer(THERE, Upper)
     thread = threading.Thread(target=server.shutdown)
     thread.start()
     with trio.fail_after(10):
-        await until(lambda: server._BaseServer__shutdown_request)  # type: ignore[attr-defined]
+        await until(lambda: server._BaseServer__shutdown_request)
         report = await adopt(server)
         await in_thread(thread.join)
     assert report.reason == "shutdown() was called"
 
 
-async def test_shutdown_runs_overrides() -> None:
+async def test_shutdown_runs_overrides():
     """A subclass that does more in its shutdown() goes on doing it; afterwards it returns."""
     told = []
 
     class Tells(socketserver.ThreadingTCPServer):
-        def shutdown(self) -> None:
+        def shutdown(self):
             told.append("before")
             super().shutdown()
             told.append("after")
@@ -199,17 +193,17 @@ class KeepAlive(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         """Say nothing."""
 
 
-async def test_idle_keep_alive_connection_is_drained() -> None:
+async def test_idle_keep_alive_connection_is_drained():
     """It ends at once, though its handler waits in a read.
 
     Nor is anything said of a ready-made class: it overrides nothing.
@@ -218,7 +212,7 @@ async def test_idle_keep_alive_connection_is_drained() -> None:
     host, port = server.server_address[:2]
     with contextlib.closing(http.client.HTTPConnection(str(host), port)) as client:
 
-        def fetch() -> bytes:
+        def fetch():
             client.request("GET", "/")
             return client.getresponse().read()
 
@@ -233,7 +227,7 @@ async def test_idle_keep_alive_connection_is_drained() -> None:
 
 
 @pytest.mark.parametrize("how", ["the grace", "a cancellation"])
-async def test_blocked_read_is_ended(how: str) -> None:
+async def test_blocked_read_is_ended(how):
     """In the middle of a request, it has the grace and no more; everything is closed."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     with plain_client(server.server_address) as client, trio.CancelScope() as scope:
@@ -251,19 +245,19 @@ async def test_blocked_read_is_ended(how: str) -> None:
 
 
 async def test_thread_that_is_left_behind_closes_its_request(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    caplog,
+):
     """Nobody closes a descriptor under a thread that still works with it."""
     go, seen, ended = threading.Event(), [], threading.Event()
     before = open_descriptors()
 
     class Stubborn(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             go.wait(10)
             seen.append(self.request.fileno())
 
     class Server(socketserver.ThreadingTCPServer):
-        def shutdown_request(self, request: Any) -> None:
+        def shutdown_request(self, request):
             super().shutdown_request(request)
             ended.set()
 
@@ -282,9 +276,7 @@ async def test_thread_that_is_left_behind_closes_its_request(
     await until(lambda: open_descriptors() == before)
 
 
-async def test_peer_that_resets_is_disconnected(
-    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_peer_that_resets_is_disconnected(caplog, capsys):
     """Its doing: no handle_error, which prints, no traceback."""
     caplog.set_level(logging.INFO)
     async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
@@ -301,7 +293,7 @@ async def test_peer_that_resets_is_disconnected(
 # What is asked of the server ----------------------------------------------------------------------
 
 
-async def test_time_outs_hold() -> None:
+async def test_time_outs_hold():
     """A silent client is timed out, as in any mode."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     async with adopted(server, timeouts=Timeouts(idle=0.05)) as it:
@@ -310,7 +302,7 @@ async def test_time_outs_hold() -> None:
     assert it.outcomes == ["timed_out"]
 
 
-async def test_limits_hold() -> None:
+async def test_limits_hold():
     """Of ``limits.requests`` and ``max_threads`` the smaller counts."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     limits = Limits(requests=1, when_full="refuse")
@@ -323,16 +315,16 @@ async def test_limits_hold() -> None:
     assert it.witness.names.count("request_refused") == 1
 
 
-async def test_failed_requests_are_no_garbage() -> None:
+async def test_failed_requests_are_no_garbage():
     """Nothing of a request is in a cycle, which would keep it until a collection."""
 
     class Fails(Upper):
-        def handle(self) -> None:
+        def handle(self):
             super().handle()
             raise ValueError("on purpose")
 
     class Silent(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None: ...
+        def handle_error(self, request, client_address): ...
 
     try:
         async with adopted(Silent(THERE, Fails)) as it:
@@ -355,12 +347,12 @@ class Serial(socketserver.BaseServer):
     socket = None
 
 
-def forks() -> Any:
+def forks():
     """One that makes processes."""
     return socketserver.ForkingTCPServer(THERE, Upper)
 
 
-def serial() -> Any:
+def serial():
     """One with nothing to wait for a client with."""
     return Serial(THERE, Upper)
 
@@ -374,7 +366,7 @@ def serial() -> Any:
         "no socket": (serial, {}, TypeError, "Serial has no socket to serve with: .* is None"),
     },
 )
-async def test_what_is_refused(make: Any, options: Any, error: Any, fault: str) -> None:
+async def test_what_is_refused(make, options, error, fault):
     """With what was expected; nothing is closed."""
     with contextlib.ExitStack() as stack:
         server = make()
@@ -386,7 +378,7 @@ async def test_what_is_refused(make: Any, options: Any, error: Any, fault: str) 
 
 
 @pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
-async def test_server_that_is_not_ready_is_refused(kind: Any) -> None:
+async def test_server_that_is_not_ready_is_refused(kind):
     """Not bound, not listening, closed: each says what to do, and nothing is closed."""
     server = kind(THERE, Upper, bind_and_activate=False)
     steps = [server.server_bind, server.server_activate]
@@ -400,7 +392,7 @@ async def test_server_that_is_not_ready_is_refused(kind: Any) -> None:
         await adopt(server)
 
 
-async def test_server_that_is_being_adopted_is_refused() -> None:
+async def test_server_that_is_being_adopted_is_refused():
     """And goes on with who has it."""
     async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
         with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
@@ -411,23 +403,23 @@ async def test_server_that_is_being_adopted_is_refused() -> None:
 class Own(socketserver.BaseServer):
     """Makes its own socket, and has no ``fileno``."""
 
-    def __init__(self, address: Any, handler: Any) -> None:
+    def __init__(self, address, handler):
         super().__init__(address, handler)
         self.socket = socket.create_server(address)
         self.server_address = self.socket.getsockname()
 
-    def get_request(self) -> Any:
+    def get_request(self):
         return self.socket.accept()
 
-    def server_close(self) -> None:
+    def server_close(self):
         self.socket.close()
 
 
 class Old(socketserver.ThreadingTCPServer):
     """Has flags that are not quite true: others have never had to be particular about them."""
 
-    daemon_threads = 1  # type: ignore[assignment]
-    block_on_close = 0  # type: ignore[assignment]
+    daemon_threads = 1
+    block_on_close = 0
     ends_idle_reads = None
 
 
@@ -439,7 +431,7 @@ class Old(socketserver.ThreadingTCPServer):
         "one that forks": (socketserver.ForkingTCPServer, {"forking": "threads"}),
     },
 )
-async def test_unusual_server(kind: Any, options: Any) -> None:
+async def test_unusual_server(kind, options):
     """It is served all the same."""
     async with adopted(kind(THERE, Upper), **options) as it:
         assert await it.ask() == b"HELLO\n"
@@ -447,12 +439,12 @@ async def test_unusual_server(kind: Any, options: Any) -> None:
     assert it.outcomes == ["completed"]
 
 
-async def test_their_get_request_is_called_when_somebody_is_there() -> None:
+async def test_their_get_request_is_called_when_somebody_is_there():
     """As ever, so it may wait: not even a drain calls it for nobody."""
     somebody_was_there = []
 
     class Looks(socketserver.ThreadingTCPServer):
-        def get_request(self) -> Any:
+        def get_request(self):
             somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
             return super().get_request()
 

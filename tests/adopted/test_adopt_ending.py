@@ -1,12 +1,9 @@
 """`adopt`: what of theirs takes too long, and how long that may be."""
 
-from __future__ import annotations
-
 import logging
 import socketserver
 import threading
 import time
-from typing import Any
 
 import pytest
 import trio
@@ -20,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 @pytest.fixture
-def errors(caplog: pytest.LogCaptureFixture) -> Any:
+def errors(caplog):
     """What was logged as an error."""
     levels = logging.ERROR
     return lambda: [it.getMessage() for it in caplog.records if it.levelno >= levels]
@@ -29,31 +26,31 @@ def errors(caplog: pytest.LogCaptureFixture) -> Any:
 class Acts(socketserver.TCPServer):
     """Does something besides, and waits in one of its methods until it may go."""
 
-    def __init__(self, waits_in: str = "service_actions") -> None:
+    def __init__(self, waits_in="service_actions"):
         super().__init__(THERE, Upper)
-        self.calls: list[str] = []
+        self.calls = []
         self.began, self.go, self.waits_in = threading.Event(), threading.Event(), waits_in
 
-    def wait(self, where: str) -> None:
+    def wait(self, where):
         self.began.set()
         if where == self.waits_in:
             self.go.wait(10)
         self.calls.append(where)
 
-    def service_actions(self) -> None:
+    def service_actions(self):
         self.wait("service_actions")
 
-    def server_close(self) -> None:
+    def server_close(self):
         super().server_close()
         self.wait("server_close")
 
-    def draining(self, grace: float) -> None:
+    def draining(self, grace):
         """As an observer: there is no need to wait any longer."""
         self.go.set()
 
 
 @pytest.mark.parametrize("waits_in", ["service_actions", "server_close"])
-async def test_what_hangs_is_left_behind(waits_in: str, errors: Any) -> None:
+async def test_what_hangs_is_left_behind(waits_in, errors):
     """They get ``timeouts.cleanup`` from the drain on, and a line in the log."""
     async with adopted(server := Acts(waits_in), timeouts=Timeouts(cleanup=0.05)):
         assert await in_thread(server.began.wait, 5)
@@ -65,7 +62,7 @@ async def test_what_hangs_is_left_behind(waits_in: str, errors: Any) -> None:
     assert told.endswith("; left behind") == (waits_in == "service_actions")
 
 
-async def test_service_actions_that_end_in_time_are_waited_for(errors: Any) -> None:
+async def test_service_actions_that_end_in_time_are_waited_for(errors):
     """As ever, nothing of theirs is closed under them."""
     async with adopted(server := Acts(), observers=[server]):
         assert await in_thread(server.began.wait, 5)
@@ -74,7 +71,7 @@ async def test_service_actions_that_end_in_time_are_waited_for(errors: Any) -> N
 
 
 @pytest.mark.parametrize("cleanup", [0.2, 0])
-async def test_server_close_is_called_in_any_case(cleanup: float, errors: Any) -> None:
+async def test_server_close_is_called_in_any_case(cleanup, errors):
     """Whoever else has all of Trio's threads, and however little time it gets."""
     limiter = trio.to_thread.current_default_thread_limiter()
     for _ in range(int(limiter.total_tokens)):
@@ -90,10 +87,9 @@ async def test_server_close_is_called_in_any_case(cleanup: float, errors: Any) -
     assert errors() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits_for", ["nobody", "the client"])
-async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
-    waits_for: str, errors: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_handle_error_that_hangs_is_told_once_and_bounded_once(waits_for, errors, caplog):
     """It has ``timeouts.cleanup``, then its thread a moment; its error and its place are told.
 
     There is no place to tell where it waits for its client, which its time ends, too.
@@ -101,7 +97,7 @@ async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
     go = threading.Event()
 
     class Stuck(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request, client_address):
             if waits_for == "nobody":
                 go.wait(10)
             else:
@@ -122,14 +118,14 @@ async def test_handle_error_that_hangs_is_told_once_and_bounded_once(
     assert "ValueError: no" in caplog.text
 
 
-async def test_first_error_is_not_lost_in_server_close(caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_error_is_not_lost_in_server_close(caplog):
     """What has ended the server is logged when their server_close raises something else."""
 
     class Fails(socketserver.TCPServer):
-        def service_actions(self) -> None:
+        def service_actions(self):
             raise LookupError("the first")
 
-        def server_close(self) -> None:
+        def server_close(self):
             super().server_close()
             raise RuntimeError("the second") from None
 

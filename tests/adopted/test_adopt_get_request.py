@@ -1,7 +1,5 @@
 """`adopt`: a ``get_request`` of theirs may wait for its client, and nobody stands still for it."""
 
-from __future__ import annotations
-
 import logging
 import select
 import socket
@@ -30,11 +28,11 @@ class Waits(socketserver.ThreadingTCPServer):
 
     request_queue_size = 10
 
-    def __init__(self, handler: Any = Upper) -> None:
-        self.threads: list[int] = []
+    def __init__(self, handler=Upper):
+        self.threads = []
         super().__init__(THERE, handler)
 
-    def get_request(self) -> Any:
+    def get_request(self):
         sock, address = super().get_request()
         self.threads.append(threading.get_ident())
         if not sock.recv(1):
@@ -46,7 +44,7 @@ class Waits(socketserver.ThreadingTCPServer):
 # It waits --------------------------------------------------------------------------------
 
 
-async def test_silent_client_does_not_stop_trio(caplog: pytest.LogCaptureFixture) -> None:
+async def test_silent_client_does_not_stop_trio(caplog):
     """It is in a thread, and waits for its turn no longer than ``timeouts.handshake``.
 
     That is told once, as others are not let in meanwhile.
@@ -72,13 +70,11 @@ async def test_silent_client_does_not_stop_trio(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("words", [b"", b"this is not TLS" * 10], ids=["silent", "liar"])
 @both
-async def test_handshake_in_get_request(
-    kind: Any, words: bytes, context: ssl.SSLContext, trusting: ssl.SSLContext
-) -> None:
+async def test_handshake_in_get_request(kind, words, context, trusting):
     """The usual recipe: a client that is silent, or lies, costs nobody else anything."""
 
-    class Server(kind):  # type: ignore[misc]
-        def get_request(self) -> Any:
+    class Server(kind):
+        def get_request(self):
             sock, address = self.socket.accept()
             return context.wrap_socket(sock, server_side=True), address
 
@@ -102,7 +98,7 @@ async def test_handshake_in_get_request(
 # Who is where, whatever happens ------------------------------------------------------------
 
 
-async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it() -> None:
+async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it():
     """Both were accepted."""
     server = Waits()
     with plain_client(server.server_address) as one, plain_client(server.server_address) as other:
@@ -118,7 +114,7 @@ async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it() -> None
 
 
 @pytest.mark.parametrize("how", ["the grace", "a cancellation"])
-async def test_get_request_that_waits_is_ended(how: str) -> None:
+async def test_get_request_that_waits_is_ended(how):
     """As every other wait for a client: every client is closed, and so is the object."""
     server = Waits()
     clients = [plain_client(server.server_address) for _ in range(2)]
@@ -137,13 +133,13 @@ async def test_get_request_that_waits_is_ended(how: str) -> None:
 
 
 async def test_get_request_that_is_left_behind_closes_its_client(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    caplog,
+):
     """It waits for something that nobody can end."""
     go = threading.Event()
 
     class Stubborn(socketserver.ThreadingTCPServer):
-        def get_request(self) -> Any:
+        def get_request(self):
             answer = super().get_request()
             go.wait(10)
             return answer
@@ -161,12 +157,12 @@ async def test_get_request_that_is_left_behind_closes_its_client(
 class FirstIs(socketserver.ThreadingTCPServer):
     """Its first ``get_request`` raises an error, before its accept or when it has closed it."""
 
-    def __init__(self, error: Exception | None, accepts: bool) -> None:
+    def __init__(self, error, accepts):
         self.first = True
         self.error, self.accepts = error, accepts
         super().__init__(THERE, Upper)
 
-    def get_request(self) -> Any:
+    def get_request(self):
         first, self.first = self.first, False
         answer = super().get_request() if self.accepts or not first else None
         if first and answer is not None:
@@ -190,9 +186,7 @@ LEFT = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client left in the handshake")
         "it was interrupted": (InterruptedError(), False, ""),
     },
 )
-async def test_first_get_request_fails(
-    error: Exception | None, accepts: bool, outcome: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_first_get_request_fails(error, accepts, outcome, caplog):
     """It costs that client its connection, if it means one, and the next one is served."""
     outcomes = list(filter(None, [outcome, "completed"]))
     async with adopted(FirstIs(error, accepts)) as it:
@@ -207,11 +201,11 @@ async def test_first_get_request_fails(
 
 
 @both
-async def test_get_request_that_waits_for_its_listener_first(kind: Any) -> None:
+async def test_get_request_that_waits_for_its_listener_first(kind):
     """A common recipe, to look at a flag now and then: it finds its client."""
 
-    class Polls(kind):  # type: ignore[misc]
-        def get_request(self) -> Any:
+    class Polls(kind):
+        def get_request(self):
             while True:
                 if select.select([self.socket], [], [], 0.1)[0]:
                     return self.socket.accept()
@@ -221,20 +215,20 @@ async def test_get_request_that_waits_for_its_listener_first(kind: Any) -> None:
             assert await it.ask() == b"HELLO\n"
 
 
-async def test_hooks_get_the_address_that_get_request_returned() -> None:
+async def test_hooks_get_the_address_that_get_request_returned():
     """All of them; the record and the limits have that of the connection."""
-    seen: list[Any] = []
+    seen = []
 
     class Server(Waits):
-        def verify_request(self, request: Any, client_address: Any) -> bool:
+        def verify_request(self, request, client_address):
             seen.append(client_address)
             return True
 
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             seen.append(client_address)
             super().finish_request(request, client_address)
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request, client_address):
             seen.append(client_address)
 
     async with adopted(Server(fails)) as it:
@@ -252,15 +246,15 @@ FIFTIETH = struct.pack("ll", 0, 20_000)
 
 
 @pytest.mark.parametrize("door", ["adopt", "get_request", "threads"])
-async def test_time_outs_of_the_listener_are_those_of_its_connections(door: str) -> None:
+async def test_time_outs_of_the_listener_are_those_of_its_connections(door):
     """The kernel hands them on, and there they would end a read that waits."""
     option = (socket.SOL_SOCKET, socket.SO_RCVTIMEO, FIFTIETH)
 
-    def waits(request: Any, client_address: Any, server: Any) -> None:
+    def waits(request, client_address, server):
         request.recv(1)
 
     class SetsIt(socketserver.ThreadingTCPServer):
-        def get_request(self) -> Any:
+        def get_request(self):
             sock, address = super().get_request()
             sock.setsockopt(*option)
             return sock, address
@@ -270,7 +264,7 @@ async def test_time_outs_of_the_listener_are_those_of_its_connections(door: str)
         server = trioserver.ThreadingTCPServer(THERE, waits, socket_options=[option])
     else:
         kind = SetsIt if door == "get_request" else socketserver.ThreadingTCPServer
-        server = kind(THERE, waits)  # type: ignore[arg-type]
+        server = kind(THERE, waits)
         if door == "adopt":
             server.socket.setsockopt(*option)
     async with served(server) as it:

@@ -1,14 +1,9 @@
 """`adopt`: how their clients come in, by way of their own ``get_request`` and socket."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -24,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 # What goes wrong ------------------------------------------------------------------------
 
 
-async def test_server_that_is_closed_under_it_is_an_error() -> None:
+async def test_server_that_is_closed_under_it_is_an_error():
     """Found when somebody comes, and said what it is; nobody else's descriptor is meant."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     address, number = server.server_address, server.fileno()
@@ -42,7 +37,7 @@ async def test_server_that_is_closed_under_it_is_an_error() -> None:
     assert getattr(error, "errno", None) == errno.EBADF
 
 
-async def test_listener_that_listens_no_more_is_an_error() -> None:
+async def test_listener_that_listens_no_more_is_an_error():
     """The one error of get_request that is not a client's."""
     server = socketserver.ThreadingTCPServer(THERE, Upper)
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Invalid argument")):
@@ -56,7 +51,7 @@ async def test_listener_that_listens_no_more_is_an_error() -> None:
 
 
 @pytest.fixture
-def client() -> Iterator[socket.socket]:
+def client():
     """A client that sends and receives datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
@@ -65,17 +60,17 @@ def client() -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("what", ["text", "object", "nothing"])
-async def test_datagram_that_is_not_the_usual_pair(client: socket.socket, what: str) -> None:
+async def test_datagram_that_is_not_the_usual_pair(client, what):
     """What get_request makes of it is its handlers' affair."""
     letter, handled = object(), []
 
     class Opens(socketserver.ThreadingUDPServer):
-        def get_request(self) -> Any:
+        def get_request(self):
             (data, sock), client_address = super().get_request()
             request = {"text": (data.decode(), sock), "object": letter, "nothing": ()}[what]
             return request, client_address
 
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             handled.append((request, client_address))
 
     async with adopted(Opens(THERE, Upper)) as it:
@@ -86,12 +81,12 @@ async def test_datagram_that_is_not_the_usual_pair(client: socket.socket, what: 
     assert it.outcomes == ["completed"]
 
 
-async def test_handler_that_receives_the_next_datagram_itself(client: socket.socket) -> None:
+async def test_handler_that_receives_the_next_datagram_itself(client):
     """One that is alone may, and waits for it as ever."""
     waits = threading.Event()
 
     class Asks(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             _, sock = self.request
             waits.set()
             more, sender = sock.recvfrom(100)
@@ -106,8 +101,8 @@ async def test_handler_that_receives_the_next_datagram_itself(client: socket.soc
 
 
 async def test_datagram_that_somebody_else_takes_is_not_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     """Between the look and the receive: Trio's own thread must not block."""
     with socketserver.UDPServer(THERE, Upper) as server:
         listener = adopted_listener.AdoptedListener(server)
@@ -120,16 +115,16 @@ async def test_datagram_that_somebody_else_takes_is_not_waited_for(
         listener.close()
 
 
-async def test_client_that_is_turned_away_does_not_block_trio(tmp_path: Path) -> None:
+async def test_client_that_is_turned_away_does_not_block_trio(tmp_path):
     """When its queue is full, and nobody knows when it will look: another thread might wait."""
     go, is_full = threading.Event(), trio.Event()
-    received: list[bytes] = []
+    received = []
 
     class Busy(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             go.wait(10)
 
-    async def sorry(request: Any) -> None:
+    async def sorry(request):
         for _ in range(1000):
             with trio.move_on_after(0.1) as patience:
                 await request.reply(b"sorry")
@@ -138,7 +133,7 @@ async def test_client_that_is_turned_away_does_not_block_trio(tmp_path: Path) ->
                 break
         await request.reply(b"at last")
 
-    def receive_all() -> None:
+    def receive_all():
         while not received or received[-1] != b"at last":
             received.append(client.recv(100))
 

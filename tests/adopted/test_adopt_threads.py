@@ -1,7 +1,5 @@
 """`adopt`: which thread calls what, as far as those who hang something on a thread can tell."""
 
-from __future__ import annotations
-
 import contextvars
 import socketserver
 import sqlite3
@@ -21,14 +19,14 @@ from trioserver import Timeouts
 pytestmark = pytest.mark.usefixtures("nothing_stays_open", "no_thread_stays")
 
 local = threading.local()
-variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=None)
+variable = contextvars.ContextVar("variable", default=None)
 
 
 @pytest.fixture
-def no_thread_stays() -> Any:
+def no_thread_stays():
     """What adopt() has started ends with it; Trio's own threads may stay."""
 
-    def theirs() -> set[threading.Thread]:
+    def theirs():
         return {it for it in threading.enumerate() if not it.name.startswith("Trio thread")}
 
     before = theirs()
@@ -41,41 +39,41 @@ class Tells:
 
     likes_clients = True
 
-    def __init__(self, handler: Any = Upper) -> None:
-        self.calls: list[tuple[str, Any, Any]] = []
-        self.threads: set[int] = set()
-        self.errors: list[str] = []
-        super().__init__(THERE, handler)  # type: ignore[call-arg]
+    def __init__(self, handler=Upper):
+        self.calls = []
+        self.threads = set()
+        self.errors = []
+        super().__init__(THERE, handler)
 
-    def note(self, name: str, client_address: Any = None) -> None:
+    def note(self, name, client_address=None):
         self.threads.add(threading.get_ident())
         self.calls.append((name, getattr(local, "client", None), variable.get()))
         local.client = client_address
         variable.set(client_address)
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
+    def verify_request(self, request, client_address):
         self.note("verify_request", client_address)
         return self.likes_clients
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
+    def finish_request(self, request, client_address):
         self.note("finish_request", client_address)
-        super().finish_request(request, client_address)  # type: ignore[misc]
+        super().finish_request(request, client_address)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request, client_address):
         self.note("handle_error", client_address)
         self.errors.append(repr(sys.exception()))
 
-    def shutdown_request(self, request: Any) -> None:
+    def shutdown_request(self, request):
         self.note("shutdown_request", local.client)
-        super().shutdown_request(request)  # type: ignore[misc]
+        super().shutdown_request(request)
 
-    def close_request(self, request: Any) -> None:
+    def close_request(self, request):
         self.note("close_request", local.client)
-        super().close_request(request)  # type: ignore[misc]
+        super().close_request(request)
 
-    def server_close(self) -> None:
+    def server_close(self):
         self.note("server_close")
-        super().server_close()  # type: ignore[misc]
+        super().server_close()
 
 
 class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
@@ -91,7 +89,7 @@ class Picky(TellsOfMany):
 class TellsOfAll(Tells, socketserver.TCPServer):
     """Serves one after the other."""
 
-    def service_actions(self) -> None:
+    def service_actions(self):
         self.threads.add(threading.get_ident())
         self.calls.append(("service_actions", None, None))
 
@@ -110,8 +108,8 @@ SERVED = ["verify_request", "finish_request"]
     },
 )
 async def test_hooks_of_one_request_share_a_thread_with_nobody(
-    kind: Any, handler: Any, answer: bytes, hooks: list[str], outcome: str
-) -> None:
+    kind, handler, answer, hooks, outcome
+):
     """They are called in order, and may block: what one leaves in a thread, the next one finds."""
     hooks = [*hooks, "shutdown_request", "close_request"]
     async with adopted(server := kind(handler)) as it:
@@ -133,7 +131,7 @@ async def test_hooks_of_one_request_share_a_thread_with_nobody(
     assert server.errors == ["ValueError('no')"] * (3 if outcome == "failed" else 0)
 
 
-async def test_hooks_of_a_cancelled_request_share_its_thread() -> None:
+async def test_hooks_of_a_cancelled_request_share_its_thread():
     """Also what comes after the cancellation."""
     async with adopted(server := TellsOfMany(), timeouts=Timeouts(request=0.05)) as it:
         with it.client() as client:
@@ -145,16 +143,16 @@ async def test_hooks_of_a_cancelled_request_share_its_thread() -> None:
     assert it.outcomes == ["timed_out"]
 
 
-async def test_requests_at_the_same_time_have_a_thread_each() -> None:
+async def test_requests_at_the_same_time_have_a_thread_each():
     """And see nothing of each other; as many as ``max_threads``."""
     together, found = threading.Barrier(3), []
 
-    def meets(request: Any, client_address: Any, server: Any) -> None:
+    def meets(request, client_address, server):
         local.client = client_address
         together.wait(10)
         found.append((local.client, client_address))
 
-    server = socketserver.ThreadingTCPServer(THERE, meets)  # type: ignore[arg-type]
+    server = socketserver.ThreadingTCPServer(THERE, meets)
     async with adopted(server, max_threads=3) as it:
         with it.client(), it.client(), it.client():
             await until(lambda: len(found) == 3)
@@ -165,7 +163,7 @@ async def test_requests_at_the_same_time_have_a_thread_each() -> None:
 # One after the other ---------------------------------------------------------------------
 
 
-async def test_plain_server_does_everything_in_one_thread() -> None:
+async def test_plain_server_does_everything_in_one_thread():
     """Beginning with service_actions, up to server_close."""
     async with adopted(server := TellsOfAll()) as it:
         await until(lambda: server.calls)
@@ -180,18 +178,18 @@ async def test_plain_server_does_everything_in_one_thread() -> None:
     assert seen == [None] * 3
 
 
-async def test_plain_server_keeps_what_belongs_to_a_thread() -> None:
+async def test_plain_server_keeps_what_belongs_to_a_thread():
     """As a connection of sqlite3, which refuses every other one."""
 
     class Server(socketserver.TCPServer):
         database: Any = None
 
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             self.database = self.database or sqlite3.connect(":memory:")
             (found,) = self.database.execute("SELECT ?", [request.recv(100)]).fetchone()
             request.sendall(found)
 
-        def server_close(self) -> None:
+        def server_close(self):
             self.database.close()
             super().server_close()
 
@@ -202,12 +200,13 @@ async def test_plain_server_keeps_what_belongs_to_a_thread() -> None:
     assert it.outcomes == ["completed"] * 3
 
 
-async def test_plain_server_does_one_thing_at_a_time() -> None:
+@pytest.mark.slow
+async def test_plain_server_does_one_thing_at_a_time():
     """service_actions wait for the handler, as does the next one, which waits for them, too."""
     inside, most, times = 0, 0, 0
     lock, go = threading.Lock(), threading.Event()
 
-    def note(step: int) -> None:
+    def note(step):
         nonlocal inside, most, times
         with lock:
             inside += step
@@ -215,11 +214,11 @@ async def test_plain_server_does_one_thing_at_a_time() -> None:
             times += 1
 
     class Server(socketserver.TCPServer):
-        def service_actions(self) -> None:
+        def service_actions(self):
             note(1)
             note(-1)
 
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             note(1)
             go.wait(10)
             note(-1)
@@ -237,17 +236,17 @@ async def test_plain_server_does_one_thing_at_a_time() -> None:
     assert most == 1
 
 
-async def test_plain_server_whose_thread_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+async def test_plain_server_whose_thread_is_left_behind(caplog):
     """It is waited for by the next request, for it is the same thread, and not by server_close."""
     go, threads, closed = threading.Event(), [], []
 
     class Server(socketserver.TCPServer):
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             threads.append(threading.get_ident())
             go.wait(10)
             request.sendall(b"done")
 
-        def server_close(self) -> None:
+        def server_close(self):
             closed.append(threading.get_ident())
             super().server_close()
 
@@ -278,12 +277,13 @@ async def test_plain_server_whose_thread_is_left_behind(caplog: pytest.LogCaptur
 # What Trio offers to threads ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
-async def test_thread_is_one_of_trios(kind: Any) -> None:
+async def test_thread_is_one_of_trios(kind):
     """Its request's cancellation is told to it, and to no other request; Trio can be called."""
     told = []
 
-    def handler(request: Any, client_address: Any, server: Any) -> None:
+    def handler(request, client_address, server):
         trio.from_thread.check_cancelled()
         request.sendall(b"%d" % trio.from_thread.run(answer))
         assert trioserver.current_request().client_address == client_address
@@ -295,7 +295,7 @@ async def test_thread_is_one_of_trios(kind: Any) -> None:
                 told.append("cancelled")
                 raise
 
-    async def answer() -> int:
+    async def answer():
         await trio.lowlevel.checkpoint()
         return 42
 
@@ -309,16 +309,16 @@ async def test_thread_is_one_of_trios(kind: Any) -> None:
     assert told == ["cancelled"] * 2
 
 
-async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled() -> None:
+async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled():
     """Nobody would know of it."""
     go, began, verified = threading.Event(), threading.Event(), []
 
     class Server(socketserver.TCPServer):
-        def service_actions(self) -> None:
+        def service_actions(self):
             began.set()
             go.wait(10)
 
-        def verify_request(self, request: Any, client_address: Any) -> bool:
+        def verify_request(self, request, client_address):
             verified.append(client_address)
             return True
 
@@ -332,15 +332,15 @@ async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled() -> None
 
 
 async def test_thread_that_cannot_be_started_is_one_requests_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     """Its client is closed, and the next one is served."""
 
-    def no_thread(*_: Any) -> None:
+    def no_thread(*_):
         raise RuntimeError("can't start new thread")
 
     class Quiet(socketserver.ThreadingTCPServer):
-        def handle_error(self, request: Any, client_address: Any) -> None: ...
+        def handle_error(self, request, client_address): ...
 
     async with adopted(Quiet(THERE, Upper)) as it:
         with it.client(), monkeypatch.context() as patch:

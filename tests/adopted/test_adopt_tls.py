@@ -1,12 +1,8 @@
 """`adopt`: servers whose listening socket was wrapped in TLS, and clients who do not keep to it."""
 
-from __future__ import annotations
-
 import socket
 import socketserver
-import ssl
 import struct
-from typing import Any
 
 import pytest
 from support import plain_client, until
@@ -17,7 +13,7 @@ from trioserver import Timeouts
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
-def vanish(client: socket.socket) -> None:
+def vanish(client):
     """Close so that the peer is reset."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
@@ -26,7 +22,7 @@ def vanish(client: socket.socket) -> None:
 # The handshake --------------------------------------------------------------------------
 
 
-async def test_tls_listener(context: ssl.SSLContext, trusting: ssl.SSLContext) -> None:
+async def test_tls_listener(context, trusting):
     """A client that says nothing keeps nobody else from being served; ``handshake`` bounds it."""
     server = over_tls(context)
     with plain_client(server.server_address) as silent, plain_client(server.server_address) as liar:
@@ -39,14 +35,12 @@ async def test_tls_listener(context: ssl.SSLContext, trusting: ssl.SSLContext) -
     assert sorted(it.outcomes) == ["completed", "disconnected", "timed_out"]
 
 
-async def test_object_that_shakes_hands_itself(
-    context: ssl.SSLContext, trusting: ssl.SSLContext
-) -> None:
+async def test_object_that_shakes_hands_itself(context, trusting):
     """It hears of a client that does not agree, as ever: it may have something to clean up."""
-    told: list[str] = []
+    told = []
 
     class Shakes(socketserver.ThreadingTCPServer):
-        def finish_request(self, request: Any, client_address: Any) -> None:
+        def finish_request(self, request, client_address):
             told.append("finish_request")
             try:
                 request.do_handshake()
@@ -70,13 +64,11 @@ async def test_object_that_shakes_hands_itself(
 # Of a socket that ssl could not wrap, and left to itself.
 @pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 @pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.0\r\n"])
-async def test_client_that_is_gone_before_it_is_accepted(
-    context: ssl.SSLContext, trusting: ssl.SSLContext, words: bytes
-) -> None:
+async def test_client_that_is_gone_before_it_is_accepted(context, trusting, words):
     """With a word or without: it costs nobody else anything, as with serve_forever."""
     async with adopted(over_tls(context)) as it:
 
-        def told() -> int:
+        def told():
             return it.witness.names.count("accept_failed") + it.outcomes.count("disconnected")
 
         for number in range(1, 4):
@@ -84,7 +76,7 @@ async def test_client_that_is_gone_before_it_is_accepted(
             client = it.client()
             client.sendall(words)
             vanish(client)
-            await until(lambda number=number: told() == number)  # type: ignore[misc]
+            await until(lambda number=number: told() == number)
         assert await in_thread(ask_secretly, trusting, it.server.server_address) == b"SECRET\n"
     failed = [event for event in it.witness.events if event[0] == "accept_failed"]
     assert all(isinstance(error, ConnectionError) for _, _, error in failed)
@@ -93,20 +85,18 @@ async def test_client_that_is_gone_before_it_is_accepted(
 # Afterwards ---------------------------------------------------------------------------------
 
 
-async def test_client_that_vanishes_over_tls_is_disconnected(
-    context: ssl.SSLContext, trusting: ssl.SSLContext, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_client_that_vanishes_over_tls_is_disconnected(context, trusting, capsys):
     """Its doing, as without TLS: handle_error, which prints, is not called."""
 
     class Talks(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             self.rfile.readline()
             while True:
                 self.wfile.write(b"x" * 100_000)
 
     async with adopted(over_tls(context, Talks)) as it:
 
-        def listen_for_a_moment() -> None:
+        def listen_for_a_moment():
             client = tls_client(trusting, it.server.server_address)
             client.sendall(b"go\n")
             client.recv(10)
@@ -119,13 +109,11 @@ async def test_client_that_vanishes_over_tls_is_disconnected(
     assert capsys.readouterr().err == ""
 
 
-async def test_error_of_another_connection_is_the_handlers(
-    context: ssl.SSLContext, trusting: ssl.SSLContext, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_error_of_another_connection_is_the_handlers(context, trusting, capsys):
     """It says nothing of the client."""
 
     class Forwards(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             ours, elsewhere = socket.socketpair()
             elsewhere.close()
             with ours:
@@ -133,7 +121,7 @@ async def test_error_of_another_connection_is_the_handlers(
 
     async with adopted(over_tls(context, Forwards)) as it:
 
-        def look() -> bytes:
+        def look():
             with tls_client(trusting, it.server.server_address) as client:
                 return client.recv(10)
 

@@ -46,7 +46,7 @@ class Threading(socketserver.ThreadingTCPServer):
 class Waiting(Plain):
     """Has a ``get_request`` of its own, which might wait."""
 
-    def get_request(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def get_request(self):  # type: ignore[no-untyped-def]
         return super().get_request()
 
 

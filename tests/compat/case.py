@@ -6,8 +6,6 @@ asked for; the client, which were answered. When the two differ, somebody was
 cut off.
 """
 
-from __future__ import annotations
-
 import socketserver
 import threading
 from collections.abc import Callable
@@ -30,7 +28,7 @@ LARGEST = 0xFFFF
 """Numbers fit into a register of Modbus."""
 
 
-def answer_to(number: int) -> int:
+def answer_to(number):
     """What the application answers."""
     return LARGEST - number
 
@@ -42,16 +40,16 @@ class App:
       folder: for what a program has in files, as long as the test lasts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self._changed = threading.Condition()
         self._holding = False
         self._over = False
         self._inside = 0
-        self._done: set[int] = set()
-        self._asked: list[int] = []
+        self._done = set()
+        self._asked = []
 
-    def answer(self, number: int) -> int:
+    def answer(self, number):
         """The answer to ``number``, when answers are not held back; called in a server's thread."""
         with self._changed:
             self._asked.append(number)
@@ -63,39 +61,39 @@ class App:
             self._changed.notify_all()
         return answer_to(number)
 
-    def asked(self) -> list[int]:
+    def asked(self):
         """The numbers that it was asked for, whether or not the answers have arrived."""
         with self._changed:
             return list(self._asked)
 
-    def wait_done(self, number: int) -> bool:
+    def wait_done(self, number):
         """Wait for the answer to ``number``; false if the server has ended without it."""
         with self._changed:
             assert self._changed.wait_for(lambda: number in self._done or self._over, PATIENCE)
             return number in self._done
 
-    def hold(self) -> None:
+    def hold(self):
         """Hold answers back from now on."""
         with self._changed:
             self._holding = True
 
-    def wait_inside(self, count: int) -> None:
+    def wait_inside(self, count):
         """Wait until ``count`` exchanges wait for their answers."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._inside >= count, PATIENCE), (
                 f"{self._inside} of {count} exchanges have reached the application"
             )
 
-    def release(self) -> None:
+    def release(self):
         """Let the answers go."""
         with self._changed:
             self._holding = False
             self._changed.notify_all()
 
-    def close(self) -> None:
+    def close(self):
         """The test is over."""
 
-    def server_is_over(self) -> None:
+    def server_is_over(self):
         """Nothing will be asked any more."""
         with self._changed:
             self._over = True
@@ -133,5 +131,5 @@ class Case:
     drain: Callable[[Any], object] = lambda server: server.shutdown()
     clients_leave: bool = False
 
-    def __str__(self) -> str:
+    def __str__(self):
         return self.name

@@ -6,12 +6,9 @@
 Exits 1 if a test fails. Those that are left out stand below, each with its reason.
 """
 
-from __future__ import annotations
-
 import socketserver
 import sys
 import unittest
-from collections.abc import Iterator
 from functools import partial
 
 import trio
@@ -27,13 +24,13 @@ MODULES = (
     "test.test_xmlrpc",
 )
 
-LEFT_OUT: dict[str, str] = {}
+LEFT_OUT = {}
 """Ids of tests that cannot pass, and why."""
 
-adopted: list[socketserver.BaseServer] = []
+adopted = []
 
 
-def serve_forever(self: socketserver.BaseServer, poll_interval: float = 0.5) -> None:
+def serve_forever(self, poll_interval=0.5):
     """Serve with `adopt`; forking servers in threads, for nothing may fork here."""
     adopted.append(self)
     trio.run(partial(trioserver.adopt, self, forking="threads"))
@@ -42,7 +39,7 @@ def serve_forever(self: socketserver.BaseServer, poll_interval: float = 0.5) -> 
 serve_forever.__module__ = socketserver.__name__  # not a subclass's own, which adopt warns of
 
 
-def tests_of(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+def tests_of(suite):
     """The tests in a suite, one by one."""
     for test in suite:
         if isinstance(test, unittest.TestSuite):
@@ -51,7 +48,7 @@ def tests_of(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
             yield test
 
 
-def main() -> None:
+def main():
     """Run them all."""
     theirs = "--theirs" in sys.argv[1:]
     if not theirs:

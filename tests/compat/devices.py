@@ -1,16 +1,12 @@
 """Cases: packages that speak with machines and instruments."""
 
-from __future__ import annotations
-
 import functools
 import socket
 import socketserver
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import umodbus.client.tcp as modbus
-from case import HOST, PATIENCE, App, Ask, Case
+from case import HOST, PATIENCE, Case
 from pymodbus.client.sync import ModbusTcpClient, ModbusUdpClient
 from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext
 from pymodbus.datastore.store import BaseModbusDataBlock
@@ -37,29 +33,29 @@ import trioserver
 # uModbus: numbers are addresses of registers, answers their values. ------------------------
 
 
-def answer_registers(server: Any, app: App) -> None:
+def answer_registers(server, app):
     @server.route(slave_ids=[1], function_codes=[3], addresses=range(0x10000))
-    def read(slave_id: int, function_code: int, address: int) -> int:
+    def read(slave_id, function_code, address):
         return app.answer(address)
 
 
-def their_modbus_server(app: App) -> socketserver.BaseServer:
+def their_modbus_server(app):
     server = get_server(socketserver.ThreadingTCPServer, (HOST, 0), ModbusHandler)
     answer_registers(server, app)
     return server
 
 
-def our_modbus_server(app: App) -> trioserver.BaseServer:
+def our_modbus_server(app):
     server = get_server(trioserver.ThreadingTCPServer, (HOST, 0), ModbusHandler)
     answer_registers(server, app)
     return server
 
 
 @contextmanager
-def modbus_client(address: Any, app: App) -> Iterator[Ask]:
+def modbus_client(address, app):
     with socket.create_connection(address, PATIENCE) as connection:
 
-        def ask(number: int) -> int:
+        def ask(number):
             request = modbus.read_holding_registers(1, number, 1)
             (value,) = modbus.send_message(request, connection)
             return value
@@ -71,17 +67,17 @@ def modbus_client(address: Any, app: App) -> Iterator[Ask]:
 
 
 class Registers(BaseModbusDataBlock):
-    def __init__(self, app: App) -> None:
+    def __init__(self, app):
         self.app = app
 
-    def validate(self, address: int, count: int = 1) -> bool:
+    def validate(self, address, count=1):
         return count == 1
 
-    def getValues(self, address: int, count: int = 1) -> list[int]:  # noqa: N802  (theirs)
+    def getValues(self, address, count=1):  # noqa: N802  (theirs)
         return [self.app.answer(address)]
 
 
-def registers_of(app: App) -> ModbusServerContext:
+def registers_of(app):
     store = ModbusSlaveContext(hr=Registers(app), zero_mode=True)
     return ModbusServerContext(store, single=True)
 
@@ -90,11 +86,11 @@ class PymodbusTCPServer(LongQueue, ModbusTcpServer):
     pass
 
 
-def their_pymodbus_server(kind: Any, app: App) -> socketserver.BaseServer:
+def their_pymodbus_server(kind, app):
     return kind(registers_of(app), address=(HOST, 0))
 
 
-def our_pymodbus_server(kind: Any, handler: Any, app: App) -> trioserver.BaseServer:
+def our_pymodbus_server(kind, handler, app):
     server = kind((HOST, 0), handler)
     server.threads = []
     server.decoder = ServerDecoder()
@@ -105,10 +101,10 @@ def our_pymodbus_server(kind: Any, handler: Any, app: App) -> trioserver.BaseSer
 
 
 @contextmanager
-def pymodbus_client(kind: Any, address: Any, app: App) -> Iterator[Ask]:
+def pymodbus_client(kind, address, app):
     with kind(*address, timeout=PATIENCE) as client, client.socket:  # not closed for UDP
 
-        def ask(number: int) -> int:
+        def ask(number):
             result = client.read_holding_registers(number, 1, unit=1)
             if result.isError():
                 raise result
@@ -121,23 +117,23 @@ def pymodbus_client(kind: Any, address: Any, app: App) -> Iterator[Ask]:
 # python-osc --------------------------------------------------------------------------------
 
 
-def osc_dispatcher(app: App) -> Dispatcher:
+def osc_dispatcher(app):
     dispatcher = Dispatcher()
     dispatcher.map("/ask", lambda path, number: ("/answer", app.answer(number)))
     return dispatcher
 
 
-def our_osc_server(kind: Any, handler: Any, app: App) -> trioserver.BaseServer:
+def our_osc_server(kind, handler, app):
     server = kind((HOST, 0), handler)
     server.dispatcher = osc_dispatcher(app)
     return server
 
 
 @contextmanager
-def osc_client(kind: Any, address: Any, app: App) -> Iterator[Ask]:
+def osc_client(kind, address, app):
     with kind(*address) as client:
 
-        def ask(number: int) -> int:
+        def ask(number):
             client.send_message("/ask", number)
             message = next(client.get_messages(PATIENCE), None)
             if message is None:

@@ -1,22 +1,19 @@
 """The server of a program that builds one and serves with it in the same call."""
 
-from __future__ import annotations
-
 import socketserver
-from collections.abc import Callable
 from unittest import mock
 
 from case import QUEUE
 
 
-def server_of(program: Callable[[], object]) -> socketserver.BaseServer:
+def server_of(program):
     """What ``program`` would serve with, as it stands when it calls ``serve_forever``."""
-    built: list[socketserver.BaseServer] = []
+    built = []
 
-    def serve_forever(server: socketserver.BaseServer, poll_interval: float = 0.5) -> None:
+    def serve_forever(server, poll_interval=0.5):
         built.append(server)
 
-    def server_close(server: socketserver.BaseServer) -> None:
+    def server_close(server):
         """Not now: some programs call it when ``serve_forever`` has returned."""
 
     with (

@@ -1,20 +1,16 @@
 """Cases: packages with a protocol of their own between programs."""
 
-from __future__ import annotations
-
 import functools
 import http.client
 import json
 import socket
-import socketserver
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import attrs
 import dnslib.server
 import websocket
-from case import HOST, PATIENCE, App, Ask, Case
+from case import HOST, PATIENCE, Case
 from dnslib import QTYPE, RR, TXT, DNSRecord
 from dnslib.server import DNSHandler, DNSLogger, DNSServer
 from programs import server_of
@@ -28,10 +24,10 @@ import trioserver
 
 
 class Resolver:
-    def __init__(self, app: App) -> None:
+    def __init__(self, app):
         self.app = app
 
-    def resolve(self, request: DNSRecord, handler: DNSHandler) -> DNSRecord:
+    def resolve(self, request, handler):
         answer = self.app.answer(int(request.q.qname.label[0]))
         reply = request.reply()
         reply.add_answer(RR(request.q.qname, QTYPE.TXT, rdata=TXT(str(answer))))
@@ -45,12 +41,12 @@ class DNSOverTCPServer(LongQueue, dnslib.server.TCPServer):
     pass
 
 
-def their_dns_server(app: App, *, tcp: bool) -> socketserver.BaseServer:
+def their_dns_server(app, *, tcp):
     kind = DNSOverTCPServer if tcp else dnslib.server.UDPServer
     return DNSServer(Resolver(app), HOST, 0, logger=QUIET, server=kind).server
 
 
-def our_dns_server(app: App, *, tcp: bool) -> trioserver.BaseServer:
+def our_dns_server(app, *, tcp):
     kind = trioserver.ThreadingTCPServer if tcp else trioserver.ThreadingUDPServer
     server = kind((HOST, 0), DNSHandler)
     server.resolver = Resolver(app)
@@ -59,8 +55,8 @@ def our_dns_server(app: App, *, tcp: bool) -> trioserver.BaseServer:
 
 
 @contextmanager
-def dns_client(address: Any, app: App, *, tcp: bool) -> Iterator[Ask]:
-    def ask(number: int) -> int:
+def dns_client(address, app, *, tcp):
+    def ask(number):
         question = DNSRecord.question(str(number), "TXT")
         reply = DNSRecord.parse(question.send(*address, tcp=tcp, timeout=PATIENCE))
         assert reply.header.id == question.header.id
@@ -72,25 +68,25 @@ def dns_client(address: Any, app: App, *, tcp: bool) -> Iterator[Ask]:
 # websocket-server ---------------------------------------------------------------------------
 
 
-def answer_messages(server: Any, app: App) -> None:
-    def received(client: Any, server: Any, message: str) -> None:
+def answer_messages(server, app):
+    def received(client, server, message):
         server.send_message(client, str(app.answer(int(message))))
 
     server.set_fn_message_received(received)
 
 
-def their_websocket_server(app: App) -> socketserver.BaseServer:
+def their_websocket_server(app):
     server = WebsocketServer(HOST, 0)
     answer_messages(server, app)
     return server
 
 
 @contextmanager
-def websocket_client(address: Any, app: App) -> Iterator[Ask]:
+def websocket_client(address, app):
     host, port = address
     connection = websocket.create_connection(f"ws://{host}:{port}/", timeout=PATIENCE)
 
-    def ask(number: int) -> int:
+    def ask(number):
         connection.send(str(number))
         return int(connection.recv())
 
@@ -103,20 +99,20 @@ def websocket_client(address: Any, app: App) -> Iterator[Ask]:
 # python-lsp-server: a command, and a connection for each exchange. --------------------------
 
 
-def language_server(app: App) -> Any:
+def language_server(app):
     class LanguageServer(PythonLSPServer):
-        def execute_command(self, command: str, arguments: list[int]) -> Callable[[], int]:
+        def execute_command(self, command, arguments):
             """The answer, in a thread of their pool."""
             return functools.partial(app.answer, *arguments)
 
     return LanguageServer
 
 
-def their_language_server(app: App) -> socketserver.BaseServer:
+def their_language_server(app):
     return server_of(lambda: start_tcp_lang_server(HOST, 0, False, language_server(app)))
 
 
-def our_language_server(app: App) -> trioserver.BaseServer:
+def our_language_server(app):
     with their_language_server(app) as theirs:
         return trioserver.ThreadingTCPServer((HOST, 0), theirs.RequestHandlerClass)
 
@@ -127,18 +123,18 @@ class Editor:
 
     file: Any
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method, **params):
         self.send({"id": method, "method": method, "params": params})
         response = self.receive()
         assert response["id"] == method
         return response["result"]
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message):
         content = json.dumps({"jsonrpc": "2.0", **message}).encode()
         self.file.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
         self.file.flush()
 
-    def receive(self) -> Any:
+    def receive(self):
         headers = http.client.parse_headers(self.file)
         if not headers:
             raise ConnectionResetError("no response")
@@ -146,8 +142,8 @@ class Editor:
 
 
 @contextmanager
-def language_client(address: Any, app: App) -> Iterator[Ask]:
-    def ask(number: int) -> int:
+def language_client(address, app):
+    def ask(number):
         with (
             socket.create_connection(address, PATIENCE) as connection,
             connection.makefile("rwb") as file,

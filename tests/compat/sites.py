@@ -1,7 +1,5 @@
 """Cases: programs with a site of their own, where the answers are."""
 
-from __future__ import annotations
-
 import functools
 import re
 import select
@@ -11,9 +9,8 @@ import ssl
 import sys
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
 from unittest import mock
 
 import attrs
@@ -22,7 +19,7 @@ import mkdocs.livereload
 import trustme
 from acme import challenges
 from acme.standalone import HTTP01RequestHandler, HTTP01Server
-from case import HOST, PATIENCE, App, Ask, Case, answer_to
+from case import HOST, PATIENCE, App, Case, answer_to
 from cryptography.hazmat.primitives.asymmetric import ec
 from programs import server_of
 from standard_library import LongQueue, over_wsgi_handler, url_client
@@ -46,14 +43,14 @@ with warnings.catch_warnings(), mock.patch.object(sys, "meta_path", sys.meta_pat
 class Validations:
     """The validations that the server has to show at present, while others come and go."""
 
-    def __init__(self) -> None:
-        self._resources: dict[int, Any] = {}
+    def __init__(self):
+        self._resources = {}
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self):
         return iter(list(self._resources.values()))
 
     @contextmanager
-    def of(self, number: int, app: App) -> Iterator[Any]:
+    def of(self, number, app):
         """Have the server prove that it holds the key, for one challenge."""
         challenge = challenges.HTTP01(token=number.to_bytes(challenges.HTTP01.TOKEN_SIZE, "big"))
         response, text = challenge.response_and_validation(ACCOUNT_KEY)
@@ -73,7 +70,7 @@ class Validation:
     text: str
     ask: Callable[[], int]
 
-    def encode(self) -> bytes:
+    def encode(self):
         self.ask()
         return self.text.encode()
 
@@ -82,7 +79,7 @@ ACCOUNT_KEY = josepy.JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
 
 
 class Account(App):
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args):
         super().__init__(*args)
         self.validations = Validations()
 
@@ -91,20 +88,20 @@ class ChallengeServer(LongQueue, HTTP01Server):
     pass
 
 
-def their_challenge_server(app: Account) -> socketserver.BaseServer:
+def their_challenge_server(app):
     return ChallengeServer((HOST, 0), app.validations)
 
 
-def our_challenge_server(app: Account) -> trioserver.BaseServer:
+def our_challenge_server(app):
     handler = HTTP01RequestHandler.partial_init(app.validations, PATIENCE)
     return trioserver.ThreadingTCPServer((HOST, 0), handler)
 
 
 @contextmanager
-def challenge_client(address: Any, app: Account) -> Iterator[Ask]:
+def challenge_client(address, app):
     host, port = address
 
-    def ask(number: int) -> int:
+    def ask(number):
         with app.validations.of(number, app) as (challenge, response, _):
             key = ACCOUNT_KEY.public_key()
             if not response.simple_verify(challenge, host, key, port, PATIENCE):
@@ -121,11 +118,11 @@ class LiveServer(LongQueue, mkdocs.livereload.LiveReloadServer):
     pass
 
 
-def live_server(app: App) -> Any:
+def live_server(app):
     """One that builds a page when it is asked for."""
     server = LiveServer(lambda: None, HOST, 0, root=str(app.folder))
 
-    def application(environ: Any, start_response: Any) -> Any:
+    def application(environ, start_response):
         number = environ["PATH_INFO"][1:]
         (app.folder / number).write_text(str(app.answer(int(number))))
         return server.serve_request(environ, start_response)
@@ -134,14 +131,14 @@ def live_server(app: App) -> Any:
     return server
 
 
-def their_live_server(app: App) -> socketserver.BaseServer:
+def their_live_server(app):
     server = live_server(app)
     server.server_bind()
     server.server_activate()
     return server
 
 
-def our_live_server(app: App) -> trioserver.BaseServer:
+def our_live_server(app):
     with live_server(app) as theirs:
         return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
 
@@ -150,17 +147,17 @@ def our_live_server(app: App) -> trioserver.BaseServer:
 
 
 class Index(SimpleFileBackend):
-    def __init__(self, app: App, config: Any) -> None:
+    def __init__(self, app, config):
         super().__init__(config)
         self._app = app
 
-    def find_project_packages(self, project: str) -> Iterator[PkgFile]:
+    def find_project_packages(self, project):
         version = str(self._app.answer(int(project.removeprefix("number-"))))
         name = f"{project}-{version}.tar.gz"
         yield PkgFile(project, version, fn=str(self._app.folder / name), relfn=name)
 
 
-def their_index(app: App) -> socketserver.BaseServer:
+def their_index(app):
     arguments = ["run", "--server=wsgiref", f"--interface={HOST}", "--port=0", str(app.folder)]
     server = server_of(lambda: pypiserver.__main__.main(arguments))
     config = server.get_app()._pypiserver_config
@@ -168,16 +165,16 @@ def their_index(app: App) -> socketserver.BaseServer:
     return server
 
 
-def our_index(app: App) -> trioserver.BaseServer:
+def our_index(app):
     with their_index(app) as theirs:
         return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
 
 
 @contextmanager
-def index_client(address: Any, app: App) -> Iterator[Ask]:
+def index_client(address, app):
     host, port = address
 
-    def ask(number: int) -> int:
+    def ask(number):
         url = f"http://{host}:{port}/simple/number-{number}/"
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             (version,) = re.findall(rf">number-{number}-(\d+)\.tar\.gz<", response.read().decode())
@@ -192,11 +189,11 @@ AUTHORITY = trustme.CA()
 
 
 class Web(radicale.web.BaseWeb):
-    def __init__(self, app: App, configuration: Any) -> None:
+    def __init__(self, app, configuration):
         super().__init__(configuration)
         self._app = app
 
-    def get(self, environ: Any, base_prefix: str, path: str, *args: Any) -> Any:
+    def get(self, environ, base_prefix, path, *args):
         content = str(self._app.answer(int(path.removeprefix("/.web/"))))
         return 200, {"Content-Type": "text/plain"}, content, None
 
@@ -204,14 +201,14 @@ class Web(radicale.web.BaseWeb):
 class Reaps:
     """Does between two requests, and in the end, what `radicale.server.serve` does there."""
 
-    def service_actions(self) -> None:
+    def service_actions(self):
         super().service_actions()
         finished, _, _ = select.select(list(self.worker_sockets), [], [], 0)
         for worker_socket in finished:
             self.worker_sockets.remove(worker_socket)
             worker_socket.close()
 
-    def server_close(self) -> None:
+    def server_close(self):
         for worker_socket in self.worker_sockets:
             worker_socket.recv(1)
             worker_socket.close()
@@ -226,7 +223,7 @@ class CalendarServerHTTPS(Reaps, LongQueue, radicale.server.ParallelHTTPSServer)
     pass
 
 
-def calendars_of(app: App) -> Any:
+def calendars_of(app):
     """The configuration: of a site alone, with a certificate for it."""
     certificate = AUTHORITY.issue_cert(HOST)
     certificate.private_key_pem.write_to_path(app.folder / "key.pem")
@@ -247,7 +244,7 @@ def calendars_of(app: App) -> Any:
     return configuration
 
 
-def their_calendar_server(kind: Any, app: App) -> socketserver.BaseServer:
+def their_calendar_server(kind, app):
     configuration = calendars_of(app)
     handler = radicale.server.RequestHandler
     server = kind(configuration, socket.AF_INET, (HOST, 0), handler)
@@ -255,18 +252,18 @@ def their_calendar_server(kind: Any, app: App) -> socketserver.BaseServer:
     return server
 
 
-def our_calendar_server(app: App) -> trioserver.BaseServer:
+def our_calendar_server(app):
     application = radicale.Application(calendars_of(app))
     return over_wsgi_handler(radicale.server.RequestHandler, application)
 
 
 @contextmanager
-def calendar_client(scheme: str, address: Any, app: App) -> Iterator[Ask]:
+def calendar_client(scheme, address, app):
     host, port = address
     trust = ssl.create_default_context(cafile=app.folder / "authority.pem")
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust))
 
-    def ask(number: int) -> int:
+    def ask(number):
         url = f"{scheme}://{host}:{port}/.web/{number}"
         with opener.open(url, timeout=PATIENCE) as response:
             return int(response.read())

@@ -1,7 +1,5 @@
 """Cases: the servers of the standard library, used as its documentation shows."""
 
-from __future__ import annotations
-
 import http.client
 import io
 import logging
@@ -12,10 +10,8 @@ import struct
 import urllib.error
 import urllib.request
 import xmlrpc.client
-from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from xmlrpc.server import (
     SimpleXMLRPCDispatcher,
@@ -23,7 +19,7 @@ from xmlrpc.server import (
     SimpleXMLRPCServer,
 )
 
-from case import HOST, PATIENCE, QUEUE, App, Ask, Case, answer_to
+from case import HOST, PATIENCE, QUEUE, Case, answer_to
 
 import trioserver
 
@@ -44,7 +40,7 @@ class LongQueue:
 class Quiet:
     """Writes no line for each request."""
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, *args):
         pass
 
 
@@ -53,7 +49,7 @@ class Numbers(Quiet, SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def send_head(self) -> io.BytesIO:
+    def send_head(self):
         content = str(self.server.app.answer(int(self.path[1:]))).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
@@ -61,24 +57,24 @@ class Numbers(Quiet, SimpleHTTPRequestHandler):
         return io.BytesIO(content)
 
 
-def their_http_server(app: App) -> ThreadingHTTPServer:
+def their_http_server(app):
     server = ThreadingHTTPServer((HOST, 0), Numbers)
     server.app = app
     return server
 
 
-def our_http_server(app: App) -> trioserver.ThreadingTCPServer:
+def our_http_server(app):
     server = trioserver.ThreadingTCPServer((HOST, 0), Numbers)
     server.app = app
     return server
 
 
 @contextmanager
-def http_client(address: Any, app: App) -> Iterator[Ask]:
+def http_client(address, app):
     """One connection, kept."""
     connection = http.client.HTTPConnection(*address, timeout=PATIENCE)
 
-    def ask(number: int) -> int:
+    def ask(number):
         connection.request("GET", f"/{number}")
         return int(connection.getresponse().read())
 
@@ -95,13 +91,13 @@ class OneByOneXMLRPCServer(LongQueue, SimpleXMLRPCServer):
     pass
 
 
-def their_xmlrpc_server(app: App) -> SimpleXMLRPCServer:
+def their_xmlrpc_server(app):
     server = OneByOneXMLRPCServer((HOST, 0), logRequests=False)
     server.register_function(app.answer)
     return server
 
 
-def our_xmlrpc_server(app: App) -> trioserver.ThreadingTCPServer:
+def our_xmlrpc_server(app):
     dispatcher = SimpleXMLRPCDispatcher()
     dispatcher.register_function(app.answer)
     server = trioserver.ThreadingTCPServer((HOST, 0), SimpleXMLRPCRequestHandler)
@@ -111,7 +107,7 @@ def our_xmlrpc_server(app: App) -> trioserver.ThreadingTCPServer:
 
 
 @contextmanager
-def xmlrpc_client(address: Any, app: App) -> Iterator[Ask]:
+def xmlrpc_client(address, app):
     host, port = address
     with xmlrpc.client.ServerProxy(f"http://{host}:{port}/") as proxy:
         yield proxy.answer
@@ -128,10 +124,10 @@ class OneByOneWSGIServer(LongQueue, WSGIServer):
     pass
 
 
-def wsgi_app(app: App) -> Any:
+def wsgi_app(app):
     """A WSGI application that is asked with its path."""
 
-    def application(environ: Any, start_response: Any) -> list[bytes]:
+    def application(environ, start_response):
         content = str(app.answer(int(environ["PATH_INFO"][1:]))).encode()
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))]
         start_response("200 OK", headers)
@@ -140,15 +136,15 @@ def wsgi_app(app: App) -> Any:
     return application
 
 
-def their_wsgi_server(app: App) -> socketserver.BaseServer:
+def their_wsgi_server(app):
     return make_server(HOST, 0, wsgi_app(app), OneByOneWSGIServer, QuietWSGIRequestHandler)
 
 
-def our_wsgi_server(app: App) -> trioserver.ThreadingTCPServer:
+def our_wsgi_server(app):
     return over_wsgi_handler(QuietWSGIRequestHandler, wsgi_app(app))
 
 
-def over_wsgi_handler(handler: Any, application: Any) -> trioserver.ThreadingTCPServer:
+def over_wsgi_handler(handler, application):
     """Our server with the attributes that a handler of wsgiref asks for."""
     server = trioserver.ThreadingTCPServer((HOST, 0), handler)
     server.base_environ = {
@@ -162,10 +158,10 @@ def over_wsgi_handler(handler: Any, application: Any) -> trioserver.ThreadingTCP
 
 
 @contextmanager
-def url_client(address: Any, app: App) -> Iterator[Ask]:
+def url_client(address, app):
     host, port = address
 
-    def ask(number: int) -> int:
+    def ask(number):
         url = f"http://{host}:{port}/{number}"
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             return int(response.read())
@@ -180,7 +176,7 @@ def url_client(address: Any, app: App) -> Iterator[Ask]:
 class LogRecordStreamHandler(socketserver.StreamRequestHandler):
     """Of the cookbook, but that its records go to the application."""
 
-    def handle(self) -> None:
+    def handle(self):
         while True:
             chunk = self.connection.recv(4)
             if len(chunk) < 4:
@@ -200,21 +196,21 @@ class LogRecordSocketReceiver(LongQueue, socketserver.ThreadingTCPServer):
     allow_reuse_address = True
 
 
-def their_log_receiver(app: App) -> LogRecordSocketReceiver:
+def their_log_receiver(app):
     server = LogRecordSocketReceiver((HOST, 0), LogRecordStreamHandler)
     server.app = app
     return server
 
 
-def our_log_receiver(app: App) -> trioserver.ThreadingTCPServer:
+def our_log_receiver(app):
     server = trioserver.ThreadingTCPServer((HOST, 0), LogRecordStreamHandler)
     server.app = app
     return server
 
 
 @contextmanager
-def log_client(address: Any, app: App) -> Iterator[Ask]:
-    def ask(number: int) -> int:
+def log_client(address, app):
+    def ask(number):
         handler = logging.handlers.SocketHandler(*address)
         try:
             handler.createSocket()

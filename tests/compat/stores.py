@@ -1,18 +1,14 @@
 """Cases: packages that keep something for others: repositories, databases, files."""
 
-from __future__ import annotations
-
 import configparser
 import functools
 import socketserver
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import fakeredis
 import redis
-from case import HOST, LARGEST, PATIENCE, App, Ask, Case, answer_to
+from case import HOST, LARGEST, PATIENCE, App, Case, answer_to
 from dulwich.client import TCPGitClient
 from dulwich.errors import GitProtocolError, HangupException
 from dulwich.objects import Blob, Commit, Tree
@@ -32,15 +28,15 @@ import trioserver
 
 
 class Repositories(Backend):
-    def __init__(self, app: App) -> None:
+    def __init__(self, app):
         self.app = app
 
-    def open_repository(self, path: bytes) -> MemoryRepo:
+    def open_repository(self, path):
         answer = self.app.answer(int(path.strip(b"/")))
         return repository_with(str(answer).encode())
 
 
-def repository_with(content: bytes) -> MemoryRepo:
+def repository_with(content):
     """A repository whose only commit has ``content`` as its message and its only file."""
     blob = Blob.from_string(content)
     tree = Tree()
@@ -63,11 +59,11 @@ class GitServer(LongQueue, TCPGitServer):
     ends_idle_reads = False
 
 
-def their_git_server(app: App) -> socketserver.BaseServer:
+def their_git_server(app):
     return GitServer(Repositories(app), HOST, 0)
 
 
-def our_git_server(app: App) -> trioserver.BaseServer:
+def our_git_server(app):
     handler = functools.partial(TCPGitRequestHandler, DEFAULT_HANDLERS)
     server = trioserver.ThreadingTCPServer((HOST, 0), handler, ends_idle_reads=False)
     server.backend = Repositories(app)
@@ -75,10 +71,10 @@ def our_git_server(app: App) -> trioserver.BaseServer:
 
 
 @contextmanager
-def git_client(address: Any, app: App) -> Iterator[Ask]:
+def git_client(address, app):
     host, port = address
 
-    def ask(number: int) -> int:
+    def ask(number):
         mine = MemoryRepo()
         result = TCPGitClient(host, port).fetch(f"/{number}", mine)
         return int(mine[result.refs[b"refs/heads/master"]].message)
@@ -92,30 +88,30 @@ def git_client(address: Any, app: App) -> Iterator[Ask]:
 class Database(App):
     """What it was asked for stands in the database; its lock holds answers back."""
 
-    def serve(self, fake_server: fakeredis.FakeServer) -> None:
+    def serve(self, fake_server):
         self._server = fake_server
 
-    def asked(self) -> list[int]:
+    def asked(self):
         client = fakeredis.FakeStrictRedis(server=self._server)
         return [int(key) for key in client.scan_iter()]
 
-    def hold(self) -> None:
+    def hold(self):
         self._server.lock.acquire()
 
-    def wait_inside(self, count: int) -> None:
+    def wait_inside(self, count):
         pass
 
-    def release(self) -> None:
+    def release(self):
         self._server.lock.release()
 
 
-def their_redis_server(app: Database) -> socketserver.BaseServer:
+def their_redis_server(app):
     server = fakeredis.TcpFakeServer((HOST, 0))
     app.serve(server.fake_server)
     return server
 
 
-def our_redis_server(app: Database) -> trioserver.BaseServer:
+def our_redis_server(app):
     server = trioserver.ThreadingTCPServer((HOST, 0), TCPFakeRequestHandler)
     server.fake_server = fakeredis.FakeServer()
     server.clients = {}
@@ -125,7 +121,7 @@ def our_redis_server(app: Database) -> trioserver.BaseServer:
 
 
 @contextmanager
-def redis_client(address: Any, app: App) -> Iterator[Ask]:
+def redis_client(address, app):
     host, port = address
     options = {"retry": None, "socket_timeout": PATIENCE}
     with redis.Redis(host, port, single_connection_client=True, **options) as client:
@@ -142,13 +138,13 @@ class SMBServer(LongQueue, SMBSERVER):
     pass
 
 
-def their_smb_server(app: App) -> SMBSERVER:
+def their_smb_server(app):
     lines = (f"{answer_to(number):{LINE - 1}}\n" for number in range(LARGEST + 1))
     (app.folder / "answers").write_text("".join(lines))
     server = SMBServer((HOST, 0), config_parser=smb_configuration(app))
     server.processConfigFile()
 
-    def read(connection_id: str, smb_server: SMBSERVER, packet: Any) -> Any:
+    def read(connection_id, smb_server, packet):
         app.answer(smb3structs.SMB2Read(packet["Data"])["Offset"] // LINE)
         return theirs(connection_id, smb_server, packet)
 
@@ -156,7 +152,7 @@ def their_smb_server(app: App) -> SMBSERVER:
     return server
 
 
-def smb_configuration(app: App) -> configparser.ConfigParser:
+def smb_configuration(app):
     """What the manual has the server read from a file: one share, for everybody to read."""
     configuration = configparser.ConfigParser()
     configuration["global"] = {
@@ -176,7 +172,7 @@ def smb_configuration(app: App) -> configparser.ConfigParser:
     return configuration
 
 
-def our_smb_server(app: App) -> trioserver.BaseServer:
+def our_smb_server(app):
     server = trioserver.ThreadingTCPServer((HOST, 0), SMBSERVERHandler)
     with their_smb_server(app) as theirs:
         server.log = theirs.log
@@ -188,7 +184,7 @@ def our_smb_server(app: App) -> trioserver.BaseServer:
 
 
 @contextmanager
-def smb_client(address: Any, app: App) -> Iterator[Ask]:
+def smb_client(address, app):
     host, port = address
     connection = SMBConnection(host, host, sess_port=port, timeout=PATIENCE)
     try:

@@ -1,7 +1,5 @@
 """Test servers under the plugin of anyio, on its Trio backend: what goes, and what is refused."""
 
-from __future__ import annotations
-
 import textwrap
 
 import pytest
@@ -32,18 +30,18 @@ async def fails(request, client_address, server):
 
 
 @pytest.fixture(autouse=True)
-def settings(pytester: pytest.Pytester) -> None:
+def settings(pytester):
     """A project that does without pytest-trio."""
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
 
 
-def result_of(pytester: pytest.Pytester, tests: str) -> pytest.RunResult:
+def result_of(pytester, tests):
     """Run these tests under anyio's plugin."""
     pytester.makepyfile(BEGINNING + textwrap.dedent(tests))
     return pytester.runpytest_subprocess("-p", "no:trio", "-p", "no:cacheprovider", timeout=60)
 
 
-def test_block_in_the_test(pytester: pytest.Pytester) -> None:
+def test_block_in_the_test(pytester):
     """`open_test_server` serves, is strict, and ends a test whose server fails, at once."""
     result = result_of(
         pytester,
@@ -77,7 +75,7 @@ def test_block_in_the_test(pytester: pytest.Pytester) -> None:
     )
 
 
-def test_fixtures_are_refused(pytester: pytest.Pytester) -> None:
+def test_fixtures_are_refused(pytester):
     """They are pytest-trio's; the words say what to do instead."""
     for options in (["-p", "no:trio"], []):
         pytester.makepyfile(BEGINNING + "async def test_it(trio_server):\n    pass\n")

@@ -1,12 +1,9 @@
 """Other people's servers and handlers, unmodified, under load and through a drain."""
 
-from __future__ import annotations
-
 import itertools
 import socketserver
 import threading
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -54,7 +51,7 @@ class Traffic:
     _warm: threading.Semaphore = attrs.field(factory=lambda: threading.Semaphore(0))
     _draining: threading.Event = attrs.field(factory=threading.Event)
 
-    def client(self) -> None:
+    def client(self):
         """What one of them does."""
         try:
             with self.case.client(self.address, self.app) as ask:
@@ -70,7 +67,7 @@ class Traffic:
             if not self._draining.is_set():
                 raise
 
-    async def through_a_drain(self, at_once: int, shutdown: Any) -> None:
+    async def through_a_drain(self, at_once, shutdown):
         """Have all of them ask, and drain when ``at_once`` wait for their answers.
 
         With zero they do not wait for each other, and the drain meets some on their way.
@@ -91,7 +88,7 @@ class Traffic:
             await trio.testing.wait_all_tasks_blocked(0.02)  # all that is left is to answer
             self.app.release()
 
-    def check(self, report: trioserver.ShutdownReport, at_once: int) -> None:
+    def check(self, report, at_once):
         """Nobody was cut off: whatever has reached the application was answered whole."""
         assert sorted(self.app.asked()) == sorted(self.answered)
         assert len(self.answered) >= CLIENTS * EXCHANGES + at_once
@@ -101,13 +98,13 @@ class Traffic:
         assert ended[trioserver.Outcome.FAILED] == ended[trioserver.Outcome.TIMED_OUT] == 0
 
 
-def of(cases: list[Case]) -> Any:
+def of(cases):
     """A test for each case."""
     return pytest.mark.parametrize("case", cases, ids=str)
 
 
 @of([case for case in CASES if case.ours is not None])
-async def test_their_handler_on_our_server(case: Case, tmp_path: Path) -> None:
+async def test_their_handler_on_our_server(case, tmp_path):
     """Their handler class runs on one of our servers, at least 200 exchanges and a drain."""
     with closing(case.app(tmp_path)) as app, trio.fail_after(60):
         server = case.ours(app)
@@ -122,7 +119,7 @@ async def test_their_handler_on_our_server(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* is not called under adopt")
 @of(CASES)
-async def test_their_server_adopted(case: Case, tmp_path: Path) -> None:
+async def test_their_server_adopted(case, tmp_path):
     """Their server object is adopted as it is, at least 200 exchanges and a drain."""
     with closing(case.app(tmp_path)) as app, trio.fail_after(60):
         server = case.theirs(app)
@@ -137,7 +134,7 @@ async def test_their_server_adopted(case: Case, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.* is not called under adopt")
 @of([case for case in CASES if not case.clients_leave])
-async def test_drain_while_clients_come_and_go(case: Case, tmp_path: Path) -> None:
+async def test_drain_while_clients_come_and_go(case, tmp_path):
     """Their server, adopted, drains whenever it is told to, at once, and cuts nobody off."""
     with closing(case.app(tmp_path)) as app, trio.fail_after(60):
         server = case.theirs(app)

@@ -1,9 +1,6 @@
 """A task that sends part of its request away with trio-parallel, as the how-to shows it."""
 
-from __future__ import annotations
-
 import importlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ SNIPPETS = Path(__file__).resolve().parents[2] / "docs" / "snippets"
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[trioserver.TCPServer]:
+async def server(monkeypatch):
     """One with the handler of the page; its module can be imported, also by worker processes."""
     monkeypatch.syspath_prepend(SNIPPETS)
     handler = importlib.import_module("part_parallel").Answers
@@ -27,7 +24,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[trioserver.TC
                 yield server
 
 
-async def test_part_of_a_request_in_another_process(server: trioserver.TCPServer) -> None:
+async def test_part_of_a_request_in_another_process(server):
     """Small and large requests of one connection are answered, in order."""
     async with await trio.open_tcp_stream(*server.server_address) as client:
         for below, count in ((10, 4), (1000, 168), (20, 8)):
@@ -35,7 +32,7 @@ async def test_part_of_a_request_in_another_process(server: trioserver.TCPServer
             assert await client.receive_some() == b"%d\n" % count
 
 
-async def test_part_of_a_request_is_cancelled_with_it(server: trioserver.TCPServer) -> None:
+async def test_part_of_a_request_is_cancelled_with_it(server):
     """A computation without end ends with its request, at once."""
     async with await trio.open_tcp_stream(*server.server_address) as client:
         await client.send_all(b"100000000\n")

@@ -1,19 +1,13 @@
 """Cases: sshtunnel. Who connects to it speaks with the application at the other end of SSH."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import socket
-import socketserver
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
 
 import paramiko
-from case import HOST, PATIENCE, QUEUE, App, Ask, Case
+from case import HOST, PATIENCE, QUEUE, App, Case
 from sshtunnel import SSHTunnelForwarder
 
 import trioserver
@@ -25,12 +19,12 @@ APPLICATION = ("application", 1)
 class Gateway(App, paramiko.ServerInterface):
     """An SSH server for one client; what this one has it connect to answers line by line."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         super().__init__(folder)
         self._listening = socket.create_server((HOST, 0))
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def forwarder(self, *, threaded: bool) -> SSHTunnelForwarder:
+    def forwarder(self, *, threaded):
         """Forwards a port of its own to the application."""
         self._forwarder = SSHTunnelForwarder(
             self._listening.getsockname(),
@@ -47,19 +41,19 @@ class Gateway(App, paramiko.ServerInterface):
         )
         return self._forwarder
 
-    def close(self) -> None:
+    def close(self):
         self._forwarder._transport.close()
 
-    def get_allowed_auths(self, username: str) -> str:
+    def get_allowed_auths(self, username):
         return "publickey"
 
-    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+    def check_auth_publickey(self, username, key):
         return paramiko.AUTH_SUCCESSFUL if key == KEY else paramiko.AUTH_FAILED
 
-    def check_channel_direct_tcpip_request(self, number: int, origin: Any, to: Any) -> int:
+    def check_channel_direct_tcpip_request(self, number, origin, to):
         return paramiko.OPEN_SUCCEEDED
 
-    def _serve(self) -> None:
+    def _serve(self):
         with self._listening:
             connection, _ = self._listening.accept()
         with paramiko.Transport(connection) as transport:
@@ -68,14 +62,14 @@ class Gateway(App, paramiko.ServerInterface):
             while channel := transport.accept(PATIENCE):
                 threading.Thread(target=self._answer, args=[channel], daemon=True).start()
 
-    def _answer(self, channel: paramiko.Channel) -> None:
+    def _answer(self, channel):
         # Its client may be gone, and the connection with it, before the channel is closed.
         with suppress(EOFError), channel, channel.makefile() as lines:
             for line in lines:
                 channel.sendall(b"%d\n" % self.answer(int(line)))
 
 
-def their_tunnel(app: Gateway, *, threaded: bool) -> socketserver.BaseServer:
+def their_tunnel(app, *, threaded):
     forwarder = app.forwarder(threaded=threaded)
     forwarder._create_tunnels()
     (server,) = forwarder._server_list
@@ -83,14 +77,14 @@ def their_tunnel(app: Gateway, *, threaded: bool) -> socketserver.BaseServer:
     return server
 
 
-def our_tunnel(app: Gateway) -> trioserver.BaseServer:
+def our_tunnel(app):
     forwarder = app.forwarder(threaded=True)
     forwarder._connect_to_gateway()
     handler = forwarder._make_ssh_forward_handler_class(APPLICATION)
     return trioserver.ThreadingTCPServer((HOST, 0), handler)
 
 
-def ask_line(connection: socket.socket, number: int) -> int:
+def ask_line(connection, number):
     connection.sendall(b"%d\n" % number)
     with connection.makefile("rb") as file:
         line = file.readline()
@@ -100,16 +94,16 @@ def ask_line(connection: socket.socket, number: int) -> int:
 
 
 @contextmanager
-def client(address: Any, app: App) -> Iterator[Ask]:
+def client(address, app):
     with socket.create_connection(address, PATIENCE) as connection:
         yield functools.partial(ask_line, connection)
 
 
 @contextmanager
-def client_without_threads(address: Any, app: App) -> Iterator[Ask]:
+def client_without_threads(address, app):
     """A connection for each exchange."""
 
-    def ask(number: int) -> int:
+    def ask(number):
         with socket.create_connection(address, PATIENCE) as connection:
             return ask_line(connection, number)
 

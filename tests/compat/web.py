@@ -1,19 +1,14 @@
 """Cases: packages that web applications are made with, used as their documentation shows."""
 
-from __future__ import annotations
-
 import functools
-import socketserver
 import urllib.request
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from wsgiref.simple_server import make_server
 
 import bottle
 import prometheus_client
 import prometheus_client.exposition
-from case import HOST, PATIENCE, App, Ask, Case
+from case import HOST, PATIENCE, Case
 from django.conf import settings
 from django.core.servers import basehttp
 from django.core.wsgi import get_wsgi_application
@@ -31,8 +26,8 @@ import trioserver
 # prometheus-client: one registry for each scrape, so that it can be told from others. ---
 
 
-def metrics_app(app: App) -> Any:
-    def application(environ: Any, start_response: Any) -> Any:
+def metrics_app(app):
+    def application(environ, start_response):
         registry = prometheus_client.CollectorRegistry()
         gauge = prometheus_client.Gauge("answer", "What was answered.", registry=registry)
         gauge.set(app.answer(int(environ["PATH_INFO"][1:])))
@@ -45,20 +40,20 @@ class MetricsServer(LongQueue, prometheus_client.exposition.ThreadingWSGIServer)
     pass
 
 
-def their_metrics_server(app: App) -> socketserver.BaseServer:
+def their_metrics_server(app):
     handler = prometheus_client.exposition._SilentHandler
     return make_server(HOST, 0, metrics_app(app), MetricsServer, handler)
 
 
-def our_metrics_server(app: App) -> trioserver.BaseServer:
+def our_metrics_server(app):
     return over_wsgi_handler(prometheus_client.exposition._SilentHandler, metrics_app(app))
 
 
 @contextmanager
-def metrics_client(address: Any, app: App) -> Iterator[Ask]:
+def metrics_client(address, app):
     host, port = address
 
-    def ask(number: int) -> int:
+    def ask(number):
         url = f"http://{host}:{port}/{number}"
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             text = response.read().decode()
@@ -72,16 +67,16 @@ def metrics_client(address: Any, app: App) -> Iterator[Ask]:
 
 
 class QuietWerkzeugHandler(WerkzeugHandler):
-    def log(self, *args: Any) -> None:
+    def log(self, *args):
         pass
 
 
-def their_werkzeug_server(app: App) -> socketserver.BaseServer:
+def their_werkzeug_server(app):
     handler = QuietWerkzeugHandler
     return make_werkzeug_server(HOST, 0, wsgi_app(app), threaded=True, request_handler=handler)
 
 
-def our_werkzeug_server(app: App) -> trioserver.BaseServer:
+def our_werkzeug_server(app):
     server = trioserver.ThreadingTCPServer((HOST, 0), QuietWerkzeugHandler)
     server.app = wsgi_app(app)
     server.ssl_context = None
@@ -102,7 +97,7 @@ settings.configure(
 )
 
 
-def django_view(request: Any, number: int) -> HttpResponse:
+def django_view(request, number):
     """The answer by way of a database, whose connections belong to a thread each."""
     answer = request.environ["compat.app"].answer(number)
     with connection.cursor() as cursor:
@@ -114,12 +109,12 @@ def django_view(request: Any, number: int) -> HttpResponse:
 urlpatterns = [path("<int:number>", django_view)]
 
 
-def django_app(app: App) -> Any:
+def django_app(app):
     django = get_wsgi_application()
     return lambda environ, start_response: django({**environ, "compat.app": app}, start_response)
 
 
-def their_runserver(app: App, *, threading: bool) -> socketserver.BaseServer:
+def their_runserver(app, *, threading):
     return server_of(lambda: basehttp.run(HOST, 0, django_app(app), threading=threading))
 
 
@@ -127,31 +122,31 @@ class DjangoTestServer(LongQueue, basehttp.ThreadedWSGIServer):
     pass
 
 
-def their_django_test_server(app: App) -> socketserver.BaseServer:
+def their_django_test_server(app):
     server = DjangoTestServer((HOST, 0), basehttp.WSGIRequestHandler, allow_reuse_address=False)
     server.set_app(django_app(app))
     return server
 
 
-def our_django_server(app: App) -> trioserver.BaseServer:
+def our_django_server(app):
     return over_wsgi_handler(basehttp.WSGIRequestHandler, django_app(app))
 
 
 # Bottle: a connection for each exchange. ------------------------------------------------------
 
 
-def bottle_app(app: App) -> bottle.Bottle:
+def bottle_app(app):
     site = bottle.Bottle()
     site.route("/<number:int>", callback=lambda number: str(app.answer(number)))
     return site
 
 
-def their_bottle_server(app: App) -> socketserver.BaseServer:
+def their_bottle_server(app):
     options = {"server": "wsgiref", "host": HOST, "port": 0, "quiet": True}
     return server_of(lambda: bottle.run(bottle_app(app), **options))
 
 
-def our_bottle_server(app: App) -> trioserver.BaseServer:
+def our_bottle_server(app):
     with their_bottle_server(app) as theirs:
         return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
 

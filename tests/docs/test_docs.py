@@ -3,8 +3,6 @@
 The tests of the snippets, one by one, stand beside them in ``docs/snippets``.
 """
 
-from __future__ import annotations
-
 import ast
 import errno
 import importlib
@@ -16,9 +14,7 @@ import os
 import re
 import socketserver
 import textwrap
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import attrs
 import pytest
@@ -31,18 +27,16 @@ import trioserver.monitoring
 import trioserver.testing
 from trioserver._engine.accept_errors import Tier, tier_of
 from trioserver._facts.verdict import _PEER_OUTCOMES
-from trioserver.testing import MemoryServer, Trial
+from trioserver.testing import MemoryServer
 
 # The records that are shown ------------------------------------------------------
 
 
-async def test_shown_endings(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_shown_endings(autojump_clock, caplog):
     """The three endings in the explanation of errors are real records."""
     caplog.set_level(logging.INFO)
 
-    async def listen(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def listen(request, client_address, server):
         request.idle_timeout = {51022: 300, 51024: math.inf, 51026: math.inf}[client_address[1]]
         if client_address[1] == 51024:
             request.cancel_scope.deadline = 400
@@ -61,13 +55,11 @@ async def test_shown_endings(
     assert_shown("\n".join(record.partition(", ")[0] for record in records), "explanation/errors")
 
 
-async def test_shown_log(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_shown_log(autojump_clock, caplog):
     """The lines on the page about logging are real ones."""
     caplog.set_level(logging.INFO)
 
-    async def answer(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def answer(request, client_address, server):
         await trio.sleep(0.013)
         await request.sendall(await request.recv(6))
 
@@ -85,14 +77,14 @@ async def test_shown_log(
 # The messages of tests that fail -------------------------------------------------
 
 
-def plain(text: str) -> str:
+def plain(text):
     """A text without the frames of groups, folders, and breaks between lines."""
     lines = [re.sub(r"^(E  )?[\s|+-]*", "", line) for line in text.splitlines()]
     bare = " ".join(lines).replace(f"{DOCS / 'snippets'}{os.sep}", "")
     return " ".join(re.sub(r"trioserver\.testing\._\w+\.", "", bare).split())
 
 
-def assert_quoted(quoted: str, told: str) -> None:
+def assert_quoted(quoted, told):
     """What is quoted on a page has come; lines with three dots stand for what is left out."""
     for part in re.split(r"^ *\.\.\.$", quoted, flags=re.MULTILINE):
         assert part.strip()
@@ -107,12 +99,12 @@ WRONG = {
 
 
 @pytest.mark.slow
-def test_wrong_tests() -> None:
+def test_wrong_tests():
     """Each test on these pages that is shown with a message fails with it, as a reader runs it."""
     files = [str(DOCS / "snippets" / f"{name}.py") for name in WRONG]
     told = failures(pytest_says("-p", "no:cacheprovider", *files))
     block = r"\.\. code-block:: text\n((?:\n   .*|\n(?=\n))+)"
-    quoted: dict[str, str] = {}
+    quoted = {}
     for name, shown_on in WRONG.items():
         below = rf"{name}\.py\n   :pyobject: (test_\w+)\n(?:(?!:pyobject:)[\s\S])*?{block}"
         quoted.update(re.findall(below, page(shown_on)))
@@ -122,7 +114,7 @@ def test_wrong_tests() -> None:
 
 
 @pytest.fixture
-def snippet(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+def snippet(monkeypatch):
     """Imports a file of ``docs/snippets``, as the others there do."""
     monkeypatch.syspath_prepend(DOCS / "snippets")
     return importlib.import_module
@@ -137,11 +129,11 @@ def snippet(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     ],
 )
 async def test_script_that_is_not_met(
-    said: list[bytes] | None,
-    ends_with: str,
-    snippet: Callable[[str], Any],
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+    said,
+    ends_with,
+    snippet,
+    autojump_clock,
+):
     """The messages on the page about scripts are those of clients that go other ways."""
     script = snippet("script_test").SCRIPT
     with pytest.RaisesGroup(trioserver.testing.Unmet, allow_unwrapped=True) as caught:
@@ -150,28 +142,28 @@ async def test_script_that_is_not_met(
                 client = await server.connect()
                 for line in said:
                     await client.send_all(line)
-    error: BaseException = caught.value
+    error = caught.value
     (unmet,) = error.exceptions if isinstance(error, ExceptionGroup) else (error,)
     assert str(unmet).endswith(ends_with)
     assert_shown(f"Unmet: {unmet}", "how-to/testing/script")
 
 
-async def three_steps(trial: Trial) -> None:
+async def three_steps(trial):
     """A scenario that nothing can harm."""
     trial.arm()
     for _ in range(3):
         await trio.lowlevel.checkpoint()
 
 
-async def unarmed(trial: Trial) -> None:
+async def unarmed(trial):
     """A scenario that is never harmed."""
 
 
-def erratic() -> Any:
+def erratic():
     """A scenario that is longer each time."""
     lengths = itertools.count(1)
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         trial.arm()
         for _ in range(next(lengths)):
             await trio.lowlevel.checkpoint()
@@ -179,16 +171,16 @@ def erratic() -> Any:
     return scenario
 
 
-def breaks(trial: Trial) -> None:
+def breaks(trial):
     """A fault that fails."""
     raise ZeroDivisionError
 
 
-def test_findings(monkeypatch: pytest.MonkeyPatch, snippet: Callable[[str], Any]) -> None:
+def test_findings(monkeypatch, snippet):
     """The messages on the page about sweeps are what `sweep` says of such scenarios."""
     sweep, run_trial = trioserver.testing.sweep, trioserver.testing.run_trial
     sweeps, cancel = snippet("sweep_test"), trioserver.testing.Cancel()
-    findings: list[Callable[[], object]] = [
+    findings = [
         lambda: sweep(partial(sweeps.visit, handler=sweeps.Guests)),
         lambda: sweep(erratic()),
         lambda: sweep(unarmed),
@@ -211,7 +203,7 @@ DOCUMENTED = sorted(f"{module.__name__}.{name}" for module in PUBLIC for name in
 REFERENCE = [f"reference/{file.stem}" for file in sorted((DOCS / "reference").glob("*.rst"))]
 
 
-def described(name: str) -> list[str]:
+def described(name):
     """The names that a page of the reference describes, with their modules."""
     module, found = "", []
     for line in page(name).splitlines():
@@ -223,12 +215,12 @@ def described(name: str) -> list[str]:
     return found
 
 
-def test_reference_describes_every_public_name_once() -> None:
+def test_reference_describes_every_public_name_once():
     """Every name of ``__all__`` is in the reference, in one place, and nothing else is."""
     assert sorted(name for each in REFERENCE for name in described(each)) == DOCUMENTED
 
 
-def test_reference_describes_every_member_of_a_server() -> None:
+def test_reference_describes_every_member_of_a_server():
     """The grouped members of `BaseServer` are all there are."""
     names = re.findall(
         r"^   \.\. auto(?:method|property):: (\w+)", page("reference/servers"), re.MULTILINE
@@ -238,11 +230,11 @@ def test_reference_describes_every_member_of_a_server() -> None:
     assert sorted(names) == sorted(public)
 
 
-def table(name: str, under: str) -> list[list[str]]:
+def table(name, under):
     """The rows of the first list-table after the line ``under``, but for its header."""
     _, found, after = page(name).partition(f"\n{under}\n")
     assert found, under
-    rows: list[list[str]] = []
+    rows = []
     for line in after[after.index("   * - ") :].splitlines():
         if line.startswith("   * -"):
             rows.append([line[6:]])
@@ -255,14 +247,14 @@ def table(name: str, under: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in rows[1:]]
 
 
-def literals(cell: str) -> list[str]:
+def literals(cell):
     """The literals in a cell."""
     return re.findall(r"``(.+?)``", cell)
 
 
-def as_shown(default: Any) -> str:
+def as_shown(default):
     """A field's default, as the tables show it."""
-    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+    if isinstance(default, attrs.Factory):
         return f"{default.factory.__name__}()"
     if isinstance(default, int) and default >= 2**16:
         return f"{default >> 20} MiB" if default >= 2**20 else f"{default >> 10} KiB"
@@ -283,7 +275,7 @@ def as_shown(default: Any) -> str:
         ("`Limits`", trioserver.Limits, None),
     ],
 )
-def test_field_table(title: str, cls: Any, base: Any) -> None:
+def test_field_table(title, cls, base):
     """The tables of fields have every field, with its default, in order."""
     inherited = set() if base is None else {field.name for field in attrs.fields(base)}
     expected = [
@@ -296,7 +288,7 @@ def test_field_table(title: str, cls: Any, base: Any) -> None:
     assert all(meaning for _, _, meaning in rows)
 
 
-def test_docstrings_name_every_field() -> None:
+def test_docstrings_name_every_field():
     """Every field is documented in its class, or in the one it comes from."""
     servers = (trioserver.UnixStreamServer, trioserver.UnixDatagramServer)
     mix_ins = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
@@ -306,7 +298,7 @@ def test_docstrings_name_every_field() -> None:
             assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
 
 
-def classic_names(cls: type) -> set[str]:
+def classic_names(cls):
     """The public names a class of socketserver defines, and those its objects get."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     targets = [
@@ -332,7 +324,7 @@ CLASSIC = sorted({"BaseServer", *socketserver.__all__})
 
 
 @pytest.mark.parametrize("name", CLASSIC)
-def test_porting_covers(name: str) -> None:
+def test_porting_covers(name):
     """The porting page has every class of socketserver, and all that it defines."""
     cls = getattr(socketserver, name)
     ready_made = "MixIn" not in name and name.startswith(("Threading", "Forking"))
@@ -343,7 +335,7 @@ def test_porting_covers(name: str) -> None:
     assert {name, *classic_names(cls)} - covered == set()
 
 
-def test_porting_invents_nothing() -> None:
+def test_porting_invents_nothing():
     """Every name in the porting tables is one of socketserver's, be it of 3.12 and newer."""
     titles = re.findall(r"^(.+)\n~+$", page("how-to/porting"), re.MULTILINE)
     mentioned = {
@@ -372,7 +364,7 @@ PORTED = {
 
 
 @pytest.mark.parametrize("title", PORTED)
-def test_porting_says_what_is_there(title: str) -> None:
+def test_porting_says_what_is_there(title):
     """What a table calls the same is there, of the same colour; what is gone or to come is not."""
     cls = PORTED[title]
     there = {"request", "client_address", "server", "connection", "packet", *dir(cls)}
@@ -390,7 +382,7 @@ def test_porting_says_what_is_there(title: str) -> None:
                 assert name not in trioserver.__all__, name
 
 
-def test_errnos_of_the_accept_tiers() -> None:
+def test_errnos_of_the_accept_tiers():
     """The tiers on the page about accept errors are those of the code."""
     rows = table(
         "explanation/accept-errors",
@@ -405,12 +397,12 @@ def test_errnos_of_the_accept_tiers() -> None:
         assert (number in nobody) == (tier is Tier.NOBODY), errno.errorcode[number]
 
 
-def pages() -> list[str]:
+def pages():
     """The names of all pages."""
     return [str(file.relative_to(DOCS).with_suffix("")) for file in sorted(DOCS.rglob("*.rst"))]
 
 
-def test_outcomes_of_the_errors() -> None:
+def test_outcomes_of_the_errors():
     """The outcomes in the table of a client's errors are what handlers that raise them end with."""
     rows = table(
         "explanation/errors",
@@ -421,7 +413,7 @@ def test_outcomes_of_the_errors() -> None:
     assert shown == real
 
 
-def sections(name: str) -> dict[str, str]:
+def sections(name):
     """The sections of a page, by their titles."""
     _, *parts = re.split(r"^(\S.*)\n-{3,}$", page(name), flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
@@ -432,13 +424,13 @@ PROMISES = {
 }
 
 
-def test_promises_are_ten() -> None:
+def test_promises_are_ten():
     """They are numbered, and none is lost."""
     assert [int(title.partition(".")[0]) for title in PROMISES] == list(range(1, 11))
 
 
 @pytest.mark.parametrize("title", PROMISES)
-def test_promise_is_held_by_tests(title: str) -> None:
+def test_promise_is_held_by_tests(title):
     """Each promise names tests, and all of them are there."""
     named = re.findall(
         r"^- ``tests/(\w+/test_\w+\.py)::(test_\w+)``$", PROMISES[title], re.MULTILINE
@@ -451,7 +443,7 @@ def test_promise_is_held_by_tests(title: str) -> None:
         assert name in {node.name for node in tree.body if isinstance(node, functions)}, file
 
 
-def test_glossary_has_only_words_that_are_used() -> None:
+def test_glossary_has_only_words_that_are_used():
     """Each term of the glossary is in order, and on some other page."""
     terms = re.findall(r"^   (\w.*)$", page("glossary").partition(".. glossary::")[2], re.MULTILINE)
     assert len(terms) > 20
@@ -461,7 +453,7 @@ def test_glossary_has_only_words_that_are_used() -> None:
     assert [term for term in terms if term not in words] == []
 
 
-def test_every_snippet_is_shown() -> None:
+def test_every_snippet_is_shown():
     """A snippet that no page includes is dead, unless it is the test of others."""
     included = itertools.chain(*(re.findall(r"snippets/(\S+)", page(each)) for each in pages()))
     files = {file.name for file in (DOCS / "snippets").glob("*.py")}

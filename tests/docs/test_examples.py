@@ -1,25 +1,20 @@
 """The examples: each one runs by itself, and is talked to over real sockets."""
 
-from __future__ import annotations
-
 import http.client
 import itertools
 import logging
 import os
 import re
 import shutil
-import socketserver
 import stat
 import struct
 import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from logging.handlers import SysLogHandler
-from pathlib import Path
-from typing import Any
 from wsgiref.validate import validator
 
 import pytest
@@ -38,11 +33,11 @@ Connect = Callable[[trioserver.TCPServer], Awaitable[Client]]
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
+async def connect():
     """Connects clients to the bound port of this machine, and closes them after the test."""
     clients = []
 
-    async def connect_one(server: trioserver.TCPServer) -> Client:
+    async def connect_one(server):
         with trio.fail_after(10):
             stream = await trio.open_tcp_stream("127.0.0.1", server.server_address[1])
         clients.append(Client(stream))
@@ -54,7 +49,7 @@ async def connect() -> AsyncIterator[Connect]:
 
 
 @asynccontextmanager
-async def datagram_client(server: trioserver.UDPServer) -> AsyncIterator[trio.socket.SocketType]:
+async def datagram_client(server):
     """A UDP socket that sends to the bound port of this machine, with a bound on its waits."""
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as client:
         await client.connect(("127.0.0.1", server.server_address[1]))
@@ -62,21 +57,21 @@ async def datagram_client(server: trioserver.UDPServer) -> AsyncIterator[trio.so
             yield client
 
 
-async def ending(server: trioserver.BaseServer) -> trioserver.ShutdownReport:
+async def ending(server):
     """The report of a server that ends."""
     with trio.fail_after(10):
         return await server.wait_closed()
 
 
 @asynccontextmanager
-async def running_to_its_end() -> AsyncIterator[trio.Nursery]:
+async def running_to_its_end():
     """A nursery whose tasks have to end by themselves."""
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             yield nursery
 
 
-def test_every_example_is_tested() -> None:
+def test_every_example_is_tested():
     """Each file in examples/ has at least one test that is named for it, or that names it."""
     names = [name for name in globals() if name.startswith("test_")]
     named = {"classic_tcp_client", "classic_udp_client"}  # below, with their servers
@@ -90,7 +85,7 @@ def test_every_example_is_tested() -> None:
 
 
 @pytest.mark.slow
-def test_testing_suite(tmp_path: Path) -> None:
+def test_testing_suite(tmp_path):
     """What a reader copies into a folder of his own passes there, every file of it."""
     suite = shutil.copytree(EXAMPLES / "testing", tmp_path / "suite")
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "suite"]
@@ -117,8 +112,9 @@ ARGUMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({*NAMES} - OTHERS))
-async def test_example_runs_as_a_program(name: str) -> None:
+async def test_example_runs_as_a_program(name):
     """Each server takes its port from the command line, says where it is, and ends at Ctrl-C.
 
     The five others are run in tests of their own.
@@ -157,7 +153,7 @@ Received: PYTHON IS NICE
         ["classic_udp", "0"],
     ],
 )
-async def test_classic_pairs_print_what_they_always_did(command: list[str]) -> None:
+async def test_classic_pairs_print_what_they_always_did(command):
     """Server and client, as two programs, print the classic text, over UDP just that of TCP."""
     async with program(*command) as server:
         port = (await listening(server)).rpartition(":")[2]
@@ -169,9 +165,7 @@ async def test_classic_pairs_print_what_they_always_did(command: list[str]) -> N
     assert (status, printed) == (0, SERVER_PRINTS)
 
 
-async def test_classic_tcp_line_takes_several_receives(
-    nursery: trio.Nursery, capsys: pytest.CaptureFixture[str], connect: Connect
-) -> None:
+async def test_classic_tcp_line_takes_several_receives(nursery, capsys, connect):
     """The variant with rfile waits for the end of the line, however it comes."""
     client = await connect(await nursery.start(example("classic_tcp").main, 0, "line"))
     for byte in b"hello world with TCP\n":
@@ -180,18 +174,14 @@ async def test_classic_tcp_line_takes_several_receives(
     assert capsys.readouterr().out == "127.0.0.1 wrote:\nb'hello world with TCP'\n"
 
 
-async def test_classic_tcp_recv_takes_what_one_send_brought(
-    nursery: trio.Nursery, connect: Connect
-) -> None:
+async def test_classic_tcp_recv_takes_what_one_send_brought(nursery, connect):
     """The variant with recv needs no end of line, and takes the first portion as it comes."""
     client = await connect(await nursery.start(example("classic_tcp").main, 0))
     await client.says(b"  hello")
     assert await client.hears_all() == b"HELLO"
 
 
-async def test_classic_udp_answers_each_datagram(
-    nursery: trio.Nursery, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_classic_udp_answers_each_datagram(nursery, capsys):
     """A datagram needs no end of line, and has one reply."""
     server = await nursery.start(example("classic_udp").main, 0)
     async with datagram_client(server) as client:
@@ -202,7 +192,7 @@ async def test_classic_udp_answers_each_datagram(
 
 
 @pytest.mark.parametrize("client", ["classic_tcp_client", "classic_udp_client"])
-async def test_client_needs_a_word(client: str) -> None:
+async def test_client_needs_a_word(client):
     """Without words a client shows how it is used."""
     async with program(client) as process:
         assert process.stderr is not None
@@ -220,7 +210,7 @@ Received: Thread-4: Hello World 3
 """
 
 
-async def test_threaded_tcp_server_prints_what_it_always_did() -> None:
+async def test_threaded_tcp_server_prints_what_it_always_did():
     """The text is the classic one, but for the names of threads: each bears that of its request."""
     printed = await output("threaded_tcp_server", "0")
     printed = printed.replace("thread: MainThread\n", "thread: Thread-1\n")
@@ -232,17 +222,17 @@ async def test_threaded_tcp_server_prints_what_it_always_did() -> None:
 
 @asynccontextmanager
 async def http_client(
-    server: trioserver.TCPServer | socketserver.BaseServer,
-) -> AsyncIterator[Callable[..., Awaitable[tuple[int, bytes]]]]:
+    server,
+):
     """Asks for pages over one connection, which it keeps as long as the server lets it."""
     client = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
 
-    def ask_now(path: str, method: str, body: bytes | None) -> tuple[int, bytes]:
+    def ask_now(path, method, body):
         client.request(method, path, body)
         answer = client.getresponse()
         return answer.status, answer.read()
 
-    async def ask(path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
+    async def ask(path, method="GET", body=None):
         return await trio.to_thread.run_sync(ask_now, path, method, body)
 
     try:
@@ -252,7 +242,8 @@ async def http_client(
         client.close()
 
 
-async def test_http_files_serves_a_folder(nursery: trio.Nursery, tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_http_files_serves_a_folder(nursery, tmp_path):
     """Many files come over one connection, which is idle in the end, and does not delay a drain.
 
     What is not in the folder is not found, be it beside it.
@@ -277,13 +268,13 @@ async def test_http_files_serves_a_folder(nursery: trio.Nursery, tmp_path: Path)
         assert [str(record.outcome) for record in report.requests] == ["drained"]
 
 
-async def test_wsgi_app_serves_any_application(nursery: trio.Nursery) -> None:
+async def test_wsgi_app_serves_any_application(nursery):
     """Its own says who asks for what; another keeps to the letter of WSGI, reads, has threads."""
     server = await nursery.start(example("wsgi_app").main, 0)
     async with http_client(server) as ask:
         assert await ask("/some/page?x=1") == (200, b"Hello, 127.0.0.1: this is /some/page\n")
 
-    def reverse(environ: Any, start_response: Any) -> list[bytes]:
+    def reverse(environ, start_response):
         assert environ["wsgi.multithread"] is True
         assert environ["SERVER_PORT"] == str(server.server_address[1])
         body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
@@ -296,18 +287,18 @@ async def test_wsgi_app_serves_any_application(nursery: trio.Nursery) -> None:
         assert await ask("/", "POST", b"hello") == (200, b"olleh")
 
 
-async def test_xmlrpc_server_is_called(nursery: trio.Nursery) -> None:
+async def test_xmlrpc_server_is_called(nursery):
     """Calls have results, wrong ones a fault, and many at once are all counted."""
     server = await nursery.start(example("xmlrpc_server").main, 0)
     url = f"http://127.0.0.1:{server.server_address[1]}"
 
-    def call(name: str, *arguments: Any) -> Any:
+    def call(name, *arguments):
         with xmlrpc.client.ServerProxy(url) as proxy:
             return getattr(proxy, name)(*arguments)
 
     counts = []
 
-    async def count() -> None:
+    async def count():
         counts.append(await trio.to_thread.run_sync(call, "count"))
 
     with trio.fail_after(20):
@@ -322,7 +313,7 @@ async def test_xmlrpc_server_is_called(nursery: trio.Nursery) -> None:
     assert sorted(counts) == list(range(1, 31))
 
 
-async def test_adopt_existing_is_a_part_of_a_program(nursery: trio.Nursery) -> None:
+async def test_adopt_existing_is_a_part_of_a_program(nursery):
     """Started in a nursery it gives the object, which serves, and ends by its own shutdown."""
     server = await nursery.start(example("adopt_existing").main, 0)
     async with http_client(server) as ask:
@@ -332,7 +323,8 @@ async def test_adopt_existing_is_a_part_of_a_program(nursery: trio.Nursery) -> N
         await until(lambda: server.fileno() == -1)
 
 
-async def test_adopt_existing_drains_at_ctrl_c() -> None:
+@pytest.mark.slow
+async def test_adopt_existing_drains_at_ctrl_c():
     """As a program, Ctrl-C ends an idle client at once, and prints who was there."""
     async with program("adopt_existing", "0") as process:
         port = int((await listening(process)).rpartition(":")[2])
@@ -351,8 +343,9 @@ async def test_adopt_existing_drains_at_ctrl_c() -> None:
 # In worker processes ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
-async def test_forking_tcp_server_prints_what_it_always_did() -> None:
+async def test_forking_tcp_server_prints_what_it_always_did():
     """The text is the classic one, but for names: of processes, and workers are used again."""
     printed = await output("forking_tcp_server", "0")
     printed = printed.replace("process: MainProcess\n", "thread: Thread-1\n")
@@ -363,8 +356,9 @@ async def test_forking_tcp_server_prints_what_it_always_did() -> None:
     assert printed == THREADED_PRINTS
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
-async def test_process_pool_counts_in_two_processes() -> None:
+async def test_process_pool_counts_in_two_processes():
     """Two clients that are there at once are served by two workers, and both counts are right."""
     async with program("process_pool", "0") as server:
         port = int((await listening(server)).rpartition(":")[2])
@@ -384,9 +378,7 @@ async def test_process_pool_counts_in_two_processes() -> None:
 # A request at a time ------------------------------------------------------------
 
 
-async def test_handle_request_loop_ends_when_told(
-    capsys: pytest.CaptureFixture[str], connect: Connect
-) -> None:
+async def test_handle_request_loop_ends_when_told(capsys, connect):
     """The loop serves one client after the other, and ends after the one that says stop."""
     async with running_to_its_end() as nursery:
         server = await nursery.start(example("handle_request_loop").main, 0)
@@ -398,10 +390,10 @@ async def test_handle_request_loop_ends_when_told(
 
 
 async def test_handle_request_loop_tells_when_nobody_comes(
-    nursery: trio.Nursery,
-    autojump_clock: trio.testing.MockClock,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    nursery,
+    autojump_clock,
+    capsys,
+):
     """Every five seconds without a client are told, and the loop goes on."""
     await nursery.start(example("handle_request_loop").main, 0)
     await trio.sleep(12)
@@ -414,19 +406,19 @@ async def test_handle_request_loop_tells_when_nobody_comes(
 SNTP = struct.Struct("!4B2I4s4Q")
 
 
-def question(version: int = 4, mode: int = 3, asked_at: int = 0x0123_4567_89AB_CDEF) -> bytes:
+def question(version=4, mode=3, asked_at=0x0123_4567_89AB_CDEF):
     """What an SNTP client sends: nothing but its version, its mode, and when it did so."""
     return bytes([version << 3 | mode, 0, 6, 0]) + bytes(36) + asked_at.to_bytes(8)
 
 
-def since_1970(timestamp: int) -> float:
+def since_1970(timestamp):
     """A time of NTP's as one of Python's."""
     return (timestamp >> 32) - 2_208_988_800 + (timestamp & 0xFFFF_FFFF) / 2**32
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 @pytest.mark.parametrize("extension", [b"", b"an authenticator"])
-async def test_ntp_tells_the_time(version: int, extension: bytes, nursery: trio.Nursery) -> None:
+async def test_ntp_tells_the_time(version, extension, nursery):
     """The answer is of the client's version, repeats its time, and has that of this machine."""
     server = await nursery.start(example("ntp").main, 0)
     async with datagram_client(server) as client:
@@ -444,7 +436,7 @@ async def test_ntp_tells_the_time(version: int, extension: bytes, nursery: trio.
     assert reference <= received
 
 
-def test_ntp_counts_from_1900() -> None:
+def test_ntp_counts_from_1900():
     """Its timestamps are those of RFC 5905's examples, and begin anew in 2036."""
     timestamp = example("ntp").timestamp
     assert timestamp(0) == 2_208_988_800 << 32
@@ -462,7 +454,7 @@ def test_ntp_counts_from_1900() -> None:
         *(question(mode=mode) for mode in (0, 1, 2, 4, 5, 6, 7)),
     ],
 )
-async def test_ntp_ignores_the_rest(nonsense: bytes, nursery: trio.Nursery) -> None:
+async def test_ntp_ignores_the_rest(nonsense, nursery):
     """What is no question of a client has no reply: two such servers cannot talk to each other."""
     server = await nursery.start(example("ntp").main, 0)
     async with datagram_client(server) as client:
@@ -477,7 +469,7 @@ async def test_ntp_ignores_the_rest(nonsense: bytes, nursery: trio.Nursery) -> N
 # Logs ---------------------------------------------------------------------------
 
 
-def send_logs(address: str | tuple[str, int]) -> None:
+def send_logs(address):
     """Log some messages as every Python program can."""
     handler = SysLogHandler(address, facility="local3")
     try:
@@ -503,7 +495,7 @@ LOGGED = [
 
 
 @pytest.mark.parametrize("over", ["udp", "unix"])
-async def test_syslog_receiver_prints_what_logging_sends(over: str, folder: Path) -> None:
+async def test_syslog_receiver_prints_what_logging_sends(over, folder):
     """Messages of the standard library's handler come out in order, with names for their codes."""
     path = folder / "log"
     async with program("syslog_receiver", "0" if over == "udp" else str(path)) as receiver:
@@ -533,11 +525,11 @@ async def test_syslog_receiver_prints_what_logging_sends(over: str, folder: Path
     ],
 )
 async def test_syslog_receiver_makes_one_line_of_anything(
-    sent: bytes,
-    shown: str,
-    autojump_clock: trio.testing.MockClock,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    sent,
+    shown,
+    autojump_clock,
+    capsys,
+):
     """Whatever was sent is one printable line, and nobody gets a reply."""
     async with MemoryDatagramServer(("memory", 1), example("syslog_receiver").show).serving() as it:
         client = it.client()
@@ -547,7 +539,7 @@ async def test_syslog_receiver_makes_one_line_of_anything(
     assert capsys.readouterr().out == f"{shown}\n"
 
 
-async def test_syslog_receiver_is_a_part_of_a_program(nursery: trio.Nursery, folder: Path) -> None:
+async def test_syslog_receiver_is_a_part_of_a_program(nursery, folder):
     """Started in a nursery it listens where it was told, with room for a burst."""
     main = example("syslog_receiver").main
     over_udp = await nursery.start(main, "0")
@@ -561,9 +553,7 @@ async def test_syslog_receiver_is_a_part_of_a_program(nursery: trio.Nursery, fol
 # Unix ---------------------------------------------------------------------------
 
 
-async def test_unix_server_answers_its_user_alone(
-    nursery: trio.Nursery, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_unix_server_answers_its_user_alone(nursery, folder, capsys):
     """`ask` gets its answer over a socket that nobody else may open."""
     module, path = example("unix_server"), folder / "upper.sock"
     await nursery.start(module.main, str(path))
@@ -573,7 +563,7 @@ async def test_unix_server_answers_its_user_alone(
     assert re.fullmatch(r"user (\d+|unknown) is here\n", capsys.readouterr().out)
 
 
-async def test_unix_server_runs_as_two_programs(folder: Path) -> None:
+async def test_unix_server_runs_as_two_programs(folder):
     """One serves, the other one asks; at Ctrl-C the socket file is gone."""
     path = folder / "upper.sock"
     async with program("unix_server", str(path)) as server:
@@ -589,7 +579,7 @@ async def test_unix_server_runs_as_two_programs(folder: Path) -> None:
 HELLO = b"hello: ADD number, TOTAL or QUIT\n"
 
 
-async def test_line_protocol_takes_many_commands(nursery: trio.Nursery, connect: Connect) -> None:
+async def test_line_protocol_takes_many_commands(nursery, connect):
     """They share a total, wrong ones are told; QUIT and the end of input are told goodbye."""
     server = await nursery.start(example("line_protocol").main, 0)
     client, brief = await connect(server), await connect(server)
@@ -600,9 +590,7 @@ async def test_line_protocol_takes_many_commands(nursery: trio.Nursery, connect:
     assert await brief.hears_all() == HELLO + b"goodbye\n"
 
 
-async def test_line_protocol_says_goodbye_when_it_drains(
-    nursery: trio.Nursery, connect: Connect
-) -> None:
+async def test_line_protocol_says_goodbye_when_it_drains(nursery, connect):
     """An idle client hears why it ends; one in the middle of a command gets its answer before."""
     server = await nursery.start(example("line_protocol").main, 0)
     idle, busy = await connect(server), await connect(server)
@@ -623,7 +611,7 @@ async def test_line_protocol_says_goodbye_when_it_drains(
 CLOSES = b"* the room closes, goodbye\n"
 
 
-async def test_chat_tells_everybody(nursery: trio.Nursery, connect: Connect) -> None:
+async def test_chat_tells_everybody(nursery, connect):
     """What one says, all hear, and those who stay do not notice who leaves.
 
     At a drain those who wait for others hear goodbye; a line that has begun is told to its end.
@@ -653,7 +641,7 @@ async def test_chat_tells_everybody(nursery: trio.Nursery, connect: Connect) -> 
     assert len(report.drained) == 2
 
 
-async def test_chat_drops_who_is_slow(autojump_clock: trio.testing.MockClock) -> None:
+async def test_chat_drops_who_is_slow(autojump_clock):
     """One who does not listen is dropped when its inbox is full; nobody waits for it."""
     chat, witness = example("chat"), Witness()
 
@@ -678,7 +666,7 @@ async def test_chat_drops_who_is_slow(autojump_clock: trio.testing.MockClock) ->
 # The others ---------------------------------------------------------------------
 
 
-async def test_function_handler_greets_and_answers(nursery: trio.Nursery, connect: Connect) -> None:
+async def test_function_handler_greets_and_answers(nursery, connect):
     """The function knows its greeting, its client and its server, and answers until the end.
 
     Its wait between two messages ends when the server drains.
@@ -698,7 +686,7 @@ async def test_function_handler_greets_and_answers(nursery: trio.Nursery, connec
     assert [record.outcome for record in report.requests] == ["drained"]
 
 
-async def test_two_servers_end_together(connect: Connect) -> None:
+async def test_two_servers_end_together(connect):
     """One tells of the work; told to stop, the other one ends both, and the program."""
     async with running_to_its_end() as nursery:
         public, admin = await nursery.start(example("two_servers").main, 0, 0)
@@ -710,7 +698,7 @@ async def test_two_servers_end_together(connect: Connect) -> None:
             assert (await ending(server)).clean
 
 
-async def test_two_servers_work_goes_on(autojump_clock: trio.testing.MockClock) -> None:
+async def test_two_servers_work_goes_on(autojump_clock):
     """The work is a task of its own, beside the servers."""
     work = example("two_servers").Work()
     with trio.move_on_after(1.05):
@@ -727,9 +715,7 @@ async def test_two_servers_work_goes_on(autojump_clock: trio.testing.MockClock) 
         ([["10.0.0.0/8", "::/0"]], b"", "refused"),
     ],
 )
-async def test_access_control_serves_its_networks(
-    networks: list[Any], answer: bytes, outcome: str, nursery: trio.Nursery, connect: Connect
-) -> None:
+async def test_access_control_serves_its_networks(networks, answer, outcome, nursery, connect):
     """A client of an allowed network is served; any other is refused before the handler."""
     server = await nursery.start(example("access_control").main, 0, *networks)
     client = await connect(server)

@@ -1,11 +1,8 @@
 """The README: its code runs, does what the text beside it says, and its links lead somewhere."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -18,35 +15,33 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language):
     """The fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def first_example() -> str:
+def first_example():
     """The first example, on a port that is free."""
     assert blocks("python")[0].count("9999") == 1
     return blocks("python")[0].replace("9999", "0")
 
 
 @pytest.fixture
-def server() -> trioserver.TCPServer:
+def server():
     """The server of the first example."""
-    names: dict[str, Any] = {"__name__": "readme"}
+    names = {"__name__": "readme"}
     exec(first_example(), names)  # noqa: S102  (that is what a reader does with it)
     made = names["server"]
     assert isinstance(made, trioserver.TCPServer)
     return made
 
 
-def test_readme_code_is_all_tested() -> None:
+def test_readme_code_is_all_tested():
     """It has three examples; tests for a fourth one would belong here."""
     assert len(blocks("python")) == 3
 
 
-async def test_readme_first_example_serves(
-    server: trioserver.TCPServer, nursery: trio.Nursery
-) -> None:
+async def test_readme_first_example_serves(server, nursery):
     """The first example answers line after line in upper case."""
     await nursery.start(server.serve_forever)
     async with await trio.open_tcp_stream(*server.server_address) as stream:
@@ -54,8 +49,9 @@ async def test_readme_first_example_serves(
             await Client(stream).asks(line, line.upper())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-async def test_readme_first_example_drains_at_a_signal(name: str, tmp_path: Path) -> None:
+async def test_readme_first_example_drains_at_a_signal(name, tmp_path):
     """Run as a program, it lets its idle client go at the first signal, and ends with status 0."""
     logging = 'import logging\nlogging.basicConfig(level=logging.INFO, format="%(message)s")\n'
     path = tmp_path / "readme_example.py"
@@ -71,7 +67,7 @@ async def test_readme_first_example_drains_at_a_signal(name: str, tmp_path: Path
     assert "Traceback" not in logged
 
 
-async def stay(address: tuple[str, int], *, task_status: trio.TaskStatus[None]) -> None:
+async def stay(address, *, task_status):
     """A client that asks once, and stays until it is let go."""
     client = Client(await trio.open_tcp_stream(*address))
     await client.asks(b"hello\n", b"HELLO\n")
@@ -79,15 +75,13 @@ async def stay(address: tuple[str, int], *, task_status: trio.TaskStatus[None]) 
     assert await client.hears_all() == b""
 
 
-async def test_readme_stopping_example_stops(
-    server: trioserver.TCPServer, nursery: trio.Nursery
-) -> None:
+async def test_readme_stopping_example_stops(server, nursery):
     """The second example serves where its dots are, then drains, and tells who was there."""
     example = textwrap.indent(blocks("python")[1], "    ")
     assert example.count("        ...\n") == 1
     source = f"async def stopping():\n{example}    return report\n"
     source = source.replace("...\n", "await clients.start(stay, (host, port))\n")
-    names: dict[str, Any] = {"trio": trio, "server": server, "clients": nursery, "stay": stay}
+    names = {"trio": trio, "server": server, "clients": nursery, "stay": stay}
     exec(source, names)  # noqa: S102  (as above)
     with trio.fail_after(10):
         report = await names["stopping"]()
@@ -96,9 +90,7 @@ async def test_readme_stopping_example_stops(
     assert [record.outcome for record in report.requests] == ["drained"]
 
 
-async def test_readme_block_serves_and_drains(
-    server: trioserver.TCPServer, nursery: trio.Nursery
-) -> None:
+async def test_readme_block_serves_and_drains(server, nursery):
     """`async with server.serving():` is the same as a block, as the README says."""
     assert "`async with server.serving():`" in README
     with trio.fail_after(10):
@@ -109,7 +101,7 @@ async def test_readme_block_serves_and_drains(
 
 
 @pytest.mark.parametrize("reply", ["await request.recv()", 'b"wrong"'])
-def test_readme_test_file(reply: str, pytester: pytest.Pytester) -> None:
+def test_readme_test_file(reply, pytester):
     """The third example is a whole test file; it passes, and fails if its server is wrong."""
     pytester.makeini("[pytest]\ntrio_mode = true\n")
     pytester.makepyfile(blocks("python")[2].replace("await request.recv()", reply))
@@ -118,7 +110,7 @@ def test_readme_test_file(reply: str, pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=passes, failed=not passes)
 
 
-def test_readme_links_lead_somewhere() -> None:
+def test_readme_links_lead_somewhere():
     """Links inside the repository name files that are there."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert links

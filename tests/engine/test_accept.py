@@ -1,7 +1,5 @@
 """Accepting: three tiers of errors, `get_request`, and no client that is lost in between."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json
@@ -11,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
@@ -19,7 +17,7 @@ import pytest
 import trio
 from support import Upper, Witness, plain_client, read_to_end, running
 from support.scenes import Scene, Visit, close, does, end, heard_by, in_memory, on_tcp, sleep, table
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Connection, Limits, Timeouts
@@ -30,24 +28,24 @@ from trioserver.testing import MemoryDatagramServer, MemoryListener, MemoryServe
 ASKS = [b"hello\n", end]
 
 
-def error_of(name: str) -> OSError:
+def error_of(name):
     """The error that an accept raises."""
     number = getattr(errno, name)
     return OSError(number, os.strerror(number))
 
 
-def fails(*errors: str | Exception) -> Callable[[Any], None]:
+def fails(*errors):
     """Have the next accepts raise these."""
     raised = [error_of(it) if isinstance(it, str) else it for it in errors]
     return lambda server: server.listener.fail(*raised)
 
 
-def about(instant: float) -> Any:
+def about(instant):
     """It, but for rounding."""
     return pytest.approx(instant, abs=1e-6)
 
 
-async def ask(client: Connection, line: bytes = b"hello\n") -> bytes:
+async def ask(client, line=b"hello\n"):
     """What `Upper` replies; raises if the client is gone."""
     await client.send_all(line)
     return await client.receive_some()
@@ -59,7 +57,7 @@ class Watched(MemoryListener):
 
     instants: list[float] = attrs.field(factory=list)
 
-    def accept_now(self) -> Any:
+    def accept_now(self):
         self.instants.append(trio.current_time())
         return super().accept_now()
 
@@ -67,16 +65,16 @@ class Watched(MemoryListener):
 class WatchedServer(MemoryServer):
     """Serves at two watched places."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.listener, self.other = (Watched(("memory", number)) for number in (1, 2))
         return [self.listener, self.other]
 
 
-def server_at(kind: Any) -> type[MemoryServer]:
+def server_at(kind):
     """A kind of server that listens with this kind of listener."""
 
     class Server(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             self.listener = kind(self.server_address)
             return [self.listener]
 
@@ -159,12 +157,12 @@ BEGINS, ENDS = "cannot accept", "again"
     },
 )
 async def test_errors_that_end_nothing(
-    errors: Sequence[Exception],
-    counted: int,
-    delay: float,
-    logs: Sequence[str],
-    autojump_clock: MockClock,
-) -> None:
+    errors,
+    counted,
+    delay,
+    logs,
+    autojump_clock,
+):
     """Whatever an accept raises, live clients are served, and those who wait after a delay."""
     scene = (
         Scene(Upper, {1: b"one\n", 2: close}, meanwhile={1: fails(*errors)})
@@ -178,7 +176,7 @@ async def test_errors_that_end_nothing(
     assert [it.at for it in played.log] == [1, about(1 + delay)][: len(logs)]
 
 
-async def test_connection_errors_without_end_leave_others_their_turn() -> None:
+async def test_connection_errors_without_end_leave_others_their_turn():
     """AE-01: however many such errors come, a live connection is served in between."""
     async with in_memory().serving() as server, await server.connect() as client:
         await wait_all_tasks_blocked()
@@ -188,12 +186,12 @@ async def test_connection_errors_without_end_leave_others_their_turn() -> None:
 
 
 class Datagrams(trioserver.DatagramRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write((await self.rfile.read()).upper())
 
 
 @nobody
-async def test_no_datagram_is_there(autojump_clock: MockClock, name: str) -> None:
+async def test_no_datagram_is_there(autojump_clock, name):
     """AE-01: the same of a listener of datagrams."""
     async with in_memory(Datagrams, MemoryDatagramServer).serving() as server:
         fails(*[NOBODY[name]] * 10)(server)
@@ -205,13 +203,13 @@ async def test_no_datagram_is_there(autojump_clock: MockClock, name: str) -> Non
 
 
 @nobody
-async def test_get_request_finds_nobody(autojump_clock: MockClock, name: str) -> None:
+async def test_get_request_finds_nobody(autojump_clock, name):
     """AE-01: the same of a `get_request`; of the inherited one it never comes."""
 
     class Hesitates(MemoryServer):
         hesitates = True
 
-        def get_request(self, listener: trioserver.Listener) -> Any:
+        def get_request(self, listener):
             if self.hesitates:
                 self.hesitates = False
                 raise NOBODY[name]
@@ -224,16 +222,16 @@ async def test_get_request_finds_nobody(autojump_clock: MockClock, name: str) ->
 class Counts(MemoryServer):
     """Knows when nobody has come."""
 
-    async def server_activate(self) -> None:
-        self.instants: list[float] = []
+    async def server_activate(self):
+        self.instants = []
         await super().server_activate()
 
-    async def handle_timeout(self) -> None:
+    async def handle_timeout(self):
         self.instants.append(trio.current_time())
 
 
 @nobody
-async def test_nobody_is_there_for_handle_request(autojump_clock: MockClock, name: str) -> None:
+async def test_nobody_is_there_for_handle_request(autojump_clock, name):
     """AE-01: `handle_request` goes on waiting, and at its end takes who is there."""
     async with in_memory(Upper, Counts, timeout=1) as server:
         fails(NOBODY[name])(server)
@@ -249,7 +247,7 @@ async def test_nobody_is_there_for_handle_request(autojump_clock: MockClock, nam
 
 @pytest.mark.parametrize("name", ["EINTR", "by hand, a signal"])
 @pytest.mark.parametrize("how", ["drain", "handle_request"])
-async def test_signal_during_the_last_look(autojump_clock: MockClock, how: str, name: str) -> None:
+async def test_signal_during_the_last_look(autojump_clock, how, name):
     """AE-01: after it nobody looks again, so an interrupted accept is made again at once."""
     async with in_memory(timeout=0) as server:
         client = await server.connect()
@@ -267,17 +265,18 @@ async def test_signal_during_the_last_look(autojump_clock: MockClock, how: str, 
 class Spinning(MemoryListener):
     """Never waits, not even for the blink of an eye, and always says that nobody is there."""
 
-    async def wait_acceptable(self) -> None:
+    async def wait_acceptable(self):
         pass
 
-    def accept_now(self) -> Any:
+    def accept_now(self):
         if self.errors:
             raise self.errors[0]
         return super().accept_now()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["EAGAIN", "EINTR", "ECONNABORTED"])
-async def test_listener_without_a_checkpoint_stops_nobody(name: str) -> None:
+async def test_listener_without_a_checkpoint_stops_nobody(name):
     """AE-01: live connections have their turn, and the server can be ended."""
     async with running(server := in_memory(Upper, server_at(Spinning))):
         async with await server.connect() as client:
@@ -290,7 +289,7 @@ async def test_listener_without_a_checkpoint_stops_nobody(name: str) -> None:
 class Looks(MemoryListener):
     """Looks again when it is woken, and then says that it was closed, as it has to."""
 
-    async def wait_acceptable(self) -> None:
+    async def wait_acceptable(self):
         await trio.lowlevel.checkpoint()
         while not self._queue:
             if self.closed:
@@ -299,8 +298,8 @@ class Looks(MemoryListener):
 
 
 async def test_listener_that_is_closed_in_the_step_in_which_it_is_woken(
-    autojump_clock: MockClock,
-) -> None:
+    autojump_clock,
+):
     """AE-04: the drain has closed it, and that is no failure of the listener's."""
     late = Visit({1.25: end}, comes_at=1).gives(b"", 1.25)
     scene = Scene(Upper, {0: end}, 1, kind=server_at(Looks)).beside(late)
@@ -310,22 +309,22 @@ async def test_listener_that_is_closed_in_the_step_in_which_it_is_woken(
 class Raises(SocketListener):
     """The kernel's, as somebody writes it who has read that it "raises as accept(2) does"."""
 
-    def accept_now(self) -> Any:
+    def accept_now(self):
         accepted, address = self.socket.accept()
         return SocketTransport(accepted), address
 
 
-async def test_client_is_gone_before_it_is_accepted() -> None:
+async def test_client_is_gone_before_it_is_accepted():
     """AE-01: on a real socket, readiness that somebody else has used up is no reason to end."""
 
     class Server(trioserver.TCPServer):
         takes = True
 
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             [listener] = await super().server_bind()
             return [Raises(listener.socket)]
 
-        def get_request(self, listener: trioserver.Listener) -> Any:
+        def get_request(self, listener):
             if self.takes:
                 self.takes = False
                 listener.socket.accept()[0].close()
@@ -345,7 +344,7 @@ async def test_client_is_gone_before_it_is_accepted() -> None:
 PAUSES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0, 1.0)
 
 
-async def test_capacity_pauses_double_up_to_a_second(autojump_clock: MockClock) -> None:
+async def test_capacity_pauses_double_up_to_a_second(autojump_clock):
     """AE-01: the pauses are 5 ms, doubling to 1 s, at exact instants."""
     shortage = {1: fails(*["ENOMEM"] * len(PAUSES))}
     scene = Scene(Upper, {9: ASKS}, comes_at=1, kind=WatchedServer, meanwhile=shortage)
@@ -372,12 +371,12 @@ async def test_capacity_pauses_double_up_to_a_second(autojump_clock: MockClock) 
         ).gives(closed_at=6.5, logs=[BEGINS]),
     }
 )
-async def test_shortage(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_shortage(scene, autojump_clock):
     """While the program is out of something, the server pauses between accepts."""
     await scene.play()
 
 
-async def test_cancelled_while_backing_off(autojump_clock: MockClock) -> None:
+async def test_cancelled_while_backing_off(autojump_clock):
     """AE-06: a server that pauses ends at once when it is cancelled."""
     server = in_memory()
     async with trio.open_nursery() as nursery:
@@ -388,7 +387,7 @@ async def test_cancelled_while_backing_off(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 5.5
 
 
-async def test_capacity_pause_is_one_listeners(autojump_clock: MockClock) -> None:
+async def test_capacity_pause_is_one_listeners(autojump_clock):
     """AE-01: while one listener pauses, another accepts."""
     async with in_memory(Upper, WatchedServer).serving() as server:
         fails(*["EMFILE"] * 5)(server)
@@ -397,9 +396,7 @@ async def test_capacity_pause_is_one_listeners(autojump_clock: MockClock) -> Non
         assert trio.current_time() == 0
 
 
-async def test_capacity_error_ends_with_an_accept(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_capacity_error_ends_with_an_accept(autojump_clock, caplog):
     """AE-01: a shortage is over when somebody was accepted, not when a slot was missing instead."""
     async with in_memory(Upper, WatchedServer, limits=Limits(requests=1)).serving() as server:
         fails("EMFILE")(server)
@@ -414,7 +411,7 @@ async def test_capacity_error_ends_with_an_accept(
     assert len(caplog.records) == 2
 
 
-async def test_capacity_error_under_handle_request(autojump_clock: MockClock) -> None:
+async def test_capacity_error_under_handle_request(autojump_clock):
     """AE-01: `handle_request` waits a shortage out; one that is too long is a time-out."""
     async with in_memory(Upper, Counts, timeout=1) as server:
         fails(*["EMFILE"] * 3)(server)
@@ -441,7 +438,7 @@ class Exhausted(MemoryListener):
     descriptors: float = 0
     accepted: list[trioserver.Transport] = attrs.field(factory=list)
 
-    def accept_now(self) -> Any:
+    def accept_now(self):
         free = self.descriptors - sum(not transport.closed for transport in self.accepted)
         if self.reserve and self.reserve._descriptor is None:
             free += 1
@@ -453,18 +450,18 @@ class Exhausted(MemoryListener):
         return found
 
 
-class ExhaustedServer(server_at(Exhausted)):  # type: ignore[misc]
+class ExhaustedServer(server_at(Exhausted)):
     """Serves where descriptors are short from the first client on."""
 
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         await super().server_activate()
         self.listener.reserve = self._bound_run().admission.reserve
 
 
-def has_descriptors(number: float) -> Callable[[Any], None]:
+def has_descriptors(number):
     """So many of them are left."""
 
-    def leave(server: Any) -> None:
+    def leave(server):
         server.listener.descriptors = number
 
     return leave
@@ -502,7 +499,7 @@ LATE = [("late", number) for number in range(3)]
         .gives(b"", breaks=True, logs=[BEGINS, ENDS]),
     }
 )
-async def test_shortage_of_descriptors(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_shortage_of_descriptors(scene, autojump_clock):
     """Who would be left hanging in a shortage that lasts is turned away."""
     played = await scene.gives(kind=ExhaustedServer).play()
     assert {reason for _, reason in played.refusals} <= {"out of descriptors", "the server drains"}
@@ -511,9 +508,7 @@ async def test_shortage_of_descriptors(scene: Scene, autojump_clock: MockClock) 
 
 @pytest.mark.parametrize("drain_at", [None, 0.5])
 @pytest.mark.parametrize("name", ["ECONNABORTED", "EINTR"])
-async def test_shortage_turns_away_who_comes_after_an_error(
-    autojump_clock: MockClock, name: str, drain_at: float | None
-) -> None:
+async def test_shortage_turns_away_who_comes_after_an_error(autojump_clock, name, drain_at):
     """AE-01: an error of one client among those who are turned away does not hide the next."""
     others = [Visit().gives(b"", breaks=True)] * 2
     scene = Scene(Upper, {}, drain_at, kind=ExhaustedServer).beside(*others)
@@ -523,9 +518,7 @@ async def test_shortage_turns_away_who_comes_after_an_error(
 
 
 @pytest.mark.parametrize("offset", [0.1, 0.7, 12.3, 1234.56, 98765.4321])
-async def test_shortage_counts_its_second_at_any_hour(
-    autojump_clock: MockClock, offset: float
-) -> None:
+async def test_shortage_counts_its_second_at_any_hour(autojump_clock, offset):
     """AE-01: rounding does not make it wait for another pause; then nobody waits long."""
     later = [offset + 10 + 1.3 * n for n in range(5)]
     others = [Visit(comes_at=instant).gives(b"", breaks=True) for instant in later]
@@ -535,7 +528,7 @@ async def test_shortage_counts_its_second_at_any_hour(
         assert heard.ended_at <= came_at + 1
 
 
-async def test_reserve_is_given_back() -> None:
+async def test_reserve_is_given_back():
     """AE-01: when the server has ended, the descriptor held in reserve is closed, too."""
     before = open_descriptors()
     async with in_memory().serving():
@@ -547,10 +540,10 @@ async def test_reserve_is_given_back() -> None:
 # The third tier: the listener is broken --------------------------------------------
 
 
-async def failure_of(server: Any, harm: Callable[[Any], object]) -> BaseException:
+async def failure_of(server, harm):
     """What ends the server, as it leaves `serve_forever`, when it is harmed."""
 
-    async def do_harm() -> None:
+    async def do_harm():
         await wait_all_tasks_blocked()
         harmed = harm(server)
         if isinstance(harmed, Coroutine):
@@ -576,12 +569,12 @@ async def failure_of(server: Any, harm: Callable[[Any], object]) -> BaseExceptio
     ],
     ids=repr,
 )
-async def test_fatal_error_leaves_bare(error: Exception) -> None:
+async def test_fatal_error_leaves_bare(error):
     """AE-04, AE-05: any other error ends the server, and leaves `serve_forever` as it is.
 
     A group that a listener raises is not taken for one of Trio's, and stays whole.
     """
-    found: Any = await failure_of(in_memory(Upper, WatchedServer), fails(error))
+    found = await failure_of(in_memory(Upper, WatchedServer), fails(error))
     if isinstance(error, ExceptionGroup):
         assert (found.message, found.exceptions) == (error.message, error.exceptions)
     else:
@@ -589,12 +582,12 @@ async def test_fatal_error_leaves_bare(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [error_of("EBADF"), KeyError("custom")], ids=repr)
-async def test_fatal_error_closes_everything(error: Exception) -> None:
+async def test_fatal_error_closes_everything(error):
     """AE-04, AE-05: then all listeners and all connections are closed, and the report says why."""
     server = in_memory(Upper, WatchedServer, observers=[witness := Witness()])
     clients = []
 
-    async def harm(server: Any) -> None:
+    async def harm(server):
         clients.append(await server.other.connect())
         assert await ask(clients[0]) == b"HELLO\n"
         fails(error)(server)
@@ -608,10 +601,10 @@ async def test_fatal_error_closes_everything(error: Exception) -> None:
     assert witness.names[-1] == "server_closed"
 
 
-async def test_fatal_error_beside_a_backing_off_listener(autojump_clock: MockClock) -> None:
+async def test_fatal_error_beside_a_backing_off_listener(autojump_clock):
     """AE-04: one listener that pauses does not hold up the end that another causes."""
 
-    async def harm(server: Any) -> None:
+    async def harm(server):
         fails(*["EMFILE"] * 100)(server)
         await trio.sleep(5.5)
         server.other.fail(error_of("EBADF"))
@@ -621,7 +614,7 @@ async def test_fatal_error_beside_a_backing_off_listener(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("patience", [None, 0], ids=["waits", "only looks"])
-async def test_fatal_error_under_a_handled_request(patience: float | None) -> None:
+async def test_fatal_error_under_a_handled_request(patience):
     """AE-04: `handle_request` raises it, too, bare."""
     async with in_memory(timeout=patience) as server:
         fails(error := error_of("EBADF"))(server)
@@ -630,18 +623,18 @@ async def test_fatal_error_under_a_handled_request(patience: float | None) -> No
     assert caught.value is error
 
 
-def shut_it_down(server: Any) -> None:
+def shut_it_down(server):
     """Somebody shuts the listening socket down."""
     server.socket.shutdown(socket.SHUT_RDWR)
 
 
-def close_it(server: Any) -> None:
+def close_it(server):
     """Somebody closes it, and tells Trio."""
     trio.lowlevel.notify_closing(server.socket)
     server.socket.close()
 
 
-async def close_it_while_full(server: Any) -> None:
+async def close_it_while_full(server):
     """Somebody closes it while all slots are taken; then one is free."""
     with plain_client(server.server_address):
         await wait_all_tasks_blocked()
@@ -668,10 +661,10 @@ async def close_it_while_full(server: Any) -> None:
         ),
     },
 )
-async def test_listening_socket_underfoot(harm: Any, kind: Any, number: int | None) -> None:
+async def test_listening_socket_underfoot(harm, kind, number):
     """A listening socket that is taken away ends the server."""
     before = open_descriptors()
-    error: Any = await failure_of(on_tcp(limits=Limits(requests=1)), harm)
+    error = await failure_of(on_tcp(limits=Limits(requests=1)), harm)
     assert isinstance(error, kind)
     assert number is None or error.errno == number
     assert open_descriptors() == before
@@ -681,23 +674,23 @@ async def test_listening_socket_underfoot(harm: Any, kind: Any, number: int | No
 
 
 class Picky(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         found = super().get_request(listener)
         return None if found is None or found[1][0] == "bad" else found
 
 
 class Choosy(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         while (found := super().get_request(listener)) and found[1][0] == "bad":
             pass
         return found
 
 
-def server_raising(name: str) -> type[MemoryServer]:
+def server_raising(name):
     """One whose `get_request` raises this about one client."""
 
     class Looking(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> Any:
+        def get_request(self, listener):
             found = super().get_request(listener)
             if found and found[1][0] == "bad":
                 raise error_of(name)
@@ -727,9 +720,7 @@ COUNTS = {"refused": 0, "accept_errors": 3}
         },
     },
 )
-async def test_get_request_drops_clients(
-    kind: Any, report: dict[str, Any], autojump_clock: MockClock
-) -> None:
+async def test_get_request_drops_clients(kind, report, autojump_clock):
     """Clients whom an override does not want are closed, and the next is served at once."""
     others = [Visit({0: ASKS}, address=("good", 1)).gives(b"HELLO\n", 0)]
     others += [Visit(address=("bad", n)).gives(b"", 0, breaks=True) for n in (2, 3)]
@@ -746,34 +737,34 @@ class Wrapped:
 
     connection: Connection
 
-    async def linger(self) -> None:
+    async def linger(self):
         """Nothing."""
 
-    async def aclose(self) -> None:
+    async def aclose(self):
         """Nothing."""
 
 
 class Wrapping(MemoryServer):
-    async def server_activate(self) -> None:
-        self.seen: list[Any] = []
+    async def server_activate(self):
+        self.seen = []
         await super().server_activate()
 
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         found = super().get_request(listener)
         return found and (Wrapped(found[0]), "somebody")
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         self.seen.append(("verify", type(request), client_address))
         return True
 
-    async def shutdown_request(self, request: Any) -> None:
+    async def shutdown_request(self, request):
         self.seen.append(("shutdown", type(request)))
 
 
-async def test_get_request_wraps_a_client(autojump_clock: MockClock) -> None:
+async def test_get_request_wraps_a_client(autojump_clock):
     """AE-05: hooks and handler get what an override returns, and the connection is closed."""
 
-    async def look(request: Any, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         server.seen.append(("handle", type(request), client_address))
         await request.connection.sendall(b"seen")
 
@@ -782,14 +773,14 @@ async def test_get_request_wraps_a_client(autojump_clock: MockClock) -> None:
     assert played.server.seen == [*expected, ("shutdown", Wrapped)]
 
 
-async def test_get_request_wraps_a_client_for_a_class(autojump_clock: MockClock) -> None:
+async def test_get_request_wraps_a_client_for_a_class(autojump_clock):
     """AE-05: a handler class is given the wrapper, too, and cleans up in its time."""
 
     class Fails(trioserver.BaseRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             raise ValueError("its own")
 
-        async def finish(self) -> None:
+        async def finish(self):
             try:
                 await trio.sleep(60)
             finally:
@@ -804,15 +795,15 @@ class Overridden(trioserver.TCPServer):
 
     override: Any
 
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         return self.override(super().get_request(listener))
 
 
-async def failure_with(override: Any) -> BaseException:
+async def failure_with(override):
     """What ends a real server with that override when a client comes, who must not be left open."""
     clients = []
 
-    def connect(server: Any) -> None:
+    def connect(server):
         clients.append(plain_client(server.server_address))
 
     before = open_descriptors()
@@ -826,24 +817,24 @@ async def failure_with(override: Any) -> BaseException:
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3)], ids=repr
 )
-async def test_get_request_that_raises(error: BaseException) -> None:
+async def test_get_request_that_raises(error):
     """AE-05: an error of an override ends the server, bare, and the accepted client is closed."""
 
-    def fail(found: Any) -> None:
+    def fail(found):
         raise error
 
     assert await failure_with(fail) is error
 
 
 @pytest.mark.parametrize("answer", [42, True, (), (1,), (1, 2, 3)], ids=repr)
-async def test_get_request_that_returns_nonsense(answer: Any) -> None:
+async def test_get_request_that_returns_nonsense(answer):
     """AE-05: an answer that is no pair is a TypeError or ValueError; the client is closed."""
     error = await failure_with(lambda found: answer)
     assert isinstance(error, TypeError | ValueError)
 
 
 @pytest.mark.parametrize("answer", ["ab", (None, None), (object(), object())], ids=["ab", "N", "o"])
-async def test_get_request_that_returns_a_nonsensical_pair(answer: Any) -> None:
+async def test_get_request_that_returns_a_nonsensical_pair(answer):
     """AE-05: a pair that no handler can use is that request's error; the client is closed."""
     before = open_descriptors()
     witness = Witness()
@@ -857,12 +848,12 @@ async def test_get_request_that_returns_a_nonsensical_pair(answer: Any) -> None:
 
 
 class Broken(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         raise KeyError("mine")
 
 
 class Inventive(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         return object(), "nobody"
 
 
@@ -870,16 +861,16 @@ class Inventive(MemoryServer):
     ("kind", "error", "message"),
     [(Broken, KeyError, "mine"), (Inventive, TypeError, "super().get_request")],
 )
-async def test_get_request_without_an_accept(kind: Any, error: Any, message: str) -> None:
+async def test_get_request_without_an_accept(kind, error, message):
     """AE-05: an error before the accept, or a request that is made up, ends the server, bare."""
     found = await failure_of(in_memory(Upper, kind), lambda server: server.listener.connect_now())
     assert type(found) is error
     assert message in str(found)
 
 
-async def test_get_request_that_keeps_the_client_for_itself() -> None:
+async def test_get_request_that_keeps_the_client_for_itself():
     """AE-05: a client that an override neither returns nor closes is closed for it."""
-    kept: list[Any] = []
+    kept = []
     async with running(on_tcp(kind=Overridden, override=kept.append)) as address:
         with plain_client(address) as client, pytest.raises(ConnectionResetError):
             await heard_by(client)
@@ -924,11 +915,11 @@ class ShortOfDescriptors:
     clients: list[socket.socket] = attrs.field(factory=list)
     draining: bool = False
 
-    def connect(self) -> socket.socket:
+    def connect(self):
         self.clients.append(plain_client(self.address))
         return self.clients[-1]
 
-    def fill(self) -> list[socket.socket]:
+    def fill(self):
         """Connect clients until one is not served; it is the last."""
         served = []
         while True:
@@ -938,19 +929,19 @@ class ShortOfDescriptors:
                 return served
             assert served[-1].recv(100) == b"HELLO\n"
 
-    def figures(self, client: socket.socket) -> tuple[float, int, int]:
+    def figures(self, client):
         """CPU seconds, errors of accepts, and clients refused."""
         client.sendall(b"figures\n")
         cpu, errors, refused = json.loads(client.recv(1000))
         return cpu, errors, refused
 
-    def drain(self) -> None:
+    def drain(self):
         """Tell the server to end; only once, because the second time it would cancel."""
         if not self.draining:
             self.draining = True
             self.process.terminate()
 
-    def log(self) -> list[str]:
+    def log(self):
         """Leave, end the server, and give the records that it logged."""
         for client in self.clients:
             client.close()
@@ -961,7 +952,7 @@ class ShortOfDescriptors:
 
 
 @pytest.fixture
-def short() -> Iterator[ShortOfDescriptors]:
+def short():
     """Such a server."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -978,13 +969,13 @@ def short() -> Iterator[ShortOfDescriptors]:
             process.kill()
 
 
-def echoes(client: socket.socket) -> bool:
+def echoes(client):
     """Whether the client is served."""
     client.sendall(b"hello\n")
     return client.recv(100) == b"HELLO\n"
 
 
-def test_descriptors_run_out_and_come_back(short: ShortOfDescriptors) -> None:
+def test_descriptors_run_out_and_come_back(short):
     """AE-02: a client that the kernel has queued is served as soon as a descriptor is free."""
     *served, waiting = short.fill()
     assert echoes(served[0])
@@ -997,7 +988,7 @@ def test_descriptors_run_out_and_come_back(short: ShortOfDescriptors) -> None:
 
 
 @pytest.mark.slow
-def test_descriptors_run_out_for_long(short: ShortOfDescriptors) -> None:
+def test_descriptors_run_out_for_long(short):
     """AE-02: then clients are turned away promptly, at hardly any CPU time, and few records."""
     live, *others, waiting = short.fill()
     began, (cpu_before, _, _) = time.monotonic(), short.figures(live)
@@ -1017,7 +1008,7 @@ def test_descriptors_run_out_for_long(short: ShortOfDescriptors) -> None:
     assert len(short.log()) == 2
 
 
-def test_descriptors_run_out_inside_a_handler(short: ShortOfDescriptors) -> None:
+def test_descriptors_run_out_inside_a_handler(short):
     """AE-07: a handler that cannot open a file fails alone, in the log, too; the server lives."""
     *served, waiting = short.fill()
     served[0].sendall(b"open\n")
@@ -1030,7 +1021,7 @@ def test_descriptors_run_out_inside_a_handler(short: ShortOfDescriptors) -> None
     assert "error while serving" in error
 
 
-def test_descriptors_run_out_before_a_drain(short: ShortOfDescriptors) -> None:
+def test_descriptors_run_out_before_a_drain(short):
     """AE-02: a server that drains at its limit ends in order, and turns away whoever waits."""
     *_, waiting = short.fill()
     short.drain()

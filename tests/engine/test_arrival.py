@@ -1,11 +1,6 @@
 """The step between the accept and the first hook of a request: bounds, outcomes, and its drain."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import attrs
-import pytest
 import trio
 from support import Upper, hold
 from support.scenes import Scene, table
@@ -15,11 +10,11 @@ from trioserver import Timeouts
 from trioserver.testing import MemoryServer
 
 
-def arriving(answer: Any, seconds: float = 0) -> type[MemoryServer]:
+def arriving(answer, seconds=0):
     """A server whose clients take so long to arrive, and then are let in, or not."""
 
     class Slowly(MemoryServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             await trio.sleep(seconds)
             if isinstance(answer, BaseException):
                 raise answer
@@ -56,12 +51,12 @@ def arriving(answer: Any, seconds: float = 0) -> type[MemoryServer]:
         ),
     },
 )
-async def test_arrival(scene: Scene, autojump_clock: Any) -> None:
+async def test_arrival(scene, autojump_clock):
     """Its outcome is its own business, within its bounds."""
     await attrs.evolve(scene, timeouts=Timeouts(handshake=10)).play()
 
 
-async def test_arriving_in_a_snapshot(autojump_clock: Any) -> None:
+async def test_arriving_in_a_snapshot(autojump_clock):
     """A request that has not arrived says so, and holds its slot."""
     server = arriving(True, 5)(("memory", 1), hold)
     async with server.serving(grace=0):
@@ -73,11 +68,11 @@ async def test_arriving_in_a_snapshot(autojump_clock: Any) -> None:
             assert len(server.requests) == 1
 
 
-async def test_arrival_may_learn_who_the_client_is(autojump_clock: Any) -> None:
+async def test_arrival_may_learn_who_the_client_is(autojump_clock):
     """What it puts in the place of the request's facts is what records and snapshots say."""
 
     class Behind(MemoryServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             request.info = attrs.evolve(request.info, client_address=("client", 7))
             return True
 
@@ -94,13 +89,11 @@ async def test_arrival_may_learn_who_the_client_is(autojump_clock: Any) -> None:
     assert isinstance(record.info, trioserver.RequestInfo)
 
 
-async def test_client_that_leaves_while_it_arrives(
-    autojump_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_client_that_leaves_while_it_arrives(autojump_clock, caplog):
     """That is its own doing: no error of the program's, and one record."""
 
     class Asks(MemoryServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             await trio.sleep(1)
             raise trioserver.PeerGone("it left", info=request.info)
 

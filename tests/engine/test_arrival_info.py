@@ -1,7 +1,5 @@
 """Who a request is from, when its arrival has learnt that: everybody says the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import attrs
@@ -30,7 +28,7 @@ INFO = RequestInfo(id=1, client_address="a", server_address="b", started=1.0, st
     ],
     ids=str,
 )
-def test_same_request(change: Any, is_same: bool) -> None:
+def test_same_request(change, is_same):
     """Only the client's address may be learnt later."""
     assert same_request(INFO, attrs.evolve(INFO, **change)) is is_same
 
@@ -40,14 +38,14 @@ class Behind(MemoryServer):
 
     verdict: Any = True
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         request.info = attrs.evolve(request.info, client_address=CLIENT)
         if isinstance(self.verdict, Exception):
             raise self.verdict
         return bool(self.verdict)
 
 
-async def play(server: MemoryServer, witness: Witness) -> trioserver.RequestRecord:
+async def play(server, witness):
     """One client, which says nothing; gives its record."""
     with trio.fail_after(60):
         async with server.serving():
@@ -58,13 +56,11 @@ async def play(server: MemoryServer, witness: Witness) -> trioserver.RequestReco
     return record
 
 
-async def test_time_out_after_the_arrival_is_one(
-    autojump_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_time_out_after_the_arrival_is_one(autojump_clock, caplog):
     """A read's error names the client that was learnt, and is the client's doing, not a failure."""
-    seen: list[Any] = []
+    seen = []
 
-    async def handler(request: Any, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         seen.append(trioserver.current_request())
         try:
             await request.recv()
@@ -80,11 +76,11 @@ async def test_time_out_after_the_arrival_is_one(
     assert not caplog.records
 
 
-async def test_time_out_from_before_is_one(autojump_clock: Any) -> None:
+async def test_time_out_from_before_is_one(autojump_clock):
     """An error that names the client as of the accept is of the same request."""
 
     class Late(Behind):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             early = trioserver.PeerGone("it left", info=request.info)
             await super().verify_request(request, client_address)
             raise early
@@ -97,9 +93,7 @@ async def test_time_out_from_before_is_one(autojump_clock: Any) -> None:
 @pytest.mark.parametrize(
     ("verdict", "outcome"), [(False, Outcome.REFUSED), (ValueError("no"), Outcome.FAILED)], ids=str
 )
-async def test_arrival_that_fails_says_who_it_was(
-    verdict: Any, outcome: Outcome, autojump_clock: Any
-) -> None:
+async def test_arrival_that_fails_says_who_it_was(verdict, outcome, autojump_clock):
     """The record has the address that was learnt before the arrival failed."""
     witness = Witness()
     server = Behind(("memory", 1), _never, observers=[witness])
@@ -109,11 +103,11 @@ async def test_arrival_that_fails_says_who_it_was(
 
 
 @pytest.mark.parametrize("wrong", [None, INFO], ids=["nothing", "another request's"])
-async def test_info_of_another_request_is_refused(wrong: Any, autojump_clock: Any) -> None:
+async def test_info_of_another_request_is_refused(wrong, autojump_clock):
     """A hook that puts something else there fails its request, and no more."""
 
     class Wrong(MemoryServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             request.info = wrong
             return True
 
@@ -123,5 +117,5 @@ async def test_info_of_another_request_is_refused(wrong: Any, autojump_clock: An
     assert "request.info is now of another request" in record.reason
 
 
-async def _never(request: Any, client_address: Any, server: Any) -> None:
+async def _never(request, client_address, server):
     raise AssertionError("it has not arrived")

@@ -1,12 +1,9 @@
 """Context variables: what held when serving began is seen by every request, and nobody else's."""
 
-from __future__ import annotations
-
 import contextvars
 import socketserver
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import trio
@@ -17,42 +14,42 @@ from support.memory import MEMORY, ask, noting, raising
 import trioserver
 from trioserver.testing import MemoryServer
 
-var: contextvars.ContextVar[str] = contextvars.ContextVar("var", default="default")
+var = contextvars.ContextVar("var", default="default")
 
 
-def tells(request: Any, client_address: Any, server: Any) -> None:
+def tells(request, client_address, server):
     """In a thread: says what it sees, and leaves something behind."""
     request.sendall(var.get().encode())
     var.set("another request's")
 
 
-async def atells(request: Any, client_address: Any, server: Any) -> None:
+async def atells(request, client_address, server):
     """The same as a task."""
     await request.sendall(var.get().encode())
     var.set("another request's")
 
 
-async def seen_by_a_request(server: trioserver.BaseServer) -> str:
+async def seen_by_a_request(server):
     """What a new client's request sees."""
     return (await ask(server, b"")).decode()
 
 
-def in_tasks(kind: Any = MemoryServer) -> trioserver.BaseServer:
+def in_tasks(kind=MemoryServer):
     """A server with tasks."""
     return kind(MEMORY, atells)
 
 
-def in_threads(kind: Any = trioserver.ThreadingTCPServer) -> trioserver.BaseServer:
+def in_threads(kind=trioserver.ThreadingTCPServer):
     """A server with threads."""
     return kind(THERE, tells)
 
 
-KINDS: dict[Any, Any] = {in_tasks: MemoryServer, in_threads: trioserver.ThreadingTCPServer}
+KINDS = {in_tasks: MemoryServer, in_threads: trioserver.ThreadingTCPServer}
 modes = pytest.mark.parametrize("make", KINDS)
 
 
 @modes
-async def test_context_of_the_block(make: Any) -> None:
+async def test_context_of_the_block(make):
     """What is set in the block, before `serve_forever` is called in it, is seen."""
     with trio.fail_after(10):
         async with make() as server, trio.open_nursery() as nursery:
@@ -64,10 +61,10 @@ async def test_context_of_the_block(make: Any) -> None:
 
 
 @modes
-async def test_context_of_the_task_that_serves(make: Any) -> None:
+async def test_context_of_the_task_that_serves(make):
     """It is of the task that calls `serve_forever`, not of the one that has bound the server."""
 
-    async def serve(*, task_status: Any) -> None:
+    async def serve(*, task_status):
         var.set("this task")
         await server.serve_forever(task_status=task_status)
 
@@ -81,10 +78,10 @@ async def test_context_of_the_task_that_serves(make: Any) -> None:
 
 @modes
 @pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
-async def test_context_of_the_hooks_before_serving(make: Any, hook: str) -> None:
+async def test_context_of_the_hooks_before_serving(make, hook):
     """What a hook sets that is called before serving is seen, by whichever way one serves."""
 
-    async def sets(self: Any) -> Any:
+    async def sets(self):
         result = await getattr(KINDS[make], hook)(self)
         var.set(hook)
         return result
@@ -101,7 +98,7 @@ async def test_context_of_the_hooks_before_serving(make: Any, hook: str) -> None
 
 
 @modes
-async def test_context_of_handle_request(make: Any) -> None:
+async def test_context_of_handle_request(make):
     """Each `handle_request` begins anew: it sees what holds then."""
     with trio.fail_after(10):
         async with make() as server:
@@ -112,11 +109,11 @@ async def test_context_of_handle_request(make: Any) -> None:
                     assert await seen_by_a_request(server) == value
 
 
-async def test_context_of_an_adopted_server() -> None:
+async def test_context_of_an_adopted_server():
     """Under `adopt` it is of the task that calls it."""
 
     class Tells(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             tells(self.request, self.client_address, self.server)
 
     var.set("adopt")
@@ -130,11 +127,11 @@ HOOKS = ["verify_request", "service_actions", "handle_error", "shutdown_request"
 EVENTS = ["request_started", "request_finished", "draining", "server_closed"]
 
 
-async def test_context_of_all_that_is_called(autojump_clock: Any) -> None:
+async def test_context_of_all_that_is_called(autojump_clock):
     """Every hook and observer sees it."""
-    seen: dict[str, str] = {}
+    seen = {}
 
-    def note(name: str, *facts: Any) -> None:
+    def note(name, *facts):
         seen[name] = var.get()
 
     kind = noting(MemoryServer, HOOKS, lambda server, name, *arguments: note(name))
@@ -149,19 +146,19 @@ async def test_context_of_all_that_is_called(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("whence", ["request", "thread", "task"])
-async def test_context_of_clients_that_a_drain_takes_in(whence: str, autojump_clock: Any) -> None:
+async def test_context_of_clients_that_a_drain_takes_in(whence, autojump_clock):
     """A drain accepts and starts clients in the server's context, whoever has begun it."""
-    seen: list[str] = []
+    seen = []
     go = trio.Event()
 
-    async def begin(server: Any) -> None:
+    async def begin(server):
         var.set("who shuts down")
         if whence == "thread":
             await trio.to_thread.run_sync(server.shutdown)
         else:
             server.shutdown()
 
-    async def handles(request: Any, client_address: Any, server: Any) -> None:
+    async def handles(request, client_address, server):
         if request.info.id == 1:
             await go.wait()
             if whence == "request":
@@ -169,7 +166,7 @@ async def test_context_of_clients_that_a_drain_takes_in(whence: str, autojump_cl
         await atells(request, client_address, server)
 
     class Notes(MemoryServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             seen.append(var.get())
             return super().get_request(listener)
 

@@ -1,7 +1,5 @@
 """Many datagrams in one run: side by side, within limits, through the hooks, to the end."""
 
-from __future__ import annotations
-
 import errno
 import gc
 import itertools
@@ -18,15 +16,15 @@ from support.pipes import does
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer, Trial, sweep
+from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer, sweep
 
 # Many at once -------------------------------------------------------------------
 
 
-async def test_addresses_are_never_crossed(autojump_clock: Any) -> None:
+async def test_addresses_are_never_crossed(autojump_clock):
     """UD-10: datagrams of one peer are handled side by side, each reply to its own sender."""
 
-    async def later(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def later(request, client_address, server):
         await trio.sleep(10 - int(request.data.split()[1]))
         await request.reply(b"%r of " % client_address[1] + request.data)
 
@@ -42,12 +40,12 @@ async def test_addresses_are_never_crossed(autojump_clock: Any) -> None:
             assert client.received() == expected
 
 
-async def test_one_request_at_a_time_keeps_the_order(autojump_clock: Any) -> None:
+async def test_one_request_at_a_time_keeps_the_order(autojump_clock):
     """UD-10: with Limits(requests=1) replies come in the order of the datagrams."""
     rng, running = random.Random(3), []
     words = [b"%d" % number for number in range(50)]
 
-    async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def handle(request, client_address, server):
         running.append(request)
         assert len(running) == 1
         await trio.sleep(rng.random())
@@ -59,7 +57,7 @@ async def test_one_request_at_a_time_keeps_the_order(autojump_clock: Any) -> Non
         assert it.client.received() == words
 
 
-async def busy(request: trioserver.Datagram) -> None:
+async def busy(request):
     """Tells that the server is full."""
     await request.reply(b"busy")
 
@@ -67,9 +65,7 @@ async def busy(request: trioserver.Datagram) -> None:
 @pytest.mark.parametrize(
     ("when_full", "told", "refused"), [("wait", [], 0), ("refuse", [], 6), (busy, [b"busy"] * 6, 6)]
 )
-async def test_limit_of_requests_is_exact(
-    when_full: Any, told: list[bytes], refused: int, autojump_clock: Any
-) -> None:
+async def test_limit_of_requests_is_exact(when_full, told, refused, autojump_clock):
     """There is never one request more than limits.requests, whatever happens to the others."""
     limits = trioserver.Limits(requests=4, when_full=when_full)
     async with exchange(hold, *[b"?"] * 10, limits=limits, grace=0) as it:
@@ -84,7 +80,7 @@ async def test_limit_of_requests_is_exact(
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_limit_of_one_client(unix: bool, autojump_clock: Any) -> None:
+async def test_limit_of_one_client(unix, autojump_clock):
     """limits.per_client counts datagrams: by the host over UDP, by the user over Unix."""
     async with exchange(hold, limits=trioserver.Limits(per_client=2), grace=0) as it:
         for user, number in itertools.product((1, 2), range(5)):
@@ -95,7 +91,8 @@ async def test_limit_of_one_client(unix: bool, autojump_clock: Any) -> None:
         assert (len(it.server.requests), it.server.statistics().refused) == (4, 6)
 
 
-async def test_flood_leaves_others_their_turn(autojump_clock: Any) -> None:
+@pytest.mark.slow
+async def test_flood_leaves_others_their_turn(autojump_clock):
     """UD-14: however many datagrams wait, other tasks have their turn after 64 of them."""
 
     class Large(MemoryDatagramServer):
@@ -119,11 +116,11 @@ async def test_flood_leaves_others_their_turn(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-async def test_verify_request_refuses(slow: bool, autojump_clock: Any) -> None:
+async def test_verify_request_refuses(slow, autojump_clock):
     """A datagram that verify_request refuses, or cannot judge in time, has no answer."""
 
     class Picky(Loud):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             assert (request.data, request.client_address) == (b"?", client_address)
             await trio.sleep(100 * slow)
             return False
@@ -141,18 +138,18 @@ class Wrapped:
     data: bytes
     inner: Any
 
-    async def linger(self) -> None:
+    async def linger(self):
         await self.inner.linger()
 
-    async def aclose(self) -> None:
+    async def aclose(self):
         await self.inner.aclose()
 
 
-async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock: Any) -> None:
+async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock):
     """What get_request returns is handled; whatever else it does, the datagram is given back."""
 
     class Choosy(Loud):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             found = super().get_request(listener)
             if found is None:
                 return None
@@ -166,7 +163,7 @@ async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock: Any)
                     self.shutdown()
             return Wrapped(request.data, request), ("behind", client_address)
 
-    async def answer(request: Any, client_address: Any, server: Any) -> None:
+    async def answer(request, client_address, server):
         assert client_address == ("behind", request.inner.client_address)
         await request.inner.reply(request.data)
 
@@ -180,12 +177,12 @@ async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock: Any)
     assert refused == [(it.client.address, "get_request")]
 
 
-async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
+async def test_handle_request_handles_one_datagram(autojump_clock):
     """handle_request serves exactly one datagram, to its end; without one it times out."""
     timeouts = []
 
     class Once(MemoryDatagramServer):
-        async def handle_timeout(self) -> None:
+        async def handle_timeout(self):
             timeouts.append(trio.current_time())
 
     server = Once(("memory", 1), echo_later, timeout=3, max_packet_size=3)
@@ -212,15 +209,13 @@ async def test_handle_request_handles_one_datagram(autojump_clock: Any) -> None:
 class PassesOver(MemoryDatagramServer):
     max_packet_size = 5
 
-    def get_request(self, listener: Any) -> Any:
+    def get_request(self, listener):
         accepted = super().get_request(listener)
         return None if accepted and accepted[0].data == b"ours?" else accepted
 
 
 @pytest.mark.parametrize("patience", [0, 10])
-async def test_handle_request_passes_over_errors_of_clients(
-    patience: float, autojump_clock: Any
-) -> None:
+async def test_handle_request_passes_over_errors_of_clients(patience, autojump_clock):
     """Neither what is too large nor whom get_request drops hides the next one."""
     async with PassesOver(("memory", 1), echo, timeout=patience) as server:
         client = server.client()
@@ -234,11 +229,11 @@ async def test_handle_request_passes_over_errors_of_clients(
 
 
 @pytest.mark.parametrize("patience", [0, 10])
-async def test_exit_of_an_observer_ends_the_last_look(patience: float, autojump_clock: Any) -> None:
+async def test_exit_of_an_observer_ends_the_last_look(patience, autojump_clock):
     """An observer that ends the program while one is passed over: nobody else is let in."""
 
     class Exits(Witness):
-        def accept_failed(self, server_address: Any, error: OSError) -> None:
+        def accept_failed(self, server_address, error):
             raise SystemExit(3)
 
     witness = Exits()
@@ -257,7 +252,7 @@ async def test_exit_of_an_observer_ends_the_last_look(patience: float, autojump_
 
 
 @pytest.mark.parametrize("word", [b"seen", b""])
-async def test_drain_serves_what_is_queued(word: bytes, autojump_clock: Any) -> None:
+async def test_drain_serves_what_is_queued(word, autojump_clock):
     """UD-11: queued datagrams are served as slots fall free, and replies go out in the grace."""
     limits = trioserver.Limits(requests=2)
     async with exchange(echo_later, limits=limits, max_packet_size=8) as it:
@@ -281,17 +276,16 @@ async def test_drain_serves_what_is_queued(word: bytes, autojump_clock: Any) -> 
     assert names.count("request_started") == names.count("request_finished") == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("requests", "taken_in"), [(1, 4096), (4100, 4100)])
-async def test_drain_takes_in_a_bounded_number(
-    requests: int, taken_in: int, autojump_clock: Any
-) -> None:
+async def test_drain_takes_in_a_bounded_number(requests, taken_in, autojump_clock):
     """UD-11: with a queue larger than any by default, the rest is dropped, and reported."""
     waits = trio.Event()
 
     class Large(MemoryDatagramServer):
         memory_capacity = requests + 5000
 
-    async def wait(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def wait(request, client_address, server):
         await waits.wait()
 
     limits = trioserver.Limits(requests=requests)
@@ -307,7 +301,7 @@ async def test_drain_takes_in_a_bounded_number(
     assert len(report.completed) == requests + taken_in
 
 
-async def test_drain_cuts_at_the_end_of_the_grace(autojump_clock: Any) -> None:
+async def test_drain_cuts_at_the_end_of_the_grace(autojump_clock):
     """UD-11: who is not done when the grace is over is cut, who waits is turned away."""
     limits = trioserver.Limits(requests=1)
     async with exchange(echo_later, *[b"?"] * 5, limits=limits) as it:
@@ -317,11 +311,11 @@ async def test_drain_cuts_at_the_end_of_the_grace(autojump_clock: Any) -> None:
     assert it.client.received() == []
 
 
-async def test_drain_leaves_a_shared_queue(autojump_clock: Any) -> None:
+async def test_drain_leaves_a_shared_queue(autojump_clock):
     """What queues on a socket that others have, too, is left to them."""
 
     class Shared(MemoryDatagramServer):
-        async def server_bind(self) -> Any:
+        async def server_bind(self):
             self.listener = MemoryDatagramListener(("memory", 1), shared=True)
             return [self.listener]
 
@@ -332,11 +326,11 @@ async def test_drain_leaves_a_shared_queue(autojump_clock: Any) -> None:
     assert (it.server.statistics().accepted, it.server.statistics().unaccepted) == (1, 0)
 
 
-async def test_idle_does_nothing(autojump_clock: Any) -> None:
+async def test_idle_does_nothing(autojump_clock):
     """A datagram is a request that has begun: idle() is inert, and a drain ends no wait in it."""
 
     class Idle(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             with self.idle(), self.request.idle():
                 await trio.sleep(5)
             assert await self.rfile.more()
@@ -349,7 +343,7 @@ async def test_idle_does_nothing(autojump_clock: Any) -> None:
     assert it.client.received() == [b"done"]
 
 
-async def test_cancelled_server_closes_every_request(autojump_clock: Any) -> None:
+async def test_cancelled_server_closes_every_request(autojump_clock):
     """Cancelled, a server sends nothing more, and every datagram has one record."""
     with trio.move_on_after(5):
         async with exchange(echo_later, *[b"?"] * 3) as it:
@@ -358,11 +352,11 @@ async def test_cancelled_server_closes_every_request(autojump_clock: Any) -> Non
     assert it.witness.names[-1] == "server_closed"
 
 
-async def test_error_of_a_handler_can_stop_the_server(autojump_clock: Any) -> None:
+async def test_error_of_a_handler_can_stop_the_server(autojump_clock):
     """With propagate_errors an error leaves the server, bare, and the others are cancelled."""
     witness = Witness()
 
-    async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def handle(request, client_address, server):
         if request.data == b"fail":
             raise OopsError
         await trio.sleep_forever()
@@ -373,15 +367,15 @@ async def test_error_of_a_handler_can_stop_the_server(autojump_clock: Any) -> No
     assert sorted(witness.outcomes) == ["cancelled", "failed"]
 
 
-async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
+async def test_snapshot_shows_what_a_request_does(autojump_clock):
     """A snapshot tells arriving, working and writing apart, and who it is."""
 
     class Slow(Loud):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             await trio.sleep(2)
             return True
 
-    async def work(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def work(request, client_address, server):
         await trio.sleep(2)
         await request.reply(b"12")
 
@@ -399,23 +393,23 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock: Any) -> None:
 class Ends(trioserver.DatagramRequestHandler):
     """In every way, by the name of a method, or by steps."""
 
-    def fails(self) -> None:
+    def fails(self):
         raise OopsError
 
-    async def sends_too_much(self) -> None:
+    async def sends_too_much(self):
         await self.request.reply(bytes(100_000))
 
-    async def cannot_reach(self) -> None:
+    async def cannot_reach(self):
         self.server.listener.clients["me"].close()
         await self.request.reply(b"x")
 
-    async def closes_beside(self) -> None:
+    async def closes_beside(self):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.request.reply, b"x")
             await wait_all_tasks_blocked()
             self.request.close()
 
-    async def is_cancelled(self) -> None:
+    async def is_cancelled(self):
         self.cancel_scope.cancel(reason="enough")
         await trio.sleep_forever()
 
@@ -427,17 +421,17 @@ ENDS = [
 
 
 @pytest.mark.parametrize("steps", ENDS)
-async def test_ended_request_is_collected_at_once(steps: str, autojump_clock: Any) -> None:
+async def test_ended_request_is_collected_at_once(steps, autojump_clock):
     """No cycle keeps a handler, its datagram or its way back, however it ended."""
-    refs: list[weakref.ref[Any]] = []
+    refs = []
 
-    class Handler(does(steps, Ends)):  # type: ignore[misc]
-        async def setup(self) -> None:
+    class Handler(does(steps, Ends)):
+        async def setup(self):
             # A tuple cannot be referred to weakly: what it alone has can.
             refs.extend(map(weakref.ref, [self, self.socket, self.request._receiver]))
 
     class Silent(MemoryDatagramServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None: ...
+        async def handle_error(self, request, client_address): ...
 
     fields = {"kind": Silent, "timeouts": trioserver.Timeouts(write=5)}
     gc.collect()
@@ -453,15 +447,15 @@ async def test_ended_request_is_collected_at_once(steps: str, autojump_clock: An
 
 
 @pytest.mark.slow
-def test_cancelled_after_every_step() -> None:
+def test_cancelled_after_every_step():
     """CX-09: cut anywhere, a datagram has one record, and its reply left whole or not at all."""
 
-    async def answer(handler: Any) -> None:
+    async def answer(handler):
         await handler.wfile.write(await handler.rfile.read(3))
         await trio.lowlevel.checkpoint()
         await handler.wfile.write(await handler.rfile.read())
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         witness = Witness()
         server = MemoryDatagramServer(("memory", 1), handler_of(answer), observers=[witness])
         with trio.CancelScope() as scope:

@@ -1,7 +1,5 @@
 """Shutdown: the drain, the waiting room, the grace, the cut, the clean-up, and lingering."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import logging
@@ -10,9 +8,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -45,18 +41,18 @@ from trioserver.testing import MemoryMixIn, MemoryServer
 a_second = does(sleep(1), b"done")
 
 
-async def recv_forever(request: Connection, client_address: Any, server: Any) -> None:
+async def recv_forever(request, client_address, server):
     """Reads with plain ``recv`` and sends back what it gets, to the end of input."""
     while data := await request.recv():
         await request.sendall(data)
 
 
-def shutdown(grace: float) -> Callable[[Any], None]:
+def shutdown(grace):
     """What shuts a server down."""
     return lambda server: server.shutdown(grace)
 
 
-def cancel_the_first(server: Any) -> None:
+def cancel_the_first(server):
     """Cancel the first request."""
     assert server.cancel_request(1, "because")
 
@@ -67,7 +63,7 @@ def cancel_the_first(server: Any) -> None:
 class Slow(trioserver.StreamRequestHandler):
     """Works on each line for a second."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await trio.sleep(1)
             await self.wfile.write(line.upper())
@@ -76,7 +72,7 @@ class Slow(trioserver.StreamRequestHandler):
 class Stubborn(trioserver.StreamRequestHandler):
     """Asks three times whether there is more, and tells the answers."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.rfile.readline()
         for _ in range(3):
             more = await self.rfile.more()
@@ -88,12 +84,12 @@ class Doubles(trioserver.StreamRequestHandler):
 
     wbufsize = -1
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.wfile.write(2 * line)
 
 
-async def polite(request: Connection, client_address: Any, server: Any) -> None:
+async def polite(request, client_address, server):
     """Catches what ends the wait for the first byte."""
     with pytest.raises(Draining):
         await request.recv()
@@ -151,12 +147,12 @@ class Narrow(MemoryServer):
         ).gives(b"ONE\n", outcomes=["disconnected"]),
     }
 )
-async def test_more_between_requests(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_more_between_requests(scene, autojump_clock):
     """A drain ends the wait for a request that has not begun, and no other."""
     await scene.play()
 
 
-async def test_more_has_a_last_look_at_the_kernel_on_tcp() -> None:
+async def test_more_has_a_last_look_at_the_kernel_on_tcp():
     """For many clients at once, with whole, half and pipelined requests."""
     async with running(server := on_tcp()) as address:
         clients = [plain_client(address) for _ in range(30)]
@@ -201,7 +197,7 @@ async def test_more_has_a_last_look_at_the_kernel_on_tcp() -> None:
         .gives(ends_at=0.375),
     }
 )
-async def test_new_connection(scene: Scene, handler: Any, autojump_clock: MockClock) -> None:
+async def test_new_connection(scene, handler, autojump_clock):
     """A first request may be on its way when the drain begins."""
     await attrs.evolve(scene, handler=handler).play()
 
@@ -209,14 +205,14 @@ async def test_new_connection(scene: Scene, handler: Any, autojump_clock: MockCl
 # Other waits between requests: idle() --------------------------------------------
 
 
-async def waits(request: Connection, client_address: Any, server: Any) -> None:
+async def waits(request, client_address, server):
     """Waits in an idle block, and says so if it falls through."""
     with request.idle():
         await trio.sleep_forever()
     await request.sendall(b"fell through")
 
 
-async def looks_at_draining(request: Connection, client_address: Any, server: Any) -> None:
+async def looks_at_draining(request, client_address, server):
     """Checks that what it lets out is about its request."""
     with pytest.raises(Draining) as caught:
         await waits(request, client_address, server)
@@ -224,7 +220,7 @@ async def looks_at_draining(request: Connection, client_address: Any, server: An
     raise caught.value
 
 
-async def says_goodbye(request: Connection, client_address: Any, server: Any) -> None:
+async def says_goodbye(request, client_address, server):
     """Takes its time for it."""
     await request.sendall(b"job ")
     try:
@@ -234,7 +230,7 @@ async def says_goodbye(request: Connection, client_address: Any, server: Any) ->
         await request.sendall(b"goodbye")
 
 
-async def comes_late(request: Connection, client_address: Any, server: Any) -> None:
+async def comes_late(request, client_address, server):
     """Comes to its idle block after two seconds, and tells how far it got."""
     await trio.sleep(2)
     came = b"not inside"
@@ -247,7 +243,7 @@ async def comes_late(request: Connection, client_address: Any, server: Any) -> N
         await request.sendall(came)
 
 
-async def finds_at_once(request: Connection, client_address: Any, server: Any) -> None:
+async def finds_at_once(request, client_address, server):
     """Has what it wanted without waiting."""
     await trio.sleep(2)
     with request.idle():
@@ -255,7 +251,7 @@ async def finds_at_once(request: Connection, client_address: Any, server: Any) -
     await request.sendall(answer)
 
 
-async def fails_in_a_drain(request: Connection, client_address: Any, server: Any) -> None:
+async def fails_in_a_drain(request, client_address, server):
     """Tells what came out of its block."""
     try:
         with request.idle():
@@ -265,7 +261,7 @@ async def fails_in_a_drain(request: Connection, client_address: Any, server: Any
         await request.sendall(repr(error).encode())
 
 
-async def nests(request: Connection, client_address: Any, server: Any) -> None:
+async def nests(request, client_address, server):
     """Has a block in a block."""
     with pytest.raises(Draining):
         with request.idle():
@@ -274,14 +270,14 @@ async def nests(request: Connection, client_address: Any, server: Any) -> None:
     await request.sendall(b"goodbye")
 
 
-async def waits_in_two_tasks(request: Connection, client_address: Any, server: Any) -> None:
+async def waits_in_two_tasks(request, client_address, server):
     """Lets it out in a group."""
     async with trio.open_nursery() as tasks:
         for _ in range(2):
             tasks.start_soon(waits, request, client_address, server)
 
 
-async def polls(request: Connection, client_address: Any, server: Any) -> None:
+async def polls(request, client_address, server):
     """Has time-outs inside its block."""
     with request.idle():
         with trio.move_on_after(1):
@@ -292,7 +288,7 @@ async def polls(request: Connection, client_address: Any, server: Any) -> None:
         await request.sendall(b"stale")
 
 
-async def buffers_much(request: Connection, client_address: Any, server: Any) -> None:
+async def buffers_much(request, client_address, server):
     """Leaves a long reply in the buffer."""
     await trioserver.RequestWriter(request, 1_000_000).write(bytes(999_999))
     await waits(request, client_address, server)
@@ -301,7 +297,7 @@ async def buffers_much(request: Connection, client_address: Any, server: Any) ->
 class Either(trioserver.StreamRequestHandler):
     """Is idle in the way that its client asks for, or works."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         match await self.rfile.readline():
             case b"more\n":
                 await self.rfile.more()
@@ -316,17 +312,17 @@ class BuffersThenIdles(trioserver.StreamRequestHandler):
 
     wbufsize = -1
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(await self.rfile.readline())
         await waits(self.request, self.client_address, self.server)
 
 
 class BuffersThenIdlesAndHasAFinish(BuffersThenIdles):
-    async def finish(self) -> None:
+    async def finish(self):
         """Its own, which knows nothing of the buffer."""
 
 
-async def buffers_then_idles(request: Connection, client_address: Any, server: Any) -> None:
+async def buffers_then_idles(request, client_address, server):
     """The same as a function."""
     await trioserver.RequestWriter(request, -1).write(await request.recv())
     await waits(request, client_address, server)
@@ -378,14 +374,12 @@ async def buffers_then_idles(request: Connection, client_address: Any, server: A
         ).gives(outcomes=["timed_out"], breaks=True, report={"duration": Timeouts().write}),
     }
 )
-async def test_idle_raises_draining(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_idle_raises_draining(scene, autojump_clock):
     """When the server drains, a handler's own wait between requests is ended."""
     await scene.play()
 
 
-async def test_draining_let_out_is_no_error(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_draining_let_out_is_no_error(autojump_clock, caplog):
     """A handler that lets it out has ended properly: no handle_error, one INFO line."""
     caplog.set_level(logging.INFO, "trioserver")
     await Scene(waits, {}, 1, 60).play()
@@ -396,7 +390,7 @@ async def test_draining_let_out_is_no_error(
 class Parser(trioserver.BaseRequestHandler):
     """Waits for four-byte commands in an idle block, with ``recv`` and a parser of its own."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         parsed = bytearray()
         while True:
             with self.idle():
@@ -410,18 +404,18 @@ class Parser(trioserver.BaseRequestHandler):
 
 
 class Mixed(Parser):
-    async def handle(self) -> None:
+    async def handle(self):
         assert await trioserver.RequestReader(self.request).peek() == b"on"
         await super().handle()
 
 
 class SlowParser(Parser):
-    async def handle(self) -> None:
+    async def handle(self):
         await trio.sleep(0.125)  # half a request arrives, and then the drain
         await super().handle()
 
 
-async def peeks(request: Connection, client_address: Any, server: Any) -> None:
+async def peeks(request, client_address, server):
     """Has a request in its buffer while it waits for something else."""
     reader = trioserver.RequestReader(request)
     await reader.peek()
@@ -454,9 +448,7 @@ async def peeks(request: Connection, client_address: Any, server: Any) -> None:
         .gives(b"", 0.5),
     }
 )
-async def test_idle_is_inert_once_a_request_has_begun(
-    scene: Scene, autojump_clock: MockClock
-) -> None:
+async def test_idle_is_inert_once_a_request_has_begun(scene, autojump_clock):
     """A parser that is in the middle of a request is not interrupted."""
     await scene.play()
 
@@ -464,7 +456,7 @@ async def test_idle_is_inert_once_a_request_has_begun(
 class Employer(MemoryServer):
     """Offers jobs."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.offers, self.jobs = trio.open_memory_channel[bytes](1)
         return await super().server_bind()
 
@@ -472,7 +464,7 @@ class Employer(MemoryServer):
 class Jobs(trioserver.BaseRequestHandler):
     """Sends its client every job that is offered, and waits for the next in an idle block."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while True:
             with self.idle():
                 job = await self.server.jobs.receive()
@@ -482,7 +474,7 @@ class Jobs(trioserver.BaseRequestHandler):
 class Chat(Jobs):
     """Reads lines in one task, and passes on what others say in another."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         try:
             async with trio.open_nursery() as both:
                 both.start_soon(self.listen)
@@ -490,29 +482,29 @@ class Chat(Jobs):
         except* Draining:
             await self.request.sendall(b"goodbye\n")
 
-    async def listen(self) -> None:
+    async def listen(self):
         async for line in trioserver.RequestReader(self.request):
             await self.request.sendall(line.upper())
 
 
-def offer_and_drain(server: Any) -> None:
+def offer_and_drain(server):
     """Both in one step."""
     server.offers.send_nowait(b"job")
     server.shutdown(60)
 
 
-def drain_and_offer(server: Any) -> None:
+def drain_and_offer(server):
     """The other way round."""
     server.shutdown(60)
     server.offers.send_nowait(b"job")
 
 
-def is_offered_still(server: Any) -> None:
+def is_offered_still(server):
     """Nobody has taken the job."""
     assert server.jobs.receive_nowait() == b"job"
 
 
-def is_alone(server: Any) -> None:
+def is_alone(server):
     """Nobody waits for a job."""
     assert server.jobs.statistics().tasks_waiting_receive == 0
 
@@ -533,7 +525,7 @@ def is_alone(server: Any) -> None:
         ).gives(b"ONE\ngoodbye\n", 12),
     }
 )
-async def test_idle_for_other_things_than_bytes(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_idle_for_other_things_than_bytes(scene, autojump_clock):
     """What arrives in the step of the drain is neither lost nor repeated."""
     await attrs.evolve(scene, kind=Employer).play()
 
@@ -545,25 +537,25 @@ LATE = tuple(("late", number) for number in range(3))
 ONE_SLOT, TWO_SLOTS = Limits(requests=1), Limits(requests=2)
 
 
-async def greets(request: Connection, client_address: Any, server: Any) -> None:
+async def greets(request, client_address, server):
     """Reads a line, works for a second, and answers with when it was done."""
     await trioserver.RequestReader(request).readline()
     await trio.sleep(1)
     await request.sendall(b"%g" % trio.current_time())
 
 
-def gone(server: Any) -> None:
+def gone(server):
     """The next accept finds a client that has gone away."""
     server.listener.errors.append(ConnectionAbortedError(errno.ECONNABORTED, "gone"))
 
 
-def exhausted(server: Any) -> None:
+def exhausted(server):
     """The next accept finds no descriptor."""
     server.listener.errors.append(OSError(errno.EMFILE, "too many"))
 
 
 class RaisesInADrain(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         answer = super().get_request(listener)
         if answer is not None and self.draining:
             raise ValueError("its own")
@@ -623,13 +615,13 @@ class RaisesInADrain(MemoryServer):
         ),
     }
 )
-async def test_waiting_room(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_waiting_room(scene, autojump_clock):
     """Clients who are in the queue when the drain begins are served as slots fall free."""
     await scene.play()
 
 
 class OnlyOne(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         accepted = super().get_request(listener)
         if accepted is not None:
             self.shutdown(5)
@@ -639,7 +631,7 @@ class OnlyOne(MemoryServer):
 class EnoughAfterOne(MemoryServer):
     calls = 0
 
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         self.calls += 1
         if self.calls == 3:  # the second found that there was nobody else
             self.shutdown(5)
@@ -647,7 +639,7 @@ class EnoughAfterOne(MemoryServer):
 
 
 class Enough(trioserver.TCPServer):
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         self.shutdown(5)
         return super().get_request(listener)
 
@@ -655,12 +647,12 @@ class Enough(trioserver.TCPServer):
 class OneIsEnough(trioserver.Observer):
     server: Any = None
 
-    def request_started(self, info: trioserver.RequestInfo) -> None:
+    def request_started(self, info):
         self.server.shutdown(5)
 
 
 class Observed(MemoryServer):
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.observers[0].server = self
         return await super().server_bind()
 
@@ -668,7 +660,7 @@ class Observed(MemoryServer):
 class StopsAfterOne(trioserver.TCPServer):
     """Shuts itself down when a request has given its slot back, before anybody else has run."""
 
-    async def shutdown_request(self, request: Connection) -> None:
+    async def shutdown_request(self, request):
         self.shutdown(5)
         await super().shutdown_request(request)
 
@@ -677,7 +669,7 @@ class StopsAfterOneInMemory(MemoryMixIn, StopsAfterOne):
     """The same, in memory."""
 
 
-THREE_DONE: dict[str, Any] = {"gets": b"done", "others": [Visit().gives(b"done")] * 2}
+THREE_DONE = {"gets": b"done", "others": [Visit().gives(b"done")] * 2}
 
 
 @table(
@@ -703,13 +695,13 @@ THREE_DONE: dict[str, Any] = {"gets": b"done", "others": [Visit().gives(b"done")
         ).gives(b"done", clean=True),
     }
 )
-async def test_shutdown_called_from_within(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_shutdown_called_from_within(scene, autojump_clock):
     """Whoever shuts the server down in the middle of its work, nobody is lost."""
     await scene.play()
 
 
 @pytest.mark.parametrize("kind", [Enough, StopsAfterOne])
-async def test_shutdown_called_from_within_on_tcp(kind: Any) -> None:
+async def test_shutdown_called_from_within_on_tcp(kind):
     """The listening socket is closed by then, and that is no broken listener."""
     async with running(server := on_tcp(kind=kind, limits=ONE_SLOT)) as address:
         with plain_client(address) as client:
@@ -724,9 +716,7 @@ async def test_shutdown_called_from_within_on_tcp(kind: Any) -> None:
 
 @pytest.mark.parametrize("requests", [3, 1024])
 @pytest.mark.parametrize("over", ["tcp", "reuse_port", "unix"])
-async def test_clients_in_the_kernel_s_queue_are_served(
-    requests: int, over: str, tmp_path: Path
-) -> None:
+async def test_clients_in_the_kernel_s_queue_are_served(requests, over, tmp_path):
     """Who had connected before the drain is served, with or without a free slot.
 
     With ``allow_reuse_port`` each socket has a queue of its own.
@@ -757,14 +747,14 @@ async def test_clients_in_the_kernel_s_queue_are_served(
     assert report.clean
 
 
-def refuses(address: Any) -> bool:
+def refuses(address):
     """Whether nobody can connect there."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as client:
         return client.connect_ex(address) != 0
 
 
-async def test_clients_beyond_the_waiting_room_are_reset_on_tcp() -> None:
+async def test_clients_beyond_the_waiting_room_are_reset_on_tcp():
     """They see a reset at once, as from a server that is gone, and are counted."""
     async with running(server := on_tcp(hold, limits=ONE_SLOT)) as address:
         clients = [plain_client(address) for _ in range(4)]
@@ -781,7 +771,7 @@ async def test_clients_beyond_the_waiting_room_are_reset_on_tcp() -> None:
     assert len(report.cancelled) == 1
 
 
-async def test_adopted_listener_is_only_closed() -> None:
+async def test_adopted_listener_is_only_closed():
     """What waits in a queue that others share stays there, for them."""
     with socket.create_server(("127.0.0.1", 0)) as ours:
         server = trioserver.TCPServer(ours.dup(), hold, limits=ONE_SLOT)
@@ -801,19 +791,19 @@ async def test_adopted_listener_is_only_closed() -> None:
                 assert held.recv(1) == b""
 
 
-def share(server: Any) -> None:
+def share(server):
     """Have the listener say that it is shared."""
     server.listener.shared = True
 
 
-def closed(server: Any) -> None:
+def closed(server):
     """Nobody can connect any more."""
     assert server.listener.closed
     with pytest.raises(ConnectionRefusedError):
         server.listener.connect_now()
 
 
-def taken_in(server: Any) -> None:
+def taken_in(server):
     """All that happens when a server with one client, and one in the queue, is shut down."""
     assert server.draining
     assert server.statistics().waiting == 1
@@ -837,17 +827,17 @@ def taken_in(server: Any) -> None:
         ).beside(Visit(comes_at=1)),
     }
 )
-async def test_listener_in_the_step_of_the_drain(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_listener_in_the_step_of_the_drain(scene, autojump_clock):
     """From that instant it accepts nobody."""
     await scene.play()
 
 
-async def test_all_listeners_stop_before_any_is_waited_for(tmp_path: Path) -> None:
+async def test_all_listeners_stop_before_any_is_waited_for(tmp_path):
     """GS-06, GS-10: TCP on all families and Unix refuse clients while requests are in flight."""
     path = str(tmp_path / "socket")
 
     class Everywhere(trioserver.TCPServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             unix = socket.socket(socket.AF_UNIX)
             unix.bind(path)
             return [*await super().server_bind(), SocketListener(unix)]
@@ -871,12 +861,12 @@ async def test_all_listeners_stop_before_any_is_waited_for(tmp_path: Path) -> No
 
 
 class SlowToVerify(MemoryServer):
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await trio.sleep(1)
         return True
 
 
-async def last_one(request: Connection, client_address: Any, server: Any) -> None:
+async def last_one(request, client_address, server):
     """Shuts its server down."""
     server.shutdown(5)
     await a_second(request, client_address, server)
@@ -903,18 +893,18 @@ CLEAN = {"duration": 0.5, "clean": True, "drained": (), "cancelled": (), "unacce
         ).gives(b"done", 70_000),
     }
 )
-async def test_requests_in_flight_finish(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_requests_in_flight_finish(scene, autojump_clock):
     """Whoever was being served is served to the end, and nothing takes longer."""
     await scene.play()
 
 
-async def as_told(request: Connection, client_address: Any, server: Any) -> None:
+async def as_told(request, client_address, server):
     """Works for as many seconds as the client says."""
     await trio.sleep(float(await trioserver.RequestReader(request).readline()))
     await request.sendall(b"done")
 
 
-async def swallows(request: Connection, client_address: Any, server: Any) -> None:
+async def swallows(request, client_address, server):
     """Is not impressed by its cancellation, and returns."""
     with suppress(trio.Cancelled):
         await trio.sleep_forever()
@@ -941,9 +931,7 @@ async def swallows(request: Connection, client_address: Any, server: Any) -> Non
         ).gives(b"", 3, "timed_out"),
     }
 )
-async def test_request_is_cut_when_the_grace_is_over(
-    scene: Scene, autojump_clock: MockClock
-) -> None:
+async def test_request_is_cut_when_the_grace_is_over(scene, autojump_clock):
     """A request that needs longer than the grace is cancelled at its end."""
     await scene.play()
 
@@ -951,18 +939,16 @@ async def test_request_is_cut_when_the_grace_is_over(
 @pytest.mark.parametrize(
     ("second", "grace"), [(1.0, 3.0), (0.0, 2.0), (2.5, 4.5), (3.0, 5.0), (60.0, 5.0)]
 )
-async def test_second_shutdown_only_shortens(
-    second: float, grace: float, autojump_clock: MockClock
-) -> None:
+async def test_second_shutdown_only_shortens(second, grace, autojump_clock):
     """GS-12: called twice, the earlier deadline holds; the report says what they were given."""
     report = {"grace": grace, "duration": grace}
     await Scene(hold, {}, 1, 5, meanwhile={3: shutdown(second)}).gives(report=report).play()
 
 
-async def test_report_of_a_cancelled_run_has_no_grace(autojump_clock: MockClock) -> None:
+async def test_report_of_a_cancelled_run_has_no_grace(autojump_clock):
     """A shutdown that comes during the clean-up gives nobody a grace any more."""
 
-    async def cleans_up(request: Connection, client_address: Any, server: Any) -> None:
+    async def cleans_up(request, client_address, server):
         with trio.CancelScope(shield=True):
             await trio.sleep(3)
 
@@ -979,7 +965,7 @@ async def test_report_of_a_cancelled_run_has_no_grace(autojump_clock: MockClock)
     assert (report.grace, report.duration, report.reason) == (0, 2, "enough")
 
 
-async def test_shutdown_by_another_thread() -> None:
+async def test_shutdown_by_another_thread():
     """From a thread that Trio knows nothing of, it returns at once and the drain begins."""
     async with running(server := on_tcp()) as address:
         async with await trio.open_tcp_stream(*address) as client:
@@ -991,18 +977,18 @@ async def test_shutdown_by_another_thread() -> None:
             thread.join()
 
 
-def test_ctrl_c_in_the_middle_of_the_drain_waits_for_its_end() -> None:
+def test_ctrl_c_in_the_middle_of_the_drain_waits_for_its_end():
     """It strikes when the step is whole: the listener closed, the queued client taken in."""
-    steps: list[object] = []
+    steps = []
 
     class Interrupted(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+        def get_request(self, listener):
             accepted = super().get_request(listener)
             if accepted is not None:
                 signal.raise_signal(signal.SIGINT)
             return accepted
 
-    async def main() -> None:
+    async def main():
         async with in_memory(hold, Interrupted).serving() as server:
             server.listener.connect_now()
             server.shutdown(5)
@@ -1015,7 +1001,7 @@ def test_ctrl_c_in_the_middle_of_the_drain_waits_for_its_end() -> None:
     assert steps == [True, 1]
 
 
-async def test_draining_event_comes_once(autojump_clock: MockClock) -> None:
+async def test_draining_event_comes_once(autojump_clock):
     """Observers are told of the drain when it begins, and of the end when nothing is left."""
     played = await Scene(a_second, {}, 0.25, 5, meanwhile={0.5: shutdown(4)}).play()
     assert played.witness.names == [
@@ -1030,7 +1016,7 @@ async def test_draining_event_comes_once(autojump_clock: MockClock) -> None:
 # The cut -------------------------------------------------------------------------
 
 
-async def unwinds(request: Connection, client_address: Any, server: Any) -> None:
+async def unwinds(request, client_address, server):
     """Needs three seconds to end after it was cancelled."""
     try:
         await trio.sleep_forever()
@@ -1039,17 +1025,17 @@ async def unwinds(request: Connection, client_address: Any, server: Any) -> None
             await trio.sleep(3)
 
 
-async def shields_itself(request: Connection, client_address: Any, server: Any) -> None:
+async def shields_itself(request, client_address, server):
     """Cannot be cancelled for a minute."""
     with trio.CancelScope(shield=True):
         await trio.sleep(60)
 
 
 class SlowToFinish(trioserver.BaseRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await trio.sleep_forever()
 
-    async def finish(self) -> None:
+    async def finish(self):
         await trio.sleep(1)
 
 
@@ -1064,9 +1050,7 @@ class SlowToFinish(trioserver.BaseRequestHandler):
         "who will not end is waited for, and named": (shields_itself, "lunch", 60),
     },
 )
-async def test_cancelled_server(
-    handler: Any, reason: str | None, ends_at: float, autojump_clock: MockClock
-) -> None:
+async def test_cancelled_server(handler, reason, ends_at, autojump_clock):
     """A request that ends with a scope around its server was cancelled."""
     server = in_memory(handler, observers=[witness := Witness()])
     with logged() as log:
@@ -1090,11 +1074,11 @@ async def test_cancelled_server(
     assert quoted in str((await server.wait_closed()).reason)
 
 
-async def test_block_that_fails_cuts_its_server(autojump_clock: MockClock) -> None:
+async def test_block_that_fails_cuts_its_server(autojump_clock):
     """An error in a ``serving`` block cancels the requests, with a reason, and leaves it bare."""
     witness = Witness()
 
-    async def fails_while_serving() -> None:
+    async def fails_while_serving():
         async with in_memory(hold, observers=[witness]).serving() as server:
             await server.connect()
             await wait_all_tasks_blocked()
@@ -1106,13 +1090,13 @@ async def test_block_that_fails_cuts_its_server(autojump_clock: MockClock) -> No
     assert "serving()" in witness.records[0].reason
 
 
-async def test_cancel_request_ends_one(autojump_clock: MockClock) -> None:
+async def test_cancel_request_ends_one(autojump_clock):
     """``cancel_request`` ends that request, in a drain, too, and says why in its record."""
 
-    def cancel(server: Any) -> None:
+    def cancel(server):
         assert server.cancel_request(2, "out of favour")
 
-    def cancel_again(server: Any) -> None:
+    def cancel_again(server):
         assert not server.cancel_request(2, "gone already")
         assert [info.id for info in server.requests] == [1]
 
@@ -1128,9 +1112,7 @@ async def test_cancel_request_ends_one(autojump_clock: MockClock) -> None:
 # The clean-up --------------------------------------------------------------------
 
 
-async def swallows_every_cancellation(
-    request: Connection, client_address: Any, server: Any
-) -> None:
+async def swallows_every_cancellation(request, client_address, server):
     """Goes on for a minute, whoever wants it to end."""
     until = trio.current_time() + 60
     while trio.current_time() < until:
@@ -1144,7 +1126,7 @@ async def swallows_every_cancellation(
 class WillNotEnd(trioserver.BaseRequestHandler):
     """The same, as a class."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await shields_itself(self.request, self.client_address, self.server)
 
 
@@ -1157,8 +1139,8 @@ class WillNotEnd(trioserver.BaseRequestHandler):
     ],
 )
 async def test_handler_that_will_not_end_is_named_and_waited_for(
-    handler: Any, stuck_in: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
-) -> None:
+    handler, stuck_in, autojump_clock, caplog
+):
     """GS-02: at the cleanup limit it is named with its stack; nothing outlives the server."""
     scene = Scene(handler, {}, 1, timeouts=Timeouts(cleanup=4), address=("client", 7)).gives(
         outcomes=["completed"], closed_at=60, logs=[f"in {stuck_in}\n"]
@@ -1171,27 +1153,27 @@ async def test_handler_that_will_not_end_is_named_and_waited_for(
 
 
 class Finishes(trioserver.BaseRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await trio.sleep_forever()
 
-    async def finish(self) -> None:
+    async def finish(self):
         await trio.sleep(2)
         await self.request.sendall(b"at %g" % trio.current_time())
         await trio.sleep_forever()
 
 
-async def by_turns(request: Connection, client_address: Any, server: Any) -> None:
+async def by_turns(request, client_address, server):
     """The first will not end."""
     await (shields_itself if request.info.id == 1 else hold)(request, client_address, server)
 
 
 class WillNotClose(MemoryServer):
-    async def shutdown_request(self, request: Connection) -> None:
+    async def shutdown_request(self, request):
         await shields_itself(request, None, self)
 
 
 class TakesLong(MemoryServer):
-    async def shutdown_request(self, request: Connection) -> None:
+    async def shutdown_request(self, request):
         await trio.sleep(60)
 
 
@@ -1201,20 +1183,20 @@ class Wrapped:
 
     connection: Connection
 
-    async def linger(self) -> None:
+    async def linger(self):
         await trio.sleep(60)
 
-    async def aclose(self) -> None:
+    async def aclose(self):
         """Nothing."""
 
 
 class Wraps(MemoryServer):
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         answer = super().get_request(listener)
         return answer and (Wrapped(answer[0]), answer[1])
 
 
-async def replies_to_wrapped(request: Wrapped, client_address: Any, server: Any) -> None:
+async def replies_to_wrapped(request, client_address, server):
     """Replies, and does not close."""
     await request.connection.sendall(b"hello")
 
@@ -1244,7 +1226,7 @@ async def replies_to_wrapped(request: Wrapped, client_address: Any, server: Any)
         ).gives(b"hello", 6, logs=["within 6 s"]),
     }
 )
-async def test_clean_up_is_bounded(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_clean_up_is_bounded(scene, autojump_clock):
     """Whatever does not end is bounded, or, if it cannot be, named."""
     await attrs.evolve(scene, timeouts=Timeouts(cleanup=4, linger=2)).play()
 
@@ -1252,10 +1234,10 @@ async def test_clean_up_is_bounded(scene: Scene, autojump_clock: MockClock) -> N
 # Servers inside servers ----------------------------------------------------------
 
 
-def nest_of_three(innermost: Any) -> list[MemoryServer]:
+def nest_of_three(innermost):
     """Three servers, each in a handler of the one before; only the first is to be served."""
 
-    async def serves(request: Connection, client_address: Any, server: Any) -> None:
+    async def serves(request, client_address, server):
         async with servers[servers.index(server) + 1].serving():
             await trio.sleep_forever()
 
@@ -1278,11 +1260,11 @@ def nest_of_three(innermost: Any) -> list[MemoryServer]:
     },
 )
 async def test_nested_servers(
-    innermost: Any,
-    drains: list[tuple[float, int, float]],
-    ends_at: float,
-    autojump_clock: MockClock,
-) -> None:
+    innermost,
+    drains,
+    ends_at,
+    autojump_clock,
+):
     """Three servers, each in a handler of the one before: each lives no longer than the outer."""
     servers = nest_of_three(innermost)
     with logged() as log:
@@ -1312,12 +1294,12 @@ async def test_nested_servers(
 
 @pytest.mark.parametrize("drains", [False, True])
 @pytest.mark.parametrize("size", [1, 1000, 65_536, 200_000, 500_000, 1_000_000])
-async def test_reply_survives_unread_input_on_tcp(size: int, drains: bool) -> None:
+async def test_reply_survives_unread_input_on_tcp(size, drains):
     """GS-14: a slow client that sent a byte too many gets every byte of its reply, and its end."""
     reply = hashlib.shake_128(b"%d" % size).digest(size)
     replied = trio.Event()
 
-    async def replies_early(request: Connection, client_address: Any, server: Any) -> None:
+    async def replies_early(request, client_address, server):
         assert await request.recv(4) == b"what"
         await request.sendall(reply)
         replied.set()
@@ -1388,7 +1370,7 @@ ONE, NONE = counts(lingering=1), counts(lingering=0)
         .gives(outcomes=["completed"] * 3),
     }
 )
-async def test_linger(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_linger(scene, autojump_clock):
     """The server waits for a client that has not read its reply; the request is completed."""
     outcomes = scene.outcomes or ["completed"]
     await attrs.evolve(scene, gets=bytes(1000), stays=True, outcomes=outcomes).play()
@@ -1397,11 +1379,11 @@ async def test_linger(scene: Scene, autojump_clock: MockClock) -> None:
 # The report ------------------------------------------------------------------------
 
 
-async def test_report_says_who_ended_how(autojump_clock: MockClock) -> None:
+async def test_report_says_who_ended_how(autojump_clock):
     """Who was drained, who completed, who was cut, who never got in; how long each took."""
 
     class AsTold(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             async for line in self.rfile:
                 if line == b"bye\n":
                     return
@@ -1451,7 +1433,7 @@ async def test_report_says_who_ended_how(autojump_clock: MockClock) -> None:
 
 
 @pytest.fixture
-def many_descriptors() -> Iterator[None]:
+def many_descriptors():
     """Room for 1000 connections, both ends of which are ours."""
     needed = 2500
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -1463,13 +1445,13 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def reply_to(number: int) -> bytes:
+def reply_to(number):
     """A reply that no other request gets, of up to 100 kB."""
     return hashlib.shake_128(b"%d" % number).digest(number**2 % 100_000 + 1)
 
 
 @pytest.mark.slow
-async def test_a_thousand_requests_in_flight_lose_nothing(many_descriptors: None) -> None:
+async def test_a_thousand_requests_in_flight_lose_nothing(many_descriptors):
     """GS-01: over TCP, ``shutdown(grace=5)`` loses no reply that was begun and took up to a second.
 
     Every other client has sent more than its handler reads. Each reply is
@@ -1477,7 +1459,7 @@ async def test_a_thousand_requests_in_flight_lose_nothing(many_descriptors: None
     """
     in_flight, all_in_flight, drained = 0, trio.Event(), trio.Event()
 
-    async def replies_late(request: Connection, client_address: Any, server: Any) -> None:
+    async def replies_late(request, client_address, server):
         nonlocal in_flight
         number = int(await trioserver.RequestReader(request).readline())
         in_flight += 1
@@ -1487,9 +1469,9 @@ async def test_a_thousand_requests_in_flight_lose_nothing(many_descriptors: None
         await trio.sleep(number % 10 / 10)
         await request.sendall(reply_to(number))
 
-    got: dict[int, bytes] = {}
+    got = {}
 
-    async def ask(number: int) -> None:
+    async def ask(number):
         async with await trio.open_tcp_stream(*server.server_address) as client:
             await client.send_all(b"%d\n%s" % (number, b"and more" * (number % 2)))
             got[number] = await read_to_end(client)

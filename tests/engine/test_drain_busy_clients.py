@@ -4,14 +4,9 @@ A request has begun if its first byte was there before the answer to the one bef
 Otherwise such clients would keep a server from ending for as long as its grace lasts.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import trio
 from support import Witness, connect, read_to_end, reading, until
-from trio.testing import MockClock
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -32,11 +27,11 @@ DOORS = [
 class Lines(trioserver.StreamRequestHandler):
     """Works on each line for a millisecond, and answers it."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.execute(line)
 
-    async def execute(self, line: bytes) -> None:
+    async def execute(self, line):
         self.server.executed += 1
         await trio.sleep(0.001)
         await self.wfile.write(line.upper())
@@ -53,7 +48,7 @@ class Buffered(Lines):
 class Idle(Lines):
     """Waits in an idle block."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while True:
             with self.idle():
                 line = await self.rfile.readline()
@@ -62,18 +57,17 @@ class Idle(Lines):
             await self.execute(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [Lines, Buffered, Idle])
 @pytest.mark.parametrize("clients", [1, 50, 500])
-async def test_ends_after_the_answers_in_flight(
-    handler: Any, clients: int, autojump_clock: MockClock
-) -> None:
+async def test_ends_after_the_answers_in_flight(handler, clients, autojump_clock):
     """GS-03: a drain is over when those who were being served have their answers, and no later."""
     limits = trioserver.Limits(requests=clients)
     server = MemoryServer(("memory", 1), handler, limits=limits)
     server.executed = 0
     answered = 0
 
-    async def client() -> None:
+    async def client():
         nonlocal answered
         async with await server.connect() as stream:
             await stream.send_all(b"hello\n")
@@ -96,9 +90,7 @@ async def test_ends_after_the_answers_in_flight(
 
 @pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(("kind", "handler"), DOORS)
-async def test_next_request_counts_if_it_came_before_the_answer(
-    kind: Any, handler: Any, *, early: bool
-) -> None:
+async def test_next_request_counts_if_it_came_before_the_answer(kind, handler, *, early):
     """Who waits for each answer is told the end, however soon the next request comes after it."""
     witness = Witness()
     server = kind(THERE, handler, observers=[witness])
@@ -132,11 +124,11 @@ async def test_next_request_counts_if_it_came_before_the_answer(
     ids=["silent", "told nothing", "unread input", "answered"],
 )
 async def test_end_is_not_put_off_for_who_was_told_nothing(
-    said: bytes, left_unread: bytes, *, lingers: bool, autojump_clock: MockClock
-) -> None:
+    said, left_unread, *, lingers, autojump_clock
+):
     """A drain lingers where a reply could be lost, or input would make the end a reset."""
 
-    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         if said and b"\n" in await request.recv():
             await request.sendall(b"HELLO\n")
         await draining.wait()
@@ -154,8 +146,9 @@ async def test_end_is_not_put_off_for_who_was_told_nothing(
     assert report.duration == (server.timeouts.linger if lingers else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "handler"), DOORS)
-async def test_silent_client_does_not_put_off_the_end(kind: Any, handler: Any) -> None:
+async def test_silent_client_does_not_put_off_the_end(kind, handler):
     """The same of a client that never says a byte, on a real socket, in every mode."""
     server = kind(THERE, handler)
     with trio.fail_after(20):

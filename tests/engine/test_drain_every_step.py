@@ -6,11 +6,8 @@ work. One task plays all the clients, with plain calls, so that it is known
 exactly what had been sent at that instant.
 """
 
-from __future__ import annotations
-
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -20,14 +17,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import Finding, MemoryServer, ShutDown, Trial, sweep
+from trioserver.testing import Finding, MemoryServer, ShutDown, sweep
 
 # A request is eight bytes that nobody else sends, and its answer is the same in
 # upper case: "a07.002\n" is the second one of client 7.
 SIZE = 8
 
 
-def request(client: int, number: int) -> bytes:
+def request(client, number):
     """The request of that number."""
     return b"a%02d.%03d\n" % (client, number)
 
@@ -38,11 +35,11 @@ def request(client: int, number: int) -> bytes:
 class Lines(trioserver.StreamRequestHandler):
     """Waits for the next request as most do, and works on it for a step."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.execute(line)
 
-    async def execute(self, line: bytes) -> None:
+    async def execute(self, line):
         self.server.executed[line] += 1
         await trio.lowlevel.checkpoint()
         await self.request.sendall(line.upper())
@@ -53,7 +50,7 @@ class More(Lines):
 
     wbufsize = -1
 
-    async def handle(self) -> None:
+    async def handle(self):
         while await self.rfile.more():
             line = await self.rfile.readline()
             self.server.executed[line] += 1
@@ -63,7 +60,7 @@ class More(Lines):
 class Idle(Lines):
     """Has a wait of its own, around a read of the library."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while True:
             with self.idle():
                 line = await self.rfile.readline()
@@ -75,7 +72,7 @@ class Idle(Lines):
 class Parser(Lines):
     """Has a parser of its own; what waits for the rest of a request is not idle."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         parsed = b""
         while True:
             if not parsed:
@@ -98,7 +95,7 @@ class InMemory(MemoryServer):
     PLACE = ("memory", 1)
     JUMP_AFTER = 0.0
 
-    def dialler(self) -> Callable[[], Any]:
+    def dialler(self):
         """What connects to this run of it."""
         listener = self.listener
         return lambda: MemoryLine(listener.connect_now()._transport)
@@ -110,7 +107,7 @@ class OnTCP(trioserver.TCPServer):
     PLACE = ("127.0.0.1", 0)
     JUMP_AFTER = 0.02
 
-    def dialler(self) -> Callable[[], Any]:
+    def dialler(self):
         """What connects to this run of it."""
         address = self.server_address
         return lambda: TCPLine(socket.create_connection(address))
@@ -122,13 +119,13 @@ class MemoryLine:
 
     transport: Any
 
-    def send(self, data: bytes) -> None:
+    def send(self, data):
         assert self.transport.send_now(data) == len(data)
 
-    def end(self) -> None:
+    def end(self):
         self.transport.send_eof()
 
-    def close(self) -> bytes:
+    def close(self):
         """Close it; gives all that had arrived."""
         got = b"".join(iter(lambda: self.transport.receive_now(1000), b""))
         self.transport.close()
@@ -141,13 +138,13 @@ class TCPLine:
 
     socket: socket.socket
 
-    def send(self, data: bytes) -> None:
+    def send(self, data):
         assert self.socket.send(data) == len(data)
 
-    def end(self) -> None:
+    def end(self):
         self.socket.shutdown(socket.SHUT_WR)
 
-    def close(self) -> bytes:
+    def close(self):
         """Close it; gives all that had arrived."""
         with self.socket:
             return b"".join(iter(lambda: self.socket.recv(1000), b""))
@@ -169,7 +166,7 @@ class Client:
     sent: bytes = b""
     due: int = 0
 
-    def connect(self, dial: Callable[[], Any], *, in_time: bool) -> None:
+    def connect(self, dial, *, in_time):
         """Connect, if somebody listens."""
         try:
             self.line = dial()
@@ -178,7 +175,7 @@ class Client:
         if in_time:
             self.due = 1  # as good as sent: a new connection has half a second for it
 
-    def say(self, data: bytes, *, in_time: bool) -> None:
+    def say(self, data, *, in_time):
         """Send all of this in one segment, if somebody is there."""
         if self.line is not None and data:
             with suppress(ConnectionError):
@@ -187,13 +184,13 @@ class Client:
         if in_time:
             self.due = max(self.due, len(self.sent))
 
-    def end(self) -> None:
+    def end(self):
         """End the output."""
         if self.line is not None:
             with suppress(OSError):
                 self.line.end()
 
-    def faults(self, executed: Counter[bytes]) -> Iterator[str]:
+    def faults(self, executed):
         """What went wrong, when all is over."""
         got = b"" if self.line is None else self.line.close()
         requests = [self.sent[at : at + SIZE] for at in range(0, len(self.sent), SIZE)]
@@ -217,9 +214,9 @@ class KeptAlive:
     handler: Any
     connections: int
 
-    async def __call__(self, trial: Trial) -> None:
+    async def __call__(self, trial):
         """Run it."""
-        server: Any = self.kind(self.kind.PLACE, self.handler)
+        server = self.kind(self.kind.PLACE, self.handler)
         server.executed = Counter()
         trial.arm(server=server)
         clients = [Client(name) for name in range(self.connections)]
@@ -245,29 +242,29 @@ class KeptAlive:
             trial.complain(str(report))
 
 
-def swept(scenario: KeptAlive, **options: Any) -> int:
+def swept(scenario, **options):
     """Drain it after every step; how many runs that took."""
     return sweep(scenario, faults=[ShutDown(5)], **options).runs
 
 
-async def now_and_then(client: Client) -> None:
+async def now_and_then(client):
     """Let the server run after every tenth client."""
     if client.name % 10 == 9:
         await trio.lowlevel.checkpoint()
 
 
-def first(name: int) -> bytes:
+def first(name):
     """All but the silent ones send a request."""
     return b"" if name % 6 == 5 else request(name, 0)
 
 
-def second(name: int) -> bytes:
+def second(name):
     """A request, half a request, three requests, one and a half, or none."""
     one, two, three = (request(name, number) for number in (1, 2, 3))
     return [one, one[:3], one + two + three, one + two[:5], b"", b""][name % 6]
 
 
-def rest(name: int) -> bytes:
+def rest(name):
     """The other halves; and who has been quiet so far sends a request."""
     one, two = request(name, 1), request(name, 2)
     return [b"", one[3:], b"", two[5:], one, request(name, 0)][name % 6]
@@ -281,27 +278,28 @@ STAGES = (first, second, rest)
 all_handlers = pytest.mark.parametrize("handler", [Lines, More, Idle, Parser])
 
 
+@pytest.mark.slow
 @all_handlers
-def test_drain_after_every_step(handler: Any) -> None:
+def test_drain_after_every_step(handler):
     """Twelve connections: what had begun in time is executed once and answered, all of it."""
     assert swept(KeptAlive(InMemory, handler, 12), seeds=(0,)) > 100
 
 
 @all_handlers
 @pytest.mark.slow
-def test_drain_of_fifty_after_every_step(handler: Any) -> None:
+def test_drain_of_fifty_after_every_step(handler):
     """The same with fifty, and every one of some 700 steps."""
     assert swept(KeptAlive(InMemory, handler, 50), seeds=(0,)) > 400
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_drain_of_fifty_after_some_steps(seed: int) -> None:
+def test_drain_of_fifty_after_some_steps(seed):
     """The same, and a sample of the steps, for those who cannot wait."""
     assert swept(KeptAlive(InMemory, Lines, 50), seeds=(seed,), every=61) > 10
 
 
 @all_handlers
-def test_drain_of_fifty_after_some_steps_on_tcp(handler: Any) -> None:
+def test_drain_of_fifty_after_some_steps_on_tcp(handler):
     """The same on real sockets."""
     assert swept(KeptAlive(OnTCP, handler, 50), seeds=(1,), every=61, jump_after=0.02) > 5
 
@@ -309,7 +307,7 @@ def test_drain_of_fifty_after_some_steps_on_tcp(handler: Any) -> None:
 class Forgetful(Lines):
     """A handler that forgets what is buffered when the server drains."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while not self.server.draining and await self.rfile.more():
             await self.execute(await self.rfile.readline())
 
@@ -317,7 +315,7 @@ class Forgetful(Lines):
 class Repeating(Lines):
     """A handler that takes the end of its wait for the end of a read."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         line = b""
         while not self.server.draining or not line:
             with suppress(trioserver.Draining):
@@ -329,7 +327,7 @@ class Repeating(Lines):
 
 
 @pytest.mark.parametrize(("handler", "fault"), [(Forgetful, "was lost"), (Repeating, "2 times")])
-def test_sweep_finds_what_is_planted(handler: Any, fault: str) -> None:
+def test_sweep_finds_what_is_planted(handler, fault):
     """The scenario is able to fail."""
     with pytest.raises(Finding, match=fault):
         swept(KeptAlive(InMemory, handler, 12), seeds=(0,))

@@ -4,19 +4,15 @@ The client's first bytes are there when the drain begins, and its connection was
 reads it then, in whatever way, finds them all: `socket.socket.recv` is one way of many.
 """
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import socketserver
 import ssl
 from collections.abc import Callable
-from typing import Any
 
 import attrs
 import pytest
 import trio
-import trustme
 from support import plain_client, reading, until
 from support.adopting import THERE, in_thread
 
@@ -36,9 +32,7 @@ class Certified:
 
 
 @pytest.fixture(scope="module")
-def certified(
-    authority: trustme.CA, trusting: ssl.SSLContext, tmp_path_factory: pytest.TempPathFactory
-) -> Certified:
+def certified(authority, trusting, tmp_path_factory):
     """A certificate for ``localhost`` in a file, which workers can read, and who believes it."""
     certificate = authority.issue_cert("localhost")
     path = str(tmp_path_factory.mktemp("tls") / "server.pem")
@@ -56,14 +50,14 @@ class WhenItStarts(trioserver.Observer):
 
     shut_down: Callable[[], object]
 
-    def request_started(self, info: trioserver.RequestInfo) -> None:
+    def request_started(self, info):
         self.shut_down()
 
 
 class WhenItIsVerified(trioserver.BaseServer):
     """Its first request is the last one, too; but that it has been here for long."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await until(request._transport.has_input)
         # No connection is new any more, whose first byte a drain would wait for.
         await trio.sleep_until(request.info.started + 0.6)
@@ -100,7 +94,7 @@ class Theirs(socketserver.ThreadingTCPServer):
     wraps: ssl.SSLContext | None = None
     is_mine = False
 
-    def get_request(self) -> tuple[Any, Any]:
+    def get_request(self):
         request, client_address = super().get_request()
         if self.is_mine:
             request = Mine(request.family, request.type, fileno=request.detach())
@@ -111,19 +105,19 @@ class Theirs(socketserver.ThreadingTCPServer):
         return request, client_address
 
 
-def listens_over_tls(server: Any, certified: Certified) -> None:
+def listens_over_tls(server, certified):
     """As werkzeug does it."""
     server.socket = certified.server.wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
 
 
-def gets_tls(server: Any, certified: Certified) -> None:
+def gets_tls(server, certified):
     """As many do it."""
     server.wraps = certified.server
 
 
-def gets_its_own(server: Any, certified: Certified) -> None:
+def gets_its_own(server, certified):
     """As whoever counts bytes does it."""
     server.is_mine = True
 
@@ -131,13 +125,13 @@ def gets_its_own(server: Any, certified: Certified) -> None:
 WAYS = [reading.Recv, reading.File, reading.Selects, reading.ByNumber, reading.Detaches]
 
 
-async def is_answered(server: Any, serve: Any, certified: Certified, *, secretly: bool) -> None:
+async def is_answered(server, serve, certified, *, secretly):
     """A client is whose request is there when it is accepted, and at once.
 
     Over TLS, its first flight is what the drain finds.
     """
 
-    def ask() -> bytes:
+    def ask():
         with contextlib.ExitStack() as connections:
             client = connections.enter_context(plain_client(server.server_address))
             if secretly:
@@ -154,11 +148,10 @@ async def is_answered(server: Any, serve: Any, certified: Certified, *, secretly
         assert trio.current_time() - began < GRACE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
-async def test_first_bytes_are_left_to_the_handler(
-    kind: Any, way: Any, certified: Certified
-) -> None:
+async def test_first_bytes_are_left_to_the_handler(kind, way, certified):
     """In threads and processes: however it reads, it finds all that the client has sent."""
     observer = WhenItStarts()
     observers = () if issubclass(kind, WhenItIsVerified) else (observer,)
@@ -171,9 +164,7 @@ async def test_first_bytes_are_left_to_the_handler(
 @pytest.mark.usefixtures("nothing_stays_open")
 @pytest.mark.parametrize("kind", [Theirs, socketserver.TCPServer])
 @pytest.mark.parametrize("way", [*WAYS, reading.Wraps])
-async def test_first_bytes_are_left_to_an_adopted_server(
-    kind: Any, way: Any, certified: Certified
-) -> None:
+async def test_first_bytes_are_left_to_an_adopted_server(kind, way, certified):
     """The same for an object of `socketserver`."""
     server = kind(THERE, way)
     server.certificate = certified.path
@@ -183,22 +174,20 @@ async def test_first_bytes_are_left_to_an_adopted_server(
 @pytest.mark.usefixtures("nothing_stays_open")
 @pytest.mark.parametrize("over", [listens_over_tls, gets_tls, gets_its_own])
 @pytest.mark.parametrize("way", [reading.Recv, reading.File, reading.Selects])
-async def test_first_bytes_are_left_to_the_socket_of_an_adopted_server(
-    over: Any, way: Any, certified: Certified
-) -> None:
+async def test_first_bytes_are_left_to_the_socket_of_an_adopted_server(over, way, certified):
     """The same where its requests are TLS from the listener, from `get_request`, or its own."""
     server = Theirs(THERE, way)
     over(server, certified)
     await adopted_answers(server, certified, secretly=over is not gets_its_own)
 
 
-async def adopted_answers(server: Any, certified: Certified, *, secretly: bool) -> None:
+async def adopted_answers(server, certified, *, secretly):
     """Adopt it, shut it down when its first request starts, and see that it is answered."""
     observer = WhenItStarts()
     observer.shut_down = server.shutdown
-    report: list[trioserver.ShutdownReport] = []
+    report = []
 
-    async def serve(*, task_status: Any) -> None:
+    async def serve(*, task_status):
         report.append(
             await trioserver.adopt(
                 server,

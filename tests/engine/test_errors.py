@@ -4,8 +4,6 @@ One bad request never harms another. So in most tests a first client meets the
 error, and a second one must not notice.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import io
@@ -15,7 +13,7 @@ import socketserver
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -60,11 +58,11 @@ class Tells(trioserver.BaseServer):
     steps: list[str] = attrs.field(factory=list)
     errors: list[BaseException | None] = attrs.field(factory=list)
 
-    async def step(self, name: str, request: Any) -> None:
+    async def step(self, name, request):
         """Called at the beginning of every hook, and of every method of `Steps`."""
         self.steps.append(name)
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.errors.append(sys.exception())
         await self.step("handle_error", request)
 
@@ -77,7 +75,7 @@ class TellsInMemory(Tells, MemoryServer):
     """The same, in memory."""
 
 
-TellsAll: Any = noting(
+TellsAll = noting(
     TellsInMemory, [*BEFORE, *AFTER], lambda server, name, request, *_: server.step(name, request)
 )
 """The same, and of its other hooks."""
@@ -89,7 +87,7 @@ class Faulty(TellsAll):
     place: str = ""
     error: BaseException = attrs.field(factory=lambda: ValueError("oops"))
 
-    async def step(self, name: str, request: Any) -> None:
+    async def step(self, name, request):
         await trio.lowlevel.checkpoint()
         if request.info.client_address != VICTIM:
             return
@@ -109,39 +107,39 @@ class Narrow(TellsInMemory):
 class Steps(Upper):
     """Answers in upper case; its methods are steps of its server."""
 
-    async def setup(self) -> None:
+    async def setup(self):
         await self.server.step("setup", self.request)
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.server.step("handle", self.request)
         await super().handle()
 
-    async def finish(self) -> None:
+    async def finish(self):
         await self.server.step("finish", self.request)
         await super().finish()
 
 
-def memory(handler: Any, kind: type[MemoryServer] = TellsInMemory, **fields: Any) -> Any:
+def memory(handler, kind=TellsInMemory, **fields):
     """A server in memory, which tells."""
     return in_memory(handler, kind, **fields)
 
 
-def hooked(kind: type[MemoryServer] = TellsInMemory, **hooks: Any) -> Any:
+def hooked(kind=TellsInMemory, **hooks):
     """A server class with these hooks."""
     return type("Hooked", (kind,), hooks)
 
 
-def handling(handle: Any, *, finish: Any = None, setup: Any = None) -> Any:
+def handling(handle, *, finish=None, setup=None):
     """A handler class with these methods."""
     methods = {"handle": handle, "finish": finish, "setup": setup}
     given = {name: method for name, method in methods.items() if method is not None}
     return type("Handler", (trioserver.StreamRequestHandler,), given)
 
 
-def raising(error: BaseException) -> Any:
+def raising(error):
     """A handler that raises ``error`` to the first client, and answers the others."""
 
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def fail(request, client_address, server):
         await trio.lowlevel.checkpoint()
         if request.info.id == 1:
             raise error
@@ -150,16 +148,16 @@ def raising(error: BaseException) -> Any:
     return fail
 
 
-def failing(error: BaseException) -> Any:
+def failing(error):
     """A method, or a hook, that raises ``error``."""
 
-    async def fail(self: Any, *arguments: Any) -> None:
+    async def fail(self, *arguments):
         raise error
 
     return fail
 
 
-async def sleeps(self: Any, *arguments: Any) -> None:
+async def sleeps(self, *arguments):
     """A method, or a hook, that never ends."""
     await trio.sleep_forever()
 
@@ -167,7 +165,7 @@ async def sleeps(self: Any, *arguments: Any) -> None:
 class Increment(trioserver.StreamRequestHandler):
     """Answers numbers with the next ones; anything else is an error."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.wfile.write(b"%d\n" % (int(line) + 1))
 
@@ -175,22 +173,22 @@ class Increment(trioserver.StreamRequestHandler):
 # Their clients, and what is told of them ----------------------------------------------
 
 
-async def ends_input(client: trioserver.Connection) -> None:
+async def ends_input(client):
     """Has no more to say."""
     await client.send_eof()
 
 
-async def resets(client: trioserver.Connection) -> None:
+async def resets(client):
     """Goes away, rudely."""
     client.reset()
 
 
-async def leaves_early(client: trioserver.Connection) -> None:
+async def leaves_early(client):
     """Goes away, politely."""
     await client.aclose()
 
 
-async def meet(server: Any, *does: Any, address: Any = VICTIM) -> bytes:
+async def meet(server, *does, address=VICTIM):
     """What the first client gets, who does that, and then has no more to say."""
     client = await server.connect(address)
     for what in does:
@@ -199,7 +197,7 @@ async def meet(server: Any, *does: Any, address: Any = VICTIM) -> bytes:
     return await ended(client)
 
 
-async def served(*arguments: Any, **fields: Any) -> Any:
+async def served(*arguments, **fields):
     """A server that has had such a client, and is closed."""
     server = memory(*arguments, **fields)
     async with server.serving():
@@ -207,7 +205,7 @@ async def served(*arguments: Any, **fields: Any) -> Any:
     return server
 
 
-async def harms_nobody(*arguments: Any, **fields: Any) -> Any:
+async def harms_nobody(*arguments, **fields):
     """The same, of which a second client was answered."""
     server = memory(*arguments, **fields)
     async with server.serving():
@@ -216,17 +214,17 @@ async def harms_nobody(*arguments: Any, **fields: Any) -> Any:
     return server
 
 
-def outcomes_of(server: Any) -> dict[int, str]:
+def outcomes_of(server):
     """The outcome of each request."""
     return {record.info.id: str(record.outcome) for record in server.witness.records}
 
 
-def errors_logged(caplog: Any) -> list[logging.LogRecord]:
+def errors_logged(caplog):
     """The records of errors."""
     return [record for record in caplog.records if record.name == "trioserver.error"]
 
 
-def requests_logged(caplog: Any) -> list[logging.LogRecord]:
+def requests_logged(caplog):
     """The records of requests that ended."""
     records = [record for record in caplog.records if record.name == "trioserver.access"]
     return [record for record in records if hasattr(record, "request_id")]
@@ -235,7 +233,7 @@ def requests_logged(caplog: Any) -> list[logging.LogRecord]:
 # Plain Trio's failure modes -----------------------------------------------------------
 
 
-async def test_error_of_one_client_harms_no_other() -> None:
+async def test_error_of_one_client_harms_no_other():
     """EX-01: a ValueError, which ends trio.serve_tcp, leaves a client in mid-request alone (T1)."""
     server = TellsTCP(THERE, Increment)
     with trio.fail_after(10):
@@ -253,7 +251,7 @@ async def test_error_of_one_client_harms_no_other() -> None:
     assert [type(error) for error in server.errors] == [ValueError]
 
 
-async def test_reset_of_one_client_harms_no_other() -> None:
+async def test_reset_of_one_client_harms_no_other():
     """EX-14: a reset nobody catches, which ends trio.serve_tcp, is that client's own (T2)."""
     server = TellsTCP(THERE, Upper, observers=[witness := Witness()])
     with trio.fail_after(10):
@@ -293,9 +291,7 @@ HANDLED = [*BEFORE, "setup", "handle", "finish"]
         "in close_request": ("close_request", "completed", [*HANDLED, *AFTER, "handle_error"]),
     },
 )
-async def test_exception_ends_its_request_only(
-    place: str, outcome: str, steps: list[str], autojump_clock: Any
-) -> None:
+async def test_exception_ends_its_request_only(place, outcome, steps, autojump_clock):
     """EX-01, EX-08: handle_error is told once, finish() runs if setup() returned, others live on.
 
     And the request is always closed.
@@ -315,12 +311,12 @@ async def test_exception_ends_its_request_only(
     assert outcomes_of(server) == {1: "completed", 2: outcome, 3: "completed"}
 
 
-async def test_exception_is_told_with_its_request(autojump_clock: Any) -> None:
+async def test_exception_is_told_with_its_request(autojump_clock):
     """EX-01: handle_error gets the request and the address, and the record says what it was."""
     told = []
 
     class Told(MemoryServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None:
+        async def handle_error(self, request, client_address):
             told.append((request.info.id, client_address, repr(sys.exception())))
 
     server = await harms_nobody(raising(KeyError("name")), Told)
@@ -329,11 +325,11 @@ async def test_exception_is_told_with_its_request(autojump_clock: Any) -> None:
     assert server.witness.records[0].reason == "KeyError: 'name'"
 
 
-async def test_exception_during_the_drain(autojump_clock: Any) -> None:
+async def test_exception_during_the_drain(autojump_clock):
     """EX-01: a handler that fails while the server drains is in the report; the drain goes on."""
     error = ValueError("oops")
 
-    async def fail_late(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def fail_late(request, client_address, server):
         await trio.sleep(5)
         raise error
 
@@ -361,9 +357,7 @@ async def test_exception_during_the_drain(autojump_clock: Any) -> None:
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("place", ["verify_request", "setup", "handle", "finish"])
-async def test_strange_exceptions_are_contained(
-    place: str, error: BaseException, autojump_clock: Any
-) -> None:
+async def test_strange_exceptions_are_contained(place, error, autojump_clock):
     """EX-11: exceptions that mean something to Python mean an error of the handler here."""
     server = await harms_nobody(Steps, Faulty, place=place, error=error)
     (told,) = server.errors
@@ -375,9 +369,9 @@ async def test_strange_exceptions_are_contained(
         assert told is error
 
 
-async def test_groups_however_deep(autojump_clock: Any) -> None:
+async def test_groups_however_deep(autojump_clock):
     """An error that is nested 3000 deep is the handler's like any other."""
-    error: Exception = ValueError("oops")
+    error = ValueError("oops")
     for _ in range(3000):
         error = ExceptionGroup("deep", [error])
     server = await harms_nobody(raising(error))
@@ -385,15 +379,15 @@ async def test_groups_however_deep(autojump_clock: Any) -> None:
     assert server.witness.records[0].reason == "ValueError: oops"
 
 
-async def recurse(*arguments: Any) -> None:
+async def recurse(*arguments):
     """Recurses until Python stops it."""
     await recurse(*arguments)
 
 
-def in_children(*functions: Any) -> Any:
+def in_children(*functions):
     """A method that has these run side by side."""
 
-    async def children(self: Any, *arguments: Any) -> None:
+    async def children(self, *arguments):
         async with trio.open_nursery() as nursery:
             for function in functions:
                 nursery.start_soon(function, self, *arguments)
@@ -401,7 +395,7 @@ def in_children(*functions: Any) -> Any:
     return children
 
 
-async def spoil(self: Any, *arguments: Any) -> None:
+async def spoil(self, *arguments):
     """Turns its cancellation into an error."""
     try:
         await trio.sleep_forever()
@@ -425,13 +419,11 @@ async def spoil(self: Any, *arguments: Any) -> None:
         ),
     },
 )
-async def test_error_of_whatever_shape(
-    handle: Any, errors: Sequence[str], reason: str, autojump_clock: Any
-) -> None:
+async def test_error_of_whatever_shape(handle, errors, reason, autojump_clock):
     """It is the handler's like any other: one call of handle_error, and others are answered."""
     failed = handling(handle)
 
-    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         await (failed if request.info.id == 1 else Upper)(request, client_address, server)
 
     server = await harms_nobody(handler)
@@ -448,7 +440,7 @@ async def test_error_of_whatever_shape(
 # Groups -------------------------------------------------------------------------------
 
 
-async def test_group_is_split(autojump_clock: Any) -> None:
+async def test_group_is_split(autojump_clock):
     """EX-02, EX-04: of a mixed group handle_error gets the errors; the rest stops the server."""
     error, deep, final = ValueError("first"), KeyError("deep"), SystemExit(3)
     mixed = BaseExceptionGroup("mixed", [error, ExceptionGroup("inner", [deep]), final])
@@ -463,7 +455,7 @@ async def test_group_is_split(autojump_clock: Any) -> None:
 # handle_error -------------------------------------------------------------------------
 
 
-async def test_handle_error_raises(autojump_clock: Any, caplog: Any) -> None:
+async def test_handle_error_raises(autojump_clock, caplog):
     """EX-07: an error of handle_error is logged, with the one it was told of, and ends nothing."""
     second = RuntimeError("second")
     server = await harms_nobody(Steps, Faulty, place="handle_error", error=second)
@@ -486,9 +478,7 @@ async def test_handle_error_raises(autojump_clock: Any, caplog: Any) -> None:
         ),
     },
 )
-async def test_handle_error_blocks(
-    does: Any, logged: str, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_handle_error_blocks(does, logged, autojump_clock, caplog):
     """EX-07: a handle_error is bounded."""
     server = memory(raising(ValueError("oops")), hooked(handle_error=does))
     async with server.serving():
@@ -499,11 +489,11 @@ async def test_handle_error_blocks(
     assert logged in caplog.text
 
 
-async def test_handle_error_is_shielded(autojump_clock: Any) -> None:
+async def test_handle_error_is_shielded(autojump_clock):
     """EX-07: a server that is cut while handle_error runs lets it end, within its bound."""
     done = []
 
-    async def slow(self: Any, request: Any, client_address: Any) -> None:
+    async def slow(self, request, client_address):
         await trio.sleep(3)
         done.append(trio.current_time())
 
@@ -515,10 +505,10 @@ async def test_handle_error_is_shielded(autojump_clock: Any) -> None:
     assert done == [trio.current_time()] == [3]
 
 
-async def test_handle_error_can_tell_the_client(autojump_clock: Any) -> None:
+async def test_handle_error_can_tell_the_client(autojump_clock):
     """EX-07: the connection is still there, so an override can say what went wrong; or stop."""
 
-    async def polite(self: Any, request: Any, client_address: Any) -> None:
+    async def polite(self, request, client_address):
         await request.sendall(b"error: %a\n" % str(sys.exception()))
         self.shutdown()
 
@@ -529,14 +519,14 @@ async def test_handle_error_can_tell_the_client(autojump_clock: Any) -> None:
     assert [str(record.outcome) for record in report.requests] == ["failed"]
 
 
-async def goodbye(self: Any, request: Any, *client_address: Any) -> None:
+async def goodbye(self, request, *client_address):
     """A hook that talks to a client who may have left."""
     await trio.sleep(1)
     await request.sendall(b"good")
     await request.sendall(b"bye")
 
 
-async def test_goodbye_to_a_client_that_is_gone(autojump_clock: Any, caplog: Any) -> None:
+async def test_goodbye_to_a_client_that_is_gone(autojump_clock, caplog):
     """EX-14: a hook that talks to a client who has left is not an error of the server."""
     server = memory(raising(ValueError("oops")), hooked(MemoryServer, shutdown_request=goodbye))
     async with server.serving():
@@ -550,26 +540,26 @@ async def test_goodbye_to_a_client_that_is_gone(autojump_clock: Any, caplog: Any
 class Fails:
     """Ways for a handle_error to fail."""
 
-    async def raises(self: Any, *request: Any) -> None:
+    async def raises(self, *request):
         raise RuntimeError("the second")
 
-    async def raises_from_none(self: Any, *request: Any) -> None:
+    async def raises_from_none(self, *request):
         raise RuntimeError("the second") from None
 
-    async def raises_from_another(self: Any, *request: Any) -> None:
+    async def raises_from_another(self, *request):
         raise RuntimeError("the second") from KeyError("another")
 
-    async def raises_in_a_thread(self: Any, *request: Any) -> None:
-        def fail() -> None:
+    async def raises_in_a_thread(self, *request):
+        def fail():
             raise RuntimeError("the second") from None
 
         await trio.to_thread.run_sync(fail)
 
-    async def raises_the_same_again(self: Any, *request: Any) -> None:
+    async def raises_the_same_again(self, *request):
         raise  # noqa: PLE0704  (the one that is being handled)
 
 
-FAILING: dict[str, tuple[Any, str]] = {
+FAILING = {
     **{
         name: (function, "RuntimeError: the second")
         for name, function in vars(Fails).items()
@@ -588,16 +578,14 @@ FAILING: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", FAILING)
 @pytest.mark.parametrize("place", ["handle", "shutdown_request", "when_full"])
-async def test_first_error_is_never_lost(
-    place: str, name: str, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_first_error_is_never_lost(place, name, autojump_clock, caplog):
     """EX-07: however a handle_error fails, what it was told of is logged, and so is its own."""
     fails, logged = FAILING[name]
 
-    async def fail(*_arguments: Any) -> None:
+    async def fail(*_arguments):
         raise LookupError("the first")
 
-    hooks: dict[str, Any] = {"handle_error": fails}
+    hooks = {"handle_error": fails}
     limits = trioserver.Limits()
     if place == "shutdown_request":
         hooks[place] = fail
@@ -606,7 +594,7 @@ async def test_first_error_is_never_lost(
     handler = fail if place == "handle" else hold
     server = memory(handler, hooked(MemoryServer, **hooks), limits=limits)
 
-    async def clients() -> None:
+    async def clients():
         visitors = await come(server, 1 + (place == "when_full"))
         if place == "shutdown_request":
             server.cancel_request(1, "enough")
@@ -624,9 +612,7 @@ async def test_first_error_is_never_lost(
     assert len(server.witness.records) == 1 + (place == "when_full")
 
 
-async def test_both_errors_are_one_record_where_one_shows_both(
-    autojump_clock: Any, caplog: Any
-) -> None:
+async def test_both_errors_are_one_record_where_one_shows_both(autojump_clock, caplog):
     """EX-07: nothing is told twice: a second error that leads to the first has one record."""
     await harms_nobody(raising(LookupError("the first")), hooked(handle_error=Fails.raises))
     (record,) = errors_logged(caplog)
@@ -637,9 +623,7 @@ async def test_both_errors_are_one_record_where_one_shows_both(
 
 
 @pytest.mark.parametrize("bound", [{"request": 1}, {"linger": 0}])
-async def test_shutdown_request_fails_when_it_is_cut(
-    bound: dict[str, float], autojump_clock: Any, caplog: Any
-) -> None:
+async def test_shutdown_request_fails_when_it_is_cut(bound, autojump_clock, caplog):
     """EX-07: an error beside its cancellation, by whomever, ends nothing."""
     kind = hooked(MemoryServer, shutdown_request=in_children(spoil, sleeps))
     await harms_nobody(Upper, kind, timeouts=trioserver.Timeouts(**bound))
@@ -649,33 +633,33 @@ async def test_shutdown_request_fails_when_it_is_cut(
 class Endings:
     """Ways for a handler to end its request."""
 
-    async def returns(self: Any) -> None:
+    async def returns(self):
         pass
 
-    async def raises(self: Any) -> None:
+    async def raises(self):
         raise ValueError("oops")
 
-    async def reads_too_long(self: Any) -> None:
+    async def reads_too_long(self):
         await self.rfile.read(1)
 
-    async def closes(self: Any) -> None:
+    async def closes(self):
         await self.request.aclose()
 
-    async def leaves_input_unread(self: Any) -> None:
+    async def leaves_input_unread(self):
         await self.wfile.write(b"bye")
 
-    async def sleeps_too_long(self: Any) -> None:
+    async def sleeps_too_long(self):
         await trio.sleep_forever()
 
-    async def cancels_itself(self: Any) -> None:
+    async def cancels_itself(self):
         self.cancel_scope.cancel(reason="enough")
         await trio.lowlevel.checkpoint()
 
-    async def swallows_its_cancellation(self: Any) -> None:
+    async def swallows_its_cancellation(self):
         with suppress(trio.Cancelled):
             await trio.sleep_forever()
 
-    async def raises_instead_of_its_cancellation(self: Any) -> None:
+    async def raises_instead_of_its_cancellation(self):
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
@@ -690,14 +674,14 @@ class Thorough(TellsAll):
 
     closed_at: list[float] = attrs.field(factory=list)
 
-    async def close_request(self, request: Any) -> None:
+    async def close_request(self, request):
         await trio.sleep(1)
         await super().close_request(request)
         self.closed_at.append(trio.current_time())
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_every_end_passes_the_hooks(name: str, autojump_clock: Any, caplog: Any) -> None:
+async def test_every_end_passes_the_hooks(name, autojump_clock, caplog):
     """EX-01: however it ended, shutdown_request and close_request are called, once each."""
     timeouts = trioserver.Timeouts(idle=10, request=20, linger=30)
     server = memory(handling(getattr(Endings, name)), TellsAll, timeouts=timeouts)
@@ -709,7 +693,7 @@ async def test_every_end_passes_the_hooks(name: str, autojump_clock: Any, caplog
 
 
 @pytest.mark.parametrize("name", ENDINGS[-4:])
-async def test_cancelled_request_has_time_for_the_hooks(name: str, autojump_clock: Any) -> None:
+async def test_cancelled_request_has_time_for_the_hooks(name, autojump_clock):
     """EX-05: after a cancellation, be it swallowed, the hooks may still wait; nobody lingers."""
     timeouts = trioserver.Timeouts(request=20, linger=30)
     server = memory(handling(getattr(Endings, name)), Thorough, timeouts=timeouts)
@@ -719,10 +703,10 @@ async def test_cancelled_request_has_time_for_the_hooks(name: str, autojump_cloc
 
 
 @pytest.mark.parametrize("number", [0, 40], ids=["served", "lingering"])
-async def test_cancelled_server_has_time_for_the_hooks(number: int, autojump_clock: Any) -> None:
+async def test_cancelled_server_has_time_for_the_hooks(number, autojump_clock):
     """EX-01, EX-05: the same when all around it is cancelled; a client that lingers has them."""
 
-    async def flood(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def flood(request, client_address, server):
         await request.sendall(b"z" * number)
         if not number:
             await trio.sleep_forever()
@@ -742,7 +726,7 @@ async def test_cancelled_server_has_time_for_the_hooks(number: int, autojump_clo
 
 
 @pytest.mark.parametrize("place", [*BEFORE, "setup", "handle", "finish"])
-async def test_propagate_errors(place: str, autojump_clock: Any, caplog: Any) -> None:
+async def test_propagate_errors(place, autojump_clock, caplog):
     """EX-01: with propagate_errors the very error stops the server, bare, and all is closed."""
     error = ValueError("oops")
     server = memory(Steps, Faulty, place=place, error=error, propagate_errors=True)
@@ -755,7 +739,7 @@ async def test_propagate_errors(place: str, autojump_clock: Any, caplog: Any) ->
     assert errors_logged(caplog) == []
 
 
-async def test_propagate_errors_of_a_group(autojump_clock: Any) -> None:
+async def test_propagate_errors_of_a_group(autojump_clock):
     """EX-04: a group of errors arrives as the group that it was, with nothing around it."""
     group = ExceptionGroup("both", [ValueError("one"), KeyError("two")])
     server = memory(raising(group), propagate_errors=True)
@@ -765,7 +749,7 @@ async def test_propagate_errors_of_a_group(autojump_clock: Any) -> None:
     assert caught.value.exceptions == group.exceptions
 
 
-async def test_propagate_errors_is_not_about_the_peer(autojump_clock: Any) -> None:
+async def test_propagate_errors_is_not_about_the_peer(autojump_clock):
     """EX-14: what the client did stops no server, propagate_errors or not."""
     server = memory(Upper, propagate_errors=True)
     async with server.serving():
@@ -787,14 +771,12 @@ async def test_propagate_errors_is_not_about_the_peer(autojump_clock: Any) -> No
 @pytest.mark.parametrize(
     "place", [*BEFORE, "setup", "handle", "finish", "handle_error", "shutdown_request"]
 )
-async def test_base_exception_stops_the_server(
-    place: str, error: BaseException, autojump_clock: Any
-) -> None:
+async def test_base_exception_stops_the_server(place, error, autojump_clock):
     """EX-02, EX-07: the very object reaches the caller, bare, after everything was closed."""
     finished = []
 
     class Finishes(Steps):
-        async def finish(self) -> None:
+        async def finish(self):
             finished.append(self.info.id)
             await super().finish()
 
@@ -817,12 +799,12 @@ async def test_base_exception_stops_the_server(
     assert server.witness.names[-1] == "server_closed"
 
 
-async def test_base_exception_ends_the_block_of_serving(autojump_clock: Any) -> None:
+async def test_base_exception_ends_the_block_of_serving(autojump_clock):
     """EX-02: in a serving() block it cancels the block, and is what leaves it."""
     error, left = SystemExit(3), []
     server = memory(raising(error))
 
-    async def block() -> None:
+    async def block():
         async with server.serving():
             await server.connect()
             try:
@@ -835,7 +817,7 @@ async def test_base_exception_ends_the_block_of_serving(autojump_clock: Any) -> 
     assert left == ["cancelled"]
 
 
-async def exits_when_cancelled(self: Any) -> None:
+async def exits_when_cancelled(self):
     """Turns its cancellation into the end."""
     try:
         await trio.sleep_forever()
@@ -860,9 +842,7 @@ FINAL = SystemExit(3)
         ),
     },
 )
-async def test_base_exception_is_bare(
-    handle: Any, finish: Any, cancel: bool, errors: list[str], autojump_clock: Any
-) -> None:
+async def test_base_exception_is_bare(handle, finish, cancel, errors, autojump_clock):
     """EX-02: the server ends by SystemExit with nothing around it."""
     server = memory(handling(handle, finish=finish))
     async with ending_by(FINAL, server) as scope:
@@ -872,15 +852,15 @@ async def test_base_exception_is_bare(
     assert [str(leaf) for told in server.errors for leaf in leaves(told)] == errors
 
 
-async def test_base_exception_stops_the_others_at_once(autojump_clock: Any) -> None:
+async def test_base_exception_stops_the_others_at_once(autojump_clock):
     """EX-02: nobody is served on while the request that raised it is being closed."""
 
-    async def close_slowly(self: Any, request: Any) -> None:
+    async def close_slowly(self, request):
         if request.info.id == 2:
             await trio.sleep(3)
         await MemoryServer.close_request(self, request)
 
-    async def exits(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def exits(request, client_address, server):
         if request.info.id == 2:
             raise error
         await trio.sleep_forever()
@@ -895,15 +875,15 @@ async def test_base_exception_stops_the_others_at_once(autojump_clock: Any) -> N
     assert trio.current_time() == 3
 
 
-async def test_base_exception_waits_for_the_others(autojump_clock: Any) -> None:
+async def test_base_exception_waits_for_the_others(autojump_clock):
     """EX-02: it reaches the caller only when every other handler has finished."""
 
-    async def handle(self: Any) -> None:
+    async def handle(self):
         if await self.rfile.read(1):
             raise error
         await trio.sleep_forever()
 
-    async def finish(self: Any) -> None:
+    async def finish(self):
         if self.info.id == 2:
             await trio.sleep(3)
             await self.wfile.write(b"good night")
@@ -932,9 +912,7 @@ async def test_base_exception_waits_for_the_others(autojump_clock: Any) -> None:
         ),
     },
 )
-async def test_cancellation_is_nobodys_error(
-    handle: Any, errors: list[str], outcome: str, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_cancellation_is_nobodys_error(handle, errors, outcome, autojump_clock, caplog):
     """EX-05: what a handler makes of its cancellation is its error, and not the cancellation."""
     server = memory(handling(handle))
     async with server.serving(grace=0):
@@ -956,12 +934,10 @@ async def test_cancellation_is_nobodys_error(
     ],
     ids=repr,
 )
-async def test_verify_request_of_any_truth(
-    answer: object, outcome: str, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_verify_request_of_any_truth(answer, outcome, autojump_clock, caplog):
     """EX-08: what is not a bool counts as what it is worth, and a refusal is no error."""
 
-    async def judge(self: Any, request: Any, client_address: Any) -> Any:
+    async def judge(self, request, client_address):
         return answer
 
     server = await served(Steps, hooked(verify_request=judge))
@@ -971,10 +947,10 @@ async def test_verify_request_of_any_truth(
     assert errors_logged(caplog) == []
 
 
-async def test_verify_request_can_be_the_peers_undoing(autojump_clock: Any) -> None:
+async def test_verify_request_can_be_the_peers_undoing(autojump_clock):
     """EX-08: a verification that reads may meet what a handler may meet; nobody is to blame."""
 
-    async def password(self: Any, request: Any, client_address: Any) -> bool:
+    async def password(self, request, client_address):
         return await request.recv() == b"swordfish"
 
     timeouts = trioserver.Timeouts(idle=5, handshake=10)
@@ -987,11 +963,11 @@ async def test_verify_request_can_be_the_peers_undoing(autojump_clock: Any) -> N
     assert server.errors == []
 
 
-async def test_handler_never_awaited_because_of_an_error(autojump_clock: Any) -> None:
+async def test_handler_never_awaited_because_of_an_error(autojump_clock):
     """EX-10: an error between construction and await is told as itself."""
     error = ValueError("in between")
 
-    async def finish_request(self: Any, request: Any, client_address: Any) -> None:
+    async def finish_request(self, request, client_address):
         self.RequestHandlerClass(request, client_address, self)
         raise error
 
@@ -1002,7 +978,7 @@ async def test_handler_never_awaited_because_of_an_error(autojump_clock: Any) ->
 # finish() -----------------------------------------------------------------------------
 
 
-def assert_no_rings(error: BaseException | None, above: tuple[BaseException, ...] = ()) -> None:
+def assert_no_rings(error, above=()):
     """No exception leads back to itself, by whatever links."""
     if error is None:
         return
@@ -1011,10 +987,10 @@ def assert_no_rings(error: BaseException | None, above: tuple[BaseException, ...
         assert_no_rings(following, (*above, error))
 
 
-def shown(error: BaseException) -> list[BaseException]:
+def shown(error):
     """The exceptions that a traceback of ``error`` shows, the last one first."""
-    chain: list[BaseException] = []
-    following: BaseException | None = error
+    chain = []
+    following = error
     while following is not None:
         assert following not in chain, "the chain has no end"
         chain.append(following)
@@ -1028,16 +1004,16 @@ def shown(error: BaseException) -> list[BaseException]:
 class Chains:
     """Ways for a handler to raise `FIRST`; its server has the others."""
 
-    async def bare(self: Any) -> None:
+    async def bare(self):
         raise self.server.first
 
-    async def from_none(self: Any) -> None:
+    async def from_none(self):
         raise self.server.first from None
 
-    async def from_a_cause(self: Any) -> None:
+    async def from_a_cause(self):
         raise self.server.first from OSError("other")
 
-    async def handling_another(self: Any) -> None:
+    async def handling_another(self):
         try:
             raise OSError("other")
         except OSError:
@@ -1047,25 +1023,25 @@ class Chains:
 class ChainsToo:
     """Ways for its finish() to raise another."""
 
-    async def bare(self: Any) -> None:
+    async def bare(self):
         raise KeyError("second")
 
-    async def in_steps(self: Any) -> None:
+    async def in_steps(self):
         try:
             raise KeyError("second")
         finally:
             raise OSError("third")
 
-    async def again(self: Any) -> None:
+    async def again(self):
         raise self.server.first
 
-    async def from_it(self: Any) -> None:
+    async def from_it(self):
         raise RuntimeError("second") from self.server.first
 
-    async def in_a_group(self: Any) -> None:
+    async def in_a_group(self):
         raise ExceptionGroup("second", [self.server.first, KeyError("third")])
 
-    async def in_a_group_from_none(self: Any) -> None:
+    async def in_a_group_from_none(self):
         raise ExceptionGroup("second", [self.server.first, KeyError("third")]) from None
 
 
@@ -1087,9 +1063,7 @@ class ChainsToo:
         "the same, from None": (Chains.bare, ChainsToo.in_a_group_from_none, ["second"]),
     },
 )
-async def test_finish_error_is_chained(
-    handle: Any, finish: Any, tells: list[str], autojump_clock: Any
-) -> None:
+async def test_finish_error_is_chained(handle, finish, tells, autojump_clock):
     """EX-01: an error of finish() is shown with the handler's, once, never instead of it."""
     server = memory(handling(handle, finish=finish))
     server.first = ValueError("first")
@@ -1103,13 +1077,13 @@ async def test_finish_error_is_chained(
         assert sorted(str(error).strip("'") for error in shown(told)) == sorted(tells)
 
 
-async def test_finish_flush_after_a_cancellation(autojump_clock: Any, caplog: Any) -> None:
+async def test_finish_flush_after_a_cancellation(autojump_clock, caplog):
     """EX-14: after a cancellation, a last flush to a client that has gone stays quiet."""
 
     class Buffered(trioserver.StreamRequestHandler):
         wbufsize = -1
 
-        async def handle(self) -> None:
+        async def handle(self):
             await self.wfile.write(b"too late")
             await trio.sleep_forever()
 
@@ -1123,7 +1097,7 @@ async def test_finish_flush_after_a_cancellation(autojump_clock: Any, caplog: An
     assert errors_logged(caplog) == []
 
 
-async def polite(self: Any) -> None:
+async def polite(self):
     """A finish() that takes its time, and then says goodbye."""
     await trio.sleep(3)
     await self.wfile.write(b"goodbye")
@@ -1139,8 +1113,8 @@ async def polite(self: Any) -> None:
     },
 )
 async def test_finish_is_shielded_after_a_cancellation(
-    handle: Any, shutdown_at: float, ends_at: float, autojump_clock: Any
-) -> None:
+    handle, shutdown_at, ends_at, autojump_clock
+):
     """EX-05: finish() gives back what setup() took, also in a hurry."""
     server = memory(handling(handle, finish=polite))
     async with server.serving(grace=0):
@@ -1151,7 +1125,7 @@ async def test_finish_is_shielded_after_a_cancellation(
         assert trio.current_time() == ends_at
 
 
-async def test_finish_not_called_when_setup_was_cancelled(autojump_clock: Any) -> None:
+async def test_finish_not_called_when_setup_was_cancelled(autojump_clock):
     """EX-05: setup() that was cancelled did not return, so there is nothing to give back."""
     handler = handling(sleeps, setup=sleeps, finish=Steps.finish)
     server = await served(handler, timeouts=trioserver.Timeouts(request=10))
@@ -1165,25 +1139,25 @@ async def test_finish_not_called_when_setup_was_cancelled(autojump_clock: Any) -
 class Meets:
     """What handlers do that meet something."""
 
-    async def a_receive(self: Any) -> None:
+    async def a_receive(self):
         await self.request.recv()
 
-    async def a_line(self: Any) -> None:
+    async def a_line(self):
         await self.rfile.readline()
 
-    async def ten_bytes(self: Any) -> None:
+    async def ten_bytes(self):
         await self.rfile.readexactly(10)
 
-    async def a_header(self: Any) -> None:
+    async def a_header(self):
         await self.rfile.readuntil(b"\r\n\r\n")
 
-    async def all_input(self: Any) -> None:
+    async def all_input(self):
         await self.rfile.read()
 
-    async def a_send(self: Any) -> None:
+    async def a_send(self):
         await self.wfile.write(b"z" * 40)
 
-    async def an_idle_block(self: Any) -> None:
+    async def an_idle_block(self):
         with self.idle():
             await trio.sleep_forever()
 
@@ -1222,7 +1196,7 @@ FAULTS = {
 }
 
 
-def strict(handler: Any, kind: type[MemoryServer] = Narrow) -> Any:
+def strict(handler, kind=Narrow):
     """A server with every limit that the faults meet."""
     return memory(
         handler,
@@ -1232,7 +1206,7 @@ def strict(handler: Any, kind: type[MemoryServer] = Narrow) -> Any:
     )
 
 
-async def have_fault(server: Any, does: Sequence[Any]) -> trioserver.Connection:
+async def have_fault(server, does):
     """Have a client do its part, and wait until all is over."""
     [client] = await come(server)
     for what in does:
@@ -1244,14 +1218,14 @@ async def have_fault(server: Any, does: Sequence[Any]) -> trioserver.Connection:
     return client
 
 
-def wrapped(depth: int, handle: Callable[[Any], Any]) -> Any:
+def wrapped(depth, handle):
     """``handle``, inside that many nurseries."""
     return in_children(wrapped(depth - 1, handle), sleeps) if depth else handle
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["bare", "group", "nested groups"])
 @pytest.mark.parametrize("name", FAULTS)
-async def test_fault_of_the_peer(name: str, depth: int, autojump_clock: Any, caplog: Any) -> None:
+async def test_fault_of_the_peer(name, depth, autojump_clock, caplog):
     """EX-14: what the peer did has its outcome and one INFO line; no traceback, no handle_error."""
     fault = FAULTS[name]
     caplog.set_level(logging.INFO, logger="trioserver")
@@ -1269,12 +1243,10 @@ async def test_fault_of_the_peer(name: str, depth: int, autojump_clock: Any, cap
 
 @pytest.mark.parametrize("in_a_child", [False, True], ids=["bare", "in a child"])
 @pytest.mark.parametrize("name", FAULTS)
-async def test_finish_error_after_a_fault_of_the_peer(
-    name: str, in_a_child: bool, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_finish_error_after_a_fault_of_the_peer(name, in_a_child, autojump_clock, caplog):
     """EX-14: an error of finish() is told of and is the outcome, however the client has ended."""
 
-    async def fail(self: Any) -> None:
+    async def fail(self):
         raise RuntimeError("finish") from None
 
     fault, finish = FAULTS[name], in_children(fail) if in_a_child else fail
@@ -1289,7 +1261,7 @@ async def test_finish_error_after_a_fault_of_the_peer(
     assert len(requests_logged(caplog)) == 1
 
 
-MODES: dict[str, Callable[[str], Any]] = {
+MODES = {
     "task": lambda name: trioserver.TCPServer(THERE, getattr(handlers, f"Async{name}")),
     "thread": lambda name: trioserver.ThreadingTCPServer(THERE, getattr(handlers, name)),
     "process": lambda name: trioserver.ProcessTCPServer(
@@ -1305,15 +1277,13 @@ MODES: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("name", ["FailsThenFinishes", "MeetsThenFails"])
 @pytest.mark.parametrize("mode", MODES)
-async def test_error_beside_a_fault_of_the_peer(
-    mode: str, name: str, caplog: Any, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_error_beside_a_fault_of_the_peer(mode, name, caplog, capfd):
     """EX-14: the client's end, in handle or finish, hides no error of the other, in any mode."""
     witness, server = Witness(), MODES[mode](name)
     caplog.set_level(logging.INFO, logger="trioserver")
     with trio.fail_after(20):
         if mode == "adopt":
-            serving: Any = adopted(server, observers=[witness])
+            serving = adopted(server, observers=[witness])
         else:
             server.observers = [witness]
             serving = server.serving()
@@ -1333,7 +1303,7 @@ class Rude(trioserver.RequestEnded):
 class Blames:
     """What handlers do that meet something, and raise something."""
 
-    async def both(self: Any) -> None:
+    async def both(self):
         errors = []
         for meets in [Meets.a_receive, Meets.a_send]:
             try:
@@ -1342,29 +1312,29 @@ class Blames:
                 errors.append(error)
         raise ExceptionGroup("both", errors)
 
-    async def both_its_own(self: Any) -> None:
+    async def both_its_own(self):
         try:
             await Meets.a_receive(self)
         except trioserver.IdleTimeout as timeout:
             raise ExceptionGroup("both", [timeout, ValueError("mine")]) from None
 
-    async def translates(self: Any) -> None:
+    async def translates(self):
         try:
             await Meets.ten_bytes(self)
         except EOFError as cause:
             raise ValueError("protocol error") from cause
 
-    async def judges(self: Any) -> None:
+    async def judges(self):
         raise Rude("this is not done", info=self.info)
 
-    async def loses_its_backend(self: Any) -> None:
-        async def rude(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def loses_its_backend(self):
+        async def rude(request, client_address, server):
             request.reset()
 
         async with memory(rude).serving() as backend, await backend.connect() as stream:
             await self.request.sendall(await stream.receive_some())
 
-    async def sends_twice(self: Any) -> None:
+    async def sends_twice(self):
         await Meets.a_send(self)
         await Meets.a_send(self)
 
@@ -1397,13 +1367,13 @@ class Blames:
     },
 )
 async def test_fault_of_somebody(
-    handle: Any,
-    finish: Any,
-    does: Sequence[Any],
-    outcome: str,
-    errors: list[type[Exception]],
-    autojump_clock: Any,
-) -> None:
+    handle,
+    finish,
+    does,
+    outcome,
+    errors,
+    autojump_clock,
+):
     """What is told of is what is not the client's doing alone."""
     server = memory(handling(handle, finish=finish), Narrow)
     async with server.serving():
@@ -1430,18 +1400,18 @@ async def test_fault_of_somebody(
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_fault_of_something_else(error: Exception, autojump_clock: Any) -> None:
+async def test_fault_of_something_else(error, autojump_clock):
     """TO-09, EX-14: an error that looks like the peer's, and is not, is the handler's."""
     server = await harms_nobody(raising(error))
     assert server.witness.outcomes == ["failed", "completed"]
     assert server.errors == [error]
 
 
-async def test_fault_of_another_client(autojump_clock: Any) -> None:
+async def test_fault_of_another_client(autojump_clock):
     """EX-14: a handler that lets out the error of another client's connection has failed."""
     connections = {}
 
-    async def eavesdrop(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def eavesdrop(request, client_address, server):
         connections[request.info.id] = request
         if request.info.id == 1:
             await trio.sleep_forever()
@@ -1463,13 +1433,13 @@ async def test_fault_of_another_client(autojump_clock: Any) -> None:
 class Unprintable(Exception):
     """Cannot be shown."""
 
-    def __str__(self) -> str:
+    def __str__(self):
         raise ValueError("no words")
 
     __repr__ = __str__
 
 
-async def test_unprintable_exception(autojump_clock: Any, caplog: Any) -> None:
+async def test_unprintable_exception(autojump_clock, caplog):
     """EX-12: an exception whose own __str__ raises is told of by its name."""
     server = await harms_nobody(raising(Unprintable()), MemoryServer)
     assert server.witness.records[0].outcome == "failed"
@@ -1480,12 +1450,12 @@ async def test_unprintable_exception(autojump_clock: Any, caplog: Any) -> None:
 class Broken(logging.Handler):
     """Raises whatever is logged."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record):
         raise OSError("the disk is full")
 
 
 @contextmanager
-def logging_to(*handlers: logging.Handler) -> Iterator[None]:
+def logging_to(*handlers):
     """The library logs to these handlers alone, and not to pytest's, which keep what they get."""
     logger = logging.getLogger("trioserver")
     before = logger.handlers
@@ -1515,9 +1485,7 @@ closed.close()
         "with stderr gone, too": (MemoryServer, [], None),
     },
 )
-async def test_log_that_cannot_be_written(
-    kind: Any, handlers: Any, stderr: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_log_that_cannot_be_written(kind, handlers, stderr, autojump_clock, monkeypatch):
     """EX-12: errors that nobody can be told of harm nobody."""
     monkeypatch.setattr(sys, "stderr", stderr)
     with logging_to(*handlers):
@@ -1534,31 +1502,31 @@ class Kept(Exception):
 class Keeps:
     """What handlers do whose requests are collected."""
 
-    async def returns(self: Any) -> None:
+    async def returns(self):
         pass
 
-    async def fails(self: Any) -> None:
+    async def fails(self):
         raise Kept
 
-    async def fails_in_a_child(self: Any) -> None:
+    async def fails_in_a_child(self):
         await in_children(Keeps.fails, sleeps)(self)
 
-    async def fails_in_finish_too(self: Any) -> None:
+    async def fails_in_finish_too(self):
         self.fails_in_finish = True
         raise Kept
 
-    async def is_cancelled(self: Any) -> None:
+    async def is_cancelled(self):
         self.cancel_scope.cancel(reason="enough")
         await trio.sleep_forever()
 
-    async def fails_when_cancelled(self: Any) -> None:
+    async def fails_when_cancelled(self):
         try:
             await Keeps.is_cancelled(self)
         finally:
             raise Kept
 
 
-CYCLES: dict[str, tuple[Any, Sequence[Any]]] = {
+CYCLES = {
     **{name: (handle, []) for name, handle in vars(Keeps).items() if not name.startswith("_")},
     **{
         name: (fault.handle, fault.client)
@@ -1569,7 +1537,7 @@ CYCLES: dict[str, tuple[Any, Sequence[Any]]] = {
 
 
 @contextmanager
-def nothing_is_collected() -> Iterator[None]:
+def nothing_is_collected():
     """Without the collector of cycles, what is in one stays."""
     gc.collect()
     gc.disable()
@@ -1580,7 +1548,7 @@ def nothing_is_collected() -> Iterator[None]:
         gc.enable()
 
 
-def found_in_cycles() -> list[str]:
+def found_in_cycles():
     """What the collector would have to find: the library's objects."""
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -1597,18 +1565,18 @@ class NarrowAndQuiet(MemoryServer):
 
 
 @pytest.mark.parametrize("name", CYCLES)
-async def test_ended_request_is_collected_at_once(name: str, autojump_clock: Any) -> None:
+async def test_ended_request_is_collected_at_once(name, autojump_clock):
     """EX-13: no cycle keeps a handler or its connection, however the request ended."""
     handle, does = CYCLES[name]
-    refs: list[weakref.ref[Any]] = []
+    refs = []
 
-    class Handler(handling(handle)):  # type: ignore[misc]
+    class Handler(handling(handle)):
         fails_in_finish = False
 
-        async def setup(self) -> None:
+        async def setup(self):
             refs.extend([weakref.ref(self), weakref.ref(self.request)])
 
-        async def finish(self) -> None:
+        async def finish(self):
             if self.fails_in_finish:
                 raise Kept
             await super().finish()
@@ -1622,7 +1590,7 @@ async def test_ended_request_is_collected_at_once(name: str, autojump_clock: Any
             await client.aclose()
 
 
-async def test_ended_requests_of_sockets_are_collected_at_once() -> None:
+async def test_ended_requests_of_sockets_are_collected_at_once():
     """EX-13: the same on real sockets, for an answer, an error and a reset."""
     server = trioserver.TCPServer(THERE, Increment)
     with trio.fail_after(10), nothing_is_collected():
@@ -1639,11 +1607,11 @@ async def test_ended_requests_of_sockets_are_collected_at_once() -> None:
             assert found_in_cycles() == []
 
 
-async def test_reported_error_is_collected_at_once(autojump_clock: Any) -> None:
+async def test_reported_error_is_collected_at_once(autojump_clock):
     """EX-13: when the log is written, the error itself is gone, with its traceback and frames."""
-    refs: list[weakref.ref[Any]] = []
+    refs = []
 
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def fail(request, client_address, server):
         error = Kept("oops")
         refs.append(weakref.ref(error))
         try:
@@ -1659,11 +1627,11 @@ async def test_reported_error_is_collected_at_once(autojump_clock: Any) -> None:
             assert [ref() for ref in refs] == [None]
 
 
-async def test_finish_is_ordinary_code_otherwise(autojump_clock: Any) -> None:
+async def test_finish_is_ordinary_code_otherwise(autojump_clock):
     """EX-05: after a handle() that returned, finish() has the time of the request and no more."""
 
     class Endless(trioserver.BaseRequestHandler):
-        async def finish(self) -> None:
+        async def finish(self):
             await trio.sleep_forever()
 
     timeouts = trioserver.Timeouts(request=10)

@@ -1,16 +1,11 @@
 """Clients that misbehave: they vanish, trickle, flood, stall and lie, and harm nobody else."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import random
 import socket
 import struct
 import tracemalloc
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -31,7 +26,7 @@ from support.scenes import (
     sleep,
     table,
 )
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Connection, Limits, Timeouts
@@ -46,23 +41,23 @@ class Ends(Witness):
 
     _changed: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
-    def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
+    def request_finished(self, info, outcome, record):
         super().request_finished(info, outcome, record)
         self._changed.unpark_all()
 
-    async def of(self, count: int) -> None:
+    async def of(self, count):
         """Wait until that many requests have ended."""
         while len(self.records) < count:
             await self._changed.park()
 
 
-def vanish(client: socket.socket) -> None:
+def vanish(client):
     """Close so that the peer is reset."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 
 
-async def ask(address: Any, request: bytes = b"hello\n") -> bytes:
+async def ask(address, request=b"hello\n"):
     """What a well-behaved client gets for a request, up to the end."""
     with plain_client(address) as client:
         client.sendall(request)
@@ -71,7 +66,7 @@ async def ask(address: Any, request: bytes = b"hello\n") -> bytes:
 
 
 @pytest.fixture
-def nothing_is_logged() -> Iterator[None]:
+def nothing_is_logged():
     """Neither an error nor a warning."""
     with logged() as log:
         yield
@@ -89,7 +84,7 @@ leave, talk = does(Connection.recv), does(bytes(50_000_000))
     "says", [b"", b"half a li", b"hello\nhello\n"], ids=["nothing", "half", "lines"]
 )
 @pytest.mark.usefixtures("nothing_stays_open", "nothing_is_logged")
-async def test_clients_that_connect_and_vanish(says: bytes, unix: bool, folder: Path) -> None:
+async def test_clients_that_connect_and_vanish(says, unix, folder):
     """CM-01: after 500 clients that reset their connections, everything is as before.
 
     Over a Unix socket, leaving unread input behind is a reset.
@@ -119,22 +114,22 @@ async def test_clients_that_connect_and_vanish(says: bytes, unix: bool, folder: 
     assert set(ends.outcomes) <= {"completed", "disconnected"}
 
 
-async def test_clients_that_vanish_in_setup() -> None:
+async def test_clients_that_vanish_in_setup():
     """CM-19: clients that reset while `setup` runs have their `finish` run, once each."""
     calls = []
 
     class Slow(trioserver.StreamRequestHandler):
-        async def setup(self) -> None:
+        async def setup(self):
             calls.append("setup")
             if calls.count("setup") == 100:
                 everybody_here.set()
             await everybody_gone.wait()
 
-        async def handle(self) -> None:
+        async def handle(self):
             calls.append("handle")
             await self.rfile.readline()
 
-        async def finish(self) -> None:
+        async def finish(self):
             calls.append("finish")
 
     everybody_here, everybody_gone, ends = trio.Event(), trio.Event(), Ends()
@@ -150,7 +145,7 @@ async def test_clients_that_vanish_in_setup() -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_logged")
-async def test_client_that_vanishes_mid_reply() -> None:
+async def test_client_that_vanishes_mid_reply():
     """CM-13: a client that closes with a large reply unread ends its request quietly."""
     ends = Ends()
     async with running(on_tcp(talk, observers=[ends])) as address:
@@ -161,7 +156,7 @@ async def test_client_that_vanishes_mid_reply() -> None:
 
 
 @pytest.mark.usefixtures("nothing_stays_open", "nothing_is_logged")
-async def test_clients_that_close_while_the_server_does() -> None:
+async def test_clients_that_close_while_the_server_does():
     """CM-17: 1000 connections that both sides close in one instant have one record each."""
     ends = Ends()
     async with in_memory(leave, observers=[ends]).serving() as server:
@@ -196,9 +191,7 @@ all_protocols = table(("handler", "sent", "reply"), PROTOCOLS)
 
 @all_protocols
 @pytest.mark.parametrize(("piece", "capacity"), [(1000, 1000), (1, 1000), (1000, 1)])
-async def test_request_in_single_bytes(
-    handler: Any, sent: bytes, reply: bytes, piece: int, capacity: int, autojump_clock: MockClock
-) -> None:
+async def test_request_in_single_bytes(handler, sent, reply, piece, capacity, autojump_clock):
     """CM-04: a request that comes byte by byte has the reply of one that comes at once.
 
     Nor does it matter when the network holds a single byte in each direction.
@@ -209,7 +202,7 @@ async def test_request_in_single_bytes(
 
 
 @all_protocols
-async def test_request_in_single_segments(handler: Any, sent: bytes, reply: bytes) -> None:
+async def test_request_in_single_segments(handler, sent, reply):
     """CM-04: over TCP, one byte a segment."""
     async with running(on_tcp(handler)) as address:
         with plain_client(address) as client:
@@ -222,15 +215,15 @@ async def test_request_in_single_segments(handler: Any, sent: bytes, reply: byte
 
 
 class Greeted(trioserver.StreamRequestHandler):
-    async def setup(self) -> None:
+    async def setup(self):
         await self.rfile.readline()
 
-    async def finish(self) -> None:
+    async def finish(self):
         raise AssertionError("not set up")
 
 
 class Careful(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.wfile.write(b"<%s>" % line)
         assert [await self.rfile.readline() for _ in range(3)] == [b""] * 3
@@ -238,7 +231,7 @@ class Careful(trioserver.StreamRequestHandler):
 
 
 class TalksOn(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         for _ in range(2):
             with pytest.raises(trioserver.WriteTimeout):
                 await self.wfile.write(bytes(1_000_000))
@@ -297,7 +290,7 @@ STUCK = Visit(reads_from=99)
         .beside(Visit({1: ASKS}, comes_at=1).gives(b"HELLO\n", 1)),
     }
 )
-async def test_nobody_else_is_harmed(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_nobody_else_is_harmed(scene, autojump_clock):
     """Each is ended as its protocol, or a limit, says; nobody spins, and nothing is logged."""
     with counted() as steps:
         await scene.play()
@@ -310,12 +303,12 @@ class Steps(trio.abc.Instrument):
 
     count: int = 0
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+    def after_task_step(self, task):
         self.count += 1
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[Steps]:
+def counted():
     """Count the steps of a block."""
     steps = Steps()
     trio.lowlevel.add_instrument(steps)
@@ -327,7 +320,7 @@ def counted() -> Iterator[Steps]:
 
 
 @pytest.mark.usefixtures("nothing_is_logged")
-async def test_line_without_end() -> None:
+async def test_line_without_end():
     """CM-05: a gigabyte without a newline is cut at the limit; memory stays flat."""
     chunk, sent = bytes(65_536), 0
     async with in_memory(observers=[ends := Ends()]).serving() as server:
@@ -347,7 +340,7 @@ async def test_line_without_end() -> None:
     assert peak < 1_000_000
 
 
-async def test_line_without_end_over_tcp() -> None:
+async def test_line_without_end_over_tcp():
     """CM-05: the same over TCP, where the client's kernel holds some more."""
     async with running(on_tcp(observers=[ends := Ends()])) as address:
         with plain_client(address) as client, pytest.raises(ConnectionError):
@@ -359,7 +352,7 @@ async def test_line_without_end_over_tcp() -> None:
 
 @pytest.mark.parametrize("handler", [Upper, Framed, Delimited])
 @pytest.mark.usefixtures("nothing_is_logged")
-async def test_garbage(handler: Any) -> None:
+async def test_garbage(handler):
     """CM-11: random bytes of any length end as a protocol says, never as an error of the server."""
     rng = random.Random(11)
     async with in_memory(handler, observers=[ends := Ends()]).serving() as server:
@@ -375,20 +368,20 @@ async def test_garbage(handler: Any) -> None:
     assert set(ends.outcomes) <= {"completed", "disconnected", "refused"}
 
 
-async def drop_all(client: trio.abc.ReceiveStream) -> None:
+async def drop_all(client):
     """Read, and throw away."""
     with contextlib.suppress(trio.BrokenResourceError):
         await read_to_end(client)
 
 
-async def test_pipelined_requests() -> None:
+async def test_pipelined_requests():
     """CM-16: requests in one segment are answered one by one, in order, without loss."""
     lines = b"".join(b"line %d\n" % number for number in range(1000))
     async with running(on_tcp()) as address:
         assert await ask(address, lines) == lines.upper()
 
 
-async def test_more_clients_than_the_queue_holds() -> None:
+async def test_more_clients_than_the_queue_holds():
     """CM-18: clients who find no place in the kernel's queue do not touch those who are served."""
     server = on_tcp(limits=Limits(requests=1), request_queue_size=3)
     with contextlib.ExitStack() as open_clients:
@@ -406,7 +399,7 @@ async def test_more_clients_than_the_queue_holds() -> None:
             server.shutdown(grace=0)
 
 
-async def test_client_that_is_refused_and_goes_on() -> None:
+async def test_client_that_is_refused_and_goes_on():
     """CM-01: a client that ignores its reset and comes back a hundred times is reset each time."""
     server = on_tcp(hold, limits=Limits(requests=1, when_full="refuse"))
     async with running(server) as address:
@@ -424,12 +417,12 @@ async def test_client_that_is_refused_and_goes_on() -> None:
 # They do not read ----------------------------------------------------------------
 
 
-async def test_client_that_has_said_everything() -> None:
+async def test_client_that_has_said_everything():
     """CM-06: a client that ends its output gets the whole of a large reply."""
     reply = random.Random(6).randbytes(5_000_000)
 
     class Talk(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             assert await self.rfile.read() == b"hello\n"
             await self.wfile.write(reply)
 
@@ -437,7 +430,7 @@ async def test_client_that_has_said_everything() -> None:
         assert await ask(address) == reply
 
 
-async def test_client_with_a_closed_window() -> None:
+async def test_client_with_a_closed_window():
     """CM-10: a TCP client with a tiny buffer that never reads is cut, and stopping is prompt."""
     server = on_tcp(talk, timeouts=Timeouts(write=0.3), observers=[ends := Ends()])
     with trio.fail_after(5):

@@ -1,13 +1,11 @@
 """The life of a server: built, bound, serving, shut down, closed, and built upon again."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import math
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +22,6 @@ import trioserver
 from trioserver.testing import (
     MemoryListener,
     MemoryServer,
-    Trial,
     open_descriptors,
     sweep,
 )
@@ -40,20 +37,20 @@ class OopsError(Exception):
 OOPS, EXIT = OopsError(), SystemExit(3)
 
 
-async def nothing(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def nothing(request, client_address, server):
     """Ends at once."""
 
 
-async def shut_down(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def shut_down(request, client_address, server):
     """Shuts its own server down, then says so."""
     server.shutdown()
     await request.send_all(b"done")
 
 
-def taking(seconds: float) -> Any:
+def taking(seconds):
     """A handler that takes so long."""
 
-    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         await trio.sleep(seconds)
 
     return handler
@@ -62,17 +59,17 @@ def taking(seconds: float) -> Any:
 class HasNotes(MemoryServer):
     notes: list[str] = attrs.field(factory=list)
 
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         answer = super().get_request(listener)
         if answer is not None:
             self.notes.append("get_request")
         return answer
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         """Leave it out of the log."""
 
 
-Noted: Any = noting(
+Noted = noting(
     HasNotes,
     [
         *[*START_HOOKS, "verify_request", "process_request", "finish_request", "handle_error"],
@@ -84,20 +81,20 @@ Noted: Any = noting(
 
 
 class NotingHandler(trioserver.BaseRequestHandler):
-    async def setup(self) -> None:
+    async def setup(self):
         self.server.notes.append("setup")
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.server.notes.append("handle")
 
-    async def finish(self) -> None:
+    async def finish(self):
         self.server.notes.append("finish")
 
 
 class TwoListeners(MemoryServer):
     """Listens in two places."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.places = [MemoryListener(("memory", 1)), MemoryListener(("memory", 2))]
         return self.places
 
@@ -107,12 +104,12 @@ class SlowToBind(MemoryServer):
 
     may_bind: trio.Event = attrs.field(factory=trio.Event)
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         await self.may_bind.wait()
         return await super().server_bind()
 
 
-async def shut_down_at(server: Any, instant: float) -> None:
+async def shut_down_at(server, instant):
     """Shut a server down then, whose clients were all seen to until then."""
     await trio.sleep_until(instant)
     server.shutdown()
@@ -121,27 +118,27 @@ async def shut_down_at(server: Any, instant: float) -> None:
 class Does:
     """What a hook does."""
 
-    async def raises(self: Any) -> Any:
+    async def raises(self):
         raise OOPS
 
-    async def sleeps(self: Any) -> Any:
+    async def sleeps(self):
         await trio.sleep_forever()
 
-    async def takes_a_second(self: Any) -> Any:
+    async def takes_a_second(self):
         await trio.sleep(1)
 
-    async def stops_after_a_second(self: Any) -> Any:
+    async def stops_after_a_second(self):
         if trio.current_time() >= 1:
             self.shutdown()
 
-    async def binds_nothing(self: Any) -> Any:
+    async def binds_nothing(self):
         return []
 
 
 # Building --------------------------------------------------------------------
 
 
-def test_building_does_no_io() -> None:
+def test_building_does_no_io():
     """LC-01: building a server opens no descriptor and starts no thread."""
     before = open_descriptors(), threading.active_count()
     servers = [
@@ -152,7 +149,7 @@ def test_building_does_no_io() -> None:
     assert [server.socket for server in servers] == [None, None]
 
 
-async def test_server_runs_again_after_it_was_closed() -> None:
+async def test_server_runs_again_after_it_was_closed():
     """LC-01: the same server runs twice in a row, with a report for each run."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     for _ in range(2):
@@ -169,9 +166,7 @@ async def test_server_runs_again_after_it_was_closed() -> None:
         *(("being bound", method) for method in ["serve_forever", "handle_request"]),
     ],
 )
-async def test_serving_twice_at_once_is_an_error(
-    state: str, second: str, autojump_clock: Any
-) -> None:
+async def test_serving_twice_at_once_is_an_error(state, second, autojump_clock):
     """LC-01: who serves, or is being bound, cannot be served again; the first run goes on."""
     server = memory(Upper, SlowToBind)
     async with trio.open_nursery() as nursery:
@@ -187,7 +182,7 @@ async def test_serving_twice_at_once_is_an_error(
         server.shutdown()
 
 
-async def test_evolved_copies_run_side_by_side() -> None:
+async def test_evolved_copies_run_side_by_side():
     """LC-01: copies of one server run at the same time, each with an address of its own."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     twin = server.evolve()
@@ -199,7 +194,7 @@ async def test_evolved_copies_run_side_by_side() -> None:
 # Starting --------------------------------------------------------------------
 
 
-async def test_start_returns_once_clients_are_let_in(autojump_clock: Any) -> None:
+async def test_start_returns_once_clients_are_let_in(autojump_clock):
     """`nursery.start` returns the server, and a client that connects right then is served."""
     server = memory(Upper)
     async with trio.open_nursery() as nursery:
@@ -211,12 +206,12 @@ async def test_start_returns_once_clients_are_let_in(autojump_clock: Any) -> Non
 
 
 @pytest.mark.parametrize("hook", START_HOOKS)
-async def test_error_before_started_leaves_start_bare(hook: str, autojump_clock: Any) -> None:
+async def test_error_before_started_leaves_start_bare(hook, autojump_clock):
     """What a hook raises before the server listens is that very object; it can be served later."""
     error = OopsError()
     errors = [error]
 
-    async def fails_once(self: MemoryServer) -> Any:
+    async def fails_once(self):
         if errors:
             raise errors.pop()
         return await getattr(MemoryServer, hook)(self)
@@ -229,17 +224,17 @@ async def test_error_before_started_leaves_start_bare(hook: str, autojump_clock:
         assert await ask(server) == b"HELLO\n"
 
 
-async def test_second_listener_that_cannot_listen_closes_the_first() -> None:
+async def test_second_listener_that_cannot_listen_closes_the_first():
     """LC-03: when one of several listeners cannot listen, none is left open."""
 
     class CannotListen(MemoryListener):
-        def listen(self, backlog: int) -> None:
+        def listen(self, backlog):
             raise OSError(errno.EADDRINUSE, "taken")
 
     listeners = [MemoryListener(("memory", 1)), CannotListen(("memory", 2))]
 
     class Server(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             return listeners
 
     with pytest.raises(OSError, match="memory:2") as caught:
@@ -248,11 +243,11 @@ async def test_second_listener_that_cannot_listen_closes_the_first() -> None:
     assert [listener.closed for listener in listeners] == [True, True]
 
 
-async def test_server_bind_that_fails_after_binding() -> None:
+async def test_server_bind_that_fails_after_binding():
     """LC-03: an override of `server_bind` that fails when the socket is bound leaves none open."""
 
     class NeedsMore(trioserver.TCPServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             await super().server_bind()
             raise OopsError
 
@@ -264,7 +259,7 @@ async def test_server_bind_that_fails_after_binding() -> None:
     assert open_descriptors() == before
 
 
-async def test_start_in_a_cancelled_scope_leaves_nothing() -> None:
+async def test_start_in_a_cancelled_scope_leaves_nothing():
     """LC-13: served in a scope that is cancelled already, a server returns and is not bound."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     before = open_descriptors()
@@ -282,21 +277,21 @@ async def test_start_in_a_cancelled_scope_leaves_nothing() -> None:
 class TooEarly:
     """When a server is shut down before it serves."""
 
-    async def before_its_first_run(self: Any, nursery: trio.Nursery) -> None:
+    async def before_its_first_run(self, nursery):
         self.shutdown()
         await nursery.start(self.serve_forever)
 
-    async def by_a_thread_that_knows_of_no_trio(self: Any, nursery: trio.Nursery) -> None:
+    async def by_a_thread_that_knows_of_no_trio(self, nursery):
         thread = threading.Thread(target=self.shutdown)
         thread.start()
         thread.join()
         await nursery.start(self.serve_forever)
 
-    async def in_the_tick_of_its_start(self: Any, nursery: trio.Nursery) -> None:
+    async def in_the_tick_of_its_start(self, nursery):
         nursery.start_soon(self.serve_forever)
         self.shutdown()
 
-    async def while_it_binds(self: Any, nursery: trio.Nursery) -> None:
+    async def while_it_binds(self, nursery):
         self.may_bind = trio.Event()
         nursery.start_soon(nursery.start, self.serve_forever)
         await wait_all_tasks_blocked()
@@ -305,7 +300,7 @@ class TooEarly:
 
 
 @pytest.mark.parametrize("when", [name for name in vars(TooEarly) if not name.startswith("_")])
-async def test_shutdown_before_serving(when: str, autojump_clock: Any) -> None:
+async def test_shutdown_before_serving(when, autojump_clock):
     """Shut down too early, a server reports ready and ends at once; just that run."""
     server = memory(Upper, SlowToBind)
     server.may_bind.set()
@@ -316,24 +311,24 @@ async def test_shutdown_before_serving(when: str, autojump_clock: Any) -> None:
         assert await ask(server) == b"HELLO\n"
 
 
-def stuck_in(hook: str) -> Any:
+def stuck_in(hook):
     """A server whose ``hook`` has done its part, and never returns."""
 
-    async def waits(self: MemoryServer) -> None:
+    async def waits(self):
         await getattr(MemoryServer, hook)(self)
         await trio.sleep_forever()
 
     return memory(Upper, type("Stuck", (MemoryServer,), {hook: waits}))
 
 
-async def its_block(server: MemoryServer) -> trioserver.ShutdownReport:
+async def its_block(server):
     """Serve in the server's own block."""
     async with server:
         assert server.sockets == ()
         return await server.serve_forever()
 
 
-async def serving_block(server: MemoryServer) -> trioserver.ShutdownReport:
+async def serving_block(server):
     """Serve in the background of a block."""
     async with server.serving():
         pass
@@ -343,9 +338,7 @@ async def serving_block(server: MemoryServer) -> trioserver.ShutdownReport:
 @pytest.mark.parametrize("hook", START_HOOKS)
 @pytest.mark.parametrize("serve", [MemoryServer.serve_forever, its_block, serving_block])
 @pytest.mark.parametrize("when", ["before", "meanwhile", "closed meanwhile"])
-async def test_shutdown_bounds_the_start(
-    hook: str, serve: Any, when: str, autojump_clock: Any
-) -> None:
+async def test_shutdown_bounds_the_start(hook, serve, when, autojump_clock):
     """What a server waits for before it serves has the grace, and not longer.
 
     It reports ready and ends in order; nobody was told of a listener, and none is left.
@@ -354,7 +347,7 @@ async def test_shutdown_bounds_the_start(
     server.timeouts = trioserver.Timeouts(shutdown=1)
     reports = []
 
-    async def serves() -> None:
+    async def serves():
         reports.append(await serve(server))
 
     with trio.fail_after(60):
@@ -375,11 +368,11 @@ async def test_shutdown_bounds_the_start(
         assert server.listener.closed
 
 
-async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: Any) -> None:
+async def test_grace_of_a_drain_that_began_while_binding(autojump_clock):
     """It is one: what the binding took of it nobody has again."""
 
     class Slow(MemoryServer):
-        async def server_activate(self) -> None:
+        async def server_activate(self):
             await super().server_activate()
             self.listener.connect_now()
             await trio.sleep(3)
@@ -394,7 +387,7 @@ async def test_grace_of_a_drain_that_began_while_binding(autojump_clock: Any) ->
     assert len(report.cancelled) == 1
 
 
-async def test_handle_request_after_a_start_that_was_cut(autojump_clock: Any) -> None:
+async def test_handle_request_after_a_start_that_was_cut(autojump_clock):
     """It returns at once, as after every shutdown."""
     server = stuck_in("server_bind")
     server.shutdown(0)
@@ -403,14 +396,14 @@ async def test_handle_request_after_a_start_that_was_cut(autojump_clock: Any) ->
     assert trio.current_time() == 0
 
 
-async def test_name_that_is_not_resolved(autojump_clock: Any) -> None:
+async def test_name_that_is_not_resolved(autojump_clock):
     """A look-up that takes for ever is given up with the grace."""
 
     class Deaf(trio.abc.HostnameResolver):
-        async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        async def getaddrinfo(self, *arguments, **options):
             await trio.sleep_forever()
 
-        async def getnameinfo(self, *arguments: Any) -> Any:
+        async def getnameinfo(self, *arguments):
             raise NotImplementedError
 
     trio.socket.set_custom_hostname_resolver(Deaf())
@@ -423,7 +416,7 @@ async def test_name_that_is_not_resolved(autojump_clock: Any) -> None:
     assert trio.current_time() == 2
 
 
-async def test_shutdown_after_the_end_does_nothing(autojump_clock: Any) -> None:
+async def test_shutdown_after_the_end_does_nothing(autojump_clock):
     """After a run, and in the tick of its end, it is too late for it and too early for the next."""
     server = memory(Upper)
     async with trio.open_nursery() as nursery:
@@ -438,15 +431,15 @@ async def test_shutdown_after_the_end_does_nothing(autojump_clock: Any) -> None:
         assert await ask(server) == b"HELLO\n"
 
 
-async def test_shutdown_and_close_from_two_tasks_at_once(autojump_clock: Any) -> None:
+async def test_shutdown_and_close_from_two_tasks_at_once(autojump_clock):
     """LC-05: stopped by two tasks at once, a server ends once, with one report for everybody."""
     server = memory(hold)
-    reports: list[trioserver.ShutdownReport] = []
+    reports = []
 
-    async def note(wait: Callable[[], Awaitable[Any]]) -> None:
+    async def note(wait):
         reports.append(await wait())
 
-    async def stop() -> None:
+    async def stop():
         assert server.shutdown(2) is None
         assert server.draining
         assert len(server.requests) == 1
@@ -470,9 +463,7 @@ async def test_shutdown_and_close_from_two_tasks_at_once(autojump_clock: Any) ->
 
 
 @pytest.mark.parametrize("graces", [(5, 2), (2, 5)])
-async def test_shutdown_twice_before_serving_keeps_the_earlier_deadline(
-    graces: tuple[float, float], autojump_clock: Any
-) -> None:
+async def test_shutdown_twice_before_serving_keeps_the_earlier_deadline(graces, autojump_clock):
     """Before the first run, too, the earlier of two deadlines holds."""
     server = memory(hold)
     for grace in graces:
@@ -485,7 +476,7 @@ async def test_shutdown_twice_before_serving_keeps_the_earlier_deadline(
     ("grace", "kind"),
     [(-1, ValueError), (math.nan, ValueError), ("soon", TypeError), (True, TypeError)],
 )
-async def test_wrong_grace(grace: Any, kind: type[Exception]) -> None:
+async def test_wrong_grace(grace, kind):
     """A wrong grace is refused by name: nothing is shut down, and no block is entered."""
     server = memory(Upper)
     with pytest.raises(kind, match="grace"):
@@ -501,10 +492,10 @@ EVENTS = ["server_listening", "request_started", "request_finished", "draining"]
 
 
 @pytest.mark.parametrize("where", ["block", *EVENTS])
-async def test_shutdown_serves_who_has_come(where: str, autojump_clock: Any) -> None:
+async def test_shutdown_serves_who_has_come(where, autojump_clock):
     """Shut down in its block, or in any event of an observer, it serves who had come by then."""
 
-    def shut(*facts: object) -> None:
+    def shut(*facts):
         server.shutdown()
 
     observers = [SimpleNamespace(**{where: shut})] if where in EVENTS else []
@@ -521,12 +512,12 @@ async def test_shutdown_serves_who_has_come(where: str, autojump_clock: Any) -> 
 # The end ---------------------------------------------------------------------
 
 
-async def test_wait_closed_before_serving(autojump_clock: Any) -> None:
+async def test_wait_closed_before_serving(autojump_clock):
     """Whoever waits for a bound server that does not serve yet waits for the end of its run."""
     server = memory(Upper)
     waited = trio.Event()
 
-    async def wait() -> None:
+    async def wait():
         await server.wait_closed()
         waited.set()
 
@@ -540,18 +531,18 @@ async def test_wait_closed_before_serving(autojump_clock: Any) -> None:
     assert waited.is_set()
 
 
-async def test_wait_closed_without_a_run_is_an_error(autojump_clock: Any) -> None:
+async def test_wait_closed_without_a_run_is_an_error(autojump_clock):
     """Before the first run, in a bind that fails, and after it, there is nothing to wait for."""
 
     class CannotBind(SlowToBind):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             await super().server_bind()
             raise error
 
     error = OopsError()
     server = memory(Upper, CannotBind)
 
-    async def wait() -> None:
+    async def wait():
         with pytest.raises(RuntimeError, match="has not been run"):
             await server.wait_closed()
 
@@ -565,17 +556,17 @@ async def test_wait_closed_without_a_run_is_an_error(autojump_clock: Any) -> Non
     await wait()
 
 
-async def waits_for_itself(server: Any, method: str) -> None:
+async def waits_for_itself(server, method):
     """Call what would wait for the caller, which is told."""
     with pytest.raises(RuntimeError, match="wait for itself"):
         await getattr(server, method)()
 
 
 @pytest.mark.parametrize("method", ["wait_closed", "server_close"])
-async def test_waiting_in_its_own_request_is_an_error(method: str, autojump_clock: Any) -> None:
+async def test_waiting_in_its_own_request_is_an_error(method, autojump_clock):
     """A request that waits for its own server is told, also from a nursery of its own."""
 
-    async def handler(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         await waits_for_itself(server, method)
         async with trio.open_nursery() as outer, trio.open_nursery() as inner:
             outer.start_soon(waits_for_itself, server, method)
@@ -590,13 +581,11 @@ async def test_waiting_in_its_own_request_is_an_error(method: str, autojump_cloc
     assert server.witness.outcomes == ["completed"]
 
 
-async def test_wait_closed_in_a_stubborn_request_is_an_error(
-    autojump_clock: Any, caplog: Any
-) -> None:
+async def test_wait_closed_in_a_stubborn_request_is_an_error(autojump_clock, caplog):
     """A request that outlived its cancellation, and all patience with it, is told as well."""
     told = []
 
-    async def outlast(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def outlast(request, client_address, server):
         with trio.CancelScope(shield=True):
             await trio.sleep(60)
             with trio.move_on_after(60):
@@ -609,10 +598,10 @@ async def test_wait_closed_in_a_stubborn_request_is_an_error(
     assert told == [True]
 
 
-async def test_wait_closed_in_a_request_of_another_server(autojump_clock: Any) -> None:
+async def test_wait_closed_in_a_request_of_another_server(autojump_clock):
     """A request may wait for another server than its own."""
 
-    async def stop(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def stop(request, client_address, server):
         other.shutdown()
         await other.wait_closed()
         await request.send_all(b"stopped")
@@ -622,7 +611,7 @@ async def test_wait_closed_in_a_request_of_another_server(autojump_clock: Any) -
         assert await ask(server, b"") == b"stopped"
 
 
-async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock: Any) -> None:
+async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock):
     """Who stops waiting stops nothing else."""
     server = memory(Upper)
     async with server.serving():
@@ -632,7 +621,7 @@ async def test_wait_closed_cancelled_leaves_the_server_alone(autojump_clock: Any
         assert server.snapshot().state == "serving"
 
 
-async def test_listener_that_fails_ends_the_server(autojump_clock: Any) -> None:
+async def test_listener_that_fails_ends_the_server(autojump_clock):
     """LC-09: a listener that breaks closes the other one, and its very error is raised, bare."""
     server = memory(hold, TwoListeners)
     broken = OSError(errno.EBADF, "broken")
@@ -647,11 +636,11 @@ async def test_listener_that_fails_ends_the_server(autojump_clock: Any) -> None:
     assert trio.current_time() == 0
 
 
-async def test_handler_leaves_tasks_behind(autojump_clock: Any) -> None:
+async def test_handler_leaves_tasks_behind(autojump_clock):
     """LC-08: a connection stays until the tasks of its handler's own nursery have ended."""
 
-    async def tell_later(request: trioserver.Connection, client: Any, server: Any) -> None:
-        async def later() -> None:
+    async def tell_later(request, client, server):
+        async def later():
             await trio.sleep(5)
             await request.send_all(b"later")
 
@@ -664,17 +653,17 @@ async def test_handler_leaves_tasks_behind(autojump_clock: Any) -> None:
     assert trio.current_time() == 5
 
 
-async def test_tasks_of_a_handler_end_with_the_server(autojump_clock: Any) -> None:
+async def test_tasks_of_a_handler_end_with_the_server(autojump_clock):
     """LC-08: the tasks of a handler's nursery are cancelled with their request, and waited for."""
     ends = []
 
-    async def background() -> None:
+    async def background():
         try:
             await trio.sleep_forever()
         finally:
             ends.append(trio.current_time())
 
-    async def busy(request: trioserver.Connection, client: Any, server: Any) -> None:
+    async def busy(request, client, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(background)
             nursery.start_soon(background)
@@ -685,12 +674,12 @@ async def test_tasks_of_a_handler_end_with_the_server(autojump_clock: Any) -> No
     assert ends == [3, 3]
 
 
-async def test_servers_do_not_touch_each_other() -> None:
+async def test_servers_do_not_touch_each_other():
     """LC-12: of two servers in one Trio run and one in another thread's, each stops alone."""
     listening = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
-    def tell(addresses: Any) -> None:
+    def tell(addresses):
         token.run_sync_soon(listening.set)
 
     first, second = (trioserver.TCPServer(LOOPBACK, Upper) for _ in range(2))
@@ -713,7 +702,7 @@ async def test_servers_do_not_touch_each_other() -> None:
                     assert await read_to_end(stream) == b""
 
 
-async def test_restart_on_one_port_under_clients() -> None:
+async def test_restart_on_one_port_under_clients():
     """LC-07: 200 starts and stops on one port, with clients all the time, lose nothing."""
     taken = socket.socket()
     taken.bind(LOOPBACK)
@@ -722,7 +711,7 @@ async def test_restart_on_one_port_under_clients() -> None:
     before = open_descriptors()
     served = trio.Event()
 
-    async def keep_connecting() -> None:
+    async def keep_connecting():
         while True:
             with trio.socket.socket() as client:
                 # Not from the server's own address: while nobody listens there,
@@ -751,7 +740,7 @@ async def test_restart_on_one_port_under_clients() -> None:
 
 
 @asynccontextmanager
-async def own_block(server: Any, nursery: trio.Nursery) -> AsyncIterator[None]:
+async def own_block(server, nursery):
     """A run in another task, in the server's own block, with a request in flight."""
     async with server:
         await nursery.start(server.serve_forever)
@@ -760,14 +749,14 @@ async def own_block(server: Any, nursery: trio.Nursery) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def block_of_serving(server: Any, nursery: trio.Nursery) -> AsyncIterator[None]:
+async def block_of_serving(server, nursery):
     """The same with `serving`."""
     async with server.serving():
         await come(server)
         yield
 
 
-async def oops() -> None:
+async def oops():
     """Leave a block by an error."""
     raise OopsError
 
@@ -775,21 +764,21 @@ async def oops() -> None:
 class TakesItsTime(trioserver.BaseRequestHandler):
     """Uses its full time to clean up, twice."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await trio.sleep_forever()
 
-    async def finish(self) -> None:
+    async def finish(self):
         await trio.sleep(4)
 
 
 class PartsSlowly(MemoryServer):
-    async def shutdown_request(self, request: Any) -> None:
+    async def shutdown_request(self, request):
         if self.RequestHandlerClass is TakesItsTime:
             await trio.sleep(4)
         await super().shutdown_request(request)
 
 
-async def stubborn(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def stubborn(request, client_address, server):
     """Shields itself from every cancellation for a minute."""
     with trio.CancelScope(shield=True):
         await trio.sleep(60)
@@ -811,14 +800,14 @@ IN_ORDER = trio.lowlevel.checkpoint
     },
 )
 async def test_block_ends_the_run(
-    block: Any,
-    handler: Any,
-    leave: Any,
-    cancel_at: float,
-    ends_at: float,
-    autojump_clock: Any,
-    caplog: Any,
-) -> None:
+    block,
+    handler,
+    leave,
+    cancel_at,
+    ends_at,
+    autojump_clock,
+    caplog,
+):
     """However a block is left, of either kind, no task outlives it, and what is raised leaves."""
     server = memory(handler, PartsSlowly, timeouts=trioserver.Timeouts(shutdown=4))
     left_by = None
@@ -838,7 +827,7 @@ async def test_block_ends_the_run(
     assert ("has not ended 5 s after it was cancelled" in caplog.text) == (ends_at > 5)
 
 
-async def test_block_serves_at_most_one_run(autojump_clock: Any) -> None:
+async def test_block_serves_at_most_one_run(autojump_clock):
     """It binds, and closes again, whatever was served; to serve more, it has to be entered anew."""
     server = memory(Upper)
     async with server:
@@ -856,9 +845,7 @@ async def test_block_serves_at_most_one_run(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("patience", [1, math.inf])
-async def test_server_close_ends_a_run_in_another_task(
-    patience: float, autojump_clock: Any
-) -> None:
+async def test_server_close_ends_a_run_in_another_task(patience, autojump_clock):
     """Called by hand, `server_close` drains, waits and closes; cancelled in that, it cuts."""
     server = memory(hold, timeouts=trioserver.Timeouts(shutdown=4))
     with trio.fail_after(60):
@@ -872,7 +859,7 @@ async def test_server_close_ends_a_run_in_another_task(
     assert server.snapshot().state == "unbound"
 
 
-async def test_server_close_of_an_unbound_server_does_nothing() -> None:
+async def test_server_close_of_an_unbound_server_does_nothing():
     """There is nothing to close, before the first run and after the last."""
     server = memory(Upper)
     await server.server_close()
@@ -885,44 +872,44 @@ async def test_server_close_of_an_unbound_server_does_nothing() -> None:
 class RunsOnce(Noted):
     """Serves once, in one way or another, and ends."""
 
-    async def alone(self) -> None:
+    async def alone(self):
         async with trio.open_nursery() as nursery:
             await nursery.start(self.serve_forever)
             self.shutdown()
 
-    async def in_its_block(self) -> None:
+    async def in_its_block(self):
         async with self:
             self.shutdown()
             await self.serve_forever()
 
-    async def in_another_task(self) -> None:
+    async def in_another_task(self):
         async with trio.open_nursery() as nursery, self:
             await nursery.start(self.serve_forever)
 
-    async def in_the_background(self) -> None:
+    async def in_the_background(self):
         async with self.serving():
             pass
 
-    async def one_request(self) -> None:
+    async def one_request(self):
         async with self:
             await self.connect()
             await self.handle_request()
 
-    async def cancelled(self) -> None:
+    async def cancelled(self):
         async with trio.open_nursery() as nursery:
             await nursery.start(self.serve_forever)
             nursery.cancel_scope.cancel()
 
-    async def nothing(self) -> None:
+    async def nothing(self):
         async with self:
             pass
 
-    async def closed_by_hand(self) -> None:
+    async def closed_by_hand(self):
         async with trio.open_nursery() as nursery:
             await nursery.start(self.serve_forever)
             await self.server_close()
 
-    async def closed_by_hand_in_its_block(self) -> None:
+    async def closed_by_hand_in_its_block(self):
         async with self:
             await self.server_close()
 
@@ -931,7 +918,7 @@ ONE_RUN = [name for name in vars(RunsOnce) if inspect.iscoroutinefunction(vars(R
 
 
 @pytest.mark.parametrize("one_run", ONE_RUN)
-async def test_server_close_is_called_once_a_run(one_run: str, autojump_clock: Any) -> None:
+async def test_server_close_is_called_once_a_run(one_run, autojump_clock):
     """However a server runs, and ends, an override of `server_close` is called once, and last."""
     server = memory(nothing, RunsOnce)
     for run in (1, 2):
@@ -942,12 +929,12 @@ async def test_server_close_is_called_once_a_run(one_run: str, autojump_clock: A
 
 
 @pytest.mark.parametrize("one_run", ["alone", "in_its_block", "in_the_background"])
-async def test_server_close_without_super(one_run: str, autojump_clock: Any) -> None:
+async def test_server_close_without_super(one_run, autojump_clock):
     """An override of `server_close` that forgets the inherited one leaves nothing open."""
     listeners = []
 
     class Forgets(RunsOnce):
-        async def server_close(self) -> None:
+        async def server_close(self):
             listeners.append(self.listener)
 
     server = memory(Upper, Forgets)
@@ -957,11 +944,11 @@ async def test_server_close_without_super(one_run: str, autojump_clock: Any) -> 
 
 
 @pytest.mark.parametrize("in_a_block", [False, True])
-async def test_server_close_that_fails(in_a_block: bool, autojump_clock: Any) -> None:
+async def test_server_close_that_fails(in_a_block, autojump_clock):
     """What an override of `server_close` raises leaves `serve_forever`, or the block; all ends."""
 
     class Fails(MemoryServer):
-        async def server_close(self) -> None:
+        async def server_close(self):
             raise OopsError
 
     server = memory(Upper, Fails)
@@ -977,14 +964,12 @@ async def test_server_close_that_fails(in_a_block: bool, autojump_clock: Any) ->
 
 
 @pytest.mark.parametrize("how", ["as it is", "from None", "in a child"])
-async def test_server_close_that_fails_after_the_server(
-    how: str, autojump_clock: Any, caplog: Any
-) -> None:
+async def test_server_close_that_fails_after_the_server(how, autojump_clock, caplog):
     """What has ended the server is never lost: shown with what `server_close` raises, or logged."""
     first = OSError(errno.EBADF, "the first")
 
     class Fails(MemoryServer):
-        async def server_close(self) -> None:
+        async def server_close(self):
             if how == "in a child":
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(oops)
@@ -992,7 +977,7 @@ async def test_server_close_that_fails_after_the_server(
                 raise OopsError from None
             raise OopsError
 
-    async def serve(*, task_status: Any) -> None:
+    async def serve(*, task_status):
         with pytest.raises((OopsError, ExceptionGroup)) as caught:
             await server.serve_forever(task_status=task_status)
         if how == "as it is":
@@ -1009,7 +994,7 @@ async def test_server_close_that_fails_after_the_server(
 # serving() -------------------------------------------------------------------
 
 
-async def test_serving_goes_on_after_a_shutdown(autojump_clock: Any) -> None:
+async def test_serving_goes_on_after_a_shutdown(autojump_clock):
     """`serving` gives the server, bound; when that is shut down, it ends alone, in the block."""
     server = memory(Upper)
     async with server.serving() as served:
@@ -1030,11 +1015,11 @@ async def test_serving_goes_on_after_a_shutdown(autojump_clock: Any) -> None:
     ],
     ids=["error", "exit", "interrupt", "group of one", "group"],
 )
-async def test_serving_block_that_raises(error: BaseException, autojump_clock: Any) -> None:
+async def test_serving_block_that_raises(error, autojump_clock):
     """The block's own exception, or group, leaves as it was made; the server is cut at once."""
     server = memory(hold)
 
-    async def serve() -> None:
+    async def serve():
         async with server.serving():
             await come(server)
             raise error
@@ -1052,10 +1037,10 @@ async def test_serving_block_that_raises(error: BaseException, autojump_clock: A
 BROKEN = OSError(errno.EBADF, "broken")
 
 
-async def test_serving_server_that_fails(autojump_clock: Any) -> None:
+async def test_serving_server_that_fails(autojump_clock):
     """A server that fails cancels the block, and is raised, bare; beside the block's own error."""
 
-    async def serve(*then: BaseException) -> None:
+    async def serve(*then):
         server = memory(Upper)
         async with server.serving():
             server.listener.fail(BROKEN)
@@ -1071,7 +1056,7 @@ async def test_serving_server_that_fails(autojump_clock: Any) -> None:
     assert set(caught.value.exceptions) == {BROKEN, OOPS}
 
 
-async def test_serving_that_cannot_bind() -> None:
+async def test_serving_that_cannot_bind():
     """An error before the server listens leaves `async with` bare; the block is not entered."""
     with socket.create_server(LOOPBACK) as taken:
         server = trioserver.TCPServer(taken.getsockname(), Upper)
@@ -1085,14 +1070,14 @@ async def test_serving_that_cannot_bind() -> None:
 
 @pytest.mark.parametrize("ticks", range(8))
 @pytest.mark.parametrize("by", ["task", "thread"])
-async def test_handle_request_that_ends_takes_nobody_else(by: str, ticks: int) -> None:
+async def test_handle_request_that_ends_takes_nobody_else(by, ticks):
     """A shutdown in any tick of its end lets nobody in: who is queued is turned away or reset."""
     server = memory(hold)
     with trio.fail_after(10):
         async with server:
             scope = trio.CancelScope()
 
-            async def handle() -> None:
+            async def handle():
                 with scope:
                     await server.handle_request()
 
@@ -1115,10 +1100,10 @@ async def test_handle_request_that_ends_takes_nobody_else(by: str, ticks: int) -
     assert statistics.accepted == sum(statistics.outcomes.values())
 
 
-async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: Any) -> None:
+async def test_handle_request_that_fails_takes_nobody_else(autojump_clock):
     """Nor does a shutdown that its failing request causes."""
 
-    def enough(info: Any, outcome: Any, record: Any) -> None:
+    def enough(info, outcome, record):
         server.shutdown(5)
 
     observers = [SimpleNamespace(request_finished=enough)]
@@ -1131,11 +1116,11 @@ async def test_handle_request_that_fails_takes_nobody_else(autojump_clock: Any) 
     assert server.statistics().accepted == 1
 
 
-async def test_handle_request_that_fails_in_a_drain(autojump_clock: Any) -> None:
+async def test_handle_request_that_fails_in_a_drain(autojump_clock):
     """Whom the drain had accepted is turned away, and the failure arrives as it was."""
     error = SystemExit(3)
 
-    async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def leave(request, client_address, server):
         await trio.sleep(2)
         raise error
 
@@ -1153,7 +1138,7 @@ async def test_handle_request_that_fails_in_a_drain(autojump_clock: Any) -> None
     assert server.witness.outcomes == ["failed"]
 
 
-async def test_handle_request_over_sockets() -> None:
+async def test_handle_request_over_sockets():
     """The classic loop, over TCP: the connection is closed when `handle_request` returns."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     with trio.fail_after(10):
@@ -1166,7 +1151,7 @@ async def test_handle_request_over_sockets() -> None:
 
 
 class Refuses(Noted):
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await super().verify_request(request, client_address)
         return False
 
@@ -1220,16 +1205,16 @@ FOUR = {"timeouts": trioserver.Timeouts(shutdown=4)}
         "so does SystemExit": Call(raising(EXIT), comes_at=0, raises=EXIT, outcomes=["failed"]),
     },
 )
-async def test_handle_request_handles_one(call: Call, autojump_clock: Any) -> None:
+async def test_handle_request_handles_one(call, autojump_clock):
     """`handle_request` handles one request, completely; the next is left to the next call."""
     server = memory(call.handler, call.kind, **call.fields)
 
-    async def client() -> None:
+    async def client():
         if call.comes_at:
             await trio.sleep_until(call.comes_at)
         assert await ended(await server.connect()) == b""
 
-    async def handle() -> None:
+    async def handle():
         with trio.move_on_at(call.cancel_at):
             await server.handle_request()
 
@@ -1252,7 +1237,7 @@ async def test_handle_request_handles_one(call: Call, autojump_clock: Any) -> No
                     assert server.statistics().accepted == len(call.outcomes) + 1
 
 
-async def test_handle_request_leaves_the_next_in_the_queue(autojump_clock: Any) -> None:
+async def test_handle_request_leaves_the_next_in_the_queue(autojump_clock):
     """Each call answers one client, and has closed its connection when it returns."""
     async with memory(Upper) as server:
         clients = [await asking(server, b"%d a\n" % number) for number in range(2)]
@@ -1263,7 +1248,7 @@ async def test_handle_request_leaves_the_next_in_the_queue(autojump_clock: Any) 
             assert await read_to_end(client) == b"%d A\n" % number
 
 
-async def test_handle_request_polls_every_listener() -> None:
+async def test_handle_request_polls_every_listener():
     """The same over TCP, where it is the second socket that has a client."""
     sockets = [socket.create_server(LOOPBACK) for _ in range(2)]
     server = trioserver.TCPServer(
@@ -1276,11 +1261,11 @@ async def test_handle_request_polls_every_listener() -> None:
                 assert client.recv(1) == b""
 
 
-async def test_handle_request_client_at_the_last_instant(autojump_clock: Any) -> None:
+async def test_handle_request_client_at_the_last_instant(autojump_clock):
     """A client that comes in the tick in which the time is up: served, or left for the next."""
     server = memory(nothing, timeout=1)
 
-    async def client() -> None:
+    async def client():
         await trio.sleep(1)
         await server.connect()
 
@@ -1293,7 +1278,7 @@ async def test_handle_request_client_at_the_last_instant(autojump_clock: Any) ->
     assert server.witness.outcomes == ["completed"]
 
 
-async def test_handle_request_takes_one_of_several_listeners(autojump_clock: Any) -> None:
+async def test_handle_request_takes_one_of_several_listeners(autojump_clock):
     """With clients on two listeners in one tick, `handle_request` takes exactly one of them."""
     async with memory(nothing, TwoListeners) as server:
         clients = [listener.connect_now() for listener in server.places]
@@ -1303,7 +1288,7 @@ async def test_handle_request_takes_one_of_several_listeners(autojump_clock: Any
         assert [await read_to_end(client) for client in clients] == [b"", b""]
 
 
-async def test_handle_request_out_of_place_is_an_error(autojump_clock: Any) -> None:
+async def test_handle_request_out_of_place_is_an_error(autojump_clock):
     """It needs the block, and says so; and two tasks cannot handle requests of one server."""
     server = memory(nothing)
     with pytest.raises(RuntimeError, match="async with server"):
@@ -1316,10 +1301,10 @@ async def test_handle_request_out_of_place_is_an_error(autojump_clock: Any) -> N
         nursery.cancel_scope.cancel()
 
 
-def test_handle_request_cancelled_at_every_step() -> None:
+def test_handle_request_cancelled_at_every_step():
     """Wherever it is cancelled, the request was closed or is still there for the next call."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         with trio.fail_after(60):
             async with memory(Upper) as server:
                 client = await asking(server, b"line\n")
@@ -1338,16 +1323,14 @@ def test_handle_request_cancelled_at_every_step() -> None:
 
 
 class StopsInTime(MemoryServer):
-    async def handle_timeout(self) -> None:
+    async def handle_timeout(self):
         self.shutdown()
 
 
 @pytest.mark.parametrize(
     ("handler", "calls", "ends_at"), [(shut_down, 1, 0), (nothing, 2, 3)], ids=["in", "between"]
 )
-async def test_handle_request_after_a_shutdown(
-    handler: Any, calls: int, ends_at: float, autojump_clock: Any
-) -> None:
+async def test_handle_request_after_a_shutdown(handler, calls, ends_at, autojump_clock):
     """In the request, or between two calls, of which the next returns at once, it ends a loop."""
     async with memory(handler, StopsInTime, timeout=3) as server:
         client = await server.connect() if calls == 1 else None
@@ -1362,7 +1345,7 @@ async def test_handle_request_after_a_shutdown(
         assert client is None or await read_to_end(client) == b"done"
 
 
-async def test_serve_forever_ignores_timeout(autojump_clock: Any) -> None:
+async def test_serve_forever_ignores_timeout(autojump_clock):
     """`timeout` is `handle_request`'s alone."""
     server = memory(nothing, Noted, timeout=1)
     async with server.serving():
@@ -1375,7 +1358,7 @@ async def test_serve_forever_ignores_timeout(autojump_clock: Any) -> None:
 
 
 class Fails(NotingHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         raise OopsError
 
 
@@ -1409,9 +1392,7 @@ CLOSED = ["shutdown_request", "close_request", "server_close"]
         ),
     },
 )
-async def test_hooks_in_order(
-    handler: Any, kind: Any, notes: list[str], autojump_clock: Any
-) -> None:
+async def test_hooks_in_order(handler, kind, notes, autojump_clock):
     """`server_close` comes last, of whatever run."""
     server = memory(handler, kind)
     async with server.serving(grace=0):
@@ -1419,7 +1400,7 @@ async def test_hooks_in_order(
     assert server.notes == notes
 
 
-async def test_hooks_run_in_the_request_task(autojump_clock: Any) -> None:
+async def test_hooks_run_in_the_request_task(autojump_clock):
     """From `verify_request` to `close_request`, all of a request is one Trio task."""
     tasks = []
     names = ["verify_request", "process_request", "finish_request", *CLOSED[:2]]
@@ -1431,12 +1412,12 @@ async def test_hooks_run_in_the_request_task(autojump_clock: Any) -> None:
     assert len(set(tasks)) == 1
 
 
-async def test_service_actions_every_poll_interval(autojump_clock: Any) -> None:
+async def test_service_actions_every_poll_interval(autojump_clock):
     """`service_actions` is called every `poll_interval` seconds, until the drain begins."""
     called = []
 
     class Server(MemoryServer):
-        async def service_actions(self) -> None:
+        async def service_actions(self):
             called.append(trio.current_time())
 
     server = memory(hold, Server)
@@ -1481,19 +1462,19 @@ ITSELF = RuntimeError("wait for itself")
 )
 @pytest.mark.parametrize("end", ["shutdown", "cancellation"])
 async def test_what_a_hook_does(
-    hook: str,
-    does: Any,
-    raised: Any,
-    ends_at: float,
-    end: str,
-    autojump_clock: Any,
-    caplog: Any,
-) -> None:
+    hook,
+    does,
+    raised,
+    ends_at,
+    end,
+    autojump_clock,
+    caplog,
+):
     """It can stop, delay or break the run, which is ended after 5 s, and waited for."""
     kind = type("Hooked", (MemoryServer,), {hook: does})
     server = memory(hold, kind, timeouts=trioserver.Timeouts(shutdown=0, cleanup=2))
 
-    async def wait() -> None:
+    async def wait():
         await trio.sleep_until(5)
         if end == "shutdown":
             server.shutdown()
@@ -1520,7 +1501,7 @@ async def test_what_a_hook_does(
 # Facts -----------------------------------------------------------------------
 
 
-async def test_facts_of_an_unbound_server() -> None:
+async def test_facts_of_an_unbound_server():
     """An unbound server has no sockets, no requests, and nothing but zeros to count."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     assert (server.socket, server.sockets, server.requests) == (None, (), ())
@@ -1534,7 +1515,7 @@ async def test_facts_of_an_unbound_server() -> None:
             server.fileno()
 
 
-async def test_facts_of_a_bound_server() -> None:
+async def test_facts_of_a_bound_server():
     """While bound, `socket`, `fileno` and `server_address` are the first listener's."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
     async with server:
@@ -1545,7 +1526,7 @@ async def test_facts_of_a_bound_server() -> None:
     assert (server.socket, server.server_address) == (None, LOOPBACK)
 
 
-async def test_requests_are_those_that_hold_a_slot(autojump_clock: Any) -> None:
+async def test_requests_are_those_that_hold_a_slot(autojump_clock):
     """`requests` lists what is served now, oldest first, and not what only closes."""
     server = memory(Upper)
     async with server.serving():
@@ -1558,7 +1539,7 @@ async def test_requests_are_those_that_hold_a_slot(autojump_clock: Any) -> None:
         ]
 
 
-async def test_statistics_count_a_run(autojump_clock: Any) -> None:
+async def test_statistics_count_a_run(autojump_clock):
     """The counts of a run stay readable when it is over, until the next one begins."""
     server = memory(Upper)
     async with server.serving():
@@ -1574,7 +1555,7 @@ async def test_statistics_count_a_run(autojump_clock: Any) -> None:
         assert server.statistics() == trioserver.Statistics()
 
 
-async def test_snapshot_of_a_life(autojump_clock: Any) -> None:
+async def test_snapshot_of_a_life(autojump_clock):
     """`snapshot` names the state at each stage, and what the requests do."""
     server = memory(hold)
     states = [server.snapshot().state]
@@ -1596,7 +1577,7 @@ async def test_snapshot_of_a_life(autojump_clock: Any) -> None:
     assert states == ["unbound", "bound", "serving", "draining", "unbound"]
 
 
-async def test_cancel_request_of_nobody(autojump_clock: Any) -> None:
+async def test_cancel_request_of_nobody(autojump_clock):
     """There is nothing to cancel of an id that is not there, or was, or on an unbound server."""
     server = memory(nothing)
     assert server.cancel_request(1, "unbound") is False

@@ -1,13 +1,11 @@
 """Limits: how many requests at once, of whom, how large, and what a slow peer costs."""
 
-from __future__ import annotations
-
 import math
 import random
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 import trio
 from support import Upper, Witness, hold, plain_client, read_to_end, running
 from support.scenes import Scene, Visit, close, counts, does, end, heard_by, in_memory, sleep, table
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Connection, Limits, Timeouts
@@ -34,7 +32,7 @@ class Guests:
     now: int = 0
     most: int = 0
 
-    async def __call__(self, request: Connection, client_address: Any, server: Any) -> None:
+    async def __call__(self, request, client_address, server):
         self.order.append(client_address[0])
         self.now += 1
         self.most = max(self.most, self.now)
@@ -47,7 +45,7 @@ class Guests:
 class TwoListeners(MemoryServer):
     """Serves at two places at once."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.listener, self.other = (MemoryListener(("memory", number)) for number in (1, 2))
         return [self.listener, self.other]
 
@@ -60,21 +58,21 @@ class Crowd:
     guests: Guests
     clients: list[Connection] = attrs.field(factory=list)
 
-    async def come(self, count: int, listener: Any = None) -> None:
+    async def come(self, count, listener=None):
         """Some more connect."""
         for _ in range(count):
             address = (str(len(self.clients)), 1)
             self.clients.append((listener or self.server.listener).connect_now(address))
             await wait_all_tasks_blocked()
 
-    async def leave(self, number: int) -> None:
+    async def leave(self, number):
         """One of them closes."""
         self.clients[number].close()
         await wait_all_tasks_blocked()
 
 
 @asynccontextmanager
-async def crowd(count: int, kind: Any = MemoryServer, **limits: Any) -> AsyncIterator[Crowd]:
+async def crowd(count, kind=MemoryServer, **limits):
     """So many of them."""
     guests = Guests()
     async with in_memory(guests, kind, limits=Limits(**limits)).serving(grace=0) as server:
@@ -83,7 +81,7 @@ async def crowd(count: int, kind: Any = MemoryServer, **limits: Any) -> AsyncIte
         yield them
 
 
-def names(count: int) -> list[str]:
+def names(count):
     """What the first clients are called."""
     return [str(number) for number in range(count)]
 
@@ -91,7 +89,7 @@ def names(count: int) -> list[str]:
 # Requests at once: "wait" ------------------------------------------------------
 
 
-async def test_requests_limit_is_exact() -> None:
+async def test_requests_limit_is_exact():
     """BP-01: of 15 clients 10 are served, and the other 5 stay in the queue."""
     async with crowd(15, requests=10) as them:
         assert them.guests.order == names(10)
@@ -99,7 +97,7 @@ async def test_requests_limit_is_exact() -> None:
         assert them.server.statistics().refused == 0
 
 
-async def test_requests_limit_is_exact_for_a_burst() -> None:
+async def test_requests_limit_is_exact_for_a_burst():
     """BP-01: clients that come all at once find no more slots than those who come one by one."""
     async with crowd(0, requests=10) as them:
         clients = [them.server.listener.connect_now((name, 1)) for name in names(100)]
@@ -110,7 +108,7 @@ async def test_requests_limit_is_exact_for_a_burst() -> None:
     assert sorted(them.guests.order) == sorted(names(100))
 
 
-async def test_requests_wait_in_order() -> None:
+async def test_requests_wait_in_order():
     """BP-01: who waits is served first come, first served, each as soon as a slot is free."""
     async with crowd(5, requests=2) as them:
         for leaves, expected in ((1, 3), (0, 4), (3, 5)):
@@ -119,11 +117,11 @@ async def test_requests_wait_in_order() -> None:
             assert them.guests.order == names(expected)
 
 
-async def test_requests_wait_in_the_kernels_queue(folder: Path) -> None:
+async def test_requests_wait_in_the_kernels_queue(folder):
     """BP-01: over real sockets, too, waiting clients are connected, and served in their order."""
     order = []
 
-    async def keep(request: Connection, client_address: Any, server: Any) -> None:
+    async def keep(request, client_address, server):
         order.append(await request.recv(1))
         await request.recv(1)
 
@@ -139,7 +137,7 @@ async def test_requests_wait_in_the_kernels_queue(folder: Path) -> None:
     assert order == [b"0", b"1", b"2", b"3"]
 
 
-async def test_requests_limit_is_one_for_all_listeners() -> None:
+async def test_requests_limit_is_one_for_all_listeners():
     """BP-01: two listeners share the slots, and a free one goes to whoever has a client."""
     async with crowd(2, TwoListeners, requests=3) as them:
         await them.come(4, them.server.other)
@@ -150,7 +148,7 @@ async def test_requests_limit_is_one_for_all_listeners() -> None:
 
 
 @pytest.mark.parametrize("which", ["listener", "other"])
-async def test_free_slot_goes_where_a_client_waits(which: str) -> None:
+async def test_free_slot_goes_where_a_client_waits(which):
     """BP-01: a slot that falls free is not lost on a listener to which nobody has come."""
     async with crowd(1, TwoListeners, requests=1) as them:
         await them.come(1, getattr(them.server, which))
@@ -159,11 +157,11 @@ async def test_free_slot_goes_where_a_client_waits(which: str) -> None:
         assert them.guests.order == ["0", "1"]
 
 
-async def test_requests_limit_holds_in_a_storm(autojump_clock: MockClock) -> None:
+async def test_requests_limit_holds_in_a_storm(autojump_clock):
     """BP-01: 400 clients that come and go at random never hold more than the 7 slots."""
     rng = random.Random(7)
 
-    async def visit(place: MemoryListener) -> None:
+    async def visit(place):
         await trio.sleep(rng.randrange(20))
         async with await place.connect() as client:
             await trio.sleep(rng.randrange(3))
@@ -184,47 +182,47 @@ async def test_requests_limit_holds_in_a_storm(autojump_clock: MockClock) -> Non
 greet = does(b"hi", Connection.recv)
 
 
-async def a_second(request: Connection, client_address: Any, server: Any) -> None:
+async def a_second(request, client_address, server):
     """Tells when it began, and when it ended."""
     await request.sendall(b"from %g" % trio.current_time())
     await trio.sleep(1)
     await request.sendall(b" to %g" % trio.current_time())
 
 
-async def ask_myself(request: Connection, client_address: Any, server: Any) -> None:
+async def ask_myself(request, client_address, server):
     """Waits for its own full server."""
     async with await server.connect() as client:
         await client.receive_some()
 
 
-async def say_busy(connection: Connection) -> None:
+async def say_busy(connection):
     """A ``when_full`` function."""
     await connection.sendall(b"busy\n")
 
 
-async def take_a_second(connection: Connection) -> None:
+async def take_a_second(connection):
     """One that says when it began."""
     await connection.sendall(b"busy at %g" % trio.current_time())
     await trio.sleep(1)
 
 
-async def speak_for_ever(connection: Connection) -> None:
+async def speak_for_ever(connection):
     """One that does not end."""
     await trio.sleep_forever()
 
 
-async def speak_at_length(connection: Connection) -> None:
+async def speak_at_length(connection):
     """One that says more than a client takes who does not listen."""
     await connection.sendall(bytes(1_000_000))
 
 
-async def stumble(connection: Connection) -> None:
+async def stumble(connection):
     """One that fails."""
     await connection.sendall(b"bu")
     raise ValueError(f"stumbled over {connection.client_address}")
 
 
-def has_one_request(server: Any) -> None:
+def has_one_request(server):
     """Two clients are there, and the first has the only slot."""
     assert [info.client_address for info in server.requests] == [("first", 1)]
     assert server.statistics().active == 1
@@ -306,14 +304,14 @@ FULL = "the server is full (requests)"
         .gives(b"", 5, closed_at=5, active=0),
     }
 )
-async def test_one_slot(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_one_slot(scene, autojump_clock):
     """What becomes of the clients for whom there is no slot."""
     if scene.limits == Limits():
         scene = scene.gives(limits=Limits(requests=1))
     await scene.play()
 
 
-async def test_refuse_leaves_others_their_turn() -> None:
+async def test_refuse_leaves_others_their_turn():
     """BP-02: a flood of clients to refuse does not starve one who is served."""
     async with in_memory(limits=REFUSE).serving() as server, await server.connect() as client:
         await wait_all_tasks_blocked()
@@ -332,16 +330,16 @@ async def test_refuse_leaves_others_their_turn() -> None:
 class Obedient(trioserver.StreamRequestHandler):
     """Ends in the way that its client asks for."""
 
-    def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+    def __init__(self, request, client_address, server):
         if client_address[0] == "init":
             raise ValueError("init")
         super().__init__(request, client_address, server)
 
-    async def setup(self) -> None:
+    async def setup(self):
         if self.client_address[0] == "setup":
             raise ValueError("setup")
 
-    async def handle(self) -> None:
+    async def handle(self):
         match await self.rfile.readline():
             case b"fail\n":
                 raise ValueError("fail")
@@ -361,10 +359,10 @@ class Obedient(trioserver.StreamRequestHandler):
             case b"count\n":
                 await self.rfile.readexactly(10)
 
-    async def _fail(self) -> None:
+    async def _fail(self):
         raise ValueError("fail apart")
 
-    async def finish(self) -> None:
+    async def finish(self):
         await super().finish()
         if self.client_address[0] == "finish":
             raise ValueError("finish")
@@ -373,7 +371,7 @@ class Obedient(trioserver.StreamRequestHandler):
 class Moody(MemoryServer):
     """Turns clients away, and fails, by their names."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         match client_address[0]:
             case "unwanted":
                 return False
@@ -383,7 +381,7 @@ class Moody(MemoryServer):
                 await trio.sleep_forever()
         return True
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         if client_address[0] == "twice":
             raise ValueError("twice")
 
@@ -397,11 +395,11 @@ class Ending:
     name: str = "anybody"
     leaves: Callable[[Connection], object] | None = None
 
-    def __str__(self) -> str:
+    def __str__(self):
         leaves = self.leaves.__name__ if self.leaves else "stays"
         return f"{self.outcome} {self.name} {self.says[:20]!r} {leaves}"
 
-    async def visit(self, server: MemoryServer) -> None:
+    async def visit(self, server):
         """Be this client from beginning to end."""
         async with await server.connect((self.name, 1)) as client:
             with suppress(trio.BrokenResourceError):
@@ -449,7 +447,7 @@ ENDINGS = (
         "a thousand, of every kind": random.Random(3).choices(ENDINGS, k=1000),
     },
 )
-async def test_slot_comes_back(autojump_clock: MockClock, endings: Sequence[Ending]) -> None:
+async def test_slot_comes_back(autojump_clock, endings):
     """BP-01: however requests end, the only slot is free for the next client."""
     server = in_memory(
         Obedient,
@@ -500,9 +498,7 @@ A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
         ),
     },
 )
-async def test_per_client(
-    limits: dict[str, Any], hosts: list[str], served: str, autojump_clock: MockClock
-) -> None:
+async def test_per_client(limits, hosts, served, autojump_clock):
     """BP-06: a client is an IPv4 address, mapped or not, or an IPv6 network; more is reset."""
     welcome, unwelcome = Visit({1: end}).gives(b"hi", 1), Visit().gives(b"", 0, breaks=True)
     visits = [
@@ -514,7 +510,7 @@ async def test_per_client(
     await scene.gives(b"hi", 1, refused=served.count("-")).play()
 
 
-async def test_per_client_in_a_burst() -> None:
+async def test_per_client_in_a_burst():
     """BP-06: connections of one client that come all at once are counted one by one."""
     async with crowd(0, requests=5, per_client=2) as them:
         for host in [A] * 50 + [B] * 50 + [C] * 50:
@@ -525,7 +521,7 @@ async def test_per_client_in_a_burst() -> None:
         assert them.server.statistics().refused == 96
 
 
-async def test_per_client_is_given_back() -> None:
+async def test_per_client_is_given_back():
     """BP-06: whoever leaves may come again."""
     async with crowd(0, per_client=1) as them:
         for _ in range(3):
@@ -535,7 +531,7 @@ async def test_per_client_is_given_back() -> None:
         assert them.guests.order == [A] * 3
 
 
-async def test_per_client_by_user() -> None:
+async def test_per_client_by_user():
     """BP-06: a client over a Unix socket is its user, whatever its process."""
     async with crowd(0, per_client=1) as them:
         for pid, uid in ((1, 1000), (2, 1000), (3, 1001)):
@@ -546,7 +542,7 @@ async def test_per_client_by_user() -> None:
         assert them.server.statistics().refused == 1
 
 
-async def test_per_client_of_a_unix_server(folder: Path) -> None:
+async def test_per_client_of_a_unix_server(folder):
     """BP-06: the kernel says which user a client is."""
     server = trioserver.UnixStreamServer(str(folder / "s"), Upper, limits=Limits(per_client=1))
     async with running(server) as path:
@@ -556,7 +552,7 @@ async def test_per_client_of_a_unix_server(folder: Path) -> None:
             assert await trio.to_thread.run_sync(first.recv, 10) == b"HELLO\n"
 
 
-async def test_per_client_counts_mapped_addresses_of_the_kernel() -> None:
+async def test_per_client_counts_mapped_addresses_of_the_kernel():
     """BP-06: on a dual-stack socket the client ::ffff:127.0.0.1 is the client 127.0.0.1."""
     sockets = [socket.create_server(("127.0.0.1", 0))]
     try:
@@ -572,7 +568,7 @@ async def test_per_client_counts_mapped_addresses_of_the_kernel() -> None:
                 await heard_by(mapped)
 
 
-async def test_per_client_forgets_who_has_left() -> None:
+async def test_per_client_forgets_who_has_left():
     """BP-07: after clients from 1000 networks, nobody is remembered."""
     async with in_memory(limits=Limits(per_client=2)).serving() as server:
         for number in range(1000):
@@ -582,7 +578,7 @@ async def test_per_client_forgets_who_has_left() -> None:
         assert not server._bound_run().admission._slots._by_client
 
 
-def test_slots_remember_only_who_is_here() -> None:
+def test_slots_remember_only_who_is_here():
     """BP-07: 100 000 clients, 3 at a time, never fill the table with more than 3."""
     slots = Slots(Limits(per_client=1), 1024)
     here, most = [], 0
@@ -601,20 +597,20 @@ def test_slots_remember_only_who_is_here() -> None:
 # Lingering connections (the rest is in test_drain.py) -----------------------------
 
 
-async def leave_input(request: Connection, client_address: Any, server: Any) -> None:
+async def leave_input(request, client_address, server):
     """Ends its request without a look at the input, but of the client called 1."""
     if client_address[0] == "1":
         await read_to_end(request)
 
 
-def lingering(server: trioserver.BaseServer) -> list[int]:
+def lingering(server):
     """The connections that are open, none of which is served."""
     requests = server.snapshot().requests
     assert {request.state for request in requests} <= {"closing"}
     return [request.info.id for request in requests]
 
 
-async def test_lingering_connections_are_bounded() -> None:
+async def test_lingering_connections_are_bounded():
     """BP-01: no more connections linger than there are slots; beyond it the oldest closes."""
     async with in_memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
         for newest in range(1, 6):
@@ -624,7 +620,7 @@ async def test_lingering_connections_are_bounded() -> None:
         assert server.statistics().outcomes["completed"] == 5
 
 
-async def test_lingering_connection_that_closes_makes_room() -> None:
+async def test_lingering_connection_that_closes_makes_room():
     """BP-01: clients that end their side free their places themselves, and nobody is cut."""
     async with in_memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
         await server.connect()
@@ -637,7 +633,7 @@ async def test_lingering_connection_that_closes_makes_room() -> None:
         assert lingering(server) == [1, 3]
 
 
-async def test_lingering_connection_is_not_cut_for_one_that_does_not_linger() -> None:
+async def test_lingering_connection_is_not_cut_for_one_that_does_not_linger():
     """BP-01: a request that ends without lingering takes no place from one that lingers."""
     async with in_memory(leave_input, limits=Limits(requests=1)).serving(grace=0) as server:
         await server.connect(("0", 1))
@@ -648,7 +644,7 @@ async def test_lingering_connection_is_not_cut_for_one_that_does_not_linger() ->
         assert server.statistics().outcomes["completed"] == 2
 
 
-async def test_cancelled_request_does_not_linger(autojump_clock: MockClock) -> None:
+async def test_cancelled_request_does_not_linger(autojump_clock):
     """BP-01: a request that was cancelled is closed at once, although its input is unread."""
     cancel = {1: lambda server: server.cancel_request(1, "a test"), 1.5: counts(lingering=0)}
     scene = Scene(hold, {0: b"never read"}, meanwhile=cancel)
@@ -658,16 +654,16 @@ async def test_cancelled_request_does_not_linger(autojump_clock: MockClock) -> N
 class ClosesItself(trioserver.TCPServer):
     """Calls its own hook, where others do without."""
 
-    async def close_request(self, request: Any) -> None:
+    async def close_request(self, request):
         await super().close_request(request)
 
 
 @pytest.mark.parametrize("kind", [trioserver.TCPServer, ClosesItself])
-async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPServer]) -> None:
+async def test_linger_saves_a_reply_from_unread_input(kind):
     """BP-01: over TCP, a slow client gets all of a reply although its own input was not read."""
     reply = bytes(1_000_000)
 
-    async def reply_early(request: Connection, client_address: Any, server: Any) -> None:
+    async def reply_early(request, client_address, server):
         await request.recv(1)
         await request.sendall(reply)
 
@@ -684,7 +680,7 @@ async def test_linger_saves_a_reply_from_unread_input(kind: type[trioserver.TCPS
 class OneLine(trioserver.StreamRequestHandler):
     """Replies with the length of one line, or with what went wrong and what was left."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         try:
             line = await self.rfile.readline()
         except trioserver.LimitExceeded:
@@ -696,7 +692,7 @@ class OneLine(trioserver.StreamRequestHandler):
 class ReadAll(trioserver.StreamRequestHandler):
     """Replies with the length of its input."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(b"%d" % len(await self.rfile.read()))
 
 
@@ -722,9 +718,7 @@ class ReadAll(trioserver.StreamRequestHandler):
         "who sends more is refused": (ReadAll, bytes(1001), b"", "(read)"),
     },
 )
-async def test_limits_of_reads_are_exact(
-    handler: Any, sent: bytes, reply: bytes, reason: str, autojump_clock: MockClock
-) -> None:
+async def test_limits_of_reads_are_exact(handler, sent, reply, reason, autojump_clock):
     """BP-08: a request may be as large as it may be, to the byte."""
     scene = Scene(handler, {0: [sent, end]}, limits=Limits(line=10, read=1000))
     await scene.gives(reply, 0, "refused" if reason else "completed", reason=reason).play()
@@ -733,7 +727,7 @@ async def test_limits_of_reads_are_exact(
 @pytest.mark.parametrize(
     ("handler", "most"), [(ReadAll, Limits().read), (Upper, Limits().line)], ids=["read", "line"]
 )
-async def test_reader_takes_no_more_than_its_limit(handler: Any, most: int) -> None:
+async def test_reader_takes_no_more_than_its_limit(handler, most):
     """BP-08: of an endless request, no more than the limit and one portion is ever taken in."""
     server = in_memory(handler, limits=Limits(linger=0), observers=[witness := Witness()])
     async with server.serving():
@@ -749,7 +743,7 @@ async def test_reader_takes_no_more_than_its_limit(handler: Any, most: int) -> N
 # Backpressure ------------------------------------------------------------------
 
 
-def one_byte(connection: Connection) -> Any:
+def one_byte(connection):
     """Receive it."""
     return connection.recv(1)
 
@@ -757,13 +751,13 @@ def one_byte(connection: Connection) -> Any:
 class ReadOneLine(trioserver.StreamRequestHandler):
     """Reads with a buffer, and then thinks for ever."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.rfile.readline()
         await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("handler", [does(one_byte, sleep(math.inf)), ReadOneLine, Upper])
-async def test_slow_reader_stops_its_client(handler: Any) -> None:
+async def test_slow_reader_stops_its_client(handler):
     """BP-09: while nobody reads, nothing is taken in, and the client's send waits.
 
     A handler between a fast sender and a slow reader holds one line, no more.
@@ -781,12 +775,12 @@ async def test_slow_reader_stops_its_client(handler: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["write", "writelines"])
-async def test_slow_client_stops_its_handler(method: str) -> None:
+async def test_slow_client_stops_its_handler(method):
     """BP-09: no more is sent than the client takes, and nothing piles up in between."""
     returned = []
 
     class Talk(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             for _ in range(100):
                 chunk = bytes(100_000)
                 await getattr(self.wfile, method)(chunk if method == "write" else [chunk])
@@ -807,7 +801,7 @@ async def test_slow_client_stops_its_handler(method: str) -> None:
 
 
 @pytest.mark.slow
-async def test_many_idle_connections() -> None:
+async def test_many_idle_connections():
     """BP-10: 10 000 idle connections cost little memory, and the next client is served at once."""
     async with in_memory(limits=Limits(requests=20_000)).serving() as server:
         before = resident_kib()
@@ -831,7 +825,7 @@ async def test_many_idle_connections() -> None:
     assert latency < 0.05
 
 
-def resident_kib() -> int:
+def resident_kib():
     """Memory of this process."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):

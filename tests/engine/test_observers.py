@@ -1,7 +1,5 @@
 """What can be seen of a server: observers, the current request, and the logs."""
 
-from __future__ import annotations
-
 import functools
 import io
 import logging
@@ -24,7 +22,7 @@ import trioserver
 from trioserver.testing import MemoryServer
 
 
-def logged(caplog: Any, name: str) -> list[logging.LogRecord]:
+def logged(caplog, name):
     """The records of one logger."""
     return [record for record in caplog.records if record.name == name]
 
@@ -32,7 +30,7 @@ def logged(caplog: Any, name: str) -> list[logging.LogRecord]:
 # Every event --------------------------------------------------------------------------
 
 
-async def test_events_of_a_whole_run(autojump_clock: Any) -> None:
+async def test_events_of_a_whole_run(autojump_clock):
     """Every event is told once, in order, with its facts; also of the next run, counted anew."""
     server = memory(Upper)
     witness = server.witness
@@ -53,7 +51,7 @@ async def test_events_of_a_whole_run(autojump_clock: Any) -> None:
         assert (info.id, record.bytes_received, record.bytes_sent) == (1, 6, 6)
 
 
-async def test_events_of_a_cut(autojump_clock: Any) -> None:
+async def test_events_of_a_cut(autojump_clock):
     """A server that is cancelled tells of a drain without grace, and of each end, with a reason."""
     server = memory(hold)
     with trio.CancelScope() as scope:
@@ -71,7 +69,7 @@ async def test_events_of_a_cut(autojump_clock: Any) -> None:
     assert trio.current_time() == 0
 
 
-async def test_events_of_handle_request(autojump_clock: Any) -> None:
+async def test_events_of_handle_request(autojump_clock):
     """A server that handles requests one by one listens once, and is closed once."""
     async with memory(Upper) as server:
         for _ in range(3):
@@ -83,13 +81,13 @@ async def test_events_of_handle_request(autojump_clock: Any) -> None:
     assert [record.info.id for record in server.witness.records] == [1, 2, 3]
 
 
-async def say_full(connection: trioserver.Connection) -> None:
+async def say_full(connection):
     """Says that the server is full."""
     await connection.send_all(b"full")
 
 
 @pytest.mark.parametrize("when_full", ["refuse", say_full])
-async def test_event_of_a_refused_client(when_full: Any, autojump_clock: Any, caplog: Any) -> None:
+async def test_event_of_a_refused_client(when_full, autojump_clock, caplog):
     """EX-14: who is turned away is told of, by address and reason; or is a request, once told."""
     caplog.set_level(logging.INFO, logger="trioserver")
     server = memory(hold, limits=trioserver.Limits(requests=1, when_full=when_full))
@@ -111,7 +109,7 @@ async def test_event_of_a_refused_client(when_full: Any, autojump_clock: Any, ca
         assert sorted(server.witness.outcomes) == ["cancelled", "refused"]
 
 
-async def test_event_of_a_failed_accept(autojump_clock: Any) -> None:
+async def test_event_of_a_failed_accept(autojump_clock):
     """An error of an accept is told of with the listener's address."""
     error = ConnectionAbortedError(103, "Software caused connection abort")
     server = memory(Upper)
@@ -121,7 +119,7 @@ async def test_event_of_a_failed_accept(autojump_clock: Any) -> None:
     assert ("accept_failed", ("memory", 1), error) in server.witness.events
 
 
-async def test_event_of_listening_on_sockets() -> None:
+async def test_event_of_listening_on_sockets():
     """`server_listening` has the bound addresses, all of them."""
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper, observers=[witness := Witness()])
     async with running(server) as address:
@@ -134,7 +132,7 @@ async def test_event_of_listening_on_sockets() -> None:
 # One start and one finish -------------------------------------------------------------
 
 
-async def swallow(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def swallow(request, client_address, server):
     """Swallows its cancellation."""
     try:
         await trio.sleep_forever()
@@ -142,12 +140,12 @@ async def swallow(request: trioserver.Connection, client_address: Any, server: A
         return
 
 
-async def receive(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def receive(request, client_address, server):
     """Receives until the peer ends its input."""
     await read_to_end(request)
 
 
-async def flood(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def flood(request, client_address, server):
     """Sends more than the pipe holds."""
     await request.sendall(bytes(100_000))
 
@@ -155,44 +153,44 @@ async def flood(request: trioserver.Connection, client_address: Any, server: Any
 class Servers:
     """Hooks of servers."""
 
-    async def refuses(self: Any, request: Any, client_address: Any) -> bool:
+    async def refuses(self, request, client_address):
         return False
 
-    async def never_decides(self: Any, request: Any, client_address: Any) -> bool:
+    async def never_decides(self, request, client_address):
         await trio.sleep_forever()
         raise AssertionError
 
-    async def forgets(self: Any, request: Any, client_address: Any) -> None:
+    async def forgets(self, request, client_address):
         self.RequestHandlerClass(request, client_address, self)
 
-    async def leaves(self: Any, request: Any) -> None:
+    async def leaves(self, request):
         raise SystemExit(3)
 
 
 class Clients:
     """What a client does, or is done to it."""
 
-    async def nothing(self: Any, server: Any) -> None:
+    async def nothing(self, server):
         pass
 
-    async def says_hello(self: Any, server: Any) -> None:
+    async def says_hello(self, server):
         await self.send_all(b"hello\n")
         await self.send_eof()
 
-    async def resets(self: Any, server: Any) -> None:
+    async def resets(self, server):
         self.reset()
 
-    async def is_drained(self: Any, server: Any) -> None:
+    async def is_drained(self, server):
         server.shutdown(grace=5)
 
-    async def is_cancelled(self: Any, server: Any) -> None:
+    async def is_cancelled(self, server):
         assert server.cancel_request(1, "not welcome")
 
-    async def is_cancelled_twice(self: Any, server: Any) -> None:
+    async def is_cancelled_twice(self, server):
         server.cancel_request(1, "not welcome")
         server.shutdown(grace=0)
 
-    async def is_cut_at_once(self: Any, server: Any) -> None:
+    async def is_cut_at_once(self, server):
         server.shutdown(grace=0)
 
 
@@ -241,14 +239,14 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_one_start_and_one_finish(name: str, autojump_clock: Any, caplog: Any) -> None:
+async def test_one_start_and_one_finish(name, autojump_clock, caplog):
     """EX-14, CX-13: every request has one start, one finish and one line, whatever happened."""
     caplog.set_level(logging.INFO, logger="trioserver.access")
     end = ENDS[name]
     timeouts = trioserver.Timeouts(idle=10, write=10, request=20, handshake=10)
     server = memory(end.handler, type("Server", (MemoryServer,), end.hooks), timeouts=timeouts)
 
-    async def serve(task_status: Any) -> None:
+    async def serve(task_status):
         with pytest.raises(end.raises) if end.raises else nullcontext():
             await server.serve_forever(task_status=task_status)
 
@@ -271,12 +269,12 @@ async def test_one_start_and_one_finish(name: str, autojump_clock: Any, caplog: 
 
 
 async def test_one_start_and_one_finish_when_cut_in_the_tick_of_the_accept(
-    autojump_clock: Any,
-) -> None:
+    autojump_clock,
+):
     """CX-13: a request whose task was started in the tick of the cut has both, too."""
 
     class EndsAtOnce(MemoryServer):
-        def get_request(self, listener: trioserver.Listener) -> Any:
+        def get_request(self, listener):
             accepted = super().get_request(listener)
             if accepted is not None:
                 scope.cancel()
@@ -301,8 +299,8 @@ async def test_one_start_and_one_finish_when_cut_in_the_tick_of_the_accept(
     ],
 )
 async def test_one_finish_when_an_end_and_a_cancellation_meet(
-    first: str, second: str, outcome: str, autojump_clock: Any
-) -> None:
+    first, second, outcome, autojump_clock
+):
     """CX-13: of two things in one tick the one that came first decides, and there is one record."""
     server = memory(Upper)
     async with server.serving():
@@ -321,14 +319,14 @@ async def test_one_finish_when_an_end_and_a_cancellation_meet(
         assert server.witness.outcomes == [outcome]
 
 
-async def think(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def think(request, client_address, server):
     """Takes a while to answer."""
     question = await request.recv()
     await trio.sleep(1.5)
     await request.sendall(question * 3)
 
 
-async def test_record_measures_the_request(autojump_clock: Any, caplog: Any) -> None:
+async def test_record_measures_the_request(autojump_clock, caplog):
     """A record has the bytes both ways, and the time from accept to outcome, without the linger.
 
     In the access log it is one INFO line; listening, draining and the end have one each.
@@ -359,11 +357,11 @@ async def test_record_measures_the_request(autojump_clock: Any, caplog: Any) -> 
     ]
 
 
-async def test_record_is_told_when_the_slot_is_free(autojump_clock: Any) -> None:
+async def test_record_is_told_when_the_slot_is_free(autojump_clock):
     """When an observer hears of the end, the server's own counts have it already."""
     seen = []
 
-    def look(*facts: Any) -> None:
+    def look(*facts):
         seen.append((len(server.requests), server.statistics().active))
 
     server = memory(Upper, observers=[Space(request_started=look, request_finished=look)])
@@ -378,17 +376,17 @@ async def test_record_is_told_when_the_slot_is_free(autojump_clock: Any) -> None
 class Raises(trioserver.Observer):
     """Raises in one event, and counts how often it is called."""
 
-    def __init__(self, event: str, error: BaseException | None = None) -> None:
-        self.calls: list[str] = []
+    def __init__(self, event, error=None):
+        self.calls = []
         self._event = event
         self._error = error or ValueError("the observer's own")
 
-    def __getattribute__(self, name: str) -> Any:
+    def __getattribute__(self, name):
         if name not in vars(trioserver.Observer) or name.startswith("_"):
             return super().__getattribute__(name)
         return functools.partial(self._told, name)
 
-    def _told(self, name: str, *facts: Any) -> None:
+    def _told(self, name, *facts):
         self.calls.append(name)
         if name == self._event:
             raise self._error
@@ -398,7 +396,7 @@ class Raises(trioserver.Observer):
     "event",
     ["server_listening", "request_started", "request_finished", "draining", "server_closed"],
 )
-async def test_raising_observer_is_dropped(event: str, autojump_clock: Any, caplog: Any) -> None:
+async def test_raising_observer_is_dropped(event, autojump_clock, caplog):
     """EX-12: one log line, no further call; nobody else notices. The next run tells it again."""
     before, raises = Witness(), Raises(event)
     server = memory(Upper, observers=[before, raises])
@@ -418,14 +416,14 @@ async def test_raising_observer_is_dropped(event: str, autojump_clock: Any, capl
     assert len(records) == 2
 
 
-async def test_raising_observer_among_equals(autojump_clock: Any, caplog: Any) -> None:
+async def test_raising_observer_among_equals(autojump_clock, caplog):
     """The one that raised is dropped, although another one says that it is equal to it."""
 
     class Equal(Raises):
-        def __eq__(self, other: object) -> bool:
+        def __eq__(self, other):
             return isinstance(other, Equal)
 
-        __hash__ = None  # type: ignore[assignment]
+        __hash__ = None
 
     sound, broken = Equal(""), Equal("request_started")
     await asked(Upper, observers=[sound, broken], times=2)
@@ -433,10 +431,10 @@ async def test_raising_observer_among_equals(autojump_clock: Any, caplog: Any) -
     assert len(logged(caplog, "trioserver.error")) == 1
 
 
-async def test_raising_observer_inside_another_event(autojump_clock: Any, caplog: Any) -> None:
+async def test_raising_observer_inside_another_event(autojump_clock, caplog):
     """One that was dropped while an event was being told is not told of that event either."""
 
-    def shut_down(*facts: Any) -> None:
+    def shut_down(*facts):
         server.shutdown()  # tells of the drain before the others hear of this
 
     fragile = Raises("draining")
@@ -455,19 +453,19 @@ class Moody:
     sulks = False
 
     @property
-    def request_finished(self) -> Any:
+    def request_finished(self):
         if self.sulks:
             raise ValueError("not today")
         return print
 
 
 class TakesLess:
-    def request_finished(self, info: Any) -> None:
+    def request_finished(self, info):
         """Wants less than it gets."""
 
 
 @pytest.mark.parametrize("kind", [Moody, TakesLess])
-async def test_observer_that_cannot_be_called(kind: Any, autojump_clock: Any, caplog: Any) -> None:
+async def test_observer_that_cannot_be_called(kind, autojump_clock, caplog):
     """EX-12: whose attributes raise, or whose method takes something else, is dropped as well."""
     observer = kind()
     server = memory(Upper, observers=[observer])
@@ -481,16 +479,16 @@ async def test_observer_that_cannot_be_called(kind: Any, autojump_clock: Any, ca
 @pytest.mark.parametrize(
     "event", ["server_listening", "request_started", "request_finished", "server_closed"]
 )
-async def test_observer_that_exits(event: str, autojump_clock: Any) -> None:
+async def test_observer_that_exits(event, autojump_clock):
     """EX-02: SystemExit from an observer stops the server, after everything was closed.
 
     Whom it cuts is told so, in words of the server's.
     """
     error = SystemExit(3)
     server = memory(Upper, observers=[Raises(event, error)])
-    clients: list[trioserver.Connection] = []
+    clients = []
 
-    async def whole_run() -> None:
+    async def whole_run():
         async with server.serving():
             clients.append(await server.connect())
             await clients[0].send_eof()
@@ -511,7 +509,7 @@ async def test_observer_that_exits(event: str, autojump_clock: Any) -> None:
 class ExitsInTheSweep(MemoryServer):
     """Its get_request exits in a drain."""
 
-    def get_request(self, listener: Any) -> Any:
+    def get_request(self, listener):
         if self.draining:
             raise EXIT
         return super().get_request(listener)
@@ -524,14 +522,14 @@ class ExitsInTheSweep(MemoryServer):
         *(("get_request", by) for by in ["task", "thread"]),
     ],
 )
-async def test_exit_in_a_drain(how: str, by: str) -> None:
+async def test_exit_in_a_drain(how, by):
     """EX-02: whoever calls ``shutdown`` is not to blame; the server raises it, at its end."""
     if how == "observer":
         server = memory(Upper, observers=[Raises("draining", EXIT)])
     else:
         server = memory(Upper, ExitsInTheSweep)
 
-    async def whole_run() -> None:
+    async def whole_run():
         with trio.CancelScope() as scope:
             async with server.serving():
                 clients.append(await server.connect())
@@ -545,7 +543,7 @@ async def test_exit_in_a_drain(how: str, by: str) -> None:
                     scope.cancel(reason="enough")
                 await trio.sleep_forever()
 
-    clients: list[trioserver.Connection] = []
+    clients = []
     with trio.fail_after(10):
         await raises_bare(EXIT, whole_run)
         assert await read_to_end(clients[0]) == b""
@@ -555,10 +553,10 @@ async def test_exit_in_a_drain(how: str, by: str) -> None:
     assert sum(statistics.outcomes.values()) == server.witness.names.count("request_finished") == 1
 
 
-async def test_observer_cancels_a_request(autojump_clock: Any) -> None:
+async def test_observer_cancels_a_request(autojump_clock):
     """An observer may cancel the very request whose start it is told of."""
 
-    def refuse(info: trioserver.RequestInfo) -> None:
+    def refuse(info):
         server.cancel_request(info.id, "not today")
 
     server = memory(hold, observers=[Space(request_started=refuse)])
@@ -574,27 +572,27 @@ async def test_observer_cancels_a_request(autojump_clock: Any) -> None:
 class Duck:
     """Of no class of ours, with one of the methods."""
 
-    def __init__(self, told: list[Any]) -> None:
+    def __init__(self, told):
         self.told = told
 
-    def request_started(self, info: trioserver.RequestInfo) -> None:
+    def request_started(self, info):
         self.told.append(info)
 
 
-def of_functions(told: list[Any]) -> Any:
+def of_functions(told):
     """A namespace of functions."""
     return Space(request_started=told.append)
 
 
 @pytest.mark.parametrize("make", [Duck, of_functions])
-async def test_observer_duck_typed(make: Any, autojump_clock: Any) -> None:
+async def test_observer_duck_typed(make, autojump_clock):
     """Any object with one of the methods will do; it is told of that event and no other."""
-    started: list[trioserver.RequestInfo] = []
+    started = []
     await asked(Upper, observers=[make(started)])
     assert [info.id for info in started] == [1]
 
 
-def test_observer_base_class_does_nothing() -> None:
+def test_observer_base_class_does_nothing():
     """A class derived from `Observer` needs to define only what it cares about."""
     observer = trioserver.Observer()
     for name in Witness().__class__.__dict__:
@@ -606,17 +604,17 @@ def test_observer_base_class_does_nothing() -> None:
 class OneEvent:
     """The least that an observer can be."""
 
-    def server_closed(self, report: trioserver.ShutdownReport) -> None:
+    def server_closed(self, report):
         pass
 
 
 class AsyncEvent:
-    async def request_started(self, info: trioserver.RequestInfo) -> None:
+    async def request_started(self, info):
         """Nobody would ever await it."""
 
 
 class YieldingEvent:
-    def request_started(self, info: trioserver.RequestInfo) -> Any:
+    def request_started(self, info):
         """Runs nothing when it is called."""
         yield
 
@@ -626,7 +624,7 @@ class YieldingEvent:
     [None, 5, "draining", OneEvent(), [object()], [None], ["draining"], [OneEvent]],
     ids=["None", "int", "str", "bare", "object", "[None]", "[str]", "class"],
 )
-def test_observers_are_validated(observers: Any) -> None:
+def test_observers_are_validated(observers):
     """What is not a sequence of observers is a TypeError that names the field and the events."""
     message = "MemoryServer.observers must be .* request_started, request_finished"
     with pytest.raises(TypeError, match=message):
@@ -637,13 +635,13 @@ def test_observers_are_validated(observers: Any) -> None:
 
 
 @pytest.mark.parametrize("observer", [AsyncEvent(), Space(draining=True), YieldingEvent()])
-def test_observers_must_be_callable_and_plain(observer: Any) -> None:
+def test_observers_must_be_callable_and_plain(observer):
     """EX-10: a method that could never be called rightly is found when the server is built."""
     with pytest.raises(TypeError, match="observers"):
         memory(Upper, observers=[observer])
 
 
-def test_observers_of_any_iterable() -> None:
+def test_observers_of_any_iterable():
     """A list, a tuple, a set or a generator will do."""
     witness = Witness()
     for observers in [[witness], (witness,), {witness}, (one for one in [witness])]:
@@ -653,7 +651,7 @@ def test_observers_of_any_iterable() -> None:
 # The current request ------------------------------------------------------------------
 
 
-def current_id() -> int | None:
+def current_id():
     """The id of the current request."""
     info = trioserver.current_request()
     return None if info is None else info.id
@@ -662,22 +660,22 @@ def current_id() -> int | None:
 class SeesInMethods(trioserver.BaseRequestHandler):
     """Notes every method, and fails."""
 
-    async def setup(self) -> None:
+    async def setup(self):
         self.server.seen["setup"] = current_id()
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.server.seen["handle"] = current_id()
         assert trioserver.current_request() is self.info
         raise ValueError("oops")
 
-    async def finish(self) -> None:
+    async def finish(self):
         self.server.seen["finish"] = current_id()
 
 
-async def test_current_request_in_handlers_and_hooks(autojump_clock: Any) -> None:
+async def test_current_request_in_handlers_and_hooks(autojump_clock):
     """A request's hooks, its handler's methods and its observers all see that request."""
 
-    def note(server: Any, name: str, *arguments: Any) -> None:
+    def note(server, name, *arguments):
         server.seen[name] = current_id()
 
     events = ["request_started", "request_finished"]
@@ -695,11 +693,11 @@ async def test_current_request_in_handlers_and_hooks(autojump_clock: Any) -> Non
     assert set(server.seen) == {*events, *hooks, *methods}
 
 
-async def test_current_request_of_each(autojump_clock: Any) -> None:
+async def test_current_request_of_each(autojump_clock):
     """Requests side by side see themselves, after every wait."""
     seen = []
 
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         for _ in range(3):
             seen.append(current_id() == request.info.id)
             await trio.sleep(1)
@@ -711,14 +709,14 @@ async def test_current_request_of_each(autojump_clock: Any) -> None:
     assert seen == [True] * 9
 
 
-async def test_current_request_in_child_tasks_and_threads() -> None:
+async def test_current_request_in_child_tasks_and_threads():
     """Tasks and threads that a handler starts inherit it."""
     seen = []
 
-    async def look() -> None:
+    async def look():
         seen.append(current_id())
 
-    async def start(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def start(request, client_address, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
         seen.append(await trio.to_thread.run_sync(current_id))
@@ -731,15 +729,15 @@ async def test_current_request_in_child_tasks_and_threads() -> None:
     assert seen == [1, 1, 1]
 
 
-async def test_current_request_outside_of_requests(autojump_clock: Any) -> None:
+async def test_current_request_outside_of_requests(autojump_clock):
     """Outside there is none, also when a task of the outside serves or connects."""
     seen = []
 
     class Server(MemoryServer):
-        async def service_actions(self) -> None:
+        async def service_actions(self):
             seen.append(current_id())
 
-        async def server_close(self) -> None:
+        async def server_close(self):
             await super().server_close()
             seen.append(current_id())
 
@@ -751,14 +749,14 @@ async def test_current_request_outside_of_requests(autojump_clock: Any) -> None:
     assert len(seen) >= 3
 
 
-async def test_current_request_of_a_server_inside_a_request(autojump_clock: Any) -> None:
+async def test_current_request_of_a_server_inside_a_request(autojump_clock):
     """A handler that serves a server of its own: each request sees itself, not the outer one."""
     seen = []
 
-    async def inner(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def inner(request, client_address, server):
         seen.append(trioserver.current_request() is request.info)
 
-    async def outer(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def outer(request, client_address, server):
         backend = memory(inner)
         async with backend.serving():
             await ask(backend)
@@ -768,7 +766,7 @@ async def test_current_request_of_a_server_inside_a_request(autojump_clock: Any)
     assert seen == [True, True]
 
 
-async def test_filter_marks_every_record(autojump_clock: Any) -> None:
+async def test_filter_marks_every_record(autojump_clock):
     """`RequestLogFilter` puts id and address on a record of anybody's, inside a request."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
@@ -777,7 +775,7 @@ async def test_filter_marks_every_record(autojump_clock: Any) -> None:
     logger = logging.getLogger("somebody's")
     logger.addHandler(handler)
 
-    async def log(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def log(request, client_address, server):
         logger.error("inside")
 
     try:
@@ -792,7 +790,7 @@ async def test_filter_marks_every_record(autojump_clock: Any) -> None:
     assert stream.getvalue() == "None None outside\n1 ('alice', 7) inside\n"
 
 
-async def test_filter_leaves_what_is_there(autojump_clock: Any) -> None:
+async def test_filter_leaves_what_is_there(autojump_clock):
     """It passes every record, and leaves attributes alone that somebody has set before."""
     record = logging.makeLogRecord({"request_id": "mine"})
     assert trioserver.RequestLogFilter().filter(record)
@@ -803,7 +801,7 @@ async def test_filter_leaves_what_is_there(autojump_clock: Any) -> None:
 # The logs -----------------------------------------------------------------------------
 
 
-async def test_access_log_says_why(autojump_clock: Any, caplog: Any) -> None:
+async def test_access_log_says_why(autojump_clock, caplog):
     """The line of a request that did not complete has the reason, and fields to filter by."""
     caplog.set_level(logging.INFO, logger="trioserver")
     server = memory(receive, timeouts=trioserver.Timeouts(idle=10))
@@ -819,11 +817,11 @@ async def test_access_log_says_why(autojump_clock: Any, caplog: Any) -> None:
     assert record.exc_info is None
 
 
-async def test_access_log_keeps_to_one_line(autojump_clock: Any, caplog: Any) -> None:
+async def test_access_log_keeps_to_one_line(autojump_clock, caplog):
     """A reason in many lines, or a long one, which a client may have made up, is one short line."""
     caplog.set_level(logging.INFO, logger="trioserver")
 
-    async def quote(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def quote(request, client_address, server):
         raise ValueError((await request.recv()).decode())
 
     server = memory(quote)
@@ -836,7 +834,7 @@ async def test_access_log_keeps_to_one_line(autojump_clock: Any, caplog: Any) ->
     assert len(record.getMessage()) < 700
 
 
-async def test_access_log_keeps_addresses_to_one_line(autojump_clock: Any, caplog: Any) -> None:
+async def test_access_log_keeps_addresses_to_one_line(autojump_clock, caplog):
     """A client of a Unix socket chooses the name of its own, and forges nothing with it either."""
     caplog.set_level(logging.INFO, logger="trioserver")
     server = memory(raising(ValueError("oops")))
@@ -846,18 +844,18 @@ async def test_access_log_keeps_addresses_to_one_line(autojump_clock: Any, caplo
     assert all(record.getMessage().isprintable() for record in caplog.records)
 
 
-async def test_access_log_can_be_switched_off(autojump_clock: Any, caplog: Any) -> None:
+async def test_access_log_can_be_switched_off(autojump_clock, caplog):
     """By default, at WARNING, the access log says nothing at all."""
     caplog.set_level(logging.WARNING, logger="trioserver")
     await asked(Upper)
     assert caplog.records == []
 
 
-async def test_access_log_filter_that_raises(autojump_clock: Any) -> None:
+async def test_access_log_filter_that_raises(autojump_clock):
     """EX-12: somebody's broken filter on our logger harms nobody."""
 
     class Broken(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
+        def filter(self, record):
             raise ValueError("the filter's own")
 
     logger, broken = logging.getLogger("trioserver.access"), Broken()
@@ -872,7 +870,7 @@ async def test_access_log_filter_that_raises(autojump_clock: Any) -> None:
         logger.setLevel(logging.NOTSET)
 
 
-async def test_error_log_has_the_traceback_of_the_error(autojump_clock: Any, caplog: Any) -> None:
+async def test_error_log_has_the_traceback_of_the_error(autojump_clock, caplog):
     """EX-01: one ERROR record, with the client's address, and that very exception's traceback.
 
     It names the function that logged it, not a helper that it went through.
@@ -891,16 +889,16 @@ async def test_error_log_has_the_traceback_of_the_error(autojump_clock: Any, cap
     assert "log_safely" not in {record.funcName for record in caplog.records}
 
 
-async def test_error_log_of_a_group_has_all_of_it(autojump_clock: Any, caplog: Any) -> None:
+async def test_error_log_of_a_group_has_all_of_it(autojump_clock, caplog):
     """EX-04: a group of two different errors is logged with both tracebacks, each with its own."""
 
-    async def first() -> None:
+    async def first():
         raise ValueError("one")
 
-    async def second() -> None:
+    async def second():
         raise KeyError("two")
 
-    async def both(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def both(request, client_address, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first)
             nursery.start_soon(second)
@@ -911,13 +909,11 @@ async def test_error_log_of_a_group_has_all_of_it(autojump_clock: Any, caplog: A
         assert caplog.text.count(shown) == 1
 
 
-async def test_error_log_while_another_exception_is_handled(
-    autojump_clock: Any, caplog: Any
-) -> None:
+async def test_error_log_while_another_exception_is_handled(autojump_clock, caplog):
     """EX-01: the record has the error that ended the request, not one that the handler got over."""
     error = KeyError("final")
 
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def fail(request, client_address, server):
         try:
             raise ValueError("got over")
         except ValueError:
@@ -933,7 +929,7 @@ async def test_error_log_while_another_exception_is_handled(
 # In a program of its own --------------------------------------------------------------
 
 
-def program(source: str) -> subprocess.CompletedProcess[str]:
+def program(source):
     """A Python program that configures nothing, run to its end."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(source)],
@@ -944,7 +940,7 @@ def program(source: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_import_configures_no_logging() -> None:
+def test_import_configures_no_logging():
     """Importing adds no log handler and no filter, and sets no level."""
     done = program("""
         import logging, trioserver, trioserver.testing
@@ -1002,7 +998,7 @@ SERVE_ONE = """
         ),
     },
 )
-def test_program_that_configures_little(body: str, configure: str, lines: list[str]) -> None:
+def test_program_that_configures_little(body, configure, lines):
     """Errors are shown without any configuration."""
     done = program(SERVE_ONE.format(body=body, configure=configure))
     assert (done.returncode, done.stdout) == (0, "")

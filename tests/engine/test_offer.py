@@ -1,9 +1,5 @@
 """What ``get_request`` is offered: the listener's face, and what was taken from it."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import trio
 from support import Upper, Witness, read_to_end
@@ -12,7 +8,7 @@ import trioserver
 from trioserver.testing import MemoryListener, MemoryServer
 
 
-async def serve(kind: type[MemoryServer], clients: int = 1) -> tuple[list[bytes], Witness]:
+async def serve(kind, clients=1):
     """What clients get that come in one moment, and each send a line."""
     witness, got = Witness(), []
     server = kind(("memory", 1), Upper, observers=[witness])
@@ -29,12 +25,12 @@ async def serve(kind: type[MemoryServer], clients: int = 1) -> tuple[list[bytes]
     return got, witness
 
 
-async def test_offer_has_the_listeners_face(autojump_clock: Any) -> None:
+async def test_offer_has_the_listeners_face(autojump_clock):
     """An override can ask the listener whatever it has, of its own, too."""
     seen = []
 
     class Looks(MemoryServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             seen.append((listener.connect_now, listener.address))
             return super().get_request(listener)
 
@@ -44,11 +40,11 @@ async def test_offer_has_the_listeners_face(autojump_clock: Any) -> None:
     assert isinstance(seen[0][0].__self__, MemoryListener)
 
 
-async def test_second_take_drops_the_first(autojump_clock: Any) -> None:
+async def test_second_take_drops_the_first(autojump_clock):
     """An override that takes again refuses the client that it had."""
 
     class TakesTwo(MemoryServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             super().get_request(listener)
             return super().get_request(listener)
 
@@ -57,22 +53,22 @@ async def test_second_take_drops_the_first(autojump_clock: Any) -> None:
     assert witness.names.count("request_refused") == 1
 
 
-async def test_what_was_not_offered(autojump_clock: Any) -> None:
+async def test_what_was_not_offered(autojump_clock):
     """An override that passes on another listener is told so, and the server ends."""
 
     class Strays(MemoryServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             return super().get_request(MemoryListener(("memory", 2)))
 
     with pytest.raises(TypeError, match="takes the listener that get_request was called with"):
         await serve(Strays)
 
 
-async def test_take_within_a_take(autojump_clock: Any) -> None:
+async def test_take_within_a_take(autojump_clock):
     """A get_request that shuts the server down is called from inside, with an offer of its own."""
 
     class Closes(MemoryServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             taken = super().get_request(listener)
             self.shutdown()
             return taken

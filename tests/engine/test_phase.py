@@ -1,15 +1,11 @@
 """The phases of a run, and a shutdown that comes before anything serves: values and a table."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import pytest
 import trio
 from support import Upper, hold, read_to_end
 
-import trioserver
 from trioserver._engine.phase import CurrentPhase, Phase
 from trioserver._engine.stop_request import StopRequest
 from trioserver.testing import MemoryServer
@@ -26,7 +22,7 @@ MAY = {
 
 @pytest.mark.parametrize("following", Phase, ids=lambda phase: phase.name)
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
-def test_only_these_transitions(phase: Phase, following: Phase) -> None:
+def test_only_these_transitions(phase, following):
     """A drain is never taken back, and what is closed stays so; to stay is no step."""
     current = CurrentPhase(phase)
     if phase is following or (phase.name, following.name) in MAY:
@@ -37,7 +33,7 @@ def test_only_these_transitions(phase: Phase, following: Phase) -> None:
             current.enter(following)
 
 
-def test_stop_request_is_counted_once() -> None:
+def test_stop_request_is_counted_once():
     """The grace is counted from the first wait on; of two, whatever ends earlier holds."""
     stop = StopRequest(5).counted_from(100)
     assert stop.left(now=102) == 3
@@ -52,29 +48,29 @@ def test_stop_request_is_counted_once() -> None:
 class Watched(MemoryServer):
     """Writes down the phases in which its hooks are called."""
 
-    def note(self, hook: str) -> None:
+    def note(self, hook):
         assert self._run is not None
         vars(self).setdefault("noted", []).append((hook, self._run.phase.now.name))
 
-    async def server_bind(self) -> Any:
+    async def server_bind(self):
         self.note("bind")
         return await super().server_bind()
 
-    def get_request(self, listener: trioserver.Listener) -> Any:
+    def get_request(self, listener):
         self.note("get_request")
         return super().get_request(listener)
 
-    async def shutdown_request(self, request: Any) -> None:
+    async def shutdown_request(self, request):
         self.note("shutdown_request")
         await super().shutdown_request(request)
 
-    async def server_close(self) -> None:
+    async def server_close(self):
         if self._run is not None:
             self.note("close")
         await super().server_close()
 
 
-async def test_phases_of_a_run(autojump_clock: Any) -> None:
+async def test_phases_of_a_run(autojump_clock):
     """Each hook is called in the phase that it belongs to; the drain and the cut come last."""
     server = Watched(("memory", 1), hold)
     async with server.serving(grace=5):
@@ -89,7 +85,7 @@ async def test_phases_of_a_run(autojump_clock: Any) -> None:
     ]
 
 
-async def test_phases_of_single_requests(autojump_clock: Any) -> None:
+async def test_phases_of_single_requests(autojump_clock):
     """handle_request goes round; what is cancelled is cut, and the listeners stay open."""
     server = MemoryServer(("memory", 1), Upper)
     async with server:
@@ -113,7 +109,7 @@ async def test_phases_of_single_requests(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
-async def test_shutdown_before_it_serves(serve: str, autojump_clock: Any) -> None:
+async def test_shutdown_before_it_serves(serve, autojump_clock):
     """It is kept until something serves, which then ends at once; its clients are turned away."""
     server = MemoryServer(("memory", 1), Upper)
     server.shutdown(5)

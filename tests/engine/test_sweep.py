@@ -1,12 +1,10 @@
 """A server, with a fault after every step: nothing is left, nothing is lost, nothing is silent."""
 
-from __future__ import annotations
-
 import fcntl
 import gc
 import os
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -46,7 +44,6 @@ from trioserver._sockets.stream_sockets import SocketListener
 from trioserver.testing import (
     MemoryListener,
     ResetClient,
-    Trial,
     run_trial,
     sweep,
 )
@@ -54,33 +51,36 @@ from trioserver.testing import (
 # Faults in a server ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "handler"),
     [(InMemory, Careful), (InMemory, HangsUp), (OnTCP, HangsUp), (OnUnix, HangsUp)],
 )
-def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
+def test_cancelled_after_every_step(kind, handler):
     """CX-01: wherever it is cancelled, nothing is left and every request has a record."""
     assert Setting(kind, [cancel], handler).sweep() > 200
 
 
-def test_cancelled_after_every_step_with_few_slots() -> None:
+@pytest.mark.slow
+def test_cancelled_after_every_step_with_few_slots():
     """CX-03: every slot comes back, of the server's and of the clients', wherever it was held."""
     setting = Setting(InMemory, [cancel], limits=trioserver.Limits(requests=2, per_client=2))
     assert setting.sweep() > 150
 
 
-def test_hooks_that_close_nothing_cancelled_after_every_step() -> None:
+def test_hooks_that_close_nothing_cancelled_after_every_step():
     """Every connection is closed whatever the hooks do."""
     assert Setting(Sloppy, [cancel]).sweep(seeds=(0,)) > 50
 
 
 @pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
 @pytest.mark.parametrize("kind", [InMemory, OnUnix])
-def test_block_cancelled_after_every_step(kind: Any, serve: Any) -> None:
+def test_block_cancelled_after_every_step(kind, serve):
     """CX-01: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
     assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,)) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "handler"),
     [
@@ -92,32 +92,34 @@ def test_block_cancelled_after_every_step(kind: Any, serve: Any) -> None:
         (OnUnix, HangsUp),
     ],
 )
-def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
+def test_shut_down_after_every_step(kind, handler):
     """Wherever the drain begins, what was asked before it is answered, in full."""
     assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 200
 
 
+@pytest.mark.slow
 @all_kinds
-def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
+def test_shut_down_after_every_step_with_few_slots(kind):
     """CX-03: the same where clients wait for a slot, or are turned away and counted."""
     limits = trioserver.Limits(requests=1)
     assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep(seeds=(0, 1)) > 100
 
 
-def test_shut_down_at_once_after_every_step() -> None:
+def test_shut_down_at_once_after_every_step():
     """The same with a grace of zero, but for what is not answered."""
     assert Setting(InMemory, [shut_down_at_once]).sweep(seeds=(0,)) > 50
 
 
+@pytest.mark.slow
 @all_kinds
-def test_ctrl_c_after_every_step(kind: Any) -> None:
+def test_ctrl_c_after_every_step(kind):
     """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
     assert Setting(kind, [ctrl_c]).sweep() > 200
 
 
 @all_kinds
 @pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
-def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
+def test_second_fault_during_a_shutdown(kind, second):
     """Whenever somebody loses patience with a drain, everything is closed all the same.
 
     A sample of the pairs; soak/sweeps.py tries them all.
@@ -125,8 +127,9 @@ def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
     assert Setting(kind, [shut_down, second]).sweep(seeds=(0,), every=7) > 50
 
 
+@pytest.mark.slow
 @all_kinds
-def test_client_reset_after_every_step(kind: Any) -> None:
+def test_client_reset_after_every_step(kind):
     """Wherever one client is reset, the others get all their replies, and it has its record."""
     assert Setting(kind, [ResetClient()], gentle=True).sweep(every=2) > 100
 
@@ -135,7 +138,7 @@ def test_client_reset_after_every_step(kind: Any) -> None:
 
 
 @all_kinds
-def test_one_request_cancelled_after_every_step_of_its_own(kind: Any) -> None:
+def test_one_request_cancelled_after_every_step_of_its_own(kind):
     """CX-04: wherever one request is cancelled, the others get all their replies."""
     assert Setting(kind).sweep_one_request() > 15
 
@@ -146,19 +149,20 @@ def test_one_request_cancelled_after_every_step_of_its_own(kind: Any) -> None:
 class Stubborn(Careful):
     """The same, but the first one has shielded itself for a minute."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         if self.info.id == 1:
             with trio.CancelScope(shield=True):
                 await trio.sleep(60)
         await super().handle()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [cancel, shut_down_at_once], ids=NAMES.get)
-def test_stubborn_request_cut_after_every_step(fault: Fault) -> None:
+def test_stubborn_request_cut_after_every_step(fault):
     """CX-12: who shields himself is named with its stack, waited for, and holds nobody else up."""
     struck = 0.0
 
-    def timed(trial: Trial) -> None:
+    def timed(trial):
         nonlocal struck
         struck = trio.current_time()
         fault(trial)
@@ -183,15 +187,13 @@ def test_stubborn_request_cut_after_every_step(fault: Fault) -> None:
 class TwoAddresses(trio.abc.HostnameResolver):
     """Resolves every name to two addresses, after a while."""
 
-    async def getaddrinfo(
-        self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
-    ) -> Any:
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):
         for _ in range(3):
             await trio.lowlevel.checkpoint()
         found = [f"127.0.0.{number}" for number in (1, 2)]
         return [(socket.AF_INET, type, proto, "", (address, port)) for address in found]
 
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+    async def getnameinfo(self, sockaddr, flags):
         raise NotImplementedError
 
 
@@ -200,13 +202,13 @@ class SlowlyMixIn(trioserver.BaseServer):
 
     JUMP_AFTER = 0.0
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         await trio.lowlevel.checkpoint()
         listeners = await super().server_bind()
         await trio.lowlevel.checkpoint()
         return listeners
 
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         await trio.lowlevel.checkpoint()
         await super().server_activate()
         await trio.lowlevel.checkpoint()
@@ -228,7 +230,7 @@ class SlowUnixDatagrams(SlowlyMixIn, trioserver.UnixDatagramServer):
     PLACE = LeavesNoFile.PLACE
 
 
-async def start_by_itself(server: Any, listening: Callable[[], object]) -> None:
+async def start_by_itself(server, listening):
     """Start in another task, which is told when it listens."""
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve_forever)
@@ -251,7 +253,7 @@ class Start(Sweepable):
     faults: Sequence[Fault]
     serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
 
-    async def __call__(self, trial: Trial) -> None:
+    async def __call__(self, trial):
         """Run it."""
         trial.afterwards(LeavesNoFile.left_behind)
         trio.socket.set_custom_hostname_resolver(TwoAddresses())
@@ -269,11 +271,11 @@ class Start(Sweepable):
 
 
 @contextmanager
-def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
+def locked_directory():
     """Lock the current directory; gives what unlocks it after a while."""
     directory = os.open(".", os.O_RDONLY)
 
-    async def unlock() -> None:
+    async def unlock():
         await trio.sleep(0.025)
         fcntl.flock(directory, fcntl.LOCK_UN)
 
@@ -284,12 +286,13 @@ def locked_directory() -> Iterator[Callable[[], Awaitable[None]]]:
         os.close(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [SlowTCP, SlowUDP, SlowUnix, SlowUnixDatagrams])
 @pytest.mark.parametrize(
     "serve", [serve_forever, serve_in_a_block, serve_one_by_one, start_by_itself]
 )
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
-def test_start_after_every_step(kind: Any, serve: Any, fault: Fault) -> None:
+def test_start_after_every_step(kind, serve, fault):
     """CX-08, LC-13: a start is broken off at any step, also of binding: no socket, no file."""
     assert Start(kind, [fault], serve).sweep() > 25
 
@@ -301,10 +304,10 @@ class Named(SlowlyMixIn, trioserver.TCPServer):
 
 
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down], ids=NAMES.get)
-def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
+def test_start_that_resolves_in_a_thread_after_every_step(fault):
     """CX-08: the same where the system resolves the name."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         server = Named(Named.PLACE, Careful)
         threads = trio.to_thread.current_default_thread_limiter()
         threads.total_tokens = 1
@@ -325,17 +328,17 @@ def test_start_that_resolves_in_a_thread_after_every_step(fault: Fault) -> None:
 # Two things in one tick ---------------------------------------------------------------
 
 
-def say_the_last_byte(client: socket.socket) -> None:
+def say_the_last_byte(client):
     """The request is complete."""
     client.sendall(b"\n")
 
 
-def end_the_output(client: socket.socket) -> None:
+def end_the_output(client):
     """The request is all that there is."""
     client.shutdown(socket.SHUT_WR)
 
 
-def leave(client: socket.socket) -> None:
+def leave(client):
     """Nobody is there to answer."""
     client.close()
 
@@ -343,17 +346,15 @@ def leave(client: socket.socket) -> None:
 @pytest.mark.parametrize("kind", [OnTCP, OnUnix])
 @pytest.mark.parametrize("client_is_first", [True, False])
 @pytest.mark.parametrize("do", [say_the_last_byte, end_the_output, leave])
-def test_cancelled_in_the_tick_of_the_clients_act(
-    kind: Any, client_is_first: bool, do: Callable[[socket.socket], None]
-) -> None:
+def test_cancelled_in_the_tick_of_the_clients_act(kind, client_is_first, do):
     """CX-13: a request that is cancelled in that tick is cancelled, with a reason, and once."""
-    all_books: list[Books] = []
+    all_books = []
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         books = Books()
         all_books.append(books)
         trial.afterwards(books.faults)
-        server: Any = kind(kind.PLACE, Careful, observers=[books.witness])
+        server = kind(kind.PLACE, Careful, observers=[books.witness])
         server.books = books
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
@@ -381,12 +382,12 @@ class HastyMixIn:
 
     held: Any = None
 
-    async def wait_acceptable(self: Any) -> None:
+    async def wait_acceptable(self):
         await super().wait_acceptable()
         self.held = super().accept_now()
         await trio.lowlevel.checkpoint()  # the bug
 
-    def accept_now(self) -> tuple[Any, Any] | None:
+    def accept_now(self):
         held, self.held = self.held, None
         return held
 
@@ -402,7 +403,7 @@ class HastySocketListener(HastyMixIn, SocketListener):
 class Hasty(InMemory):
     """A server that waits between the accept and the request's task."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         self.listener = HastyListener(self.PLACE)
         return [self.listener]
 
@@ -410,20 +411,20 @@ class Hasty(InMemory):
 class HastyOnTCP(OnTCP):
     """The same, on TCP."""
 
-    async def server_bind(self) -> Sequence[trioserver.Listener]:
+    async def server_bind(self):
         return [HastySocketListener(it.socket) for it in await super().server_bind()]
 
 
 class Careless:
     """A handler whose ``finish`` is skipped when it is cancelled."""
 
-    def __init__(self, request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    def __init__(self, request, client_address, server):
         self.request, self.calls = request, server.books.calls
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self):
         return self.serve().__await__()
 
-    async def serve(self) -> None:
+    async def serve(self):
         self.calls["setup"] += 1
         async for line in trioserver.RequestReader(self.request):
             await self.request.sendall(line.upper())
@@ -433,7 +434,7 @@ class Careless:
 class Stale(Careful):
     """A handler that executes a line again when the drain ends its wait for the next."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         line = b""
         while not self.server.draining:
             with suppress(trioserver.Draining):
@@ -446,30 +447,30 @@ class Stale(Careful):
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("kind", [Hasty, HastyOnTCP])
-def test_a_wait_between_accept_and_start_is_found(kind: Any) -> None:
+def test_a_wait_between_accept_and_start_is_found(kind):
     """A client that is lost there leaves an open connection, or a client that waits for ever."""
     complaint = Setting(kind, [cancel]).complaint()
     assert "clients waited" in complaint or "descriptors are still open" in complaint
     gc.collect()  # what was leaked on purpose
 
 
-def test_a_skipped_finish_is_found() -> None:
+def test_a_skipped_finish_is_found():
     """A handler that is not finished when it is cancelled does not balance."""
     complaint = Setting(InMemory, [cancel], Careless).complaint()
     assert "setup and finish are no pairs" in complaint
 
 
-def test_a_request_executed_twice_is_found() -> None:
+def test_a_request_executed_twice_is_found():
     """A client that gets an answer too many says so."""
     complaint = Setting(InMemory, [shut_down], Stale).complaint()
     assert "got b'ONE\\nONE\\n" in complaint
 
 
-def test_a_request_lost_in_a_drain_is_found() -> None:
+def test_a_request_lost_in_a_drain_is_found():
     """A handler that does not look for what has arrived already leaves an answer due."""
 
     class Hurried(Careful):
-        async def handle(self) -> None:
+        async def handle(self):
             while not self.server.draining and await self.rfile.more():  # the bug: not its affair
                 await self.answer(await self.rfile.readline())
 

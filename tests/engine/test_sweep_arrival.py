@@ -1,16 +1,12 @@
 """An arrival, with a fault after every step: the request has one end, and its slot comes back."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
 
 import attrs
 import pytest
 import trio
 from support.sweeping import (
     NAMES,
-    Fault,
     InMemory,
     OnTCP,
     OnUnix,
@@ -29,13 +25,13 @@ from trioserver.testing import ResetClient, fire_at
 class ArrivingMixIn(WatchedMixIn):
     """Waits twice while a request arrives, and has an info of its own for it meanwhile."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await trio.lowlevel.checkpoint()
         request.info = attrs.evolve(request.info)
         await trio.lowlevel.checkpoint()
         return True
 
-    async def process_request(self, request: Any, client_address: Any) -> None:
+    async def process_request(self, request, client_address):
         if trioserver.current_request() is not request.info:
             self.books.errors.append(f"{request!r} was served before it had arrived")
         await super().process_request(request, client_address)
@@ -58,36 +54,39 @@ all_kinds = pytest.mark.parametrize("kind", KINDS)
 few = trioserver.Limits(requests=2, per_client=2)
 
 
+@pytest.mark.slow
 @all_kinds
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
-def test_arrival_cut_after_every_step(kind: Any, fault: Fault) -> None:
+def test_arrival_cut_after_every_step(kind, fault):
     """Whatever ends the server in the midst of an arrival leaves no slot and no connection."""
     assert Setting(kind, [fault]).sweep() > 200
 
 
+@pytest.mark.slow
 @all_kinds
 @pytest.mark.parametrize("limits", [trioserver.Limits(), few], ids=["many slots", "few slots"])
-def test_shutdown_in_an_arrival_loses_nothing(kind: Any, limits: trioserver.Limits) -> None:
+def test_shutdown_in_an_arrival_loses_nothing(kind, limits):
     """What was asked before the drain is answered, also when the drain comes first."""
     assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep() > 200
 
 
+@pytest.mark.slow
 @all_kinds
-def test_client_reset_in_its_arrival(kind: Any) -> None:
+def test_client_reset_in_its_arrival(kind):
     """A client that leaves while it arrives ends its own request alone."""
     assert Setting(kind, [ResetClient()], gentle=True).sweep() > 100
 
 
-def cut_in_its_arrival(kind: Any, step: int) -> Any:
+def cut_in_its_arrival(kind, step):
     """A server that cancels its first request after so many steps of that one's arrival."""
 
-    class Fragile(kind):  # type: ignore[misc]
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+    class Fragile(kind):
+        async def verify_request(self, request, client_address):
             arrival = super().verify_request(request, client_address)
             at = step if request.info.id == 1 else 0
             return bool(await fire_at(arrival, at, partial(self.cut, request)))
 
-        def cut(self, request: Any) -> None:
+        def cut(self, request):
             if self.cancel_request(request.info.id, "swept"):
                 self.books.cut.append(request.client_address)
 
@@ -95,6 +94,6 @@ def cut_in_its_arrival(kind: Any, step: int) -> Any:
 
 
 @all_kinds
-def test_one_request_cancelled_at_every_step_of_its_arrival(kind: Any) -> None:
+def test_one_request_cancelled_at_every_step_of_its_arrival(kind):
     """It is cancelled, with a reason, and the others are served."""
     assert Setting(kind).sweep_one_request(cut=cut_in_its_arrival) >= 2 * 3

@@ -5,22 +5,19 @@ what had been sent when the fault struck. Every datagram is another one, and so
 is its reply.
 """
 
-from __future__ import annotations
-
 import itertools
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import attrs
 import pytest
 import trio
 from support.sweeping import (
     NAMES,
-    Fault,
     LeavesNoFile,
     Serving,
     WatchedMixIn,
@@ -35,7 +32,7 @@ from support.sweeping import (
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramServer, Trial
+from trioserver.testing import MemoryDatagramServer
 
 LARGEST = 50
 
@@ -43,7 +40,7 @@ LARGEST = 50
 # Handlers --------------------------------------------------------------------------
 
 
-def reply_to(data: bytes) -> bytes:
+def reply_to(data):
     """The one right reply, which is never empty."""
     return b"<%b>" % data.upper()
 
@@ -51,11 +48,11 @@ def reply_to(data: bytes) -> bytes:
 class Writes(trioserver.DatagramRequestHandler):
     """Writes the reply in two pieces, which leave as one datagram."""
 
-    async def setup(self) -> None:
+    async def setup(self):
         await trio.lowlevel.checkpoint()
         self.server.books.calls["setup"] += 1
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.server.books.calls[self.packet] += 1
         reply = reply_to(self.packet)
         await self.wfile.write(reply[:2])
@@ -64,7 +61,7 @@ class Writes(trioserver.DatagramRequestHandler):
         if b"fail" in self.packet:
             raise ValueError("asked for")
 
-    async def finish(self) -> None:
+    async def finish(self):
         self.server.books.calls["finish"] += 1
         await trio.lowlevel.checkpoint()
         await super().finish()
@@ -73,7 +70,7 @@ class Writes(trioserver.DatagramRequestHandler):
 class Sends(Writes):
     """Sends the reply itself, and goes on for a while."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.server.books.calls[self.packet] += 1
         if b"fail" in self.packet:
             raise ValueError("asked for")
@@ -90,31 +87,31 @@ class Contains(WatchedMixIn):
 
     FIELDS: ClassVar[Mapping[str, Any]] = {"max_packet_size": LARGEST}
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         await trio.lowlevel.checkpoint()
 
 
 class KernelClient:
     """A socket to send and to receive with, at once, as clients in memory do."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server):
         self._server_address = server.server_address
         self._socket = socket.socket(server.address_family or socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(("127.0.0.1", 0) if isinstance(self._server_address, tuple) else "")
         self.address = self._socket.getsockname()
 
-    def send_now(self, data: bytes) -> None:
+    def send_now(self, data):
         """Send a datagram."""
         self._socket.sendto(data, self._server_address)
 
-    def received(self) -> Iterator[bytes]:
+    def received(self):
         """What has arrived."""
         with suppress(BlockingIOError):
             while self._socket.fileno() != -1:
                 yield self._socket.recv(1000)
 
-    def close(self) -> None:
+    def close(self):
         """Be gone; twice is once."""
         self._socket.close()
 
@@ -122,7 +119,7 @@ class KernelClient:
 class OnSockets(Contains):
     """Watched, on sockets."""
 
-    def client(self, *, capacity: int) -> KernelClient:
+    def client(self, *, capacity):
         """A client, who has the room that the kernel gives it."""
         return KernelClient(self)
 
@@ -154,23 +151,23 @@ class OnUnix(LeavesNoFile, OnSockets, trioserver.UnixDatagramServer):
 all_kinds = pytest.mark.parametrize("kind", [InMemory, OnUDP, OnUnix])
 
 
-Stages: TypeAlias = Sequence[Sequence[Sequence[bytes]]]
+Stages = Sequence[Sequence[Sequence[bytes]]]
 
 
-def some(client: str, letters: str) -> list[bytes]:
+def some(client, letters):
     """So many datagrams, each of them another one."""
     return [f"{client}.{letter}".encode() for letter in letters]
 
 
 # By client and stage. The first client does not receive as fast as it should.
-STAGES: Stages = [
+STAGES = [
     [some("zero", "abc"), some("zero", "defg"), some("zero", "hijk")],
     [some("one", "a"), [b"one." + b"x" * LARGEST], some("one", "bc")],
     [some("two", "a"), [b""], [b"two.fail", b"two.b"]],
     [[b"three.fail"], [], some("three", "abc")],
 ]
 # Fewer, where every pair of steps is tried.
-FEWER: Stages = [
+FEWER = [
     [some("zero", "abc"), []],
     [some("one", "a"), [b"one." + b"x" * LARGEST]],
     [[b"two.fail"], [b""]],
@@ -198,7 +195,7 @@ class Correspondent:
     got: Counter[bytes] = attrs.field(factory=Counter)
     has_left: bool = False
 
-    def say(self, *datagrams: bytes, in_time: bool) -> None:
+    def say(self, *datagrams, in_time):
         """Send these."""
         for data in [] if self.has_left else datagrams:
             with suppress(OSError):  # nobody is there
@@ -207,11 +204,11 @@ class Correspondent:
                 if in_time and len(data) <= LARGEST:
                     self.due.append(data)
 
-    def listen(self) -> None:
+    def listen(self):
         """Receive what has arrived."""
         self.got.update(self.client.received())
 
-    def leave(self) -> None:
+    def leave(self):
         """Close the socket, and whatever was received in it is lost."""
         self.has_left = True
         self.client.close()
@@ -232,25 +229,25 @@ class Setting(Serving):
     stages: Stages = attrs.field(default=STAGES, repr=False)
     _all: list[Correspondent] = attrs.field(factory=list)
 
-    async def __call__(self, trial: Trial) -> None:
+    async def __call__(self, trial):
         """Run it."""
         self._all = []
         trial.afterwards(partial(self._faults, must_reply=self.gentle or not trial.at))
         await super().__call__(trial)
 
-    def let_in(self, server: Any) -> Any:
+    def let_in(self, server):
         """All the clients come; the second one may leave."""
         for number in range(len(self.stages)):
             self._all.append(Correspondent(server.client(capacity=100 if number else 2)))
         return self._all[1]
 
-    def send_them_away(self) -> None:
+    def send_them_away(self):
         """The last replies are received."""
         for one_of_them in self._all:
             one_of_them.listen()
             one_of_them.client.close()
 
-    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+    async def clients(self, trial, server, listening):
         """They say all of a stage, and listen, until there is nothing more to hear."""
         await listening.wait()
         for number in itertools.count():
@@ -271,7 +268,7 @@ class Setting(Serving):
 
     # What went wrong ---------------------------------------------------------
 
-    def _faults(self, *, must_reply: bool) -> Iterator[str]:
+    def _faults(self, *, must_reply):
         books = self.books
         handled = Counter({what: n for what, n in books.calls.items() if isinstance(what, bytes)})
         sent = [data for one_of_them in self._all for data in one_of_them.sent]
@@ -289,18 +286,18 @@ class Setting(Serving):
         for datagram in books.accepted:
             yield from self._disagreement(datagram)
 
-    def _lies_to(self, one_of_them: Correspondent) -> Iterator[str]:
+    def _lies_to(self, one_of_them):
         right = Counter(map(reply_to, one_of_them.sent))
         if wrong := one_of_them.got - right:
             yield f"{one_of_them.client.address} got {wrong}"
 
-    def _silence_to(self, one_of_them: Correspondent, handled: Counter[bytes]) -> Iterator[str]:
+    def _silence_to(self, one_of_them, handled):
         address = one_of_them.client.address
         unhandled = [data for data in one_of_them.due if not handled[data]]
         if len(unhandled) > self.books.refused()[address] + self.books.cut.count(address):
             yield f"{unhandled} of {address} was sent in time, and not handled"
 
-    def _disagreement(self, datagram: trioserver.Datagram) -> Iterator[str]:
+    def _disagreement(self, datagram):
         """Whether a record and what its client knows are not the same."""
         [sender] = [it for it in self._all if it.client.address == datagram.client_address]
         records = [it for it in self.books.records if it.info.id == datagram.info.id]
@@ -320,45 +317,50 @@ class Setting(Serving):
 # Faults ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [Writes, Sends])
 @all_kinds
-def test_cancelled_after_every_step(kind: Any, handler: Any) -> None:
+def test_cancelled_after_every_step(kind, handler):
     """CX-09: wherever it is cancelled, each datagram has its one reply, or none and a record."""
     assert Setting(kind, [cancel], handler).sweep(every=3) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("serve", [serve_in_a_block, serve_one_by_one])
 @all_kinds
-def test_block_cancelled_after_every_step(kind: Any, serve: Any) -> None:
+def test_block_cancelled_after_every_step(kind, serve):
     """CX-09: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
     assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,), every=3) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [Writes, Sends])
 @all_kinds
-def test_shut_down_after_every_step(kind: Any, handler: Any) -> None:
+def test_shut_down_after_every_step(kind, handler):
     """CX-09, UD-11: what was sent before the drain is handled, in full; what comes later is not."""
     setting = Setting(kind, [shut_down], handler, gentle=True, drains=True)
     assert setting.sweep(every=3) > 100
 
 
+@pytest.mark.slow
 @all_kinds
-def test_shut_down_after_every_step_with_few_slots(kind: Any) -> None:
+def test_shut_down_after_every_step_with_few_slots(kind):
     """UD-11: the same where datagrams wait for a slot, or are dropped and counted."""
     limits = trioserver.Limits(requests=2)
     setting = Setting(kind, [shut_down], gentle=True, drains=True, limits=limits)
     assert setting.sweep(every=3) > 100
 
 
+@pytest.mark.slow
 @all_kinds
-def test_ctrl_c_after_every_step(kind: Any) -> None:
+def test_ctrl_c_after_every_step(kind):
     """CX-09: wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
     assert Setting(kind, [ctrl_c]).sweep(every=5) > 50
 
 
 @pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 @all_kinds
-def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
+def test_second_fault_during_a_shutdown(kind, second):
     """Whenever somebody loses patience with a drain, no datagram is answered by half.
 
     A sample of the pairs; soak/sweeps.py tries them all.
@@ -367,15 +369,16 @@ def test_second_fault_during_a_shutdown(kind: Any, second: Fault) -> None:
     assert setting.sweep(seeds=(0,), every=7) > 30
 
 
+@pytest.mark.slow
 @all_kinds
-def test_client_leaves_after_every_step(kind: Any) -> None:
+def test_client_leaves_after_every_step(kind):
     """CX-09, UX-12: whenever a client is gone, the others get their replies, and it its records."""
     assert Setting(kind, [leave], gentle=True).sweep(every=3) > 100
 
 
 @pytest.mark.parametrize("handler", [Writes, Sends])
 @all_kinds
-def test_one_request_cancelled_after_every_step_of_its_own(kind: Any, handler: Any) -> None:
+def test_one_request_cancelled_after_every_step_of_its_own(kind, handler):
     """CX-04, CX-09: wherever one request is cancelled, all the other datagrams are answered."""
     assert Setting(kind, [shut_down], handler).sweep_one_request() >= 9
 
@@ -383,11 +386,11 @@ def test_one_request_cancelled_after_every_step_of_its_own(kind: Any, handler: A
 # What is planted is found ---------------------------------------------------------------
 
 
-def test_half_a_reply_is_found() -> None:
+def test_half_a_reply_is_found():
     """A handler that sends what it has so far when it is cancelled is found out."""
 
     class Hasty(Sends):
-        async def handle(self) -> None:
+        async def handle(self):
             half = reply_to(self.packet)[:2]
             try:
                 await super().handle()
@@ -399,11 +402,11 @@ def test_half_a_reply_is_found() -> None:
     assert "got Counter({b'<" in Setting(InMemory, [cancel], Hasty).complaint()
 
 
-def test_a_second_reply_is_found() -> None:
+def test_a_second_reply_is_found():
     """A handler that replies once more when it is cancelled is found out."""
 
     class Repeats(Sends):
-        async def handle(self) -> None:
+        async def handle(self):
             try:
                 await super().handle()
             except trio.Cancelled:
@@ -415,11 +418,11 @@ def test_a_second_reply_is_found() -> None:
     assert "got Counter({b'<" in Setting(InMemory, [cancel], Repeats).complaint()
 
 
-def test_a_lost_datagram_is_found() -> None:
+def test_a_lost_datagram_is_found():
     """A server that forgets one of what the drain takes in is found out."""
 
     class Forgetful(InMemory):
-        def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+        def get_request(self, listener):
             if self.draining:
                 listener.accept_now()
             return super().get_request(listener)

@@ -5,19 +5,14 @@ with ``==``. The last section does the same once for each time-out on real
 sockets, where only the lower bound is exact.
 """
 
-from __future__ import annotations
-
 import math
 import socket
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import trio
 from support import Upper, Witness, hold, plain_client, read_to_end, running
 from support.scenes import Scene, Visit, counts, does, drip, end, in_memory, on_tcp, sleep, table
-from trio.testing import MockClock
 
 import trioserver
 from trioserver import Connection, IdleTimeout, Timeouts, WriteTimeout
@@ -26,7 +21,7 @@ from trioserver.testing import MemoryListener, MemoryServer, MemoryTransport
 FIELDS = ["handshake", "idle", "line", "write", "request", "linger", "shutdown", "cleanup"]
 
 
-def timed(handler: Any, does: Any = None, **fields: Any) -> Scene:
+def timed(handler, does=None, **fields):
     """A scene; keywords that are time-outs are taken as such."""
     seconds = {name: fields.pop(name) for name in FIELDS if name in fields}
     return Scene(handler, does or {}, timeouts=Timeouts(**seconds), **fields)
@@ -45,10 +40,10 @@ flood = does(b"z" * 40)  # more than a narrow pipe holds
 # The first byte, and idle waits ------------------------------------------------
 
 
-async def chatter(request: Connection, client_address: Any, server: Any) -> None:
+async def chatter(request, client_address, server):
     """Talks while it listens."""
 
-    async def talk() -> None:
+    async def talk():
         for _ in range(10):
             await request.sendall(b"x")
             await trio.sleep(1)
@@ -59,7 +54,7 @@ async def chatter(request: Connection, client_address: Any, server: Any) -> None
 
 
 class TakeTwenty(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(await self.rfile.readexactly(20))
 
 
@@ -95,7 +90,7 @@ class TakeTwenty(trioserver.StreamRequestHandler):
         ).gives(b"STILL HERE\n", 365 * 86_400),
     }
 )
-async def test_idle(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_idle(scene, autojump_clock):
     """The wait for a byte is bounded, from the accept or the byte before."""
     await scene.play()
 
@@ -104,7 +99,7 @@ async def test_idle(scene: Scene, autojump_clock: MockClock) -> None:
 
 
 class Patient(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         with pytest.raises(IdleTimeout, match="line"):
             await self.rfile.readline()
         assert trio.current_time() == 60
@@ -127,7 +122,7 @@ class Patient(trioserver.StreamRequestHandler):
         ).gives(b"first second\n", 70),
     }
 )
-async def test_line(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_line(scene, autojump_clock):
     """A line is bounded from its first byte to its end."""
     await scene.play()
 
@@ -141,13 +136,11 @@ async def test_line(scene: Scene, autojump_clock: MockClock) -> None:
         "readlines(n)": lambda rfile: rfile.readlines(1),
     },
 )
-async def test_line_bounds_delimited_reads(
-    read: Callable[[trioserver.RequestReader], Any], autojump_clock: MockClock
-) -> None:
+async def test_line_bounds_delimited_reads(read, autojump_clock):
     """TO-02: every read up to a delimiter is bounded from its first byte."""
 
     class Read(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             await read(self.rfile)
 
     await timed(Read, drip(10, 100, start=5), line=60).gives(b"", 65, "timed_out").play()
@@ -156,19 +149,19 @@ async def test_line_bounds_delimited_reads(
 # Writes ------------------------------------------------------------------------
 
 
-async def take_one(client: Connection) -> None:
+async def take_one(client):
     """Receive a byte."""
     assert await client.receive_some(1) == b"z"
 
 
-async def is_stubborn(request: Connection, client_address: Any, server: Any) -> None:
+async def is_stubborn(request, client_address, server):
     """Tries three times."""
     for send in [flood(request, None, None), request.sendall(b"bye"), request.send_eof()]:
         with pytest.raises(WriteTimeout):
             await send
 
 
-async def listens(request: Connection, client_address: Any, server: Any) -> None:
+async def listens(request, client_address, server):
     """Hears what the client says to that, and tries again."""
     with pytest.raises(WriteTimeout):
         await flood(request, None, None)
@@ -180,7 +173,7 @@ async def listens(request: Connection, client_address: Any, server: Any) -> None
 class Buffered(trioserver.StreamRequestHandler):
     wbufsize = -1
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(b"z" * 40)
 
 
@@ -202,13 +195,13 @@ class Buffered(trioserver.StreamRequestHandler):
         ).gives(outcomes=["timed_out"], duration=30),
     }
 )
-async def test_write(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_write(scene, autojump_clock):
     """The wait for a reader is bounded."""
     given = {"kind": Narrow, "timeouts": Timeouts(write=30)}
     await scene.gives(breaks=True, **given).play()
 
 
-async def test_write_lets_a_slow_reader_finish(autojump_clock: MockClock) -> None:
+async def test_write_lets_a_slow_reader_finish(autojump_clock):
     """TO-06: a reader that takes one byte shortly before each limit gets everything."""
     takes = {29 * n: take_one for n in range(1, 31)}
     scene = timed(flood, takes, write=30, kind=Narrow, reads_from=29 * 30 + 1)
@@ -222,32 +215,32 @@ replies_late = does(sleep(8), b"done", Connection.send_eof)
 
 
 class Hasty(trioserver.BaseRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         self.cancel_scope.deadline = trio.current_time() + 3
         await trio.sleep_forever()
 
 
 class PerRequest(Upper):
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             self.cancel_scope.deadline = trio.current_time() + 10
             await self.wfile.write(line.upper())
 
 
 class Upgraded(Upper):
-    async def setup(self) -> None:
+    async def setup(self):
         self.cancel_scope.deadline = math.inf
 
 
 class Tells(trioserver.BaseRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await self.request.sendall(b"until %g, " % self.cancel_scope.deadline)
         await trio.sleep(4)
         [request] = self.server.snapshot().requests
         await self.request.sendall(b"%g left" % request.time_left)
 
 
-async def swallows(request: Connection, client_address: Any, server: Any) -> None:
+async def swallows(request, client_address, server):
     """Returns when it is cancelled."""
     try:
         await trio.sleep_forever()
@@ -303,7 +296,7 @@ async def swallows(request: Connection, client_address: Any, server: Any) -> Non
         ).gives(b"z" * 40, 0),
     }
 )
-async def test_request(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_request(scene, autojump_clock):
     """The whole of a request is bounded, from accept to close; and so is its last part."""
     await scene.play()
 
@@ -314,7 +307,7 @@ async def test_request(scene: Scene, autojump_clock: MockClock) -> None:
 class Guarded(MemoryServer):
     """Takes its time to verify: as long as the client's address says."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await trio.sleep(client_address[1])
         return True
 
@@ -351,7 +344,7 @@ ASKS = [b"hello\n", end]
         ).gives(b"", 4, "timed_out", reason="request"),
     }
 )
-async def test_handshake(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_handshake(scene, autojump_clock):
     """The handshake's limit bounds verify_request; nobody lingers to whom nothing was sent."""
     await scene.gives(kind=Guarded).play()
 
@@ -366,7 +359,7 @@ class Brisk(Upper):
 class BriskFlood(trioserver.StreamRequestHandler):
     timeout = 3
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(b"z" * 40)
 
 
@@ -374,7 +367,7 @@ class Same(Upper):
     timeout = None
 
 
-async def moves_idle(request: Connection, client_address: Any, server: Any) -> None:
+async def moves_idle(request, client_address, server):
     """Moves the idle limit, there and back, and tells when it struck."""
     assert request.idle_timeout == 300
     for seconds in [5, 50]:
@@ -384,21 +377,21 @@ async def moves_idle(request: Connection, client_address: Any, server: Any) -> N
         await request.sendall(b"at %g, " % trio.current_time())
 
 
-async def moves_write(request: Connection, client_address: Any, server: Any) -> None:
+async def moves_write(request, client_address, server):
     """Moves the write limit."""
     assert request.write_timeout == 30
     request.write_timeout = 5
     await flood(request, client_address, server)
 
 
-async def first_is_brisk(request: Connection, client_address: Any, server: Any) -> None:
+async def first_is_brisk(request, client_address, server):
     """Moves the limit of one connection."""
     if request.info.id == 1:
         request.idle_timeout = 1
     await request.recv()
 
 
-async def asks_twice(request: Connection, client_address: Any, server: Any) -> None:
+async def asks_twice(request, client_address, server):
     """Says so when it was timed out, and reads on."""
     try:
         await request.recv()
@@ -407,7 +400,7 @@ async def asks_twice(request: Connection, client_address: Any, server: Any) -> N
     await request.sendall(await request.recv())
 
 
-async def is_classic(request: Connection, client_address: Any, server: Any) -> None:
+async def is_classic(request, client_address, server):
     """Knows the built-in exception only."""
     for operation, kind in (
         (request.recv(), IdleTimeout),
@@ -419,17 +412,17 @@ async def is_classic(request: Connection, client_address: Any, server: Any) -> N
         assert caught.value.info is request.info
 
 
-def fails_after(seconds: float) -> Any:
+def fails_after(seconds):
     """A handler with a time-out of its own."""
 
-    async def handler(request: Connection, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         with trio.fail_after(seconds):
             await request.recv()
 
     return handler
 
 
-async def moves_on(request: Connection, client_address: Any, server: Any) -> None:
+async def moves_on(request, client_address, server):
     """Has a time-out of its own at the instant of ours."""
     with trio.move_on_after(10) as scope:
         await request.recv()
@@ -478,13 +471,13 @@ async def moves_on(request: Connection, client_address: Any, server: Any) -> Non
         .gives(b"moved on", 10),
     }
 )
-async def test_handlers_own_limits(scene: Scene, autojump_clock: MockClock) -> None:
+async def test_handlers_own_limits(scene, autojump_clock):
     """A handler may have other limits than the server, and limits of its own."""
     await scene.play()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, math.nan, "3"])
-async def test_handler_timeout_is_validated(wrong: Any, autojump_clock: MockClock) -> None:
+async def test_handler_timeout_is_validated(wrong, autojump_clock):
     """TO-07: a wrong `timeout` is an error of the request, and says what was expected."""
     handler = type("Wrong", (Upper,), {"timeout": wrong})
     scene = Scene(handler).gives(b"", 0, "failed", logs=["must be a number of seconds"])
@@ -504,12 +497,10 @@ async def test_handler_timeout_is_validated(wrong: Any, autojump_clock: MockCloc
     ],
     ids=repr,
 )
-async def test_connection_timeouts_are_validated(
-    name: str, wrong: Any, kind: type[Exception], autojump_clock: MockClock
-) -> None:
+async def test_connection_timeouts_are_validated(name, wrong, kind, autojump_clock):
     """TO-07: a wrong value is refused with its kind's exception, and changes nothing."""
 
-    async def assign(request: Connection, client_address: Any, server: Any) -> None:
+    async def assign(request, client_address, server):
         before = getattr(request, name)
         with pytest.raises(kind, match="must be a number of seconds"):
             setattr(request, name, wrong)
@@ -521,18 +512,18 @@ async def test_connection_timeouts_are_validated(
 # The very tick of the deadline -----------------------------------------------------
 
 
-def server_where(arrive: Callable[[Any], None]) -> type[MemoryServer]:
+def server_where(arrive):
     """One where this happens between the instant when a limit strikes and what is done about it."""
 
     class LastInstant(MemoryTransport):
-        async def wait_readable(self) -> None:
+        async def wait_readable(self):
             try:
                 await super().wait_readable()
             except trio.Cancelled:
                 arrive(self)
                 raise
 
-        async def wait_writable(self) -> None:
+        async def wait_writable(self):
             try:
                 await super().wait_writable()
             except trio.Cancelled:
@@ -540,7 +531,7 @@ def server_where(arrive: Callable[[Any], None]) -> type[MemoryServer]:
                 raise
 
     class Listener(MemoryListener):
-        def accept_now(self) -> tuple[MemoryTransport, Any] | None:
+        def accept_now(self):
             accepted = super().accept_now()
             if accepted is None:
                 return None
@@ -548,30 +539,30 @@ def server_where(arrive: Callable[[Any], None]) -> type[MemoryServer]:
             return LastInstant(pipe.local_address, pipe._incoming, pipe._outgoing), client_address
 
     class Server(MemoryServer):
-        async def server_bind(self) -> list[MemoryListener]:
+        async def server_bind(self):
             self.listener = Listener(self.server_address, Narrow.memory_capacity)
             return [self.listener]
 
     return Server
 
 
-def a_line(transport: Any) -> None:
+def a_line(transport):
     """The rest of a line arrives."""
     transport._incoming.data += b"in time\n"
 
 
-def the_end(transport: Any) -> None:
+def the_end(transport):
     """The peer ends its input."""
     transport._incoming.ended = True
 
 
-def room(transport: Any) -> None:
+def room(transport):
     """The peer takes four bytes."""
     del transport._outgoing.data[:4]
 
 
 class Echo(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(await self.rfile.readline())
 
 
@@ -602,9 +593,7 @@ class Echo(trioserver.StreamRequestHandler):
         ),
     },
 )
-async def test_tick_of_the_deadline(
-    arrives: Callable[[Any], None], scene: Scene, autojump_clock: MockClock
-) -> None:
+async def test_tick_of_the_deadline(arrives, scene, autojump_clock):
     """What happens in the very tick in which a limit strikes counts."""
     await scene.gives(kind=server_where(arrives)).play()
 
@@ -615,27 +604,27 @@ async def test_tick_of_the_deadline(
 class Lonely(MemoryServer):
     """Notes when nobody has come."""
 
-    async def server_activate(self) -> None:
-        self.instants: list[float] = []
+    async def server_activate(self):
+        self.instants = []
         await super().server_activate()
 
-    async def handle_timeout(self) -> None:
+    async def handle_timeout(self):
         self.instants.append(trio.current_time())
 
 
-def handling(kind: Any, timeout: float, handler: Any = flood) -> Any:
+def handling(kind, timeout, handler=flood):
     """A server for one request after the other."""
     return in_memory(handler, kind, timeout=timeout, timeouts=Timeouts(linger=0))
 
 
-async def is_served(server: Any, reply: bytes = b"z" * 40) -> None:
+async def is_served(server, reply=b"z" * 40):
     """The next client is."""
     client = await server.connect()
     await server.handle_request()
     assert await read_to_end(client) == reply
 
 
-async def test_handle_request_waits_for_its_timeout(autojump_clock: MockClock) -> None:
+async def test_handle_request_waits_for_its_timeout(autojump_clock):
     """TO-10: without a client it calls handle_timeout after exactly `timeout` seconds."""
     async with handling(Lonely, 4) as server:
         await server.handle_request()
@@ -643,7 +632,7 @@ async def test_handle_request_waits_for_its_timeout(autojump_clock: MockClock) -
         assert server.instants == [4, 8]
 
 
-async def test_handle_request_timeout_of_zero(autojump_clock: MockClock) -> None:
+async def test_handle_request_timeout_of_zero(autojump_clock):
     """TO-07: 0 takes who is there already, and waits for nobody."""
     async with handling(Lonely, 0) as server:
         await server.handle_request()
@@ -652,19 +641,19 @@ async def test_handle_request_timeout_of_zero(autojump_clock: MockClock) -> None
         assert server.instants == [0]
 
 
-async def test_handle_request_timeout_does_not_bound_the_request(autojump_clock: MockClock) -> None:
+async def test_handle_request_timeout_does_not_bound_the_request(autojump_clock):
     """TO-10: once a client was accepted, `timeout` says nothing any more."""
     async with handling(Lonely, 4, replies_late) as server:
         await is_served(server, b"done")
         assert trio.current_time() == 8
 
 
-async def test_handle_timeout_raises(autojump_clock: MockClock) -> None:
+async def test_handle_timeout_raises(autojump_clock):
     """TO-10: an error in handle_timeout leaves handle_request, bare; the server goes on."""
     error = ValueError("nobody came")
 
     class Sulky(MemoryServer):
-        async def handle_timeout(self) -> None:
+        async def handle_timeout(self):
             raise error
 
     async with handling(Sulky, 4) as server:
@@ -674,11 +663,11 @@ async def test_handle_timeout_raises(autojump_clock: MockClock) -> None:
         await is_served(server)
 
 
-async def test_handle_timeout_sleeps(autojump_clock: MockClock) -> None:
+async def test_handle_timeout_sleeps(autojump_clock):
     """TO-10: a handle_timeout that waits holds nobody but its caller, who can cancel it."""
 
     class Sleepy(MemoryServer):
-        async def handle_timeout(self) -> None:
+        async def handle_timeout(self):
             await trio.sleep_forever()
 
     async with handling(Sleepy, 4) as server:
@@ -688,11 +677,11 @@ async def test_handle_timeout_sleeps(autojump_clock: MockClock) -> None:
         await is_served(server)
 
 
-async def test_cleanup_bounds_finish_after_a_cancellation(autojump_clock: MockClock) -> None:
+async def test_cleanup_bounds_finish_after_a_cancellation(autojump_clock):
     """EX-05: a finish() that does not end is cut, the limit after the request was cancelled."""
 
     class Clinging(trioserver.BaseRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             await trio.sleep_forever()
 
         finish = handle
@@ -700,11 +689,11 @@ async def test_cleanup_bounds_finish_after_a_cancellation(autojump_clock: MockCl
     await timed(Clinging, request=3, cleanup=5).gives(b"", 8, "timed_out", duration=8).play()
 
 
-async def test_cleanup_bounds_server_close(autojump_clock: MockClock) -> None:
+async def test_cleanup_bounds_server_close(autojump_clock):
     """TO-02: a server_close that does not end is cut at the limit, and named."""
 
     class Clinging(MemoryServer):
-        async def server_close(self) -> None:
+        async def server_close(self):
             await super().server_close()
             await trio.sleep_forever()
 
@@ -717,7 +706,7 @@ async def test_cleanup_bounds_server_close(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("huge", [1e308, 2**62, 10**400], ids=["1e308", "2**62", "10**400"])
 @pytest.mark.parametrize("name", FIELDS)
-async def test_timeouts_of_huge_values(name: str, huge: Any, autojump_clock: MockClock) -> None:
+async def test_timeouts_of_huge_values(name, huge, autojump_clock):
     """TO-07: a huge value is a very long time, or it is refused when it is given."""
     try:
         scene = timed(Upper, {0: b"hel", 2: [b"lo\n", end]}, address=("huge", 1), **{name: huge})
@@ -727,7 +716,7 @@ async def test_timeouts_of_huge_values(name: str, huge: Any, autojump_clock: Moc
 
 
 @pytest.mark.parametrize("wrong", [-1, math.nan])
-def test_handle_request_timeout_is_validated(wrong: float) -> None:
+def test_handle_request_timeout_is_validated(wrong):
     """TO-07: the server's own `timeout` is checked when it is given, and when it is assigned."""
     server = in_memory(timeout=1)
     with pytest.raises(ValueError, match="timeout must be"):
@@ -736,20 +725,18 @@ def test_handle_request_timeout_is_validated(wrong: float) -> None:
         in_memory(timeout=wrong)
 
 
-def test_timeouts_defaults() -> None:
+def test_timeouts_defaults():
     """TO-07: every wait on a client is bounded by default; the whole request is not."""
     given = Timeouts()
     assert [getattr(given, name) for name in FIELDS] == [10, 300, 60, 30, math.inf, 2, 15, 5]
 
 
 @pytest.mark.parametrize("step", [3600, -3600])
-async def test_system_clock_stepped(
-    step: float, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_system_clock_stepped(step, autojump_clock, monkeypatch):
     """TO-12: an hour more or less on the system's clock neither ends nor prolongs a wait."""
     stepped = time.time() + step
 
-    def set_clock(server: Any) -> None:
+    def set_clock(server):
         monkeypatch.setattr(time, "time", lambda: stepped)
 
     dripping = Visit({0: b"x"}).gives(b"", 60)
@@ -761,11 +748,12 @@ async def test_system_clock_stepped(
 # On real sockets, where the kernel's buffers count (the rest is in test_everywhere.py) ---
 
 
-async def test_write_lets_a_slow_reader_of_a_socket_finish() -> None:
+@pytest.mark.slow
+async def test_write_lets_a_slow_reader_of_a_socket_finish():
     """TO-06: through the kernel's buffers, too, it is progress that counts and not the whole."""
     size = 40 * 8192
 
-    async def send(request: Connection, client_address: Any, server: Any) -> None:
+    async def send(request, client_address, server):
         request.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         await request.sendall(bytes(size))
 
@@ -783,12 +771,12 @@ async def test_write_lets_a_slow_reader_of_a_socket_finish() -> None:
     assert witness.records[0].duration > 0.6
 
 
-async def test_stall_of_the_program_is_not_the_clients_fault() -> None:
+async def test_stall_of_the_program_is_not_the_clients_fault():
     """TO-01: bytes that came while the whole program stood still past the limit are served."""
     waits = trio.Event()
 
     class Announced(Upper):
-        async def setup(self) -> None:
+        async def setup(self):
             waits.set()
 
     server = on_tcp(Announced, timeouts=Timeouts(idle=0.1), observers=[witness := Witness()])

@@ -1,13 +1,10 @@
 """Addresses as people write them, and as limits count them: also those that nobody expects."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import socketserver
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -26,17 +23,17 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="its name of the l
 class Odd:
     """An address that somebody has made up."""
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return "odd"
 
 
 class Broken:
     """One that cannot be shown, and does not hash."""
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         raise ValueError("not today")
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         raise ValueError("not today")
 
 
@@ -60,7 +57,7 @@ ODD = [
 ]
 
 
-def odd(function: Any) -> Any:
+def odd(function):
     """Try a test with each of them."""
     return pytest.mark.parametrize("address", ODD, ids=map(str, range(len(ODD))))(function)
 
@@ -94,17 +91,17 @@ def odd(function: Any) -> Any:
         ("\ud800", "<str>"),
     ],
 )
-def test_address_in_words(address: Any, words: str) -> None:
+def test_address_in_words(address, words):
     """Whatever it is, it is shown on one line; a link-local one with its zone."""
     assert describe(address) == words
 
 
 @on_linux
-async def test_zone_is_in_logs_and_reprs(caplog: pytest.LogCaptureFixture) -> None:
+async def test_zone_is_in_logs_and_reprs(caplog):
     """The zone of a link-local client is in records, reports and the repr of its connection."""
     shown = []
 
-    async def show(request: Any, client_address: Any, server: Any) -> None:
+    async def show(request, client_address, server):
         shown.append(repr(request))
 
     caplog.set_level(logging.INFO, "trioserver.access")
@@ -136,19 +133,19 @@ async def test_zone_is_in_logs_and_reprs(caplog: pytest.LogCaptureFixture) -> No
         ("alice", "bob", False),
     ],
 )
-def test_address_as_one_client(one: Any, other: Any, is_same: bool) -> None:
+def test_address_as_one_client(one, other, is_same):
     """BP-06: of a link each address counts, with its zone; what is made up counts as itself."""
     assert (client_key(one, None) == client_key(other, None)) is is_same
 
 
 @pytest.mark.parametrize("address", [[], {"host": 1}, (1, []), ("fe80::1", 1, 0, []), Broken()])
-def test_address_that_does_not_hash_counts_as_nobody(address: Any) -> None:
+def test_address_that_does_not_hash_counts_as_nobody(address):
     """Of what does not hash no count can be made."""
     assert client_key(address, None) is None
 
 
 @pytest.mark.parametrize("address", ["", "/run/client", (), Odd(), Broken()])
-def test_address_of_a_user(address: Any) -> None:
+def test_address_of_a_user(address):
     """BP-06: over a Unix socket the user counts, whatever the address, unless it has a host."""
     assert client_key(address, 1000) == 1000
     assert client_key(("192.0.2.1", 1), 1000) == client_key(("192.0.2.1", 2), None)
@@ -157,11 +154,11 @@ def test_address_of_a_user(address: Any) -> None:
 # Made up by get_request ------------------------------------------------------------
 
 
-def made_up(server_class: Any, address: Any) -> Any:
+def made_up(server_class, address):
     """A server class whose clients all have this address."""
 
-    class MadeUp(server_class):  # type: ignore[misc]
-        def get_request(self, *listener: Any) -> Any:
+    class MadeUp(server_class):
+        def get_request(self, *listener):
             got = super().get_request(*listener)
             return got and (got[0], address)
 
@@ -169,7 +166,7 @@ def made_up(server_class: Any, address: Any) -> Any:
 
 
 @odd
-async def test_made_up_address(address: Any, autojump_clock: object) -> None:
+async def test_made_up_address(address, autojump_clock):
     """Any address will do, with and without ``per_client``; nobody's request is harmed."""
     for limits in (Limits(), Limits(per_client=2)):
         server = made_up(MemoryServer, address)(("memory", 1), Upper, limits=limits)
@@ -182,7 +179,7 @@ async def test_made_up_address(address: Any, autojump_clock: object) -> None:
 
 
 @odd
-async def test_made_up_address_of_an_adopted_server(address: Any) -> None:
+async def test_made_up_address_of_an_adopted_server(address):
     """The same under `adopt`: records and limits go by the connection's own address."""
     their_class = made_up(socketserver.ThreadingTCPServer, address)
     theirs = their_class(THERE, TheirUpper)
@@ -193,7 +190,7 @@ async def test_made_up_address_of_an_adopted_server(address: Any) -> None:
     assert witness.records[0].info.client_address[0] == "127.0.0.1"
 
 
-async def test_made_up_address_is_counted(autojump_clock: object) -> None:
+async def test_made_up_address_is_counted(autojump_clock):
     """Who has an equal address is the same client, and what does not hash has no limit."""
     for address, most in ((("anybody", "here"), 2), ((), 2), ((1, 2), 2), ([], 5)):
         kind = made_up(MemoryServer, address)
@@ -208,7 +205,7 @@ async def test_made_up_address_is_counted(autojump_clock: object) -> None:
 # Handed out, and handed back ----------------------------------------------------------
 
 
-def kinds(folder: Path) -> list[tuple[Any, Any]]:
+def kinds(folder):
     """Server classes, and the addresses in every form that one can be given."""
     paths = [str(folder / "str"), bytes(folder / "bytes"), folder / "path", f"{folder}/\udcff"]
     if sys.platform == "linux":
@@ -224,7 +221,7 @@ def kinds(folder: Path) -> list[tuple[Any, Any]]:
     ]
 
 
-async def test_address_handed_out_can_be_handed_back(tmp_path: Path) -> None:
+async def test_address_handed_out_can_be_handed_back(tmp_path):
     """LC-11: what a server was bound to, it can be bound to again, by all ways to say so."""
     for kind, address in kinds(tmp_path):
         configured = kind(address, hold)
@@ -242,7 +239,7 @@ async def test_address_handed_out_can_be_handed_back(tmp_path: Path) -> None:
 
 
 @on_linux
-async def test_client_sees_the_address_that_was_handed_out(tmp_path: Path) -> None:
+async def test_client_sees_the_address_that_was_handed_out(tmp_path):
     """An abstract name and a path are the same to a client as to the server."""
     for kind, address in kinds(tmp_path):
         if kind is trioserver.UnixStreamServer:

@@ -1,13 +1,11 @@
 """Pauses that grow."""
 
-from __future__ import annotations
-
 import itertools
 
 from trioserver._facts.backoff import Backoff
 
 
-def test_pauses_double_up_to_the_longest() -> None:
+def test_pauses_double_up_to_the_longest():
     """And stay there, however many tries fail; a success begins anew."""
     backoff = Backoff(0.1, 5.0)
     assert [backoff.grow() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]

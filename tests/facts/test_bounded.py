@@ -1,10 +1,5 @@
 """A block that has so many seconds, and of which is told when they were not enough."""
 
-from __future__ import annotations
-
-from typing import Any
-
-import pytest
 import trio
 from support.scenes import table
 
@@ -23,12 +18,12 @@ from trioserver._facts.bounded import Bounded
     },
 )
 async def test_bounded(
-    seconds: float,
-    options: Any,
-    told: list[str],
-    autojump_clock: Any,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    seconds,
+    options,
+    told,
+    autojump_clock,
+    caplog,
+):
     """The block is cut, shielded as it is, and that is told once."""
     with trio.move_on_after(0):  # pending, and no concern of what is shielded
         with Bounded(3, "hook", **options):
@@ -37,9 +32,7 @@ async def test_bounded(
     assert caplog.messages == told
 
 
-async def test_error_is_shown_and_not_held(
-    autojump_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_is_shown_and_not_held(autojump_clock, caplog):
     """An error that nobody else may tell stands with the message."""
     bound = Bounded(3, "hook", error=ValueError("first"))
     with bound:

@@ -1,7 +1,5 @@
 """Configuration: every field, its default, what it accepts, and how it says no."""
 
-from __future__ import annotations
-
 import copy
 import math
 import pickle
@@ -25,36 +23,36 @@ HUGE = 10**400  # more than a float holds
 # Building blocks --------------------------------------------------------------
 
 
-async def turn_away(connection: trioserver.Connection) -> None:
+async def turn_away(connection):
     """A ``when_full`` function."""
 
 
-async def turn_away_nobody() -> None:
+async def turn_away_nobody():
     """One that cannot be called with a connection."""
 
 
-async def turn_away_in_turns(connection: trioserver.Connection) -> Any:
+async def turn_away_in_turns(connection):
     """One that is an async generator."""
     yield
 
 
-def turn_away_at_once(connection: trioserver.Connection) -> None:
+def turn_away_at_once(connection):
     """One of the wrong colour."""
 
 
 class TurnAway:
     """A ``when_full`` function that is an object."""
 
-    async def __call__(self, connection: trioserver.Connection) -> None: ...
+    async def __call__(self, connection): ...
 
 
-def tcp(**fields: Any) -> trioserver.TCPServer:
+def tcp(**fields):
     """A TCP server with these fields."""
     needed = {"server_address": ("localhost", 0), "RequestHandlerClass": Upper}
     return trioserver.TCPServer(**{**needed, **fields})
 
 
-def unix(**fields: Any) -> trioserver.UnixStreamServer:
+def unix(**fields):
     """A Unix server with these fields."""
     needed = {"server_address": "/run/x", "RequestHandlerClass": Upper}
     return trioserver.UnixStreamServer(**{**needed, **fields})
@@ -69,12 +67,12 @@ SERVERS = (tcp, unix)
 SOCKET = "server_address"
 
 
-def row(makers: Any, names: str | list[str], values: list[Any], *more: Any) -> tuple[Any, ...]:
+def row(makers, names, values, *more):
     """Values of fields, and what comes of them."""
     return makers, names, values, *more
 
 
-def each(rows: dict[str, Any]) -> Any:
+def each(rows):
     """A set of parameters for each maker, field and value."""
     return [
         pytest.param(maker, name, value, *more, id=f"{sentence}-{maker.__name__}-{name}-{number}")
@@ -121,7 +119,7 @@ def each(rows: dict[str, Any]) -> Any:
         }
     ),
 )
-def test_field(make: Make, name: str, value: Any) -> None:
+def test_field(make, name, value):
     """Every value that makes sense is kept as it was given."""
     assert getattr(make(**{name: value}), name) == value
 
@@ -132,12 +130,12 @@ COUNT = "a whole number"
 DURATION = "a number of seconds"
 
 
-def wrong_value(makers: Any, names: Any, values: list[Any], says: str = "") -> tuple[Any, ...]:
+def wrong_value(makers, names, values, says=""):
     """Values of the right type, and what their `ValueError` says."""
     return row(makers, names, values, ValueError, says)
 
 
-def wrong_type(makers: Any, names: Any, values: list[Any], says: str = "") -> tuple[Any, ...]:
+def wrong_type(makers, names, values, says=""):
     """Values that make a `TypeError`, and what it says."""
     return row(makers, names, values, TypeError, says)
 
@@ -250,9 +248,7 @@ def wrong_type(makers: Any, names: Any, values: list[Any], says: str = "") -> tu
         }
     ),
 )
-def test_field_that_is_refused(
-    make: Make, name: str, value: Any, kind: type[Exception], says: str
-) -> None:
+def test_field_that_is_refused(make, name, value, kind, says):
     """Every other one is an error that names the field, and says what it takes."""
     with pytest.raises(kind) as caught:
         make(**{name: value})
@@ -265,7 +261,7 @@ def test_field_that_is_refused(
         assert repr(value) in message
 
 
-def test_family_of_an_address_at_any_time() -> None:
+def test_family_of_an_address_at_any_time():
     """The family cannot be another one than its address's: four parts are IPv6's, a path Unix's."""
     with pytest.raises(ValueError, match=r"a pair .*, as address_family is AF_INET"):
         tcp(server_address=("::1", 0, 0, 0), address_family=socket.AF_INET)
@@ -280,7 +276,7 @@ def test_family_of_an_address_at_any_time() -> None:
         unix().address_family = socket.AF_INET
 
 
-def test_observers_are_kept_as_a_tuple() -> None:
+def test_observers_are_kept_as_a_tuple():
     """Any iterable of observers will do, and a later change of it changes nothing."""
     witness = Witness()
     given = [witness]
@@ -290,14 +286,14 @@ def test_observers_are_kept_as_a_tuple() -> None:
 
 
 @pytest.mark.parametrize("value", [(), [], [(1, 2, 3)], [(1, 2, b"\1")], iter([(1, 2, 3)])])
-def test_socket_options(value: Any) -> None:
+def test_socket_options(value):
     """Options are triples, in any iterable."""
     options = tcp(socket_options=value).socket_options
     assert isinstance(options, tuple)
     assert all(len(option) == 3 for option in options)
 
 
-def test_sockets_as_an_address() -> None:
+def test_sockets_as_an_address():
     """LC-11: a bound socket, or a sequence of them, is an address, but not beside another."""
     with socket.socket() as one, socket.socket() as other:
         for address in (one, [one], (one, other)):
@@ -306,7 +302,7 @@ def test_sockets_as_an_address() -> None:
             tcp(server_address=[one, ("localhost", 0)])
 
 
-def test_no_such_field() -> None:
+def test_no_such_field():
     """A misspelt field, or one of another server, is a `TypeError` that names it."""
     for make in (tcp, unix, Limits, Timeouts):
         with pytest.raises(TypeError, match="request_que_size"):
@@ -317,7 +313,7 @@ def test_no_such_field() -> None:
 
 # Defaults ---------------------------------------------------------------------
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS = {
     "timeout": None,
     "timeouts": Timeouts(),
     "limits": Limits(),
@@ -331,7 +327,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def test_defaults() -> None:
+def test_defaults():
     """The defaults are the documented ones, and these are all the fields there are."""
     seconds = {"handshake": 10, "idle": 300, "line": 60, "write": 30, "request": math.inf}
     assert attrs.asdict(Timeouts()) == {**seconds, "linger": 2, "shutdown": 15, "cleanup": 5}
@@ -351,7 +347,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize("value", [Timeouts(line=7), Limits(line=7)])
-def test_configuration_is_a_value(value: Any) -> None:
+def test_configuration_is_a_value(value):
     """It is equal to its copies, frozen, shown, made by keywords, and evolves validated."""
     for twin in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):  # noqa: S301
         assert twin == value
@@ -370,7 +366,7 @@ def test_configuration_is_a_value(value: Any) -> None:
             attrs.evolve(kind(), line=wrong)
 
 
-def test_building_opens_nothing() -> None:
+def test_building_opens_nothing():
     """LC-01: building, showing and copying a server opens no socket."""
     with no_sockets():
         for server in (tcp(), unix(), MemoryServer(("memory", 1), Upper)):
@@ -390,7 +386,7 @@ def test_building_opens_nothing() -> None:
         (TypeError, [True, "5", []]),
     ],
 )
-def test_grace(kind: Any, values: list[Any]) -> None:
+def test_grace(kind, values):
     """Seconds, none at all, or the server's own; what makes no sense is refused by its name."""
     for value in values:
         if kind is None:
@@ -401,7 +397,7 @@ def test_grace(kind: Any, values: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("interval", [0, -1, math.nan, None, "1"])
-async def test_poll_interval_of_a_wrong_kind(interval: Any) -> None:
+async def test_poll_interval_of_a_wrong_kind(interval):
     """An interval that makes no sense is refused by its name, before anything is bound."""
     kind = ValueError if isinstance(interval, int | float) else TypeError
     with pytest.raises(kind, match="poll_interval must be"):

@@ -1,7 +1,5 @@
 """The private names of CPython that the library rests on: a missing one is told."""
 
-from __future__ import annotations
-
 import socket
 import socketserver
 from multiprocessing import forkserver
@@ -19,7 +17,7 @@ INFO = RequestInfo(id=1, client_address=None, server_address=None, started=0.0, 
 
 
 @pytest.mark.parametrize("name", PRIVATE)
-def test_name_that_is_gone_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_that_is_gone_is_told(name, monkeypatch):
     """A Python without one of them cannot give a handler its socket, and says why."""
     ours, theirs = socket.socketpair()
     with ours, theirs, monkeypatch.context() as patch:
@@ -28,7 +26,7 @@ def test_name_that_is_gone_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -
             BlockingSocket.over(ours, Loan(LoanTerms(INFO, Drain())))
 
 
-def test_missing_names_of_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_names_of_others_are_told(monkeypatch):
     """So is a name of socketserver or multiprocessing that is gone, and what rests on it."""
     server = object.__new__(socketserver.BaseServer)
     with pytest.raises(PythonHasChanged, match=r"no _BaseServer__is_shut_down .* adopt\(\) rests"):

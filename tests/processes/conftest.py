@@ -1,25 +1,21 @@
 """What tests of whole programs with worker processes share."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from support.processes import ENVIRONMENT, Missing
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(tmp_path):
     """Starts programs, each in a process group of its own, as a shell does."""
     programs = []
 
-    def begin(text: str, *arguments: str) -> subprocess.Popen[str]:
+    def begin(text, *arguments):
         path = tmp_path / "program.py"
         path.write_text(text)
         program = subprocess.Popen(
@@ -42,6 +38,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def missing(tmp_path: Path) -> Missing:
+def missing(tmp_path):
     """It is there, for now."""
     return Missing(tmp_path / "missing")

@@ -4,8 +4,6 @@ What a crash does to the client that it hits: what was sent arrives, and then th
 unless the worker was in the middle of sending, which must not look like a whole reply.
 """
 
-from __future__ import annotations
-
 import errno
 import importlib
 import os
@@ -17,12 +15,10 @@ import threading
 import time
 import types
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -30,7 +26,6 @@ from support import connect, read_to_end, running, until
 from support import process_handlers as handlers
 from support.processes import (
     SOON,
-    Missing,
     are_idle,
     both,
     busy,
@@ -58,19 +53,19 @@ from trioserver._requests.drain import Drain
 from trioserver.testing import open_descriptors
 
 
-def erring(handler: Any = handlers.does, **fields: Any) -> handlers.Erring:
+def erring(handler=handlers.does, **fields):
     """A server that keeps its errors."""
     return handlers.Erring(THERE, handler, **{"min_children": 1, **fields})
 
 
-def statuses(server: handlers.Erring) -> list[int]:
+def statuses(server):
     """With which its workers have crashed: its only errors."""
     assert all(isinstance(error, WorkerCrashed) for error in server.errors)
-    return [error.status for error in server.errors]  # type: ignore[union-attr]
+    return [error.status for error in server.errors]
 
 
 @asynccontextmanager
-async def bystander(server: Any) -> AsyncIterator[None]:
+async def bystander(server):
     """The server's first client, who is served by another worker meanwhile, to the end."""
     async with busy(server, b"wait") as client:
         yield
@@ -94,7 +89,7 @@ async def bystander(server: Any) -> AsyncIterator[None]:
         ("fork-exit", 3),
     ],
 )
-async def test_crash(handler: Any, deed: str, status: int) -> None:
+async def test_crash(handler, deed, status):
     """PR-01: it ends one request, as ``failed``, with the status; the rest goes on."""
     async with witnessed(server := erring(handler, min_children=2)) as witness:
         before = server.active_children
@@ -116,15 +111,16 @@ async def test_crash(handler: Any, deed: str, status: int) -> None:
     assert crashed.bytes_sent in ({6} if handler is handlers.does else {0, 6})
 
 
-def test_crashes_in_words() -> None:
+def test_crashes_in_words():
     """What stands in the record."""
     assert str(WorkerCrashed(7, 3)) == "worker process 7 has ended with exit status 3"
     assert str(WorkerCrashed(7, -9)) == "worker process 7 has ended by signal 9"
 
 
+@pytest.mark.slow
 @both("does")
 @pytest.mark.parametrize("deed", ["sleep", "loop", "c", "fork-sleep"])
-async def test_takes_too_long(handler: Any, deed: str) -> None:
+async def test_takes_too_long(handler, deed):
     """PR-03: whatever it does, also in C with the interpreter's lock, it is killed in time."""
     server = handlers.Lenient(THERE, handler, min_children=2, timeouts=Timeouts(request=1))
     async with witnessed(server) as witness:
@@ -144,9 +140,7 @@ async def test_takes_too_long(handler: Any, deed: str) -> None:
     ("outcome", "cleanup"),
     {"crashed": ("failed", 5), "cancelled": ("killed", 5), "nobody waits for it": ("killed", 0)},
 )
-async def test_half_a_reply_does_not_look_like_a_whole_one(
-    handler: Any, outcome: str, cleanup: float
-) -> None:
+async def test_half_a_reply_does_not_look_like_a_whole_one(handler, outcome, cleanup):
     """Killed in the middle of a write, its connection is reset; what it has sent is counted."""
     server = on_tcp(handler, timeouts=Timeouts(cleanup=cleanup))
     async with met(server) as (client, witness):
@@ -163,7 +157,7 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(
     assert witness.records[0].bytes_sent > 0
 
 
-async def test_half_a_reply_of_a_thread() -> None:
+async def test_half_a_reply_of_a_thread():
     """The same while another thread of the handler reads."""
     async with met(server := on_tcp(handlers.floods_while_it_reads)) as (client, witness):
         await until(lambda: server.requests and server.snapshot().requests[0].bytes_sent)
@@ -178,12 +172,12 @@ async def test_half_a_reply_of_a_thread() -> None:
 
 
 @pytest.mark.parametrize("way", ["sendall", "sendfile"])
-def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
+def test_all_pieces_of_a_write_are_one(way, tmp_path):
     """Between two pieces nobody is seen to do anything else: killed there, it is half a reply."""
-    seen: list[int] = []
+    seen = []
 
     class Notes(dict[int, int]):
-        def __setitem__(self, cell: int, value: int) -> None:
+        def __setitem__(self, cell, value):
             if cell == STATE:
                 seen.append(value)
 
@@ -194,7 +188,7 @@ def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         sock = SeenSocket.over(ours, Loan(LoanTerms(info, Drain())))
-        sock.show_on(types.SimpleNamespace(cells=Notes()))  # type: ignore[arg-type]
+        sock.show_on(types.SimpleNamespace(cells=Notes()))
         reader = threading.Thread(target=theirs.recv, args=(size, socket.MSG_WAITALL))
         reader.start()
         if way == "sendall":
@@ -212,7 +206,7 @@ def test_all_pieces_of_a_write_are_one(way: str, tmp_path: Path) -> None:
 
 
 @both("does")
-async def test_kill_outside_of_a_write_ends_the_connection_in_order(handler: Any) -> None:
+async def test_kill_outside_of_a_write_ends_the_connection_in_order(handler):
     """What it has sent arrives, and then the end: no reset."""
     async with running(server := on_tcp(handler)), busy(server) as client:
         kill_workers(server)
@@ -222,8 +216,9 @@ async def test_kill_outside_of_a_write_ends_the_connection_in_order(handler: Any
 # Idle workers ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @both("does")
-async def test_idle_worker_is_killed(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_idle_worker_is_killed(handler, caplog):
     """The next request is served, however soon it comes; the worker is replaced, and named."""
     async with witnessed(server := on_tcp(handler, min_children=2)) as witness:
         for _ in range(10):
@@ -232,7 +227,7 @@ async def test_idle_worker_is_killed(handler: Any, caplog: pytest.LogCaptureFixt
             pid = random.choice(server.active_children)
             os.kill(pid, signal.SIGKILL)
             assert await is_served(server) != pid
-            await until(lambda pid=pid: pid not in server.active_children)  # type: ignore[misc]
+            await until(lambda pid=pid: pid not in server.active_children)
             assert not is_there(pid)
         await until(lambda: len(server.active_children) == 2)
     assert set(witness.outcomes) == {"completed"}
@@ -240,13 +235,13 @@ async def test_idle_worker_is_killed(handler: Any, caplog: pytest.LogCaptureFixt
     assert "has ended by itself with exit status -9, and is replaced" in caplog.text
 
 
-def is_given(server: Any) -> bool:
+def is_given(server):
     """Whether some worker has a request."""
     return any(worker.job for worker in server._run.resources._workers.values())
 
 
 @asynccontextmanager
-async def given(server: Any) -> AsyncIterator[tuple[int, trio.SocketStream]]:
+async def given(server):
     """A worker that has a request, and does not begin with it, and its client."""
     [pid] = server.active_children
     async with stopped(server), await connect(server) as client:
@@ -255,15 +250,13 @@ async def given(server: Any) -> AsyncIterator[tuple[int, trio.SocketStream]]:
         yield pid, client
 
 
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings(caplog):
     """What was told at that level."""
     return [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
 
 
 @both("does")
-async def test_worker_ends_before_it_has_begun(
-    handler: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_worker_ends_before_it_has_begun(handler, caplog):
     """The request is given to another one: nothing has happened yet that could happen twice.
 
     It is told all the same.
@@ -281,7 +274,7 @@ async def test_worker_ends_before_it_has_begun(
 
 
 @both("Back")
-async def test_worker_of_a_datagram_ends_before_it_has_begun(handler: Any) -> None:
+async def test_worker_of_a_datagram_ends_before_it_has_begun(handler):
     """The same for datagrams."""
     async with running(server := on_udp(handler)) as address:
         with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as client:
@@ -292,7 +285,7 @@ async def test_worker_of_a_datagram_ends_before_it_has_begun(handler: Any) -> No
                 assert await client.recv(10) == b"cba"
 
 
-async def test_no_worker_ever_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_worker_ever_begins(monkeypatch):
     """After some attempts the request fails, and the server goes on."""
     monkeypatch.setattr(mixin, "ATTEMPTS", 1)
     async with running(server := erring()):
@@ -303,10 +296,10 @@ async def test_no_worker_ever_begins(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: server.errors)
         await is_served(server)
     assert statuses(server) == [-signal.SIGKILL]
-    assert server.errors[0].pid == pid  # type: ignore[union-attr]
+    assert server.errors[0].pid == pid
 
 
-async def test_cancelled_before_it_has_begun() -> None:
+async def test_cancelled_before_it_has_begun():
     """A worker that was given a request is killed with it, whether it has begun or not."""
     async with witnessed(server := on_tcp(handlers.does)) as witness:
         async with given(server) as (pid, _):
@@ -318,9 +311,7 @@ async def test_cancelled_before_it_has_begun() -> None:
 
 
 @both("does")
-async def test_worker_has_no_descriptor_left(
-    handler: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_worker_has_no_descriptor_left(handler, caplog):
     """The next client does not pay for what a handler has left open: another worker has it."""
     async with witnessed(server := on_tcp(handler)) as witness:
         [pid] = server.active_children
@@ -333,15 +324,14 @@ async def test_worker_has_no_descriptor_left(
     assert told.endswith("too many descriptors open to take one more connection")
 
 
+@pytest.mark.slow
 @both("does")
-async def test_worker_that_somebody_has_stopped(
-    handler: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_worker_that_somebody_has_stopped(handler, monkeypatch, caplog):
     """It looks at no time-out any more: it is told, and killed when it does not go on."""
     monkeypatch.setattr("trioserver._modes.processes.server.stopped.BETWEEN_LOOKS", 0.02)
     async with running(server := erring(handler, min_children=2, timeouts=Timeouts(idle=1.5))):
         async with busy(server, b"wait") as client:
-            [pid] = [it.pid for it in server._run.resources._workers.values() if it.job]  # type: ignore[union-attr]
+            [pid] = [it.pid for it in server._run.resources._workers.values() if it.job]
             os.kill(pid, signal.SIGSTOP)
             await until(lambda: "was stopped by a signal" in caplog.text)
             os.kill(pid, signal.SIGCONT)
@@ -361,7 +351,7 @@ async def test_worker_that_somebody_has_stopped(
 
 
 @pytest.mark.parametrize("nonsense", handlers.NONSENSE)
-async def test_worker_talks_nonsense(nonsense: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_worker_talks_nonsense(nonsense, caplog):
     """PR-14: it is killed, as its client may have it in hand; the server takes nothing from it."""
     async with witnessed(server := erring(min_children=2)) as witness:
         async with bystander(server), busy(server, b"say " + nonsense.encode()) as client:
@@ -370,7 +360,7 @@ async def test_worker_talks_nonsense(nonsense: str, caplog: pytest.LogCaptureFix
         assert statuses(server) == [-signal.SIGKILL]
     assert witness.outcomes == ["failed", "completed", "completed"]
     [record] = [it for it in caplog.records if it.levelname == "ERROR"]
-    pid = server.errors[0].pid  # type: ignore[union-attr]
+    pid = server.errors[0].pid
     assert f"worker process {pid} does not keep to the protocol" in record.getMessage()
 
 
@@ -378,9 +368,7 @@ async def test_worker_talks_nonsense(nonsense: str, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_worker_cannot_import_the_handler(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_worker_cannot_import_the_handler(method, tmp_path, monkeypatch):
     """PR-10: the server does not start, and says why with the worker's own traceback."""
     (tmp_path / "handlers_for_one.py").write_text(
         "import multiprocessing\n"
@@ -395,7 +383,7 @@ async def test_worker_cannot_import_the_handler(
     assert "ImportError: nothing for workers in here" in message
 
 
-async def test_handler_that_only_the_server_has(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_handler_that_only_the_server_has(monkeypatch):
     """The same for a module that nobody can import."""
     made = types.ModuleType("made_up")
     exec("def handler(request, client_address, server): ...", vars(made))  # noqa: S102
@@ -423,7 +411,7 @@ async def test_handler_that_only_the_server_has(monkeypatch: pytest.MonkeyPatch)
         ),
     },
 )
-async def test_what_does_not_pickle_is_named(make: Any, where: str) -> None:
+async def test_what_does_not_pickle_is_named(make, where):
     """PR-10: before any worker is started."""
     server = make()
     message = await fails_to_start(server, TypeError)
@@ -444,7 +432,7 @@ async def test_what_does_not_pickle_is_named(make: Any, where: str) -> None:
         ),
     },
 )
-async def test_worker_cannot_start(init: Any, told: list[str], least: float) -> None:
+async def test_worker_cannot_start(init, told, least):
     """The server does not start, and says why."""
     with takes(least + SOON, least):
         server = on_tcp(handlers.Upper, child_init=init, start_timeout=0.5 if least else 60)
@@ -453,7 +441,7 @@ async def test_worker_cannot_start(init: Any, told: list[str], least: float) -> 
         assert text in message
 
 
-async def test_handle_request_whose_worker_cannot_start() -> None:
+async def test_handle_request_whose_worker_cannot_start():
     """It raises the same; the server stays bound, and works once the reason is gone."""
     with trio.fail_after(10):
         async with on_tcp(handlers.Upper, child_init=handlers.init_fails) as server:
@@ -463,15 +451,14 @@ async def test_handle_request_whose_worker_cannot_start() -> None:
             assert server.active_children == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["idle", "crash"])
-async def test_crash_loop_ends_the_server(
-    how: str, missing: Missing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_crash_loop_ends_the_server(how, missing, monkeypatch, caplog):
     """PR-02: starts that fail are tried again, ever more slowly, and then the server fails."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     server = on_tcp(handlers.does, child_init=missing.init)
 
-    async def serves() -> None:
+    async def serves():
         async with running(server):
             missing.path.touch()
             if how == "idle":
@@ -491,9 +478,8 @@ async def test_crash_loop_ends_the_server(
     assert server.active_children == []
 
 
-async def test_crash_loop_that_ends_by_itself(
-    missing: Missing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+async def test_crash_loop_that_ends_by_itself(missing, monkeypatch):
     """What was missing comes back: who has waited meanwhile is served, and all is forgotten."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     async with running(server := on_tcp(handlers.does, child_init=missing.init)):
@@ -503,14 +489,15 @@ async def test_crash_loop_that_ends_by_itself(
             kill_workers(server)
             async with await connect(server) as client:
                 await client.send_all(b"nothing")
-                await until(lambda before=before: len(missing.calls()) == before + 2)  # type: ignore[misc]
+                await until(lambda before=before: len(missing.calls()) == before + 2)
                 missing.path.unlink()
                 assert (await read_to_end(client)).startswith(b"begun.")
 
 
+@pytest.mark.slow
 async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    monkeypatch,
+):
     """PR-02: workers that get ready, and then end, make no storm of starts either."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     seen = set()
@@ -518,7 +505,7 @@ async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
         # The first one, and the others after 0.05, 0.1 and 0.2 seconds more.
         with takes(10, least=0.35):
             while len(seen) < 4:
-                for worker in server._run.resources._idle:  # type: ignore[union-attr]
+                for worker in server._run.resources._idle:
                     if worker.pid not in seen:
                         seen.add(worker.pid)
                         os.kill(worker.pid, signal.SIGKILL)
@@ -528,7 +515,8 @@ async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
 # How failures are counted ------------------------------------------------------------------------
 
 
-async def test_workers_that_end_together(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+async def test_workers_that_end_together(monkeypatch):
     """Their successors wait once, and not each of them longer than the one before."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     async with running(server := on_tcp(handlers.does, min_children=8)):
@@ -538,7 +526,8 @@ async def test_workers_that_end_together(monkeypatch: pytest.MonkeyPatch) -> Non
             await are_idle(server, 8)
 
 
-async def test_starts_that_fail_together(missing: Missing, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+async def test_starts_that_fail_together(missing, monkeypatch):
     """They have failed once: what is missing for a moment does not end the server."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
     async with running(server := on_tcp(handlers.does, min_children=8, child_init=missing.init)):
@@ -550,9 +539,8 @@ async def test_starts_that_fail_together(missing: Missing, monkeypatch: pytest.M
         await is_served(server)
 
 
-async def test_start_that_fails_after_workers_that_ended_idle(
-    missing: Missing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+async def test_start_that_fails_after_workers_that_ended_idle(missing, monkeypatch):
     """Those could be started, so this one is the first that could not."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.001)
     async with running(server := on_tcp(handlers.does, child_init=missing.init)):
@@ -569,9 +557,8 @@ async def test_start_that_fails_after_workers_that_ended_idle(
         await is_served(server)
 
 
-async def test_start_that_fails_while_the_server_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.slow
+async def test_start_that_fails_while_the_server_ends(tmp_path, monkeypatch, caplog):
     """It makes no difference any more."""
     monkeypatch.setattr(setbacks, "FAILURES", 1)
     path = tmp_path / "gone"
@@ -579,7 +566,7 @@ async def test_start_that_fails_while_the_server_ends(
     async with running(server):
         path.touch()
         [pid] = kill_workers(server)
-        workers = server._run.resources._workers  # type: ignore[union-attr]
+        workers = server._run.resources._workers
         await until(lambda: any(it.why_not for number, it in workers.items() if number != pid))
     assert "no database" not in caplog.text
 
@@ -587,12 +574,12 @@ async def test_start_that_fails_while_the_server_ends(
 # Workers come and go --------------------------------------------------------------------------
 
 
-async def served_by(server: Any, times: int) -> list[int]:
+async def served_by(server, times):
     """Who serves so many requests, one after the other."""
     return [await is_served(server) for _ in range(times)]
 
 
-async def test_max_requests() -> None:
+async def test_max_requests():
     """A worker serves so many, and is replaced before its last one is over."""
     async with witnessed(server := on_tcp(handlers.does, max_requests=3)) as witness:
         counts = Counter(await served_by(server, 13))
@@ -603,12 +590,12 @@ async def test_max_requests() -> None:
     assert witness.outcomes == ["completed"] * 13
 
 
-async def test_max_requests_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_max_requests_with_jitter(monkeypatch):
     """Each worker has its own number, so that not all are replaced at once."""
     numbers = iter([0, 2, 1, 0])
     asked = []
 
-    def randint(least: int, most: int) -> int:
+    def randint(least, most):
         asked.append((least, most))
         return next(numbers)
 
@@ -618,7 +605,7 @@ async def test_max_requests_with_jitter(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(asked) == {(0, 2)}
 
 
-async def test_replacement_is_there_before_the_last_request_is_over() -> None:
+async def test_replacement_is_there_before_the_last_request_is_over():
     """A worker on its last request is not counted: the next client does not wait for it."""
     async with running(server := on_tcp(handlers.does, max_requests=1, max_children=2)):
         first = server.active_children
@@ -627,7 +614,8 @@ async def test_replacement_is_there_before_the_last_request_is_over() -> None:
             assert await is_served(server) not in first
 
 
-async def test_growth_and_shrinking() -> None:
+@pytest.mark.slow
+async def test_growth_and_shrinking():
     """As many workers as requests, up to ``max_children``; later as few as there have to be."""
     async with running(server := on_tcp(handlers.does, max_children=4, child_idle=0.2)):
         assert len(server.active_children) == 1
@@ -653,13 +641,13 @@ async def test_growth_and_shrinking() -> None:
         await is_served(server)
 
 
-async def test_last_worker_that_was_busy_is_the_next_one() -> None:
+async def test_last_worker_that_was_busy_is_the_next_one():
     """So that those can go for whom there is nothing to do."""
     async with running(server := on_tcp(handlers.does, min_children=3)):
         assert len(set(await served_by(server, 6))) == 1
 
 
-async def test_no_worker_before_the_first_client() -> None:
+async def test_no_worker_before_the_first_client():
     """``min_children=0``: the first client waits for a start, and the last one leaves none."""
     async with running(server := on_tcp(handlers.does, min_children=0, child_idle=0.05)):
         for _ in range(2):
@@ -672,7 +660,7 @@ async def test_no_worker_before_the_first_client() -> None:
 
 
 @both("does")
-async def test_what_is_printed_is_in_nobodys_way(handler: Any) -> None:
+async def test_what_is_printed_is_in_nobodys_way(handler):
     """PR-18: not a megabyte; with all of stdio closed, the worker serves on, and a print fails."""
     async with witnessed(server := on_tcp(handler)) as witness:
         [pid] = server.active_children
@@ -683,7 +671,7 @@ async def test_what_is_printed_is_in_nobodys_way(handler: Any) -> None:
     assert witness.outcomes == [*["completed"] * 5, "failed", "completed"]
 
 
-def held_by(pid: int) -> list[str]:
+def held_by(pid):
     """What descriptors a process has."""
     names = []
     for number in Path(f"/proc/{pid}/fd").iterdir():
@@ -693,7 +681,7 @@ def held_by(pid: int) -> list[str]:
     return names
 
 
-async def test_program_that_a_handler_starts_holds_nothing() -> None:
+async def test_program_that_a_handler_starts_holds_nothing():
     """It has no descriptor of the client's; it may outlive its request, but not a kill."""
     async with running(server := on_tcp(handlers.starts_a_program)):
         outlives = int(await ask(server, b""))
@@ -711,8 +699,9 @@ async def test_program_that_a_handler_starts_holds_nothing() -> None:
             await until(lambda: not is_running(pid))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_handler_forks(method: str) -> None:
+async def test_handler_forks(method):
     """PR-12: the classic fork in a handler: its client sees the end, and so does the server."""
     async with running(server := erring(start_method=method)):
         [pid] = server.active_children
@@ -724,7 +713,7 @@ async def test_handler_forks(method: str) -> None:
     assert server.active_children == []
 
 
-async def test_handler_forks_and_both_return(caplog: pytest.LogCaptureFixture) -> None:
+async def test_handler_forks_and_both_return(caplog):
     """PR-12: the child has the client's connection, and nothing else: it ends, and says nothing."""
     async with witnessed(server := on_tcp(handlers.does)) as witness:
         [pid] = server.active_children
@@ -739,7 +728,7 @@ async def test_handler_forks_and_both_return(caplog: pytest.LogCaptureFixture) -
 # The rest of the program -----------------------------------------------------------------------
 
 
-async def test_threads_of_the_program_are_all_busy() -> None:
+async def test_threads_of_the_program_are_all_busy():
     """Workers do not need them to be started, or reaped."""
     async with running(server := erring()):
         limiter = trio.to_thread.current_default_thread_limiter()
@@ -751,14 +740,12 @@ async def test_threads_of_the_program_are_all_busy() -> None:
     assert statuses(server) == [3]
 
 
-async def test_no_thread_is_to_be_had(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_thread_is_to_be_had(monkeypatch, caplog):
     """A worker is reaped all the same, and its successor started when there are some again."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
     fails, run_sync = [1, 2], trio.to_thread.run_sync
 
-    async def run(*arguments: Any, **options: Any) -> Any:
+    async def run(*arguments, **options):
         if fails:
             fails.pop()
             raise RuntimeError("can't start new thread")
@@ -772,8 +759,9 @@ async def test_no_thread_is_to_be_had(
     assert "a worker process could not be started: can't start new thread" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "status"), [("forkserver", 3), ("spawn", 255)])
-async def test_somebody_else_reaps(method: str, status: int) -> None:
+async def test_somebody_else_reaps(method, status):
     """Or the system, where SIGCHLD is ignored: how a worker has ended nobody may know then."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -791,7 +779,7 @@ async def test_somebody_else_reaps(method: str, status: int) -> None:
     assert statuses(server) == [status] * 2
 
 
-async def test_hook_has_closed_the_connection() -> None:
+async def test_hook_has_closed_the_connection():
     """A worker is not even asked: the request fails at once, and says why."""
     async with met(server := on_tcp(handlers.does, handlers.Closes)) as (client, witness):
         before = server.active_children
@@ -802,10 +790,10 @@ async def test_hook_has_closed_the_connection() -> None:
     assert witness.records[0].reason.startswith("ClosedResourceError: ")
 
 
-async def test_system_does_not_pass_the_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_system_does_not_pass_the_descriptor(monkeypatch):
     """It may have too many on the way: this ends one request, and says why."""
 
-    def refuses(*arguments: Any) -> int:
+    def refuses(*arguments):
         monkeypatch.undo()
         raise OSError(errno.ETOOMANYREFS, "too many references")
 
@@ -820,9 +808,7 @@ async def test_system_does_not_pass_the_descriptor(monkeypatch: pytest.MonkeyPat
 # Workers that are slow -------------------------------------------------------------------------
 
 
-async def test_worker_that_a_kill_does_not_end(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_worker_that_a_kill_does_not_end(monkeypatch, caplog):
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
     monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.1)
@@ -838,11 +824,11 @@ async def test_worker_that_a_kill_does_not_end(
     assert f"worker process {pid} does not end, though it was killed" in caplog.text
 
 
-def test_worker_is_looked_at_while_it_is_reaped() -> None:
+def test_worker_is_looked_at_while_it_is_reaped():
     """Another thread may be about to close its page."""
     page = SharedStatus(-1)
     page.begin(1, 2, 3)
-    worker = Worker(types.SimpleNamespace(control=None, shared_status=page))  # type: ignore[arg-type]
+    worker = Worker(types.SimpleNamespace(control=None, shared_status=page))
     assert worker.facts(1) == (2, 3, "working")
     page.cells.release()
     assert worker.facts(1) is None
@@ -850,7 +836,7 @@ def test_worker_is_looked_at_while_it_is_reaped() -> None:
     assert worker.facts(1) is None
 
 
-async def test_drain_begins_while_a_request_is_given_away() -> None:
+async def test_drain_begins_while_a_request_is_given_away():
     """What was read before is much, and the worker slow: the drain is told after it."""
     limits = trioserver.Limits(line=500_000)
     server = on_tcp(handlers.Upper, handlers.ReadsAhead, limits=limits)

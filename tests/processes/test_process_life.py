@@ -1,7 +1,5 @@
 """Worker processes end with their server, however it ends; and they leave nothing behind."""
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import os
@@ -13,12 +11,10 @@ import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
-from support import connect, plain_client, read_to_end, running, until
+from support import connect, descriptors, plain_client, read_to_end, running, until
 from support import process_handlers as handlers
 from support.processes import (
     ENVIRONMENT,
@@ -38,7 +34,6 @@ from support.threads import ask, witnessed
 import trioserver
 from trioserver._modes.processes.server import spawn, starter
 from trioserver._modes.processes.server.worker import Worker
-from trioserver.testing import open_descriptors
 
 # The server is killed ----------------------------------------------------------------------
 
@@ -63,6 +58,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it takes the interpreter's lock")
 @pytest.mark.parametrize(
     ("method", "handler", "stray"),
@@ -75,7 +71,7 @@ if __name__ == "__main__":
         ("spawn", "does", "os.fork"),
     ],
 )
-def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> None:
+def test_server_is_killed(start, method, handler, stray):
     """Within a second no worker is left: idle, asleep, computing, in C with the lock.
 
     Nor if the application has a child of its own, which has inherited all that it had.
@@ -108,7 +104,7 @@ def test_server_is_killed(start: Any, method: str, handler: str, stray: str) -> 
 # Signals of a whole group ----------------------------------------------------------------------
 
 
-def tell_family(program: int, number: int) -> None:
+def tell_family(program, number):
     """Send a signal to a program and all that it has started, as a service manager does."""
     family = [program]
     for member in family:  # which grows
@@ -118,7 +114,7 @@ def tell_family(program: int, number: int) -> None:
             os.kill(pid, number)
 
 
-def ends_well(program: Any) -> str:
+def ends_well(program):
     """A program has ended as it should; what it has said on stderr."""
     _, errors = program.communicate(timeout=10)
     assert program.returncode == 0
@@ -147,13 +143,14 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_signals_while_workers_start(start: Any, method: str) -> None:
+async def test_signals_while_workers_start(start, method):
     """PR-16: they come to the whole group; whoever decides is the server, and it alone."""
     program = start(STARTS_UNDER_FIRE, method)
     fired = 0
 
-    async def fires() -> None:
+    async def fires():
         nonlocal fired
         for name in itertools.cycle(handlers.ORDERS):
             tell_family(program.pid, getattr(signal, name))
@@ -179,7 +176,7 @@ async def test_signals_while_workers_start(start: Any, method: str) -> None:
         assert await trio.to_thread.run_sync(ends_well, program) == ""
 
 
-def is_open(port: int) -> bool:
+def is_open(port):
     """Whether somebody is let in there."""
     try:
         plain_client(("127.0.0.1", port)).close()
@@ -198,11 +195,12 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     ("handler", "method"), [("does", "forkserver"), ("adoes", "forkserver"), ("does", "spawn")]
 )
-def test_signal_while_a_worker_is_busy(start: Any, handler: str, method: str, number: int) -> None:
+def test_signal_while_a_worker_is_busy(start, handler, method, number):
     """PR-16: its request is finished: the first one to the whole group is a drain."""
     program = start(RUNS, handler, method)
     port = int(program.stdout.readline())
@@ -220,8 +218,9 @@ def test_signal_while_a_worker_is_busy(start: Any, handler: str, method: str, nu
     assert "Traceback" not in ends_well(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_signal_while_the_workers_of_a_program_start(start: Any, method: str) -> None:
+def test_signal_while_the_workers_of_a_program_start(start, method):
     """PR-16: it is a drain, too, and who has queued by then is served."""
     program = start(RUNS, "does", method)
     port = int(program.stdout.readline())  # before there are any
@@ -232,9 +231,10 @@ def test_signal_while_the_workers_of_a_program_start(start: Any, method: str) ->
     assert "Traceback" not in ends_well(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @both("does")
-async def test_workers_obey_no_signal(handler: Any, method: str) -> None:
+async def test_workers_obey_no_signal(handler, method):
     """Busy or idle, they go on; and so does what they come out of. What they start hears signals.
 
     A handler can ``terminate()`` a program that it has started, and a child.
@@ -255,7 +255,7 @@ async def test_workers_obey_no_signal(handler: Any, method: str) -> None:
     assert set(witness.outcomes) == {"completed"}
 
 
-async def test_fork_server_forks_for_others() -> None:
+async def test_fork_server_forks_for_others():
     """Their processes hear signals as ever."""
     async with running(server := on_tcp(handlers.does)):
         await is_served(server)
@@ -295,14 +295,15 @@ UNGUARDED = IN_MAIN + "trio.run(main)"
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_handler_in_main(start: Any, method: str) -> None:
+def test_handler_in_main(start, method):
     """PR-10: workers find the handler and the server's class in the program that was started."""
     output, errors = start(GUARDED, method).communicate(timeout=20)
     assert (output, errors) == ("b'HELLO\\n'\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_program_without_a_guard(start: Any, method: str) -> None:
+def test_program_without_a_guard(start, method):
     """PR-10: workers do not start workers; the server says what is missing."""
     program = start(UNGUARDED, method)
     output, errors = program.communicate(timeout=20)
@@ -311,7 +312,7 @@ def test_program_without_a_guard(start: Any, method: str) -> None:
     assert errors.rstrip().splitlines()[-1].startswith("trioserver")
 
 
-def test_program_from_stdin() -> None:
+def test_program_from_stdin():
     """There is nothing that a worker could import: the server does not start, and says so."""
     program = subprocess.run(
         [sys.executable, "-", "forkserver"],
@@ -331,7 +332,8 @@ def test_program_from_stdin() -> None:
 # What is printed ----------------------------------------------------------------------------------
 
 
-def test_what_is_printed_is_the_programs(start: Any) -> None:
+@pytest.mark.slow
+def test_what_is_printed_is_the_programs(start):
     """What a handler prints comes out where the program's own does, all of it."""
     program = start(RUNS, "does", "forkserver")
     port = int(program.stdout.readline())
@@ -345,7 +347,8 @@ def test_what_is_printed_is_the_programs(start: Any) -> None:
     ends_well(program)
 
 
-def test_nobody_reads_what_is_printed(start: Any) -> None:
+@pytest.mark.slow
+def test_nobody_reads_what_is_printed(start):
     """PR-18: with the reader gone, who prints fails; the server and its workers go on."""
     program = start(RUNS, "does", "forkserver")
     port = int(program.stdout.readline())
@@ -366,6 +369,7 @@ def test_nobody_reads_what_is_printed(start: Any) -> None:
 # Nothing is left -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("handler", "method", "many"),
     [
@@ -374,11 +378,11 @@ def test_nobody_reads_what_is_printed(start: Any) -> None:
         (handlers.does, "spawn", 40),
     ],
 )
-async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
+async def test_nothing_is_left(handler, method, many):
     """PR-06, PR-09: 300 requests with 30 kills leave nothing, and no innocent one fails."""
     deeds = [b"kill" if number % 10 == 5 else b"nothing" for number in range(many)]
 
-    async def asks() -> None:
+    async def asks():
         while deeds:
             deed = deeds.pop()
             answer = await ask(server, deed)
@@ -389,19 +393,19 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
     async with running(server):
         await is_served(server)
         await are_idle(server, 2)
-    before = open_descriptors()
+    before = descriptors()
     async with witnessed(server) as witness:
-        in_between = len(open_descriptors())
+        in_between = len(descriptors())
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(asks)
-        await until(lambda: len(server._run.resources._idle) in {2, 3})  # type: ignore[union-attr]
+        await until(lambda: len(server._run.resources._idle) in {2, 3})
         # One more worker than at first may still be on its way; each has at most six.
         await until(
-            lambda: len(open_descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
+            lambda: len(descriptors()) <= in_between + 6 * (len(server.active_children) - 2)
         )
         children = server.active_children
-    assert open_descriptors() == before
+    assert descriptors() == before
     assert server.active_children == []
     assert not any(map(is_running, children))
     parents = {os.getpid(), *fork_servers()}
@@ -410,7 +414,8 @@ async def test_nothing_is_left(handler: Any, method: str, many: int) -> None:
     assert Counter(witness.outcomes) == {"completed": many * 9 // 10, "failed": many // 10}
 
 
-async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
+@pytest.mark.slow
+async def test_cancelled_while_they_wait_for_a_worker(tmp_path):
     """200 requests that no worker has had yet: nobody is killed for them, and nothing is left."""
     gate = tmp_path / "open"
     init = partial(handlers.init_waits_for, str(gate))
@@ -418,7 +423,7 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
     gate.touch()
     async with running(server):
         await is_served(server)
-    before = open_descriptors()
+    before = descriptors()
     gate.unlink()
     async with witnessed(server) as witness:
         for _ in range(10):
@@ -429,28 +434,27 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path: Path) -> None:
             for client in clients:
                 async with client:
                     assert await read_to_end(client) == b""
-        assert len(server._run.resources._waiting) == 0  # type: ignore[union-attr]
+        assert len(server._run.resources._waiting) == 0
         gate.touch()
         await is_served(server)
         assert len(server.active_children) <= 20
-    assert open_descriptors() == before
+    assert descriptors() == before
     ends = Counter((str(it.outcome), it.reason) for it in witness.records)
     assert ends == {("cancelled", "enough"): 200, ("completed", ""): 1}
 
 
-async def test_cancelled_while_the_system_starts_a_worker(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.slow
+async def test_cancelled_while_the_system_starts_a_worker(monkeypatch, caplog):
     """A fork server that hangs is waited for within bounds; a worker that comes late is ended."""
     monkeypatch.setattr(starter, "SOON", 0.1)
     server = on_tcp(handlers.does, timeouts=trioserver.Timeouts(cleanup=0.2))
     async with running(server):
         await is_served(server)
-    before, late = open_descriptors(), []
+    before, late = descriptors(), []
     hangs, goes_on = threading.Event(), threading.Event()
     start = spawn.spawn
 
-    def starts_late(*arguments: Any) -> spawn.Launched:
+    def starts_late(*arguments):
         hangs.set()
         goes_on.wait(20)
         late.append(start(*arguments))
@@ -467,34 +471,34 @@ async def test_cancelled_while_the_system_starts_a_worker(
     goes_on.set()
     await until(lambda: late and not is_there(late[0].pid))
     # There is another fork server, whose line is another one.
-    await until(lambda: len(open_descriptors()) == len(before))
+    await until(lambda: len(descriptors()) == len(before))
 
 
-def test_ctrl_c_while_a_worker_is_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_worker_is_reaped(monkeypatch):
     """What ends workers is not interrupted itself."""
     end, pids = Worker.end, []
 
-    async def is_interrupted(worker: Worker, seconds: float) -> int:
+    async def is_interrupted(worker, seconds):
         pids.append(worker.pid)
         signal.raise_signal(signal.SIGINT)
         return await end(worker, seconds)
 
-    async def serves() -> None:
+    async def serves():
         async with running(server := on_tcp(handlers.does)):
             await is_served(server)
 
     trio.run(serves)  # with a fork server, which stays
-    before = open_descriptors()
+    before = descriptors()
     monkeypatch.setattr(Worker, "end", is_interrupted)
     with pytest.raises(KeyboardInterrupt):
         trio.run(serves)
     assert pids
     assert not any(map(is_there, pids))
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only it tells such an end from theirs")
-async def test_fork_server_is_killed() -> None:
+async def test_fork_server_is_killed():
     """Its workers go on, whether they have a request or not; the next ones come out of another."""
     async with witnessed(server := on_tcp(handlers.does, min_children=2)) as witness:
         before = server.active_children

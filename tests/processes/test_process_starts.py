@@ -1,7 +1,5 @@
 """Worker processes that cannot be started, for a while or ever: who is there goes on."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os
@@ -9,10 +7,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -21,7 +16,6 @@ from support import process_handlers as handlers
 from support import read_to_end, running, until
 from support.processes import (
     SOON,
-    Missing,
     are_idle,
     fails_to_start,
     fork_servers,
@@ -42,7 +36,7 @@ from trioserver._modes.processes.server.worker import Worker
 TOLD = ["cannot start workers, pausing: ", "starting workers again, after "]
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def told(caplog):
     """What was told of starts: the beginning of each message that is no worker's end."""
     messages = [it.getMessage() for it in caplog.records if it.name == "trioserver.error"]
     return [begin for message in messages for begin in TOLD if message.startswith(begin)]
@@ -51,14 +45,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 # When it is hopeless -------------------------------------------------------------------------
 
 
-def failed(why: BaseException | None = None) -> WorkerStartError:
+def failed(why=None):
     """A start that has failed, and why."""
     error = WorkerStartError("no")
     error.__cause__ = why
     return error
 
 
-async def test_pauses_double(autojump_clock: Any) -> None:
+async def test_pauses_double(autojump_clock):
     """The next start waits for twice as long; those that were started together are one."""
     setback, pauses = Setbacks(60), []
     for _ in range(8):
@@ -71,7 +65,7 @@ async def test_pauses_double(autojump_clock: Any) -> None:
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
 
 
-async def test_pauses_begin_anew(autojump_clock: Any) -> None:
+async def test_pauses_begin_anew(autojump_clock):
     """When a worker has served that was started since the last failure, and none before."""
     setback = Setbacks(60)
     for _ in range(3):
@@ -95,9 +89,7 @@ async def test_pauses_begin_anew(autojump_clock: Any) -> None:
         (True, OSError(errno.EMFILE, "too many"), None),
     ],
 )
-async def test_hopeless(
-    anybody: bool, why: Exception, ends_after: float | None, autojump_clock: Any
-) -> None:
+async def test_hopeless(anybody, why, ends_after, autojump_clock):
     """A server without a worker fails: after five failures, or when a shortage lasts too long."""
     setback = Setbacks(60)
     while trio.current_time() < 600:
@@ -110,7 +102,7 @@ async def test_hopeless(
         assert trio.current_time() == pytest.approx(ends_after, abs=3)
 
 
-async def test_hope_counts_from_the_last_worker(autojump_clock: Any) -> None:
+async def test_hope_counts_from_the_last_worker(autojump_clock):
     """What has failed while there were workers does not count when the last one has gone."""
     setback = Setbacks(60)
     hopeless = [
@@ -133,7 +125,7 @@ async def test_hope_counts_from_the_last_worker(autojump_clock: Any) -> None:
         (None, False),
     ],
 )
-def test_shortages(error: BaseException | None, short: bool) -> None:
+def test_shortages(error, short):
     """What passes, in the words of the system and of Python."""
     assert is_shortage(error) == short
 
@@ -141,11 +133,11 @@ def test_shortages(error: BaseException | None, short: bool) -> None:
 # Who is there goes on -------------------------------------------------------------------------
 
 
-def fails_in_the_system(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def fails_in_the_system(fails, monkeypatch):
     """While it does, there are no descriptors to be had for a worker."""
     begin = spawn.spawn
 
-    def spawns(*arguments: Any) -> spawn.Spawned:
+    def spawns(*arguments):
         if fails():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return begin(*arguments)
@@ -153,10 +145,9 @@ def fails_in_the_system(fails: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawn, "spawn", spawns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["worker", "system"])
-async def test_workers_stay_when_others_do_not_come(
-    where: str, missing: Missing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_workers_stay_when_others_do_not_come(where, missing, monkeypatch, caplog):
     """PR-02: also beyond ``max_requests``; it is told at the beginning, and at the end."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(setbacks, "LONGEST_PAUSE", 0.02)
@@ -179,18 +170,17 @@ async def test_workers_stay_when_others_do_not_come(
     assert set(witness.outcomes) == {"completed"}
 
 
-def test_worker_that_has_ended_does_not_come_back() -> None:
+def test_worker_that_has_ended_does_not_come_back():
     """Whose request was cancelled in the moment in which it ended, while others do not start."""
     config = {field.name: 0 for field in attrs.fields(pool_config.PoolConfig)}
-    workers = pool.Pool(pool_config.PoolConfig(**config), b"", lambda error: None)  # type: ignore[arg-type]
+    workers = pool.Pool(pool_config.PoolConfig(**config), b"", lambda error: None)
     workers._setbacks.last = True
-    workers._take_up(Worker(types.SimpleNamespace(control=None), phase=Phase.ENDING))  # type: ignore[arg-type]
+    workers._take_up(Worker(types.SimpleNamespace(control=None), phase=Phase.ENDING))
     assert workers._idle == []
 
 
-async def test_workers_that_end_one_after_the_other(
-    missing: Missing, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.slow
+async def test_workers_that_end_one_after_the_other(missing, caplog):
     """PR-02: eight of them, 20 ms apart, while others cannot start, are no eight failures."""
     async with running(server := on_tcp(handlers.does, min_children=8, child_init=missing.init)):
         missing.path.touch()
@@ -206,9 +196,7 @@ async def test_workers_that_end_one_after_the_other(
 
 
 @pytest.mark.parametrize("where", ["worker", "system"])
-async def test_some_of_the_first_cannot_start(
-    where: str, missing: Missing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_some_of_the_first_cannot_start(where, missing, monkeypatch, caplog):
     """The server starts if one can; the others come when they can."""
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
     missing.path.touch()
@@ -225,7 +213,7 @@ async def test_some_of_the_first_cannot_start(
     assert told(caplog) == TOLD
 
 
-async def test_none_of_the_first_can_start(missing: Missing) -> None:
+async def test_none_of_the_first_can_start(missing):
     """Then the server does not, and says why; once all have tried."""
     missing.path.touch()
     server = on_tcp(handlers.does, min_children=3, child_init=missing.init)
@@ -242,12 +230,13 @@ if __name__ == "__main__":
 """
 
 
-async def test_more_clients_than_descriptors(start: Any) -> None:
+@pytest.mark.slow
+async def test_more_clients_than_descriptors(start):
     """PR-02: sixty at once, with descriptors for ten: all are served, by those that there are."""
     program = start(FEW_DESCRIPTORS)
     answers = []
 
-    async def asks() -> None:
+    async def asks():
         async with await trio.open_tcp_stream("127.0.0.1", port) as client:
             await client.send_all(b"nap")
             answers.append(await read_to_end(client))
@@ -270,12 +259,12 @@ async def test_more_clients_than_descriptors(start: Any) -> None:
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+def module(tmp_path, monkeypatch):
     """Makes a module that a new fork server and its workers find; then there is none again."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
 
-    def write(text: str) -> str:
+    def write(text):
         (tmp_path / "to_preload.py").write_text(text)
         return "to_preload"
 
@@ -298,9 +287,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     },
 )
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_preload_that_cannot_be_imported(
-    method: str, text: str, told: str, name: str, module: Any
-) -> None:
+async def test_preload_that_cannot_be_imported(method, text, told, name, module):
     """The server does not start, and says which module it was, with its traceback."""
     module(text)
     message = await fails_to_start(on_tcp(handlers.does, preload=[name], start_method=method))
@@ -308,7 +295,8 @@ async def test_preload_that_cannot_be_imported(
     assert f"This was the import of '{name}', which the server has in `preload`." in message
 
 
-async def test_fork_server_that_always_ends(module: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.slow
+async def test_fork_server_that_always_ends(module, caplog):
     """Workers do without it."""
     text = "import os, sys\nif '--multiprocessing-fork' not in sys.orig_argv: os._exit(3)\n"
     async with running(server := on_tcp(handlers.does, preload=[module(text)])):
@@ -320,10 +308,9 @@ async def test_fork_server_that_always_ends(module: Any, caplog: pytest.LogCaptu
 HANGS = "import time\ntime.sleep(60)\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_preload_that_hangs(
-    method: str, module: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_preload_that_hangs(method, module, caplog):
     """PR-10: ``start_timeout`` bounds it; a fork server that hangs is ended, and another starts."""
     server = on_tcp(
         handlers.does, preload=[module(HANGS)], start_timeout=1, start_method=method, min_children=3
@@ -340,8 +327,9 @@ async def test_preload_that_hangs(
         await is_served(server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["shut down", "cancelled"])
-async def test_end_of_a_server_whose_preload_hangs(how: str, module: Any) -> None:
+async def test_end_of_a_server_whose_preload_hangs(how, module):
     """It can always end, within the grace and the cleanup."""
     server = on_tcp(handlers.does, preload=[module(HANGS)], timeouts=Timeouts(cleanup=1))
     async with trio.open_nursery() as nursery:
@@ -356,9 +344,8 @@ async def test_end_of_a_server_whose_preload_hangs(how: str, module: Any) -> Non
     assert time.perf_counter() - began < 1 + SOON
 
 
-async def test_fork_server_that_somebody_has_stopped(
-    module: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.slow
+async def test_fork_server_that_somebody_has_stopped(module, caplog):
     """It starts nobody, and does not tell how a worker has ended: the next one does."""
     server = handlers.Erring(THERE, handlers.does, min_children=1, start_timeout=4)
     async with running(server):
@@ -374,7 +361,8 @@ async def test_fork_server_that_somebody_has_stopped(
     assert "the fork server has not started a worker in time, and is ended" in caplog.text
 
 
-async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None:
+@pytest.mark.slow
+async def test_end_of_a_server_whose_fork_server_is_stopped(module):
     """Its workers end, and nobody waits for news of it for long."""
     server = on_tcp(handlers.does, min_children=8, timeouts=Timeouts(cleanup=1))
     with trio.fail_after(20):
@@ -386,9 +374,8 @@ async def test_end_of_a_server_whose_fork_server_is_stopped(module: Any) -> None
     assert not any(map(is_running, pids))
 
 
-async def test_interpreter_that_hangs(
-    tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+async def test_interpreter_that_hangs(tmp_path, module, monkeypatch):
     """PR-10: the same of a spawned one, which takes nothing of all that it is to be told."""
     (tmp_path / "sitecustomize.py").write_text(HANGS)
     server = on_tcp(handlers.does, start_method="spawn", start_timeout=1)
@@ -398,15 +385,14 @@ async def test_interpreter_that_hangs(
     assert "it was not ready after 1 s (start_timeout)" in message
 
 
-async def test_start_that_never_ends(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.slow
+async def test_start_that_never_ends(monkeypatch, caplog):
     """Whatever it is that it waits for: the other workers, and the server, end without it."""
     monkeypatch.setattr(starter, "SOON", 0.1)
     monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.5)
     goes_on = threading.Event()
 
-    def hangs(process: Any) -> None:
+    def hangs(process):
         with spawn._multiprocessing_lock:
             goes_on.wait(20)
         raise OSError(errno.EIO, "hopeless")

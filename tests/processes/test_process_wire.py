@@ -1,10 +1,7 @@
 """What a server and its workers say to each other, as values."""
 
-from __future__ import annotations
-
 import logging
 import os
-from typing import Any
 
 import attrs
 import pytest
@@ -26,9 +23,7 @@ facts = st.dictionaries(texts, st.none() | st.integers() | texts | st.lists(text
 
 
 @given(st.lists(st.tuples(kinds, st.binary())), st.lists(st.integers(0, 50)))
-def test_frames_do_not_depend_on_segments(
-    said: list[tuple[Message, bytes]], cuts: list[int]
-) -> None:
+def test_frames_do_not_depend_on_segments(said, cuts):
     """However the bytes arrive, the same frames come out, in order."""
     stream = b"".join(wire.frame(kind, body) for kind, body in said)
     frames, heard = Frames(), []
@@ -39,7 +34,7 @@ def test_frames_do_not_depend_on_segments(
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
-def test_frames_that_are_too_long_are_refused(size: int, longest: int) -> None:
+def test_frames_that_are_too_long_are_refused(size, longest):
     """As soon as their length is known."""
     head = wire.frame(Message.LOG, bytes(size))[:5]
     frames = Frames(longest)
@@ -50,20 +45,20 @@ def test_frames_that_are_too_long_are_refused(size: int, longest: int) -> None:
             frames.feed(head)
 
 
-def test_what_is_no_frame_is_refused() -> None:
+def test_what_is_no_frame_is_refused():
     """With what it began with."""
     with pytest.raises(FrameError, match=r"no frame begins with b'\?'"):
         Frames().feed(b"?\0\0\0\0")
 
 
 @given(facts, st.binary())
-def test_a_worker_tells_facts_and_a_payload(said: dict[str, Any], payload: bytes) -> None:
+def test_a_worker_tells_facts_and_a_payload(said, payload):
     """Of whatever bytes."""
     assert wire.decode_facts(wire.encode_facts(payload, **said)) == (said, payload)
 
 
 @given(st.binary())
-def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
+def test_no_bytes_of_a_worker_break_the_server(body):
     """Whoever takes a worker over can say what he likes: it is facts, or refused."""
     try:
         said, _ = wire.decode_facts(body)
@@ -76,7 +71,7 @@ def test_no_bytes_of_a_worker_break_the_server(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"\n", b"5\n", b"[]\n", b"{\n", b"\xff\n", b"{}{}\n"])
-def test_what_is_no_fact_is_refused(body: bytes) -> None:
+def test_what_is_no_fact_is_refused(body):
     """In words."""
     with pytest.raises(FrameError, match="not what a worker says"):
         wire.decode_facts(body)
@@ -92,14 +87,14 @@ addresses = (
 
 
 @given(addresses)
-def test_addresses_survive(address: Any) -> None:
+def test_addresses_survive(address):
     """Of every family: names in undecodable bytes, abstract names, scope ids."""
     body = wire.encode_facts(to=wire.address_to_json(address))
     assert wire.address_from_json(wire.decode_facts(body)[0]["to"]) == address
 
 
 @pytest.mark.parametrize("value", [None, 5, object(), [("x", 1)], (1.5,), {"bytes": "zz"}])
-def test_what_is_no_address_is_refused(value: Any) -> None:
+def test_what_is_no_address_is_refused(value):
     """On either side."""
     with pytest.raises(TypeError):
         wire.address_to_json(value)
@@ -109,7 +104,7 @@ def test_what_is_no_address_is_refused(value: Any) -> None:
 
 
 @given(st.characters(codec=None), st.integers(0, 100_000))
-def test_long_texts_are_cut(character: str, size: int) -> None:
+def test_long_texts_are_cut(character, size):
     """In their middle, which is told; three of them go into a frame, whatever is in them."""
     text = character * size
     short = wire.shorten(text)
@@ -138,7 +133,7 @@ endings = st.builds(
 
 
 @given(endings)
-def test_an_ending_survives(ending: Result) -> None:
+def test_an_ending_survives(ending):
     """Whatever it is; what is as ever goes without saying."""
     said = ending.as_facts()
     assert Result.from_facts(wire.decode_facts(wire.encode_facts(**said))[0]) == ending
@@ -147,7 +142,7 @@ def test_an_ending_survives(ending: Result) -> None:
 
 
 @given(endings, st.sampled_from([field.name for field in attrs.fields(Result)]))
-def test_half_an_ending_is_refused(ending: Result, name: str) -> None:
+def test_half_an_ending_is_refused(ending, name):
     """And one with something else in it."""
     said = ending.as_facts()
     wrong = [{**said, "more": 1}, {**said, "more": None}, {**said, name: 1.5}, {**said, name: None}]
@@ -157,11 +152,11 @@ def test_half_an_ending_is_refused(ending: Result, name: str) -> None:
             Result.from_facts(facts)
 
 
-def test_an_error_is_told_in_words() -> None:
+def test_an_error_is_told_in_words():
     """Also one that cannot be told."""
 
     class Mute(Exception):
-        def __str__(self) -> str:
+        def __str__(self):
             raise RuntimeError("no words")
 
     ending = Result()
@@ -179,7 +174,7 @@ WHAT_RECORDS_TELL = (
 )
 
 
-def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_is_logged_as_it_was(caplog):
     """With its message, level, place, time and traceback."""
     log = logging.getLogger("tests.process.wire")
     with caplog.at_level(logging.INFO):
@@ -202,7 +197,7 @@ def test_a_record_is_logged_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
     assert record.exc_text.endswith("ValueError: on purpose")
 
 
-def test_a_record_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_below_the_level_is_not_logged(caplog):
     """The server's loggers decide."""
     log = logging.getLogger("tests.process.wire")
     with caplog.at_level(logging.INFO):
@@ -215,7 +210,7 @@ def test_a_record_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture
     assert not caplog.records
 
 
-def _make_nothing(monkeypatch: pytest.MonkeyPatch) -> logging.LogRecord:
+def _make_nothing(monkeypatch):
     """A record of a program that has told `logging` to leave out what it does not need."""
     monkeypatch.setattr(logging, "logThreads", False)
     monkeypatch.setattr(logging, "logProcesses", False)
@@ -225,9 +220,7 @@ def _make_nothing(monkeypatch: pytest.MonkeyPatch) -> logging.LogRecord:
 @pytest.mark.parametrize(
     "made", [_make_nothing, lambda _: logging.makeLogRecord({"msg": "so little", "levelno": 40})]
 )
-def test_a_record_may_tell_little(
-    made: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_may_tell_little(made, monkeypatch, caplog):
     """What is not there stays away, and is no nonsense."""
     log_here(wire.decode_facts(wire.encode_facts(**as_facts(made(monkeypatch))))[0])
     [record] = caplog.records
@@ -236,7 +229,7 @@ def test_a_record_may_tell_little(
 
 @settings(deadline=None)  # it is much, and the machine may be busy
 @given(st.characters(codec=None))
-def test_a_record_fits_into_a_frame(character: str) -> None:
+def test_a_record_fits_into_a_frame(character):
     """Whatever is in it, and wherever."""
     long = character * 100_000
     record = logging.LogRecord(long, logging.ERROR, long, 0, long, (), None, long)
@@ -244,10 +237,10 @@ def test_a_record_fits_into_a_frame(character: str) -> None:
     assert len(wire.encode_facts(**as_facts(record))) <= wire.LONGEST_FROM_WORKER
 
 
-def test_a_record_that_a_filter_fails_on() -> None:
+def test_a_record_that_a_filter_fails_on():
     """That the program's own filter raises is no reason for the server to end."""
 
-    def fails(record: logging.LogRecord) -> bool:
+    def fails(record):
         raise LookupError
 
     log = logging.getLogger("tests.process.filter")
@@ -255,10 +248,10 @@ def test_a_record_that_a_filter_fails_on() -> None:
     log_here(as_facts(logging.makeLogRecord({"name": log.name, "levelno": logging.ERROR})))
 
 
-def test_a_page_is_shared() -> None:
+def test_a_page_is_shared():
     """What one maps, another sees, and a closed one tells so."""
 
-    def seen() -> tuple[int, int, int, str]:
+    def seen():
         return reader.request, reader.received, reader.sent, reader.state
 
     number = new_shared_status()

@@ -1,7 +1,5 @@
 """Handlers in worker processes: on every kind of socket, of either colour."""
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -11,11 +9,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -61,7 +56,7 @@ datagram = of_both_families(
 
 
 @both("Upper")
-async def test_stream_handler(stream: Any, handler: Any) -> None:
+async def test_stream_handler(stream, handler):
     """`socketserver`'s handlers and asynchronous ones work as they are, with exact records.
 
     Megabytes pass both ways, too.
@@ -72,7 +67,7 @@ async def test_stream_handler(stream: Any, handler: Any) -> None:
             assert await ask(server, b"one\ntwo\n") == b"ONE\nTWO\n"
         async with await connect(server) as client, trio.open_nursery() as nursery:
 
-            async def sends() -> None:
+            async def sends():
                 await client.send_all(lines)
                 await client.send_eof()
 
@@ -85,7 +80,7 @@ async def test_stream_handler(stream: Any, handler: Any) -> None:
 
 
 @both("Back")
-async def test_datagram_handler(datagram: Any, handler: Any) -> None:
+async def test_datagram_handler(datagram, handler):
     """The same for datagrams."""
     async with witnessed(server := datagram(handler)) as witness:
         for _ in range(3):
@@ -97,12 +92,12 @@ async def test_datagram_handler(datagram: Any, handler: Any) -> None:
 
 
 @both("tells")
-async def test_what_a_handler_sees(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_handler_sees(handler, caplog):
     """A copy of the server, the server's own info of its request, and what ``child_init`` did."""
     server = on_tcp(
         handler, handlers.Greeting, greeting="hi", max_children=1, child_init=handlers.init
     )
-    server.my_colour, server.my_lock = "red", lambda: None  # type: ignore[attr-defined]
+    server.my_colour, server.my_lock = "red", lambda: None
     async with witnessed(server) as witness:
         told = [json.loads(await ask(server, b"")) for _ in range(2)]
         address = list(server.server_address)
@@ -126,10 +121,10 @@ async def test_what_a_handler_sees(handler: Any, caplog: pytest.LogCaptureFixtur
     [record] = caplog.records
     assert (record.name, record.levelname) == ("trioserver.error", "WARNING")
     assert "do not have Greeting.my_lock, which does not pickle" in record.getMessage()
-    assert callable(server.my_lock)  # type: ignore[attr-defined]
+    assert callable(server.my_lock)
 
 
-async def test_hooks_run_in_the_parent() -> None:
+async def test_hooks_run_in_the_parent():
     """Every hook is called in the server's own process, in the usual order, also for errors."""
     server = handlers.Hooked(THERE, handlers.does, min_children=1)
     async with running(server):
@@ -143,7 +138,7 @@ async def test_hooks_run_in_the_parent() -> None:
 
 
 @both("Upper")
-async def test_input_read_ahead_is_not_lost(handler: Any) -> None:
+async def test_input_read_ahead_is_not_lost(handler):
     """What a hook has received and not used goes on to the worker; all is counted."""
     async with witnessed(server := on_tcp(handler, handlers.Greets)) as witness:
         assert await ask(server, b"hello\none\ntwo\n") == b"welcome\nONE\nTWO\n"
@@ -152,7 +147,7 @@ async def test_input_read_ahead_is_not_lost(handler: Any) -> None:
 
 
 @both("closes_early")
-async def test_handler_that_closes(stream: Any, handler: Any, tmp_path: Path) -> None:
+async def test_handler_that_closes(stream, handler, tmp_path):
     """Its client is told at once, however long it then goes on."""
     server = stream(handler)
     server.my_path = str(tmp_path / "enough")
@@ -176,7 +171,7 @@ async def test_handler_that_closes(stream: Any, handler: Any, tmp_path: Path) ->
         ),
     },
 )
-async def test_worker_that_goes_on(stream: Any, handler: Any, answers: list[str]) -> None:
+async def test_worker_that_goes_on(stream, handler, answers):
     """There is no reason for it to end."""
     async with witnessed(server := stream(handler, max_children=1)) as witness:
         pids = server.active_children
@@ -186,7 +181,7 @@ async def test_worker_that_goes_on(stream: Any, handler: Any, answers: list[str]
     assert set(witness.outcomes) == {"completed"}
 
 
-async def test_default_timeout_of_all_sockets_in_a_worker() -> None:
+async def test_default_timeout_of_all_sockets_in_a_worker():
     """``socket.setdefaulttimeout`` in a worker is for its synchronous handlers, as in threads."""
     init = partial(socket.setdefaulttimeout, 7)
     async with running(server := on_tcp(handlers.says_its_timeout, child_init=init)):
@@ -213,9 +208,7 @@ async def test_default_timeout_of_all_sockets_in_a_worker() -> None:
         ),
     },
 )
-async def test_error_in_a_handler(
-    handler: Any, deed: str, told: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_in_a_handler(handler, deed, told, caplog):
     """It is a ``HandlerFailed`` with the worker's traceback; the worker serves on."""
     caplog.set_level(logging.ERROR)
     async with witnessed(server := on_tcp(handler)) as witness:
@@ -240,7 +233,7 @@ async def test_error_in_a_handler(
 
 
 @both("does")
-async def test_handle_error_is_called_with_it(handler: Any) -> None:
+async def test_handle_error_is_called_with_it(handler):
     """``handle_error`` finds the error as `sys.exception`, as ever."""
     server = handlers.Erring(THERE, handler, min_children=1)
     async with running(server):
@@ -251,7 +244,7 @@ async def test_handle_error_is_called_with_it(handler: Any) -> None:
 
 
 @both("does")
-async def test_first_error_is_never_lost(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_error_is_never_lost(handler, caplog):
     """A ``handle_error`` that fails, and hides what it was told of, has both of them logged."""
     async with running(server := on_tcp(handler, handlers.Hides)):
         assert await ask(server, b"error") == b"begun."
@@ -263,17 +256,17 @@ async def test_first_error_is_never_lost(handler: Any, caplog: pytest.LogCapture
         assert text in caplog.text
 
 
-def test_system_that_cannot_pass_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_that_cannot_pass_descriptors(monkeypatch):
     """PR-15: it is refused when the server is built."""
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(NotImplementedError, match="worker processes need POSIX"):
         on_tcp(handlers.Upper)
 
 
-async def _init_async() -> None: ...
+async def _init_async(): ...
 
 
-def _init_yields() -> Any:
+def _init_yields():
     yield
 
 
@@ -293,14 +286,14 @@ NO_INIT = "child_init must be a plain function without arguments"
         (on_tcp, handlers.Upper, {"start_method": "fork"}, "'forkserver' or 'spawn'.*'fork'"),
     ],
 )
-def test_refused_at_once(make: Any, handler: Any, fields: Any, message: str) -> None:
+def test_refused_at_once(make, handler, fields, message):
     """What can be told is told when the server is built; nothing forks a running loop."""
     with pytest.raises((TypeError, ValueError), match=message):
         make(handler, **fields)
 
 
 @both("Upper")
-async def test_client_that_resets(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_that_resets(handler, caplog):
     """A client that goes away is nobody's error: ``disconnected``, and no traceback."""
     async with witnessed(server := on_tcp(handler)) as witness:
         async with await connect(server) as client:
@@ -316,7 +309,7 @@ async def test_client_that_resets(handler: Any, caplog: pytest.LogCaptureFixture
 
 
 @both("Upper")
-async def test_wait_between_two_requests_ends_at_once(stream: Any, handler: Any) -> None:
+async def test_wait_between_two_requests_ends_at_once(stream, handler):
     """A drain ends it, and the request is ``drained``."""
     async with met(server := stream(handler)) as (client, _):
         for _ in range(3):
@@ -331,8 +324,9 @@ async def test_wait_between_two_requests_ends_at_once(stream: Any, handler: Any)
     assert report.clean
 
 
+@pytest.mark.slow
 @both("Upper")
-async def test_connection_that_never_said_a_byte(handler: Any) -> None:
+async def test_connection_that_never_said_a_byte(handler):
     """It has half a second from its accept; a request that comes in time is answered."""
     async with met(server := on_tcp(handler, min_children=2)) as (silent, witness):
         async with await connect(server) as late:
@@ -346,7 +340,7 @@ async def test_connection_that_never_said_a_byte(handler: Any) -> None:
 
 
 @both("Upper")
-async def test_request_that_has_begun_is_finished(stream: Any, handler: Any) -> None:
+async def test_request_that_has_begun_is_finished(stream, handler):
     """PR-13: however long it takes; half a line was there, the other half comes in the drain."""
     async with met(server := stream(handler)) as (client, _):
         await say(client, b"one\n")
@@ -362,7 +356,7 @@ async def test_request_that_has_begun_is_finished(stream: Any, handler: Any) -> 
 
 
 @both("slowly")
-async def test_queued_clients_are_served(handler: Any) -> None:
+async def test_queued_clients_are_served(handler):
     """A drain serves whom the kernel had accepted, one after the other; later ones are refused."""
     async with running(server := on_tcp(handler, max_children=1)) as address:
         clients = [await connect(server) for _ in range(4)]
@@ -382,7 +376,7 @@ async def test_queued_clients_are_served(handler: Any) -> None:
 
 
 @both("does")
-async def test_grace_is_over(handler: Any) -> None:
+async def test_grace_is_over(handler):
     """PR-13: who still works at the end of the grace is killed, and named in the report."""
     server = on_tcp(handler, timeouts=Timeouts(linger=0))
     async with running(server), busy(server) as client:
@@ -411,9 +405,7 @@ async def test_grace_is_over(handler: Any) -> None:
         ),
     },
 )
-async def test_silent_client(
-    stream: Any, handler: Any, says: bytes, answer: bytes, timeouts: Timeouts, reason: str
-) -> None:
+async def test_silent_client(stream, handler, says, answer, timeouts, reason):
     """It ends its request, and nothing else: the worker serves on."""
     async with witnessed(server := stream(handler, timeouts=timeouts)) as witness:
         before = server.active_children
@@ -427,7 +419,7 @@ async def test_silent_client(
 
 
 @both("Floods")
-async def test_write_timeout(handler: Any) -> None:
+async def test_write_timeout(handler):
     """A client that takes nothing is reset: half a reply does not look like a whole one."""
     async with met(server := on_tcp(handler, timeouts=Timeouts(write=0.1))) as (client, witness):
         before = server.active_children
@@ -441,8 +433,9 @@ async def test_write_timeout(handler: Any) -> None:
     assert record.bytes_sent > 0
 
 
+@pytest.mark.slow
 @both("does")
-async def test_request_timeout(handler: Any) -> None:
+async def test_request_timeout(handler):
     """Who takes too long is killed; the next one finds a new worker."""
     async with witnessed(server := on_tcp(handler, timeouts=Timeouts(request=1))) as witness:
         [before] = server.active_children
@@ -459,7 +452,7 @@ async def test_request_timeout(handler: Any) -> None:
 
 
 @both("does")
-async def test_cancel_request(handler: Any) -> None:
+async def test_cancel_request(handler):
     """A request that is cancelled has its worker killed, and that is all."""
     async with witnessed(server := on_tcp(handler, min_children=2)) as witness:
         async with busy(server) as one, busy(server) as other:
@@ -477,7 +470,7 @@ async def test_cancel_request(handler: Any) -> None:
     ]
 
 
-async def test_handler_cancels_itself() -> None:
+async def test_handler_cancels_itself():
     """An asynchronous handler cancels its own scope: ``cancelled``, and its worker lives."""
     async with witnessed(server := on_tcp(handlers.cancels_itself)) as witness:
         before = server.active_children
@@ -489,7 +482,7 @@ async def test_handler_cancels_itself() -> None:
 
 
 @both("does")
-async def test_outer_scope_is_cancelled(handler: Any) -> None:
+async def test_outer_scope_is_cancelled(handler):
     """The program around the server is cancelled: workers and requests are gone at once."""
     with trio.CancelScope() as outer:
         async with witnessed(server := on_tcp(handler)) as witness, busy(server):
@@ -503,8 +496,8 @@ async def test_outer_scope_is_cancelled(handler: Any) -> None:
 
 
 async def test_idle_workers_are_cancelled_without_a_word(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    caplog,
+):
     """Workers that end because the program around the server does are not said to crash."""
     with trio.CancelScope() as outer:
         async with running(on_tcp(handlers.Upper, min_children=2)):
@@ -514,7 +507,7 @@ async def test_idle_workers_are_cancelled_without_a_word(
 
 
 @both("Upper")
-async def test_handle_request(handler: Any) -> None:
+async def test_handle_request(handler):
     """``handle_request`` starts one worker for its call, and ends it; or nobody comes."""
     server = handlers.Patient(THERE, handler, timeout=0.05)
     with trio.fail_after(10):
@@ -532,7 +525,7 @@ async def test_handle_request(handler: Any) -> None:
 
 
 @both("Upper")
-async def test_server_serves_twice(handler: Any) -> None:
+async def test_server_serves_twice(handler):
     """A server serves again after its end, with new workers."""
     server = on_tcp(handler)
     seen = set()
@@ -549,7 +542,7 @@ async def test_server_serves_twice(handler: Any) -> None:
 
 @both("does")
 @pytest.mark.parametrize("fields", [{"max_children": 2}, {"limits": Limits(requests=2)}])
-async def test_third_client_waits_in_the_kernel(handler: Any, fields: Any) -> None:
+async def test_third_client_waits_in_the_kernel(handler, fields):
     """With two busy workers nobody else is accepted; a slot that falls free is used at once."""
     server = on_tcp(handler, **{"max_children": 40, **fields})
     async with running(server), busy(server), busy(server), await connect(server) as third:
@@ -564,10 +557,10 @@ async def test_third_client_waits_in_the_kernel(handler: Any, fields: Any) -> No
         server.cancel_request(3, "enough")
 
 
-async def test_clients_are_refused_in_the_parent() -> None:
+async def test_clients_are_refused_in_the_parent():
     """A ``when_full`` function need not pickle: it is the server's own."""
 
-    async def too_many(connection: trioserver.Connection) -> None:
+    async def too_many(connection):
         await connection.send_all(b"come again")
 
     server = on_tcp(handlers.does, limits=Limits(requests=1, when_full=too_many))
@@ -579,12 +572,12 @@ async def test_clients_are_refused_in_the_parent() -> None:
 
 
 @both("slowly")
-async def test_many_clients_few_workers(handler: Any) -> None:
+async def test_many_clients_few_workers(handler):
     """Everybody is served; there are never more workers than there may be."""
     most = 0
     async with running(server := on_tcp(handler, max_children=3)):
 
-        async def asks() -> None:
+        async def asks():
             nonlocal most
             for _ in range(4):
                 assert await ask(server, b"x") == b"X"
@@ -601,7 +594,7 @@ async def test_many_clients_few_workers(handler: Any) -> None:
 
 
 @both("Upper")
-async def test_state_and_bytes_while_it_runs(handler: Any) -> None:
+async def test_state_and_bytes_while_it_runs(handler):
     """A snapshot shows what a handler in another process waits for, and how far it is."""
     async with met(server := on_tcp(handler)) as (client, _):
         await shows(server, state="idle", bytes_received=0, bytes_sent=0)
@@ -625,11 +618,11 @@ async def test_state_and_bytes_while_it_runs(handler: Any) -> None:
     },
 )
 async def test_log_records(
-    deed: bytes,
-    logged: Any,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+    deed,
+    logged,
+    caplog,
+    capfd,
+):
     """They arrive, once, and their worker serves on."""
     handlers.own_records.messages.clear()
     # Not by a fork server, whose stderr may be that of an earlier test.
@@ -645,7 +638,7 @@ async def test_log_records(
     assert handlers.own_records.messages == ["seen in a worker"] * 2 * (deed == b"log-own")
 
 
-async def test_log_records_of_a_signal_handler(caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_records_of_a_signal_handler(caplog):
     """They arrive, also from the middle of another one, and nobody waits for himself."""
     caplog.set_level(logging.INFO, "app")
     async with running(server := on_tcp(handlers.does)):
@@ -661,7 +654,7 @@ async def test_log_records_of_a_signal_handler(caplog: pytest.LogCaptureFixture)
 
 
 @both("remembers")
-async def test_context_variables_are_the_requests_own(handler: Any) -> None:
+async def test_context_variables_are_the_requests_own(handler):
     """What one client's request has set, the next one's does not see; nor what the server has."""
     handlers.visitor.set(b"the server")
     async with running(server := on_tcp(handler)):
@@ -669,7 +662,7 @@ async def test_context_variables_are_the_requests_own(handler: Any) -> None:
         assert await ask(server, b"second") == b"nobody"
 
 
-async def test_forked_child_answers(stream: Any) -> None:
+async def test_forked_child_answers(stream):
     """The classic fork in ``handle``: the child converses, the handler waits for it."""
     async with met(stream(handlers.ForksToAnswer)) as (client, _):
         for _ in range(3):
@@ -677,10 +670,10 @@ async def test_forked_child_answers(stream: Any) -> None:
             await say(client, b"one\n")
 
 
-async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path: Path) -> None:
+async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path):
     """What it does in the middle of that does not show in its record."""
     server = on_tcp(handlers.leaves_a_reader, max_children=1)
-    server.my_path = str(tmp_path)  # type: ignore[attr-defined]
+    server.my_path = str(tmp_path)
     async with witnessed(server) as witness:
         assert await ask(server, b"leave") == b""
         async with await connect(server) as client:
@@ -695,16 +688,16 @@ async def test_thread_that_is_left_tells_nothing_of_the_next_request(tmp_path: P
     assert (str(last.outcome), last.bytes_received, last.bytes_sent) == ("killed", 15, 6)
 
 
-async def test_hook_that_is_set_on_the_object(caplog: pytest.LogCaptureFixture) -> None:
+async def test_hook_that_is_set_on_the_object(caplog):
     """It is called here, as hooks are; no worker misses it, and nobody is told so."""
     verified = []
 
-    async def verify_request(request: Any, client_address: Any) -> bool:
+    async def verify_request(request, client_address):
         verified.append(request.info.id)
         return True
 
     server = on_tcp(handlers.Upper)
-    server.verify_request = verify_request  # type: ignore[method-assign]
+    server.verify_request = verify_request
     async with running(server):
         assert await ask(server, b"hello\n") == b"HELLO\n"
     assert verified == [1]
@@ -714,7 +707,7 @@ async def test_hook_that_is_set_on_the_object(caplog: pytest.LogCaptureFixture) 
 # How connections end --------------------------------------------------------------------------
 
 
-async def ends_without_this_process(server: Any, seconds: float) -> bool:
+async def ends_without_this_process(server, seconds):
     """Whether a client sees the end of its connection while nothing goes on here."""
     with plain_client(server.server_address) as client:
         client.sendall(b"hello\n")
@@ -728,7 +721,7 @@ async def ends_without_this_process(server: Any, seconds: float) -> bool:
             return False
 
 
-async def test_worker_ends_the_output() -> None:
+async def test_worker_ends_the_output():
     """A client that waits for the end is told of it by the worker, and leaves one record."""
     async with witnessed(server := on_tcp(handlers.Upper)) as witness:
         for _ in range(3):
@@ -746,10 +739,10 @@ async def test_worker_ends_the_output() -> None:
         ("close_request", b""),
     ],
 )
-async def test_server_ends_the_output_if_a_hook_could_say_more(hook: str, goodbye: bytes) -> None:
+async def test_server_ends_the_output_if_a_hook_could_say_more(hook, goodbye):
     """What an override sends when the handler has returned still reaches the client."""
 
-    async def says_goodbye(self: Any, request: Any, *rest: Any) -> None:
+    async def says_goodbye(self, request, *rest):
         if hook == "shutdown_request":
             await request.sendall(goodbye)
         await getattr(super(handlers.Polite, self), hook)(request, *rest)
@@ -764,7 +757,7 @@ async def test_server_ends_the_output_if_a_hook_could_say_more(hook: str, goodby
 
 
 @pytest.mark.parametrize("limits", [Limits(per_client=1), Limits(when_full="refuse")])
-async def test_who_comes_again_is_not_refused(limits: Limits) -> None:
+async def test_who_comes_again_is_not_refused(limits):
     """The end comes after the slot is free, where a limit would refuse the client."""
     async with running(server := on_tcp(handlers.Upper, limits=limits, max_children=1)):
         assert not await ends_without_this_process(server, seconds=0.1)
@@ -775,9 +768,9 @@ async def test_who_comes_again_is_not_refused(limits: Limits) -> None:
 
 
 @both("says_where_from")
-async def test_address_that_get_request_has_made_up(handler: Any) -> None:
+async def test_address_that_get_request_has_made_up(handler):
     """What pickles comes as it is; what does not is that request's error, and no worker's."""
-    server: Any = on_tcp(handler, handlers.MadeUp, max_children=1)
+    server = on_tcp(handler, handlers.MadeUp, max_children=1)
     async with witnessed(server) as witness:
         pids = server.active_children
         for server.made_up in [((1, 2), "more"), (), [1], None]:
@@ -795,7 +788,7 @@ async def test_address_that_get_request_has_made_up(handler: Any) -> None:
 
 
 @both("replies")
-async def test_reply_comes_from_the_address_that_was_asked(handler: Any) -> None:
+async def test_reply_comes_from_the_address_that_was_asked(handler):
     """On a wildcard bind, too: the server sends it, who knows."""
     server = trioserver.ProcessUDPServer(("0.0.0.0", 0), handler, min_children=1)
     async with running(server) as (_, port):
@@ -808,7 +801,7 @@ async def test_reply_comes_from_the_address_that_was_asked(handler: Any) -> None
 
 
 @both("replies")
-async def test_reply_that_is_too_large(handler: Any) -> None:
+async def test_reply_that_is_too_large(handler):
     """For the system, or for any frame: an ``OSError`` in the handler; its worker goes on."""
     async with witnessed(server := on_udp(handler)) as witness:
         pids = server.active_children
@@ -822,13 +815,13 @@ async def test_reply_that_is_too_large(handler: Any) -> None:
 
 
 @both("misaddresses")
-async def test_reply_to_an_address_that_is_none(handler: Any) -> None:
+async def test_reply_to_an_address_that_is_none(handler):
     """It is the handler's error, of the same kind as in the other modes."""
     async with running(server := on_udp(handler)):
         assert (await ask_by_datagram(server, b"hello")).startswith(b"OverflowError(")
 
 
-async def test_replies_of_many_threads() -> None:
+async def test_replies_of_many_threads():
     """All are sent; each thread gets its own answer, and nobody waits for ever."""
     async with running(server := on_udp(handlers.replies_in_threads)) as address:
         pids = server.active_children
@@ -841,9 +834,9 @@ async def test_replies_of_many_threads() -> None:
         assert server.active_children == pids
 
 
-async def test_reply_after_the_end(tmp_path: Path) -> None:
+async def test_reply_after_the_end(tmp_path):
     """A thread that is left behind cannot send, nor take what comes for the next request."""
-    server: Any = on_udp(handlers.replies_too_late)
+    server = on_udp(handlers.replies_too_late)
     path = tmp_path / "now"
     server.my_path = str(path)
     async with witnessed(server) as witness:
@@ -859,7 +852,8 @@ async def test_reply_after_the_end(tmp_path: Path) -> None:
     assert witness.outcomes == ["completed"] * 4
 
 
-async def test_handler_gives_a_reply_up(folder: Path) -> None:
+@pytest.mark.slow
+async def test_handler_gives_a_reply_up(folder):
     """A signal handler raises in the wait for it: its answer is not taken for another one's."""
     handler, timeouts = handlers.gives_up_a_reply, Timeouts(write=0.5)
     async with met_by_datagram(folder, handler, timeouts=timeouts) as (server, client, witness):
@@ -871,7 +865,7 @@ async def test_handler_gives_a_reply_up(folder: Path) -> None:
 
 
 @both("replies_twice")
-async def test_client_of_a_datagram_is_gone(folder: Path, handler: Any) -> None:
+async def test_client_of_a_datagram_is_gone(folder, handler):
     """A reply to nobody is the client's doing: ``disconnected``; the next one is served."""
     gone, here = folder / "gone", folder / "client"
     async with met_by_datagram(folder, handler) as (server, client, witness):
@@ -898,9 +892,7 @@ async def test_client_of_a_datagram_is_gone(folder: Path, handler: Any) -> None:
         "or its worker has ended by then, and nobody is killed": ("cancelled", "enough"),
     },
 )
-async def test_client_of_a_datagram_takes_nothing(
-    handler: Any, outcome: str, reason: str, folder: Path
-) -> None:
+async def test_client_of_a_datagram_takes_nothing(handler, outcome, reason, folder):
     """Its queue is full, so that a reply waits to be sent."""
     timeouts = Timeouts(write=0.1) if outcome == "timed_out" else Timeouts()
     async with met_by_datagram(folder, handler, timeouts=timeouts) as (server, client, witness):
@@ -925,7 +917,7 @@ async def test_client_of_a_datagram_takes_nothing(
 
 
 @asynccontextmanager
-async def starting(path: Path, **fields: Any) -> AsyncIterator[tuple[Any, trio.Nursery]]:
+async def starting(path, **fields):
     """A server that is bound, whose workers are ready when there is a file."""
     init = partial(handlers.init_waits_for, str(path))
     server = on_tcp(handlers.Upper, handlers.Patient, child_init=init, **fields)
@@ -934,13 +926,13 @@ async def starting(path: Path, **fields: Any) -> AsyncIterator[tuple[Any, trio.N
             yield server, nursery
 
 
-async def _shut_down_when(condition: Callable[[], object], server: trioserver.BaseServer) -> None:
+async def _shut_down_when(condition, server):
     await until(condition)
     server.shutdown(0.2)
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-async def test_shut_down_while_workers_start(when: str, tmp_path: Path) -> None:
+async def test_shut_down_while_workers_start(when, tmp_path):
     """They have as long as the grace; if that is over, there is nobody to be served."""
     async with starting(tmp_path / "open") as (server, nursery):
         run = server._run
@@ -956,7 +948,7 @@ async def test_shut_down_while_workers_start(when: str, tmp_path: Path) -> None:
     assert server.active_children == []
 
 
-async def test_queued_clients_are_served_by_workers_that_start(tmp_path: Path) -> None:
+async def test_queued_clients_are_served_by_workers_that_start(tmp_path):
     """If they are ready within the grace."""
     async with starting(tmp_path / "open") as (server, nursery):
         async with await connect(server) as client:
@@ -968,7 +960,7 @@ async def test_queued_clients_are_served_by_workers_that_start(tmp_path: Path) -
             assert await read_to_end(client) == b"HELLO\n"
 
 
-async def test_closed_while_workers_start(tmp_path: Path) -> None:
+async def test_closed_while_workers_start(tmp_path):
     """To leave the block drains, and this is a drain as any other."""
     timeouts = Timeouts(shutdown=0.2)
     async with starting(tmp_path / "open", timeouts=timeouts) as (server, nursery):
@@ -978,7 +970,7 @@ async def test_closed_while_workers_start(tmp_path: Path) -> None:
             await server.server_close()
 
 
-async def test_handle_request_is_shut_down_while_its_worker_starts(tmp_path: Path) -> None:
+async def test_handle_request_is_shut_down_while_its_worker_starts(tmp_path):
     """It returns, and nobody has waited in vain."""
     async with starting(tmp_path / "open") as (server, nursery):
         nursery.start_soon(_shut_down_when, lambda: server._run.serving, server)

@@ -1,17 +1,12 @@
 """The same faults where handlers run in worker processes: after every step of the server's."""
 
-from __future__ import annotations
-
 import multiprocessing
 import socketserver
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import trio
 from support.sweeping import (
     NAMES,
-    Fault,
     OnTCP,
     OnUnix,
     Setting,
@@ -25,10 +20,10 @@ import trioserver
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fork_server() -> None:
+def fork_server():
     """It belongs to the program, and would look like something left by the first server."""
 
-    async def start_one() -> None:
+    async def start_one():
         async with trioserver.ProcessTCPServer(("127.0.0.1", 0), Answers).serving():
             pass
 
@@ -36,7 +31,7 @@ def fork_server() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_worker_is_left() -> Iterator[None]:
+def no_worker_is_left():
     """Whatever was done to a server, its workers have ended, and were reaped."""
     yield
     assert multiprocessing.active_children() == []
@@ -45,7 +40,7 @@ def no_worker_is_left() -> Iterator[None]:
 class Answers(socketserver.StreamRequestHandler):
     """Answers lines in upper case. What it did is only known from its replies."""
 
-    def handle(self) -> None:
+    def handle(self):
         for line in self.rfile:
             self.wfile.write(line.upper())
 
@@ -75,27 +70,27 @@ EVERY = 5
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [ProcessesOnTCP, ProcessesOnUnix])
-def test_cancelled_after_every_step(kind: Any) -> None:
+def test_cancelled_after_every_step(kind):
     """CX-01, PR-09: wherever it is cancelled, nothing is left and every request has a record."""
     assert Setting(kind, [cancel], Answers).sweep(seeds=(0,), every=EVERY) > 10
 
 
 @pytest.mark.slow
-def test_shut_down_after_every_step() -> None:
+def test_shut_down_after_every_step():
     """GS-11: wherever the drain begins, what was asked before it is answered, in full."""
     setting = Setting(ProcessesOnTCP, [shut_down], Answers, gentle=True)
     assert setting.sweep(seeds=(0,), every=EVERY) > 10
 
 
 @pytest.mark.slow
-def test_ctrl_c_after_every_step() -> None:
+def test_ctrl_c_after_every_step():
     """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
     assert Setting(ProcessesOnTCP, [ctrl_c], Answers).sweep(seeds=(0,), every=EVERY) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("second", [cancel, shut_down_at_once], ids=NAMES.get)
-def test_second_fault_during_a_shutdown(second: Fault) -> None:
+def test_second_fault_during_a_shutdown(second):
     """Whenever somebody loses patience with a drain, everything is closed all the same."""
     setting = Setting(ProcessesOnTCP, [shut_down, second], Answers)
     assert setting.sweep(seeds=(0,), every=25) > 5

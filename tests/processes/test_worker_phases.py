@@ -1,7 +1,5 @@
 """The phases of a worker: a table of what may follow what, and a pool that keeps to it."""
 
-from __future__ import annotations
-
 import pytest
 from support import process_handlers as handlers
 from support import running, until
@@ -21,7 +19,7 @@ MAY = {
 
 @pytest.mark.parametrize("following", Phase, ids=lambda phase: phase.name)
 @pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
-def test_only_these_transitions(phase: Phase, following: Phase) -> None:
+def test_only_these_transitions(phase, following):
     """A worker that is busy is given no second request, and one that is gone never comes back."""
     if (phase.name, following.name) in MAY:
         assert phase.to(following) is following
@@ -30,7 +28,7 @@ def test_only_these_transitions(phase: Phase, following: Phase) -> None:
             phase.to(following)
 
 
-async def test_phases_of_a_workers_life() -> None:
+async def test_phases_of_a_workers_life():
     """It is idle, busy and idle again; the last request is its leave, and then it is gone."""
     server = on_tcp(handlers.does, max_requests=2)
     async with running(server):

@@ -1,7 +1,5 @@
 """``python -m trioserver``, and its demonstration: the first thing that people see."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -11,7 +9,6 @@ import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import trio
@@ -20,7 +17,7 @@ import trioserver
 from trioserver import __main__, _demo
 
 
-def run_demo(folder: Path) -> subprocess.CompletedProcess[str]:
+def run_demo(folder):
     """The demonstration, run in ``folder``, which it also uses for temporary files."""
     return subprocess.run(
         [sys.executable, "-X", "dev", "-m", "trioserver", "demo"],
@@ -82,7 +79,7 @@ Report: shutdown\(\) was called: ended in [01]\.\d+ s of 2 s grace, 1 completed,
 """
 
 
-def chapter(server: str, address: str, conversation: str, transcript: str) -> str:
+def chapter(server, address, conversation, transcript):
     """What the demonstration says of one server after that conversation."""
     found = re.search(rf"^{server} on ({address})\n.*?(?=^$)", transcript, re.MULTILINE | re.DOTALL)
     assert found, transcript
@@ -91,7 +88,8 @@ def chapter(server: str, address: str, conversation: str, transcript: str) -> st
     return found[0].removeprefix(expected)
 
 
-def test_demo_tells_the_life_of_four_servers() -> None:
+@pytest.mark.slow
+def test_demo_tells_the_life_of_four_servers():
     """From any directory: four conversations, four drains, four reports, and nothing is left."""
     with tempfile.TemporaryDirectory() as folder:
         done = run_demo(Path(folder))
@@ -109,13 +107,13 @@ def test_demo_tells_the_life_of_four_servers() -> None:
     assert done.stdout.endswith("\nEvery reply was right, and nothing is left running.\n")
 
 
-async def whispers(self: _demo.Upper) -> None:
+async def whispers(self):
     """Gives a wrong reply."""
     async for line in self.rfile:
         await self.wfile.write(line.lower())
 
 
-async def stops_half_way(self: _demo.Upper) -> None:
+async def stops_half_way(self):
     """Does not give the busy client its whole reply."""
     async for line in self.rfile:
         await self.wfile.write(line.upper().removesuffix(b", PLEASE\n"))
@@ -123,12 +121,12 @@ async def stops_half_way(self: _demo.Upper) -> None:
             self.server.shutdown()
 
 
-async def shouts(self: _demo.UpperDatagram) -> None:
+async def shouts(self):
     """Says more than was asked for: a datagram is received whole."""
     await self.wfile.write(self.packet.upper() + b"!")
 
 
-async def forgets(self: _demo.UpperDatagram) -> None:
+async def forgets(self):
     """Does not reply to the datagram that is being worked on at the drain."""
     if self.packet.startswith(b"shut down"):
         self.server.shutdown()
@@ -136,6 +134,7 @@ async def forgets(self: _demo.UpperDatagram) -> None:
         await self.wfile.write(self.packet.upper())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("handler", "handle", "wrong"),
     [
@@ -146,12 +145,12 @@ async def forgets(self: _demo.UpperDatagram) -> None:
     ],
 )
 def test_demo_fails_when_a_reply_is_wrong(
-    handler: type,
-    handle: Any,
-    wrong: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    handler,
+    handle,
+    wrong,
+    monkeypatch,
+    capsys,
+):
     """A wrong reply is shown, and is the exit status."""
     monkeypatch.setattr(handler, "handle", handle)
     if "nothing" in wrong:
@@ -160,13 +159,12 @@ def test_demo_fails_when_a_reply_is_wrong(
     assert capsys.readouterr().out.endswith(f"\nWRONG: client {wrong}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("handler", [_demo.Upper, _demo.UpperDatagram])
-def test_demo_ends_at_an_interrupt(
-    handler: type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_ends_at_an_interrupt(handler, monkeypatch, capsys):
     """Ctrl-C in the middle of a request ends it with one line and the usual status."""
 
-    async def interrupt(self: trioserver.BaseRequestHandler) -> None:
+    async def interrupt(self):
         signal.raise_signal(signal.SIGINT)
         await trio.sleep_forever()
 
@@ -176,9 +174,8 @@ def test_demo_ends_at_an_interrupt(
     assert capsys.readouterr().out.endswith("\nInterrupted.\n")
 
 
-def test_demo_skips_what_the_system_lacks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_demo_skips_what_the_system_lacks(monkeypatch, capsys):
     """Without Unix sockets it says so, and shows the rest."""
     other_system = {name: fact for name, fact in vars(socket).items() if name != "AF_UNIX"}
     monkeypatch.setattr(_demo, "socket", SimpleNamespace(**other_system))
@@ -189,7 +186,7 @@ def test_demo_skips_what_the_system_lacks(
     assert told.endswith("Every reply was right, and nothing is left running.\n")
 
 
-def test_main_without_arguments_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_without_arguments_prints_help(capsys):
     """Nothing to do is a question: the answer is the list of commands."""
     assert __main__.main([]) == 0
     printed = capsys.readouterr().out
@@ -197,7 +194,7 @@ def test_main_without_arguments_prints_help(capsys: pytest.CaptureFixture[str]) 
     assert re.search(r"^ +demo  +\w", printed, re.MULTILINE)
 
 
-def test_main_refuses_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_main_refuses_unknown_commands(capsys):
     """A command that does not exist is status 2, with the usage on standard error."""
     with pytest.raises(SystemExit) as exit_:
         __main__.main(["demonstrate"])
@@ -208,7 +205,7 @@ def test_main_refuses_unknown_commands(capsys: pytest.CaptureFixture[str]) -> No
     assert "demonstrate" in captured.err
 
 
-def test_main_is_the_status_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_is_the_status_of_the_process(monkeypatch):
     """What `main` returns is the status that the process ends with."""
     monkeypatch.setattr(_demo, "demo", lambda: 3)
     monkeypatch.setattr(sys, "argv", ["trioserver", "demo"])

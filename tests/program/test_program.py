@@ -1,7 +1,5 @@
 """`trioserver.run`: a whole program, which signals drain, cancel, and end."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -9,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -33,12 +30,12 @@ class OopsError(Exception):
 
 
 class Visited(MemoryServer):
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         await super().server_activate()
         self.listener.connect_now()
 
 
-async def until_draining(server: trioserver.BaseServer) -> None:
+async def until_draining(server):
     """Return when the server drains."""
     while not server.draining:
         await trio.lowlevel.checkpoint()
@@ -47,28 +44,28 @@ async def until_draining(server: trioserver.BaseServer) -> None:
 class Deeds(trioserver.BaseRequestHandler):
     """What handlers of this program do."""
 
-    async def signals(self, number: int) -> None:
+    async def signals(self, number):
         signal.raise_signal(number)
         await until_draining(self.server)
 
-    async def breaks(self) -> None:
+    async def breaks(self):
         self.server.listener.fail(BROKEN)
         await trio.sleep_forever()
 
-    def leaves(self) -> None:
+    def leaves(self):
         raise GONE
 
-    def fails(self) -> None:
+    def fails(self):
         raise OopsError
 
-    def ends(self) -> None:
+    def ends(self):
         self.server.shutdown(grace=0)
 
 
 BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
 
 
-def visited(steps: str, **fields: Any) -> Visited:
+def visited(steps, **fields):
     """A server with a client, whose handler does this."""
     return Visited(ADDRESS, does(steps, Deeds), **fields)
 
@@ -77,7 +74,7 @@ TERMINATES = "signals 15; sleep_forever"
 
 
 @pytest.fixture(autouse=True)
-def handlers() -> Iterator[dict[int, Any]]:
+def handlers():
     """The signal handlers of the test's own: harmless, and as they were when it ends."""
     harmless = {number: (lambda number, frame: None) for number in SIGNALS}
     before = {number: signal.signal(number, harmless[number]) for number in SIGNALS}
@@ -86,7 +83,7 @@ def handlers() -> Iterator[dict[int, Any]]:
         signal.signal(number, before[number])
 
 
-def current_handlers() -> dict[int, Any]:
+def current_handlers():
     """The handlers that signals have now."""
     return {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -95,7 +92,7 @@ def current_handlers() -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_first_signal_drains(number: int) -> None:
+def test_first_signal_drains(number):
     """The first signal begins a drain: the request in flight finishes, and `run` returns."""
     server = visited(f"signals {number:d}; send_all b'finished'", timeouts=IMPATIENT)
     (report,) = trioserver.run(server)
@@ -103,7 +100,7 @@ def test_first_signal_drains(number: int) -> None:
     assert report.grace == IMPATIENT.shutdown
 
 
-def test_grace_of_all() -> None:
+def test_grace_of_all():
     """`grace` is that of all servers; without it each has its own; `run` can be called again."""
     timeouts = [trioserver.Timeouts(shutdown=seconds) for seconds in (0, 3)]
     first, second = visited(TERMINATES), MemoryServer(ADDRESS, hold, timeouts=timeouts[1])
@@ -117,7 +114,7 @@ def test_grace_of_all() -> None:
 
 @pytest.mark.parametrize("first", SIGNALS)
 @pytest.mark.parametrize("second", SIGNALS)
-def test_second_signal_cancels(first: int, second: int) -> None:
+def test_second_signal_cancels(first, second):
     """The second signal, of whatever kind, cancels what is left; its number is in the status."""
     steps = f"signals {first:d}; signals {second:d}; sleep_forever"
     server = visited(steps, observers=[witness := Witness()])
@@ -130,11 +127,11 @@ def test_second_signal_cancels(first: int, second: int) -> None:
     assert server.snapshot().state == "unbound"
 
 
-def test_servers_drain_in_one_step() -> None:
+def test_servers_drain_in_one_step():
     """GS-10: at a signal all servers stop accepting, before the requests of any are waited for."""
     together = []
 
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         if server is servers[0]:
             signal.raise_signal(signal.SIGTERM)
         await until_draining(server)
@@ -145,10 +142,10 @@ def test_servers_drain_in_one_step() -> None:
     assert together[0] == [True, True, True]
 
 
-def test_reports_are_in_order() -> None:
+def test_reports_are_in_order():
     """The reports come in the order of the servers, not in that in which they ended."""
 
-    async def outlast(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def outlast(request, client_address, server):
         signal.raise_signal(signal.SIGTERM)
         while servers[1].snapshot().state != "unbound":
             await trio.lowlevel.checkpoint()
@@ -158,11 +155,11 @@ def test_reports_are_in_order() -> None:
     assert [report.statistics.accepted for report in reports] == [1, 0]
 
 
-def test_server_that_ends_alone() -> None:
+def test_server_that_ends_alone():
     """A server that is shut down by its own handler ends alone; the others go on."""
 
     class Outlives(MemoryServer):
-        async def service_actions(self) -> None:
+        async def service_actions(self):
             await first.wait_closed()
             assert not self.draining
             signal.raise_signal(signal.SIGTERM)
@@ -174,7 +171,7 @@ def test_server_that_ends_alone() -> None:
 
 
 @pytest.mark.parametrize(("steps", "error"), [("breaks", BROKEN), ("leaves", GONE)])
-def test_server_that_fails(steps: str, error: BaseException) -> None:
+def test_server_that_fails(steps, error):
     """It cancels the others, and its very error, or its handler's exit, is raised, bare."""
     other, broken = visited("sleep_forever", observers=[witness := Witness()]), visited(steps)
     with pytest.raises(type(error)) as caught:
@@ -184,7 +181,7 @@ def test_server_that_fails(steps: str, error: BaseException) -> None:
     assert [it.snapshot().state for it in (other, broken)] == ["unbound", "unbound"]
 
 
-def test_run_that_is_refused() -> None:
+def test_run_that_is_refused():
     """No servers, one twice, a port that is taken, or a wrong grace: nobody is served."""
     server = MemoryServer(ADDRESS, hold, observers=[witness := Witness()])
     with pytest.raises(TypeError, match="at least one server"):
@@ -202,11 +199,11 @@ def test_run_that_is_refused() -> None:
     assert server.snapshot().state == "unbound"
 
 
-def test_signal_before_the_server_listens() -> None:
+def test_signal_before_the_server_listens():
     """A signal while a server binds has it end as soon as it can, in order."""
 
     class SlowToBind(MemoryServer):
-        async def server_bind(self) -> Sequence[trioserver.Listener]:
+        async def server_bind(self):
             signal.raise_signal(signal.SIGTERM)
             await trio.testing.wait_all_tasks_blocked()
             return await super().server_bind()
@@ -218,10 +215,10 @@ def test_signal_before_the_server_listens() -> None:
 
 
 @pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
-def test_signal_while_a_server_never_listens(hook: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_while_a_server_never_listens(hook, monkeypatch):
     """One signal ends also a program that waits in vain to be bound, when the grace is over."""
 
-    async def waits(self: MemoryServer) -> None:
+    async def waits(self):
         signal.raise_signal(signal.SIGTERM)
         await trio.sleep_forever()
 
@@ -236,21 +233,21 @@ def test_signal_while_a_server_never_listens(hook: str, monkeypatch: pytest.Monk
 class SignalsFirst(trio.abc.Instrument):
     """Sends a signal as soon as there is somebody to hear it, before any server has begun."""
 
-    def before_run(self) -> None:
+    def before_run(self):
         self._deaf = current_handlers()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+    def after_task_step(self, task):
         if current_handlers() != self._deaf:
             trio.lowlevel.remove_instrument(self)
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_signal_before_the_server_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_before_the_server_has_begun(monkeypatch):
     """A signal that arrives before the server's task has begun counts, in every run of it."""
     heard = []
 
     class GivesUp(MemoryServer):
-        async def service_actions(self) -> None:
+        async def service_actions(self):
             await trio.testing.wait_all_tasks_blocked()
             heard.append(self.draining)
             self.shutdown()
@@ -266,12 +263,12 @@ def test_signal_before_the_server_has_begun(monkeypatch: pytest.MonkeyPatch) -> 
     ("steps", "error"),
     [("ends", None), ("signals 15; signals 2; sleep_forever", SystemExit), ("fails", OopsError)],
 )
-def test_handlers_are_as_before(steps: str, error: Any, handlers: dict[int, Any]) -> None:
+def test_handlers_are_as_before(steps, error, handlers):
     """However it ends, the program has its signal handlers back."""
     during = []
 
     class Looks(trioserver.Observer):
-        def server_listening(self, addresses: Any) -> None:
+        def server_listening(self, addresses):
             during.append(current_handlers())
 
     server = visited(steps, observers=[Looks()], propagate_errors=True)
@@ -281,12 +278,12 @@ def test_handlers_are_as_before(steps: str, error: Any, handlers: dict[int, Any]
     assert during != [handlers]
 
 
-def test_run_in_another_thread(handlers: dict[int, Any]) -> None:
+def test_run_in_another_thread(handlers):
     """In another thread than the main one, `run` serves, and leaves all signals alone."""
     during = []
-    reports: list[trioserver.ShutdownReport] = []
+    reports = []
 
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         during.append(current_handlers())
         server.shutdown()
 
@@ -298,11 +295,11 @@ def test_run_in_another_thread(handlers: dict[int, Any]) -> None:
     assert during == [handlers]
 
 
-def test_run_ended_from_another_thread() -> None:
+def test_run_ended_from_another_thread():
     """A server that is shut down from a thread of the program's own ends `run`."""
 
     class Starts(trioserver.Observer):
-        def server_listening(self, addresses: Any) -> None:
+        def server_listening(self, addresses):
             threading.Thread(target=server.shutdown).start()
 
     server = MemoryServer(ADDRESS, hold, observers=[Starts()])
@@ -376,19 +373,19 @@ class Program:
     client: socket.socket
     address: Any
 
-    def send(self, number: int) -> None:
+    def send(self, number):
         """Send it a signal, and wait until that has arrived, whatever it says before."""
         self.process.send_signal(number)
         assert "got it" in iter(self.says, "")
 
-    def says(self) -> str:
+    def says(self):
         """The next line that it prints, the empty one at its end."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
 
 @contextmanager
-def program(source: str, argument: str) -> Iterator[Program]:
+def program(source, argument):
     """Run it, and connect once it tells where; killed if it does not end."""
     command = [sys.executable, "-W", "ignore", "-c", source, argument]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -405,7 +402,7 @@ def program(source: str, argument: str) -> Iterator[Program]:
 
 
 @contextmanager
-def handled(handler: str) -> Iterator[Program]:
+def handled(handler):
     """Run `PROGRAM` with one of its handlers, which has begun."""
     with program(PROGRAM, handler) as it:
         assert it.client.recv(5) == b"hello"
@@ -413,7 +410,7 @@ def handled(handler: str) -> Iterator[Program]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_program_drains(number: int) -> None:
+def test_program_drains(number):
     """A signal refuses new clients, lets the request finish, and ends the program with 0."""
     with handled("echo") as it:
         it.send(number)
@@ -429,7 +426,7 @@ def test_program_drains(number: int) -> None:
 
 
 @pytest.mark.parametrize("second", SIGNALS)
-def test_program_is_cancelled(second: int) -> None:
+def test_program_is_cancelled(second):
     """A second signal cancels the request, which cleans up, and the status tells which signal."""
     with handled("hold") as it:
         it.send(signal.SIGTERM)
@@ -440,7 +437,7 @@ def test_program_is_cancelled(second: int) -> None:
 
 
 @pytest.mark.parametrize("handler", ["stubborn", "asleep", "in_circles"])
-def test_program_ends_on_the_spot(handler: str) -> None:
+def test_program_ends_on_the_spot(handler):
     """A third signal ends the process, whatever a handler does: shield itself, or block it all."""
     with handled(handler) as it:
         for _ in range(2):
@@ -518,9 +515,10 @@ forks_there = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks 
 DEEDS = ["ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it", "runs_trio_in_one"]
 
 
+@pytest.mark.slow
 @forks_there
 @pytest.mark.parametrize("deed", DEEDS)
-def test_signals_of_a_child_that_a_handler_forks(deed: str) -> None:
+def test_signals_of_a_child_that_a_handler_forks(deed):
     """They do what they did before `run`: what waits for them is the parent, and it alone."""
     with program(FORKS, deed) as it:
         assert it.client.recv(5) == b"done"
@@ -531,10 +529,10 @@ def test_signals_of_a_child_that_a_handler_forks(deed: str) -> None:
 
 @forks_there
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of the threads of other tests
-def test_signal_handler_of_its_own_stays_in_a_child(handlers: dict[int, Any]) -> None:
+def test_signal_handler_of_its_own_stays_in_a_child(handlers):
     """What the program has put in the place of ours since, a child has, too; and the mask."""
 
-    async def forks(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def forks(request, client_address, server):
         ours = signal.getsignal(signal.SIGTERM)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -548,6 +546,6 @@ def test_signal_handler_of_its_own_stays_in_a_child(handlers: dict[int, Any]) ->
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))  # noqa: ASYNC222
         server.shutdown()
 
-    statuses: list[int] = []
+    statuses = []
     trioserver.run(Visited(ADDRESS, forks, timeouts=IMPATIENT))
     assert statuses == [0]

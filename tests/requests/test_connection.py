@@ -1,14 +1,11 @@
 """The connection: a Trio stream with the classic names, and what a broken one does."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os
 import socket
 import struct
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,21 +17,21 @@ from support.pipes import Dialogue, pipe, waiting
 from support.scenes import table
 
 import trioserver
-from trioserver.testing import MemoryTransport, memory_pipe, open_test_server
+from trioserver.testing import memory_pipe, open_test_server
 
 Pair = tuple[trioserver.Connection, Any]
 
 
 @asynccontextmanager
-async def both_ends(transport: Any) -> AsyncIterator[Callable[[], Awaitable[Pair]]]:
+async def both_ends(transport):
     """Serve; gives a function that connects, and returns both ends."""
     accepted, connections = trio.open_memory_channel[trioserver.Connection](0)
 
-    async def hand_out(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def hand_out(request, client_address, server):
         await accepted.send(request)
         await trio.sleep_forever()
 
-    async def connect() -> Pair:
+    async def connect():
         client = await server.connect()
         return await connections.receive(), client
 
@@ -43,7 +40,7 @@ async def both_ends(transport: Any) -> AsyncIterator[Callable[[], Awaitable[Pair
         yield connect
 
 
-async def break_off(stream: Any) -> None:
+async def break_off(stream):
     """Close so that the other side sees an error, and wait until it would."""
     if isinstance(stream, trioserver.Connection):
         stream.reset()
@@ -53,14 +50,14 @@ async def break_off(stream: Any) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def raises(kind: type[Exception], operation: Awaitable[object]) -> Any:
+async def raises(kind, operation):
     """The error that an operation ends with."""
     with pytest.raises(kind) as caught:
         await operation
     return caught.value
 
 
-def test_connection_has_the_classic_names() -> None:
+def test_connection_has_the_classic_names():
     """``recv`` and ``sendall`` are the same methods as Trio's own."""
     assert trioserver.Connection.recv is trioserver.Connection.receive_some
     assert trioserver.Connection.sendall is trioserver.Connection.send_all
@@ -155,12 +152,12 @@ FOUR = {"capacity": 4}
         ),
     },
 )
-async def test_dialogues(dialogue: Dialogue, autojump_clock: object) -> None:
+async def test_dialogues(dialogue, autojump_clock):
     """What a connection does in memory."""
     await dialogue.play()
 
 
-async def test_receive_some_without_a_size_is_bounded(autojump_clock: object) -> None:
+async def test_receive_some_without_a_size_is_bounded(autojump_clock):
     """None is as much as is there, but at most 64 KiB."""
     end = pipe(100_000)
     end.says(bytes(100_000))
@@ -171,11 +168,11 @@ async def test_receive_some_without_a_size_is_bounded(autojump_clock: object) ->
 @pytest.mark.parametrize(
     "data", [b"abcd", bytearray(b"abcd"), memoryview(b"abcd"), array("H", b"abcd"), b""]
 )
-async def test_send_all_takes_any_buffer(data: Any, autojump_clock: object) -> None:
+async def test_send_all_takes_any_buffer(data, autojump_clock):
     """Bytes-like objects of all kinds are sent whole, byte by byte if need be."""
     end, received = pipe(1), bytearray()
 
-    async def receive() -> None:
+    async def receive():
         while True:
             await end.far.wait_readable()
             received.extend(end.hears() or b"")
@@ -189,16 +186,16 @@ async def test_send_all_takes_any_buffer(data: Any, autojump_clock: object) -> N
 # Time-outs, and other errors ---------------------------------------------------
 
 
-async def test_write_timeout_that_meets_room_is_none(autojump_clock: object) -> None:
+async def test_write_timeout_that_meets_room_is_none(autojump_clock):
     """Room that is there at the instant of the time-out counts."""
 
     class RoomUnnoticed:
         """Room is made while the send waits, and nobody wakes it."""
 
-        def __init__(self, transport: MemoryTransport) -> None:
+        def __init__(self, transport):
             self.send_now = transport.send_now
 
-        async def wait_writable(self) -> None:
+        async def wait_writable(self):
             far.receive_now(4)
             await trio.sleep_forever()
 
@@ -210,7 +207,7 @@ async def test_write_timeout_that_meets_room_is_none(autojump_clock: object) -> 
 
 @pytest.mark.parametrize("name", ["idle", "write"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, None, "1"])
-async def test_timeout_assigned_wrongly(name: str, value: Any, autojump_clock: object) -> None:
+async def test_timeout_assigned_wrongly(name, value, autojump_clock):
     """TO-07: a connection's time-outs are validated like the server's, and named."""
     request = pipe().request
     before = getattr(request, f"{name}_timeout")
@@ -220,7 +217,7 @@ async def test_timeout_assigned_wrongly(name: str, value: Any, autojump_clock: o
     assert getattr(request, f"{name}_timeout") == before
 
 
-async def test_timeouts_assigned_for_one_connection(autojump_clock: object) -> None:
+async def test_timeouts_assigned_for_one_connection(autojump_clock):
     """A handler can change the time-outs of its own connection, or take them away."""
     end = pipe(1)
     assert (end.request.idle_timeout, end.request.write_timeout) == (300, 30)
@@ -234,7 +231,7 @@ async def test_timeouts_assigned_for_one_connection(autojump_clock: object) -> N
     assert received == [b"x"]
 
 
-async def test_errors_know_their_request(autojump_clock: object) -> None:
+async def test_errors_know_their_request(autojump_clock):
     """What the system said is not lost; and a send cut short is not the peer's doing."""
     end, cut_short = pipe(idle=5), pipe(4)
     silent = await raises(trioserver.IdleTimeout, end.request.recv(1))
@@ -254,7 +251,7 @@ over_both = pytest.mark.parametrize("transport", ["memory", "tcp"])
 
 
 @over_both
-async def test_peer_gone(transport: str) -> None:
+async def test_peer_gone(transport):
     """A reset is no end of input once a send was told of it, and nobody is there to be told."""
     async with both_ends(transport) as connect:
         request, client = await connect()
@@ -269,7 +266,7 @@ async def test_peer_gone(transport: str) -> None:
 
 @over_both
 @pytest.mark.parametrize("who", ["the peer", "this side"])
-async def test_end_wakes_whoever_waits(transport: str, who: str) -> None:
+async def test_end_wakes_whoever_waits(transport, who):
     """A reset, or a task that closes the connection, ends a waiting receive and a waiting send."""
     async with both_ends(transport) as connect:
         request, client = await connect()
@@ -285,7 +282,7 @@ async def test_end_wakes_whoever_waits(transport: str, who: str) -> None:
         assert len(received) == len(sent) == 1
 
 
-async def test_peer_that_closed_has_ended_its_input() -> None:
+async def test_peer_that_closed_has_ended_its_input():
     """What a peer sent before it closed is whole, although nothing can be sent to it any more."""
     async with both_ends("unix") as connect:
         request, client = await connect()
@@ -296,7 +293,7 @@ async def test_peer_that_closed_has_ended_its_input() -> None:
         assert await request.recv(100) == b""
 
 
-async def test_send_cut_short_resets_over_tcp() -> None:
+async def test_send_cut_short_resets_over_tcp():
     """Half a reply ends in a reset, never in an orderly end that makes it look whole."""
     async with both_ends("tcp") as connect:
         request, client = await connect()
@@ -307,7 +304,7 @@ async def test_send_cut_short_resets_over_tcp() -> None:
             await read_to_end(client)
 
 
-async def test_socket_of_a_connection() -> None:
+async def test_socket_of_a_connection():
     """The kernel's socket is there for its options; the peer's address outlives it."""
     async with both_ends("tcp") as connect:
         request, client = await connect()
@@ -323,7 +320,7 @@ async def test_socket_of_a_connection() -> None:
 
 
 @pytest.mark.parametrize("transport", ["unix", "tcp"])
-async def test_peer_credentials(transport: str) -> None:
+async def test_peer_credentials(transport):
     """UX-09: a Unix peer's process, user and group are what they are; over TCP nobody can tell."""
     async with both_ends(transport) as connect:
         request, _ = await connect()
@@ -335,7 +332,7 @@ async def test_peer_credentials(transport: str) -> None:
 # Facts ------------------------------------------------------------------------
 
 
-async def test_configuration_is_the_servers(autojump_clock: object) -> None:
+async def test_configuration_is_the_servers(autojump_clock):
     """The request's scope expires ``timeouts.request`` after the accept."""
     await trio.sleep(3)
     request = pipe(request=60).request
@@ -344,12 +341,12 @@ async def test_configuration_is_the_servers(autojump_clock: object) -> None:
     assert request.limits == trioserver.Limits()
 
 
-async def test_state_follows_what_it_does(autojump_clock: object) -> None:
+async def test_state_follows_what_it_does(autojump_clock):
     """State and repr say what the connection waits for, and that it is closed."""
     end = pipe(1)
     request = end.request
 
-    async def is_doing(state: str, operation: Awaitable[object]) -> None:
+    async def is_doing(state, operation):
         async with waiting(operation):
             assert request.state == state
         assert request.state == "working"

@@ -1,16 +1,12 @@
 """Datagrams, in memory and on the virtual clock: each is one request, with one way back."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import os
 import pickle
 import random
-from collections.abc import Awaitable, Callable
 from functools import partial
 from operator import methodcaller
-from typing import Any
 
 import attrs
 import pytest
@@ -37,7 +33,7 @@ with_files = pytest.mark.parametrize("base", CLASSES[1:])
 
 
 @pytest.mark.parametrize("size", [0, 1, 8193, 65_506, LARGEST])
-async def test_datagram_of_any_size(size: int, autojump_clock: Any) -> None:
+async def test_datagram_of_any_size(size, autojump_clock):
     """UD-01, UD-02: a datagram is delivered whole, also an empty one, and sent back whole."""
     data = random.Random(size).randbytes(size)
     async with exchange(echo, data) as it:
@@ -46,7 +42,7 @@ async def test_datagram_of_any_size(size: int, autojump_clock: Any) -> None:
     assert (counts.accepted, counts.bytes_received, counts.bytes_sent) == (1, size, size)
 
 
-async def test_oversized_datagrams_are_counted_and_dropped(autojump_clock: Any) -> None:
+async def test_oversized_datagrams_are_counted_and_dropped(autojump_clock):
     """UD-01: what is too large is never cut; those behind it are served."""
     sizes = [11, 10, LARGEST, 11, 9, 0, 11]
     async with exchange(echo, *map(bytes, sizes), max_packet_size=10) as it:
@@ -60,7 +56,7 @@ async def test_oversized_datagrams_are_counted_and_dropped(autojump_clock: Any) 
 
 @pytest.mark.parametrize("base", CLASSES)
 @pytest.mark.parametrize("data", [b"", b"data"])
-async def test_no_reply_unless_written(base: type, data: bytes, autojump_clock: Any) -> None:
+async def test_no_reply_unless_written(base, data, autojump_clock):
     """UD-02: nothing is sent that the handler did not write, to an empty datagram either."""
     async with exchange(base, data) as it:
         assert it.client.received() == []
@@ -72,9 +68,7 @@ async def test_no_reply_unless_written(base: type, data: bytes, autojump_clock: 
 @with_files
 @pytest.mark.parametrize("wbufsize", [-1, 0, 1, 5])
 @pytest.mark.parametrize("more", ["", "; flush; sleep 1; write b''; write b' four' -> 5"])
-async def test_what_was_written_is_one_datagram(
-    base: type, wbufsize: int, more: str, autojump_clock: Any
-) -> None:
+async def test_what_was_written_is_one_datagram(base, wbufsize, more, autojump_clock):
     """All that is written to wfile leaves as one datagram at the end; a flush sends nothing."""
     steps = f"write b'one' -> 3; writelines [b' ', b'two', b' three']{more}"
     async with exchange(does(steps, base, wbufsize=wbufsize), b"?") as it:
@@ -84,7 +78,7 @@ async def test_what_was_written_is_one_datagram(
     assert (early, late) == (([], [b"one two three four"]) if more else ([b"one two three"], []))
 
 
-async def test_empty_reply_can_be_sent(autojump_clock: Any) -> None:
+async def test_empty_reply_can_be_sent(autojump_clock):
     """An empty datagram is a datagram: who sends one, sends one."""
     async with exchange(does("reply b''"), b"?") as it:
         assert it.client.received() == [b""]
@@ -103,11 +97,11 @@ READS = [
     data=st.lists(st.sampled_from([b"a", b"b", b"\n", b"\r\n", b"abc"]), max_size=12).map(b"".join),
     reads=st.lists(st.sampled_from(READS), max_size=6),
 )
-def test_reads_like_a_stream(data: bytes, reads: list[Any]) -> None:
+def test_reads_like_a_stream(data, reads):
     """A handler reads of a datagram what it reads of a connection with the same bytes."""
-    results: list[Any] = []
+    results = []
 
-    async def read_as_told(handler: Any) -> None:
+    async def read_as_told(handler):
         rfile = handler.rfile
         for read in reads:
             try:
@@ -118,7 +112,7 @@ def test_reads_like_a_stream(data: bytes, reads: list[Any]) -> None:
                 results.append((type(error), str(error), getattr(error, "partial", None)))
         results.append([await rfile.read(100), await rfile.read(1), rfile.at_eof()])
 
-    async def results_of(kind: Any, send: Callable[[Any], Awaitable[None]]) -> list[Any]:
+    async def results_of(kind, send):
         results.clear()
         limits = trioserver.Limits(line=8, read=12)
         handler = handler_of(read_as_told, trioserver.StreamRequestHandler)
@@ -127,12 +121,12 @@ def test_reads_like_a_stream(data: bytes, reads: list[Any]) -> None:
             await wait_all_tasks_blocked()
         return list(results)
 
-    async def connect(server: MemoryServer) -> None:
+    async def connect(server):
         client = await server.connect()
         await client.send_all(data)
         await client.send_eof()
 
-    async def both() -> None:
+    async def both():
         connected = await results_of(MemoryServer, connect)
         send = lambda server: server.client().send(data)  # noqa: E731
         assert await results_of(MemoryDatagramServer, send) == connected
@@ -141,7 +135,7 @@ def test_reads_like_a_stream(data: bytes, reads: list[Any]) -> None:
     trio.run(both, clock=MockClock(autojump_threshold=0))
 
 
-async def test_one_class_serves_both(autojump_clock: Any) -> None:
+async def test_one_class_serves_both(autojump_clock):
     """One class body serves connections and datagrams."""
     async with exchange(Upper, b"a\nb\nc") as it:
         assert it.client.received() == [b"A\nB\nC"]
@@ -152,17 +146,17 @@ async def test_one_class_serves_both(autojump_clock: Any) -> None:
         assert await read_to_end(client) == b"A\nB\nC"
 
 
-def test_datagram_handler_of_a_stream_server() -> None:
+def test_datagram_handler_of_a_stream_server():
     """DatagramRequestHandler on a server of connections is refused when it is built."""
     with pytest.raises(TypeError, match=r"derive it from trioserver\.StreamRequestHandler"):
         trioserver.TCPServer(("127.0.0.1", 0), trioserver.DatagramRequestHandler)
 
 
-async def test_request_is_the_classic_pair(autojump_clock: Any) -> None:
+async def test_request_is_the_classic_pair(autojump_clock):
     """`data, socket = request`, and more: every fact of the datagram."""
     credentials = trioserver.PeerCredentials(pid=1, uid=2, gid=3)
 
-    async def look(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         data, way_back = request
         assert isinstance(request, tuple)
         assert request[0] is request.data is data
@@ -188,7 +182,7 @@ async def test_request_is_the_classic_pair(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [trioserver.UDPServer, trioserver.UnixDatagramServer])
-def test_servers_are_values(kind: Any) -> None:
+def test_servers_are_values(kind):
     """The two servers pickle, copy, evolve, and show their fields."""
     address = ("127.0.0.1", 0) if kind is trioserver.UDPServer else "/run/x"
     server = kind(address, echo, max_packet_size=100)
@@ -202,10 +196,10 @@ def test_servers_are_values(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("data", ["text", None, 5, [1], memoryview(bytes(8))[::2]])
-async def test_sendto_takes_bytes(data: Any, autojump_clock: Any) -> None:
+async def test_sendto_takes_bytes(data, autojump_clock):
     """What is not bytes is a TypeError, and nothing is sent."""
 
-    async def send(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def send(request, client_address, server):
         for _ in range(2):
             with pytest.raises(TypeError):
                 await request.socket.sendto(data, client_address)
@@ -220,7 +214,7 @@ async def test_sendto_takes_bytes(data: Any, autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", ["reply {}", "write {}; write b'!'"])
-async def test_reply_too_large(steps: str, autojump_clock: Any) -> None:
+async def test_reply_too_large(steps, autojump_clock):
     """UD-03: a reply of more than 65 507 bytes is EMSGSIZE, and the handler's own error."""
     data = bytes(LARGEST + steps.startswith("reply"))
     async with exchange(does(steps.format(data)), b"?") as it:
@@ -241,12 +235,10 @@ async def test_reply_too_large(steps: str, autojump_clock: Any) -> None:
         ("close", "completed"),
     ],
 )
-async def test_nothing_is_sent_after_a_bad_end(
-    base: type, end: str, outcome: str, autojump_clock: Any
-) -> None:
+async def test_nothing_is_sent_after_a_bad_end(base, end, outcome, autojump_clock):
     """UD-04: what was written before an error or a cancellation is not sent."""
 
-    async def is_cancelled_by_id(self: Any) -> None:
+    async def is_cancelled_by_id(self):
         self.server.cancel_request(self.info.id, "by id")
         await trio.sleep_forever()
 
@@ -277,7 +269,7 @@ each_sender = pytest.mark.parametrize(
 
 @each_sender
 @pytest.mark.parametrize("address", ["", ("10.0.0.1", 0), ("fe80::1", 0, 0, 2)])
-async def test_client_without_a_way_back(handler: Any, address: Any, autojump_clock: Any) -> None:
+async def test_client_without_a_way_back(handler, address, autojump_clock):
     """UD-09: a reply to port 0, or to an unbound Unix client, ends that request alone."""
     async with exchange(handler, b"?", client=address) as it:
         assert it.witness.outcomes == ["disconnected"]
@@ -290,7 +282,7 @@ async def test_client_without_a_way_back(handler: Any, address: Any, autojump_cl
 class Gone(MemoryDatagramClient):
     error: OSError = attrs.field(factory=OSError)
 
-    def take_in(self, data: bytes) -> bool:
+    def take_in(self, data):
         raise self.error
 
 
@@ -303,9 +295,7 @@ class Gone(MemoryDatagramClient):
         *(("failed", name) for name in ["ENOBUFS", "ENOMEM", "EINVAL", "EMSGSIZE", "EBADF"]),
     ],
 )
-async def test_errors_of_a_send_are_contained(
-    handler: Any, name: str, outcome: str, autojump_clock: Any
-) -> None:
+async def test_errors_of_a_send_are_contained(handler, name, outcome, autojump_clock):
     """UD-13, UX-12: what a send meets ends its request, and is the client's doing or an error."""
     code = getattr(errno, name)
     async with exchange(handler) as it:
@@ -322,9 +312,7 @@ async def test_errors_of_a_send_are_contained(
 @pytest.mark.parametrize(
     ("capacity", "kind", "duration"), [(None, ConnectionRefusedError, 0), (1, TimeoutError, 30)]
 )
-async def test_somebody_else_is_the_handlers_affair(
-    capacity: int | None, kind: type[Exception], duration: float, autojump_clock: Any
-) -> None:
+async def test_somebody_else_is_the_handlers_affair(capacity, kind, duration, autojump_clock):
     """UX-12: a third party that is absent, or does not read, is the handler's own plain error."""
     async with exchange(does("sendto b'x', 'friend'; sendto b'x', 'friend'")) as it:
         if capacity is not None:
@@ -335,7 +323,7 @@ async def test_somebody_else_is_the_handlers_affair(
     assert [(it.outcome, it.duration) for it in it.witness.records] == [("failed", duration)]
 
 
-async def test_caught_peer_gone_lets_the_handler_go_on(autojump_clock: Any) -> None:
+async def test_caught_peer_gone_lets_the_handler_go_on(autojump_clock):
     """A handler that catches PeerGone goes on, and may tell somebody else."""
     steps = "reply b'you' -> PeerGone; reply b'you' -> ConnectionError; sendto b'them', 'friend'"
     async with exchange(does(steps), client="") as it:
@@ -347,7 +335,7 @@ async def test_caught_peer_gone_lets_the_handler_go_on(autojump_clock: Any) -> N
 @pytest.mark.parametrize(
     "name", ["ECONNREFUSED", "ECONNRESET", "EMSGSIZE", "ENETDOWN", "EPERM", "ENOBUFS", "ENOMEM"]
 )
-async def test_errors_of_a_receive_are_contained(name: str, autojump_clock: Any) -> None:
+async def test_errors_of_a_receive_are_contained(name, autojump_clock):
     """UD-13: what an earlier reply met, told by a receive, is counted; the server goes on."""
     async with exchange(echo) as it:
         for count in (1, 2, 3):
@@ -356,11 +344,11 @@ async def test_errors_of_a_receive_are_contained(name: str, autojump_clock: Any)
         assert it.server.statistics().accept_errors == 6
 
 
-async def test_broken_listener_stops_the_server(autojump_clock: Any) -> None:
+async def test_broken_listener_stops_the_server(autojump_clock):
     """An error of a receive that is nobody's own is raised, and every request closed."""
     server = MemoryDatagramServer(("memory", 1), hold)
 
-    async def break_it() -> None:
+    async def break_it():
         async with server.serving():
             server.client().send_now(b"?")
             await wait_all_tasks_blocked()
@@ -376,7 +364,7 @@ async def test_broken_listener_stops_the_server(autojump_clock: Any) -> None:
 
 
 @each_sender
-async def test_full_client_blocks_its_own_request_alone(handler: Any, autojump_clock: Any) -> None:
+async def test_full_client_blocks_its_own_request_alone(handler, autojump_clock):
     """UD-14: who never reads is given timeouts.write; everybody else is served meanwhile."""
     async with exchange(handler, *[b"?"] * 4, capacity=1) as it:
         assert it.witness.outcomes == ["completed"]
@@ -395,12 +383,12 @@ async def test_full_client_blocks_its_own_request_alone(handler: Any, autojump_c
 
 @attrs.define(eq=False)
 class Mute(MemoryDatagramClient):
-    async def wait_for_room(self) -> None:
+    async def wait_for_room(self):
         await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-async def test_last_look_when_the_time_is_up(in_time: bool, autojump_clock: Any) -> None:
+async def test_last_look_when_the_time_is_up(in_time, autojump_clock):
     """A send looks once more when its time is up: room made in time counts."""
     async with exchange(echo) as it:
         client = Mute("mute", it.server.listener, capacity=0)
@@ -413,10 +401,10 @@ async def test_last_look_when_the_time_is_up(in_time: bool, autojump_clock: Any)
     assert it.witness.outcomes == ["completed" if in_time else "timed_out"]
 
 
-async def test_cancelled_wait_has_sent_nothing(autojump_clock: Any) -> None:
+async def test_cancelled_wait_has_sent_nothing(autojump_clock):
     """CX-09: a send that was cancelled while it waited has sent nothing, and can be repeated."""
 
-    async def insist(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def insist(request, client_address, server):
         with trio.move_on_after(1) as scope:
             await request.reply(b"first")
         assert scope.cancelled_caught
@@ -432,16 +420,16 @@ async def test_cancelled_wait_has_sent_nothing(autojump_clock: Any) -> None:
 
 
 @pytest.mark.parametrize("capacity", [0, 1])
-async def test_close_ends_the_sends_that_wait(capacity: int, autojump_clock: Any) -> None:
+async def test_close_ends_the_sends_that_wait(capacity, autojump_clock):
     """A send that waits when its request is closed raises at once, and sends nothing later."""
     ended = []
 
-    async def send(request: trioserver.Datagram) -> None:
+    async def send(request):
         with pytest.raises(trio.ClosedResourceError):
             await request.reply(b"x")
         ended.append(trio.current_time())
 
-    async def handle(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+    async def handle(request, client_address, server):
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             for _ in range(3):
@@ -458,11 +446,11 @@ async def test_close_ends_the_sends_that_wait(capacity: int, autojump_clock: Any
 
 
 @pytest.mark.parametrize("fails", [True, False])
-async def test_nothing_leaves_after_the_request(fails: bool, autojump_clock: Any) -> None:
+async def test_nothing_leaves_after_the_request(fails, autojump_clock):
     """When the request is over, every send and read raises ClosedResourceError."""
-    old: list[Any] = []
+    old = []
 
-    async def keep(handler: Any) -> None:
+    async def keep(handler):
         old.append(handler)
         await handler.wfile.write(b"!")
         if fails:

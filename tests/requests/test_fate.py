@@ -1,42 +1,24 @@
 """What becomes of a request: facts that whoever handles it notes, one object for each request."""
 
-from __future__ import annotations
-
 import logging
-from typing import Any
 
-import attrs
-import pytest
 import trio
 from support import Witness, read_to_end
 
 from trioserver import BaseRequestHandler, Outcome
-from trioserver._requests.any_request import Fate
 from trioserver.testing import MemoryDatagramServer, MemoryServer
-
-
-def test_nothing_has_become_of_it_yet() -> None:
-    """A new request lingers, has no handler that is forgotten, and nothing works on for it."""
-    assert attrs.asdict(Fate()) == {
-        "must_not_linger": False,
-        "handlers_not_awaited": 0,
-        "left_behind": None,
-        "was_killed": False,
-    }
 
 
 class Forgetful(MemoryServer):
     """Constructs a handler for the first of its clients and does not await it."""
 
-    async def finish_request(self, request: Any, client_address: Any) -> None:
+    async def finish_request(self, request, client_address):
         handling = BaseRequestHandler(request, client_address, self)
         if request.info.id > 1:
             await handling
 
 
-async def test_each_request_has_its_own(
-    autojump_clock: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_each_request_has_its_own(autojump_clock, caplog):
     """What one request's hook has forgotten is held against no other one."""
     caplog.set_level(logging.CRITICAL, "trioserver.error")
     witness = Witness()
@@ -50,11 +32,11 @@ async def test_each_request_has_its_own(
     assert witness.outcomes == [Outcome.FAILED, Outcome.COMPLETED]
 
 
-async def test_each_datagram_has_its_own(autojump_clock: Any) -> None:
+async def test_each_datagram_has_its_own(autojump_clock):
     """A datagram is a request, too."""
     fates = []
 
-    async def note(request: Any, client_address: Any, server: Any) -> None:
+    async def note(request, client_address, server):
         fates.append(request._fate)
 
     server = MemoryDatagramServer(("memory", 1), note)

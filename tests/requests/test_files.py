@@ -1,14 +1,12 @@
 """`rfile` and `wfile`: what they return, what they leave behind, when they let others run."""
 
-from __future__ import annotations
-
 import functools
 import io
 import itertools
 import math
 from array import array
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -18,7 +16,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Upper, Witness, plain_client, read_to_end, running
-from support.pipes import Dialogue, End, does, end_over, pipe, waiting
+from support.pipes import Dialogue, does, end_over, pipe, waiting
 from support.scenes import Scene, table
 
 import trioserver
@@ -34,11 +32,11 @@ class Segments:
     ``interrupted_by`` is awaited the first time that somebody waits for a segment.
     """
 
-    def __init__(self, segments: Iterable[bytes], *, ends: str = "after") -> None:
-        self.interrupted_by: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
+    def __init__(self, segments, *, ends="after"):
+        self.interrupted_by = trio.lowlevel.checkpoint
         self._near, self.far = memory_pipe()
         self._visits = 0
-        self._queue: deque[bytes | None] = deque()
+        self._queue = deque()
         for segment in filter(None, segments):
             self._queue += [segment, None]
         if ends == "with" and self._queue:
@@ -46,10 +44,10 @@ class Segments:
         if ends != "never":
             self._queue.append(b"")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name):
         return getattr(self._near, name)  # output goes into a pipe
 
-    def receive_now(self, max_bytes: int) -> bytes | None:
+    def receive_now(self, max_bytes):
         if not self._queue or self._queue[0] is None:
             return None
         segment = self._queue.popleft()
@@ -57,7 +55,7 @@ class Segments:
             self._queue.appendleft(segment[max_bytes:])
         return segment[:max_bytes]
 
-    async def wait_readable(self) -> None:
+    async def wait_readable(self):
         self._visits += 1
         if self._visits == 1:
             await self.interrupted_by()
@@ -69,7 +67,7 @@ class Segments:
             await trio.sleep_forever()
 
 
-def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
+def cut(data, cuts):
     """``data`` in segments, cut at the given positions."""
     bounds = [0, *sorted({at for at in cuts if at < len(data)}), len(data)]
     return [data[start:end] for start, end in itertools.pairwise(bounds)]
@@ -84,7 +82,7 @@ class Input:
     ends: str = "after"
     limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
 
-    def end(self, portion: int | None = None, wbufsize: int = 0) -> End:
+    def end(self, portion=None, wbufsize=0):
         """The end of a connection that has it."""
         transport = Segments(cut(self.data, self.cuts), ends=self.ends)
         end = end_over(transport, limits=self.limits, wbufsize=wbufsize)
@@ -96,7 +94,7 @@ class Input:
 Operation = tuple[Any, ...]
 
 
-async def outcome(operation: Awaitable[Any]) -> Any:
+async def outcome(operation):
     """What an operation returns, or the kind of what it raises, with what was read."""
     try:
         return await operation
@@ -112,42 +110,42 @@ async def outcome(operation: Awaitable[Any]) -> Any:
 class Expected:
     """What every read must do, said of the whole input at once: there are no segments here."""
 
-    def __init__(self, given: Input) -> None:
+    def __init__(self, given):
         self._file = io.BytesIO(given.data)
         self._ended = given.ends != "never"
         self._limits = given.limits
 
-    def of(self, name: str, *arguments: Any) -> Any:
+    def of(self, name, *arguments):
         before = self._file.tell()
         result = getattr(self, name)(*arguments)
         if isinstance(result, type):
             self._file.seek(before)  # an error takes nothing
         return result
 
-    def read(self, size: int | None = None) -> Any:
+    def read(self, size=None):
         data = self._file.read(size)
         if size is None and len(data) > self._limits.read:
             return trioserver.LimitExceeded
         return data if self._ended or len(data) == size else trioserver.IdleTimeout
 
-    def fill(self, size: int) -> Any:
+    def fill(self, size):
         target = bytearray(size)
         data = bytes(target[: self._file.readinto(target)])
         return data if self._ended or len(data) == size else trioserver.IdleTimeout
 
-    def readexactly(self, size: int) -> Any:
+    def readexactly(self, size):
         data = self.read(size)
         short = isinstance(data, bytes) and len(data) < size
         return (trioserver.IncompleteRead, data) if short else data
 
-    def readline(self, size: int | None = None) -> Any:
+    def readline(self, size=None):
         line = self._file.readline(size)
         if size is None and len(line) > self._limits.line:
             return trioserver.LimitExceeded
         complete = self._ended or line.endswith(b"\n") or len(line) == size
         return line if complete else trioserver.IdleTimeout
 
-    def readuntil(self, delimiter: bytes) -> Any:
+    def readuntil(self, delimiter):
         rest = self._file.read()
         before, found, after = rest.partition(delimiter)
         if len(before + found) > self._limits.line:
@@ -157,27 +155,27 @@ class Expected:
             return before + found
         return (trioserver.IncompleteRead, rest) if self._ended else trioserver.IdleTimeout
 
-    def readlines(self, hint: int | None = None) -> Any:
+    def readlines(self, hint=None):
         if hint is None:
             data = self.read()
             return data if isinstance(data, type) else data.splitlines(keepends=True)
-        lines: list[bytes] = []
+        lines = []
         while sum(map(len, lines)) < hint and (line := self.readline()) != b"":
             if isinstance(line, type):
                 return line
             lines.append(line)
         return lines
 
-    def more(self) -> Any:
+    def more(self):
         there = self._file.read(1) != b""
         self._file.seek(-there, io.SEEK_CUR)
         return there or (False if self._ended else trioserver.IdleTimeout)
 
-    def __anext__(self) -> Any:
+    def __anext__(self):
         return self.readline() or StopAsyncIteration
 
 
-def calls(*names: str, argument: st.SearchStrategy[Any] | None = None) -> Any:
+def calls(*names, argument=None):
     """Reads of these names, with such an argument, if any."""
     return st.tuples(st.sampled_from(names), *([] if argument is None else [argument]))
 
@@ -204,23 +202,22 @@ OPERATIONS = st.lists(
 )
 
 
-def in_virtual_time(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def in_virtual_time(function):
     """An async function, as a plain one that hypothesis can call."""
 
     @functools.wraps(function)
-    def run(*arguments: Any, **named: Any) -> None:
+    def run(*arguments, **named):
         clock = trio.testing.MockClock(autojump_threshold=0)
         trio.run(functools.partial(function, *arguments, **named), clock=clock)
 
     return run
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(INPUT, st.sampled_from([1, 2, 5, 65_536]), OPERATIONS)
 @in_virtual_time
-async def test_reads_do_not_depend_on_segments(
-    given: Input, portion: int, operations: list[Operation]
-) -> None:
+async def test_reads_do_not_depend_on_segments(given, portion, operations):
     """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone."""
     end, expected = given.end(portion), Expected(given)
     for operation in operations:
@@ -231,15 +228,13 @@ async def test_reads_do_not_depend_on_segments(
 @settings(max_examples=150, deadline=None)
 @given(INPUT, OPERATIONS, st.sampled_from(["cancelled", "timed out"]))
 @in_virtual_time
-async def test_interrupted_reads_lose_nothing(
-    given: Input, operations: list[Operation], how: str
-) -> None:
+async def test_interrupted_reads_lose_nothing(given, operations, how):
     """Reads that are cancelled or time out at every wait and are tried again return the same."""
     end, expected = given.end(), Expected(given)
-    scopes: list[trio.CancelScope] = []
+    scopes = []
     interrupted = False
 
-    async def interrupt() -> None:
+    async def interrupt():
         nonlocal interrupted
         interrupted = True
         if how == "cancelled":
@@ -266,9 +261,7 @@ async def test_interrupted_reads_lose_nothing(
     st.integers(1, 5),
 )
 @in_virtual_time
-async def test_reads_of_what_there_is_lose_nothing(
-    given: Input, names: list[str], size: int
-) -> None:
+async def test_reads_of_what_there_is_lose_nothing(given, names, size):
     """Mixed in any order, `read1`, `readinto1`, `peek` and `recv` return the input, once."""
     end, got, portion = given.end(), b"", b"."
     reads = itertools.cycle([*names, "read1"])
@@ -287,7 +280,8 @@ async def test_reads_of_what_there_is_lose_nothing(
     assert got == given.data
 
 
-async def test_reads_with_a_size_mean_what_io_says(autojump_clock: object) -> None:
+@pytest.mark.slow
+async def test_reads_with_a_size_mean_what_io_says(autojump_clock):
     """CM-04, CP-04: for every cut of an input, reads with a size agree with `io.BytesIO`."""
     data = b"a\nbc\n\nd"
     positions = range(1, len(data))
@@ -308,7 +302,7 @@ async def test_reads_with_a_size_mean_what_io_says(autojump_clock: object) -> No
 SMALL = trioserver.Limits(read=6, line=4)
 
 
-def reads(data: bytes, steps: str, **fields: Any) -> tuple[Input, str]:
+def reads(data, steps, **fields):
     """A row: what there is to read, and the reads."""
     return Input(data, **fields), steps
 
@@ -371,12 +365,12 @@ def reads(data: bytes, steps: str, **fields: Any) -> tuple[Input, str]:
         ),
     },
 )
-async def test_reads(given: Input, steps: str, ends: str, autojump_clock: object) -> None:
+async def test_reads(given, steps, ends, autojump_clock):
     """Reads return what they say, whether the end comes with the last bytes or after them."""
     await attrs.evolve(given, ends=ends).end().play(steps)
 
 
-async def test_reads_that_need_not_know_the_end(autojump_clock: object) -> None:
+async def test_reads_that_need_not_know_the_end(autojump_clock):
     """A line as long as the limit may still be the last one, and `read1(0)` needs nothing."""
     end = Input(b"1234", ends="never", limits=SMALL).end()
     await end.play("readline -> IdleTimeout; now -> 60; readline 4 -> b'1234'")
@@ -387,9 +381,7 @@ async def test_reads_that_need_not_know_the_end(autojump_clock: object) -> None:
 @pytest.mark.parametrize("following", [b"", b"\n", b"\nnext\n"])
 @pytest.mark.parametrize("ends", ["after", "with"])
 @pytest.mark.parametrize("cuts", [(), range(20)], ids=["at once", "byte by byte"])
-async def test_readline_limit(
-    line: bytes, following: bytes, ends: str, cuts: Any, autojump_clock: object
-) -> None:
+async def test_readline_limit(line, following, ends, cuts, autojump_clock):
     """CM-05, BP-08: a line may have ``limits.line`` bytes, its end included, and not one more."""
     line, following = line + following[:1], following[1:]
     fits = len(line) <= 6
@@ -398,7 +390,7 @@ async def test_readline_limit(
     assert await end.rfile.read() == (following if fits else line + following)
 
 
-async def test_limited_read_buffers_no_more_than_it_must(autojump_clock: object) -> None:
+async def test_limited_read_buffers_no_more_than_it_must(autojump_clock):
     """CM-05, BP-08: an endless line costs the limit and one portion of memory."""
     endless = Input(b"x" * 10_000, range(0, 10_000, 10), limits=trioserver.Limits(line=95))
     end = endless.end(portion=10)
@@ -408,7 +400,7 @@ async def test_limited_read_buffers_no_more_than_it_must(autojump_clock: object)
 
 @pytest.mark.parametrize("limit", [-1, 1, 4, 5, 6])
 @pytest.mark.parametrize("before", range(6))
-async def test_readuntil_limit(before: int, limit: int, autojump_clock: object) -> None:
+async def test_readuntil_limit(before, limit, autojump_clock):
     """A delimited read may have ``limit`` bytes, with its delimiter, wherever that is cut."""
     data = b"x" * before + b"<>"
     for at in range(len(data)):
@@ -421,14 +413,14 @@ async def test_readuntil_limit(before: int, limit: int, autojump_clock: object) 
             assert await outcome(read) == (data if fits else trioserver.LimitExceeded)
 
 
-async def test_readuntil_repeating_delimiter(autojump_clock: object) -> None:
+async def test_readuntil_repeating_delimiter(autojump_clock):
     """A false start of the delimiter is not skipped over."""
     for cuts in itertools.combinations(range(1, 6), 2):
         assert await Input(b"aaabab", cuts).end().rfile.readuntil(b"aab") == b"aaab"
 
 
 @pytest.mark.parametrize("size", [None, -1, -7, 0])
-async def test_read_without_a_size(size: int | None, autojump_clock: object) -> None:
+async def test_read_without_a_size(size, autojump_clock):
     """None and any negative size mean "without a size", as in `io`; so does zero as a hint."""
     for name in ["readlines"] if size == 0 else ["read", "readline", "readlines"]:
         expected = getattr(io.BytesIO(b"a\nb"), name)(size)
@@ -436,7 +428,7 @@ async def test_read_without_a_size(size: int | None, autojump_clock: object) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, 4])
-async def test_reads_at_the_end_of_input(size: int, autojump_clock: object) -> None:
+async def test_reads_at_the_end_of_input(size, autojump_clock):
     """After the end every read returns nothing, again and again."""
     end = Input(b"").end()
     for _ in range(2):
@@ -451,9 +443,7 @@ async def test_reads_at_the_end_of_input(size: int, autojump_clock: object) -> N
 @pytest.mark.parametrize("name", ["readinto", "readinto1"])
 @pytest.mark.parametrize("size", [4, 8])
 @pytest.mark.parametrize("item", ["", "B", "H"])
-async def test_readinto_any_writable_buffer(
-    name: str, size: int, item: str, autojump_clock: object
-) -> None:
+async def test_readinto_any_writable_buffer(name, size, item, autojump_clock):
     """The size of a target is its size in bytes; at the end of input its rest is left alone."""
     target = bytearray(b"........"[:size])
     given = memoryview(target).cast(item) if item else target
@@ -463,7 +453,7 @@ async def test_readinto_any_writable_buffer(
 
 @pytest.mark.parametrize("name", ["readinto", "readinto1"])
 @pytest.mark.parametrize("target", [b"read-only", memoryview(bytearray(8))[::2]])
-async def test_readinto_unfit_target(name: str, target: Any, autojump_clock: object) -> None:
+async def test_readinto_unfit_target(name, target, autojump_clock):
     """A target that cannot be filled is refused before anything is read."""
     end = Input(b"abcdefghij").end()
     with pytest.raises((TypeError, ValueError, BufferError)):
@@ -471,7 +461,7 @@ async def test_readinto_unfit_target(name: str, target: Any, autojump_clock: obj
     assert await end.rfile.read() == b"abcdefghij"
 
 
-async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock: object) -> None:
+async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock):
     """A cancelled `readinto` has written nothing, and the target can be resized again."""
     end, target = pipe(), bytearray(b"....")
     end.says(b"ab")
@@ -569,16 +559,16 @@ NARROW = {"capacity": 4, "wbufsize": 100}
         ),
     },
 )
-async def test_dialogues(dialogue: Dialogue, autojump_clock: object) -> None:
+async def test_dialogues(dialogue, autojump_clock):
     """What reads wait for, and what the peer gets, and when."""
     await dialogue.play()
 
 
-async def test_bytes_that_are_there_at_a_time_out_count(autojump_clock: object) -> None:
+async def test_bytes_that_are_there_at_a_time_out_count(autojump_clock):
     """At the instant of a time-out the transport is asked once more, and then it is over."""
     transport = Segments([b"ab", b"c\n", b"d", b"e"])
 
-    async def arrive_unnoticed() -> None:
+    async def arrive_unnoticed():
         transport._queue.popleft()
         await trio.sleep_forever()
 
@@ -587,7 +577,7 @@ async def test_bytes_that_are_there_at_a_time_out_count(autojump_clock: object) 
     await end_over(transport).play(steps)
 
 
-async def test_buffers_of_default_size(autojump_clock: object) -> None:
+async def test_buffers_of_default_size(autojump_clock):
     """A negative ``wbufsize`` is a buffer of 64 KiB; `read1` without a size returns no more."""
     end = pipe(100_000, wbufsize=-1)
     await end.wfile.write(b"x" * 65_535)
@@ -604,7 +594,7 @@ async def test_buffers_of_default_size(autojump_clock: object) -> None:
     "data", [b"abc", bytearray(b"abc"), memoryview(b"a.b.c.")[2:5], array("H", [1, 2]), b""]
 )
 @pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_write_takes_any_buffer(data: Any, wbufsize: int, autojump_clock: object) -> None:
+async def test_write_takes_any_buffer(data, wbufsize, autojump_clock):
     """CP-04: a write takes all of any buffer, and returns how many bytes that was."""
     end = pipe(wbufsize=wbufsize)
     assert await end.wfile.write(data) == memoryview(data).nbytes
@@ -615,12 +605,12 @@ async def test_write_takes_any_buffer(data: Any, wbufsize: int, autojump_clock: 
 
 @pytest.mark.parametrize("data", ["'text'", "5", "None"])
 @pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_write_of_what_is_not_bytes(data: str, wbufsize: int, autojump_clock: object) -> None:
+async def test_write_of_what_is_not_bytes(data, wbufsize, autojump_clock):
     """Text is a mistake, and nothing of it is buffered."""
     await pipe(wbufsize=wbufsize).play(f"write {data} -> TypeError; flush; hears -> None")
 
 
-async def test_buffer_is_bounded_although_writes_are_cancelled(autojump_clock: object) -> None:
+async def test_buffer_is_bounded_although_writes_are_cancelled(autojump_clock):
     """BP-09: against a peer that never reads, writes that give up do not pile up."""
     end = pipe(capacity=4, wbufsize=10)
     await end.play("sendall b'full'" + "; write b'0123456789' -> waits" * 10)
@@ -648,18 +638,14 @@ each_write = pytest.mark.parametrize("write", WRITES)
     [(Input(b"a\nb\n"), "peek; "), (Input(b"a\nb\n"), ""), (Input(b"", ends="with"), "")],
     ids=["buffered", "readable", "at the end"],
 )
-async def test_reads_are_cancellation_points(
-    read: str, given: Input, before: str, autojump_clock: object
-) -> None:
+async def test_reads_are_cancellation_points(read, given, before, autojump_clock):
     """Every read notices a cancellation, wherever its bytes are, and has taken nothing."""
     await given.end().play(f"{before}{read} -> cancelled; read -> {given.data}")
 
 
 @each_write
 @pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_writes_are_cancellation_points(
-    write: str, wbufsize: int, autojump_clock: object
-) -> None:
+async def test_writes_are_cancellation_points(write, wbufsize, autojump_clock):
     """Every write notices a cancellation, and has then neither sent nor buffered anything."""
     await pipe(wbufsize=wbufsize).play(f"{write} -> cancelled; flush; hears -> None")
 
@@ -667,20 +653,18 @@ async def test_writes_are_cancellation_points(
 class Steps(trio.abc.Instrument):
     """Counts how often a task was resumed."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.task = trio.lowlevel.current_task()
         self.count = 0
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task):
         self.count += task is self.task
 
 
 @pytest.mark.parametrize(
     "operations", [*zip([NO_READ, *READS, *WRITES]), ("readline", "write b'x'")], ids=str
 )
-async def test_buffered_operations_let_others_run(
-    operations: tuple[str, ...], autojump_clock: object
-) -> None:
+async def test_buffered_operations_let_others_run(operations, autojump_clock):
     """At least every 16th that never leaves the buffers is a schedule point, also in turns."""
     end = Input(b"\n" * 100).end(wbufsize=1000)
     await end.rfile.peek()
@@ -694,9 +678,7 @@ async def test_buffered_operations_let_others_run(
 
 
 @pytest.mark.parametrize("operation", [*READS, *READS_TO_THE_END, *WRITES])
-async def test_operations_on_the_transport_are_schedule_points(
-    operation: str, autojump_clock: object
-) -> None:
+async def test_operations_on_the_transport_are_schedule_points(operation, autojump_clock):
     """What reaches the transport lets others run, even if its bytes are there, or there is room."""
     end = Input(b"\n", ends="with").end(wbufsize=100 if operation == "flush" else 0)
     await end.wfile.write(b"x")
@@ -705,13 +687,13 @@ async def test_operations_on_the_transport_are_schedule_points(
 
 
 @pytest.mark.parametrize("read", [*READS, *READS_TO_THE_END, "recv 1"])
-async def test_reads_that_wait_flush(read: str, autojump_clock: object) -> None:
+async def test_reads_that_wait_flush(read, autojump_clock):
     """Before the peer is waited for, it is told what it may be waiting for."""
     await pipe(wbufsize=100).play(f"write b'your move'; {read} -> waits; hears -> b'your move'")
 
 
 @each_read
-async def test_read_while_another_task_reads(read: str, autojump_clock: object) -> None:
+async def test_read_while_another_task_reads(read, autojump_clock):
     """A second reading task gets `BusyResourceError`; the first one's read is unharmed."""
     end = pipe()
     end.says(b"half ")
@@ -722,7 +704,7 @@ async def test_read_while_another_task_reads(read: str, autojump_clock: object) 
 
 
 @pytest.mark.parametrize("wbufsize", [0, 4])
-async def test_others_while_a_task_writes(wbufsize: int, autojump_clock: object) -> None:
+async def test_others_while_a_task_writes(wbufsize, autojump_clock):
     """A second writing task gets `BusyResourceError`; reading goes on, even if it would flush."""
     end = pipe(capacity=4, wbufsize=wbufsize)
     async with waiting(end.wfile.write(b"12345678")) as written:
@@ -735,7 +717,7 @@ async def test_others_while_a_task_writes(wbufsize: int, autojump_clock: object)
     assert end.hears() == b"5678"
 
 
-async def test_read_while_another_read_flushes(autojump_clock: object) -> None:
+async def test_read_while_another_read_flushes(autojump_clock):
     """A read that is still flushing is a read: a second task does not get its bytes."""
     end = pipe(**NARROW)
     await end.wfile.write(b"12345678")
@@ -746,19 +728,19 @@ async def test_read_while_another_read_flushes(autojump_clock: object) -> None:
 
 @each_read
 @pytest.mark.parametrize("before", ["", "peek; "])
-async def test_read_after_close(read: str, before: str, autojump_clock: object) -> None:
+async def test_read_after_close(read, before, autojump_clock):
     """Once closed by this side nothing is read any more, buffered or not."""
     await pipe().play(rf"says b'a\nb\n'; {before}close; {read} -> ClosedResourceError")
 
 
 @pytest.mark.parametrize("wbufsize", [0, 100])
-async def test_write_after_close(wbufsize: int, autojump_clock: object) -> None:
+async def test_write_after_close(wbufsize, autojump_clock):
     """A write to a closed connection fails at once, not when the buffer is full."""
     steps = "close; write b'x' -> ClosedResourceError; writelines [b'x'] -> ClosedResourceError"
     await pipe(wbufsize=wbufsize).play(steps)
 
 
-async def test_files_describe_themselves(autojump_clock: object) -> None:
+async def test_files_describe_themselves(autojump_clock):
     """One is readable, the other writable; both know when the connection is closed."""
     end = pipe()
     for file, mine in ((end.rfile, (True, False)), (end.wfile, (False, True))):
@@ -773,7 +755,7 @@ async def test_files_describe_themselves(autojump_clock: object) -> None:
 
 
 class ReadAllThenReply(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         data = await self.rfile.read()
         await self.wfile.write(data[::-1])
 
@@ -782,12 +764,12 @@ GREETS = "write b'hello '; write b'world'"
 Greeter = does(GREETS, wbufsize=1000)
 
 
-class ForgetsTheBase(Greeter):  # type: ignore[misc,valid-type]
-    async def finish(self) -> None:
+class ForgetsTheBase(Greeter):
+    async def finish(self):
         await self.wfile.write(b"!")
 
 
-async def end_output(client: Any) -> None:
+async def end_output(client):
     """What a client has to say is said."""
     await client.send_eof()
 
@@ -812,12 +794,12 @@ async def end_output(client: Any) -> None:
         ),
     },
 )
-async def test_files_in_a_server(scene: Scene, autojump_clock: object) -> None:
+async def test_files_in_a_server(scene, autojump_clock):
     """The files do for a handler what they do alone, and its last buffer goes out."""
     await scene.play()
 
 
-async def test_last_flush_is_under_the_write_timeout(autojump_clock: object) -> None:
+async def test_last_flush_is_under_the_write_timeout(autojump_clock):
     """CM-10: a peer that does not take the last buffer is given up after ``timeouts.write``."""
 
     class Narrow(MemoryServer):
@@ -839,7 +821,7 @@ LARGE = bytes(range(256)) * 8192
 
 
 class Large(trioserver.StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         assert await self.wfile.write(LARGE) == len(LARGE)
 
 
@@ -852,7 +834,7 @@ class Large(trioserver.StreamRequestHandler):
     ],
     ids=["one byte a segment", "a buffer, never flushed by hand", "more than the kernel takes"],
 )
-async def test_files_over_tcp(handler: Any, begins: bytes, sends: bytes, gets: bytes) -> None:
+async def test_files_over_tcp(handler, begins, sends, gets):
     """CM-04, CP-04: on the wire, too, bytes arrive whole and in order, whatever the segments."""
     async with running(trioserver.TCPServer(("127.0.0.1", 0), handler)) as address:
         async with await trio.open_tcp_stream(*address) as client:
@@ -864,12 +846,12 @@ async def test_files_over_tcp(handler: Any, begins: bytes, sends: bytes, gets: b
             assert await read_to_end(client) == gets
 
 
-async def test_files_over_tcp_have_the_descriptor() -> None:
+async def test_files_over_tcp_have_the_descriptor():
     """``fileno`` is the connection's descriptor, as classic code expects, and -1 once closed."""
     seen = []
 
     class Looking(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             assert self.request.socket is not None
             seen.extend(end.fileno() for end in (self.request.socket, self.rfile, self.wfile))
             await self.request.aclose()
@@ -883,7 +865,7 @@ async def test_files_over_tcp_have_the_descriptor() -> None:
     assert closed == -1
 
 
-async def test_urgent_byte_is_not_mixed_into_the_data() -> None:
+async def test_urgent_byte_is_not_mixed_into_the_data():
     """CM-12: an urgent byte is kept out of band by the kernel, and reads never see it."""
     async with running(trioserver.TCPServer(("127.0.0.1", 0), Upper)) as address:
         with plain_client(address) as client:

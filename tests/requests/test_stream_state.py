@@ -1,10 +1,6 @@
 """The state of a connection's bytes: one object, which goes whole to whoever serves it."""
 
-from __future__ import annotations
-
 import socket
-from collections.abc import Iterator
-from typing import Any
 
 import attrs
 import pytest
@@ -29,7 +25,7 @@ FACTS = SPECIAL | {
 """For each fact, new ones included, a value that is not the default."""
 
 
-def test_task_brings_all_facts() -> None:
+def test_task_brings_all_facts():
     """Whatever a hook has done to a connection, the worker knows, too."""
     state = StreamState(**FACTS)
     task = ConnectionTask(INFO, 1.0, None, (1, 2, 3), state, 1.0, 1.0, True, True, 0.0)
@@ -37,7 +33,7 @@ def test_task_brings_all_facts() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FACTS.keys() - NEVER_BACK.keys()))
-def test_result_brings_each_fact_back(name: str) -> None:
+def test_result_brings_each_fact_back(name):
     """Each by itself; and what is pending has been taken."""
     state = StreamState(**{name: FACTS[name]})
     told = Result(stream=attrs.evolve(state, pending=bytearray(b"left"))).as_facts()
@@ -50,21 +46,21 @@ def test_result_brings_each_fact_back(name: str) -> None:
     [{"received": -1}, {"sent": True}, {"at_eof": 1}, {"broken": None}, {"pending": ""}, []],
     ids=str,
 )
-def test_result_with_other_facts_is_refused(stream: Any) -> None:
+def test_result_with_other_facts_is_refused(stream):
     """A worker is not trusted."""
     with pytest.raises(FrameError, match="not how a request ends"):
         Result.from_facts({"outcome": "completed", "stream": stream})
 
 
 @pytest.fixture
-def connection() -> Iterator[LentConnection]:
+def connection():
     """One over a pair of sockets."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield LentConnection(SocketTransport(ours), INFO, timeouts=Timeouts(), limits=Limits())
 
 
-async def test_thread_writes_the_state_of_the_connection(connection: LentConnection) -> None:
+async def test_thread_writes_the_state_of_the_connection(connection):
     """While it has the socket, and as it has left it."""
     loan = connection._lend(ends_idle=False)
     loan.stream.received, loan.stream.broken = 3, (trio.BrokenResourceError, "cut short")
@@ -75,7 +71,7 @@ async def test_thread_writes_the_state_of_the_connection(connection: LentConnect
         await connection.send_all(b"more")
 
 
-async def test_thread_left_behind_changes_nothing_any_more(connection: LentConnection) -> None:
+async def test_thread_left_behind_changes_nothing_any_more(connection):
     """Its request has a record by then."""
     loan = connection._lend(ends_idle=False)
     loan.stream.sent = 3

@@ -1,7 +1,5 @@
 """How a server class comes to its fields, in every way that classic code and attrs know."""
 
-from __future__ import annotations
-
 import abc
 import copy
 import gc
@@ -10,7 +8,7 @@ import pickle
 import socketserver
 import weakref
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import attrs
 import pytest
@@ -45,32 +43,32 @@ class Greeting(TCPServer):
     count: int = attrs.field(kw_only=True)
 
 
-def size_of(kind: type[TCPServer], **fields: Any) -> int | None:
+def size_of(kind, **fields):
     """The field that most of these tests are about."""
     return kind(ADDRESS, Upper, **fields).request_queue_size
 
 
-def new(name: str, *bases: type, **body: Any) -> Any:
+def new(name, *bases, **body):
     """A class, made here and now."""
     return type(name, bases or (TCPServer,), {"__module__": __name__, **body})
 
 
-def plain_handler(request: Any, client_address: Any, server: Any) -> None:
+def plain_handler(request, client_address, server):
     """A handler for threads."""
 
 
-def refuses(says: str, *bases: type, kind: type[Exception] = TypeError, **body: Any) -> None:
+def refuses(says, *bases, kind=TypeError, **body):
     """No such class can be made."""
     with pytest.raises(kind, match=says):
         new("Wrong", *bases, **body)
 
 
-def configuration(server: trioserver.BaseServer) -> dict[str, Any]:
+def configuration(server):
     """All fields of a server, by name."""
     return {field.name: getattr(server, field.name) for field in attrs.fields(type(server))}
 
 
-def pickled(server: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:
+def pickled(server, protocol=pickle.DEFAULT_PROTOCOL):
     """A server that has been elsewhere."""
     return pickle.loads(pickle.dumps(server, protocol))  # noqa: S301
 
@@ -89,7 +87,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize("kind", [Sized, Restated])
-def test_override_is_the_default(kind: type[TCPServer]) -> None:
+def test_override_is_the_default(kind):
     """A value in a class body is its field's default, however far down; an argument still wins."""
     assert size_of(TCPServer) is None
     assert size_of(kind) == 100
@@ -128,12 +126,12 @@ one_of = partial(new, "B", Restated, request_queue_size=1)
         ),
     },
 )
-def test_override_follows_the_method_resolution_order(kind: Any, size: int | None) -> None:
+def test_override_follows_the_method_resolution_order(kind, size):
     """As for every attribute, the whole MRO is searched."""
     assert size_of(kind) == size
 
 
-def test_override_reaches_diamonds() -> None:
+def test_override_reaches_diamonds():
     """Two subclasses of one server, put together, keep the override of either."""
     both = new("Both", Sized, Patient)(ADDRESS, Upper)
     assert (both.request_queue_size, both.timeout) == (100, 5)
@@ -145,13 +143,13 @@ class Small(TCPServer):
 
 
 @pytest.mark.parametrize("kind", [new("Smaller", limits=Limits(requests=5)), Small])
-def test_override_of_a_field_with_a_factory(kind: Any) -> None:
+def test_override_of_a_field_with_a_factory(kind):
     """A value, or a factory of one's own, takes the place of a factory."""
     assert kind(ADDRESS, Upper).limits == Limits(requests=5)
     assert new("Child", kind)(ADDRESS, Upper).limits == Limits(requests=5)
 
 
-def test_override_is_converted() -> None:
+def test_override_is_converted():
     """A default goes through the converter, like what is assigned; a function stays one."""
     for handler in (Upper, hold):
         assert new("Server", RequestHandlerClass=handler)(ADDRESS).RequestHandlerClass is handler
@@ -163,7 +161,7 @@ def test_override_is_converted() -> None:
 
 
 @pytest.mark.parametrize("annotation", [{}, {"request_queue_size": "int | None"}])
-def test_override_is_validated_when_the_class_is_made(annotation: dict[str, str]) -> None:
+def test_override_is_validated_when_the_class_is_made(annotation):
     """A wrong default is told of at once, by the field's name, of a mix-in, too."""
     says = "request_queue_size must be a whole number"
     wrong = new("MixIn", object, request_queue_size=-1)
@@ -172,7 +170,7 @@ def test_override_is_validated_when_the_class_is_made(annotation: dict[str, str]
     refuses(says, wrong, TCPServer, kind=ValueError)
 
 
-def test_override_of_the_address() -> None:
+def test_override_of_the_address():
     """A class-level address would hide the bound one, and is refused, as a field that is none."""
     there = {"server_address": ("localhost", 80)}
     refuses(r"Wrong\.server_address cannot be a class attribute", **there)
@@ -185,19 +183,19 @@ class Even(TCPServer):
     request_queue_size: int | None = attrs.field(default=2)
 
     @request_queue_size.validator
-    def _even(self, field: Any, value: int) -> None:
+    def _even(self, field, value):
         if value % 2:
             raise ValueError("odd")
 
 
-def test_override_with_a_validator_of_ones_own() -> None:
+def test_override_with_a_validator_of_ones_own():
     """A restated field may bring its own validator, which then counts alone."""
     assert size_of(Even) == 2
     with pytest.raises(ValueError, match="odd"):
         size_of(Even, request_queue_size=3)
 
 
-def test_override_of_a_name_that_is_no_field() -> None:
+def test_override_of_a_name_that_is_no_field():
     """Other names stay what they are, plain class attributes; a `ClassVar` is no field."""
 
     class Counted(Notes, TCPServer):
@@ -209,7 +207,7 @@ def test_override_of_a_name_that_is_no_field() -> None:
         Counted(ADDRESS, Upper, made=1)
 
 
-def test_override_with_typing_and_abstract_bases() -> None:
+def test_override_with_typing_and_abstract_bases():
     """Generic and abstract base classes do not get in the way."""
     thing = TypeVar("thing")
 
@@ -220,7 +218,7 @@ def test_override_with_typing_and_abstract_bases() -> None:
         request_queue_size = 100
 
         @abc.abstractmethod
-        async def verify_request(self, request: Any, client_address: Any) -> bool: ...
+        async def verify_request(self, request, client_address): ...
 
     assert size_of(Typed[int]) == 100
     assert size_of(new("Concrete", Abstract, verify_request=coroutine)) == 100
@@ -231,7 +229,7 @@ def test_override_with_typing_and_abstract_bases() -> None:
 # New fields ----------------------------------------------------------------------
 
 
-def test_new_fields() -> None:
+def test_new_fields():
     """An annotated attribute is a keyword, without any decorator, inherited and overridden."""
     server, other = (Greeting(ADDRESS, Upper, count=count) for count in (3, 1))
     assert (server.greeting, server.names, server.count) == ("hello", [], 3)
@@ -255,7 +253,7 @@ class Named(TCPServer):
     )
 
 
-def test_new_field_is_converted_once() -> None:
+def test_new_field_is_converted_once():
     """A converter sees each value once, when building, assigning and evolving."""
     server = Doubled(ADDRESS, Upper)
     assert server.doubled == 2
@@ -275,12 +273,12 @@ class Range(TCPServer):
     high: int = attrs.field(default=2)
 
     @low.validator
-    def _ordered(self, field: Any, value: int) -> None:
+    def _ordered(self, field, value):
         if value > self.high:
             raise ValueError("low must not be above high")
 
 
-def test_new_field_is_validated_when_all_are_set() -> None:
+def test_new_field_is_validated_when_all_are_set():
     """A validator sees the other fields, as attrs promises, in whatever order they change."""
     server = Range(ADDRESS, Upper)
     for changes in ({"low": 5, "high": 6}, {"high": 6, "low": 5}):
@@ -297,13 +295,13 @@ class Database(TCPServer):
     request_queue_size = 100
     greeting: str = "hello"
 
-    def __init__(self, address: Any, database: str, **fields: Any) -> None:
+    def __init__(self, address, database, **fields):
         self.database = database
         super().__init__(address, Upper, **fields)
         self.ready = True
 
 
-def test_own_init_keeps_fields_and_overrides() -> None:
+def test_own_init_keeps_fields_and_overrides():
     """A subclass with an ``__init__`` of its own is configured like any other, and inherited."""
 
     class Louder(Database):
@@ -315,12 +313,12 @@ def test_own_init_keeps_fields_and_overrides() -> None:
 
 
 class Classic(TCPServer):
-    def __init__(self, server_address: Any, RequestHandlerClass: Any) -> None:
+    def __init__(self, server_address, RequestHandlerClass):
         super().__init__(server_address, RequestHandlerClass)
         self.timeout = server_address[1]
 
 
-def test_own_init_has_the_classic_names() -> None:
+def test_own_init_has_the_classic_names():
     """Two positional arguments with classic names; what is assigned afterwards is validated."""
     for kind in (Classic, TCPServer):
         server = kind(RequestHandlerClass=Upper, server_address=ADDRESS)
@@ -336,14 +334,14 @@ class Early(Doubled):
     request_queue_size = 100
     made: int = attrs.field(default=0, init=False)
 
-    def __init__(self, *arguments: Any, early: dict[str, Any], **fields: Any) -> None:
+    def __init__(self, *arguments, early, **fields):
         for name, value in early.items():
             setattr(self, name, value)
             assert getattr(self, name) == value
         super().__init__(*arguments, **fields)
 
 
-def test_own_init_may_assign_fields_before() -> None:
+def test_own_init_may_assign_fields_before():
     """What is assigned before the base ``__init__`` is kept, and the last is converted once."""
     witness = Witness()
     early = {
@@ -356,7 +354,7 @@ def test_own_init_may_assign_fields_before() -> None:
     }
 
     class Twice(Early):
-        def __init__(self, *arguments: Any, **fields: Any) -> None:
+        def __init__(self, *arguments, **fields):
             self.doubled = 10
             super().__init__(*arguments, **fields)
 
@@ -368,7 +366,7 @@ def test_own_init_may_assign_fields_before() -> None:
         assert server.evolve().doubled == 6
 
 
-def test_own_init_that_assigns_before_and_passes() -> None:
+def test_own_init_that_assigns_before_and_passes():
     """An argument wins over an earlier assignment, which wins over a class body."""
     early = {"timeout": 5, "request_queue_size": 7, "server_address": ("early", 1)}
     server = Early(ADDRESS, Upper, early=early, timeout=6)
@@ -383,30 +381,30 @@ def test_own_init_that_assigns_before_and_passes() -> None:
     ("early", "kind"),
     [({"timeout": -1}, ValueError), ({"timeout": "5"}, TypeError), ({"limits": 5}, TypeError)],
 )
-def test_own_init_that_assigns_a_wrong_value_before(early: Any, kind: Any) -> None:
+def test_own_init_that_assigns_a_wrong_value_before(early, kind):
     """It is validated with all the others, by its name."""
     with pytest.raises(kind, match=rf"Early\.{next(iter(early))} must be"):
         Early(ADDRESS, Upper, early=early)
 
 
 class Assigned(Range):
-    def __init__(self, low: int, **fields: Any) -> None:
+    def __init__(self, low, **fields):
         self.low = low
         super().__init__(ADDRESS, Upper, **fields)
 
 
-def test_own_init_that_assigns_before_sees_all_fields_validated_together() -> None:
+def test_own_init_that_assigns_before_sees_all_fields_validated_together():
     """A validator sees the others, whichever way they have come."""
     assert Assigned(3, high=4).low == 3
     with pytest.raises(ValueError, match="above high"):
         Assigned(3)
 
 
-def test_own_init_of_a_mix_in_may_assign_before() -> None:
+def test_own_init_of_a_mix_in_may_assign_before():
     """A plain mix-in, or one of the library's, is no exception, in whatever order."""
 
     class Threads:
-        def __init__(self, *arguments: Any, **fields: Any) -> None:
+        def __init__(self, *arguments, **fields):
             self.daemon_threads = True
             self.max_threads = 3
             super().__init__(*arguments, **fields)
@@ -417,27 +415,27 @@ def test_own_init_of_a_mix_in_may_assign_before() -> None:
         assert pickle.loads(pickle.dumps(server.evolve().max_threads)) == 3  # noqa: S301
 
 
-def test_own_init_that_calls_more_than_one_base() -> None:
+def test_own_init_that_calls_more_than_one_base():
     """Each keeps what the one before has set, unless it is given again."""
 
     class Both(ThreadingMixIn, TCPServer):
-        def __init__(self) -> None:
+        def __init__(self):
             TCPServer.__init__(self, ADDRESS, plain_handler, timeout=5)
             ThreadingMixIn.__init__(self, max_threads=3)
 
     assert (Both().timeout, Both().max_threads) == (5, 3)
 
 
-async def test_own_init_is_not_called_while_bound() -> None:
+async def test_own_init_is_not_called_while_bound():
     """A bound server cannot be built again, and goes on as it is."""
     async with MemoryServer(MEMORY, Upper) as server:
         with pytest.raises(RuntimeError, match="this MemoryServer is bound"):
-            server.__init__(MEMORY, Upper)  # type: ignore[misc]
+            server.__init__(MEMORY, Upper)
         assert configuration(server) == configuration(MemoryServer(MEMORY, Upper))
 
 
 @pytest.mark.parametrize("way", [way for way in COPIES if way != "attrs.evolve"])
-def test_own_init_survives_copies(way: str) -> None:
+def test_own_init_survives_copies(way):
     """Copies do not call it again: a copy has the values, and is built, so it is validated."""
     assert COPIES[way](Database(ADDRESS, "postgres")).database == "postgres"
     twin = COPIES[way](Early(ADDRESS, Upper, early={"timeout": 5, "doubled": 3}))
@@ -452,7 +450,7 @@ def test_own_init_survives_copies(way: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [TCPServer, UnixStreamServer, Sized, MemoryServer])
-def test_bind_and_activate_is_refused(kind: Any) -> None:
+def test_bind_and_activate_is_refused(kind):
     """LC-01: building never binds; whoever asks for it learns what does."""
     by_name = [([], {"bind_and_activate": flag}) for flag in (True, False)]
     for more, fields in [([True], {}), *by_name]:
@@ -473,7 +471,7 @@ def test_bind_and_activate_is_refused(kind: Any) -> None:
         ("xyz time_out", "field time_out (did you mean timeout or timeouts?); xyz. It has"),
     ],
 )
-def test_misspelt_field(given: str, says: str) -> None:
+def test_misspelt_field(given, says):
     """UX-06: what is no field is named, with what may have been meant, and what there is."""
     with pytest.raises(TypeError) as caught:
         TCPServer(ADDRESS, Upper, **dict.fromkeys(given.split(), 5))
@@ -491,7 +489,7 @@ def test_misspelt_field(given: str, says: str) -> None:
         (Greeting, (ADDRESS, Upper), "count", ", count=..."),
     ],
 )
-def test_missing_field(kind: Any, arguments: Any, missing: str, how: str) -> None:
+def test_missing_field(kind, arguments, missing, how):
     """UX-06: what is missing is named, and how to give it."""
     with pytest.raises(TypeError) as caught:
         kind(*arguments)
@@ -500,7 +498,7 @@ def test_missing_field(kind: Any, arguments: Any, missing: str, how: str) -> Non
     assert str(caught.value) == f"{name} needs {missing}: {build}"
 
 
-def test_building_and_entering_wrongly() -> None:
+def test_building_and_entering_wrongly():
     """UX-06: a field by place and by name at once; a plain ``with`` names what is right."""
     with pytest.raises(TypeError, match="TCPServer got RequestHandlerClass twice"):
         TCPServer(ADDRESS, Upper, RequestHandlerClass=Upper)
@@ -520,7 +518,7 @@ def test_building_and_entering_wrongly() -> None:
         (new("Far", trioserver.ThreadingTCPServer), new("Down", trioserver.ForkingMixIn)),
     ],
 )
-def test_two_places_for_handlers_are_refused(bases: tuple[type, ...]) -> None:
+def test_two_places_for_handlers_are_refused(bases):
     """A class that would run handlers in threads and in processes is refused when it is made."""
     refuses("Wrong derives from both ThreadingMixIn and ProcessMixIn", *bases)
 
@@ -534,7 +532,7 @@ def test_two_places_for_handlers_are_refused(bases: tuple[type, ...]) -> None:
         ((trioserver.ThreadingMixIn, http.server.HTTPServer), "TCPServer"),
     ],
 )
-def test_bases_of_socketserver_are_refused(bases: tuple[type, ...], name: str) -> None:
+def test_bases_of_socketserver_are_refused(bases, name):
     """Their mix-ins have no effect here, and ours none there: the class is not made."""
     refuses(rf"socketserver\.{name}, .*: use trioserver\.{name}", *bases)
 
@@ -542,7 +540,7 @@ def test_bases_of_socketserver_are_refused(bases: tuple[type, ...], name: str) -
 # Assignment ----------------------------------------------------------------------------------
 
 
-def test_assignment_is_validated() -> None:
+def test_assignment_is_validated():
     """LC-01: a field takes what it would take when building, and keeps its value otherwise."""
     server = Sized(ADDRESS, Upper)
     server.request_queue_size = 5
@@ -558,7 +556,7 @@ def test_assignment_is_validated() -> None:
     assert server.server_address == ("localhost", 80)
 
 
-VALUES: dict[str, Any] = (
+VALUES = (
     {"server_address": MEMORY, "RequestHandlerClass": Upper, "address_family": None}
     | {"timeout": 1, "timeouts": trioserver.Timeouts(), "limits": Limits(), "observers": ()}
     | {"propagate_errors": True, "allow_reuse_address": True, "allow_reuse_port": False}
@@ -567,7 +565,7 @@ VALUES: dict[str, Any] = (
 
 
 @pytest.mark.parametrize("name", VALUES)
-async def test_assignment_while_bound(name: str) -> None:
+async def test_assignment_while_bound(name):
     """A bound server is what it is: every field refuses in one line, and can be assigned after."""
     server = new("InMemory", MemoryServer, Greeting)(MEMORY, Upper, count=1)
     async with server:
@@ -580,7 +578,7 @@ async def test_assignment_while_bound(name: str) -> None:
     setattr(server, name, VALUES[name])
 
 
-async def test_own_attributes_at_any_time() -> None:
+async def test_own_attributes_at_any_time():
     """LC-01: what is not a field is the user's own, bound or not."""
     server = MemoryServer(MEMORY, Upper)
     server.database = "one"
@@ -595,7 +593,7 @@ async def test_own_attributes_at_any_time() -> None:
 # Copies ------------------------------------------------------------------------------------------
 
 
-def test_evolve() -> None:
+def test_evolve():
     """A copy with other values, by attrs, too; the original and the rest stay as they are."""
     server = Greeting(ADDRESS, Upper, count=1)
     server.database = "postgres"
@@ -607,7 +605,7 @@ def test_evolve() -> None:
     assert server.evolve().database == "postgres"
 
 
-def test_evolve_validates_and_converts() -> None:
+def test_evolve_validates_and_converts():
     """It refuses what building refuses, and changes nothing then."""
     server = Greeting(ADDRESS, Upper, count=1)
     with pytest.raises(ValueError, match=r"Greeting\.request_queue_size must be"):
@@ -621,7 +619,7 @@ def test_evolve_validates_and_converts() -> None:
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_copies_are_equal_and_apart(way: str) -> None:
+def test_copies_are_equal_and_apart(way):
     """Every way to copy gives the same configuration, in another object."""
     server = Greeting(ADDRESS, Upper, count=1, limits=Limits(requests=5), timeout=3)
     twin = COPIES[way](server)
@@ -633,7 +631,7 @@ def test_copies_are_equal_and_apart(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", COPIES)
-async def test_copies_of_a_bound_server(way: str) -> None:
+async def test_copies_of_a_bound_server(way):
     """LC-01: a copy of a bound server is unbound, has the configured address, and can be bound."""
     with trio.fail_after(10):
         async with TCPServer(("127.0.0.1", 0), Upper) as server:
@@ -647,12 +645,12 @@ async def test_copies_of_a_bound_server(way: str) -> None:
                 assert twin.server_address[1] != server.server_address[1]
 
 
-def test_copies_of_a_server_that_was_shut_down() -> None:
+def test_copies_of_a_server_that_was_shut_down():
     """A shutdown before the first run is the original's alone."""
     server = MemoryServer(MEMORY, Upper)
     server.shutdown()
 
-    async def main() -> None:
+    async def main():
         async with server.evolve() as twin, trio.open_nursery() as nursery:
             nursery.start_soon(twin.serve_forever)
             await trio.testing.wait_all_tasks_blocked()
@@ -662,7 +660,7 @@ def test_copies_of_a_server_that_was_shut_down() -> None:
     trio.run(main)
 
 
-def test_servers_are_compared_by_identity() -> None:
+def test_servers_are_compared_by_identity():
     """A server is a thing, not a value; nothing keeps one that nobody uses."""
     server = TCPServer(ADDRESS, Upper)
     assert server != server.evolve()
@@ -685,7 +683,7 @@ class Secret(TCPServer):
     token: str = attrs.field(default="1234", repr=lambda value: "*" * len(value))
 
 
-async def test_repr_shows_every_field() -> None:
+async def test_repr_shows_every_field():
     """As configured, also while bound; what attrs is told to hide is not in logs."""
     shown = repr(Greeting(ADDRESS, Upper, count=1, greeting="hi"))
     assert shown.startswith("Greeting(server_address=('localhost', 0), RequestHandlerClass=")
@@ -710,38 +708,38 @@ ASYNC_METHODS = ["serve_forever", "handle_request", "wait_closed"]
 PLAIN_METHODS = ["get_request", "shutdown", "cancel_request", "fileno", "statistics", "snapshot"]
 
 
-def plain(self: Any, *arguments: Any) -> None:
+def plain(self, *arguments):
     """A plain function."""
 
 
-async def coroutine(self: Any, *arguments: Any) -> None:
+async def coroutine(self, *arguments):
     """An async one."""
 
 
-async def yielding(self: Any, *arguments: Any) -> Any:
+async def yielding(self, *arguments):
     """An async generator, which is neither."""
     yield
 
 
 @pytest.mark.parametrize("name", [*ASYNC_HOOKS, *ASYNC_METHODS])
 @pytest.mark.parametrize("method", [plain, yielding, None, True])
-def test_plain_hook_is_refused(name: str, method: Any) -> None:
+def test_plain_hook_is_refused(name, method):
     """EX-10: a hook that must be async is refused in plain, when the class is made."""
     refuses(rf"Wrong\.{name} must be an `async def`", **{name: method})
 
 
 @pytest.mark.parametrize("name", [*PLAIN_METHODS, "evolve"])
 @pytest.mark.parametrize("method", [coroutine, yielding, None])
-def test_async_method_is_refused(name: str, method: Any) -> None:
+def test_async_method_is_refused(name, method):
     """EX-10: what decides at once is refused as ``async def``, when the class is made."""
     refuses(rf"Wrong\.{name} must be a plain `def`", **{name: method})
 
 
-async def of_nothing(self: Any) -> None:
+async def of_nothing(self):
     """Takes nothing besides."""
 
 
-def plain_of_nothing(self: Any) -> None:
+def plain_of_nothing(self):
     """Takes nothing besides, at once."""
 
 
@@ -756,20 +754,20 @@ def plain_of_nothing(self: Any) -> None:
         ("shutdown_request", of_nothing, r"\(self\) must take \(self, request\)"),
     ],
 )
-def test_hook_that_is_told_what_it_lacks(hook: str, method: Any, says: str) -> None:
+def test_hook_that_is_told_what_it_lacks(hook, method, says):
     """EX-10: who wrote ``async def`` is not asked to; wrong parameters are told of, too."""
     refuses(rf"Wrong\.{hook}.*{says}", **{hook: method})
 
 
 @pytest.mark.parametrize("name", ASYNC_HOOKS)
-def test_hook_of_the_right_colour(name: str) -> None:
+def test_hook_of_the_right_colour(name):
     """An async hook is taken, also as a static or class method, and so are names of one's own."""
     for method in (coroutine, staticmethod(coroutine), classmethod(coroutine)):
         new("Right", **{name: method})
     new("Right", server_bind=of_nothing, handle_timeout=of_nothing, greet=plain, reload=coroutine)
 
 
-def test_plain_hook_in_a_base_is_refused() -> None:
+def test_plain_hook_in_a_base_is_refused():
     """The colour counts where it is mixed in, in whatever class it stands, however far down."""
     mix_in = new("MixIn", object, verify_request=plain)
     refuses(r"Wrong\.verify_request must be an `async def`", mix_in, TCPServer)

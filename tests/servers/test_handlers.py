@@ -1,15 +1,11 @@
 """Handlers: what may be one, in which order its methods run, and what a wrong one is told."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import socket
 import socketserver
 import sys
-from collections.abc import Iterator
 from functools import partial
-from typing import Any
 from unittest import mock
 
 import attrs
@@ -35,7 +31,7 @@ class Recording(MemoryServer):
 
     errors: list[BaseException | None] = attrs.field(factory=list)
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.errors.append(sys.exception())
 
 
@@ -48,11 +44,11 @@ class Result:
     record: trioserver.RequestRecord
 
     @property
-    def outcome(self) -> str:
+    def outcome(self):
         return str(self.record.outcome)
 
     @property
-    def error(self) -> BaseException:
+    def error(self):
         """The only error."""
         [error] = self.errors
         assert error is not None
@@ -60,14 +56,14 @@ class Result:
 
 
 async def serve_one(
-    handler: Any,
+    handler,
     *,
-    cancel_at: float | None = None,
-    data: bytes = b"",
-    kind: Any = Recording,
-    address: Any = None,
-    **timeouts: float,
-) -> Result:
+    cancel_at=None,
+    data=b"",
+    kind=Recording,
+    address=None,
+    **timeouts,
+):
     """Have ``handler`` serve one request."""
     witness = Witness()
     server = kind(MEMORY, handler, observers=[witness], timeouts=trioserver.Timeouts(**timeouts))
@@ -84,7 +80,7 @@ async def serve_one(
     return Result(reply, server.errors, record)
 
 
-def handler_of(base: type = StreamRequestHandler, name: str = "Handler", **body: Any) -> Any:
+def handler_of(base=StreamRequestHandler, name="Handler", **body):
     """A handler class with this body."""
     return type(name, (base,), body)
 
@@ -92,51 +88,51 @@ def handler_of(base: type = StreamRequestHandler, name: str = "Handler", **body:
 # What may be a handler --------------------------------------------------------
 
 
-async def say(request: Any, client_address: Any, server: Any) -> None:
+async def say(request, client_address, server):
     """The smallest handler."""
     await request.sendall(b"hello")
 
 
-async def say_this(words: bytes, request: Any, client_address: Any, server: Any) -> None:
+async def say_this(words, request, client_address, server):
     """One that is given what to say, too."""
     await request.sendall(words)
 
 
 class Say(StreamRequestHandler):
-    def __init__(self, *arguments: Any, words: bytes = b"hello") -> None:
+    def __init__(self, *arguments, words=b"hello"):
         self.words = words
         super().__init__(*arguments)
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(self.words)
 
 
 class Application:
-    async def serve(self, request: Any, client_address: Any, server: Any) -> None:
+    async def serve(self, request, client_address, server):
         await request.sendall(b"hello")
 
     __call__ = serve
     static = staticmethod(say)
     of_class = classmethod(serve)
 
-    def make(self, *arguments: Any) -> Say:
+    def make(self, *arguments):
         return Say(*arguments)
 
 
-def plain_wrapper(function: Any, wraps: Any = lambda call: call) -> Any:
+def plain_wrapper(function, wraps=lambda call: call):
     """A plain function around another, with or without a word about it."""
 
     @wraps
-    def call(*arguments: Any) -> Any:
+    def call(*arguments):
         return function(*arguments)
 
     return call
 
 
-def closure(words: bytes) -> Any:
+def closure(words):
     """An async function inside another."""
 
-    async def serve(request: Any, client_address: Any, server: Any) -> None:
+    async def serve(request, client_address, server):
         await request.sendall(words)
 
     return serve
@@ -145,14 +141,14 @@ def closure(words: bytes) -> Any:
 class Awaitable:
     """Not derived from anything: constructed with the three arguments, and awaited."""
 
-    def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+    def __init__(self, request, client_address, server):
         self.request = request
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self):
         return self.request.sendall(b"hello").__await__()
 
 
-async def choose(request: Any, client_address: Any, server: Any) -> None:
+async def choose(request, client_address, server):
     """Awaits a handler that it has chosen after a wait."""
     words = await request.recv(5)
     await Say(request, client_address, server, words=words[::-1])
@@ -182,14 +178,14 @@ HANDLERS = {
 
 
 @pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS.keys())
-async def test_handler_may_be(handler: Any, autojump_clock: object) -> None:
+async def test_handler_may_be(handler, autojump_clock):
     """Whatever is called with the three arguments and returns an awaitable is a handler."""
     result = await serve_one(handler, data=b"olleh")
     assert (result.reply, result.outcome, result.errors) == (b"hello", "completed", [])
 
 
 @pytest.mark.parametrize("handler", [BaseRequestHandler, StreamRequestHandler])
-async def test_handler_base_class_does_nothing(handler: Any, autojump_clock: object) -> None:
+async def test_handler_base_class_does_nothing(handler, autojump_clock):
     """The base classes themselves serve a request, and say nothing."""
     result = await serve_one(handler)
     assert (result.reply, result.outcome) == (b"", "completed")
@@ -198,12 +194,12 @@ async def test_handler_base_class_does_nothing(handler: Any, autojump_clock: obj
 # What a handler has -----------------------------------------------------------
 
 
-async def test_handler_attributes_from_construction(autojump_clock: object) -> None:
+async def test_handler_attributes_from_construction(autojump_clock):
     """Everything is there in ``__init__`` already, files included, and new for each request."""
-    made: list[Any] = []
+    made = []
 
     class Curious(StreamRequestHandler):
-        def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+        def __init__(self, request, client_address, server):
             super().__init__(request, client_address, server)
             assert self.request is self.connection is request
             assert self.client_address == request.client_address == client_address
@@ -223,13 +219,13 @@ async def test_handler_attributes_from_construction(autojump_clock: object) -> N
 
 
 class Waiting(StreamRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         await self.rfile.readline()
         with self.idle():
             await trio.sleep_forever()
 
 
-def expire_in(self: Any, seconds: float) -> None:
+def expire_in(self, seconds):
     """Move the deadline of the request."""
     self.cancel_scope.deadline = trio.current_time() + seconds
 
@@ -258,7 +254,7 @@ def expire_in(self: Any, seconds: float) -> None:
         ),
     },
 )
-async def test_handler_in_a_scene(scene: Scene, autojump_clock: object) -> None:
+async def test_handler_in_a_scene(scene, autojump_clock):
     """What a handler does to its request, and to nobody else."""
     played = await attrs.evolve(scene, kind=Recording).play()
     assert played.server.errors == []
@@ -267,11 +263,11 @@ async def test_handler_in_a_scene(scene: Scene, autojump_clock: object) -> None:
 # Its methods, in order --------------------------------------------------------
 
 
-def scripted(events: list[str], *, fail_in: str = "", seconds: float = 0) -> Any:
+def scripted(events, *, fail_in="", seconds=0):
     """A handler whose methods each take some time, write themselves down, and may fail."""
 
-    def method(name: str) -> Any:
-        async def run(self: Any) -> None:
+    def method(name):
+        async def run(self):
             events.append(name)
             await trio.sleep(seconds)
             if name in fail_in.split():
@@ -295,9 +291,9 @@ SETUP, HANDLE, FINISH = ([name, f"{name} done"] for name in ("setup", "handle", 
         "its own error": ("finish", [*SETUP, *HANDLE, "finish"]),
     },
 )
-async def test_handler_methods(fail_in: str, called: list[str], autojump_clock: object) -> None:
+async def test_handler_methods(fail_in, called, autojump_clock):
     """EX-01: ``finish`` runs if and only if ``setup`` returned; the error is told once."""
-    events: list[str] = []
+    events = []
     result = await serve_one(scripted(events, fail_in=fail_in))
     assert events == called
     assert result.outcome == ("failed" if fail_in else "completed")
@@ -305,13 +301,13 @@ async def test_handler_methods(fail_in: str, called: list[str], autojump_clock: 
 
 
 class Long(BaseRequestHandler):
-    async def handle(self) -> None:
+    async def handle(self):
         try:
             raise KeyError("first")
         except KeyError as error:
             raise ValueError("second") from error
 
-    async def finish(self) -> None:
+    async def finish(self):
         try:
             raise OSError("third")
         except OSError as error:
@@ -319,14 +315,14 @@ class Long(BaseRequestHandler):
 
 
 class Again(Long):
-    async def handle(self) -> None:
+    async def handle(self):
         try:
             await super().handle()
         except ValueError as error:
             self.error = error
             raise
 
-    async def finish(self) -> None:
+    async def finish(self):
         raise self.error
 
 
@@ -347,11 +343,9 @@ class Again(Long):
         ),
     },
 )
-async def test_finish_error_never_replaces_the_handlers(
-    handler: Any, chain: list[Any], autojump_clock: object
-) -> None:
+async def test_finish_error_never_replaces_the_handlers(handler, chain, autojump_clock):
     """It comes after the whole chain."""
-    error: BaseException | None = (await serve_one(handler)).error
+    error = (await serve_one(handler)).error
     assert not hasattr(error, "__notes__") or handler is not Again
     found = []
     while error is not None:
@@ -370,21 +364,21 @@ async def test_finish_error_never_replaces_the_handlers(
     ],
 )
 async def test_finish_after_a_cancellation_is_bounded(
-    cancel_at: float, seconds: float, called: list[str], ended_at: float, autojump_clock: object
-) -> None:
+    cancel_at, seconds, called, ended_at, autojump_clock
+):
     """CX-04: ``finish`` is shielded after a cancelled ``handle``, for ``timeouts.cleanup``."""
-    events: list[str] = []
+    events = []
     result = await serve_one(scripted(events, seconds=seconds), cancel_at=cancel_at, cleanup=7)
     assert events == called
     assert (result.outcome, result.record.reason) == ("cancelled", "a test")
     assert result.record.duration == ended_at
 
 
-async def test_finish_after_an_error_is_bounded(autojump_clock: object) -> None:
+async def test_finish_after_an_error_is_bounded(autojump_clock):
     """After an error, too; the error is still the handler's."""
 
     class Slow(Long):
-        async def finish(self) -> None:
+        async def finish(self):
             await trio.sleep_forever()
 
     result = await serve_one(Slow, cleanup=7)
@@ -392,7 +386,7 @@ async def test_finish_after_an_error_is_bounded(autojump_clock: object) -> None:
     assert result.record.duration == 7
 
 
-async def test_finish_error_after_a_cancellation(autojump_clock: object) -> None:
+async def test_finish_error_after_a_cancellation(autojump_clock):
     """EX-05: an error in ``finish`` is told, and the request was cancelled all the same."""
     result = await serve_one(scripted([], fail_in="finish", seconds=2), cancel_at=3)
     assert result.outcome == "cancelled"
@@ -401,13 +395,13 @@ async def test_finish_error_after_a_cancellation(autojump_clock: object) -> None
     assert str(told) == "finish"
 
 
-async def test_handler_that_swallows_its_cancellation(autojump_clock: object) -> None:
+async def test_handler_that_swallows_its_cancellation(autojump_clock):
     """A handler that caught the cancellation and returned has completed."""
     result = await serve_one(does("sleep_forever -> Cancelled"), cancel_at=1)
     assert result.outcome == "completed"
 
 
-async def test_handler_that_goes_on_after_its_peer_is_gone(autojump_clock: object) -> None:
+async def test_handler_that_goes_on_after_its_peer_is_gone(autojump_clock):
     """CM-13: one that caught `PeerGone` and returned has completed; its buffer is forgotten."""
     witness = Witness()
     handler = does("sleep 2; write b'too late for this' -> PeerGone", wbufsize=10)
@@ -423,27 +417,27 @@ async def test_handler_that_goes_on_after_its_peer_is_gone(autojump_clock: objec
 # Told at the first request ------------------------------------------------------
 
 
-def plain(request: Any, client_address: Any, server: Any) -> None:
+def plain(request, client_address, server):
     """A handler function that was not made async."""
 
 
 class Broken(BaseRequestHandler):
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments):
         super().__init__(*arguments)
         raise ValueError("no")
 
 
 class Forgetful(Recording):
-    async def finish_request(self, request: Any, client_address: Any) -> None:
+    async def finish_request(self, request, client_address):
         self.RequestHandlerClass(request, client_address, self)
 
 
-async def make(request: Any, client_address: Any, server: Any) -> Say:
+async def make(request, client_address, server):
     """Has not awaited the handler that it returns."""
     return Say(request, client_address, server)
 
 
-def undecided(*arguments: Any) -> Say:
+def undecided(*arguments):
     """Makes one that nobody awaits."""
     Say(*arguments)
     return Say(*arguments)
@@ -467,9 +461,7 @@ BASE_INIT = "Forgets.__init__ must call super().__init__(request, client_address
         "a lambda": (lambda *_: "text", TypeError, ["<lambda>", *CURE]),
     },
 )
-async def test_handler_that_is_wrong(
-    handler: Any, kind: type[Exception], words: list[str], autojump_clock: object
-) -> None:
+async def test_handler_that_is_wrong(handler, kind, words, autojump_clock):
     """EX-10: each request that meets a wrong handler fails, and tells why."""
     result = await serve_one(handler)
     assert (type(result.error), result.outcome) == (kind, "failed")
@@ -477,7 +469,7 @@ async def test_handler_that_is_wrong(
         assert word in str(result.error)
 
 
-async def test_handler_that_is_wrong_harms_nobody_else(autojump_clock: object) -> None:
+async def test_handler_that_is_wrong_harms_nobody_else(autojump_clock):
     """EX-10: the server lives."""
     async with Recording(MEMORY, plain).serving() as server:
         for _ in range(3):
@@ -486,18 +478,18 @@ async def test_handler_that_is_wrong_harms_nobody_else(autojump_clock: object) -
     assert len(server.errors) == 3
 
 
-async def test_handler_never_awaited(autojump_clock: object) -> None:
+async def test_handler_never_awaited(autojump_clock):
     """EX-10: a ``finish_request`` ported without its ``await`` is told what it lacks."""
     result = await serve_one(Say, kind=Forgetful)
     assert isinstance(result.error, RuntimeError)
     assert all(word in str(result.error) for word in NEVER)
 
 
-async def test_handler_awaited_twice(autojump_clock: object) -> None:
+async def test_handler_awaited_twice(autojump_clock):
     """A handler handles its request once."""
 
     class Twice(Recording):
-        async def finish_request(self, request: Any, client_address: Any) -> None:
+        async def finish_request(self, request, client_address):
             handler = Say(request, client_address, self)
             await handler
             with pytest.raises(RuntimeError, match="Say was awaited twice for request 1"):
@@ -510,39 +502,39 @@ async def test_handler_awaited_twice(autojump_clock: object) -> None:
 # Told when the server is built --------------------------------------------------
 
 
-def ported(**body: Any) -> Any:
+def ported(**body):
     """A handler class with these methods."""
     return handler_of(name="Ported", **body)
 
 
-def plain_method(self: Any) -> None:
+def plain_method(self):
     """Not async."""
 
 
-async def yields(self: Any) -> Any:
+async def yields(self):
     """An async generator."""
     yield
 
 
-async def talks(request: Any, client_address: Any, server: Any) -> Any:
+async def talks(request, client_address, server):
     """An async generator for a function."""
     yield b"hello"
 
 
-async def takes_more(self: Any, request: Any) -> None:
+async def takes_more(self, request):
     """A method that takes something."""
 
 
-async def two(request: Any, client_address: Any) -> None:
+async def two(request, client_address):
     """Lacks one."""
 
 
-async def four(request: Any, client_address: Any, server: Any, database: str) -> None:
+async def four(request, client_address, server, database):
     """Needs one more."""
 
 
 @functools.wraps(four)
-async def with_database(request: Any, client_address: Any, server: Any) -> None:
+async def with_database(request, client_address, server):
     """What counts are the parameters of the wrapper, not of what it wraps."""
 
 
@@ -554,11 +546,11 @@ SyncOfTwo = handler_of(
 )
 
 
-def plain_two(request: Any, server: Any) -> None:
+def plain_two(request, server):
     """A synchronous one that lacks one."""
 
 
-class Mixed(type("Plain", (), {"handle": plain_method}), BaseRequestHandler):  # type: ignore[misc]
+class Mixed(type("Plain", (), {"handle": plain_method}), BaseRequestHandler):
     """Has a plain method of a mix-in that comes first."""
 
 
@@ -597,7 +589,7 @@ takes = partial(handler_of, name="Takes")
         },
     },
 )
-def test_handler_that_is_refused(handler: Any, words: list[str]) -> None:
+def test_handler_that_is_refused(handler, words):
     """EX-10: what can be told from a handler is, when the server is built, with the cure."""
     with pytest.raises(TypeError) as caught:
         trioserver.TCPServer(THERE, handler)
@@ -605,7 +597,7 @@ def test_handler_that_is_refused(handler: Any, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
-def test_sync_handler_with_a_method_that_takes_something() -> None:
+def test_sync_handler_with_a_method_that_takes_something():
     """EX-10: the same of a handler for threads."""
     handler = handler_of(
         socketserver.BaseRequestHandler, "Takes", handle=lambda self, request: None
@@ -629,9 +621,7 @@ def test_sync_handler_with_a_method_that_takes_something() -> None:
         (trioserver.ProcessTCPServer, two, "two", "(request, client_address)"),
     ],
 )
-def test_handler_with_the_wrong_parameters(
-    kind: Any, handler: Any, name: str, parameters: str
-) -> None:
+def test_handler_with_the_wrong_parameters(kind, handler, name, parameters):
     """EX-10: who cannot be called with the three arguments is told of when the server is built."""
     with pytest.raises(TypeError) as caught:
         kind(THERE, handler)
@@ -642,12 +632,12 @@ def test_handler_with_the_wrong_parameters(
 @pytest.mark.parametrize(
     "handler", [partial(four, database="x"), mock.Mock(), partial(int, "1"), with_database]
 )
-def test_handler_whose_parameters_fit_or_cannot_be_told(handler: Any) -> None:
+def test_handler_whose_parameters_fit_or_cannot_be_told(handler):
     """A partial, a mock, a builtin, a wrapper: what fits, or cannot be told, is taken."""
     trioserver.TCPServer(THERE, handler)
 
 
-def test_handler_assigned_or_overridden_wrongly() -> None:
+def test_handler_assigned_or_overridden_wrongly():
     """The check is the same for an assignment and for a class-level default."""
     server = trioserver.TCPServer(THERE, Upper)
     wrong = ported(handle=plain_method)
@@ -661,7 +651,7 @@ def test_handler_assigned_or_overridden_wrongly() -> None:
 # The class attributes of stream handlers --------------------------------------
 
 
-async def test_timeout_of_a_handler_class_bounds_writes(autojump_clock: object) -> None:
+async def test_timeout_of_a_handler_class_bounds_writes(autojump_clock):
     """``timeout`` overrides ``timeouts.write``, too."""
     witness = Witness()
     handler = does("fill", timeout=3, fill=lambda self: self.wfile.write(bytes(1_000_000)))
@@ -672,12 +662,12 @@ async def test_timeout_of_a_handler_class_bounds_writes(autojump_clock: object) 
 
 
 @pytest.mark.parametrize("own", [None, 4, 5])
-async def test_timeout_of_a_handler_object(own: float | None, autojump_clock: object) -> None:
+async def test_timeout_of_a_handler_object(own, autojump_clock):
     """Set before the base ``__init__``, it counts for one object; None means the server's."""
     seen = []
 
     class Graded(StreamRequestHandler):
-        def __init__(self, request: Any, client_address: Any, server: Any) -> None:
+        def __init__(self, request, client_address, server):
             if own is not None:
                 self.timeout = client_address[1]
             super().__init__(request, client_address, server)
@@ -688,9 +678,7 @@ async def test_timeout_of_a_handler_object(own: float | None, autojump_clock: ob
 
 
 @pytest.mark.parametrize("seconds", [0, -1, "5"])
-async def test_timeout_of_a_handler_class_is_validated(
-    seconds: Any, autojump_clock: object
-) -> None:
+async def test_timeout_of_a_handler_class_is_validated(seconds, autojump_clock):
     """A time-out that makes no sense is an error of the request, and named."""
     result = await serve_one(handler_of(timeout=seconds))
     assert "must be a number of seconds" in str(result.error)
@@ -709,20 +697,18 @@ async def test_timeout_of_a_handler_class_is_validated(
         ),
     ],
 )
-async def test_buffers_of_a_handler_class(
-    steps: str, fields: Any, sends: int, reply: bytes, autojump_clock: object
-) -> None:
+async def test_buffers_of_a_handler_class(steps, fields, sends, reply, autojump_clock):
     """``rbufsize`` bounds what is received at once, ``wbufsize`` says when what is sent."""
     result = await serve_one(does(f"sleep 1; {steps}", **fields), data=bytes(sends))
     assert (result.reply, result.errors) == (reply, [])
 
 
 @pytest.mark.parametrize("body", [{}, *({"disable_nagle_algorithm": it} for it in (True, False))])
-async def test_nagle_of_a_handler_class(body: dict[str, bool]) -> None:
+async def test_nagle_of_a_handler_class(body):
     """Small writes go out at once unless a handler class says otherwise."""
     seen = []
 
-    async def look(self: Any) -> None:
+    async def look(self):
         assert self.request.socket is not None
         seen.append(self.request.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 

@@ -1,7 +1,5 @@
 """Where servers for IP listen: addresses, families, ports, options, and sockets they are given."""
 
-from __future__ import annotations
-
 import errno
 import math
 import os
@@ -55,20 +53,20 @@ class Resolver(trio.abc.HostnameResolver):
 
     found: tuple[Any, ...]
 
-    async def getaddrinfo(self, *arguments: Any, **options: Any) -> list[Any]:
+    async def getaddrinfo(self, *arguments, **options):
         await trio.lowlevel.checkpoint()
         if not self.found:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(kind, socket.SOCK_STREAM, 6, "", address) for kind, address in self.found]
 
-    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+    async def getnameinfo(self, sockaddr, flags):
         raise NotImplementedError
 
 
-def resolving_to(*found: Any) -> None:
+def resolving_to(*found):
     """Have every name resolve to these, for the rest of the test."""
 
-    def with_family(it: Any) -> tuple[int, Any]:
+    def with_family(it):
         if isinstance(it[0], int):
             return it
         return (socket.AF_INET6 if ":" in it[0] else socket.AF_INET), it
@@ -76,13 +74,13 @@ def resolving_to(*found: Any) -> None:
     trio.socket.set_custom_hostname_resolver(Resolver(tuple(map(with_family, found))))
 
 
-async def addresses(server: Any) -> list[Any]:
+async def addresses(server):
     """What a server binds to."""
     async with server:
         return [sock.getsockname() for sock in server.sockets]
 
 
-async def answered(server: Any) -> bytes:
+async def answered(server):
     """What a new client is, however it asks."""
     if isinstance(server, TCPServer):
         return await asked(server.server_address)
@@ -92,7 +90,7 @@ async def answered(server: Any) -> bytes:
 # Addresses -------------------------------------------------------------------
 
 
-def v6(*row: Any) -> Any:
+def v6(*row):
     """A row for machines that have IPv6."""
     return pytest.param(*row, marks=needs_ipv6)
 
@@ -119,7 +117,7 @@ TEN = [f"127.0.0.{number}" for number in range(1, 11)]
         "NW-03: without IPv4, IPv6": v6("it", [UNKNOWN, OUR_IPV6], {}, OURS[1:]),
     },
 )
-async def test_where_it_listens(host: Any, found: Any, fields: Any, hosts: list[str]) -> None:
+async def test_where_it_listens(host, found, fields, hosts):
     """LC-02: with port 0, `start` returns with addresses on one port that answer at once."""
     if found is not None:
         resolving_to(*found)
@@ -138,7 +136,7 @@ async def test_where_it_listens(host: Any, found: Any, fields: Any, hosts: list[
         server.shutdown()
 
 
-async def test_localhost() -> None:
+async def test_localhost():
     """`localhost` is this machine alone, on one port."""
     bound = await addresses(TCPServer(("localhost", 0), Upper))
     assert {address[0] for address in bound} <= {"127.0.0.1", "::1"}
@@ -146,7 +144,7 @@ async def test_localhost() -> None:
 
 
 @needs_ipv6
-async def test_ipv6_socket_is_not_for_ipv4() -> None:
+async def test_ipv6_socket_is_not_for_ipv4():
     """NW-03: a server for IPv6 leaves the IPv4 port to others, and refuses IPv4 clients."""
     async with TCPServer(("", 0), Upper, **IPV6) as server:
         port = server.server_address[1]
@@ -156,7 +154,7 @@ async def test_ipv6_socket_is_not_for_ipv4() -> None:
 
 
 @needs_ipv6
-async def test_ipv6_socket_that_is_for_ipv4_too() -> None:
+async def test_ipv6_socket_that_is_for_ipv4_too():
     """NW-03: it is if `socket_options` say so, with the addresses that the system then gives."""
     options = [(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)]
     handler = Looks(lambda request: request.client_address[0])
@@ -167,7 +165,7 @@ async def test_ipv6_socket_that_is_for_ipv4_too() -> None:
 
 @on_linux
 @needs_ipv6
-async def test_ipv6_address_with_a_scope() -> None:
+async def test_ipv6_address_with_a_scope():
     """NW-03: a scope id is kept, on `::1` as on the link-local address of an interface."""
     assert (await addresses(TCPServer(("::1%1", 0), Upper)))[0][0] == "::1"
     for host, index, interface in link_local_addresses():
@@ -178,7 +176,7 @@ async def test_ipv6_address_with_a_scope() -> None:
             assert found[3] == index
 
 
-def link_local_addresses() -> list[tuple[str, int, str]]:
+def link_local_addresses():
     """The link-local addresses of this machine, each with its interface."""
     lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").splitlines()
     return [
@@ -201,7 +199,7 @@ ABSENT = "EADDRNOTAVAIL"
         "a service's name": (("192.0.2.1", "domain"), None, ABSENT, "192.0.2.1:53"),
     },
 )
-async def test_where_it_cannot_listen(address: Any, found: Any, error: str, fault: str) -> None:
+async def test_where_it_cannot_listen(address, found, error, fault):
     """It is said where, in the error of the kernel or the resolver; nothing stays open."""
     if found is not None:
         resolving_to(*found)
@@ -209,7 +207,7 @@ async def test_where_it_cannot_listen(address: Any, found: Any, error: str, faul
     await fails_to_listen(TCPServer(address, Upper), number, re.escape(fault))
 
 
-async def test_bad_address_many_times() -> None:
+async def test_bad_address_many_times():
     """LC-04: 1024 starts that fail leave no descriptor behind."""
     server = TCPServer(NOBODYS, Upper)
     for _ in range(1024):
@@ -230,7 +228,7 @@ both = pytest.mark.parametrize("kind", [TCPServer, UDPServer])
     },
 )
 @both
-async def test_port_taken(kind: Any, others: list[str]) -> None:
+async def test_port_taken(kind, others):
     """Of two servers of ours, the second is refused, and the first goes on."""
     async with kind(LOOPBACK, Looks(str)).serving() as first:
         port = first.server_address[1]
@@ -250,14 +248,12 @@ async def test_port_taken(kind: Any, others: list[str]) -> None:
         "what was asked for is not tried again: it is taken": (1, True, range(1, 2)),
     },
 )
-async def test_port_taken_in_the_second_family(
-    times: float, fixed: bool, tries: range, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_port_taken_in_the_second_family(times, fixed, tries, monkeypatch):
     """The port of the first is tried in the second, whose first binds fail."""
-    tried: list[int] = []
+    tried = []
     bind = socket.socket.bind
 
-    def maybe_bind(sock: socket.socket, address: Any) -> None:
+    def maybe_bind(sock, address):
         if address[0] == "127.0.0.2":
             tried.append(address[1])
             if len(tried) <= times:
@@ -278,7 +274,7 @@ async def test_port_taken_in_the_second_family(
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-async def test_restart_while_old_connections_wait(reuse: bool) -> None:
+async def test_restart_while_old_connections_wait(reuse):
     """NW-01: with an old connection in TIME_WAIT a server binds at once, unless told not to."""
     server = TCPServer(LOOPBACK, Looks(id), timeouts=trioserver.Timeouts(linger=0))
     async with server.serving():
@@ -296,7 +292,7 @@ async def test_restart_while_old_connections_wait(reuse: bool) -> None:
 
 
 @on_linux
-async def test_socket_options_are_set_before_bind() -> None:
+async def test_socket_options_are_set_before_bind():
     """`socket_options` are set before bind: with IP_FREEBIND, nobody's address can be bound."""
     options = [(socket.IPPROTO_IP, 15, 1)]
     [(host, _)] = await addresses(TCPServer(NOBODYS, Upper, socket_options=options))
@@ -305,7 +301,7 @@ async def test_socket_options_are_set_before_bind() -> None:
 
 @needs_ipv6
 @pytest.mark.parametrize("reuse", [True, False])
-async def test_options_are_set_on_every_socket(reuse: bool) -> None:
+async def test_options_are_set_on_every_socket(reuse):
     """`socket_options`, whose values may be bytes, `allow_reuse_address` and `allow_reuse_port`."""
     linger = struct.pack("ii", 1, 7)
     level = socket.SOL_SOCKET
@@ -322,7 +318,7 @@ async def test_options_are_set_on_every_socket(reuse: bool) -> None:
 
 @on_linux
 @pytest.mark.parametrize("kind", [TCPServer, UDPServer, UnixStreamServer, UnixDatagramServer])
-async def test_socket_option_that_is_refused(kind: Any, path: str) -> None:
+async def test_socket_option_that_is_refused(kind, path):
     """An option that the kernel refuses is told of, not the address, and nothing stays open."""
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.SOL_SOCKET, 9999, 1)]
     unix = kind in {UnixStreamServer, UnixDatagramServer}
@@ -333,11 +329,11 @@ async def test_socket_option_that_is_refused(kind: Any, path: str) -> None:
 
 
 @needs_ipv6
-async def test_socket_option_that_is_not_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_socket_option_that_is_not_permitted(monkeypatch):
     """Its error is of the class that it always has, and does not mean a missing family."""
 
     class Refuses(socket.socket):
-        def setsockopt(self, level: int, name: int, *value: Any) -> None:
+        def setsockopt(self, level, name, *value):
             if name == 9999:
                 number = errno.EPERM if self.family == socket.AF_INET else errno.EADDRNOTAVAIL
                 raise OSError(number, "no")
@@ -350,14 +346,14 @@ async def test_socket_option_that_is_not_permitted(monkeypatch: pytest.MonkeyPat
         await fails_to_listen(server, match="no: cannot set", kind=kind)
 
 
-def largest_queue() -> int:
+def largest_queue():
     """The largest that the kernel makes."""
     return int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii"))
 
 
 @on_linux
 @pytest.mark.parametrize("size", [1, 100, None])
-async def test_request_queue_size(size: int | None) -> None:
+async def test_request_queue_size(size):
     """`request_queue_size` is the kernel's queue; None is as large as the kernel takes.
 
     It is `tcpi_sacked` of TCP_INFO (sock_diag(7)).
@@ -369,7 +365,7 @@ async def test_request_queue_size(size: int | None) -> None:
 
 
 @both
-async def test_two_servers_share_a_port(kind: Any) -> None:
+async def test_two_servers_share_a_port(kind):
     """NW-05: with `allow_reuse_port` two servers share a port, and both get clients."""
     first = kind(LOOPBACK, Looks(str), allow_reuse_port=True)
     with trio.fail_after(10):
@@ -379,7 +375,7 @@ async def test_two_servers_share_a_port(kind: Any) -> None:
                     assert await answered(first) == b"!"
 
 
-async def test_server_on_a_shared_port_stops() -> None:
+async def test_server_on_a_shared_port_stops():
     """NW-05: when one of a port's servers stops, its own queue is taken in, and nobody hangs."""
     server = TCPServer(LOOPBACK, hold, allow_reuse_port=True, limits=Limits(requests=1))
     with trio.fail_after(10):
@@ -406,15 +402,15 @@ async def test_server_on_a_shared_port_stops() -> None:
         "NW-06: an IPv4 client never looks like an IPv6 one": v6("", "127.0.0.1", 2),
     },
 )
-async def test_client(host: str, source: str, length: int) -> None:
+async def test_client(host, source, length):
     """It has its address, sends at once, and is nobody in particular.
 
     UX-09: over TCP there are no credentials to be had. Accepted sockets have
     TCP_NODELAY, which they inherit.
     """
-    seen: list[Any] = []
+    seen = []
 
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         seen.extend([client_address, request.client_address, request.info.client_address])
         assert request.socket is not None
         assert request.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -442,7 +438,7 @@ async def test_client(host: str, source: str, length: int) -> None:
     },
 )
 @pytest.mark.parametrize("is_listed", [False, True])
-async def test_adopted_socket_is_served(is_listed: bool, make: Any) -> None:
+async def test_adopted_socket_is_served(is_listed, make):
     """A socket is served, alone or in a list, and closed with the run, which is its last."""
     sock = make()
     server = TCPServer([sock] if is_listed else sock, Upper)
@@ -454,7 +450,7 @@ async def test_adopted_socket_is_served(is_listed: bool, make: Any) -> None:
     await fails_to_listen(server, match="is closed", kind=ValueError)
 
 
-async def test_adopted_datagram_sockets(path: str) -> None:
+async def test_adopted_datagram_sockets(path):
     """Those for datagrams are served, too, and closed; their file is left."""
     ports = [bound(socket.SOCK_DGRAM) for _ in range(2)]
     unix = bound(socket.SOCK_DGRAM, path)
@@ -466,7 +462,7 @@ async def test_adopted_datagram_sockets(path: str) -> None:
 
 
 @needs_ipv6
-async def test_adopted_sockets_are_sorted() -> None:
+async def test_adopted_sockets_are_sorted():
     """LC-11: of adopted sockets, too, the IPv4 ones come first."""
     ipv6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
     ipv4 = socket.create_server(LOOPBACK)
@@ -475,7 +471,7 @@ async def test_adopted_sockets_are_sorted() -> None:
         _host, _port = server.server_address
 
 
-async def test_adopted_socket_belongs_to_its_owner_until_bound() -> None:
+async def test_adopted_socket_belongs_to_its_owner_until_bound():
     """LC-11: a server that never ran has taken nothing over; it cannot be pickled."""
     with socket.create_server(LOOPBACK) as sock:
         server = TCPServer(sock, Upper)
@@ -485,14 +481,14 @@ async def test_adopted_socket_belongs_to_its_owner_until_bound() -> None:
             pickle.dumps(server)
 
 
-def closed(kind: int = socket.SOCK_STREAM) -> socket.socket:
+def closed(kind=socket.SOCK_STREAM):
     """A socket that was closed."""
     sock = bound(kind)
     sock.close()
     return sock
 
 
-def connected(kind: int = socket.SOCK_STREAM) -> socket.socket:
+def connected(kind=socket.SOCK_STREAM):
     """Both ends of a connection: a socket may be connected to itself."""
     sock = bound(kind)
     sock.connect(sock.getsockname())
@@ -520,7 +516,7 @@ FOR_IPV6 = partial(TCPServer, **IPV6)
         "of TCP": (UNIX, bound, "AF_UNIX was|a SOCK_DGRAM one"),
     },
 )
-async def test_adopted_socket_that_is_unfit(kind: Any, make: Any, fault: str) -> None:
+async def test_adopted_socket_that_is_unfit(kind, make, fault):
     """LC-11: an unfit socket is a ValueError that says why, before anything is served.
 
     It is left alone, and so is the good one beside it.
@@ -536,7 +532,7 @@ async def test_adopted_socket_that_is_unfit(kind: Any, make: Any, fault: str) ->
 @pytest.mark.parametrize(
     "address", [[], 3, "localhost", ["localhost", 80, 1], [object()], "a socket and a host"]
 )
-def test_address_of_the_wrong_type(address: Any) -> None:
+def test_address_of_the_wrong_type(address):
     """LC-11: what is neither an address nor sockets is refused when the server is built."""
     with socket.create_server(LOOPBACK) as sock:
         if address == "a socket and a host":

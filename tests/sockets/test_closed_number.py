@@ -1,15 +1,11 @@
 """A handler closes its descriptor by the number: that is its error, and harms nobody else."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import trio
@@ -25,12 +21,12 @@ pytestmark = [
 ]
 
 
-def by_a_file(number: int) -> None:
+def by_a_file(number):
     """A file, which closes it when it is let go."""
     os.fdopen(number, "wb", 0).write(b"bye\n")
 
 
-def by_a_socket(number: int) -> None:
+def by_a_socket(number):
     """Another socket, which does so, too."""
     socket.socket(fileno=number).sendall(b"bye\n")
 
@@ -44,10 +40,10 @@ ways = table(
 class Strangers:
     """Connections of somebody else, each of which has got the number of a handler's."""
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+    def __init__(self):
+        self.pairs = []
 
-    def take(self, number: int) -> None:
+    def take(self, number):
         """Be given the number that was just closed."""
         for _ in range(20):  # others are free, too, and lower ones come first
             self.pairs.append(socket.socketpair())
@@ -55,7 +51,7 @@ class Strangers:
                 return
         raise AssertionError("somebody else has it")
 
-    def are_well(self) -> bool:
+    def are_well(self):
         """Whether nothing was done to them."""
         for one, other in self.pairs:
             one.sendall(b"x")
@@ -66,7 +62,7 @@ class Strangers:
 
 
 @pytest.fixture
-def strangers() -> Iterator[Strangers]:
+def strangers():
     """Who is there, and is closed at the end."""
     strangers = Strangers()
     yield strangers
@@ -75,7 +71,7 @@ def strangers() -> Iterator[Strangers]:
             one.close()
 
 
-DOORS: dict[str, Any] = {
+DOORS = {
     "tasks": trioserver.TCPServer,
     "threads": trioserver.ThreadingTCPServer,
     "adopt": socketserver.ThreadingTCPServer,
@@ -87,41 +83,39 @@ DOORS: dict[str, Any] = {
 class Closer:
     """Handlers, of either colour, which do that to their number if the client says so."""
 
-    def __init__(self, door: str, close: Callable[[int], None]) -> None:
+    def __init__(self, door, close):
         self.close = close
         self.is_done = threading.Event()
-        self.errors: list[Any] = []
+        self.errors = []
         hook = self.handle_error if door.startswith("adopt") else self.handle_error_of_task
         kind = type("Server", (DOORS[door],), {"handle_error": staticmethod(hook)})
         self.server = kind(THERE, self.task if door == "tasks" else self.handler)
 
-    def handler(self, request: Any, client_address: Any, server: Any) -> None:
+    def handler(self, request, client_address, server):
         self.after(request, request.recv(1))
 
-    async def task(self, request: Any, client_address: Any, server: Any) -> None:
+    async def task(self, request, client_address, server):
         self.after(request, await request.recv(1))
 
-    def after(self, request: Any, word: bytes) -> None:
+    def after(self, request, word):
         if word == b"x":
             self.close(request.fileno())
         self.is_done.set()
 
-    def handle_error(self, *_: Any) -> None:
+    def handle_error(self, *_):
         self.errors.append(sys.exception())
 
-    async def handle_error_of_task(self, *_: Any) -> None:
+    async def handle_error_of_task(self, *_):
         self.handle_error()
 
 
 @pytest.mark.parametrize("is_taken", [False, True], ids=["free", "taken"])
 @ways
 @pytest.mark.parametrize("door", DOORS)
-async def test_handler_closes_its_number(
-    door: str, close: Any, said: bytes, is_taken: bool, strangers: Strangers
-) -> None:
+async def test_handler_closes_its_number(door, close, said, is_taken, strangers):
     """The next one is served, the error is told, and who has got the number is left alone."""
 
-    def close_it(number: int) -> None:
+    def close_it(number):
         close(number)
         if is_taken:
             strangers.take(number)
@@ -145,12 +139,10 @@ async def test_handler_closes_its_number(
 
 
 @ways
-async def test_cancelled_handler_has_closed_its_number(
-    close: Any, said: bytes, strangers: Strangers
-) -> None:
+async def test_cancelled_handler_has_closed_its_number(close, said, strangers):
     """What is done to end its waits is not done to a stranger."""
 
-    def handler(request: Any, client_address: Any, server: Any) -> None:
+    def handler(request, client_address, server):
         number = request.fileno()
         close(number)
         strangers.take(number)
@@ -165,10 +157,10 @@ async def test_cancelled_handler_has_closed_its_number(
     assert strangers.are_well()
 
 
-async def test_number_of_a_listener_is_closed(strangers: Strangers) -> None:
+async def test_number_of_a_listener_is_closed(strangers):
     """It ends in order, and nobody else's is closed in its place."""
 
-    async def nothing(*_: Any) -> None: ...
+    async def nothing(*_): ...
 
     with trio.fail_after(10):
         async with trioserver.TCPServer(THERE, nothing) as server:
@@ -179,12 +171,10 @@ async def test_number_of_a_listener_is_closed(strangers: Strangers) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_handler_fails_after_it_has_closed_its_number(
-    door: str, strangers: Strangers, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_handler_fails_after_it_has_closed_its_number(door, strangers, caplog):
     """Its own error is told, and that alone."""
 
-    def close(number: int) -> None:
+    def close(number):
         os.close(number)
         strangers.take(number)
         raise ValueError("no")

@@ -1,7 +1,5 @@
 """Datagrams on real sockets: what the kernel does to them, and tells of them."""
 
-from __future__ import annotations
-
 import array
 import errno
 import itertools
@@ -9,7 +7,6 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from support.listening import LOOPBACK, Looks, bound, is_there, needs_ipv6, on_l
 from support.scenes import table
 
 import trioserver
-from trioserver import Datagram, Limits, Timeouts, UDPServer, UnixDatagramServer
+from trioserver import Limits, Timeouts, UDPServer, UnixDatagramServer
 from trioserver.testing import open_descriptors
 
 SO_TIMESTAMP, IP_RECVERR, IPV6_RECVERR = 29, 11, 25  # of Linux; not in the socket module
@@ -30,13 +27,13 @@ SO_TIMESTAMP, IP_RECVERR, IPV6_RECVERR = 29, 11, 25  # of Linux; not in the sock
 Where = tuple[Any, Any]
 """The class of a server, and the address to give it."""
 
-UDP: Where = (UDPServer, LOOPBACK)
+UDP = (UDPServer, LOOPBACK)
 
 PLACES = ["ipv4", pytest.param("ipv6", marks=needs_ipv6), "unix", "abstract"]
 
 
 @pytest.fixture(params=PLACES)
-def where(request: pytest.FixtureRequest, folder: Path) -> Where:
+def where(request, folder):
     """Every kind of place to serve at, in turn."""
     match request.param:
         case "ipv4":
@@ -54,7 +51,7 @@ on_unix = pytest.mark.parametrize("where", ["unix"], indirect=True)
 _numbers = itertools.count()
 
 
-def own_address(server: Any) -> Any:
+def own_address(server):
     """One that a client of the server can have."""
     address = server.server_address
     if isinstance(address, tuple):
@@ -64,7 +61,7 @@ def own_address(server: Any) -> Any:
 
 
 @contextmanager
-def client_of(server: Any, *, has_address: bool = True) -> Iterator[Any]:
+def client_of(server, *, has_address=True):
     """A client's socket, of Trio's, that sends to the server unless told otherwise."""
     with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
         if has_address:
@@ -72,12 +69,12 @@ def client_of(server: Any, *, has_address: bool = True) -> Iterator[Any]:
         yield client
 
 
-def tell(client: Any, data: bytes, server: Any) -> None:
+def tell(client, data, server):
     """Send a datagram, now."""
     client._sock.sendto(data, server.server_address)
 
 
-def unread(client: Any) -> list[bytes]:
+def unread(client):
     """What a client finds when it looks."""
     found = []
     with suppress(BlockingIOError):
@@ -86,7 +83,7 @@ def unread(client: Any) -> list[bytes]:
     return found
 
 
-async def ask(server: Any, data: bytes = b"still there?") -> bytes:
+async def ask(server, data=b"still there?"):
     """What a new client is answered."""
     with trio.fail_after(10), client_of(server) as client:
         tell(client, data, server)
@@ -100,11 +97,11 @@ class Turns(trio.abc.Instrument):
 
     number = 0
 
-    def before_io_wait(self, timeout: float) -> None:
+    def before_io_wait(self, timeout):
         self.number += 1
 
 
-async def turns_in(seconds: float) -> int:
+async def turns_in(seconds):
     """How often it does while this waits."""
     turns = Turns()
     trio.lowlevel.add_instrument(turns)
@@ -113,7 +110,7 @@ async def turns_in(seconds: float) -> int:
     return turns.number
 
 
-async def echo(request: Datagram, client_address: Any, server: Any) -> None:
+async def echo(request, client_address, server):
     """Sends back what came."""
     await request.reply(request.data)
 
@@ -125,7 +122,7 @@ class Later:
     go: trio.Event = attrs.field(factory=trio.Event)
     seen: list[bytes] = attrs.field(factory=list)
 
-    async def __call__(self, request: Datagram, client_address: Any, server: Any) -> None:
+    async def __call__(self, request, client_address, server):
         await self.go.wait()
         self.seen.append(request.data)
         await request.reply(request.data)
@@ -136,18 +133,18 @@ class Loud:
 
     errors: tuple[Any, ...] = ()
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.errors += (sys.exception(),)
 
 
 @asynccontextmanager
-async def serving(where: Where, handler: Any, **fields: Any) -> AsyncIterator[Any]:
+async def serving(where, handler, **fields):
     """Serve there; nothing may be left afterwards, and no error may have been reported."""
     kind, address = where
     before = open_descriptors()
     if isinstance(address, socket.socket):
         before.discard(address.fileno())  # adopted, and closed at the end
-    server: Any = type(f"Loud{kind.__name__}", (Loud, kind), {})(address, handler, **fields)
+    server = type(f"Loud{kind.__name__}", (Loud, kind), {})(address, handler, **fields)
     server.witness = Witness()
     server.observers = [server.witness]
     with trio.fail_after(30):
@@ -161,7 +158,7 @@ async def serving(where: Where, handler: Any, **fields: Any) -> AsyncIterator[An
 
 
 @pytest.mark.parametrize("size", [0, 1, 8193, 65_507])
-async def test_datagram_of_any_size(where: Where, size: int) -> None:
+async def test_datagram_of_any_size(where, size):
     """UD-01, UD-02: datagrams of every size, an empty one too, arrive whole and are answered."""
     if where[1] == ("::1", 0) and size == 65_507:
         size += 20  # the header that limits it is IPv4's
@@ -170,11 +167,11 @@ async def test_datagram_of_any_size(where: Where, size: int) -> None:
         assert await ask(server, data) == data
 
 
-async def test_oversized_datagrams_are_dropped_whole(where: Where) -> None:
+async def test_oversized_datagrams_are_dropped_whole(where):
     """UD-01: one byte too many is detected, in serving and in the drain, and those behind live."""
     seen = []
 
-    async def look(request: Datagram, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         seen.append(request.data)
         if request.data == b"last":
             for data in [b"12345678", b"123456789", b"12345670"]:
@@ -193,10 +190,10 @@ async def test_oversized_datagrams_are_dropped_whole(where: Where) -> None:
 
 
 @on_udp
-async def test_reply_too_large(where: Where) -> None:
+async def test_reply_too_large(where):
     """UD-03: what IP cannot carry is EMSGSIZE, and the handler can go on."""
 
-    async def handle(request: Datagram, client_address: Any, server: Any) -> None:
+    async def handle(request, client_address, server):
         with pytest.raises(OSError, match="too long") as caught:
             await request.reply(bytes(65_528))
         assert caught.value.errno == errno.EMSGSIZE
@@ -213,7 +210,7 @@ async def test_reply_too_large(where: Where) -> None:
 @pytest.mark.parametrize("options", [(), ((socket.SOL_SOCKET, SO_TIMESTAMP, 1),)])
 @needs_ipv6
 @on_linux
-async def test_wildcard_replies_from_the_address_asked(options: Any) -> None:
+async def test_wildcard_replies_from_the_address_asked(options):
     """UD-12: bound to every interface, a reply comes from the address that was asked."""
     look = Looks(lambda it: [it.server_address, it.socket.getsockname(), it.info.server_address])
     async with serving((UDPServer, ("", 0)), look, socket_options=options) as server:
@@ -230,7 +227,7 @@ async def test_wildcard_replies_from_the_address_asked(options: Any) -> None:
 
 @needs_ipv6
 @on_linux
-async def test_dual_stack_socket_replies_from_the_address_asked() -> None:
+async def test_dual_stack_socket_replies_from_the_address_asked():
     """UD-12: so does one adopted socket that serves both families."""
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -245,26 +242,26 @@ async def test_dual_stack_socket_replies_from_the_address_asked() -> None:
 # Clients that cannot be reached ---------------------------------------------------
 
 
-def unbound(server: Any) -> None:
+def unbound(server):
     """Has no address."""
     with client_of(server, has_address=False) as client:
         tell(client, b"?", server)
 
 
-def removed(server: Any) -> None:
+def removed(server):
     """Has removed its file (ENOENT)."""
     with client_of(server) as client:
         tell(client, b"?", server)
         Path(client.getsockname()).unlink()
 
 
-def dead(server: Any) -> None:
+def dead(server):
     """Has closed its socket, and left its file (ECONNREFUSED)."""
     with client_of(server) as client:
         tell(client, b"?", server)
 
 
-def replaced(server: Any) -> None:
+def replaced(server):
     """Has a stream socket there by now (EPROTOTYPE)."""
     with client_of(server) as client:
         name = client.getsockname()
@@ -275,7 +272,7 @@ def replaced(server: Any) -> None:
             os.link(name, name + "-kept")
 
 
-def busy_elsewhere(server: Any) -> list[socket.socket]:
+def busy_elsewhere(server):
     """Has connected its socket to somebody else (EPERM), and stays."""
     client, other = (bound(socket.SOCK_DGRAM, own_address(server)) for _ in range(2))
     client.sendto(b"?", server.server_address)
@@ -285,7 +282,7 @@ def busy_elsewhere(server: Any) -> list[socket.socket]:
 
 @pytest.mark.parametrize("leave", [unbound, removed, dead, replaced, busy_elsewhere])
 @on_unix
-async def test_unix_client_that_cannot_be_reached(leave: Any, where: Where) -> None:
+async def test_unix_client_that_cannot_be_reached(leave, where):
     """UX-12, UD-09: a Unix client that is gone, or never was there, ends its request alone."""
     async with serving(where, echo) as server:
         stay = leave(server)
@@ -297,7 +294,7 @@ async def test_unix_client_that_cannot_be_reached(leave: Any, where: Where) -> N
 
 
 @on_linux
-async def test_source_port_0() -> None:
+async def test_source_port_0():
     """UD-09: nobody can reply to port 0; that is the client's doing."""
     try:
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
@@ -315,7 +312,7 @@ async def test_source_port_0() -> None:
 
 @on_linux
 @on_udp
-async def test_refusals_that_the_kernel_keeps(where: Where) -> None:
+async def test_refusals_that_the_kernel_keeps(where):
     """UX-12: with IP_RECVERR a refused reply is told to the next receive, which survives it."""
     option = (socket.IPPROTO_IP, IP_RECVERR, 1)
     if ":" in where[1][0]:
@@ -338,14 +335,14 @@ async def test_refusals_that_the_kernel_keeps(where: Where) -> None:
 # Clients that do not read, sockets that are full ------------------------------------
 
 
-async def flood(request: Datagram, client_address: Any, server: Any) -> None:
+async def flood(request, client_address, server):
     """Replies as often as it is asked to."""
     for number in range(int(request.data)):
         await request.reply(b"%d" % number)
 
 
 @pytest.mark.parametrize("where", ["unix", "abstract"], indirect=True)
-async def test_unix_client_that_never_reads(where: Where) -> None:
+async def test_unix_client_that_never_reads(where):
     """UD-14: it is given timeouts.write, and nobody else waits for it."""
     async with serving(where, flood, timeouts=Timeouts(write=0.5)) as server:
         with client_of(server) as client:
@@ -362,10 +359,10 @@ async def test_unix_client_that_never_reads(where: Where) -> None:
 @on_linux  # how it counts what was not read
 @pytest.mark.parametrize("connected", [True, False])
 @on_unix
-async def test_unix_replies_that_nobody_reads(connected: bool, where: Where) -> None:
+async def test_unix_replies_that_nobody_reads(connected, where):
     """UD-14: they fill the buffer that all share, if their client is connected; till it reads."""
 
-    async def reply(request: Datagram, client_address: Any, server: Any) -> None:
+    async def reply(request, client_address, server):
         await request.reply(bytes(4096))
 
     async with serving(where, reply, timeouts=Timeouts(write=0.2)) as server:
@@ -387,12 +384,12 @@ async def test_unix_replies_that_nobody_reads(connected: bool, where: Where) -> 
 
 
 @on_unix
-async def test_unix_client_that_reads_slowly(where: Where) -> None:
+async def test_unix_client_that_reads_slowly(where):
     """UD-14: one that reads now and then gets everything, in good time."""
     async with serving(where, flood) as server:
         with client_of(server) as client:
             tell(client, b"1000", server)
-            received: list[bytes] = []
+            received = []
             began = trio.current_time()
             while len(received) < 1000:
                 await trio.lowlevel.checkpoint()
@@ -406,14 +403,14 @@ async def test_unix_client_that_reads_slowly(where: Where) -> None:
 class Full(socket.socket):
     """A UDP socket whose output is full until somebody reads at the other end of a pair."""
 
-    def __init__(self, *errors: OSError) -> None:
+    def __init__(self, *errors):
         super().__init__(type=socket.SOCK_DGRAM)
         self.bind(LOOPBACK)
         self.errors = list(errors)
-        self.pair: tuple[socket.socket, ...] = ()
+        self.pair = ()
         self.room = False
 
-    def fill(self) -> None:
+    def fill(self):
         """Have it full from now on."""
         self.pair = socket.socketpair()
         for sock in self.pair:
@@ -422,27 +419,27 @@ class Full(socket.socket):
             while True:
                 self.pair[0].send(bytes(65_536))
 
-    def drain(self) -> None:
+    def drain(self):
         """Have room from now on."""
         with suppress(BlockingIOError):
             while True:
                 self.pair[1].recv(65_536)
         self.room = True
 
-    def fileno(self) -> int:
+    def fileno(self):
         return self.pair[0].fileno() if self.pair else super().fileno()
 
-    def sendto(self, *arguments: Any) -> int:  # type: ignore[override]
+    def sendto(self, *arguments):
         if self.pair and not self.room:
             raise BlockingIOError(errno.EAGAIN, "full")
         return super().sendto(*arguments)
 
-    def recvmsg_into(self, *arguments: Any) -> Any:
+    def recvmsg_into(self, *arguments):
         if self.errors:
             raise self.errors.pop()
         return super().recvmsg_into(*arguments)
 
-    def close(self) -> None:
+    def close(self):
         for sock in self.pair:
             sock.close()
         self.pair = ()
@@ -450,7 +447,7 @@ class Full(socket.socket):
 
 
 @pytest.mark.parametrize("in_time", [True, False])
-async def test_many_wait_for_one_full_socket(in_time: bool) -> None:
+async def test_many_wait_for_one_full_socket(in_time):
     """UD-13: many requests can wait for room in one UDP socket; each has its own time-out."""
     sock, later = Full(), Later()
     words = {b"%d" % number for number in range(30)}
@@ -472,7 +469,7 @@ async def test_many_wait_for_one_full_socket(in_time: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH", "ENOBUFS"])
-async def test_errors_of_a_receive(name: str) -> None:
+async def test_errors_of_a_receive(name):
     """UD-13: a receive that is told of an earlier reply's fate is counted; the next one works."""
     errors = [OSError(getattr(errno, name), "injected") for _ in range(3)]
     async with serving((UDPServer, Full(*errors)), echo) as server:
@@ -481,7 +478,7 @@ async def test_errors_of_a_receive(name: str) -> None:
 
 
 @on_linux
-async def test_drops_of_the_kernel_are_counted() -> None:
+async def test_drops_of_the_kernel_are_counted():
     """What the kernel drops while all slots are taken is in Statistics.dropped, to the last one."""
     options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)]
     later, limits = Later(), Limits(requests=1)
@@ -503,11 +500,11 @@ async def test_drops_of_the_kernel_are_counted() -> None:
 
 @on_linux
 @on_unix
-async def test_unix_clients_credentials(where: Where) -> None:
+async def test_unix_clients_credentials(where):
     """Each datagram says who sent it, and limits.per_client counts by it."""
     seen = []
 
-    async def look(request: Datagram, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         seen.append((client_address, request.peer_credentials, request.user_id()))
         await trio.sleep_forever()
 
@@ -522,11 +519,11 @@ async def test_unix_clients_credentials(where: Where) -> None:
 
 
 @on_linux
-async def test_unknown_credentials(path: str) -> None:
+async def test_unknown_credentials(path):
     """A datagram that was sent before anybody asked says nothing of who sent it."""
     seen = []
 
-    async def look(request: Datagram, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         seen.append((request.data, request.user_id()))
 
     sock = bound(socket.SOCK_DGRAM, path)
@@ -541,7 +538,7 @@ async def test_unknown_credentials(path: str) -> None:
 @on_linux
 @pytest.mark.parametrize("let_in", [False, True])
 @on_unix
-async def test_passed_descriptors_do_not_stay(let_in: bool, where: Where) -> None:
+async def test_passed_descriptors_do_not_stay(let_in, where):
     """UX-14: descriptors that a client passes unasked are closed, or never come in."""
     later = Later()
     later.go.set()
@@ -573,14 +570,14 @@ async def test_passed_descriptors_do_not_stay(let_in: bool, where: Where) -> Non
     },
 )
 @pytest.mark.usefixtures("nothing_stays_open")
-async def test_nothing_is_left(grace: float | None, error: Any, where: Where) -> None:
+async def test_nothing_is_left(grace, error, where):
     """LK-03: however it ends, with requests and a full queue, no descriptor and no file is left."""
 
-    async def handle(request: Datagram, client_address: Any, server: Any) -> None:
+    async def handle(request, client_address, server):
         await trio.sleep(0.05 if grace else 60)
         await request.reply(request.data)
 
-    server: Any = where[0](where[1], handle, limits=Limits(requests=2))
+    server = where[0](where[1], handle, limits=Limits(requests=2))
     with trio.fail_after(20), suppress(KeyError, trio.TooSlowError):
         async with server.serving():
             for _ in range(6):
@@ -593,7 +590,7 @@ async def test_nothing_is_left(grace: float | None, error: Any, where: Where) ->
     assert not is_there(where[1])
 
 
-async def test_drain_replies_through_a_socket_that_receives_no_more(where: Where) -> None:
+async def test_drain_replies_through_a_socket_that_receives_no_more(where):
     """UD-11: replies leave during the grace; the file is gone, and senders are told, where told."""
     later, words = Later(), {b"%d" % number for number in range(5)}
     async with serving(where, later, limits=Limits(requests=2)) as server:
@@ -615,11 +612,11 @@ async def test_drain_replies_through_a_socket_that_receives_no_more(where: Where
 
 
 @pytest.mark.parametrize("size", [0, 100])
-async def test_drain_takes_in_all_that_is_queued(where: Where, size: int) -> None:
+async def test_drain_takes_in_all_that_is_queued(where, size):
     """UD-11: however much the kernel was made to hold, and whenever, the drain takes it in."""
     go, number = trio.Event(), 0
 
-    async def later(request: Datagram, client_address: Any, server: Any) -> None:
+    async def later(request, client_address, server):
         await go.wait()
 
     # So small for Unix, where what counts is how many, and larger than that for UDP.
@@ -642,7 +639,7 @@ async def test_drain_takes_in_all_that_is_queued(where: Where, size: int) -> Non
 
 
 @pytest.mark.slow
-async def test_ten_thousand_datagrams(where: Where) -> None:
+async def test_ten_thousand_datagrams(where):
     """LK-03: after 10 000 datagrams there are as many descriptors and tasks as before."""
     async with serving(where, echo) as server:
         with client_of(server) as client:

@@ -1,22 +1,16 @@
 """`socket.setdefaulttimeout`: what a program sets for its own sockets, no socket of ours has."""
 
-from __future__ import annotations
-
 import ast
 import socket
 import socketserver
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import Upper as AsyncUpper
 from support.adopting import (
     THERE,
-    Adoption,
     OfMySockets,
     adopted,
     in_thread,
@@ -39,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 
 
 @pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
+def _restored():
     """It is the whole program's."""
     yield
     socket.setdefaulttimeout(None)
@@ -51,19 +45,19 @@ def _restored() -> Iterator[None]:
 class Once(socketserver.StreamRequestHandler):
     """Answers one line, and leaves."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(self.rfile.readline().upper())
 
 
 class Dup(socketserver.BaseRequestHandler):
     """Goes on with a duplicate, and so does the server."""
 
-    def handle(self) -> None:
+    def handle(self):
         with socket.socket(fileno=self.request.detach()) as mine:
             mine.sendall(mine.recv(100).upper())
 
 
-DOORS: dict[str, tuple[Any, Any]] = {
+DOORS = {
     "adopt": (socketserver.ThreadingTCPServer, Once),
     "adopt a subclass": (OfMySockets, Once),
     "tasks": (trioserver.TCPServer, AsyncUpper),
@@ -73,10 +67,10 @@ DOORS: dict[str, tuple[Any, Any]] = {
 
 
 @asynccontextmanager
-async def dawdles(served: Adoption, connect: Any) -> AsyncIterator[socket.socket]:
+async def dawdles(served, connect):
     """A client has its reply and does not leave: nobody waits for that in Trio's own thread."""
 
-    def talk() -> tuple[bytes, socket.socket]:
+    def talk():
         client = connect()
         client.sendall(b"x\n")
         return client.recv(10), client
@@ -93,7 +87,7 @@ async def dawdles(served: Adoption, connect: Any) -> AsyncIterator[socket.socket
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @table("kind, handler", DOORS)
-async def test_client_who_dawdles_does_not_stop_trio(kind: Any, handler: Any, when: str) -> None:
+async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when):
     """However it is served, and whenever the time-out was set."""
     if when == "before":
         socket.setdefaulttimeout(SECONDS)
@@ -104,9 +98,7 @@ async def test_client_who_dawdles_does_not_stop_trio(kind: Any, handler: Any, wh
             assert await in_thread(client.recv, 10) == b""
 
 
-async def test_tls_is_agreed_on_and_ended_without_stopping_trio(
-    context: ssl.SSLContext, trusting: ssl.SSLContext
-) -> None:
+async def test_tls_is_agreed_on_and_ended_without_stopping_trio(context, trusting):
     """There our socket is a duplicate, whose mode is that of theirs."""
     socket.setdefaulttimeout(SECONDS)
     server = over_tls(context, Once)
@@ -118,7 +110,7 @@ async def test_tls_is_agreed_on_and_ended_without_stopping_trio(
 # What is made ------------------------------------------------------------------------------------
 
 
-def test_sockets_have_no_time_out_of_the_programs() -> None:
+def test_sockets_have_no_time_out_of_the_programs():
     """Whatever they are made from; and the mode of a descriptor is as it was."""
     with socket.create_server(THERE) as theirs:
         for blocks in (True, False):
@@ -150,7 +142,7 @@ MAY = {
 """Who makes sockets elsewhere, and why that is right."""
 
 
-def made_in(file: Path) -> Iterator[tuple[str, str]]:
+def made_in(file):
     """Where a file makes a socket otherwise than by the functions for it."""
     name = file.relative_to(PACKAGE).as_posix()
     for node in ast.walk(ast.parse(file.read_bytes())):
@@ -160,7 +152,7 @@ def made_in(file: Path) -> Iterator[tuple[str, str]]:
                 yield name, called.attr
 
 
-def test_sockets_are_made_in_one_place() -> None:
+def test_sockets_are_made_in_one_place():
     """So that none is forgotten."""
     files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "_sockets/making.py"]
     found = {made for file in files for made in made_in(file)}

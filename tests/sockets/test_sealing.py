@@ -1,13 +1,9 @@
 """The queue of a listening socket, closed to new clients before the socket is."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import socketserver
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -24,7 +20,7 @@ both = pytest.mark.parametrize("make", [tcp, unix])
 
 
 @both
-def test_who_is_in_it_stays_and_nobody_else_comes(make: Any, tmp_path: Path) -> None:
+def test_who_is_in_it_stays_and_nobody_else_comes(make, tmp_path):
     """Its clients are accepted and can talk, and the next one is refused, or not answered."""
     with make(tmp_path) as sock, plain_client(sock.getsockname()) as first:
         sock.setblocking(False)
@@ -47,7 +43,7 @@ def test_who_is_in_it_stays_and_nobody_else_comes(make: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-async def test_adopted_socket_is_not_closed_to_the_clients_of_others(*, is_held: bool) -> None:
+async def test_adopted_socket_is_not_closed_to_the_clients_of_others(*, is_held):
     """Who has forked before, and goes on accepting from the same socket, still gets clients."""
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
     address, other = server.server_address, server.socket.dup()
@@ -63,21 +59,21 @@ async def test_adopted_socket_is_not_closed_to_the_clients_of_others(*, is_held:
 
 
 @both
-async def test_client_that_comes_during_the_last_accept(make: Any, tmp_path: Path) -> None:
+async def test_client_that_comes_during_the_last_accept(make, tmp_path):
     """Who connects when the queue has been taken in, and the socket is not closed, is no client."""
-    kind: Any = trioserver.TCPServer if make is tcp else trioserver.UnixStreamServer
+    kind = trioserver.TCPServer if make is tcp else trioserver.UnixStreamServer
     late = socket.socket(socket.AF_INET if make is tcp else socket.AF_UNIX)
     late.setblocking(False)
-    tried: list[int] = []
+    tried = []
 
-    class Server(kind):  # type: ignore[misc]
-        def get_request(self, listener: Any) -> Any:
+    class Server(kind):
+        def get_request(self, listener):
             client = super().get_request(listener)
             if self.draining and client is None:
                 tried.append(late.connect_ex(self.server_address))
             return client
 
-    async def serve(request: Any, client_address: Any, server: Any) -> None:
+    async def serve(request, client_address, server):
         await request.sendall(b"served")
 
     server = Server(make(tmp_path), serve)

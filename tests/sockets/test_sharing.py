@@ -1,14 +1,10 @@
 """Listening sockets that somebody else has bound: the last to hold one serves its queue."""
 
-from __future__ import annotations
-
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
@@ -28,7 +24,7 @@ GRACE = 8
 """Seconds; nobody needs them."""
 
 
-def udp(_folder: Path) -> socket.socket:
+def udp(_folder):
     """A bound socket of UDP."""
     return bound(socket.SOCK_DGRAM)
 
@@ -42,12 +38,12 @@ class Held:
 
     may_go: trio.Event = attrs.field(factory=trio.Event)
 
-    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+    async def __call__(self, request, client_address, server):
         await self.may_go.wait()
         await (request.reply if isinstance(request, Datagram) else request.sendall)(b"served")
 
 
-def server_on(sock: socket.socket, handler: Any) -> Any:
+def server_on(sock, handler):
     """A server for one client at a time."""
     kinds = {socket.AF_UNIX: UnixStreamServer, socket.AF_INET: TCPServer}
     kind = UDPServer if sock.type == socket.SOCK_DGRAM else kinds[sock.family]
@@ -55,7 +51,7 @@ def server_on(sock: socket.socket, handler: Any) -> Any:
 
 
 @asynccontextmanager
-async def busy_and_queued(server: Any) -> AsyncIterator[tuple[socket.socket, socket.socket]]:
+async def busy_and_queued(server):
     """Served are two clients: one that has a slot, and one that is in the queue."""
     with trio.fail_after(20), ExitStack() as clients:
         async with server.serving():
@@ -65,7 +61,7 @@ async def busy_and_queued(server: Any) -> AsyncIterator[tuple[socket.socket, soc
 
 
 @both
-async def test_last_holder_serves_the_queue(make: Any, tmp_path: Path) -> None:
+async def test_last_holder_serves_the_queue(make, tmp_path):
     """Nobody else accepts from a socket that was given: who is queued is served, not reset."""
     handler = Held()
     server = server_on(make(tmp_path), handler)
@@ -82,7 +78,7 @@ async def test_last_holder_serves_the_queue(make: Any, tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("grace", [GRACE, 0])
-async def test_queue_is_left_to_another_descriptor(make: Any, grace: int, tmp_path: Path) -> None:
+async def test_queue_is_left_to_another_descriptor(make, grace, tmp_path):
     """LC-11: somebody in the same program has the socket, too, and accepts who is queued."""
     handler = Held()
     with make(tmp_path) as other:
@@ -104,7 +100,7 @@ async def test_queue_is_left_to_another_descriptor(make: Any, grace: int, tmp_pa
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-async def test_datagrams_that_are_queued(is_shared: bool) -> None:
+async def test_datagrams_that_are_queued(is_shared):
     """UD-11: the last holder serves them; who is not the last leaves them to the others."""
     sock, handler = udp(Path()), Held()
     with sock.dup() as other, plain_client(sock.getsockname(), socket.SOCK_DGRAM) as client:
@@ -126,9 +122,7 @@ async def test_datagrams_that_are_queued(is_shared: bool) -> None:
 
 
 @contextmanager
-def another_process(
-    sock: socket.socket, program: str = "import sys; print(flush=True); sys.stdin.read()"
-) -> Iterator[subprocess.Popen[str]]:
+def another_process(sock, program="import sys; print(flush=True); sys.stdin.read()"):
     """One that has the socket, and ends when its input does."""
     number = sock.fileno()
     with subprocess.Popen(
@@ -144,7 +138,7 @@ def another_process(
 
 
 @pytest.mark.parametrize("make", [tcp, unix, udp])
-def test_who_holds_it(make: Any, tmp_path: Path) -> None:
+def test_who_holds_it(make, tmp_path):
     """Another process counts, and another descriptor; not one that is closed, nor its own look."""
     with make(tmp_path) as sock:
         before = open_descriptors()
@@ -169,14 +163,14 @@ sys.stdin.read()
 """
 
 
-def test_it_waits_for_who_is_about_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_who_is_about_to_leave(monkeypatch):
     """Somebody who has asked before, and closes the socket next, does not count."""
     monkeypatch.setattr("trioserver._sockets.sharing.PATIENCE", 20)
     with tcp(Path()) as sock, another_process(sock, LEAVES):
         assert not others_hold(sock)
 
 
-def test_it_does_not_wait_for_ever() -> None:
+def test_it_does_not_wait_for_ever():
     """Somebody who keeps the lock for long holds up nobody."""
     with tcp(Path()) as sock, another_process(sock, LEAVES.replace("0.05", "60")) as process:
         assert others_hold(sock)
@@ -206,8 +200,9 @@ trioserver.run(trioserver.ThreadingTCPServer(sock, serve, **fields))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("_attempt", range(3))
-async def test_processes_that_leave_at_once_lose_nobody(_attempt: int) -> None:
+async def test_processes_that_leave_at_once_lose_nobody(_attempt):
     """One of them is the last, and serves who is queued; the others leave them to it."""
     with trio.fail_after(30), ExitStack() as things:
         sock = tcp(Path())

@@ -3,14 +3,12 @@
 A handler for the signal stands for the default, which would end the tests, too.
 """
 
-from __future__ import annotations
-
 import io
 import signal
 import socket
 import socketserver
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,9 +32,9 @@ Send = Callable[[Any], object]
 
 
 @pytest.fixture(autouse=True)
-def signals() -> Iterator[list[int]]:
+def signals():
     """The signals that came; none has come at the end."""
-    came: list[int] = []
+    came = []
     before = signal.signal(signal.SIGPIPE, lambda number, _frame: came.append(number))
     try:
         yield came
@@ -45,7 +43,7 @@ def signals() -> Iterator[list[int]]:
     assert came == []
 
 
-def test_plain_send_raises_the_signal(signals: list[int]) -> None:
+def test_plain_send_raises_the_signal(signals):
     """What these tests look for does come, of a send that nobody has taken care of."""
     ours, theirs = socket.socketpair()
     with ours:
@@ -59,7 +57,7 @@ def test_plain_send_raises_the_signal(signals: list[int]) -> None:
 # The ways to send -----------------------------------------------------------------
 
 
-async def until_broken(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def until_broken(request, client_address, server):
     """As a task: sends until it is told that the client has left."""
     assert await request.recv() == b""
     with pytest.raises(trioserver.PeerGone):
@@ -68,18 +66,18 @@ async def until_broken(request: trioserver.Connection, client_address: Any, serv
             await trio.sleep(0.001)
 
 
-def by_makefile(sock: Any) -> None:
+def by_makefile(sock):
     """By a file made of it."""
     with sock.makefile("wb", buffering=0) as file:
         file.write(b"x")
 
 
-def by_sendfile(sock: Any) -> None:
+def by_sendfile(sock):
     """From a file."""
     sock.sendfile(io.BytesIO(b"x"))
 
 
-WAYS: dict[str, Send] = {
+WAYS = {
     "send": lambda sock: sock.send(b"x"),
     "flags": lambda sock: sock.send(b"x", socket.MSG_DONTWAIT),
     "sendall": lambda sock: sock.sendall(b"x"),
@@ -90,10 +88,10 @@ WAYS: dict[str, Send] = {
 }
 
 
-def sending(send: Send) -> Any:
+def sending(send):
     """A synchronous handler that sends until it is told that the client has left."""
 
-    def sends(sock: Any, client_address: Any, server: Any) -> None:
+    def sends(sock, client_address, server):
         assert sock.recv(1) == b""
         with pytest.raises(OSError, match=r"Broken pipe|reset by peer"):
             while True:
@@ -103,18 +101,18 @@ def sending(send: Send) -> Any:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def place(request: pytest.FixtureRequest, path: str) -> Any:
+def place(request, path):
     """Where a server of each kind is."""
     return THERE if request.param == "tcp" else path
 
 
-def server_at(place: Any, handler: Any, *, threads: bool = False) -> Any:
+def server_at(place, handler, *, threads=False):
     """A server there, with tasks or with threads."""
     name = ("Threading" if threads else "") + ("TCP" if place is THERE else "UnixStream")
     return getattr(trioserver, f"{name}Server")(place, handler)
 
 
-async def serve_who_leaves(server: Any) -> list[str]:
+async def serve_who_leaves(server):
     """Serve a client that closes its connection before it is answered; the outcome."""
     async with served(server) as it:
         it.client().close()
@@ -123,13 +121,13 @@ async def serve_who_leaves(server: Any) -> list[str]:
     return it.outcomes
 
 
-async def test_task(place: Any) -> None:
+async def test_task(place):
     """A task that sends, and the library's own flush and linger."""
     await serve_who_leaves(server_at(place, until_broken))
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_thread(place: Any, way: str) -> None:
+async def test_thread(place, way):
     """Every way to send that the socket of a handler in a thread has."""
     if place is not THERE and way == "sendto":
         return  # which a connected Unix socket refuses
@@ -137,11 +135,11 @@ async def test_thread(place: Any, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_adopted(way: str) -> None:
+async def test_adopted(way):
     """The same under `adopt`."""
 
     class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             sending(WAYS[way])(self.request, self.client_address, self.server)
 
     theirs = socketserver.ThreadingTCPServer(THERE, Handler)
@@ -149,7 +147,7 @@ async def test_adopted(way: str) -> None:
 
 
 @pytest.mark.parametrize("handler", [handlers.sends_to_nobody, handlers.asends_to_nobody])
-async def test_worker(handler: Any) -> None:
+async def test_worker(handler):
     """A worker in which the default holds is not killed by it."""
     await serve_who_leaves(
         trioserver.ProcessTCPServer(
@@ -158,13 +156,13 @@ async def test_worker(handler: Any) -> None:
     )
 
 
-async def test_line_between_server_and_worker() -> None:
+async def test_line_between_server_and_worker():
     """Nor is either of the two when the other one has ended."""
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.close()
     with ours:
-        launched: Any = SimpleNamespace(control=ours, pid=1, shared_status=SharedStatus(-1))
+        launched = SimpleNamespace(control=ours, pid=1, shared_status=SharedStatus(-1))
         worker = Worker(launched)
         worker.answer(None)
         worker.drain()
@@ -176,7 +174,7 @@ async def test_line_between_server_and_worker() -> None:
             Channel(ours).say(Message.READY)
 
 
-def info_of_nobody() -> trioserver.RequestInfo:
+def info_of_nobody():
     """Of a request that nobody serves."""
     return trioserver.RequestInfo(
         id=1, client_address=None, server_address=None, started=0, started_at=0
@@ -186,16 +184,16 @@ def info_of_nobody() -> trioserver.RequestInfo:
 # Where there is no flag -----------------------------------------------------------
 
 
-async def test_option_where_there_is_no_flag(monkeypatch: pytest.MonkeyPatch, place: Any) -> None:
+async def test_option_where_there_is_no_flag(monkeypatch, place):
     """There each connection's socket is told, by whichever way it is served."""
     option = socket.SO_KEEPALIVE  # stands for the option that this system lacks
     monkeypatch.setattr(trioserver._sockets.making, "_SO_NOSIGPIPE", option)
-    found: list[int] = []
+    found = []
 
-    async def looks(request: Any, client_address: Any, server: Any) -> None:
+    async def looks(request, client_address, server):
         found.append(request.socket.getsockopt(socket.SOL_SOCKET, option))
 
-    def looks_too(sock: Any, client_address: Any, server: Any) -> None:
+    def looks_too(sock, client_address, server):
         found.append(sock.getsockopt(socket.SOL_SOCKET, option))
 
     await serve_who_leaves(server_at(place, looks))

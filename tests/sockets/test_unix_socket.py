@@ -1,7 +1,5 @@
 """Unix sockets: whose file it is, who may reach it, and that it is gone at the end."""
 
-from __future__ import annotations
-
 import array
 import errno
 import fcntl
@@ -12,10 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -32,7 +28,6 @@ from support.listening import (
 )
 from support.scenes import table
 from support.threads import ask_by_datagram
-from trio.testing import MockClock
 
 import trioserver
 from trioserver import UnixDatagramServer, UnixStreamServer
@@ -48,29 +43,29 @@ class OopsError(Exception):
 
 
 @pytest.fixture
-def umask() -> Iterator[Any]:
+def umask():
     """A function that sets the umask, for this test."""
     before = os.umask(0o022)
     yield os.umask
     os.umask(before)
 
 
-def look_at(path: str | bytes) -> os.stat_result:
+def look_at(path):
     """The facts of the file at ``path``, be it a link."""
     return Path(os.fsdecode(path)).lstat()
 
 
-def rights_of(path: str | bytes) -> int:
+def rights_of(path):
     """The permission bits of the file at ``path``."""
     return stat.S_IMODE(look_at(path).st_mode)
 
 
-def make_stale(path: Path, kind: int = socket.SOCK_STREAM) -> None:
+def make_stale(path, kind=socket.SOCK_STREAM):
     """Leave a socket file whose server is dead."""
     bound(kind, str(path)).close()
 
 
-async def check_refused(path: str | bytes, reason: str = "") -> None:
+async def check_refused(path, reason=""):
     """A server is refused ``path``, says so with its name, and leaves all as it was."""
     file = look_at(path)
     server = UnixStreamServer(path, Upper)
@@ -82,7 +77,7 @@ async def check_refused(path: str | bytes, reason: str = "") -> None:
 # Paths -----------------------------------------------------------------------
 
 
-def of_length(length: int, folder: Path = Path("/tmp")) -> str:  # noqa: S108
+def of_length(length, folder=Path("/tmp")):  # noqa: S108
     """A path of that many bytes."""
     return f"{folder}/".ljust(length, "x")
 
@@ -95,7 +90,7 @@ def of_length(length: int, folder: Path = Path("/tmp")) -> str:  # noqa: S108
         "UX-06: bytes that are not UTF-8": lambda it: os.fsencode(it) + b"/\xff\xfe",
     },
 )
-async def test_path(make: Any, folder: Path) -> None:
+async def test_path(make, folder):
     """It is the server's address, bound and unbound; it serves there, again and again."""
     path = make(folder)
     server = UnixStreamServer(path, Upper)
@@ -131,13 +126,13 @@ NO_PATH = "must be a path"
         "a host and a port": (("localhost", 80), TypeError, NO_PATH),
     },
 )
-def test_path_that_is_none(address: Any, kind: type[Exception], fault: str) -> None:
+def test_path_that_is_none(address, kind, fault):
     """What no socket can be bound to is refused when the server is built."""
     with pytest.raises(kind, match=rf"UnixStreamServer\.server_address .*{fault}"):
         UnixStreamServer(address, Upper)
 
 
-async def test_folder_that_is_missing(folder: Path) -> None:
+async def test_folder_that_is_missing(folder):
     """A path in a folder that does not exist is an OSError that names it."""
     server = UnixStreamServer(folder / "missing" / "socket", Upper)
     await fails_to_listen(server, errno.ENOENT, "missing/socket", FileNotFoundError)
@@ -151,9 +146,7 @@ async def test_folder_that_is_missing(folder: Path) -> None:
     },
 )
 @pytest.mark.parametrize("kind", [UnixStreamServer, UnixDatagramServer])
-async def test_relative_path(
-    kind: Any, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_relative_path(kind, name, folder, monkeypatch):
     """Its file is removed, and none of that name in the new working directory."""
     here, elsewhere = folder / name, folder / "elsewhere"
     for place in (here, elsewhere):
@@ -173,16 +166,16 @@ async def test_relative_path(
 
 
 @pytest.fixture(params=[sys.platform, "another POSIX"])
-def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def rights(request, monkeypatch):
     """The rights of a socket file right after its bind, and right before its listen."""
-    seen: dict[str, int] = {}
+    seen = {}
     bind, listen = socket.socket.bind, socket.socket.listen
 
-    def look_after_bind(sock: socket.socket, address: str) -> None:
+    def look_after_bind(sock, address):
         bind(sock, address)
         seen["bound"] = rights_of(address)
 
-    def look_before_listen(sock: socket.socket, backlog: int) -> None:
+    def look_before_listen(sock, backlog):
         seen["listening"] = rights_of(sock.getsockname())
         listen(sock, backlog)
 
@@ -194,9 +187,7 @@ def rights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
 @pytest.mark.parametrize("mode", [0o000, 0o600, 0o660, 0o777])
-async def test_mode_without_a_window(
-    mode: int, mask: int, path: str, umask: Any, rights: dict[str, int]
-) -> None:
+async def test_mode_without_a_window(mode, mask, path, umask, rights):
     """The file never has a right beyond `mode`, and exactly those before anybody can connect.
 
     The umask belongs to the program: it is the same afterwards.
@@ -209,7 +200,7 @@ async def test_mode_without_a_window(
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o000, 0o777)])
-async def test_mode_by_umask(mask: int, mode: int, path: str, umask: Any) -> None:
+async def test_mode_by_umask(mask, mode, path, umask):
     """Without `mode`, the umask decides; it is left alone, also when the bind fails."""
     umask(mask)
     async with UnixStreamServer(path, Upper):
@@ -221,7 +212,7 @@ async def test_mode_by_umask(mask: int, mode: int, path: str, umask: Any) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666, 0o777, None])
-async def test_datagram_server(mode: int | None, path: str) -> None:
+async def test_datagram_server(mode, path):
     """So is it with datagrams: a stale file is replaced, a live one is refused."""
     make_stale(Path(path), socket.SOCK_DGRAM)
     async with UnixDatagramServer(path, Looks(str), mode=mode).serving() as server:
@@ -237,7 +228,7 @@ async def test_datagram_server(mode: int | None, path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
-async def test_stale_file_is_replaced(kind: int, path: str) -> None:
+async def test_stale_file_is_replaced(kind, path):
     """UX-01: a socket file whose server is dead is replaced, whatever that server spoke."""
     make_stale(Path(path), kind)
     async with UnixStreamServer(path, Upper).serving():
@@ -246,7 +237,7 @@ async def test_stale_file_is_replaced(kind: int, path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
-async def test_live_file_is_left_alone(kind: int, path: str) -> None:
+async def test_live_file_is_left_alone(kind, path):
     """UX-01: a file with a living server is in use, whatever that server speaks."""
     with bound(kind, path) as living:
         if kind != socket.SOCK_DGRAM:
@@ -255,7 +246,7 @@ async def test_live_file_is_left_alone(kind: int, path: str) -> None:
 
 
 @on_linux
-async def test_live_file_with_a_full_queue_is_left_alone(folder: Path, path: str) -> None:
+async def test_live_file_with_a_full_queue_is_left_alone(folder, path):
     """UX-01: a server too busy to accept is no dead one."""
     with unix(folder) as living, socket.socket(socket.AF_UNIX) as second:
         living.listen(0)
@@ -266,12 +257,12 @@ async def test_live_file_with_a_full_queue_is_left_alone(folder: Path, path: str
             await check_refused(path)
 
 
-def link(path: Path) -> None:
+def link(path):
     """Make a symbolic link to what may be beside it."""
     path.symlink_to("target")
 
 
-OTHER_FILES: dict[str, tuple[Any, Any]] = {
+OTHER_FILES = {
     "a file": (None, lambda path: path.write_text("precious")),
     "an empty file": (None, Path.touch),
     "a directory": (None, Path.mkdir),
@@ -284,7 +275,7 @@ OTHER_FILES: dict[str, tuple[Any, Any]] = {
 
 
 @table("make_target, make", OTHER_FILES)
-async def test_other_file_is_left_alone(make_target: Any, make: Any, path: str) -> None:
+async def test_other_file_is_left_alone(make_target, make, path):
     """UX-02: what is not a socket is refused, and untouched, and so is what a link points to."""
     target = Path(path).parent / "target"
     if make_target is not None:
@@ -294,10 +285,10 @@ async def test_other_file_is_left_alone(make_target: Any, make: Any, path: str) 
     assert is_there(target) == (make_target is not None)
 
 
-async def test_folder_that_cannot_be_locked(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_folder_that_cannot_be_locked(path, monkeypatch):
     """Where the file system has no locks, a free path is bound, and nothing is removed for it."""
 
-    def no_locks(descriptor: int, operation: int) -> None:
+    def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
@@ -318,12 +309,12 @@ class Rival(threading.Thread):
       error: why it could not.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path):
         super().__init__(target=trio.run, args=(self._serve, path))
         self.bound, self._released = threading.Event(), threading.Event()
-        self.error: OSError | None = None
+        self.error = None
 
-    async def _serve(self, path: str) -> None:
+    async def _serve(self, path):
         try:
             async with UnixStreamServer(path, Upper):
                 self.bound.set()
@@ -332,7 +323,7 @@ class Rival(threading.Thread):
             self.error = error
             self.bound.set()
 
-    def release(self) -> None:
+    def release(self):
         """Have it close, if it was started, and wait until it has."""
         self._released.set()
         if self.is_alive():
@@ -340,7 +331,7 @@ class Rival(threading.Thread):
 
 
 @contextmanager
-def rivals(path: str, number: int) -> Iterator[list[Rival]]:
+def rivals(path, number):
     """So many, who are released; one of them has got the path, and can be reached there."""
     all_of_them = [Rival(path) for _ in range(number)]
     try:
@@ -353,7 +344,7 @@ def rivals(path: str, number: int) -> Iterator[list[Rival]]:
     assert not is_there(path)
 
 
-def test_two_servers_race_for_a_stale_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_servers_race_for_a_stale_file(path, monkeypatch):
     """UX-01: of two servers that find one stale file, one wins, and nobody removes its new file.
 
     At the worst moment: the second one starts when the first has found that
@@ -363,7 +354,7 @@ def test_two_servers_race_for_a_stale_file(path: str, monkeypatch: pytest.Monkey
     unlink, flock = os.unlink, fcntl.flock
     started, met_the_lock = threading.Event(), threading.Event()
 
-    def unlink_late(victim: Any) -> None:
+    def unlink_late(victim):
         if not started.is_set():
             started.set()
             second.start()
@@ -372,7 +363,7 @@ def test_two_servers_race_for_a_stale_file(path: str, monkeypatch: pytest.Monkey
                 pass
         unlink(victim)
 
-    def notice(descriptor: int, operation: int) -> None:
+    def notice(descriptor, operation):
         try:
             flock(descriptor, operation)
         except BlockingIOError:
@@ -388,7 +379,7 @@ def test_two_servers_race_for_a_stale_file(path: str, monkeypatch: pytest.Monkey
     assert second.error.errno == errno.EADDRINUSE
 
 
-def test_many_servers_race_for_a_stale_file(path: str) -> None:
+def test_many_servers_race_for_a_stale_file(path):
     """UX-01: of many servers that start at once, one gets the path."""
     for _ in range(5):
         make_stale(Path(path))
@@ -399,7 +390,7 @@ def test_many_servers_race_for_a_stale_file(path: str) -> None:
 
 
 @pytest.fixture
-def lock(folder: Path) -> Iterator[int]:
+def lock(folder):
     """Another program has locked the folder; the descriptor that holds the lock."""
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -408,12 +399,10 @@ def lock(folder: Path) -> Iterator[int]:
         os.close(lock)
 
 
-async def test_lock_of_the_folder_is_waited_for(
-    lock: int, path: str, autojump_clock: MockClock
-) -> None:
+async def test_lock_of_the_folder_is_waited_for(lock, path, autojump_clock):
     """A start waits for another program that has locked the folder, and then goes on."""
 
-    async def unlock_later() -> None:
+    async def unlock_later():
         await trio.sleep(0.5)
         os.close(lock)
 
@@ -423,9 +412,7 @@ async def test_lock_of_the_folder_is_waited_for(
             assert 0.5 <= trio.current_time() < 0.6
 
 
-async def test_lock_of_the_folder_that_is_never_free(
-    lock: int, path: str, autojump_clock: MockClock
-) -> None:
+async def test_lock_of_the_folder_that_is_never_free(lock, path, autojump_clock):
     """LC-13: cancelled in its wait, a start leaves nothing; it gives up after a second.
 
     Then the path is in the message.
@@ -445,17 +432,17 @@ async def test_lock_of_the_folder_that_is_never_free(
 
 
 class FailsInBind(UnixStreamServer):
-    async def server_bind(self) -> Any:
+    async def server_bind(self):
         await super().server_bind()
         raise OopsError
 
 
 class FailsInActivate(UnixStreamServer):
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         raise OopsError
 
 
-async def leave(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def leave(request, client_address, server):
     """Exits."""
     raise SystemExit
 
@@ -464,7 +451,7 @@ FAILING = {"fails in bind": FailsInBind, "fails in activate": FailsInActivate}
 
 
 @pytest.mark.parametrize("end", ["drains", "is cancelled", "fails", "exits", *FAILING])
-async def test_file_is_removed_at_the_end(end: str, path: str) -> None:
+async def test_file_is_removed_at_the_end(end, path):
     """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
     server = FAILING.get(end, UnixStreamServer)(path, leave if end == "exits" else Upper)
     with trio.fail_after(10), trio.CancelScope() as scope, suppress(OopsError, SystemExit):
@@ -483,14 +470,12 @@ async def test_file_is_removed_at_the_end(end: str, path: str) -> None:
     assert not is_there(path)
 
 
-async def test_file_is_removed_when_it_cannot_listen(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_file_is_removed_when_it_cannot_listen(path, monkeypatch):
     """UX-08: a start that fails between its bind and its listen removes the file it made."""
     errors = [OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))]
     listen = socket.socket.listen
 
-    def fail_once(sock: socket.socket, backlog: int) -> None:
+    def fail_once(sock, backlog):
         if errors:
             raise errors.pop()
         listen(sock, backlog)
@@ -500,7 +485,7 @@ async def test_file_is_removed_when_it_cannot_listen(
     assert not is_there(path)
 
 
-async def test_path_is_free_during_the_drain(path: str) -> None:
+async def test_path_is_free_during_the_drain(path):
     """UX-08: a drain frees the path at its begin; whoever takes it keeps it at the drain's end."""
     old, new = (UnixStreamServer(path, handler) for handler in (hold, Upper))
     with trio.fail_after(10):
@@ -527,12 +512,10 @@ async def test_path_is_free_during_the_drain(path: str) -> None:
         "a link to nothing": link,
     },
 )
-async def test_file_that_was_replaced(
-    change: Any, path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_file_that_was_replaced(change, path, caplog):
     """UX-04: what somebody has put in place of the socket file is not removed, and is no error."""
 
-    def file() -> int | None:
+    def file():
         return look_at(path).st_ino if is_there(path) else None
 
     async with UnixStreamServer(path, Upper).serving():
@@ -543,7 +526,7 @@ async def test_file_that_was_replaced(
     assert caplog.text == ""
 
 
-async def test_file_that_was_replaced_by_a_server(path: str) -> None:
+async def test_file_that_was_replaced_by_a_server(path):
     """UX-04: a server that took the path over meanwhile can still be reached there."""
     new = UnixStreamServer(path, Upper)
     async with trio.open_nursery() as nursery:
@@ -555,7 +538,7 @@ async def test_file_that_was_replaced_by_a_server(path: str) -> None:
     assert not is_there(path)
 
 
-async def test_file_of_an_adopted_socket_is_left(path: str) -> None:
+async def test_file_of_an_adopted_socket_is_left(path):
     """UX-04: the file of an adopted socket was made by somebody else, and stays."""
     sock = bound(address=path)
     async with UnixStreamServer(sock, Upper).serving():
@@ -564,7 +547,7 @@ async def test_file_of_an_adopted_socket_is_left(path: str) -> None:
     assert is_there(path)
 
 
-async def test_file_whose_folder_was_renamed(folder: Path) -> None:
+async def test_file_whose_folder_was_renamed(folder):
     """UX-04: a folder that was moved away, with a file in its place, is no error at the end."""
     place = folder / "place"
     place.mkdir()
@@ -574,15 +557,13 @@ async def test_file_whose_folder_was_renamed(folder: Path) -> None:
             place.touch()
 
 
-async def test_file_that_cannot_be_removed(
-    path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_file_that_cannot_be_removed(path, monkeypatch, caplog):
     """A socket file that may not be removed is told once in the log; all the rest is closed.
 
     So it is for a program that gave up its privileges after the bind.
     """
 
-    def refuse(victim: Any) -> None:
+    def refuse(victim):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), victim)
 
     server = UnixStreamServer(path, Upper)
@@ -601,9 +582,7 @@ async def test_file_that_cannot_be_removed(
 @on_linux
 @pytest.mark.parametrize("length", [30, LONGEST + 1])
 @pytest.mark.parametrize("encode", [str, os.fsencode])
-async def test_abstract_name(
-    encode: Any, length: int, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_abstract_name(encode, length, folder, monkeypatch):
     """UX-10: a name in the abstract namespace is served, and is free again; it has no file.
 
     UX-06: it may have one byte more than a path, as it needs no NUL. In use,
@@ -629,7 +608,7 @@ async def test_abstract_name(
 
 
 @pytest.mark.parametrize("name", [None, "client"])
-async def test_unix_client_address(name: str | None, folder: Path, path: str) -> None:
+async def test_unix_client_address(name, folder, path):
     """NW-06: a client's address is its path, `""` for the common one without."""
     handler = Looks(lambda request: [request.client_address, request.info.client_address])
     with trio.fail_after(10):
@@ -643,7 +622,7 @@ async def test_unix_client_address(name: str | None, folder: Path, path: str) ->
 
 
 @on_linux
-async def test_peer_credentials(path: str) -> None:
+async def test_peer_credentials(path):
     """UX-09: the server knows its client's process, user and group, as the kernel does."""
     handler = Looks(lambda request: request.peer_credentials)
     client = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({path!r}); s.recv(1)"
@@ -655,11 +634,11 @@ async def test_peer_credentials(path: str) -> None:
     assert handler.seen == [me]
 
 
-async def test_client_passes_descriptors(path: str) -> None:
+async def test_client_passes_descriptors(path):
     """UX-14: descriptors that a client sends along unasked do not stay in the server."""
     during = []
 
-    async def look(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def look(request, client_address, server):
         before = open_descriptors()
         assert await request.receive_some() == b"take these"
         during.append(open_descriptors() - before)
@@ -691,7 +670,7 @@ trioserver.run(trioserver.UnixStreamServer(sys.argv[1], hold, observers=[Tells()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_program(number: int, path: str) -> None:
+def test_killed_program(number, path):
     """UX-08: SIGTERM removes the file; SIGKILL cannot, and the next start recovers."""
     for _ in range(2):
         command = [sys.executable, "-c", PROGRAM, path]

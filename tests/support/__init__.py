@@ -1,10 +1,8 @@
 """What many tests need: tiny handlers named for what they do, and ways to look."""
 
-from __future__ import annotations
-
+import gc
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from unittest import mock
@@ -13,17 +11,18 @@ import attrs
 import trio
 
 import trioserver
+from trioserver.testing import open_descriptors
 
 
 class Upper(trioserver.StreamRequestHandler):
     """Answers every line with its upper-case form, as long as lines come."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.wfile.write(line.upper())
 
 
-async def hold(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def hold(request, client_address, server):
     """Keeps its slot until it is cancelled."""
     await trio.sleep_forever()
 
@@ -34,48 +33,54 @@ class Witness(trioserver.Observer):
 
     events: list[tuple[Any, ...]] = attrs.field(factory=list)
 
-    def server_listening(self, addresses: Any) -> None:
+    def server_listening(self, addresses):
         self.events.append(("server_listening", addresses))
 
-    def request_started(self, info: Any) -> None:
+    def request_started(self, info):
         self.events.append(("request_started", info))
 
-    def request_finished(self, info: Any, outcome: Any, record: Any) -> None:
+    def request_finished(self, info, outcome, record):
         self.events.append(("request_finished", info, outcome, record))
 
-    def request_refused(self, client_address: Any, reason: str) -> None:
+    def request_refused(self, client_address, reason):
         self.events.append(("request_refused", client_address, reason))
 
-    def accept_failed(self, server_address: Any, error: OSError) -> None:
+    def accept_failed(self, server_address, error):
         self.events.append(("accept_failed", server_address, error))
 
-    def draining(self, grace: float) -> None:
+    def draining(self, grace):
         self.events.append(("draining", grace))
 
-    def server_closed(self, report: Any) -> None:
+    def server_closed(self, report):
         self.events.append(("server_closed", report))
 
     @property
-    def names(self) -> list[str]:
+    def names(self):
         """The names of the events, in order."""
         return [event[0] for event in self.events]
 
     @property
-    def records(self) -> list[trioserver.RequestRecord]:
+    def records(self):
         """The record of every request that ended, in order."""
         return [event[3] for event in self.events if event[0] == "request_finished"]
 
     @property
-    def outcomes(self) -> list[str]:
+    def outcomes(self):
         """The outcome of every request that ended, in order."""
         return [str(record.outcome) for record in self.records]
 
 
+def descriptors():
+    """The numbers of open descriptors, without those that garbage of earlier tests holds."""
+    gc.collect()
+    return open_descriptors()
+
+
 @contextmanager
-def no_sockets() -> Iterator[None]:
+def no_sockets():
     """In the block nobody can open a socket, by whichever way."""
 
-    def refuse(*arguments: Any, **options: Any) -> None:
+    def refuse(*arguments, **options):
         raise AssertionError("a socket is opened")
 
     with mock.patch.object(socket.socket, "__init__", refuse):
@@ -83,11 +88,11 @@ def no_sockets() -> Iterator[None]:
 
 
 def connection_over(
-    transport: Any,
+    transport,
     *,
-    timeouts: trioserver.Timeouts | None = None,
-    limits: trioserver.Limits | None = None,
-) -> trioserver.Connection:
+    timeouts=None,
+    limits=None,
+):
     """The server's end of a transport, without a server: request 7, from client:1."""
     info = trioserver.RequestInfo(
         id=7,
@@ -104,19 +109,19 @@ def connection_over(
     )
 
 
-async def read_to_end(stream: trio.abc.ReceiveStream) -> bytes:
+async def read_to_end(stream):
     """Everything up to the end of a stream."""
     return b"".join([chunk async for chunk in stream])
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition):
     """Wait for something that nobody tells of."""
     with trio.fail_after(10):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.001)
 
 
-def plain_client(address: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
+def plain_client(address, kind=socket.SOCK_STREAM):
     """A connected, blocking client socket of the standard library, for what Trio would not do."""
     family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
     client = socket.socket(family, kind)
@@ -130,14 +135,14 @@ def plain_client(address: Any, kind: int = socket.SOCK_STREAM) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(server: trioserver.BaseServer) -> AsyncIterator[Any]:
+async def running(server):
     """Serve on real sockets, for twenty real seconds at most; gives the address."""
     with trio.fail_after(20):
         async with server.serving():
             yield server.server_address
 
 
-async def connect(server: trioserver.BaseServer) -> trio.SocketStream:
+async def connect(server):
     """A client's connection to a server on a real socket."""
     assert server.socket is not None
     sock = trio.socket.socket(server.socket.family, socket.SOCK_STREAM)
@@ -145,7 +150,7 @@ async def connect(server: trioserver.BaseServer) -> trio.SocketStream:
     return trio.SocketStream(sock)
 
 
-def reset(client: socket.socket) -> None:
+def reset(client):
     """Close a socket so that its peer gets a reset."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()

@@ -1,11 +1,7 @@
 """What the tests of `adopt` share: somebody else's handler, and a server around it that is run."""
 
-from __future__ import annotations
-
 import socket
 import socketserver
-import ssl
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +13,7 @@ from support import Witness, plain_client, running, until
 from support.threads import THERE, Upper
 
 
-def fails(request: Any, client_address: Any, server: Any) -> None:
+def fails(request, client_address, server):
     """A handler that has an error."""
     raise ValueError("no")
 
@@ -38,46 +34,46 @@ class Adoption:
     witness: Witness = attrs.field(factory=Witness)
 
     @property
-    def records(self) -> list[trioserver.RequestRecord]:
+    def records(self):
         """The record of every request that ended."""
         return self.witness.records
 
     @property
-    def outcomes(self) -> list[str]:
+    def outcomes(self):
         """The outcome of every request that ended."""
         return self.witness.outcomes
 
-    def client(self) -> Any:
+    def client(self):
         """A new client."""
         return plain_client(self.server.server_address)
 
-    async def ask(self, question: bytes = b"hello\n") -> bytes:
+    async def ask(self, question=b"hello\n"):
         """What a new client is answered, who then leaves."""
         return await in_thread(ask, self.server.server_address, question)
 
-    async def ends_with(self, client: Any, *words: bytes) -> None:
+    async def ends_with(self, client, *words):
         """The client says that, and has the end."""
         for word in words:
             client.sendall(word)
         assert await in_thread(client.recv, 1) == b""
 
-    async def hangs_up(self, *words: bytes) -> None:
+    async def hangs_up(self, *words):
         """A new client says that, and is hung up on."""
         with self.client() as client:
             await self.ends_with(client, *words)
 
-    async def ended(self, number: int = 1) -> None:
+    async def ended(self, number=1):
         """Wait until so many requests have."""
         await until(lambda: len(self.records) == number)
 
 
 @asynccontextmanager
-async def adopted(server: Any, **options: Any) -> AsyncIterator[Adoption]:
+async def adopted(server, **options):
     """Serve with ``server`` for the length of the block, then shut it down as its owner would."""
     adoption = Adoption(server)
     observers = [*options.pop("observers", ()), adoption.witness]
 
-    async def run(*, task_status: trio.TaskStatus[Any]) -> None:
+    async def run(*, task_status):
         adoption.report = await trioserver.adopt(
             server, task_status=task_status, observers=observers, **options
         )
@@ -91,7 +87,7 @@ async def adopted(server: Any, **options: Any) -> AsyncIterator[Adoption]:
 
 
 @asynccontextmanager
-async def served(server: Any, **options: Any) -> AsyncIterator[Adoption]:
+async def served(server, **options):
     """The same for one of theirs, and one of ours."""
     if isinstance(server, socketserver.BaseServer):
         async with adopted(server, **options) as adoption:
@@ -110,17 +106,17 @@ class MySocket(socket.socket):
 class OfMySockets(socketserver.ThreadingTCPServer):
     """Its requests are not plain sockets."""
 
-    def get_request(self) -> Any:
+    def get_request(self):
         sock, address = super().get_request()
         return MySocket(sock.family, sock.type, sock.proto, fileno=sock.detach()), address
 
 
-async def in_thread(function: Any, *arguments: Any) -> Any:
+async def in_thread(function, *arguments):
     """Call what may wait."""
     return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
 
 
-def ask(address: Any, question: bytes = b"hello\n") -> bytes:
+def ask(address, question=b"hello\n"):
     """One question and its answer, of a client that then leaves."""
     with plain_client(address) as client:
         client.sendall(question)
@@ -131,23 +127,23 @@ def ask(address: Any, question: bytes = b"hello\n") -> bytes:
 
 
 def over_tls(
-    context: ssl.SSLContext,
-    handler: Any = Upper,
-    kind: Any = socketserver.ThreadingTCPServer,
-    **options: Any,
-) -> Any:
+    context,
+    handler=Upper,
+    kind=socketserver.ThreadingTCPServer,
+    **options,
+):
     """A server whose listening socket was wrapped, as werkzeug does it."""
     server = kind(THERE, handler)
     server.socket = context.wrap_socket(server.socket, server_side=True, **options)
     return server
 
 
-def tls_client(trusting: ssl.SSLContext, address: Any) -> ssl.SSLSocket:
+def tls_client(trusting, address):
     """A client that has agreed on TLS."""
     return trusting.wrap_socket(plain_client(address), server_hostname="localhost")
 
 
-def ask_secretly(trusting: ssl.SSLContext, address: Any) -> bytes:
+def ask_secretly(trusting, address):
     """One question and its answer."""
     with tls_client(trusting, address) as client:
         client.sendall(b"secret\n")

@@ -1,10 +1,7 @@
 """Datagrams in memory, and on the virtual clock: what tests of them share."""
 
-from __future__ import annotations
-
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,26 +24,26 @@ class Loud(MemoryDatagramServer):
 
     errors: list[Any] = attrs.field(factory=list)
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.errors.append(sys.exception())
 
 
-async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def echo(request, client_address, server):
     """Sends back what came."""
     await request.reply(request.data)
 
 
-async def echo_later(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def echo_later(request, client_address, server):
     """Sends it back after ten seconds."""
     await trio.sleep(10)
     await request.reply(request.data)
 
 
-def handler_of(body: Callable[[Any], object], base: Any = trioserver.DatagramRequestHandler) -> Any:
+def handler_of(body, base=trioserver.DatagramRequestHandler):
     """A handler class that does this, and awaits what comes of it."""
 
-    class Handler(base):  # type: ignore[misc]
-        async def handle(self) -> None:
+    class Handler(base):
+        async def handle(self):
             result = body(self)
             if inspect.isawaitable(result):
                 await result
@@ -54,13 +51,13 @@ def handler_of(body: Callable[[Any], object], base: Any = trioserver.DatagramReq
     return Handler
 
 
-async def receive(client: MemoryDatagramClient) -> bytes:
+async def receive(client):
     """The next reply, which may take its time."""
     with trio.fail_after(100):
         return await client.receive()
 
 
-async def ask(server: MemoryDatagramServer, data: bytes = b"still there?") -> bytes:
+async def ask(server, data=b"still there?"):
     """What a new client is answered."""
     client = server.client()
     await client.send(data)
@@ -75,7 +72,7 @@ class Exchange:
     client: MemoryDatagramClient
     witness: Witness
 
-    async def sends(self, *words: bytes) -> None:
+    async def sends(self, *words):
         """Have the client send these at once; then all is done that can be done at once."""
         for word in words:
             self.client.send_now(word)
@@ -84,14 +81,14 @@ class Exchange:
 
 @asynccontextmanager
 async def exchange(
-    handler: Any,
-    *words: bytes,
-    kind: type[MemoryDatagramServer] = Loud,
-    client: Any = None,
-    capacity: int = 256,
-    grace: float | None = None,
-    **fields: Any,
-) -> AsyncIterator[Exchange]:
+    handler,
+    *words,
+    kind=Loud,
+    client=None,
+    capacity=256,
+    grace=None,
+    **fields,
+):
     """Serve in memory, and have a client with this address send these words."""
     witness = fields.pop("witness", None) or Witness()
     server = kind(("memory", 1), handler, observers=[witness], **fields)

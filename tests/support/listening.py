@@ -1,7 +1,5 @@
 """Listening sockets, servers that may not have one, and what is told of them."""
 
-from __future__ import annotations
-
 import os
 import socket
 import sys
@@ -19,7 +17,7 @@ LOOPBACK = ("127.0.0.1", 0)
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
 
 
-def has_ipv6() -> bool:
+def has_ipv6():
     """Whether this machine has IPv6, switched on."""
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -31,7 +29,7 @@ def has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
-def bound(kind: int = socket.SOCK_STREAM, address: Any = LOOPBACK) -> socket.socket:
+def bound(kind=socket.SOCK_STREAM, address=LOOPBACK):
     """A socket that has an address, and does no more."""
     family = socket.AF_UNIX if isinstance(address, (str, bytes)) else socket.AF_INET
     sock = socket.socket(family, kind)
@@ -39,29 +37,29 @@ def bound(kind: int = socket.SOCK_STREAM, address: Any = LOOPBACK) -> socket.soc
     return sock
 
 
-def tcp(_folder: Path) -> socket.socket:
+def tcp(_folder):
     """A listening socket of TCP."""
     return socket.create_server(LOOPBACK)
 
 
-def unix(folder: Path) -> socket.socket:
+def unix(folder):
     """A listening socket of Unix."""
     sock = bound(address=str(folder / "socket"))
     sock.listen()
     return sock
 
 
-def is_there(address: Any) -> bool:
+def is_there(address):
     """Whether the address is a path, and anything is at it."""
     return isinstance(address, (str, Path)) and os.path.lexists(address)
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder):
     """The names of everything below a folder."""
     return sorted(path.name for path in folder.rglob("*"))
 
 
-async def told(client: socket.socket) -> bytes:
+async def told(client):
     """What a client is told, to the end; what it sees of a reset."""
     try:
         return await trio.to_thread.run_sync(client.recv, 100)
@@ -69,7 +67,7 @@ async def told(client: socket.socket) -> bytes:
         return type(error).__name__.encode()
 
 
-async def asked(address: Any) -> bytes:
+async def asked(address):
     """What a server at ``address`` answers."""
     family = socket.AF_UNIX
     if isinstance(address, tuple):
@@ -81,11 +79,11 @@ async def asked(address: Any) -> bytes:
 
 
 async def fails_to_listen(
-    server: trioserver.BaseServer,
-    number: int | None = None,
-    match: str = "cannot listen on",
-    kind: type[Exception] = OSError,
-) -> None:
+    server,
+    number=None,
+    match="cannot listen on",
+    kind=OSError,
+):
     """It is refused, with that error alone."""
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -102,6 +100,6 @@ class Looks:
     look: Any
     seen: list[Any] = attrs.field(factory=list)
 
-    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+    async def __call__(self, request, client_address, server):
         self.seen.append(self.look(request))
         await (request.reply if isinstance(request, trioserver.Datagram) else request.sendall)(b"!")

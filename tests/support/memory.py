@@ -1,16 +1,11 @@
 """Servers in memory whose events are written down, and clients of few words."""
 
-from __future__ import annotations
-
-from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import trioserver
 from trioserver.testing import MemoryServer
 
 from . import Witness, connect, read_to_end
@@ -19,32 +14,32 @@ from .scenes import hear
 MEMORY = ("memory", 1)
 
 
-def memory(handler: Any, kind: type[MemoryServer] = MemoryServer, **fields: Any) -> Any:
+def memory(handler, kind=MemoryServer, **fields):
     """A server in memory, the last of whose observers is ``server.witness``."""
     witness = Witness()
     observers = [*fields.pop("observers", ()), witness]
-    server: Any = kind(MEMORY, handler, observers=observers, **fields)
+    server = kind(MEMORY, handler, observers=observers, **fields)
     server.witness = witness
     return server
 
 
-def raising(error: BaseException) -> Any:
+def raising(error):
     """A handler that raises ``error``."""
 
-    async def fail(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def fail(request, client_address, server):
         raise error
 
     return fail
 
 
-def noting(kind: type[MemoryServer], names: Iterable[str], note: Callable[..., Any]) -> Any:
+def noting(kind, names, note):
     """A server class, whose hooks of these names begin with ``note(server, name, *arguments)``.
 
     It may be an async function.
     """
 
-    def hook(name: str) -> Any:
-        async def noted(self: Any, *arguments: Any) -> Any:
+    def hook(name):
+        async def noted(self, *arguments):
             noting = note(self, name, *arguments)
             if noting is not None:
                 await noting
@@ -55,7 +50,7 @@ def noting(kind: type[MemoryServer], names: Iterable[str], note: Callable[..., A
     return type("Noting", (kind,), {name: hook(name) for name in names})
 
 
-async def raises_bare(error: BaseException, call: Callable[..., Any], *arguments: Any) -> None:
+async def raises_bare(error, call, *arguments):
     """Await a call that raises just that, as the very object."""
     with pytest.raises(type(error)) as caught:
         await call(*arguments)
@@ -63,10 +58,10 @@ async def raises_bare(error: BaseException, call: Callable[..., Any], *arguments
 
 
 @asynccontextmanager
-async def ending_by(error: BaseException, server: Any) -> AsyncIterator[trio.CancelScope]:
+async def ending_by(error, server):
     """Serve in the background of a block; the server ends with just that. Gives what cancels it."""
 
-    async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve(*, task_status):
         with scope:
             with pytest.raises(type(error)) as caught:
                 await server.serve_forever(task_status=task_status)
@@ -78,7 +73,7 @@ async def ending_by(error: BaseException, server: Any) -> AsyncIterator[trio.Can
         yield scope
 
 
-async def asking(server: Any, question: bytes = b"hello\n", address: Any = None) -> Any:
+async def asking(server, question=b"hello\n", address=None):
     """A client, in memory or on a real socket, that has asked, and has no more to say."""
     in_memory = isinstance(server, MemoryServer)
     client = await (server.connect(address) if in_memory else connect(server))
@@ -88,13 +83,13 @@ async def asking(server: Any, question: bytes = b"hello\n", address: Any = None)
     return client
 
 
-async def ask(server: Any, question: bytes = b"hello\n", address: Any = None) -> bytes:
+async def ask(server, question=b"hello\n", address=None):
     """What a client is answered, to the end, who says all that it has to say at once."""
     async with await asking(server, question, address) as client:
         return await read_to_end(client)
 
 
-async def asked(*arguments: Any, times: int = 1, **fields: Any) -> Any:
+async def asked(*arguments, times=1, **fields):
     """A server in memory that some have asked, one by one, as ``server.answers`` has it; closed."""
     server = memory(*arguments, **fields)
     async with server.serving():
@@ -102,21 +97,21 @@ async def asked(*arguments: Any, times: int = 1, **fields: Any) -> Any:
     return server
 
 
-async def ended(client: Any) -> bytes:
+async def ended(client):
     """What a client gets until the server has ended or reset the connection."""
     got, _, _ = await hear(client)
     await client.aclose()
     return got
 
 
-async def come(server: Any, number: int = 1) -> list[trioserver.Connection]:
+async def come(server, number=1):
     """So many clients, who do nothing but are there, and have been seen to."""
     clients = [await server.connect() for _ in range(number)]
     await wait_all_tasks_blocked()
     return clients
 
 
-def leaves(error: BaseException | None) -> list[BaseException | None]:
+def leaves(error):
     """The exceptions in nested groups."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for child in error.exceptions for leaf in leaves(child)]

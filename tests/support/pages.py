@@ -1,12 +1,8 @@
 """What the tests of the documentation, of its snippets, and of the examples share."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import attrs
 
@@ -17,7 +13,7 @@ EXAMPLES = DOCS.parent / "examples"
 MEMORY = ("memory", 1)
 
 
-def example(name: str) -> ModuleType:
+def example(name):
     """An example, imported."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None
@@ -28,22 +24,22 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def page(name: str) -> str:
+def page(name):
     """The source of a page."""
     return (DOCS / f"{name}.rst").read_text(encoding="utf-8")
 
 
-def assert_shown(lines: str, name: str) -> None:
+def assert_shown(lines, name):
     """Each line is somewhere on the page."""
     shown = page(name)
     for line in lines.splitlines():
         assert line in shown
 
 
-def in_memory(server: Any) -> Any:
+def in_memory(server):
     """The same server, in memory."""
 
-    class InMemory(MemoryMixIn, type(server)):  # type: ignore[misc]
+    class InMemory(MemoryMixIn, type(server)):
         pass
 
     fields = attrs.fields_dict(type(server)).values()

@@ -16,11 +16,9 @@ a value; an error, by its kind, and what its message has in it (text) or what wa
 notices that it is cancelled before it begins.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -36,11 +34,11 @@ from . import connection_over
 
 
 @asynccontextmanager
-async def waiting(operation: Awaitable[Any]) -> AsyncIterator[list[Any]]:
+async def waiting(operation):
     """In the block it waits; gives where its result will be, if it has one before the end."""
-    results: list[Any] = []
+    results = []
 
-    async def finish() -> None:
+    async def finish():
         results.append(await operation)
 
     async with trio.open_nursery() as nursery:
@@ -61,62 +59,62 @@ class End:
     wfile: trioserver.RequestWriter
     far: MemoryTransport
 
-    def says(self, data: bytes) -> None:
+    def says(self, data):
         """Have the peer send something."""
         assert self.far.send_now(data) == len(data)
 
-    def takes(self, size: int) -> None:
+    def takes(self, size):
         """Have the peer receive no more than that."""
         self.far.receive_now(size)
 
-    def says_bye(self) -> None:
+    def says_bye(self):
         """Have the peer end its output."""
         self.far.send_eof()
 
-    def breaks_off(self) -> None:
+    def breaks_off(self):
         """Have the peer reset."""
         self.far.reset()
 
-    def hears(self) -> bytes | None:
+    def hears(self):
         """What has come to the peer since; nothing at the end, None if there is nothing yet."""
         return self.far.receive_now(100_000)
 
-    def now(self) -> float:
+    def now(self):
         """What time it is."""
         return trio.current_time()
 
-    async def fill(self, size: int, name: str = "readinto") -> bytes:
+    async def fill(self, size, name="readinto"):
         """What `readinto` or `readinto1` puts into a target of ``size`` bytes."""
         target = bytearray(size)
         return bytes(target[: await getattr(self.rfile, name)(target)])
 
-    async def do(self, name: str, *arguments: Any) -> Any:
+    async def do(self, name, *arguments):
         """What something of that name does: of this end, of its files, or of the connection."""
         return await do((self, self.rfile, self.wfile, self.request), name, *arguments)
 
-    async def play(self, steps: str) -> None:
+    async def play(self, steps):
         """Do all steps, and compare."""
         await play(steps, self, self.rfile, self.wfile, self.request)
 
 
-def does(steps: str, base: Any = trioserver.StreamRequestHandler, **body: Any) -> Any:
+def does(steps, base=trioserver.StreamRequestHandler, **body):
     """A handler class that does these steps: its own, of its files, its request, server or Trio."""
 
-    async def handle(self: Any) -> None:
+    async def handle(self):
         parts = [getattr(self, name, None) for name in ("rfile", "wfile", "request", "server")]
         await play(steps, self, *parts, getattr(self.request, "socket", None), trio)
 
     return type("Does", (base,), {"handle": handle, **body})
 
 
-async def do(owners: Iterable[Any], name: str, *arguments: Any) -> Any:
+async def do(owners, name, *arguments):
     """What something of that name does, of the first that has it."""
     called = getattr(next(owner for owner in owners if hasattr(owner, name)), name)
     result = called(*arguments) if callable(called) else called
     return await result if isinstance(result, Awaitable) else result
 
 
-async def play(steps: str, *owners: Any) -> None:
+async def play(steps, *owners):
     """Do all steps, and compare."""
     for step in steps.split("; "):
         call, _, expected = step.partition(" -> ")
@@ -141,30 +139,30 @@ async def play(steps: str, *owners: Any) -> None:
             assert [await operation] == literals(expected) or not expected, step
 
 
-ERRORS: dict[str, Any] = {**vars(builtins), **vars(trio), **vars(trioserver)}
+ERRORS = {**vars(builtins), **vars(trio), **vars(trioserver)}
 ERRORS = {name: kind for name, kind in ERRORS.items() if isinstance(kind, type)}
 
 
-def literals(text: str) -> list[Any]:
+def literals(text):
     """What is written there, separated by commas."""
     return list(ast.literal_eval(f"({text},)")) if text else []
 
 
 def end_over(
-    transport: Any,
-    far: Any = None,
+    transport,
+    far=None,
     *,
-    wbufsize: int = 0,
-    limits: trioserver.Limits | None = None,
-    timeouts: trioserver.Timeouts | None = None,
-) -> End:
+    wbufsize=0,
+    limits=None,
+    timeouts=None,
+):
     """The end that has a transport."""
     here = connection_over(transport, limits=limits, timeouts=timeouts)
     files = trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize)
     return End(here, *files, far)
 
 
-def pipe(capacity: int = 65_536, wbufsize: int = 0, **timeouts: float) -> End:
+def pipe(capacity=65_536, wbufsize=0, **timeouts):
     """One end of a pipe that holds so many bytes in each direction."""
     timing = trioserver.Timeouts(**timeouts)
     return end_over(*memory_pipe(capacity), wbufsize=wbufsize, timeouts=timing)
@@ -184,7 +182,7 @@ class Dialogue:
     of: Mapping[str, Any] = attrs.field(factory=dict)
     later: Mapping[float, str] = attrs.field(factory=dict)
 
-    async def play(self) -> None:
+    async def play(self):
         """Do all steps, and compare."""
         end = pipe(**self.of)
         async with trio.open_nursery() as nursery:
@@ -192,7 +190,7 @@ class Dialogue:
             await end.play(self.steps)
             nursery.cancel_scope.cancel()
 
-    async def _go_on(self, end: End) -> None:
+    async def _go_on(self, end):
         for instant, steps in self.later.items():
             await trio.sleep_until(instant)
             await end.play(steps)

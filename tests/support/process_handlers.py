@@ -3,8 +3,6 @@
 Nothing in here imports pytest, so that workers start fast.
 """
 
-from __future__ import annotations
-
 import contextvars
 import ctypes
 import json
@@ -20,10 +18,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import attrs
 import trio
@@ -42,7 +38,7 @@ from trioserver._modes.processes.protocol.frames import (
 class Upper(socketserver.StreamRequestHandler):
     """Answers every line with its upper-case form."""
 
-    def handle(self) -> None:
+    def handle(self):
         for line in self.rfile:
             self.wfile.write(line.upper())
 
@@ -50,12 +46,12 @@ class Upper(socketserver.StreamRequestHandler):
 class FailsThenFinishes(socketserver.BaseRequestHandler):
     """Fails when its client has gone, and then meets that once more."""
 
-    def handle(self) -> None:
+    def handle(self):
         with suppress(ConnectionError):
             self.request.recv(1)
         raise ValueError("on purpose")
 
-    def finish(self) -> None:
+    def finish(self):
         self.request.sendall(b"good")
         self.request.sendall(b"bye")
 
@@ -63,22 +59,22 @@ class FailsThenFinishes(socketserver.BaseRequestHandler):
 class MeetsThenFails(socketserver.BaseRequestHandler):
     """Meets that its client has gone, and cannot give back what it has."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.request.recv(1)
 
-    def finish(self) -> None:
+    def finish(self):
         raise ValueError("on purpose")
 
 
 class AsyncFailsThenFinishes(trioserver.BaseRequestHandler):
     """The first of the two, asynchronous."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         with suppress(trioserver.PeerGone):
             await self.request.recv(1)
         raise ValueError("on purpose")
 
-    async def finish(self) -> None:
+    async def finish(self):
         await self.request.sendall(b"good")
         await self.request.sendall(b"bye")
 
@@ -86,10 +82,10 @@ class AsyncFailsThenFinishes(trioserver.BaseRequestHandler):
 class AsyncMeetsThenFails(trioserver.BaseRequestHandler):
     """The second one."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.request.recv(1)
 
-    async def finish(self) -> None:
+    async def finish(self):
         raise ValueError("on purpose")
 
 
@@ -102,7 +98,7 @@ class MadeUp(trioserver.ProcessTCPServer):
 
     made_up = None
 
-    def get_request(self, listener: Any) -> Any:
+    def get_request(self, listener):
         got = super().get_request(listener)
         return got and (got[0], self.made_up)
 
@@ -110,7 +106,7 @@ class MadeUp(trioserver.ProcessTCPServer):
 class AsyncUpper(trioserver.StreamRequestHandler):
     """The same, asynchronous."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.wfile.write(line.upper())
 
@@ -118,21 +114,21 @@ class AsyncUpper(trioserver.StreamRequestHandler):
 class Back(socketserver.DatagramRequestHandler):
     """Answers every datagram with its bytes in reverse."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(self.rfile.read()[::-1])
 
 
 class AsyncBack(trioserver.DatagramRequestHandler):
     """The same, asynchronous."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write((await self.rfile.read())[::-1])
 
 
 # What a handler sees -----------------------------------------------------------------
 
 
-def _seen(request: Any, client_address: Any, server: Any) -> bytes:
+def _seen(request, client_address, server):
     info = trioserver.current_request()
     assert info is not None
     facts = {
@@ -152,27 +148,27 @@ def _seen(request: Any, client_address: Any, server: Any) -> bytes:
     return json.dumps(facts).encode()
 
 
-def tells(request: Any, client_address: Any, server: Any) -> None:
+def tells(request, client_address, server):
     """Tells all that it sees."""
     request.sendall(_seen(request, client_address, server))
 
 
-async def atells(request: Any, client_address: Any, server: Any) -> None:
+async def atells(request, client_address, server):
     """The same, asynchronous."""
     await request.sendall(_seen(request, client_address, server))
 
 
-def init() -> None:
+def init():
     """A ``child_init``."""
     os.environ["PROCESS_HANDLERS_INIT"] = f"ran in {os.getpid()}"
 
 
-def init_fails() -> None:
+def init_fails():
     """One that fails."""
     raise LookupError("no database there")
 
 
-def init_fails_if(path: str) -> None:
+def init_fails_if(path):
     """One that fails while there is a file; notes each call, with its time, in another one."""
     with Path(path + ".calls").open("a") as calls:
         calls.write(f"{time.time()}\n")
@@ -180,14 +176,14 @@ def init_fails_if(path: str) -> None:
         init_fails()
 
 
-def init_fails_slowly_if(path: str) -> None:
+def init_fails_slowly_if(path):
     """One that fails while there is a file, and leaves a thread that the process waits for."""
     if Path(path).exists():
         threading.Thread(target=time.sleep, args=[30]).start()
         init_fails()
 
 
-def init_fails_for_others(path: str) -> None:
+def init_fails_for_others(path):
     """One that fails in every worker but the first, while there is a file."""
     with suppress(FileExistsError):
         Path(path + ".first").touch(exist_ok=False)
@@ -195,7 +191,7 @@ def init_fails_for_others(path: str) -> None:
     init_fails_if(path)
 
 
-def init_waits_for(path: str) -> None:
+def init_waits_for(path):
     """One that waits until there is a file."""
     while not Path(path).exists():
         time.sleep(0.001)
@@ -207,10 +203,10 @@ def init_waits_for(path: str) -> None:
 class Unpicklable(Exception):
     """An error that cannot travel."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__("cannot travel", threading.Lock())
 
-    def __str__(self) -> str:
+    def __str__(self):
         return "cannot travel"
 
 
@@ -218,42 +214,42 @@ class Unshowable(Exception):
     """An error whose traceback cannot be made."""
 
     @property
-    def __notes__(self) -> list[str]:
+    def __notes__(self):
         raise ValueError("not to be shown")
 
 
-def _fails(kind: type[BaseException], *facts: object) -> None:
+def _fails(kind, *facts):
     raise kind(*facts)
 
 
-def _fails_deep() -> None:
-    error: Exception = ValueError("on purpose")
+def _fails_deep():
+    error = ValueError("on purpose")
     for _ in range(3000):
         error = ExceptionGroup("deep", [error])
     raise error
 
 
-def _hoards() -> None:
+def _hoards():
     """From now on this process gets no descriptor more: as if it had all that it may have."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
 
-def _in_python() -> None:
+def _in_python():
     while True:
         pass
 
 
-def _segfault() -> None:
+def _segfault():
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # pytest's own handler may be inherited
     ctypes.string_at(0)
 
 
-def _prints() -> None:
+def _prints():
     print("y" * 1_000_000)
     print("z" * 1_000_000, file=sys.stderr, flush=True)
 
 
-def _closes_stdio() -> None:
+def _closes_stdio():
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.close()
     for number in range(3):
@@ -264,11 +260,11 @@ def _closes_stdio() -> None:
 class OwnRecords(logging.Handler):
     """Keeps what is logged in this process; a module may add such a handler of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.messages: list[str] = []
+        self.messages = []
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record):
         self.messages.append(record.getMessage())
 
 
@@ -278,17 +274,17 @@ own_log.addHandler(own_records)
 own_log.propagate = False
 
 
-def _logs_to_its_own() -> None:
+def _logs_to_its_own():
     own_log.warning("seen in %s", "a worker")
     assert not own_records.messages
 
 
-def _logs_nameless() -> None:
+def _logs_nameless():
     logging.logThreads = logging.logProcesses = False
     logging.getLogger("app").warning("by nobody")
 
 
-def _logs_in_signals() -> None:
+def _logs_in_signals():
     """Log in a signal handler, too, and so again and again in the middle of a record."""
     log = logging.getLogger("app")
     signal.signal(signal.SIGALRM, lambda *_: log.info("in a signal"))
@@ -298,7 +294,7 @@ def _logs_in_signals() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _logs_in_a_child() -> None:
+def _logs_in_a_child():
     """Log in a child, as a library may that has forked."""
     if (child := os.fork()) == 0:
         logging.getLogger("app").warning("seen in a child")
@@ -307,7 +303,7 @@ def _logs_in_a_child() -> None:
     os.waitpid(child, 0)
 
 
-def _forks() -> None:
+def _forks():
     """Fork as it was done of old; the child stays for long, with all that it has inherited."""
     if os.fork() == 0:
         time.sleep(60)
@@ -324,7 +320,7 @@ assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 """
 
 
-def _starts_what_hears() -> None:
+def _starts_what_hears():
     """A program, and a child, hear signals as ever."""
     subprocess.run([sys.executable, "-c", HEARS], check=True)
     if (child := os.fork()) == 0:
@@ -336,7 +332,7 @@ def _starts_what_hears() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-def _forks_and(do: Callable[[int], object], number: int) -> None:
+def _forks_and(do, number):
     _forks()
     do(number)
 
@@ -348,7 +344,7 @@ RECORD = encode_facts(
 )
 ENDED = {"received": 10**9, "sent": 5}
 
-NONSENSE: dict[str, bytes] = {
+NONSENSE = {
     "no frame": b"?" * 100,
     "too long": struct.pack(">cI", b"l", LONGEST_FROM_WORKER + 1),
     "server's own": frame(Message.DRAIN, encode_facts()),
@@ -358,7 +354,7 @@ NONSENSE: dict[str, bytes] = {
     "no object": frame(Message.DONE, b"[1, 2]\n"),
     "deep": frame(Message.DONE, b"[" * 100_000),
     "no outcome": frame(Message.DONE, encode_facts(outcome="splendid")),
-    "half an end": frame(Message.DONE, encode_facts(**ENDED)),  # type: ignore[arg-type]
+    "half an end": frame(Message.DONE, encode_facts(**ENDED)),
     "ready twice": frame(Message.READY, encode_facts()),
     "not ready at last": frame(Message.NOT_READY, encode_facts(why="nonsense")),
     "no record": frame(Message.LOG, encode_facts(msg="x")),
@@ -368,7 +364,7 @@ NONSENSE: dict[str, bytes] = {
 }
 
 
-def _says(nonsense: str) -> None:
+def _says(nonsense):
     """Say something to the server over the worker's own line; wait for what comes of it."""
     for number in range(3, 100):
         with suppress(OSError):
@@ -379,7 +375,7 @@ def _says(nonsense: str) -> None:
     time.sleep(30)
 
 
-DEEDS: dict[str, Callable[..., object]] = {
+DEEDS = {
     "nothing": lambda: None,
     "": lambda: None,
     "nap": lambda: time.sleep(0.3),
@@ -408,13 +404,13 @@ DEEDS: dict[str, Callable[..., object]] = {
     "fork": _forks,
     "fork-return": os.fork,
     "fork-exit": lambda: _forks_and(os._exit, 3),
-    "fork-sleep": lambda: _forks_and(time.sleep, 30),  # type: ignore[arg-type]
+    "fork-sleep": lambda: _forks_and(time.sleep, 30),
     "hears": _starts_what_hears,
     "say": _says,
 }
 
 
-def does(request: socket.socket, client_address: Any, server: Any) -> None:
+def does(request, client_address, server):
     """Says that it has begun, does what it is told, and says who has done it."""
     deed, _, argument = request.recv(1000).decode().partition(" ")
     request.sendall(b"begun.")
@@ -427,7 +423,7 @@ def does(request: socket.socket, client_address: Any, server: Any) -> None:
     request.sendall(b"%d" % os.getpid())
 
 
-async def adoes(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def adoes(request, client_address, server):
     """The same, asynchronous."""
     deed, _, argument = (await request.recv(1000)).decode().partition(" ")
     await request.sendall(b"begun.")
@@ -445,7 +441,7 @@ async def adoes(request: trioserver.Connection, client_address: Any, server: Any
 class ForksToAnswer(Upper):
     """Has a child answer, as it was done of old."""
 
-    def handle(self) -> None:
+    def handle(self):
         if (child := os.fork()) == 0:
             with suppress(BaseException):
                 super().handle()
@@ -456,14 +452,14 @@ class ForksToAnswer(Upper):
 visitor = contextvars.ContextVar("visitor", default=b"nobody")
 
 
-def remembers(request: socket.socket, client_address: Any, server: Any) -> None:
+def remembers(request, client_address, server):
     """Notes who visits, and says who has before."""
     before = visitor.get()
     visitor.set(request.recv(100))
     request.sendall(before)
 
 
-async def aremembers(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def aremembers(request, client_address, server):
     """The same, asynchronous."""
     before = visitor.get()
     visitor.set(await request.recv(100))
@@ -473,7 +469,7 @@ async def aremembers(request: trioserver.Connection, client_address: Any, server
 # Handlers with threads -------------------------------------------------------------------
 
 
-def floods_while_it_reads(request: socket.socket, client_address: Any, server: Any) -> None:
+def floods_while_it_reads(request, client_address, server):
     """Sends more than the client takes, in one thread, and receives in another."""
     flood = threading.Thread(target=request.sendall, args=(bytes(50_000_000),))
     flood.start()
@@ -482,13 +478,13 @@ def floods_while_it_reads(request: socket.socket, client_address: Any, server: A
     flood.join()
 
 
-def leaves_a_reader(request: socket.socket, client_address: Any, server: Any) -> None:
+def leaves_a_reader(request, client_address, server):
     """Told ``leave``, leaves a thread behind that reads after the next request has begun."""
     if request.recv(1000) != b"leave":
         request.sendall(b"begun.")
         time.sleep(30)
 
-    def reads() -> None:
+    def reads():
         while not Path(server.my_path, "now").exists():
             time.sleep(0.001)
         with suppress(OSError):
@@ -504,44 +500,44 @@ def leaves_a_reader(request: socket.socket, client_address: Any, server: Any) ->
 class Floods(socketserver.BaseRequestHandler):
     """Sends more than any client takes that does not read."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.request.sendall(bytes(50_000_000))
 
 
 class AsyncFloods(trioserver.BaseRequestHandler):
     """The same, asynchronous."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.request.sendall(bytes(50_000_000))
 
 
-def slowly(request: socket.socket, client_address: Any, server: Any) -> None:
+def slowly(request, client_address, server):
     """Takes a moment for whatever it is asked."""
     data = request.recv(100)
     time.sleep(0.05)
     request.sendall(data.upper())
 
 
-async def aslowly(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def aslowly(request, client_address, server):
     """The same, asynchronous."""
     data = await request.recv(100)
     await trio.sleep(0.05)
     await request.sendall(data.upper())
 
 
-async def cancels_itself(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def cancels_itself(request, client_address, server):
     """Gives up in its own words."""
     request.cancel_scope.cancel(reason="had enough")
     await trio.sleep_forever()
 
 
-def makes_a_file(request: socket.socket, client_address: Any, server: Any) -> None:
+def makes_a_file(request, client_address, server):
     """Answers by a file that takes the descriptor over, and closes it."""
     with os.fdopen(request.fileno(), "wb") as file:
         file.write(b"%d" % os.getpid())
 
 
-def closes_early(request: socket.socket, client_address: Any, server: Any) -> None:
+def closes_early(request, client_address, server):
     """Sends much, closes its connection, and goes on until it is told to end."""
     request.sendall(bytes(20_000_000))
     request.close()
@@ -549,7 +545,7 @@ def closes_early(request: socket.socket, client_address: Any, server: Any) -> No
         time.sleep(0.001)
 
 
-async def acloses_early(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def acloses_early(request, client_address, server):
     """The same, asynchronous."""
     await request.sendall(bytes(20_000_000))
     await request.aclose()
@@ -557,7 +553,7 @@ async def acloses_early(request: trioserver.Connection, client_address: Any, ser
         await trio.sleep(0.001)
 
 
-def starts_a_program(request: socket.socket, client_address: Any, server: Any) -> None:
+def starts_a_program(request, client_address, server):
     """Starts a program that runs for long, and tells its process id."""
     program = [sys.executable, "-c", "import time; time.sleep(60)"]
     child = subprocess.Popen(program, close_fds=False)
@@ -569,7 +565,7 @@ def starts_a_program(request: socket.socket, client_address: Any, server: Any) -
 # Datagrams -------------------------------------------------------------------------------
 
 
-def replies(request: Any, client_address: Any, server: Any) -> None:
+def replies(request, client_address, server):
     """Tells the asker, on a second datagram, how the first one went; ``size`` is asked for."""
     data, way_back = request
     try:
@@ -582,7 +578,7 @@ def replies(request: Any, client_address: Any, server: Any) -> None:
         )
 
 
-async def areplies(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def areplies(request, client_address, server):
     """The same, asynchronous."""
     data, way_back = request
     try:
@@ -594,7 +590,7 @@ async def areplies(request: trioserver.Datagram, client_address: Any, server: An
         await way_back.sendto(text, client_address)
 
 
-def misaddresses(request: Any, client_address: Any, server: Any) -> None:
+def misaddresses(request, client_address, server):
     """Tells what comes of an address that is none."""
     _, way_back = request
     try:
@@ -603,7 +599,7 @@ def misaddresses(request: Any, client_address: Any, server: Any) -> None:
         way_back.sendto(repr(error).encode(), client_address)
 
 
-async def amisaddresses(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def amisaddresses(request, client_address, server):
     """The same, asynchronous."""
     _, way_back = request
     try:
@@ -612,17 +608,17 @@ async def amisaddresses(request: trioserver.Datagram, client_address: Any, serve
         await way_back.sendto(repr(error).encode(), client_address)
 
 
-def says_its_timeout(request: socket.socket, client_address: Any, server: Any) -> None:
+def says_its_timeout(request, client_address, server):
     """Answers with its time-out."""
     request.sendall(repr(request.gettimeout()).encode())
 
 
-def init_default_of_sigpipe() -> None:
+def init_default_of_sigpipe():
     """A ``child_init`` that sets what Python has taken away."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-def sends_to_nobody(request: socket.socket, client_address: Any, server: Any) -> None:
+def sends_to_nobody(request, client_address, server):
     """Sends until it is told that the client has left."""
     request.recv(1)
     with suppress(OSError):
@@ -630,9 +626,7 @@ def sends_to_nobody(request: socket.socket, client_address: Any, server: Any) ->
             request.sendall(b"x")
 
 
-async def asends_to_nobody(
-    request: trioserver.Connection, client_address: Any, server: Any
-) -> None:
+async def asends_to_nobody(request, client_address, server):
     """The same, asynchronous."""
     await request.recv(1)
     with suppress(trioserver.PeerGone):
@@ -640,19 +634,17 @@ async def asends_to_nobody(
             await request.sendall(b"x")
 
 
-def says_where_from(request: socket.socket, client_address: Any, server: Any) -> None:
+def says_where_from(request, client_address, server):
     """Answers with the client's address."""
     request.sendall(repr(client_address).encode())
 
 
-async def asays_where_from(
-    request: trioserver.Connection, client_address: Any, server: Any
-) -> None:
+async def asays_where_from(request, client_address, server):
     """The same, asynchronous."""
     await request.sendall(repr(client_address).encode())
 
 
-def replies_twice(request: Any, client_address: Any, server: Any) -> None:
+def replies_twice(request, client_address, server):
     """Sends two datagrams back, with time in between for whatever is to happen."""
     data, way_back = request
     way_back.sendto(data, client_address)
@@ -661,7 +653,7 @@ def replies_twice(request: Any, client_address: Any, server: Any) -> None:
     way_back.sendto(data, client_address)
 
 
-async def areplies_twice(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def areplies_twice(request, client_address, server):
     """The same, asynchronous."""
     data, way_back = request
     await way_back.sendto(data, client_address)
@@ -670,23 +662,21 @@ async def areplies_twice(request: trioserver.Datagram, client_address: Any, serv
     await way_back.sendto(data, client_address)
 
 
-def replies_without_end(request: Any, client_address: Any, server: Any) -> None:
+def replies_without_end(request, client_address, server):
     """Sends until the client's queue is full, and longer."""
     data, way_back = request
     while True:
         way_back.sendto(data, client_address)
 
 
-async def areplies_without_end(
-    request: trioserver.Datagram, client_address: Any, server: Any
-) -> None:
+async def areplies_without_end(request, client_address, server):
     """The same, asynchronous."""
     data, way_back = request
     while True:
         await way_back.sendto(data, client_address)
 
 
-def replies_in_threads(request: Any, client_address: Any, server: Any) -> None:
+def replies_in_threads(request, client_address, server):
     """Sends ten datagrams at once, and one when they are all gone."""
     _, way_back = request
     sends = [
@@ -700,7 +690,7 @@ def replies_in_threads(request: Any, client_address: Any, server: Any) -> None:
     way_back.sendto(b"all", client_address)
 
 
-def replies_too_late(request: Any, client_address: Any, server: Any) -> None:
+def replies_too_late(request, client_address, server):
     """Replies; told ``late``, once more after its end, and notes in a file what came of that."""
     data, way_back = request
     way_back.sendto(data, client_address)
@@ -708,7 +698,7 @@ def replies_too_late(request: Any, client_address: Any, server: Any) -> None:
         threading.Thread(target=_replies_then, args=(way_back, client_address, server)).start()
 
 
-def _replies_then(way_back: Any, client_address: Any, server: Any) -> None:
+def _replies_then(way_back, client_address, server):
     while not Path(server.my_path).exists():
         time.sleep(0.001)
     try:
@@ -717,7 +707,7 @@ def _replies_then(way_back: Any, client_address: Any, server: Any) -> None:
         Path(server.my_path).write_text(str(error))
 
 
-def gives_up_a_reply(request: Any, client_address: Any, server: Any) -> None:
+def gives_up_a_reply(request, client_address, server):
     """Is interrupted by a signal in the wait for a client that takes nothing."""
     data, way_back = request
     if data == b"give up":
@@ -730,7 +720,7 @@ def gives_up_a_reply(request: Any, client_address: Any, server: Any) -> None:
         way_back.sendto(data, client_address)
 
 
-def _interrupts(*_: Any) -> None:
+def _interrupts(*_):
     raise InterruptedError
 
 
@@ -740,7 +730,7 @@ def _interrupts(*_: Any) -> None:
 class Announces(trioserver.ProcessTCPServer):
     """Prints its port when clients can queue there."""
 
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         await super().server_activate()
         print(self.server_address[1], flush=True)
 
@@ -756,22 +746,22 @@ class Hooked(trioserver.ProcessTCPServer):
 
     called: list[tuple[str, int]] = attrs.field(factory=list)
 
-    def note(self, name: str) -> None:
+    def note(self, name):
         """It is called, here."""
         self.called.append((name, os.getpid()))
 
-    def get_request(self, listener: Any) -> Any:
+    def get_request(self, listener):
         got = super().get_request(listener)
         if got is not None:
             self.note("get_request")
         return got
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.note("handle_error")
 
 
-def _noted(name: str) -> Any:
-    async def hook(self: Hooked, *arguments: Any) -> Any:
+def _noted(name):
+    async def hook(self, *arguments):
         self.note(name)
         return await getattr(super(Hooked, self), name)(*arguments)
 
@@ -790,14 +780,14 @@ class Erring(trioserver.ProcessTCPServer):
 
     errors: list[BaseException | None] = attrs.field(factory=list)
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         self.errors.append(sys.exception())
 
 
 class Lenient(Erring):
     """Has no deadline for the first client."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         if request.info.id == 1:
             request.cancel_scope.deadline = math.inf
         return True
@@ -806,14 +796,14 @@ class Lenient(Erring):
 class Hides(trioserver.ProcessTCPServer):
     """Its ``handle_error`` fails, and hides what it was told of."""
 
-    async def handle_error(self, request: Any, client_address: Any) -> None:
+    async def handle_error(self, request, client_address):
         raise RuntimeError("the second") from None
 
 
 class ReadsAhead(trioserver.ProcessTCPServer):
     """Reads as much as a line may have before a worker gets the connection."""
 
-    async def process_request(self, request: Any, client_address: Any) -> None:
+    async def process_request(self, request, client_address):
         with suppress(trioserver.LimitExceeded):
             await trioserver.RequestReader(request).readline()
         await super().process_request(request, client_address)
@@ -822,7 +812,7 @@ class ReadsAhead(trioserver.ProcessTCPServer):
 class Closes(trioserver.ProcessTCPServer):
     """Closes each connection before a worker gets it."""
 
-    async def process_request(self, request: Any, client_address: Any) -> None:
+    async def process_request(self, request, client_address):
         await request.aclose()
         await super().process_request(request, client_address)
 
@@ -830,7 +820,7 @@ class Closes(trioserver.ProcessTCPServer):
 class Greets(trioserver.ProcessTCPServer):
     """Reads a first line, and answers it, before a worker gets the connection."""
 
-    async def process_request(self, request: Any, client_address: Any) -> None:
+    async def process_request(self, request, client_address):
         assert await trioserver.RequestReader(request).readline() == b"hello\n"
         await request.sendall(b"welcome\n")
         await super().process_request(request, client_address)
@@ -841,5 +831,5 @@ class Patient(trioserver.ProcessTCPServer):
 
     waited: list[float] = attrs.field(factory=list)
 
-    async def handle_timeout(self) -> None:
+    async def handle_timeout(self):
         self.waited.append(trio.current_time())

@@ -1,12 +1,9 @@
 """Programs, run as users run them, and their clients."""
 
-from __future__ import annotations
-
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,14 +16,14 @@ from .pages import EXAMPLES
 class Client:
     """The other end, with a bound on every wait."""
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+    def __init__(self, stream):
         self.stream = stream
 
-    async def says(self, line: bytes) -> None:
+    async def says(self, line):
         with trio.fail_after(10):
             await self.stream.send_all(line)
 
-    async def hears(self, expected: bytes) -> None:
+    async def hears(self, expected):
         """Receives just that."""
         heard = b""
         with trio.fail_after(10):
@@ -37,11 +34,11 @@ class Client:
                 heard += portion
         assert heard == expected
 
-    async def asks(self, line: bytes, answer: bytes) -> None:
+    async def asks(self, line, answer):
         await self.says(line)
         await self.hears(answer)
 
-    async def hears_all(self) -> bytes:
+    async def hears_all(self):
         """Receives to the end, and leaves."""
         with trio.fail_after(10):
             heard = await read_to_end(self.stream)
@@ -50,7 +47,7 @@ class Client:
 
 
 @asynccontextmanager
-async def program(name: str | Path, *arguments: str) -> AsyncIterator[trio.Process]:
+async def program(name, *arguments):
     """A file, or an example, run as its docstring says; killed at the end if it is still there."""
     path = name if isinstance(name, Path) else EXAMPLES / f"{name}.py"
     command = [sys.executable, "-X", "dev", str(path), *arguments]
@@ -69,7 +66,7 @@ async def program(name: str | Path, *arguments: str) -> AsyncIterator[trio.Proce
             await stream.aclose()
 
 
-async def listening(process: trio.Process) -> str:
+async def listening(process):
     """The first address that a program says it listens on."""
     assert process.stderr is not None
     said = ""
@@ -80,7 +77,7 @@ async def listening(process: trio.Process) -> str:
     return found[1]
 
 
-async def printed_lines(process: trio.Process, count: int) -> list[str]:
+async def printed_lines(process, count):
     """The next lines that a program prints."""
     assert process.stdout is not None
     printed = b""
@@ -91,7 +88,7 @@ async def printed_lines(process: trio.Process, count: int) -> list[str]:
     return printed.decode().splitlines()
 
 
-async def interrupted(process: trio.Process, by: str = "SIGINT") -> tuple[int, str, str]:
+async def interrupted(process, by="SIGINT"):
     """What becomes of a program at Ctrl-C: its status, what it printed, what it logged after it."""
     assert process.stdout is not None
     assert process.stderr is not None
@@ -100,7 +97,7 @@ async def interrupted(process: trio.Process, by: str = "SIGINT") -> tuple[int, s
     return await process.wait(), printed.decode(), logged.decode()
 
 
-async def output(name: str, *arguments: str) -> str:
+async def output(name, *arguments):
     """What an example prints that ends by itself."""
     with trio.fail_after(20):
         done = await trio.run_process(
@@ -110,7 +107,7 @@ async def output(name: str, *arguments: str) -> str:
     return done.stdout.decode()
 
 
-def pytest_says(*arguments: str, cwd: Path | None = None) -> str:
+def pytest_says(*arguments, cwd=None):
     """What pytest says of a suite, as a reader would run it."""
     command = [sys.executable, "-m", "pytest", *arguments]
     done = subprocess.run(
@@ -119,7 +116,7 @@ def pytest_says(*arguments: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def failures(told: str) -> dict[str, str]:
+def failures(told):
     """What pytest has shown of each test that fails, by the test's name."""
     shown = told.partition("= short test summary info =")[0]
     heading = r"^_+ (?:ERROR at setup of )?(test_\w+) _+$"

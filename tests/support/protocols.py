@@ -1,7 +1,5 @@
 """Protocols that handlers of tests speak."""
 
-from __future__ import annotations
-
 import struct
 
 import trioserver
@@ -10,7 +8,7 @@ import trioserver
 class Framed(trioserver.StreamRequestHandler):
     """A protocol with announced lengths: two bytes that say how many follow."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while await self.rfile.more():
             (size,) = struct.unpack(">H", await self.rfile.readexactly(2))
             await self.wfile.write(b"<" + await self.rfile.readexactly(size) + b">")
@@ -19,6 +17,6 @@ class Framed(trioserver.StreamRequestHandler):
 class Delimited(trioserver.StreamRequestHandler):
     """A protocol with a delimiter of several bytes."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while await self.rfile.more():
             await self.wfile.write((await self.rfile.readuntil(b"\r\n\r\n")).upper())

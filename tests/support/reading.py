@@ -3,8 +3,6 @@
 In here so that worker processes find them; nothing imports pytest.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import socket
@@ -25,21 +23,21 @@ PATIENCE = 10
 class Recv(socketserver.BaseRequestHandler):
     """Receives."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.request.sendall(self.request.recv(100))
 
 
 class File(socketserver.StreamRequestHandler):
     """Reads from a file."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(self.rfile.readline())
 
 
 class Selects(socketserver.BaseRequestHandler):
     """Does not receive before the kernel says that something is there."""
 
-    def handle(self) -> None:
+    def handle(self):
         readable, _, _ = select.select([self.request], [], [], PATIENCE)
         if readable:
             self.request.sendall(self.request.recv(100))
@@ -48,14 +46,14 @@ class Selects(socketserver.BaseRequestHandler):
 class ByNumber(socketserver.BaseRequestHandler):
     """Reads from the descriptor."""
 
-    def handle(self) -> None:
+    def handle(self):
         self.request.sendall(os.read(self.request.fileno(), 100))
 
 
 class Detaches(socketserver.BaseRequestHandler):
     """Makes a socket of its own of the descriptor."""
 
-    def handle(self) -> None:
+    def handle(self):
         with socket.socket(fileno=self.request.detach()) as mine:
             mine.settimeout(PATIENCE)
             mine.sendall(mine.recv(100))
@@ -64,7 +62,7 @@ class Detaches(socketserver.BaseRequestHandler):
 class Wraps(socketserver.BaseRequestHandler):
     """Agrees on TLS by itself, with the certificate that its server names."""
 
-    def handle(self) -> None:
+    def handle(self):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.server.certificate)
         with context.wrap_socket(self.request, server_side=True) as tls:
@@ -79,7 +77,7 @@ class TwoLines(socketserver.StreamRequestHandler):
 
     rbufsize = 0  # or it would be there already
 
-    def handle(self) -> None:
+    def handle(self):
         while line := self.rfile.readline():
             self.rfile.readline()
             self.wfile.write(line.upper())
@@ -91,7 +89,7 @@ class AsyncTwoLines(trioserver.StreamRequestHandler):
 
     rbufsize = 1
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.rfile.readline()
             await self.wfile.write(line.upper())
@@ -103,7 +101,7 @@ class AsyncIdleTwoLines(trioserver.StreamRequestHandler):
 
     rbufsize = 1
 
-    async def handle(self) -> None:
+    async def handle(self):
         while True:
             with self.idle():
                 line = await self.rfile.readline()

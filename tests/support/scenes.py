@@ -13,12 +13,9 @@ r"""One scene, told by a table: clients that do this and that at their instants,
 The sentence of a row is its promise, and the id under which it fails.
 """
 
-from __future__ import annotations
-
 import logging
 import re
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -36,7 +33,7 @@ A_LONG_TIME = 400 * 86_400.0
 """Virtual seconds after which a scene that does not end fails: more than a year."""
 
 
-def table(names: Any, rows: Mapping[str, Any] | None = None) -> pytest.MarkDecorator:
+def table(names, rows=None):
     """Parameters of a test, a row for each promise; tuples for several names.
 
     Rows alone are of a "scene".
@@ -71,11 +68,11 @@ class Visit:
     breaks: bool = attrs.field(default=False, kw_only=True)
     ends_at: float | None = attrs.field(default=None, kw_only=True)
 
-    def gives(self, gets: bytes | None = None, ends_at: float | None = None, **more: Any) -> Visit:
+    def gives(self, gets=None, ends_at=None, **more):
         """The same, and what has to come of it."""
         return attrs.evolve(self, gets=gets, ends_at=ends_at, **more)
 
-    def compare(self, heard: Heard) -> None:
+    def compare(self, heard):
         """See that what came of it is what had to."""
         assert (heard.error is not None) == self.breaks, heard
         if self.gets is not None:
@@ -119,7 +116,7 @@ class Played:
     log: Sequence[Logged]
 
     @property
-    def refusals(self) -> list[tuple[Any, str]]:
+    def refusals(self):
         """Who was refused, and why, in order."""
         return [event[1:] for event in self.witness.events if event[0] == "request_refused"]
 
@@ -174,9 +171,7 @@ class Scene:
     refusals: Sequence[tuple[Any, str]] | None = attrs.field(default=None, kw_only=True)
     logs: Sequence[str] | None = attrs.field(default=None, kw_only=True)
 
-    def gives(
-        self, gets: bytes | None = None, ends_at: float | None = None, *outcomes: str, **more: Any
-    ) -> Scene:
+    def gives(self, gets=None, ends_at=None, *outcomes, **more):
         """The same, and what has to come of it; names of none of these are of the report."""
         given = {"gets": gets, "ends_at": ends_at, "outcomes": outcomes or None, **more}
         given = {name: it for name, it in given.items() if it is not None}
@@ -185,18 +180,18 @@ class Scene:
         report = {**self.report, **given.pop("report", {}), **reported}
         return attrs.evolve(self, report=report, **given)
 
-    def beside(self, *others: Visit) -> Scene:
+    def beside(self, *others):
         """The same, with more clients."""
         return attrs.evolve(self, others=[*self.others, *others])
 
     @property
-    def visits(self) -> list[Visit]:
+    def visits(self):
         """All clients."""
         names = ("address", "comes_at", "reads_from", "stays", "gets", "breaks", "ends_at")
         facts = {name: getattr(self, name) for name in names}
         return [Visit(self.does, **facts), *self.others]
 
-    async def play(self) -> Played:
+    async def play(self):
         """Play it, and compare; what came of it is for what a row cannot say."""
         witness = Witness()
         sizes = {"timeouts": self.timeouts, "limits": self.limits}
@@ -214,7 +209,7 @@ class Scene:
         self._compare(played, closed_at)
         return played
 
-    def _compare(self, played: Played, closed_at: float) -> None:
+    def _compare(self, played, closed_at):
         for visit, heard in zip(self.visits, played.heard, strict=True):
             visit.compare(heard)
         witness = played.witness
@@ -248,7 +243,7 @@ class _Stage:
     clients: dict[int, Any] = attrs.field(factory=dict)
     heard: dict[int, Heard] = attrs.field(factory=dict)
 
-    async def play(self) -> None:
+    async def play(self):
         """Play it until every client has the end."""
         visits = self.scene.visits
         instants = {*self.scene.meanwhile, self.scene.drain_at} - {None}
@@ -258,7 +253,7 @@ class _Stage:
                 await trio.sleep_until(instant)
                 await self._act(instant, nursery)
 
-    async def _act(self, instant: float, nursery: trio.Nursery) -> None:
+    async def _act(self, instant, nursery):
         for number, visit in enumerate(self.scene.visits):
             if visit.comes_at == instant:
                 client = self.server.listener.connect_now(visit.address)
@@ -273,14 +268,14 @@ class _Stage:
         if instant in self.scene.meanwhile:
             self.scene.meanwhile[instant](self.server)
 
-    async def _hear(self, number: int, visit: Visit, client: Any) -> None:
+    async def _hear(self, number, visit, client):
         await trio.sleep_until(visit.reads_from)
         self.heard[number] = await hear(client)
         if not visit.stays:
             client.close()
 
 
-async def act(connection: Any, *steps: Any) -> None:
+async def act(connection, *steps):
     """Do what a row says: send bytes, call a function of the connection, or several of these."""
     for step in steps:
         if isinstance(step, list):
@@ -289,7 +284,7 @@ async def act(connection: Any, *steps: Any) -> None:
             await (connection.send_all(step) if isinstance(step, bytes) else step(connection))
 
 
-async def hear(client: Any) -> Heard:
+async def hear(client):
     """All that a client gets, when it has the end, and the error in the end's place."""
     got, error = b"", None
     try:
@@ -305,36 +300,36 @@ async def hear(client: Any) -> Heard:
 # What clients and handlers do ---------------------------------------------------------------
 
 
-def does(*steps: Any) -> Any:
+def does(*steps):
     """A handler that does this with each connection: see `act`."""
 
-    async def handler(request: Any, client_address: Any, server: Any) -> None:
+    async def handler(request, client_address, server):
         await act(request, *steps)
 
     return handler
 
 
-def sleep(seconds: float) -> Callable[[Any], Any]:
+def sleep(seconds):
     """Wait."""
     return lambda connection: trio.sleep(seconds)  # noqa: ASYNC105  (who calls it awaits it)
 
 
-async def close(client: Any) -> None:
+async def close(client):
     """Close the connection, without a checkpoint."""
     client.close()
 
 
-async def reset(client: Any) -> None:
+async def reset(client):
     """Reset it, without a checkpoint."""
     client.reset()
 
 
-async def end(client: Any) -> None:
+async def end(client):
     """End the client's output."""
     await client.send_eof()
 
 
-def drip(every: float, until: float, start: float = 0, data: bytes = b"x") -> dict[float, bytes]:
+def drip(every, until, start=0, data=b"x"):
     """A byte now, and one every few seconds."""
     return {start + every * n: data for n in range(int((until - start) / every) + 1)}
 
@@ -342,19 +337,19 @@ def drip(every: float, until: float, start: float = 0, data: bytes = b"x") -> di
 # What is looked at meanwhile --------------------------------------------------------------
 
 
-def states(*expected: str) -> Callable[[Any], None]:
+def states(*expected):
     """See what each of the connections that are open is doing."""
 
-    def look(server: Any) -> None:
+    def look(server):
         assert [request.state for request in server.snapshot().requests] == list(expected)
 
     return look
 
 
-def counts(**expected: object) -> Callable[[Any], None]:
+def counts(**expected):
     """See some of the server's statistics."""
 
-    def look(server: Any) -> None:
+    def look(server):
         found = server.statistics()
         assert {name: getattr(found, name) for name in expected} == expected
 
@@ -364,28 +359,28 @@ def counts(**expected: object) -> Callable[[Any], None]:
 # Where a table does not fit ---------------------------------------------------------------
 
 
-def in_memory(handler: Any = Upper, kind: Any = MemoryServer, **fields: Any) -> Any:
+def in_memory(handler=Upper, kind=MemoryServer, **fields):
     """A server in memory."""
     return kind(("memory", 1), handler, **fields)
 
 
-def on_tcp(handler: Any = Upper, kind: Any = trioserver.TCPServer, **fields: Any) -> Any:
+def on_tcp(handler=Upper, kind=trioserver.TCPServer, **fields):
     """A server on the loopback interface."""
     return kind(("127.0.0.1", 0), handler, **fields)
 
 
-async def heard_by(client: socket.socket) -> bytes:
+async def heard_by(client):
     """Everything up to the end that a blocking socket gets."""
     return await trio.to_thread.run_sync(lambda: b"".join(iter(lambda: client.recv(65_536), b"")))
 
 
 @contextmanager
-def logged() -> Iterator[list[Logged]]:
+def logged():
     """All that is logged in the block as more than news."""
-    texts: list[Logged] = []
+    texts = []
 
     class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
+        def emit(self, record):
             texts.append(Logged(trio.current_time(), self.format(record)))
 
     keep = Keep(logging.WARNING)

@@ -1,9 +1,5 @@
 """Clients of test servers, who say what they have to say at once."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import pytest
 import trio
 import trio.testing
@@ -12,19 +8,19 @@ import trioserver
 
 from . import read_to_end
 
-EVERYWHERE: Any = pytest.mark.parametrize("where", ["memory", "tcp", "unix"])
-ON_THE_INTERNET: Any = pytest.mark.parametrize("where", ["memory", "tcp"])
-ON_SOCKETS: Any = pytest.mark.parametrize("where", ["tcp", "unix"])
+EVERYWHERE = pytest.mark.parametrize("where", ["memory", "tcp", "unix"])
+ON_THE_INTERNET = pytest.mark.parametrize("where", ["memory", "tcp"])
+ON_SOCKETS = pytest.mark.parametrize("where", ["tcp", "unix"])
 
 
 class Back(trioserver.DatagramRequestHandler):
     """Answers every datagram with its bytes in reverse."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write((await self.rfile.read())[::-1])
 
 
-async def speaks(server: Any, said: bytes = b"hello\n", *, ends: bool = False) -> Any:
+async def speaks(server, said=b"hello\n", *, ends=False):
     """A new client of a test server that has said something, and ends its output if told to."""
     client = await server.connect()
     if said:
@@ -34,22 +30,22 @@ async def speaks(server: Any, said: bytes = b"hello\n", *, ends: bool = False) -
     return client
 
 
-async def pieces(server: Any, said: bytes = b"hello\n") -> list[bytes]:
+async def pieces(server, said=b"hello\n"):
     """What comes back to a new client, as it comes."""
     return [piece async for piece in await speaks(server, said, ends=True)]
 
 
-async def answer(server: Any, said: bytes = b"hello\n") -> bytes:
+async def answer(server, said=b"hello\n"):
     """What comes back to a new client, to the end."""
     return await read_to_end(await speaks(server, said, ends=True))
 
 
-async def says_and_hears(client: Any, said: bytes, heard: bytes) -> None:
+async def says_and_hears(client, said, heard):
     """One exchange of a client that stays."""
     await client.send_all(said)
     assert await client.receive_some() == heard
 
 
-async def all_wait() -> None:
+async def all_wait():
     """Let everything happen that does not need time, in memory or in the kernel."""
     await trio.testing.wait_all_tasks_blocked(0.01)

@@ -1,17 +1,15 @@
 """Servers, clients and books for a fault after every step: nothing is left, lost or silent."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -58,7 +56,7 @@ class Books:
     named: list[str] = attrs.field(factory=list)
 
     @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self):
         """Write down in the block, too, whatever a server logs as an error."""
         log, handler = logging.getLogger("trioserver"), ErrorsInto(self)
         log.addHandler(handler)
@@ -68,11 +66,11 @@ class Books:
             log.removeHandler(handler)
 
     @property
-    def records(self) -> list[trioserver.RequestRecord]:
+    def records(self):
         """The record of every request that ended."""
         return self.witness.records
 
-    def faults(self) -> Iterator[str]:
+    def faults(self):
         """What does not balance."""
         for connection in self.accepted:
             if connection.state != "closed" or connection.fileno() != -1:
@@ -94,7 +92,7 @@ class Books:
             yield from self._kept()
         yield from self.errors
 
-    def _kept(self) -> Iterator[str]:
+    def _kept(self):
         """What a run that is over still counts as taken."""
         slots, ledger = self.run.admission._slots, self.run.registry
         full = slots.free < slots._most or slots.turning_away or slots._by_client
@@ -103,7 +101,7 @@ class Books:
         if ledger.here() or ledger.lingering:
             yield f"requests are still in the books: {ledger.here()}"
 
-    def refused(self) -> Counter[Any]:
+    def refused(self):
         """How many were told to go, unserved, and the witness was told of it; by address."""
         return Counter(it[1] for it in self.witness.events if it[0] == "request_refused")
 
@@ -111,11 +109,11 @@ class Books:
 class ErrorsInto(logging.Handler):
     """Writes logged errors in the books of the trial that runs."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books):
         super().__init__(logging.ERROR)
         self.books = books
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record):
         message = record.getMessage()
         if "has not ended" in message:
             self.books.named.append(message)
@@ -126,19 +124,19 @@ class ErrorsInto(logging.Handler):
 class Careful(trioserver.StreamRequestHandler):
     """Answers lines in upper case."""
 
-    async def setup(self) -> None:
+    async def setup(self):
         await trio.lowlevel.checkpoint()
         self.server.books.calls["setup"] += 1
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await self.answer(line)
 
-    async def answer(self, line: bytes) -> None:
+    async def answer(self, line):
         await self.wfile.write(line.upper())
         self.server.books.written[self.client_address] += 1
 
-    async def finish(self) -> None:
+    async def finish(self):
         self.server.books.calls["finish"] += 1
         await trio.lowlevel.checkpoint()
         await super().finish()
@@ -147,7 +145,7 @@ class Careful(trioserver.StreamRequestHandler):
 class Idling(Careful):
     """The same, with a wait of its own between two requests."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         while True:
             with self.idle():
                 line = await self.rfile.readline()
@@ -159,7 +157,7 @@ class Idling(Careful):
 class HangsUp(Careful):
     """The same, but ends the connection after the third line, and so lingers."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         for _ in LINES:
             if not await self.rfile.more():
                 return
@@ -171,7 +169,7 @@ class Buffering(Careful):
 
     wbufsize = -1
 
-    async def answer(self, line: bytes) -> None:
+    async def answer(self, line):
         await self.wfile.write(line.upper())
 
 
@@ -180,14 +178,14 @@ class WatchedMixIn(trioserver.BaseServer):
 
     FIELDS: ClassVar[Mapping[str, Any]] = {}
 
-    def get_request(self, listener: trioserver.Listener) -> tuple[Any, Any] | None:
+    def get_request(self, listener):
         accepted = super().get_request(listener)
         if accepted is not None:
             self.books.accepted.append(accepted[0])
         return accepted
 
     @classmethod
-    def left_behind(cls) -> Iterator[str]:
+    def left_behind(cls):
         """What a server of this kind has not cleared away; it is gone afterwards."""
         yield from ()
 
@@ -198,12 +196,12 @@ class InMemory(WatchedMixIn, MemoryServer):
     PLACE = ("memory", 1)
     JUMP_AFTER = 0.0
 
-    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
+    async def dial(self):
         """A client's stream, and its address."""
         stream = await self.connect()
         return stream, stream.client_address
 
-    def victim(self) -> Any:
+    def victim(self):
         """A client that has sent its lines, and never reads."""
         connection = self.listener.connect_now()
         connection._transport.send_now(b"".join(LINES))
@@ -213,11 +211,11 @@ class InMemory(WatchedMixIn, MemoryServer):
 class Victim:
     """The same on a socket, which it resets."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server):
         self.socket = plain_client(server.server_address)
         self.socket.sendall(b"".join(LINES))
 
-    def reset(self) -> None:
+    def reset(self):
         """Reset it; twice is once."""
         if self.socket.fileno() != -1:
             reset(self.socket)
@@ -231,7 +229,7 @@ class OnSocketsMixIn(WatchedMixIn):
     # connects from it to itself gets its own words.
     FROM: ClassVar[Any] = None
 
-    async def dial(self) -> tuple[trio.abc.HalfCloseableStream, Any]:
+    async def dial(self):
         """A client's stream, and its address."""
         plain = socket.socket(self.FAMILY)
         if self.FROM is not None:
@@ -244,7 +242,7 @@ class OnSocketsMixIn(WatchedMixIn):
             raise
         return trio.SocketStream(sock), sock.getsockname()
 
-    def victim(self) -> Any:
+    def victim(self):
         """A client that has sent its lines, and never reads."""
         return Victim(self)
 
@@ -263,7 +261,7 @@ class LeavesNoFile(WatchedMixIn):
     JUMP_AFTER = 0.0  # the kernel carries bytes from one socket to the other at once
 
     @classmethod
-    def left_behind(cls) -> Iterator[str]:
+    def left_behind(cls):
         """The socket file, if it is there."""
         with suppress(FileNotFoundError):
             Path(cls.PLACE).unlink()
@@ -299,7 +297,7 @@ class Client:
     pipelines: bool
     must_get: bool
 
-    async def talk(self) -> None:
+    async def talk(self):
         """The whole conversation; a server that is not there has none."""
         if self.server.snapshot().state == "unbound":
             return
@@ -309,7 +307,7 @@ class Client:
                 due, got = await self._converse(stream)
             self._judge(address, due, got)
 
-    async def _converse(self, stream: trio.abc.HalfCloseableStream) -> tuple[int, bytes]:
+    async def _converse(self, stream):
         """How many bytes were due, and what came."""
         due, got = 0, b""
         with suppress(trio.BrokenResourceError):
@@ -326,7 +324,7 @@ class Client:
             await trio.lowlevel.checkpoint()
         return due, got
 
-    def _judge(self, address: Any, due: int, got: bytes) -> None:
+    def _judge(self, address, due, got):
         books = self.server.books
         if not ANSWERS.startswith(got):
             books.errors.append(f"got {got!r}")
@@ -337,7 +335,7 @@ class Client:
             books.errors.append(f"{due} bytes of replies were due, and {got!r} arrived")
 
 
-Fault: TypeAlias = Callable[[Trial], object]
+Fault = Callable[[Trial], object]
 
 
 # What is done to it, in the words of the tests' parameters.
@@ -352,7 +350,7 @@ NAMES = {
 
 
 @contextmanager
-def folder_of_its_own() -> Iterator[None]:
+def folder_of_its_own():
     """Socket files are made in one."""
     with tempfile.TemporaryDirectory(prefix="ts-") as folder, chdir(folder):
         yield
@@ -369,24 +367,24 @@ class Sweepable:
     kind: Any
     faults: Sequence[Fault]
 
-    async def __call__(self, trial: Trial) -> None:
+    async def __call__(self, trial):
         """Run it."""
         raise NotImplementedError
 
-    def sweep(self, **options: Any) -> int:
+    def sweep(self, **options):
         """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
         jump_after = self.kind.JUMP_AFTER
         with folder_of_its_own():
             return sweep(self, faults=[tuple(self.faults)], jump_after=jump_after, **options).runs
 
-    def one(self, *at: int, seed: int = 0) -> Trial:
+    def one(self, *at, seed=0):
         """Try it once, with faults after these steps."""
         jump_after = self.kind.JUMP_AFTER
         faults = self.faults[: len(at)]
         with folder_of_its_own():
             return run_trial(self, *faults, at=at, seed=seed, jump_after=jump_after)
 
-    def complaint(self) -> str:
+    def complaint(self):
         """What the sweep says, which has to find something."""
         with pytest.raises(Finding) as found:
             self.sweep()
@@ -399,24 +397,24 @@ class Listening:
 
     then: Callable[[], object]
 
-    def started(self, server: object = None) -> None:
+    def started(self, server=None):
         """The server listens."""
         self.then()
 
 
-async def serve_forever(server: Any, listening: Callable[[], object]) -> None:
+async def serve_forever(server, listening):
     """Serve in this task."""
     await server.serve_forever(task_status=Listening(listening))
 
 
-async def serve_in_a_block(server: Any, listening: Callable[[], object]) -> None:
+async def serve_in_a_block(server, listening):
     """Serve in the background of a block."""
     async with server.serving():
         listening()
         await server.wait_closed()
 
 
-async def serve_one_by_one(server: Any, listening: Callable[[], object]) -> None:
+async def serve_one_by_one(server, listening):
     """Serve one request after the other."""
     async with server:
         listening()
@@ -449,11 +447,11 @@ class Serving(Sweepable):
     books: Books = attrs.field(factory=Books)
 
     @property
-    def is_of_a_client(self) -> bool:
+    def is_of_a_client(self):
         """Whether it is not the server to which something is done."""
         return any(isinstance(fault, ResetClient) or fault is leave for fault in self.faults)
 
-    async def __call__(self, trial: Trial) -> None:
+    async def __call__(self, trial):
         """Run it."""
         self.books = Books()
         outside = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
@@ -466,7 +464,7 @@ class Serving(Sweepable):
             finally:
                 self.send_them_away()
 
-    async def _run(self, trial: Trial) -> None:
+    async def _run(self, trial):
         fields = {"limits": self.limits, "observers": [self.books.witness], **self.kind.FIELDS}
         server = self.kind(self.kind.PLACE, self.handler, **fields)
         server.books = self.books
@@ -474,7 +472,7 @@ class Serving(Sweepable):
         if not self.is_of_a_client:
             trial.arm(server=server, scope=scope)
 
-        def let_them_in() -> None:
+        def let_them_in():
             self.books.run = server._run
             culprit = self.let_in(server)
             if self.is_of_a_client:
@@ -489,22 +487,20 @@ class Serving(Sweepable):
             finally:
                 listening.set()
 
-    def let_in(self, server: Any) -> Any:
+    def let_in(self, server):
         """The server listens; gives who is to do harm, if it is a client."""
 
-    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+    async def clients(self, trial, server, listening):
         """What the clients do, from when it listens; they shut it down afterwards."""
 
-    def send_them_away(self) -> None:
+    def send_them_away(self):
         """Nobody needs to be there any more."""
 
-    def are_right(self, outcomes: Counter[str]) -> bool:
+    def are_right(self, outcomes):
         """Whether these are what comes of one that was cut, or of none."""
         return outcomes["cancelled"] == len(self.books.cut)
 
-    def sweep_one_request(
-        self, seeds: Sequence[int] = (0, 1, 2), cut: Callable[[Any, int], Any] | None = None
-    ) -> int:
+    def sweep_one_request(self, seeds=(0, 1, 2), cut=None):
         """Cancel one request at each of its own checkpoints; how many there were.
 
         Args:
@@ -523,7 +519,7 @@ class Serving(Sweepable):
         return runs
 
 
-def leave(trial: Trial) -> None:
+def leave(trial):
     """One of its clients is gone."""
     trial.client.leave()
 
@@ -541,17 +537,17 @@ class Setting(Serving):
     patience: float = 30
     _victims: list[Any] = attrs.field(factory=list)
 
-    def let_in(self, server: Any) -> Any:
+    def let_in(self, server):
         """A victim comes."""
         self._victims = [server.victim()] if self.is_of_a_client else []
         return self._victims[0] if self._victims else None
 
-    def send_them_away(self) -> None:
+    def send_them_away(self):
         """The victim may not have been reset."""
         for victim in self._victims:
             victim.reset()
 
-    async def clients(self, trial: Trial, server: Any, listening: trio.Event) -> None:
+    async def clients(self, trial, server, listening):
         """The three talk."""
         must_get = self.gentle or not trial.at
         with trio.move_on_after(self.patience, shield=True) as patience:
@@ -563,7 +559,7 @@ class Setting(Serving):
         if patience.cancelled_caught:
             trial.complain(f"clients waited for {self.patience} s")
 
-    def are_right(self, outcomes: Counter[str]) -> bool:
+    def are_right(self, outcomes):
         """All that were not cut are complete."""
         cut = len(self.books.cut)
         return outcomes == Counter(completed=3 - cut, cancelled=cut)
@@ -572,20 +568,20 @@ class Setting(Serving):
 class Sloppy(InMemory):
     """A server whose hooks close nothing."""
 
-    async def shutdown_request(self, request: Any) -> None:
+    async def shutdown_request(self, request):
         await trio.lowlevel.checkpoint()
 
 
-def cut_in_its_step(kind: Any, step: int) -> Any:
+def cut_in_its_step(kind, step):
     """A server that cancels its first request after so many steps of that one's task."""
 
-    class Fragile(kind):  # type: ignore[misc]
-        async def process_request(self, request: Any, client_address: Any) -> None:
+    class Fragile(kind):
+        async def process_request(self, request, client_address):
             handling = super().process_request(request, client_address)
             at = step if request.info.id == 1 else 0
             await fire_at(handling, at, partial(self.cut, request))
 
-        def cut(self, request: Any) -> None:
+        def cut(self, request):
             if self.cancel_request(request.info.id, "swept"):
                 self.books.cut.append(request.client_address)
 

@@ -1,18 +1,13 @@
 """What tests of handlers in threads, and of those in processes, share."""
 
-from __future__ import annotations
-
 import os
 import socket
 import socketserver
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -26,7 +21,7 @@ THERE = ("127.0.0.1", 0)
 class Upper(socketserver.StreamRequestHandler):
     """Answers every line with its upper-case form."""
 
-    def handle(self) -> None:
+    def handle(self):
         for line in self.rfile:
             self.wfile.write(line.upper())
 
@@ -34,16 +29,16 @@ class Upper(socketserver.StreamRequestHandler):
 # Servers ----------------------------------------------------------------------------
 
 
-def on_tcp(handler: Any, **fields: Any) -> trioserver.ThreadingTCPServer:
+def on_tcp(handler, **fields):
     """A server on the loopback interface."""
     return trioserver.ThreadingTCPServer(THERE, handler, **fields)
 
 
-def of_both_families(ip: Any, unix: Any, **fields: Any) -> Any:
+def of_both_families(ip, unix, **fields):
     """A fixture that makes servers of the one class, and of the other, in turn."""
 
     @pytest.fixture(params=["ip", "unix"])
-    def make(request: pytest.FixtureRequest, folder: Path) -> Any:
+    def make(request, folder):
         if request.param == "ip":
             return partial(ip, THERE, **fields)
         return partial(unix, str(folder / "server"), **fields)
@@ -52,7 +47,7 @@ def of_both_families(ip: Any, unix: Any, **fields: Any) -> Any:
 
 
 @asynccontextmanager
-async def witnessed(server: trioserver.BaseServer) -> AsyncIterator[Witness]:
+async def witnessed(server):
     """Serve on a real socket, and write down what happens."""
     witness = Witness()
     server.observers = [*server.observers, witness]
@@ -61,9 +56,7 @@ async def witnessed(server: trioserver.BaseServer) -> AsyncIterator[Witness]:
 
 
 @asynccontextmanager
-async def met(
-    server: trioserver.BaseServer, says: bytes = b""
-) -> AsyncIterator[tuple[trio.SocketStream, Witness]]:
+async def met(server, says=b""):
     """The same, and a client, who may say something at once."""
     async with witnessed(server) as witness, await connect(server) as client:
         await client.send_all(says)
@@ -73,7 +66,7 @@ async def met(
 # Clients ----------------------------------------------------------------------------
 
 
-async def ask(server: trioserver.BaseServer, data: bytes) -> bytes:
+async def ask(server, data):
     """What a new client is answered, up to the end, who says all that he has to say at once."""
     async with await connect(server) as client:
         await client.send_all(data)
@@ -81,7 +74,7 @@ async def ask(server: trioserver.BaseServer, data: bytes) -> bytes:
         return await read_to_end(client)
 
 
-async def ask_by_datagram(server: trioserver.BaseServer, data: bytes) -> bytes:
+async def ask_by_datagram(server, data):
     """What a new client is answered."""
     assert server.socket is not None
     with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
@@ -95,7 +88,7 @@ async def ask_by_datagram(server: trioserver.BaseServer, data: bytes) -> bytes:
     return bytes(answer)
 
 
-async def say(client: trio.SocketStream, words: bytes) -> None:
+async def say(client, words):
     """Say something that is answered at once, in upper case."""
     await client.send_all(words)
     answer = b""
@@ -107,10 +100,10 @@ async def say(client: trio.SocketStream, words: bytes) -> None:
 # What is seen -----------------------------------------------------------------------
 
 
-async def shows(server: trioserver.BaseServer, **facts: Any) -> None:
+async def shows(server, **facts):
     """Wait until a snapshot shows the only request like that: its ``state``, its bytes."""
 
-    def is_so() -> bool:
+    def is_so():
         requests = server.snapshot().requests
         return [{name: getattr(it, name) for name in facts} for it in requests] == [facts]
 
@@ -118,25 +111,25 @@ async def shows(server: trioserver.BaseServer, **facts: Any) -> None:
 
 
 @contextmanager
-def takes(most: float, least: float = 0) -> Iterator[None]:
+def takes(most, least=0):
     """The block takes so many seconds."""
     began = time.perf_counter()
     yield
     assert least <= time.perf_counter() - began < most
 
 
-async def drained(server: trioserver.BaseServer, grace: float = 8) -> None:
+async def drained(server, grace=8):
     """Begin the drain, and wait until all requests have their outcome."""
     server.shutdown(grace)
     await until(lambda: not server.requests)
 
 
-def outcomes(report: trioserver.ShutdownReport) -> list[str]:
+def outcomes(report):
     """Those of all requests that were there when the drain began."""
     return [str(it.outcome) for it in report.requests]
 
 
-def run_program(text: str) -> subprocess.CompletedProcess[str]:
+def run_program(text):
     """What a program has printed, which has to end well."""
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", text],

@@ -1,12 +1,10 @@
 """What can be wrong with a network: each fault, in memory to the second, and on real sockets."""
 
-from __future__ import annotations
-
 import errno
 import math
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -57,18 +55,18 @@ HELLO = [b"hello\n"[i : i + 1] for i in range(6)]
 class Notes:
     """Notes what it receives, piece by piece, and when each byte; answers it all at the end."""
 
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.times: list[float] = []
+    def __init__(self):
+        self.pieces = []
+        self.times = []
 
-    async def __call__(self, request: trioserver.Connection, address: Any, server: Any) -> None:
+    async def __call__(self, request, address, server):
         while data := await request.recv():
             self.pieces.append(data)
             self.times += [trio.current_time()] * len(data)
         await request.sendall(b"".join(self.pieces).upper())
 
 
-def patient(handler: Any) -> trioserver.TCPServer:
+def patient(handler):
     """A server without time-outs."""
     return trioserver.TCPServer(("127.0.0.1", 0), handler, timeouts=PATIENT)
 
@@ -77,18 +75,18 @@ def patient(handler: Any) -> trioserver.TCPServer:
 
 
 @EVERYWHERE
-async def test_without_faults_nothing_is_different(where: Any) -> None:
+async def test_without_faults_nothing_is_different(where):
     """Megabytes both ways at once, half-close, and the end."""
     data = bytes(range(256)) * 8192
 
-    async def echo(request: trioserver.Connection, address: Any, server: Any) -> None:
+    async def echo(request, address, server):
         async for piece in request:
             await request.sendall(piece)
 
     async with open_test_server(echo, transport=where, faults=Faults()) as server:
         client = await server.connect()
 
-        async def send() -> None:
+        async def send():
             await client.send_all(data)
             await client.send_eof()
 
@@ -100,7 +98,7 @@ async def test_without_faults_nothing_is_different(where: Any) -> None:
 
 
 @EVERYWHERE
-async def test_reset_of_a_client_reaches_the_server(where: Any) -> None:
+async def test_reset_of_a_client_reaches_the_server(where):
     """As an error, not as an end."""
     async with open_test_server(Notes(), transport=where, faults=Faults()) as server:
         client = await speaks(server)
@@ -115,10 +113,10 @@ async def test_reset_of_a_client_reaches_the_server(where: Any) -> None:
     assert str(exchange.outcome) == expected
 
 
-async def test_who_does_not_read_is_noticed(autojump_clock: MockClock) -> None:
+async def test_who_does_not_read_is_noticed(autojump_clock):
     """CK-02: each way has a bounded store, so the server's write waits, and times out."""
 
-    async def floods(request: trioserver.Connection, address: Any, server: Any) -> None:
+    async def floods(request, address, server):
         while True:
             await request.sendall(bytes(100_000))
 
@@ -202,7 +200,7 @@ MIXED = [*(Latency(10), Latency(5, towards="server")), *(Bandwidth(2), Bandwidth
         },
     },
 )
-async def test_streams(way: Way, autojump_clock: MockClock) -> None:
+async def test_streams(way, autojump_clock):
     """What a client says arrives as the faults have it, and so does the answer."""
     notes = Notes()
     async with open_test_server(patient(notes), faults=way.faults) as server:
@@ -220,25 +218,25 @@ async def test_streams(way: Way, autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_times_the_same() -> None:
+def test_a_thousand_times_the_same():
     """Not one of a thousand is different."""
 
-    async def once() -> None:
+    async def once():
         async with open_test_server(patient(Upper), faults=[Latency(900, jitter=300)]) as server:
             await (await speaks(server)).receive_some()
             times.append(trio.current_time())
 
-    times: list[float] = []
+    times = []
     for _ in range(1000):
         trio.run(once, clock=MockClock(autojump_threshold=0))
     assert len(set(times)) == 1
     assert 1200 < times[0] < 2400
 
 
-async def test_jitter_keeps_the_order(autojump_clock: MockClock) -> None:
+async def test_jitter_keeps_the_order(autojump_clock):
     """On a stream; by chance, which the seed decides."""
 
-    async def times(seed: int) -> list[float]:
+    async def times(seed):
         notes, began = Notes(), trio.current_time()
         faults = Faults(Latency(10, jitter=10, towards="server"), seed=seed)
         async with open_test_server(patient(notes), faults=faults) as server:
@@ -257,11 +255,11 @@ async def test_jitter_keeps_the_order(autojump_clock: MockClock) -> None:
 
 
 async def test_seed_and_connection_decide_all_that_is_left_to_chance(
-    autojump_clock: MockClock,
-) -> None:
+    autojump_clock,
+):
     """CK-03: what one connection does changes nothing for another."""
 
-    async def arrival(busy: int) -> float:
+    async def arrival(busy):
         faults, began = Faults(Latency(10, jitter=5), seed=3), trio.current_time()
         async with open_test_server(patient(Notes()), faults=faults) as server:
             first, second = await server.connect(), await server.connect()
@@ -275,7 +273,7 @@ async def test_seed_and_connection_decide_all_that_is_left_to_chance(
     assert await arrival(0) == await arrival(7)
 
 
-async def test_clearing_a_latency_has_everything_arrive(autojump_clock: MockClock) -> None:
+async def test_clearing_a_latency_has_everything_arrive(autojump_clock):
     """In the middle of a test."""
     async with open_test_server(patient(Upper), faults=[Latency(1000)]) as server:
         client = await speaks(server)
@@ -289,7 +287,7 @@ async def test_clearing_a_latency_has_everything_arrive(autojump_clock: MockCloc
         assert len(server.faults) == 0
 
 
-async def test_stall(autojump_clock: MockClock) -> None:
+async def test_stall(autojump_clock):
     """Nothing arrives; when it is gone, everything does."""
     async with open_test_server(patient(Upper), faults=[stall := Stall()]) as server:
         client = await speaks(server)
@@ -305,7 +303,7 @@ async def test_stall(autojump_clock: MockClock) -> None:
 
 
 @ON_SOCKETS
-async def test_latency_on_a_real_socket(where: Any) -> None:
+async def test_latency_on_a_real_socket(where):
     """At least so long, by the real clock."""
     async with open_test_server(Upper, transport=where, faults=[Latency(0.05)]) as server:
         began = trio.current_time()
@@ -314,7 +312,7 @@ async def test_latency_on_a_real_socket(where: Any) -> None:
 
 
 @ON_SOCKETS
-async def test_slices_on_a_real_socket(where: Any) -> None:
+async def test_slices_on_a_real_socket(where):
     """Towards the server one by one in any case; towards a client with a delay."""
     notes = Notes()
     faults = [Slice(1, towards="server"), Slice(2, delay=0.02, towards="client")]
@@ -325,7 +323,7 @@ async def test_slices_on_a_real_socket(where: Any) -> None:
 
 @EVERYWHERE
 @pytest.mark.parametrize(("size", "got"), [(0, b""), (3, b"HEL"), (6, b"HELLO\n")])
-async def test_limit_of_data(where: Any, size: int, got: bytes) -> None:
+async def test_limit_of_data(where, size, got):
     """The connection is closed when so many bytes have passed, in order; at once if none may."""
     faults = [LimitData(size, towards="client" if size else None)]
     async with open_test_server(Upper, transport=where, faults=faults) as server:
@@ -333,7 +331,7 @@ async def test_limit_of_data(where: Any, size: int, got: bytes) -> None:
 
 
 @ON_THE_INTERNET
-async def test_reset_after_some_bytes(where: Any) -> None:
+async def test_reset_after_some_bytes(where):
     """For both sides."""
     faults = [Reset(after=3, towards="server")]
     async with open_test_server(Notes(), transport=where, faults=faults) as server:
@@ -345,7 +343,7 @@ async def test_reset_after_some_bytes(where: Any) -> None:
 
 
 @ON_THE_INTERNET
-async def test_reset_in_the_middle_of_a_test(where: Any) -> None:
+async def test_reset_in_the_middle_of_a_test(where):
     """Connections that are idle notice it at once; new ones are not better off."""
     async with open_test_server(Notes(), transport=where, faults=Faults()) as server:
         client = await speaks(server)
@@ -358,7 +356,7 @@ async def test_reset_in_the_middle_of_a_test(where: Any) -> None:
 
 
 @pytest.mark.parametrize("fault", [Reset(), LimitData(0)], ids=repr)
-async def test_fault_that_is_there_for_no_step(fault: Any, autojump_clock: MockClock) -> None:
+async def test_fault_that_is_there_for_no_step(fault, autojump_clock):
     """What ends every connection there is at once ends it at once."""
     async with open_test_server(Upper, strict=False) as server:
         client = await server.connect()
@@ -375,7 +373,7 @@ async def test_fault_that_is_there_for_no_step(fault: Any, autojump_clock: MockC
 # Accepting ------------------------------------------------------------------------------
 
 
-async def test_refuse(autojump_clock: MockClock) -> None:
+async def test_refuse(autojump_clock):
     """For as long as it is there."""
     async with open_test_server(Upper) as server:
         with server.faults.during(Refuse()), pytest.raises(ConnectionRefusedError):
@@ -384,7 +382,7 @@ async def test_refuse(autojump_clock: MockClock) -> None:
 
 
 @ON_THE_INTERNET
-async def test_accept_error(where: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_accept_error(where, caplog):
     """The server survives it; the client is served when it is over."""
     faults = Faults(AcceptError(errno.EMFILE, times=2))
     async with open_test_server(Upper, transport=where, faults=faults) as server:
@@ -394,7 +392,7 @@ async def test_accept_error(where: Any, caplog: pytest.LogCaptureFixture) -> Non
     assert "again, after 2 errors" in caplog.text
 
 
-async def test_fatal_accept_error_ends_the_server(autojump_clock: MockClock) -> None:
+async def test_fatal_accept_error_ends_the_server(autojump_clock):
     """And the test, with that error."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         async with open_test_server(Upper, faults=[AcceptError(errno.EBADF)]) as server:
@@ -410,15 +408,15 @@ TEN = [b"%d" % number for number in range(10)]
 class Numbers:
     """Notes what arrives, and when; replies with it."""
 
-    def __init__(self) -> None:
-        self.seen: list[tuple[bytes, float]] = []
+    def __init__(self):
+        self.seen = []
 
-    async def __call__(self, request: trioserver.Datagram, address: Any, server: Any) -> None:
+    async def __call__(self, request, address, server):
         self.seen.append((request.data, trio.current_time()))
         await request.reply(request.data)
 
 
-async def exchange_ten(*faults: Any, seed: int = 0) -> tuple[list[Any], list[bytes]]:
+async def exchange_ten(*faults, seed=0):
     """Send ten, one a second: what arrives, and when, and the replies."""
     numbers, began = Numbers(), trio.current_time()
     server = trioserver.UDPServer(("127.0.0.1", 0), numbers)
@@ -444,16 +442,14 @@ async def exchange_ten(*faults: Any, seed: int = 0) -> tuple[list[Any], list[byt
         "the reply is late, too, though the request ended long ago": ([Latency(30)], 30, 1, 1),
     },
 )
-async def test_datagrams(
-    faults: Any, late: float, times: int, replied: int, autojump_clock: MockClock
-) -> None:
+async def test_datagrams(faults, late, times, replied, autojump_clock):
     """Each arrives so late, and so many times, and so many replies do."""
     arrived, replies = await exchange_ten(*faults)
     assert arrived == [(data, int(data) + late) for data in TEN for _ in range(times)]
     assert replies == [data for data in TEN for _ in range(replied)]
 
 
-async def test_some_are_lost(autojump_clock: MockClock) -> None:
+async def test_some_are_lost(autojump_clock):
     """Which, the seed decides."""
     some = await exchange_ten(Loss(0.5), seed=1)
     assert 0 < len(some[1]) < 10
@@ -461,7 +457,7 @@ async def test_some_are_lost(autojump_clock: MockClock) -> None:
     assert await exchange_ten(Loss(0.5), seed=2) != some
 
 
-async def test_datagrams_overtake(autojump_clock: MockClock) -> None:
+async def test_datagrams_overtake(autojump_clock):
     """By chance; all arrive."""
     seen, _ = await exchange_ten(Reorder(0.5, seconds=5, towards="server"))
     arrived = [data for data, _ in seen]
@@ -469,7 +465,7 @@ async def test_datagrams_overtake(autojump_clock: MockClock) -> None:
     assert {time - int(data) for data, time in seen} == {0, 5}
 
 
-async def test_duplicates_that_have_no_room(autojump_clock: MockClock) -> None:
+async def test_duplicates_that_have_no_room(autojump_clock):
     """A copy for which there is none is lost; the reply is not sent again for its sake."""
     async with trio.open_nursery() as nursery:
         beneath = MemoryDatagramListener(("memory", 1))
@@ -485,7 +481,7 @@ async def test_duplicates_that_have_no_room(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("where", ["udp", "unix"])
-async def test_faults_of_real_datagrams(where: Any) -> None:
+async def test_faults_of_real_datagrams(where):
     """Twice there, late back."""
     faults = [Duplicate(towards="server"), Latency(0.05, towards="client")]
     async with open_test_server(Back, transport=where, faults=faults) as server:
@@ -497,7 +493,7 @@ async def test_faults_of_real_datagrams(where: Any) -> None:
         await server.wait_requests(2)
 
 
-async def test_receive_error(autojump_clock: MockClock) -> None:
+async def test_receive_error(autojump_clock):
     """As of an accept."""
     faults = [AcceptError(errno.ENOBUFS)]
     async with open_test_server(Back, faults=faults) as server:
@@ -536,13 +532,13 @@ async def test_receive_error(autojump_clock: MockClock) -> None:
         (lambda: Faults().remove(Refuse()), ValueError, r"Refuse\(\) is not there: there are \[\]"),
     ],
 )
-def test_what_is_no_fault(make: Callable[[], Any], error: type[Exception], message: str) -> None:
+def test_what_is_no_fault(make, error, message):
     """Says which field, what was expected, and what it was."""
     with pytest.raises(error, match=message):
         make()
 
 
-def test_faults_show_what_they_are() -> None:
+def test_faults_show_what_they_are():
     """And can be looked through while they change."""
     faults = Faults(Latency(1), Refuse())
     assert repr(faults).startswith("<trioserver.testing.Faults: Latency(")
@@ -565,9 +561,9 @@ OF_DATAGRAMS = [Loss(), Duplicate(), Reorder()]
     [*((Back, fault) for fault in OF_STREAMS), *((Upper, fault) for fault in OF_DATAGRAMS)],
     ids=lambda it: type(it).__name__,
 )
-async def test_fault_that_cannot_apply(transport: Any, handler: Any, fault: Any) -> None:
+async def test_fault_that_cannot_apply(transport, handler, fault):
     """It would do nothing, and a test believe that it had tried it: refused, whenever it comes."""
-    where: Any = {"memory": "memory", "real": "udp" if handler is Back else "tcp"}[transport]
+    where = {"memory": "memory", "real": "udp" if handler is Back else "tcp"}[transport]
     message = "is a fault of (streams|datagrams), and this server has (datagrams|streams)"
     with pytest.raises(TypeError, match=message):
         async with open_test_server(handler, transport=where, faults=[fault]):
@@ -581,7 +577,7 @@ async def test_fault_that_cannot_apply(transport: Any, handler: Any, fault: Any)
             assert len(server.faults) == 0
 
 
-async def test_faults_that_are_shared(autojump_clock: MockClock) -> None:
+async def test_faults_that_are_shared(autojump_clock):
     """They are for whichever of their networks they apply to, and afterwards for any."""
     faults = Faults()
     async with (
@@ -596,7 +592,7 @@ async def test_faults_that_are_shared(autojump_clock: MockClock) -> None:
     faults.add(Loss())
 
 
-async def test_faults_that_need_not_apply(autojump_clock: MockClock) -> None:
+async def test_faults_that_need_not_apply(autojump_clock):
     """Where nothing is strict, they may do nothing."""
     async with open_test_server(Upper, faults=OF_DATAGRAMS, strict=False) as server:
         assert await answer(server) == b"HELLO\n"

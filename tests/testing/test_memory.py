@@ -4,8 +4,6 @@ Most tests here run three times: in memory, over TCP on this machine, and over a
 Unix socket pair.
 """
 
-from __future__ import annotations
-
 import copy
 import errno
 import fcntl
@@ -18,10 +16,9 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import attrs
 import pytest
@@ -44,7 +41,7 @@ Streams = tuple[trioserver.Connection, trioserver.Connection]
 # Pairs of connected ends -----------------------------------------------------
 
 
-def tcp_ends() -> Ends:
+def tcp_ends():
     """Two ends of a TCP connection, with buffers that do not grow."""
     with socket.socket() as listener:
         client = socket.socket()
@@ -58,7 +55,7 @@ def tcp_ends() -> Ends:
     return kernel_ends(accepted, client)
 
 
-def kernel_ends(*sockets: socket.socket) -> Ends:
+def kernel_ends(*sockets):
     """Two connected sockets as ends."""
     for sock in sockets:
         sock.setblocking(False)
@@ -66,7 +63,7 @@ def kernel_ends(*sockets: socket.socket) -> Ends:
     return ours, theirs
 
 
-NETWORKS: dict[str, Pair] = {
+NETWORKS = {
     "memory": lambda: memory_pipe(1000),
     "tcp": tcp_ends,
     "unix": lambda: kernel_ends(*socket.socketpair()),
@@ -76,11 +73,11 @@ ON_THE_INTERNET = pytest.mark.parametrize("pair", ["memory", "tcp"], indirect=Tr
 
 
 @pytest.fixture(params=NETWORKS)
-async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+async def pair(request):
     """Makes two connected ends of each network in turn: ours, and the peer's."""
-    made: list[Ends] = []
+    made = []
 
-    def make() -> Ends:
+    def make():
         made.append(NETWORKS[request.param]())
         return made[-1]
 
@@ -90,13 +87,13 @@ async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-async def ends(pair: Pair) -> Ends:
+async def ends(pair):
     """One of them."""
     return pair()
 
 
 @asynccontextmanager
-async def waiting(wait: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+async def waiting(wait):
     """For the length of a block somebody waits, who must be woken by it."""
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -106,13 +103,13 @@ async def waiting(wait: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
             yield
 
 
-async def is_closed(wait: Callable[[], Awaitable[object]]) -> None:
+async def is_closed(wait):
     """Wait for what is closed meanwhile."""
     with pytest.raises(trio.ClosedResourceError):
         await wait()
 
 
-async def receive(end: trioserver.Transport, max_bytes: int = 65_536) -> bytes:
+async def receive(end, max_bytes=65_536):
     """The next bytes, however long they take."""
     with trio.fail_after(10):
         while (data := end.receive_now(max_bytes)) is None:
@@ -120,7 +117,7 @@ async def receive(end: trioserver.Transport, max_bytes: int = 65_536) -> bytes:
         return data
 
 
-async def receive_all(end: trioserver.Transport) -> tuple[bytes, str]:
+async def receive_all(end):
     """Everything up to the end of input, and what kind of end that was."""
     received = bytearray()
     try:
@@ -131,7 +128,7 @@ async def receive_all(end: trioserver.Transport) -> tuple[bytes, str]:
     return bytes(received), "end"
 
 
-async def send_until_error(end: trioserver.Transport) -> OSError:
+async def send_until_error(end):
     """Send single bytes until that fails."""
     with trio.fail_after(10):
         while True:
@@ -142,7 +139,7 @@ async def send_until_error(end: trioserver.Transport) -> OSError:
             await trio.lowlevel.checkpoint()
 
 
-async def clog(end: trioserver.Transport) -> int:
+async def clog(end):
     """Send until nothing more is taken; how much that was."""
     sent = 0
     with trio.fail_after(10):
@@ -155,7 +152,7 @@ async def clog(end: trioserver.Transport) -> int:
             await trio.sleep(0 if progress else 0.001)
 
 
-def in_flight(end: trioserver.Transport) -> int:
+def in_flight(end):
     """Bytes that make room as soon as the peer's kernel has acknowledged them."""
     if not isinstance(end, SocketTransport) or is_unix(end):
         return 0
@@ -165,12 +162,12 @@ def in_flight(end: trioserver.Transport) -> int:
 SIOCOUTQNSD = 0x894B  # Linux: like TIOCOUTQ, without what was sent already
 
 
-def queued(sock: socket.socket, request: int) -> int:
+def queued(sock, request):
     """Bytes of output that the kernel holds."""
     return int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
 
 
-def is_unix(end: trioserver.Transport) -> bool:
+def is_unix(end):
     """Whether the end is a Unix socket."""
     return isinstance(end, SocketTransport) and end.socket.family == socket.AF_UNIX
 
@@ -178,13 +175,13 @@ def is_unix(end: trioserver.Transport) -> bool:
 # Bytes -----------------------------------------------------------------------
 
 
-async def test_transport_moves_bytes_in_order(ends: Ends) -> None:
+async def test_transport_moves_bytes_in_order(ends):
     """What is sent arrives, in order, in portions of any size."""
     ours, theirs = ends
     rng = random.Random(1)
     sent, received = rng.randbytes(20_000), bytearray()
 
-    async def send() -> None:
+    async def send():
         left = memoryview(sent)
         while left:
             left = left[theirs.send_now(left[: rng.randint(1, 700)]) :]
@@ -198,7 +195,7 @@ async def test_transport_moves_bytes_in_order(ends: Ends) -> None:
     assert bytes(received) == sent
 
 
-async def test_transport_directions_are_apart(ends: Ends) -> None:
+async def test_transport_directions_are_apart(ends):
     """What one side sends never comes back to it; without input a receive says None, no end."""
     ours, theirs = ends
     assert ours.receive_now(10) is None
@@ -209,7 +206,7 @@ async def test_transport_directions_are_apart(ends: Ends) -> None:
     assert (ours.receive_now(10), theirs.receive_now(10)) == (None, None)
 
 
-async def test_transport_sends_bytes_like_objects(ends: Ends) -> None:
+async def test_transport_sends_bytes_like_objects(ends):
     """Bytes, bytearrays and memoryviews are sent, and copied: later changes do not matter."""
     ours, theirs = ends
     for data in (b"data", memoryview(b"data"), bytearray(b"data")):
@@ -222,7 +219,7 @@ async def test_transport_sends_bytes_like_objects(ends: Ends) -> None:
 # The end of input, and the peer is gone --------------------------------------
 
 
-async def test_transport_end_of_input(pair: Pair) -> None:
+async def test_transport_end_of_input(pair):
     """After the peer's close comes what it had sent, then the end, as often as one asks.
 
     After the end of its output alone, ours still reaches it, and its own takes nothing more.
@@ -243,7 +240,7 @@ async def test_transport_end_of_input(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("said", [b"", b"last words"])
-async def test_transport_reset(pair: Pair, said: bytes) -> None:
+async def test_transport_reset(pair, said):
     """A reset is an error, told once; after it there is only the end of input.
 
     Closing with unread input resets, too, and what was sent before arrives as far as it gets.
@@ -266,7 +263,7 @@ async def test_transport_reset(pair: Pair, said: bytes) -> None:
 
 @ON_THE_INTERNET
 @pytest.mark.parametrize("first", ["receive", "send", "eof"])
-async def test_transport_after_a_reset(ends: Ends, first: str) -> None:
+async def test_transport_after_a_reset(ends, first):
     """Every send fails, output cannot be ended in order, and it is told once, by what comes first.
 
     What a send has told of a receive does not tell again.
@@ -289,7 +286,7 @@ async def test_transport_after_a_reset(ends: Ends, first: str) -> None:
 
 
 @ON_THE_INTERNET
-async def test_transport_first_send_after_peers_close(pair: Pair) -> None:
+async def test_transport_first_send_after_peers_close(pair):
     """It is taken: nobody knows yet that it was in vain. No bytes at all tell the peer nothing."""
     ours, theirs = pair()
     theirs.close()
@@ -303,7 +300,7 @@ async def test_transport_first_send_after_peers_close(pair: Pair) -> None:
     assert await receive_all(ours) == (b"last words", "end")
 
 
-async def test_transport_sends_in_vain(pair: Pair) -> None:
+async def test_transport_sends_in_vain(pair):
     """They fail sooner or later, and then always; they may cost the last words, or their rest."""
     ours, theirs = pair()
     theirs.close()
@@ -324,7 +321,7 @@ async def test_transport_sends_in_vain(pair: Pair) -> None:
 # Backpressure ----------------------------------------------------------------
 
 
-async def test_transport_takes_a_bounded_amount(ends: Ends) -> None:
+async def test_transport_takes_a_bounded_amount(ends):
     """A peer that does not read stops us after a while, and then gets exactly what was taken."""
     ours, theirs = ends
     sent = await clog(ours)
@@ -335,7 +332,7 @@ async def test_transport_takes_a_bounded_amount(ends: Ends) -> None:
     assert (len(data), end) == (sent, "end")
 
 
-async def test_transport_wait_writable_until_peer_reads(ends: Ends) -> None:
+async def test_transport_wait_writable_until_peer_reads(ends):
     """When nothing more is taken, the wait for it lasts until the peer has read."""
     ours, theirs = ends
     await clog(ours)
@@ -345,7 +342,7 @@ async def test_transport_wait_writable_until_peer_reads(ends: Ends) -> None:
     theirs.send_now(b"still here")
     assert await receive(ours) == b"still here"  # input is not held up
 
-    async def read_on(*, task_status: trio.TaskStatus[None]) -> None:
+    async def read_on(*, task_status):
         task_status.started()
         while True:
             await receive(theirs)
@@ -358,7 +355,7 @@ async def test_transport_wait_writable_until_peer_reads(ends: Ends) -> None:
     assert ours.send_now(b"x") == 1
 
 
-async def test_pipe_holds_its_capacity() -> None:
+async def test_pipe_holds_its_capacity():
     """In memory, the bound is exact, and one byte read makes room for one."""
     ours, theirs = memory_pipe(10)
     assert ours.send_now(b"0123456789abc") == 10
@@ -371,17 +368,17 @@ async def test_pipe_holds_its_capacity() -> None:
 # Waits -----------------------------------------------------------------------
 
 Act = Callable[[trioserver.Transport], object]
-PEERS_ACTS: dict[str, Act] = {
+PEERS_ACTS = {
     "data": lambda end: end.send_now(b"x"),
     "eof": lambda end: end.send_eof(),
     "close": lambda end: end.close(),
     "reset": lambda end: end.reset(),
 }
-CLOSES: dict[str, Act] = {name: PEERS_ACTS[name] for name in ("close", "reset")}
+CLOSES = {name: PEERS_ACTS[name] for name in ("close", "reset")}
 
 
 @pytest.mark.parametrize("act", PEERS_ACTS.values(), ids=PEERS_ACTS)
-async def test_transport_wait_readable_is_woken(ends: Ends, act: Act) -> None:
+async def test_transport_wait_readable_is_woken(ends, act):
     """Bytes, the end, a close and a reset all end a wait for input."""
     ours, theirs = ends
     async with waiting(ours.wait_readable):
@@ -389,7 +386,7 @@ async def test_transport_wait_readable_is_woken(ends: Ends, act: Act) -> None:
 
 
 @pytest.mark.parametrize("act", CLOSES.values(), ids=CLOSES)
-async def test_transport_wait_writable_is_woken(ends: Ends, act: Act) -> None:
+async def test_transport_wait_writable_is_woken(ends, act):
     """A peer that goes away ends a wait for room, and the send then fails."""
     ours, theirs = ends
     await clog(ours)
@@ -400,7 +397,7 @@ async def test_transport_wait_writable_is_woken(ends: Ends, act: Act) -> None:
 
 @pytest.mark.parametrize("act", CLOSES.values(), ids=CLOSES)
 @pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
-async def test_transport_closed_while_waiting(ends: Ends, wait: str, act: Act) -> None:
+async def test_transport_closed_while_waiting(ends, wait, act):
     """Closing our own end ends its waits with `trio.ClosedResourceError`."""
     ours, _ = ends
     await clog(ours)
@@ -409,7 +406,7 @@ async def test_transport_closed_while_waiting(ends: Ends, wait: str, act: Act) -
 
 
 @pytest.mark.parametrize("wait", ["wait_readable", "wait_writable"])
-async def test_transport_wait_is_cancelled_without_a_trace(ends: Ends, wait: str) -> None:
+async def test_transport_wait_is_cancelled_without_a_trace(ends, wait):
     """A wait that is cancelled leaves nothing behind: the next one works."""
     ours, theirs = ends
     sent = await clog(ours)
@@ -424,7 +421,7 @@ async def test_transport_wait_is_cancelled_without_a_trace(ends: Ends, wait: str
 # Closing ---------------------------------------------------------------------
 
 
-async def test_transport_closes_once(pair: Pair) -> None:
+async def test_transport_closes_once(pair):
     """Closing and resetting again changes nothing; nor is what arrives then ever our error."""
     ours, theirs = pair()
     ours.close()
@@ -440,7 +437,7 @@ async def test_transport_closes_once(pair: Pair) -> None:
 
 
 @ON_THE_INTERNET
-async def test_transport_resets_once(ends: Ends) -> None:
+async def test_transport_resets_once(ends):
     """After a reset, a close does not make it an orderly end."""
     ours, theirs = ends
     ours.reset()
@@ -453,7 +450,7 @@ async def test_transport_resets_once(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-async def test_connection_is_a_half_closeable_stream(network: str) -> None:
+async def test_connection_is_a_half_closeable_stream(network):
     """CK-06: it keeps all that Trio asks of such a stream, also when it is clogged.
 
     This includes what Trio asks of a two-way stream.
@@ -461,14 +458,14 @@ async def test_connection_is_a_half_closeable_stream(network: str) -> None:
     # All are clogged beforehand, because TCP takes its time.
     clogged = [NETWORKS[network]() for _ in range(20)]
 
-    def over_both(ends: Ends) -> Streams:
+    def over_both(ends):
         ours, theirs = ends
         return connection_over(ours), connection_over(theirs)
 
-    async def make() -> Streams:
+    async def make():
         return over_both(NETWORKS[network]())
 
-    async def make_clogged() -> Streams:
+    async def make_clogged():
         return over_both(clogged.pop())
 
     with trio.fail_after(10):
@@ -491,10 +488,10 @@ class Place:
     connect: Callable[[], trioserver.Transport]
 
 
-def kernel_place(listener: SocketListener) -> Place:
+def kernel_place(listener):
     """A listener on this machine, where to connect never takes long."""
 
-    def connect() -> trioserver.Transport:
+    def connect():
         client = plain_client(listener.address)
         client.setblocking(False)
         return SocketTransport(client)
@@ -502,34 +499,34 @@ def kernel_place(listener: SocketListener) -> Place:
     return Place(listener, connect)
 
 
-async def memory_place(folder: Path) -> Place:
+async def memory_place(folder):
     """A listener in memory."""
     listener = MemoryListener(MEMORY)
     return Place(listener, lambda: listener.connect_now()._transport)
 
 
-async def tcp_place(folder: Path) -> Place:
+async def tcp_place(folder):
     """A TCP listener."""
     (sock,) = await bind_ip("127.0.0.1", 0)
     return kernel_place(SocketListener(sock))
 
 
-async def unix_place(folder: Path) -> Place:
+async def unix_place(folder):
     """A listener on a Unix socket."""
     sock, path = await bind_unix(folder / "s", mode=None, backlog=100)
     return kernel_place(SocketListener(sock, path=path))
 
 
 @pytest.fixture(params=[memory_place, tcp_place, unix_place])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+async def place(request, tmp_path):
     """A listener of each network in turn, which listens."""
-    where: Place = await request.param(tmp_path)
+    where = await request.param(tmp_path)
     where.listener.listen(100)
     yield where
     where.listener.close()
 
 
-async def accept(listener: trioserver.Listener) -> trioserver.Transport:
+async def accept(listener):
     """The next client."""
     with trio.fail_after(10):
         while (accepted := listener.accept_now()) is None:
@@ -537,7 +534,7 @@ async def accept(listener: trioserver.Listener) -> trioserver.Transport:
         return accepted[0]
 
 
-async def test_listener_has_nobody(place: Place) -> None:
+async def test_listener_has_nobody(place):
     """Without a client, an accept says None; the wait for one lasts until one comes."""
     assert place.listener.accept_now() is None
     with trio.move_on_after(0.01) as patience:
@@ -549,7 +546,7 @@ async def test_listener_has_nobody(place: Place) -> None:
     client.close()
 
 
-async def test_listener_accepts_in_order(place: Place) -> None:
+async def test_listener_accepts_in_order(place):
     """Clients are accepted in the order in which they came."""
     clients = [place.connect() for _ in range(5)]
     for number, client in enumerate(clients):
@@ -561,7 +558,7 @@ async def test_listener_accepts_in_order(place: Place) -> None:
         client.close()
 
 
-async def test_listener_accepts_whoever_has_left(place: Place) -> None:
+async def test_listener_accepts_whoever_has_left(place):
     """A client that spoke and left before it was accepted is accepted all the same."""
     client = place.connect()
     client.send_now(b"hello and goodbye")
@@ -571,7 +568,7 @@ async def test_listener_accepts_whoever_has_left(place: Place) -> None:
     accepted.close()
 
 
-async def test_listener_is_closed(place: Place) -> None:
+async def test_listener_is_closed(place):
     """An accept that waits ends with an error, clients are refused; closing again is nothing."""
     async with waiting(partial(is_closed, partial(accept, place.listener))):
         place.listener.close()
@@ -581,7 +578,7 @@ async def test_listener_is_closed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("says", [b"", b"hello?"], ids=["nothing", "something"])
-async def test_listener_close_resets_its_queue(place: Place, says: bytes) -> None:
+async def test_listener_close_resets_its_queue(place, says):
     """Clients that were never accepted are reset by the close, not left hanging."""
     client = place.connect()
     client.send_now(says)
@@ -590,12 +587,12 @@ async def test_listener_close_resets_its_queue(place: Place, says: bytes) -> Non
     client.close()
 
 
-async def test_memory_listener_connect_waits_for_the_queue() -> None:
+async def test_memory_listener_connect_waits_for_the_queue():
     """A full queue makes clients wait, in order, until somebody is accepted."""
     listener, connected = MemoryListener(MEMORY), []
     listener.listen(1)
 
-    async def connect(name: str) -> None:
+    async def connect(name):
         connected.append((await listener.connect((name, 1))).info.client_address[0])
 
     names = ["first", "second", "third"]
@@ -611,7 +608,7 @@ async def test_memory_listener_connect_waits_for_the_queue() -> None:
 
 
 @pytest.fixture
-async def full() -> MemoryListener:
+async def full():
     """A listener whose queue is full: whoever cannot wait is refused, as before it listened."""
     listener = MemoryListener(MEMORY)
     with pytest.raises(ConnectionRefusedError):
@@ -623,10 +620,10 @@ async def full() -> MemoryListener:
     return listener
 
 
-async def test_memory_listener_close_refuses_those_who_wait(full: MemoryListener) -> None:
+async def test_memory_listener_close_refuses_those_who_wait(full):
     """Clients that wait for room in the queue are refused when the listener closes."""
 
-    async def expect_refusal() -> None:
+    async def expect_refusal():
         with pytest.raises(ConnectionRefusedError):
             await full.connect()
 
@@ -634,7 +631,7 @@ async def test_memory_listener_close_refuses_those_who_wait(full: MemoryListener
         full.close()
 
 
-async def test_memory_listener_cancelled_connect_takes_no_place(full: MemoryListener) -> None:
+async def test_memory_listener_cancelled_connect_takes_no_place(full):
     """A client that gave up while it waited is never accepted."""
     with trio.move_on_after(0):
         await full.connect(("never", 1))
@@ -642,7 +639,7 @@ async def test_memory_listener_cancelled_connect_takes_no_place(full: MemoryList
     assert full.accept_now() is None
 
 
-async def test_memory_listener_wakes_the_next_after_one_gave_up(full: MemoryListener) -> None:
+async def test_memory_listener_wakes_the_next_after_one_gave_up(full):
     """Room in the queue goes to the next who waits when the first gives up in the same instant."""
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -656,7 +653,7 @@ async def test_memory_listener_wakes_the_next_after_one_gave_up(full: MemoryList
             full.accept_now()  # whoever came first; nobody if "first" is gone
 
 
-def through_pickle(server: MemoryServer) -> MemoryServer:
+def through_pickle(server):
     """What another process gets."""
     copied = pickle.loads(pickle.dumps(server))  # noqa: S301  (our own)
     assert isinstance(copied, MemoryServer)
@@ -666,7 +663,7 @@ def through_pickle(server: MemoryServer) -> MemoryServer:
 # The server in memory --------------------------------------------------------
 
 
-async def test_memory_server_opens_no_socket() -> None:
+async def test_memory_server_opens_no_socket():
     """A server in memory serves without a socket; its clients wait as long as their test does."""
     with no_sockets():
         async with MemoryServer(MEMORY, Upper).serving() as server:
@@ -678,11 +675,11 @@ async def test_memory_server_opens_no_socket() -> None:
             assert (client.idle_timeout, client.write_timeout) == (math.inf, math.inf)
 
 
-async def test_memory_server_tells_addresses() -> None:
+async def test_memory_server_tells_addresses():
     """Handlers see the address that a client connected with, and its credentials."""
     seen = []
 
-    async def look(request: trioserver.Connection, address: object, server: object) -> None:
+    async def look(request, address, server):
         seen.append((address, request.server_address, request.peer_credentials))
 
     me = trioserver.PeerCredentials(pid=1, uid=2, gid=3)
@@ -693,7 +690,7 @@ async def test_memory_server_tells_addresses() -> None:
     assert seen == [(("here", 5), MEMORY, me), (("memory-client", 1), MEMORY, None)]
 
 
-async def test_memory_server_runs_again() -> None:
+async def test_memory_server_runs_again():
     """Each run has a listener of its own, and between the runs there is none."""
     server = MemoryServer(MEMORY, Upper)
     listeners = []
@@ -708,8 +705,8 @@ async def test_memory_server_runs_again() -> None:
 
 
 async def test_memory_server_waits_a_day_at_once(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
+    autojump_clock,
+):
     """A day of silence passes in no time, and ends on the second."""
     began = time.monotonic()
     day = 24 * 60 * 60.0
@@ -723,8 +720,8 @@ async def test_memory_server_waits_a_day_at_once(
 
 @pytest.mark.parametrize("copied", [trioserver.BaseServer.evolve, copy.copy, through_pickle])
 async def test_memory_server_copies_are_unbound(
-    copied: Callable[[MemoryServer], MemoryServer],
-) -> None:
+    copied,
+):
     """A copy of a bound server is unbound: nobody connects to the first by way of the second."""
     server = MemoryServer(MEMORY, Upper)
     async with server:
@@ -733,7 +730,7 @@ async def test_memory_server_copies_are_unbound(
 
 
 @pytest.mark.parametrize("backlog", [0, 1, None])
-async def test_memory_server_queues_a_client(backlog: int | None) -> None:
+async def test_memory_server_queues_a_client(backlog):
     """However small the queue, one client fits, as with the kernel's."""
     server = MemoryServer(MEMORY, Upper, request_queue_size=backlog)
     async with server:

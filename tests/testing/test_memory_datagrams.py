@@ -1,12 +1,8 @@
 """The network in memory for datagrams: what a server can tell of it is what the kernel tells it."""
 
-from __future__ import annotations
-
 import copy
 import errno
 import pickle
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 import trio
@@ -24,24 +20,24 @@ ADDRESS = ("memory", 1)
 Listener = MemoryDatagramListener
 
 
-async def echo(request: trioserver.Datagram, client_address: Any, server: Any) -> None:
+async def echo(request, client_address, server):
     """Sends back what came."""
     await request.reply(request.data)
 
 
 @pytest.fixture
-def listener() -> Listener:
+def listener():
     """One that is open."""
     return Listener(ADDRESS)
 
 
-def asked(client: MemoryDatagramClient, listener: Listener) -> Any:
+def asked(client, listener):
     """A datagram of a client, and its address."""
     client.send_now(b"?")
     return received(listener)
 
 
-def received(listener: Listener) -> Any:
+def received(listener):
     """The next datagram of a listener: what it is, and who sent it."""
     found = listener.accept_now()
     assert found is not None
@@ -51,7 +47,7 @@ def received(listener: Listener) -> Any:
 # Receiving -------------------------------------------------------------------
 
 
-def test_datagrams_come_in_order_and_whole(listener: Listener) -> None:
+def test_datagrams_come_in_order_and_whole(listener):
     """Datagrams of all clients are one queue; each is whole, and has its sender."""
     assert listener.accept_now() is None
     one, two = listener.client(), listener.client(("two", 5))
@@ -65,7 +61,7 @@ def test_datagrams_come_in_order_and_whole(listener: Listener) -> None:
     assert listener.accept_now() is None
 
 
-def test_what_was_sent_does_not_change(listener: Listener) -> None:
+def test_what_was_sent_does_not_change(listener):
     """A buffer may be used again as soon as it was sent."""
     client, data = listener.client(), bytearray(b"sent")
     client.send_now(data)
@@ -77,7 +73,7 @@ def test_what_was_sent_does_not_change(listener: Listener) -> None:
     assert client.received() == [b"lost"]
 
 
-def test_full_queue_drops_and_counts() -> None:
+def test_full_queue_drops_and_counts():
     """What there is no room for is dropped and counted, without a sign to the sender."""
     listener = Listener(ADDRESS, capacity=3)
     client = listener.client()
@@ -87,7 +83,7 @@ def test_full_queue_drops_and_counts() -> None:
     assert (listener.accept_now(), listener.dropped) == (None, 2)
 
 
-def test_sizes_are_limited() -> None:
+def test_sizes_are_limited():
     """Too large to be sent is the sender's error; too large to be received drops that one."""
     listener = Listener(ADDRESS, largest=4)
     client = listener.client()
@@ -105,7 +101,7 @@ def test_sizes_are_limited() -> None:
         datagram.send_now(memoryview(bytes(8 * 8_192)).cast("Q"), address)
 
 
-def test_injected_errors_come_first(listener: Listener) -> None:
+def test_injected_errors_come_first(listener):
     """Each injected error is raised once, and takes no datagram along."""
     listener.client().send_now(b"kept")
     listener.fail(OSError("one"), OSError("two"))
@@ -115,7 +111,7 @@ def test_injected_errors_come_first(listener: Listener) -> None:
     assert received(listener)[0].data == b"kept"
 
 
-async def takes(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
+async def takes(seconds, wait):
     """A wait ends by itself, after so long."""
     began = trio.current_time()
     with trio.fail_after(10), trio.testing.assert_checkpoints():
@@ -123,7 +119,7 @@ async def takes(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
     assert trio.current_time() - began == seconds
 
 
-async def test_wait_until_acceptable(listener: Listener, autojump_clock: Any) -> None:
+async def test_wait_until_acceptable(listener, autojump_clock):
     """A wait ends with a datagram, an injected error or the close, and is a checkpoint anyway."""
     client = listener.client()
     acts = lambda: client.send_now(b"x"), lambda: listener.fail(OSError()), listener.close
@@ -141,7 +137,7 @@ async def test_wait_until_acceptable(listener: Listener, autojump_clock: Any) ->
         await listener.wait_acceptable()
 
 
-def test_closed_listener_refuses(listener: Listener) -> None:
+def test_closed_listener_refuses(listener):
     """It has no datagrams, and who sends is told; what was received can still be answered."""
     client = listener.client()
     datagram, address = asked(client, listener)
@@ -162,14 +158,14 @@ def test_closed_listener_refuses(listener: Listener) -> None:
 
 
 @pytest.mark.parametrize("address", ["", ("nobody", 1)])
-def test_nobody_is_there(listener: Listener, address: Any) -> None:
+def test_nobody_is_there(listener, address):
     """A reply to nobody is refused."""
     datagram, _ = asked(listener.client(""), listener)
     with pytest.raises(ConnectionRefusedError):
         datagram.send_now(b"!", address)
 
 
-async def test_full_client_makes_its_senders_wait(listener: Listener, autojump_clock: Any) -> None:
+async def test_full_client_makes_its_senders_wait(listener, autojump_clock):
     """A client keeps as many datagrams as it has capacity; more wait until it receives."""
     client = listener.client(capacity=2)
     datagram, address = asked(client, listener)
@@ -191,13 +187,13 @@ async def test_full_client_makes_its_senders_wait(listener: Listener, autojump_c
         datagram.send_now(b"4", address)
 
 
-async def test_receive_waits_its_turn(listener: Listener, autojump_clock: Any) -> None:
+async def test_receive_waits_its_turn(listener, autojump_clock):
     """Each of several that receive gets a datagram of its own; cancelled, it has taken none."""
     client = listener.client()
     datagram, address = asked(client, listener)
     got = []
 
-    async def receive() -> None:
+    async def receive():
         got.append(await client.receive())
 
     with trio.fail_after(10):
@@ -217,11 +213,11 @@ async def test_receive_waits_its_turn(listener: Listener, autojump_clock: Any) -
         assert client.received() == [b"4"]
 
 
-async def test_closed_client(listener: Listener, autojump_clock: Any) -> None:
+async def test_closed_client(listener, autojump_clock):
     """A closed client neither sends nor receives; who waits is told; the listener forgets it."""
     client = listener.client()
 
-    async def receive() -> None:
+    async def receive():
         with pytest.raises(trio.ClosedResourceError):
             await client.receive()
 
@@ -237,7 +233,7 @@ async def test_closed_client(listener: Listener, autojump_clock: Any) -> None:
     assert (listener.accept_now(), listener.clients) == (None, {})
 
 
-def test_address_changes_hands(listener: Listener) -> None:
+def test_address_changes_hands(listener):
     """A second client can take an address over; the end of the first changes nothing for it."""
     first, second = listener.client("name"), listener.client("name")
     first.send_now(b"?")
@@ -250,7 +246,7 @@ def test_address_changes_hands(listener: Listener) -> None:
 # Servers ---------------------------------------------------------------------------
 
 
-async def test_send_and_receive_are_checkpoints(autojump_clock: Any) -> None:
+async def test_send_and_receive_are_checkpoints(autojump_clock):
     """Both are checkpoints, and a cancelled send has sent nothing."""
     server = MemoryDatagramServer(ADDRESS, echo)
     async with server.serving():
@@ -275,7 +271,7 @@ class InMemory(MemoryDatagramMixIn, Mine):
     memory_capacity = 2
 
 
-async def test_any_datagram_server_in_memory(autojump_clock: Any) -> None:
+async def test_any_datagram_server_in_memory(autojump_clock):
     """The mix-in takes a server off the network, with its limits; each run has a listener."""
     server = InMemory("/not/there", echo)
     listeners = []

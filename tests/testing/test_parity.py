@@ -1,7 +1,5 @@
 """What a client meets in memory is what it meets on a socket: one table, over both."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -31,7 +29,7 @@ class Case:
     timeouts: Timeouts = attrs.field(factory=Timeouts)
 
 
-async def met(operation: Awaitable[Any]) -> Any:
+async def met(operation):
     """What the operation returns, or the type of what it raises; never an OSError."""
     try:
         return await operation
@@ -39,69 +37,69 @@ async def met(operation: Awaitable[Any]) -> Any:
         return "an OSError" if isinstance(error, OSError) else type(error)
 
 
-async def says_hello(request: Any, client_address: Any, server: Any) -> None:
+async def says_hello(request, client_address, server):
     """Says so, and goes."""
     await request.sendall(b"hello")
 
 
-async def echoes(request: Any, client_address: Any, server: Any) -> None:
+async def echoes(request, client_address, server):
     """Says everything again."""
     async for data in request:
         await request.sendall(data)
 
 
-async def resets(request: Any, client_address: Any, server: Any) -> None:
+async def resets(request, client_address, server):
     """Is rude."""
     request.reset()
 
 
-async def greets_and_resets(request: Any, client_address: Any, server: Any) -> None:
+async def greets_and_resets(request, client_address, server):
     """Is rude, after a word."""
     await request.sendall(b"hello")
     request.reset()
 
 
-async def reads_little(request: Any, client_address: Any, server: Any) -> None:
+async def reads_little(request, client_address, server):
     """Leaves most of it."""
     await request.recv(1)
 
 
-async def replies_early(request: Any, client_address: Any, server: Any) -> None:
+async def replies_early(request, client_address, server):
     """Leaves most of it, and has replied."""
     await request.recv(1)
     await request.sendall(b"reply")
 
 
-async def gone(server: Any) -> None:
+async def gone(server):
     """Wait until the server is done with it, and a real network has told of that."""
     await until(lambda: any(server.statistics().outcomes.values()))
     await trio.sleep(0.02)
 
 
-async def receives(client: Any, server: Any) -> list[Any]:
+async def receives(client, server):
     """To the end, and beyond."""
     await gone(server)
     return [await met(client.receive_some()) for _ in range(3)]
 
 
-async def sends_too_much(client: Any, server: Any) -> list[Any]:
+async def sends_too_much(client, server):
     """More than is read, and then receives."""
     await client.send_all(b"x" * 1000)
     return await receives(client, server)
 
 
-async def sends_for_ever(client: Any, server: Any) -> list[Any]:
+async def sends_for_ever(client, server):
     """As long as it is taken."""
     return [await met(client.send_all(bytes(MUCH)))]
 
 
-async def receives_then_sends(client: Any, server: Any) -> list[Any]:
+async def receives_then_sends(client, server):
     """One of each."""
     await gone(server)
     return [await met(client.receive_some()), await met(client.send_all(b"x"))]
 
 
-async def half_closes(client: Any, server: Any) -> list[Any]:
+async def half_closes(client, server):
     """Ends its output, twice, and goes on."""
     await client.send_all(b"x")
     await client.send_eof()
@@ -109,11 +107,11 @@ async def half_closes(client: Any, server: Any) -> list[Any]:
     return [*received, await met(client.send_eof()), await met(client.send_all(b"x"))]
 
 
-async def closes_while_receiving(client: Any, server: Any) -> list[Any]:
+async def closes_while_receiving(client, server):
     """In another task."""
     seen = []
 
-    async def receive() -> None:
+    async def receive():
         seen.append(await met(client.receive_some()))
 
     async with trio.open_nursery() as nursery:
@@ -123,7 +121,7 @@ async def closes_while_receiving(client: Any, server: Any) -> list[Any]:
     return [*seen, await met(client.send_all(b"")), await met(client.receive_some())]
 
 
-async def takes_portions(client: Any, server: Any) -> list[Any]:
+async def takes_portions(client, server):
     """Of what is there."""
     await client.send_all(b"abcdef")
     first = await met(client.receive_some(2))
@@ -131,7 +129,7 @@ async def takes_portions(client: Any, server: Any) -> list[Any]:
     return [first, nothing, rest, await met(client.receive_some(0))]
 
 
-async def receives_twice_at_once(client: Any, server: Any) -> list[Any]:
+async def receives_twice_at_once(client, server):
     """In two tasks."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.receive_some)
@@ -161,7 +159,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("faulty", [False, True], ids=["straight", "through a relay"])
 @pytest.mark.parametrize("transport", ["memory", "tcp"])
-async def test_client_meets_the_same(transport: Any, faulty: bool, case: Case) -> None:
+async def test_client_meets_the_same(transport, faulty, case):
     """Bytes, ends and errors, on either kind of network, with and without a relay."""
     if transport == "memory" and not faulty:
         server = MemoryServer(("memory", 1), case.handler, timeouts=case.timeouts)

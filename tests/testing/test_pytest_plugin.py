@@ -1,7 +1,5 @@
 """The pytest plugin: its fixtures, and that wrong tests fail, with words that say why."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
@@ -21,7 +19,6 @@ from support.speaking import EVERYWHERE, says_and_hears
 from trioserver.testing import (
     Latency,
     RunningServer,
-    ServerFactory,
     eof,
     expect,
     open_descriptors,
@@ -69,20 +66,20 @@ async def stays(request, client_address, server):
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+def suite(pytester, monkeypatch):
     """A project of somebody's, in a folder of its own."""
     pytester.makeini(SETTINGS)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     return pytester
 
 
-def result_of(suite: pytest.Pytester, tests: str, *options: str) -> pytest.RunResult:
+def result_of(suite, tests, *options):
     """Run these tests."""
     suite.makepyfile(test_theirs=BEGINNING + textwrap.dedent(tests))
     return suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly", *options)
 
 
-def outcome_of(suite: pytest.Pytester, tests: str, *options: str, **outcomes: int) -> str:
+def outcome_of(suite, tests, *options, **outcomes):
     """What pytest says of tests that end so."""
     result = result_of(suite, tests, *options)
     result.assert_outcomes(**outcomes)
@@ -95,7 +92,7 @@ def outcome_of(suite: pytest.Pytester, tests: str, *options: str, **outcomes: in
 # Right tests -------------------------------------------------------------------------
 
 
-async def test_trio_server(trio_server: ServerFactory, autojump_clock: object) -> None:
+async def test_trio_server(trio_server, autojump_clock):
     """Serves in memory, gives clients that are closed with the test, and tells of requests."""
     server = await trio_server(Upper, faults=[Latency(100)])
     assert isinstance(server, RunningServer)
@@ -108,14 +105,14 @@ async def test_trio_server(trio_server: ServerFactory, autojump_clock: object) -
 
 
 @EVERYWHERE
-async def test_client_that_is_left_open(where: str, trio_server: ServerFactory) -> None:
+async def test_client_that_is_left_open(where, trio_server):
     """PY-01: it is the fixture's, which closes it: nobody waits, and nothing is left."""
     server = await trio_server(Upper, transport=where)
     client = await server.connect()
     await client.send_all(b"hel")
 
 
-async def test_scripted_server(scripted_server: ServerFactory) -> None:
+async def test_scripted_server(scripted_server):
     """The steps of the script, in their order."""
     server = await scripted_server(expect(b"hello *\n"), reply(b"hi\n"), eof())
     client = await server.connect()
@@ -123,7 +120,7 @@ async def test_scripted_server(scripted_server: ServerFactory) -> None:
     assert await client.receive_some() == b""
 
 
-def test_servers_are_closed_in_reverse(suite: pytest.Pytester) -> None:
+def test_servers_are_closed_in_reverse(suite):
     """PY-05: one that needs another is closed before it; each can be stopped by itself, too."""
     result = result_of(
         suite,
@@ -151,7 +148,7 @@ def test_servers_are_closed_in_reverse(suite: pytest.Pytester) -> None:
     assert [line.split()[-1] for line in told] == ["second", "test", "third", "first"]
 
 
-def test_nothing_is_left(suite: pytest.Pytester) -> None:
+def test_nothing_is_left(suite):
     """PY-01: not by tests that fail, either."""
     before = open_descriptors()
     tests = """
@@ -165,7 +162,7 @@ def test_nothing_is_left(suite: pytest.Pytester) -> None:
     assert open_descriptors() == before
 
 
-def test_nothing_is_imported_before(suite: pytest.Pytester) -> None:
+def test_nothing_is_imported_before(suite):
     """The plugin brings pytest and the package, and not the tools, nor pytest-trio."""
     suite.makeini("[pytest]\n")
     suite.makepyfile(
@@ -283,7 +280,7 @@ async def test_skips(trio_server):
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+def theirs(tmp_path_factory):
     """What becomes of each of these tests: its outcome, and what pytest says of it."""
     folder, began = tmp_path_factory.mktemp("theirs"), time.monotonic()
     (folder / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
@@ -310,6 +307,7 @@ NO_FIXTURE = "cannot be had here: the test is not async; for such tests there is
 ANYIO = "this test is run by the plugin of anyio; open the server in the test"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("test", "outcome", "told"),
     [
@@ -336,9 +334,7 @@ ANYIO = "this test is run by the plugin of anyio; open the server in the test"
         ("skips", "skipped", []),
     ],
 )
-def test_what_becomes_of_tests(
-    theirs: dict[str, tuple[str, str]], test: str, outcome: str, told: list[str]
-) -> None:
+def test_what_becomes_of_tests(theirs, test, outcome, told):
     """Each has its own outcome, and pytest says why; none is harmed by the one before it.
 
     PY-04: a handler's error is told with its traceback, unless it is expected. PY-03: all errors
@@ -367,9 +363,7 @@ def test_what_becomes_of_tests(
         ),
     },
 )
-def test_tests_without_the_mode(
-    suite: pytest.Pytester, mark: str, options: list[str], outcome: str, told: str
-) -> None:
+def test_tests_without_the_mode(suite, mark, options, outcome, told):
     """In a suite that has tests of other kinds."""
     suite.makeini("[pytest]\n")
     tests = f"{mark}async def test_it(trio_server):\n    await trio_server(Upper)\n"
@@ -377,7 +371,7 @@ def test_tests_without_the_mode(
 
 
 @pytest.mark.parametrize(("word", "outcome"), [("skip", "skipped"), ("xfail", "xfailed")])
-def test_skip_after_a_server_was_opened(suite: pytest.Pytester, word: str, outcome: str) -> None:
+def test_skip_after_a_server_was_opened(suite, word, outcome):
     """Nothing is expected any more of the test, nor of its server."""
     tests = f"""
         async def ends_early(opening):
@@ -413,7 +407,7 @@ def pytest_runtest_protocol(item, nextitem):
 """
 
 
-def test_another_attempt(suite: pytest.Pytester) -> None:
+def test_another_attempt(suite):
     """A test that is run again, as pytest-rerunfailures does it, has its fixture again."""
     suite.makeconftest(RUNS_AGAIN)
     tests = """
@@ -431,7 +425,7 @@ def test_another_attempt(suite: pytest.Pytester) -> None:
         outcome_of(suite, tests.format(fixture), passed=3)
 
 
-def test_exit_ends_the_session(suite: pytest.Pytester) -> None:
+def test_exit_ends_the_session(suite):
     """``pytest.exit`` in a test with a server is what it says."""
     tests = """
         async def test_exits(trio_server):
@@ -485,7 +479,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.mark.slow
-def test_on_many_workers(suite: pytest.Pytester) -> None:
+def test_on_many_workers(suite):
     """PY-07: ports and paths never clash, in whatever order."""
     suite.makepyfile(test_theirs=BEGINNING + MANY)
     suite.makeconftest(SHUFFLE.format(seed=3))
@@ -494,7 +488,7 @@ def test_on_many_workers(suite: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-def test_in_random_order_until_the_first_failure(suite: pytest.Pytester) -> None:
+def test_in_random_order_until_the_first_failure(suite):
     """PY-07: no test depends on another one; and ``-x`` ends it with nothing left."""
     wrong = """
     async def test_wrong(trio_server):
@@ -512,7 +506,7 @@ def test_in_random_order_until_the_first_failure(suite: pytest.Pytester) -> None
 
 
 @pytest.mark.slow
-def test_ctrl_c(suite: pytest.Pytester, tmp_path: Path) -> None:
+def test_ctrl_c(suite, tmp_path):
     """PY-07: in the middle of a test it ends everything: no process, no socket file, no trace."""
     tests = """
     import socket, os

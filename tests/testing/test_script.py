@@ -1,26 +1,21 @@
 """`trioserver.testing.open_scripted_server`: what a script is, and that wrong clients fail."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from support import plain_client, read_to_end
 from support.speaking import EVERYWHERE, ON_SOCKETS, speaks
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from trioserver.testing import (
     Hung,
     Latency,
     Slice,
     SlowClose,
-    Step,
     Unmet,
     eof,
     expect,
@@ -41,7 +36,7 @@ MAIL = [
 ]
 
 
-def unmet_in(error: BaseException) -> str:
+def unmet_in(error):
     """The message of the one `Unmet` that a handler has raised, or that the end of the test has."""
     [unmet] = error.exceptions if isinstance(error, ExceptionGroup) else [error]
     assert isinstance(unmet, Unmet)
@@ -58,7 +53,7 @@ def unmet_in(error: BaseException) -> str:
         *("pause(30)", "pause(0.5)", "eof()"),
     ],
 )
-def test_steps_look_as_they_are_written(text: str) -> None:
+def test_steps_look_as_they_are_written(text):
     """And are equal to what is written in the same way."""
     names = {step.__name__: step for step in (expect, expect_eof, reply, pause, eof)}
     step = eval(text, names)  # noqa: S307
@@ -66,7 +61,7 @@ def test_steps_look_as_they_are_written(text: str) -> None:
     assert step == eval(text, names)  # noqa: S307
 
 
-def test_long_steps_are_named_in_short() -> None:
+def test_long_steps_are_named_in_short():
     """In messages; as a value it is all there."""
     step = reply(b"x" * 1000)
     assert str(step) == f"reply(b'{'x' * 200}' and 800 more bytes)"
@@ -93,9 +88,7 @@ STAR = (
         (pause, math.nan, ValueError, "pause() takes a number of seconds of at least 0, not nan"),
     ],
 )
-def test_arguments_are_checked(
-    make: Any, argument: object, error: type[Exception], message: str
-) -> None:
+def test_arguments_are_checked(make, argument, error, message):
     """When the step is made, in words."""
     with pytest.raises(error) as caught:
         make(argument)
@@ -121,18 +114,16 @@ NO_STEP = "step 2 must be what expect(), expect_eof(), reply(), pause() or eof()
         ([expect(b"x")], ValueError, "a script needs a stream: transport must not be 'udp'"),
     ],
 )
-async def test_what_nobody_can_follow_is_refused(
-    steps: Any, error: type[Exception], message: str
-) -> None:
+async def test_what_nobody_can_follow_is_refused(steps, error, message):
     """In words, before anything is opened."""
-    options: Any = {"transport": "udp"} if "udp" in message else {}
+    options = {"transport": "udp"} if "udp" in message else {}
     with pytest.raises(error) as caught:
         async with open_scripted_server(*steps, **options):
             raise AssertionError("it was served")
     assert str(caught.value) == message
 
 
-async def test_pause_that_would_never_end_is_refused(autojump_clock: MockClock) -> None:
+async def test_pause_that_would_never_end_is_refused(autojump_clock):
     """CK-05: the clock stands still while the request is open that pauses."""
     with pytest.raises(RuntimeError, match=r"pause\(30\) would never end: .* \(autojump='wait'\)"):
         async with open_scripted_server(pause(30), transport="tcp", autojump="wait"):
@@ -145,7 +136,7 @@ async def test_pause_that_would_never_end_is_refused(autojump_clock: MockClock) 
 
 
 @EVERYWHERE
-async def test_follows_the_script(where: Any) -> None:
+async def test_follows_the_script(where):
     """With every connection, from its first step; then the connection ends in order."""
     async with open_scripted_server(*MAIL, transport=where) as server:
         for number in (1, 2):
@@ -158,14 +149,14 @@ async def test_follows_the_script(where: Any) -> None:
 
 
 @EVERYWHERE
-async def test_ends_its_output_after_the_last_step(where: Any) -> None:
+async def test_ends_its_output_after_the_last_step(where):
     """What it has said arrives, though the client has not read and does not end its side."""
     said = b"x" * 1_000_000
     async with open_scripted_server(expect(b"GET\n"), reply(said), transport=where) as server:
         assert await read_to_end(await speaks(server, b"GET\n")) == said
 
 
-async def test_the_end_waits_for_the_client(autojump_clock: MockClock) -> None:
+async def test_the_end_waits_for_the_client(autojump_clock):
     """As long as any server does: then the connection is closed."""
     async with open_scripted_server(reply(b"bye\n")) as server:
         client = await server.connect()
@@ -180,7 +171,7 @@ async def test_the_end_waits_for_the_client(autojump_clock: MockClock) -> None:
         assert trio.current_time() < 3
 
 
-async def test_output_can_end_before_the_script(autojump_clock: MockClock) -> None:
+async def test_output_can_end_before_the_script(autojump_clock):
     """``eof()``: the client still is listened to."""
     script = [expect(b"a\n"), eof(), expect(b"b\n"), expect_eof()]
     async with open_scripted_server(*script) as server:
@@ -192,7 +183,7 @@ async def test_output_can_end_before_the_script(autojump_clock: MockClock) -> No
     assert exchange.received == b"a\nb\n"
 
 
-async def test_pauses_by_the_trio_clock(autojump_clock: MockClock) -> None:
+async def test_pauses_by_the_trio_clock(autojump_clock):
     """To the second."""
     async with open_scripted_server(pause(1800), reply(b"a"), pause(0.5), eof()) as server:
         client = await server.connect()
@@ -201,9 +192,9 @@ async def test_pauses_by_the_trio_clock(autojump_clock: MockClock) -> None:
             assert trio.current_time() == instant
 
 
-async def test_network_can_be_bad(autojump_clock: MockClock) -> None:
+async def test_network_can_be_bad(autojump_clock):
     """Half an hour late, and every byte by itself: the script has the patience."""
-    options: Any = {"faults": [Latency(1800), Slice(1)]}
+    options = {"faults": [Latency(1800), Slice(1)]}
     async with open_scripted_server(expect(b"*\n"), reply(b"b\n"), **options) as server:
         client = await speaks(server, b"aaaa\n")
         assert await client.receive_some(1) == b"b"
@@ -211,7 +202,7 @@ async def test_network_can_be_bad(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("seconds", [3600, math.inf])
-async def test_client_may_give_up(autojump_clock: MockClock, seconds: float) -> None:
+async def test_client_may_give_up(autojump_clock, seconds):
     """Which is what a pause is there to test; the server's own steps are not expected."""
     async with open_scripted_server(expect(b"a\n"), pause(seconds), reply(b"late")) as server:
         client = await speaks(server, b"a\n")
@@ -221,7 +212,7 @@ async def test_client_may_give_up(autojump_clock: MockClock, seconds: float) -> 
     assert trio.current_time() == 30
 
 
-async def test_client_may_be_gone_before_a_reply(autojump_clock: MockClock) -> None:
+async def test_client_may_be_gone_before_a_reply(autojump_clock):
     """Whether the server notices that is up to chance."""
     replies = [expect(b"a\n"), *[pause(1), reply(b"b\n")] * 3, eof()]
     async with open_scripted_server(*replies) as server:
@@ -231,13 +222,13 @@ async def test_client_may_be_gone_before_a_reply(autojump_clock: MockClock) -> N
 
 
 @EVERYWHERE
-async def test_what_is_on_its_way_counts(where: Any) -> None:
+async def test_what_is_on_its_way_counts(where):
     """The test is over before the server has taken a step; the client's own end is one, too."""
     async with open_scripted_server(expect(b"a\n"), expect_eof(), transport=where) as server:
         await (await speaks(server, b"a\n")).aclose()
 
 
-async def test_what_a_fault_holds_up_counts(autojump_clock: MockClock) -> None:
+async def test_what_a_fault_holds_up_counts(autojump_clock):
     """The network is whole again when the test is over."""
     faults = [Latency(30), SlowClose(30)]
     async with open_scripted_server(expect(b"a\n"), expect_eof(), faults=faults) as server:
@@ -256,7 +247,7 @@ PATTERNS = [
 INPUTS = [bytes(text) for size in range(8) for text in itertools.product(b"ab\n", repeat=size)]
 
 
-def verdict(pattern: bytes, data: bytes) -> int | str | None:
+def verdict(pattern, data):
     """Where the match ends, None when it is not in there yet, or ``"never"``."""
     try:
         return end_of_match(literals_of(pattern), bytearray(data))
@@ -264,7 +255,7 @@ def verdict(pattern: bytes, data: bytes) -> int | str | None:
         return "never"
 
 
-def test_patterns_match_what_regular_expressions_do() -> None:
+def test_patterns_match_what_regular_expressions_do():
     """Each short pattern, each short input: the shortest that fits, as soon as it is certain."""
     wrong = []
     for pattern in PATTERNS:
@@ -292,7 +283,7 @@ def test_patterns_match_what_regular_expressions_do() -> None:
         (b"<*>\r\n", b"<a>\n", "never"),
     ],
 )
-def test_star_in_brackets_is_itself(pattern: bytes, data: bytes, expected: object) -> None:
+def test_star_in_brackets_is_itself(pattern, data, expected):
     """And nothing else is special."""
     expect(pattern)
     assert verdict(pattern, data) == expected
@@ -301,7 +292,7 @@ def test_star_in_brackets_is_itself(pattern: bytes, data: bytes, expected: objec
 # However it is cut ----------------------------------------------------------------------
 
 
-def cuts(data: bytes) -> list[list[bytes]]:
+def cuts(data):
     """All ways to cut this in up to three pieces, and each byte by itself."""
     places = itertools.combinations_with_replacement(range(len(data) + 1), 2)
     ways = [[data[:one], data[one:two], data[two:]] for one, two in places]
@@ -321,9 +312,7 @@ def cuts(data: bytes) -> list[list[bytes]]:
         ),
     ],
 )
-async def test_cuts_change_nothing(
-    autojump_clock: MockClock, data: bytes, expected: str | None
-) -> None:
+async def test_cuts_change_nothing(autojump_clock, data, expected):
     """Whether a script is met, and which step is not, is up to the bytes alone."""
     script = [expect(b"EHLO *\r\n"), expect(b"A[*]<*>\r\n"), expect(b"QUIT"), reply(b"bye")]
     ways = cuts(data)
@@ -351,30 +340,30 @@ LAST = "step 3 of 3, expect_eof(), is not met: "
 OVER = ", and the test was over"
 
 
-async def judged(server: Any, client: Any) -> None:
+async def judged(server, client):
     """The client stays until the server has ended its request."""
     await server.wait_requests()
 
 
-async def reset(server: Any, client: Any) -> None:
+async def reset(server, client):
     """What it has said has arrived before."""
     await wait_all_tasks_blocked()
     client.reset()
     await server.wait_requests()
 
 
-async def waiting(server: Any, client: Any) -> None:
+async def waiting(server, client):
     """For an answer."""
     assert await read_to_end(client) == b""
 
 
-async def stopped(server: Any, client: Any) -> None:
+async def stopped(server, client):
     """By the test, in the middle of the script."""
     await wait_all_tasks_blocked()
     await server.stop()
 
 
-async def drained(server: Any, client: Any) -> None:
+async def drained(server, client):
     """The same, with a grace."""
     await wait_all_tasks_blocked()
     await server.stop(grace=5)
@@ -428,9 +417,7 @@ ENDS = "step 1 of 1, expect_eof(), is not met: got"
         ([END], None, None, 1, "nobody has connected; the first of 1 step is expect_eof()"),
     ],
 )
-async def test_unmet(
-    script: Any, said: bytes | None, then: Any, at: float, message: str, autojump_clock: MockClock
-) -> None:
+async def test_unmet(script, said, then, at, message, autojump_clock):
     """What a handler finds is in a group with others; what the end of the test finds is not."""
     with pytest.raises((ExceptionGroup, Unmet)) as caught:
         async with open_scripted_server(*script) as server:
@@ -443,7 +430,7 @@ async def test_unmet(
 
 
 @EVERYWHERE
-async def test_end_of_the_client_fails(where: Any) -> None:
+async def test_end_of_the_client_fails(where):
     """In the middle of a step, or before it."""
     for said, got in ((b"MAIL FR", "b'MAIL FR' and then the end"), (b"", "the end")):
         with pytest.raises(ExceptionGroup) as caught:
@@ -456,7 +443,7 @@ async def test_end_of_the_client_fails(where: Any) -> None:
 
 @pytest.mark.slow
 @ON_SOCKETS
-async def test_end_of_the_test_meets_nothing_on_a_real_socket(where: Any) -> None:
+async def test_end_of_the_test_meets_nothing_on_a_real_socket(where):
     """Nor does it where the client is the test's own, and stays open."""
     with pytest.raises(Unmet, match=r"expect_eof\(\), is not met: got nothing, and the test was"):
         async with open_scripted_server(*GET, transport=where) as server:
@@ -466,7 +453,7 @@ async def test_end_of_the_test_meets_nothing_on_a_real_socket(where: Any) -> Non
 
 
 @pytest.mark.parametrize("script", [[reply(b"hi"), eof()], [reply(b"hi"), eof(), pause(30)]])
-async def test_client_may_stay_open(script: Sequence[Step]) -> None:
+async def test_client_may_stay_open(script):
     """The test's own, when the script expects nothing more of it: it is not waited for."""
     async with open_scripted_server(*script, transport="tcp") as server:
         client = plain_client(server.address)
@@ -474,7 +461,7 @@ async def test_client_may_stay_open(script: Sequence[Step]) -> None:
     client.close()
 
 
-async def test_test_that_is_over_in_a_reply(autojump_clock: MockClock) -> None:
+async def test_test_that_is_over_in_a_reply(autojump_clock):
     """Which is not expected of anybody, though the client has not taken it."""
     async with open_scripted_server(expect(b"a"), reply(b"x" * 1_000_000)) as server:
         await speaks(server, b"a")
@@ -482,7 +469,7 @@ async def test_test_that_is_over_in_a_reply(autojump_clock: MockClock) -> None:
     assert trio.current_time() == 0
 
 
-async def test_each_connection_is_told_of(autojump_clock: MockClock) -> None:
+async def test_each_connection_is_told_of(autojump_clock):
     """A line for each that the test has left in the middle; an error has them as notes."""
     nothing = FIRST + "got nothing" + OVER
     with pytest.raises(Unmet) as two:
@@ -501,7 +488,7 @@ async def test_each_connection_is_told_of(autojump_clock: MockClock) -> None:
 # The test itself fails ------------------------------------------------------------------------
 
 
-async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
+async def test_own_failure_is_not_masked(autojump_clock):
     """Unmet steps are notes on it, those that are waited for and those that were found."""
     with pytest.raises(trio.TooSlowError) as waiting, trio.fail_after(5):
         async with open_scripted_server(*GET) as server:
@@ -516,7 +503,7 @@ async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
     assert note.endswith(FIRST + "got b'PUT'\n")
 
 
-async def test_test_that_hangs() -> None:
+async def test_test_that_hangs():
     """By the wall clock: it says what the script has waited for."""
     with pytest.raises(Hung) as caught:
         async with open_scripted_server(*GET, guard=0.1) as server:
@@ -524,7 +511,7 @@ async def test_test_that_hangs() -> None:
     assert caught.value.__notes__ == [FIRST + "got b'GET /'" + OVER]
 
 
-async def test_lenient(autojump_clock: MockClock) -> None:
+async def test_lenient(autojump_clock):
     """``strict=False``: unmet steps are noted; what has not come is nothing."""
     async with open_scripted_server(*GET, strict=False) as server:
         await speaks(server, b"PUT")

@@ -1,7 +1,5 @@
 """`trioserver.testing.serve_in_thread`: servers for plain tests, and that wrong ones fail."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import signal
@@ -9,10 +7,8 @@ import socket
 import tempfile
 import threading
 import unittest
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -21,7 +17,6 @@ from support.speaking import ON_SOCKETS, Back
 
 import trioserver
 from trioserver.testing import (
-    Exchange,
     Faults,
     Hung,
     Latency,
@@ -37,13 +32,13 @@ A_MOMENT = 0.5
 """Seconds of patience for what will not come; a busy machine answers within it."""
 
 
-def server_threads() -> list[threading.Thread]:
+def server_threads():
     """Those that this file's subject starts."""
     return [one for one in threading.enumerate() if one.name.startswith("serve_in_thread")]
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left(tmp_path, monkeypatch):
     """No thread, no descriptor, no file, whatever a test does."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = open_descriptors()
@@ -53,13 +48,13 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     assert list(tmp_path.iterdir()) == []
 
 
-async def fails(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def fails(request, client_address, server):
     """Reads a line's beginning, and fails."""
     text = await request.recv(100)
     raise KeyError(text)
 
 
-async def holds(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def holds(request, client_address, server):
     """Says that it has begun, and does not end by itself."""
     await request.sendall(b"begun")
     await trio.sleep_forever()
@@ -68,27 +63,27 @@ async def holds(request: trioserver.Connection, client_address: Any, server: Any
 class Blocks:
     """A handler that blocks Trio's loop until it is released."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._begun, self._released = threading.Event(), threading.Event()
 
-    async def __call__(self, request: Any, client_address: Any, server: Any) -> None:
+    async def __call__(self, request, client_address, server):
         self._begun.set()
         self._released.wait()
 
-    def block(self, server: ThreadServer) -> socket.socket:
+    def block(self, server):
         """Have the loop blocked; gives the client."""
         client = server.connect()
         assert self._begun.wait(10)
         return client
 
-    def release(self) -> None:
+    def release(self):
         """Go on; wait for the threads that were left to end by themselves."""
         self._released.set()
         for thread in server_threads():
             thread.join(10)
 
 
-def ask(server: ThreadServer, text: bytes) -> bytes:
+def ask(server, text):
     """A connection's worth of answers."""
     with server.connect() as client:
         client.sendall(text)
@@ -96,12 +91,12 @@ def ask(server: ThreadServer, text: bytes) -> bytes:
         return b"".join(iter(lambda: client.recv(100), b""))
 
 
-def fail(server: ThreadServer, text: bytes = b"hello\n") -> None:
+def fail(server, text=b"hello\n"):
     """Have a handler fail."""
     assert ask(server, text) == b""
 
 
-def begin(server: ThreadServer) -> None:
+def begin(server):
     """Have one of `holds` begin."""
     assert server.connect().recv(100) == b"begun"
 
@@ -110,7 +105,7 @@ def begin(server: ThreadServer) -> None:
 
 
 @ON_SOCKETS
-def test_serves_a_handler(where: Any) -> None:
+def test_serves_a_handler(where):
     """In a thread that ends with the block; what was noted can be looked at after it."""
     with serve_in_thread(Upper, transport=where) as server:
         [thread] = server_threads()
@@ -129,7 +124,7 @@ def test_serves_a_handler(where: Any) -> None:
 
 
 @pytest.mark.parametrize("where", ["udp", "unix"])
-def test_serves_datagrams(where: Any, tmp_path: Path) -> None:
+def test_serves_datagrams(where, tmp_path):
     """With clients that can be replied to; those on Unix have a path for that."""
     with serve_in_thread(Back, transport=where) as server:
         client = server.connect()
@@ -139,7 +134,7 @@ def test_serves_datagrams(where: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def parents_of_workers() -> None:
+def parents_of_workers():
     """Are there: `multiprocessing` starts them once, and keeps them to the program's end."""
     with serve_in_thread(trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper)):
         pass
@@ -153,7 +148,7 @@ def parents_of_workers() -> None:
         trioserver.ProcessTCPServer(("127.0.0.1", 0), process_handlers.Upper),
     ],
 )
-def test_serves_a_server_as_it_is(served: Any, parents_of_workers: None) -> None:
+def test_serves_a_server_as_it_is(served, parents_of_workers):
     """And gives it back closed; workers may be started by a thread that is not the main one."""
     with serve_in_thread(served, patience=30) as server:
         assert server.server is served
@@ -161,7 +156,7 @@ def test_serves_a_server_as_it_is(served: Any, parents_of_workers: None) -> None
     assert served.socket is None
 
 
-def serve_two() -> bytes:
+def serve_two():
     """Two servers at once, neither of which knows of the other."""
     with serve_in_thread(Upper) as one, serve_in_thread(Upper) as other:
         assert one.port != other.port
@@ -170,7 +165,7 @@ def serve_two() -> bytes:
         return answer
 
 
-async def test_in_any_thread() -> None:
+async def test_in_any_thread():
     """Not just in the main one; also of another Trio, and even in its loop, which stands still."""
     with ThreadPoolExecutor(2) as threads:
         for answer in [threads.submit(serve_two) for _ in range(2)]:
@@ -179,7 +174,7 @@ async def test_in_any_thread() -> None:
     assert serve_two() == b"ONE OTHER"
 
 
-def test_clients() -> None:
+def test_clients():
     """They do not hang, and are closed first of all, so that who waits for them ends by that."""
     with serve_in_thread(Upper, patience=20) as server:
         assert server.connect().gettimeout() == 20
@@ -193,7 +188,7 @@ def test_clients() -> None:
     assert [str(one.outcome) for one in server.exchanges] == ["completed"] * 3
 
 
-def test_stop_tells_how_it_ended() -> None:
+def test_stop_tells_how_it_ended():
     """Whoever is still served then is cut when the grace is over."""
     with serve_in_thread(holds) as server:
         begin(server)
@@ -208,24 +203,24 @@ def test_stop_tells_how_it_ended() -> None:
 class NotingFaults(Faults):
     """Note in which threads they are changed."""
 
-    def __init__(self) -> None:
-        self.threads: list[str] = []
+    def __init__(self):
+        self.threads = []
         super().__init__()
 
-    def add(self, *faults: Any) -> None:
+    def add(self, *faults):
         super().add(*faults)
         self.threads += [threading.current_thread().name for _ in faults[:1]]
 
-    def remove(self, *faults: Any) -> None:
+    def remove(self, *faults):
         super().remove(*faults)
         self.threads.append(threading.current_thread().name)
 
-    def clear(self) -> None:
+    def clear(self):
         super().clear()
         self.threads.append(threading.current_thread().name)
 
 
-def test_network_changes_from_outside() -> None:
+def test_network_changes_from_outside():
     """In the thread of the server, where connections wait for just that."""
     inside = NotingFaults()
     with serve_in_thread(Upper, faults=inside) as server:
@@ -246,7 +241,7 @@ def test_network_changes_from_outside() -> None:
     assert inside.threads == ["serve_in_thread(Upper)"] * 6  # the last at the end
 
 
-def test_faults_that_were_not_asked_for() -> None:
+def test_faults_that_were_not_asked_for():
     """Nothing is between the server and its sockets then."""
     with serve_in_thread(Upper) as server:
         with pytest.raises(RuntimeError, match=r"give some when it is opened: faults=Faults"):
@@ -256,7 +251,7 @@ def test_faults_that_were_not_asked_for() -> None:
 # Wrong tests fail -------------------------------------------------------------------
 
 
-def test_handler_error_fails_the_test() -> None:
+def test_handler_error_fails_the_test():
     """With its traceback, though the client has noticed nothing but an end."""
     with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
         with serve_in_thread(fails) as server:
@@ -268,7 +263,7 @@ def test_handler_error_fails_the_test() -> None:
 
 
 @pytest.mark.parametrize("handler", [fails, holds])
-def test_lenient(handler: Any) -> None:
+def test_lenient(handler):
     """``strict=False``: errors are noted, and whoever goes on is cut."""
     with serve_in_thread(handler, strict=False) as server:
         client = server.connect()
@@ -279,7 +274,7 @@ def test_lenient(handler: Any) -> None:
     assert str(exchange.outcome) == ("failed" if handler is fails else "cancelled")
 
 
-def test_check_raises_each_error_once() -> None:
+def test_check_raises_each_error_once():
     """So it fails the test that has caused it, and not the next one, nor the end."""
     with serve_in_thread(fails) as server:
         for word in (b"first", b"second"):
@@ -291,7 +286,7 @@ def test_check_raises_each_error_once() -> None:
 
 
 @pytest.mark.slow
-def test_expected_error_does_not() -> None:
+def test_expected_error_does_not():
     """It is there to be looked at; a missing one fails the test, after a second."""
     with serve_in_thread(fails) as server:
         with server.expect_error(KeyError) as errors:
@@ -303,7 +298,7 @@ def test_expected_error_does_not() -> None:
 
 
 @pytest.mark.slow
-def test_unfinished_handler_fails_the_test() -> None:
+def test_unfinished_handler_fails_the_test():
     """By name, a second after the test."""
     with pytest.raises(Unfinished, match=r"1 s after the test:\n  request 1 from .*, working"):
         with serve_in_thread(holds) as server:
@@ -311,7 +306,7 @@ def test_unfinished_handler_fails_the_test() -> None:
 
 
 @pytest.mark.parametrize("error", [AssertionError("the test's own"), pytest.skip.Exception("no")])
-def test_own_failure_is_not_masked(error: BaseException) -> None:
+def test_own_failure_is_not_masked(error):
     """The handler's error is a note on it; an unfinished one is not even looked for."""
     with pytest.raises(type(error)) as caught:
         with serve_in_thread(fails) as server, server.expect_error(KeyError):
@@ -331,7 +326,7 @@ def test_own_failure_is_not_masked(error: BaseException) -> None:
 # Crashes ---------------------------------------------------------------------------------
 
 
-def knock(server: ThreadServer) -> None:
+def knock(server):
     """Come; the server may be gone before that is known here."""
     with contextlib.suppress(ConnectionError):
         server.connect()
@@ -340,18 +335,18 @@ def knock(server: ThreadServer) -> None:
 class Crashes(trioserver.TCPServer):
     """Fails itself, as soon as somebody comes."""
 
-    def get_request(self, listener: Any) -> Any:
+    def get_request(self, listener):
         raise KeyError("the server itself")
 
 
 class Interrupted(trioserver.TCPServer):
     """The same, with what is no `Exception`."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         raise KeyboardInterrupt("the server itself")
 
 
-WAITS: dict[str, Callable[[ThreadServer], object]] = {
+WAITS = {
     "wait_requests": lambda server: server.wait_requests(2),
     "wait_idle": ThreadServer.wait_idle,
     "check": ThreadServer.check,
@@ -362,7 +357,7 @@ WAITS: dict[str, Callable[[ThreadServer], object]] = {
 
 @pytest.mark.parametrize("kind", [Crashes, Interrupted])
 @pytest.mark.parametrize("wait", WAITS)
-def test_background_crash_fails_who_waits(kind: Any, wait: str) -> None:
+def test_background_crash_fails_who_waits(kind, wait):
     """At once, with the server's error; later calls, too, and the end in any case."""
     crash, told = (KeyError, KeyboardInterrupt), "the server itself"
     with pytest.raises(crash, match=told) as at_the_end:
@@ -378,7 +373,7 @@ def test_background_crash_fails_who_waits(kind: Any, wait: str) -> None:
 class Unclosable(trioserver.TCPServer):
     """Fails at its end, with what is no `Exception`."""
 
-    async def server_close(self) -> None:
+    async def server_close(self):
         raise KeyboardInterrupt("the server itself")
 
 
@@ -389,7 +384,7 @@ class Unclosable(trioserver.TCPServer):
         (Unclosable, "KeyboardInterrupt: the server itself"),
     ],
 )
-def test_crash_is_told_of(kind: Any, told: str) -> None:
+def test_crash_is_told_of(kind, told):
     """When the test has failed by what it has seen of it, or fails when the server does."""
     with pytest.raises(AssertionError, match="the test's own") as caught:
         with serve_in_thread(kind(("127.0.0.1", 0), Upper)) as server, server.expect_error():
@@ -406,7 +401,7 @@ def test_crash_is_told_of(kind: Any, told: str) -> None:
 # The start, and the end -----------------------------------------------------------------
 
 
-def test_port_that_is_taken() -> None:
+def test_port_that_is_taken():
     """Is an error of the ``with`` statement, bare."""
     with serve_in_thread(Upper) as server:
         again = trioserver.TCPServer(server.address, Upper)
@@ -432,9 +427,7 @@ THREADED = r'needs .* trioserver\.Threading(TCP|UDP)Server\(\("127.0.0.1", 0\), 
         (Upper, {"patience": math.nan}, ValueError, "greater than 0 seconds, not nan"),
     ],
 )
-def test_what_cannot_be_served_is_refused(
-    server: Any, options: Any, error: type[Exception], message: str
-) -> None:
+def test_what_cannot_be_served_is_refused(server, options, error, message):
     """In words."""
     with pytest.raises(error, match=message), serve_in_thread(server, **options):
         raise AssertionError("it was served")
@@ -443,7 +436,7 @@ def test_what_cannot_be_served_is_refused(
 class Hangs(trioserver.TCPServer):
     """Does not start."""
 
-    async def server_bind(self) -> Any:
+    async def server_bind(self):
         await trio.sleep_forever()
 
 
@@ -454,7 +447,7 @@ class Hangs(trioserver.TCPServer):
         (holds, "end", "holds"),
     ],
 )
-def test_start_or_end_that_hangs(served: Any, when: str, where: str) -> None:
+def test_start_or_end_that_hangs(served, when, where):
     """Is ended, and shown: an end on a request whose second is longer than the patience."""
     with pytest.raises(Hung) as caught, serve_in_thread(served, patience=A_MOMENT) as server:
         assert when == "end"
@@ -468,7 +461,7 @@ def test_start_or_end_that_hangs(served: Any, when: str, where: str) -> None:
 
 
 @pytest.mark.slow
-def test_loop_that_is_blocked() -> None:
+def test_loop_that_is_blocked():
     """By a handler, say: it is shown where, and its thread is left, and ends when it can.
 
     A failure of the test itself is not masked by that: it has this as a note.
@@ -497,7 +490,7 @@ def test_loop_that_is_blocked() -> None:
     blocks.release()
 
 
-def test_wait_in_vain() -> None:
+def test_wait_in_vain():
     """Shows the tasks; and the server goes on."""
     with serve_in_thread(Upper) as server:
         client = server.connect()
@@ -514,10 +507,10 @@ def test_wait_in_vain() -> None:
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_ctrl_c_ends_the_server(wait: bool) -> None:
+def test_ctrl_c_ends_the_server(wait):
     """In the block as in a wait for the server; it leaves as what it is."""
 
-    async def interrupts(request: Any, client_address: Any, server: Any) -> None:
+    async def interrupts(request, client_address, server):
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         await trio.sleep_forever()
 
@@ -530,10 +523,10 @@ def test_ctrl_c_ends_the_server(wait: bool) -> None:
                 signal.raise_signal(signal.SIGINT)
 
 
-def test_call_from_the_server_s_own_thread() -> None:
+def test_call_from_the_server_s_own_thread():
     """Would wait for itself."""
 
-    async def asks_itself(request: Any, client_address: Any, server: Any) -> None:
+    async def asks_itself(request, client_address, server):
         outside.wait_idle()
 
     with serve_in_thread(asks_itself) as outside, outside.expect_error(RuntimeError) as errors:
@@ -549,7 +542,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_use_after_the_end(use: str) -> None:
+def test_use_after_the_end(use):
     """Is refused in words."""
     with serve_in_thread(Upper, faults=Faults()) as server:
         pass
@@ -557,13 +550,13 @@ def test_use_after_the_end(use: str) -> None:
         USES[use](server)
 
 
-def test_wait_that_the_end_overtakes() -> None:
+def test_wait_that_the_end_overtakes():
     """In another thread; it does not go on for ever."""
     with ThreadPoolExecutor(1) as threads:
         with serve_in_thread(Upper, patience=20) as server:
             begun = threading.Event()
 
-            def wait() -> list[Exchange]:
+            def wait():
                 begun.set()
                 return server.wait_requests(2)
 
@@ -583,26 +576,26 @@ class Suite(unittest.TestCase):
     server: ThreadServer
 
     @classmethod
-    def setUpClass(cls) -> None:
+    def setUpClass(cls):
         cls.server = cls.enterClassContext(serve_in_thread(fails))
 
-    def setUp(self) -> None:
+    def setUp(self):
         self.addCleanup(self.server.check)
 
-    def test_a_does_nothing(self) -> None:
+    def test_a_does_nothing(self):
         """So nothing fails."""
 
-    def test_b_fails(self) -> None:
+    def test_b_fails(self):
         """Does not notice that its handler has failed."""
         fail(self.server)
 
-    def test_c_expects(self) -> None:
+    def test_c_expects(self):
         """Knows that its handler fails."""
         with self.server.expect_error(KeyError):
             fail(self.server)
 
 
-def test_shared_server_fails_the_right_test() -> None:
+def test_shared_server_fails_the_right_test():
     """The one whose handler has failed; and the others are none the worse."""
     result = unittest.TestResult()
     unittest.defaultTestLoader.loadTestsFromTestCase(Suite).run(result)

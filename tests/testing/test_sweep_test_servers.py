@@ -4,13 +4,9 @@ The program under test may be in the midst of anything when its server ends: tha
 client's affair. The server ends in order, and nothing is left of it.
 """
 
-from __future__ import annotations
-
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
 import trio
@@ -29,12 +25,10 @@ from trioserver.testing import (
     Refuse,
     Reorder,
     Reset,
-    RunningServer,
     ShutDown,
     Slice,
     SlowClose,
     Stall,
-    Trial,
     Unmet,
     expect,
     expect_eof,
@@ -51,14 +45,14 @@ GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet():
     """A sweep meets its accept errors hundreds of times."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
-async def talk(server: RunningServer) -> None:
+async def talk(server):
     """All that a client of streams does."""
     client = await server.connect()
     await client.send_all(b"hello\n")
@@ -69,7 +63,7 @@ async def talk(server: RunningServer) -> None:
     await (await server.connect()).aclose()
 
 
-async def send_datagrams(server: RunningServer) -> None:
+async def send_datagrams(server):
     """All that clients of datagrams do."""
     for _ in range(2):
         client = await server.client()
@@ -79,12 +73,10 @@ async def send_datagrams(server: RunningServer) -> None:
                 await client.receive()
 
 
-def visit(
-    handler: Any, client: Callable[[RunningServer], Awaitable[None]], *faults: Any, **options: Any
-) -> Callable[[Trial], Awaitable[None]]:
+def visit(handler, client, *faults, **options):
     """A scenario: a test server, its client, and whatever a test asks of the server then."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         wrong = faults or None
         async with open_test_server(handler, faults=wrong, guard=math.inf, **options) as server:
             trial.arm(server=server.server)
@@ -98,7 +90,7 @@ def visit(
     return scenario
 
 
-async def follow_a_script(trial: Trial) -> None:
+async def follow_a_script(trial):
     """A scenario: a scripted server, and a client that does as it says unless it is stopped."""
     steps = (expect(b"hello\n"), reply(b"hi\n"), pause(1), expect(b"bye"), expect_eof())
     with suppress(Unmet):
@@ -134,24 +126,23 @@ SCENARIOS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_server_ends_after_every_step(name: str) -> None:
+def test_server_ends_after_every_step(name):
     """However the test's client stands, a shutdown or a cancellation ends the server in order."""
     faults = [ShutDown(), ShutDown(0), Cancel()]
     sweep(SCENARIOS[name], faults=faults, seeds=[0])  # raises if anything is wrong
 
 
-KERNEL: list[Any] = [("udp", Back), ("unix", Back), ("tcp", Upper), ("unix", Upper)]
+KERNEL = [("udp", Back), ("unix", Back), ("tcp", Upper), ("unix", Upper)]
 
 
 @pytest.mark.parametrize("faulty", [False, True], ids=["no faults", "faults"])
 @pytest.mark.parametrize(("transport", "handler"), KERNEL)
-async def test_server_ends_after_so_many_checkpoints(
-    transport: Any, handler: Any, faulty: bool
-) -> None:
+async def test_server_ends_after_so_many_checkpoints(transport, handler, faulty):
     """The same on real sockets, whose steps are not the same twice."""
     client = send_one if handler is Back else talk
-    wrong: list[Any] = [Duplicate() if handler is Back else Slice(2)]
+    wrong = [Duplicate() if handler is Back else Slice(2)]
     for checkpoints in range(25):
         with trio.fail_after(10):
             async with (
@@ -166,7 +157,7 @@ async def test_server_ends_after_so_many_checkpoints(
                 server.server.shutdown()
 
 
-async def send_one(server: RunningServer) -> None:
+async def send_one(server):
     """One datagram, and perhaps an answer."""
     client = await server.client()
     await client.send(b"one")
@@ -174,9 +165,7 @@ async def send_one(server: RunningServer) -> None:
         await client.receive()
 
 
-async def until_gone(
-    client: Callable[[RunningServer], Awaitable[None]], server: RunningServer
-) -> None:
+async def until_gone(client, server):
     """Do what the client does, as far as its server lives."""
     with suppress(*GONE):
         await client(server)
@@ -185,7 +174,7 @@ async def until_gone(
 @pytest.mark.parametrize(
     "fault", [Loss(), Latency(100, towards="server"), Latency(100, towards="client"), Duplicate()]
 )
-async def test_no_datagram_keeps_the_socket_open(fault: Any) -> None:
+async def test_no_datagram_keeps_the_socket_open(fault):
     """One that is lost, or still on its way when the server ends, has its way back closed."""
     before = open_descriptors()
     with trio.fail_after(10):

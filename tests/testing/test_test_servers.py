@@ -1,20 +1,17 @@
 """`trioserver.testing.open_test_server`: what it serves, and that wrong tests fail."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re
 import socketserver
 import threading
 import time
-from typing import Any
 
 import pytest
 import trio
 from support import Upper, hold, no_sockets, read_to_end
 from support.speaking import EVERYWHERE, ON_SOCKETS, Back, answer, speaks
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver.monitoring import task_tree
@@ -30,7 +27,7 @@ from trioserver.testing import (
 )
 
 
-async def fails(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+async def fails(request, client_address, server):
     """Reads a line's beginning, and fails."""
     await request.recv(100)
     raise KeyError("a handler's own")
@@ -39,7 +36,7 @@ async def fails(request: trioserver.Connection, client_address: Any, server: Any
 class SyncUpper(socketserver.StreamRequestHandler):
     """Answers a line, after a while."""
 
-    def handle(self) -> None:
+    def handle(self):
         time.sleep(0.05)
         self.wfile.write(self.rfile.readline().upper())
 
@@ -48,7 +45,7 @@ class SyncUpper(socketserver.StreamRequestHandler):
 
 
 @EVERYWHERE
-async def test_serves_a_handler(where: Any) -> None:
+async def test_serves_a_handler(where):
     """Over each network, on an address that looks like one of it; what was said is noted.
 
     CK-01: in memory not one socket is opened, with a fault neither. Behind the kernel nothing
@@ -79,11 +76,11 @@ async def test_serves_a_handler(where: Any) -> None:
         assert exchanges[0].info.server_address == ("127.0.0.1", server.port)
 
 
-async def test_serves_a_server_as_it_is(autojump_clock: MockClock) -> None:
+async def test_serves_a_server_as_it_is(autojump_clock):
     """Its hooks, limits, time-outs, its own observers; and gives it back as it was."""
 
     class Careful(trioserver.TCPServer):
-        async def verify_request(self, request: Any, client_address: Any) -> bool:
+        async def verify_request(self, request, client_address):
             return client_address[1] % 2 == 0
 
     original = Careful(("", 0), Upper, timeouts=trioserver.Timeouts(idle=86_400))
@@ -100,7 +97,7 @@ async def test_serves_a_server_as_it_is(autojump_clock: MockClock) -> None:
     assert {name for name, value in before.items() if after.get(name) != value} <= {"_report"}
 
 
-async def test_stop_tells_how_it_ended(autojump_clock: MockClock) -> None:
+async def test_stop_tells_how_it_ended(autojump_clock):
     """Whoever is still served then is cut when the grace is over."""
     async with open_test_server(hold) as server:
         await server.connect()
@@ -113,7 +110,7 @@ async def test_stop_tells_how_it_ended(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, trioserver.ProcessTCPServer])
-async def test_serves_threads_and_processes(kind: Any) -> None:
+async def test_serves_threads_and_processes(kind):
     """On their own sockets."""
     async with open_test_server(kind(("127.0.0.1", 0), SyncUpper), transport="tcp") as server:
         assert await read_to_end(await speaks(server)) == b"HELLO\n"
@@ -126,7 +123,7 @@ async def test_serves_threads_and_processes(kind: Any) -> None:
 
 
 @EVERYWHERE
-async def test_handler_error_fails_the_test(where: Any) -> None:
+async def test_handler_error_fails_the_test(where):
     """PY-04: with its traceback, though the client has noticed nothing but an end."""
     with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
         async with open_test_server(fails, transport=where) as server:
@@ -137,7 +134,7 @@ async def test_handler_error_fails_the_test(where: Any) -> None:
     assert server.exchanges[0].error is error
 
 
-async def test_expected_error_does_not(autojump_clock: MockClock) -> None:
+async def test_expected_error_does_not(autojump_clock):
     """It is there to be looked at; a missing one fails the test, after a virtual second."""
     async with open_test_server(fails) as server:
         async with server.expect_error(KeyError) as errors:
@@ -150,7 +147,7 @@ async def test_expected_error_does_not(autojump_clock: MockClock) -> None:
     assert trio.current_time() == began + 1
 
 
-async def test_error_of_another_kind(autojump_clock: MockClock) -> None:
+async def test_error_of_another_kind(autojump_clock):
     """Fails the test all the same, and is named; a group, say, that the test did not think of."""
     message = r"no handler has raised OSError, which this test expects; there was KeyError\("
     with pytest.raises(AssertionError, match=message) as caught:
@@ -163,10 +160,10 @@ async def test_error_of_another_kind(autojump_clock: MockClock) -> None:
                 await speaks(server)
 
 
-async def test_unfinished_handler_fails_the_test(autojump_clock: MockClock) -> None:
+async def test_unfinished_handler_fails_the_test(autojump_clock):
     """By name, a virtual second after the test, with what it was doing; others' errors beside."""
 
-    async def fails_or_stays(request: Any, client_address: Any, server: Any) -> None:
+    async def fails_or_stays(request, client_address, server):
         if await request.recv(100) == b"fail":
             raise KeyError("a handler's own")
         await trio.sleep_forever()
@@ -185,7 +182,7 @@ async def test_unfinished_handler_fails_the_test(autojump_clock: MockClock) -> N
     assert 'raise KeyError("a handler\'s own")' in note
 
 
-async def test_handler_that_ends_in_time_does_not(autojump_clock: MockClock) -> None:
+async def test_handler_that_ends_in_time_does_not(autojump_clock):
     """The clients are closed first: who waits for them ends by that."""
     async with open_test_server(Upper) as server:
         await server.connect()
@@ -193,7 +190,7 @@ async def test_handler_that_ends_in_time_does_not(autojump_clock: MockClock) -> 
     assert trio.current_time() < 1
 
 
-async def test_lenient(autojump_clock: MockClock) -> None:
+async def test_lenient(autojump_clock):
     """``strict=False``: errors are noted, and whoever goes on is cut."""
     async with open_test_server(fails, strict=False) as server:
         await speaks(server)
@@ -205,7 +202,7 @@ async def test_lenient(autojump_clock: MockClock) -> None:
     assert [str(one.outcome) for one in server.exchanges] == ["cancelled"]
 
 
-async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
+async def test_own_failure_is_not_masked(autojump_clock):
     """PY-03: the handler's error is a note on it; an unfinished handler is not even looked for."""
     with pytest.raises(AssertionError, match="the test's own") as caught:
         async with open_test_server(fails) as server:
@@ -221,18 +218,18 @@ async def test_own_failure_is_not_masked(autojump_clock: MockClock) -> None:
 class Crashes(trioserver.TCPServer):
     """Fails itself, after a while."""
 
-    async def service_actions(self) -> None:
+    async def service_actions(self):
         await trio.sleep(3)
         raise OSError("the server itself")
 
 
 class CannotStart(trioserver.TCPServer):
-    async def server_activate(self) -> None:
+    async def server_activate(self):
         raise OSError("the server itself")
 
 
 @pytest.mark.parametrize(("kind", "at"), [(Crashes, 3), (CannotStart, 0)])
-async def test_crash_fails_at_once(kind: Any, at: float, autojump_clock: MockClock) -> None:
+async def test_crash_fails_at_once(kind, at, autojump_clock):
     """PY-02, PY-10: with the server's error, bare, and not a time-out or a hang."""
     with pytest.raises(OSError, match="the server itself"):
         async with open_test_server(kind(("", 0), Upper)):
@@ -245,7 +242,7 @@ async def test_crash_fails_at_once(kind: Any, at: float, autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("where", ["memory", "udp", "unix"])
-async def test_serves_datagrams(where: Any) -> None:
+async def test_serves_datagrams(where):
     """With clients that can be replied to."""
     async with open_test_server(Back, transport=where) as server:
         client = await server.client()
@@ -255,7 +252,7 @@ async def test_serves_datagrams(where: Any) -> None:
     assert exchange.outcome is trioserver.Outcome.COMPLETED
 
 
-async def test_clients_are_of_the_server_s_kind() -> None:
+async def test_clients_are_of_the_server_s_kind():
     """And it says which."""
     async with open_test_server(Back) as server:
         with pytest.raises(TypeError, match=r"no connections: client\(\)"):
@@ -302,9 +299,7 @@ TCP = trioserver.TCPServer(("127.0.0.1", 0), Upper)
         (TCP, {"faults": [1]}, TypeError, "a fault is one of Latency, "),
     ],
 )
-async def test_what_cannot_be_served_is_refused(
-    server: Any, options: Any, error: type[Exception], message: str
-) -> None:
+async def test_what_cannot_be_served_is_refused(server, options, error, message):
     """In words, before anything is opened."""
     with pytest.raises(error, match=re.escape(message)):
         async with open_test_server(server, **options):
@@ -313,7 +308,7 @@ async def test_what_cannot_be_served_is_refused(
         assert server.snapshot().state == "unbound"
 
 
-async def test_server_that_is_bound_is_refused() -> None:
+async def test_server_that_is_bound_is_refused():
     """It would be closed behind somebody's back."""
     async with TCP.evolve() as server:
         with pytest.raises(RuntimeError, match="is bound already: a test server binds it"):
@@ -321,7 +316,7 @@ async def test_server_that_is_bound_is_refused() -> None:
                 raise AssertionError("it was served")
 
 
-async def test_faults_that_were_not_asked_for() -> None:
+async def test_faults_that_were_not_asked_for():
     """On a real network they have to be there from the beginning."""
     async with open_test_server(Upper, transport="tcp") as server:
         with pytest.raises(RuntimeError, match=r"give some when it is opened: faults=Faults\(\)"):
@@ -336,17 +331,17 @@ async def test_faults_that_were_not_asked_for() -> None:
 
 
 @ON_SOCKETS
-async def test_jumping_clock_is_refused(where: Any, autojump_clock: MockClock) -> None:
+async def test_jumping_clock_is_refused(where, autojump_clock):
     """CK-05: bytes in the kernel do not hold it."""
     with pytest.raises(RuntimeError, match=r"clock with autojump.*autojump='wait'"):
         async with open_test_server(Upper, transport=where):
             raise AssertionError("it was served")
 
 
-async def test_jumping_clock_waits_for_a_thread_of_a_handler(autojump_clock: MockClock) -> None:
+async def test_jumping_clock_waits_for_a_thread_of_a_handler(autojump_clock):
     """In memory, too: it would jump over the thread, and end the request."""
 
-    async def slow(request: trioserver.Connection, client_address: Any, server: Any) -> None:
+    async def slow(request, client_address, server):
         with trio.fail_after(30):
             await trio.to_thread.run_sync(time.sleep, 0.1)
         await request.sendall(b"done")
@@ -358,7 +353,7 @@ async def test_jumping_clock_waits_for_a_thread_of_a_handler(autojump_clock: Moc
     assert trio.current_time() >= 1000
 
 
-async def test_jumping_clock_waits_for_threads_if_it_is_told_to(autojump_clock: MockClock) -> None:
+async def test_jumping_clock_waits_for_threads_if_it_is_told_to(autojump_clock):
     """While a request is open it stands still."""
     threaded = THREADED.evolve(timeouts=trioserver.Timeouts(request=10))
     async with open_test_server(threaded, transport="tcp", autojump="wait") as server:
@@ -372,7 +367,7 @@ async def test_jumping_clock_waits_for_threads_if_it_is_told_to(autojump_clock: 
 # The guard ---------------------------------------------------------------------------
 
 
-async def test_hung_test_is_ended_and_shown() -> None:
+async def test_hung_test_is_ended_and_shown():
     """By the wall clock, whatever the test's own says: with the tree of its tasks."""
     with pytest.raises(Hung) as caught:
         async with open_test_server(hold, guard=0.1) as server:
@@ -383,7 +378,7 @@ async def test_hung_test_is_ended_and_shown() -> None:
     assert "in test_hung_test_is_ended_and_shown: await read_to_end(" in told
 
 
-async def test_guard_leaves_no_thread() -> None:
+async def test_guard_leaves_no_thread():
     """When it was not needed; more seconds than the system can wait are no error."""
     before = threading.active_count()
     for seconds, threads in ((60, 1), (math.inf, 0), (1e300, None)):
@@ -392,7 +387,7 @@ async def test_guard_leaves_no_thread() -> None:
         assert threading.active_count() == before
 
 
-async def test_tree_of_tasks() -> None:
+async def test_tree_of_tasks():
     """Each under its parent."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep_forever, name="a child")
@@ -405,7 +400,7 @@ async def test_tree_of_tasks() -> None:
 
 @EVERYWHERE
 @pytest.mark.parametrize("failure", [trio.Cancelled, ZeroDivisionError])
-async def test_clients_are_closed_whatever_happens(where: Any, failure: Any) -> None:
+async def test_clients_are_closed_whatever_happens(where, failure):
     """All of them, and not just the first, so that they complain of nothing later."""
     before = open_descriptors()
     with trio.CancelScope() as scope, contextlib.suppress(ZeroDivisionError):
@@ -424,7 +419,7 @@ async def test_clients_are_closed_whatever_happens(where: Any, failure: Any) -> 
 # Several servers ------------------------------------------------------------------
 
 
-async def test_faults_that_are_shared(autojump_clock: MockClock) -> None:
+async def test_faults_that_are_shared(autojump_clock):
     """The end of a server mends its network for itself alone: the next one is as slow."""
     shared = Faults(Latency(5))
     for number in (1, 2):
@@ -434,10 +429,10 @@ async def test_faults_that_are_shared(autojump_clock: MockClock) -> None:
     assert list(shared) == [Latency(5)]
 
 
-async def test_clock_stands_still_for_each_server(autojump_clock: MockClock) -> None:
+async def test_clock_stands_still_for_each_server(autojump_clock):
     """CK-05: also when another one has been opened since, and was closed."""
     tcp = {"transport": "tcp", "autojump": "wait"}
-    async with open_test_server(hold, **tcp, strict=False) as server:  # type: ignore[arg-type]
+    async with open_test_server(hold, **tcp, strict=False) as server:
         await server.connect()
         async with open_test_server(Upper):
             await wait_all_tasks_blocked(0.1)
@@ -454,7 +449,7 @@ async def test_clock_stands_still_for_each_server(autojump_clock: MockClock) -> 
     assert autojump_clock.autojump_threshold == 0
 
 
-async def test_threshold_that_the_test_sets(autojump_clock: MockClock) -> None:
+async def test_threshold_that_the_test_sets(autojump_clock):
     """Who switches autojump off in mid-test has it switched off."""
     async with open_test_server(Upper):
         autojump_clock.autojump_threshold = math.inf
@@ -466,10 +461,10 @@ async def test_threshold_that_the_test_sets(autojump_clock: MockClock) -> None:
 # What stands beside a failure ---------------------------------------------------------
 
 
-async def test_hang_that_a_handler_error_has_caused() -> None:
+async def test_hang_that_a_handler_error_has_caused():
     """What has kept the client waiting is a note on `Hung`."""
 
-    async def fails_with_an_open_connection(request: Any, client_address: Any, server: Any) -> None:
+    async def fails_with_an_open_connection(request, client_address, server):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fails, request, client_address, server)
 
@@ -481,11 +476,11 @@ async def test_hang_that_a_handler_error_has_caused() -> None:
     assert 'KeyError: "a handler\'s own"' in "".join(hung.value.__notes__)
 
 
-async def test_shielded_handler_is_ended_by_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_shielded_handler_is_ended_by_the_guard(monkeypatch):
     """It cannot be cancelled, and the test ends all the same."""
     monkeypatch.setattr("trioserver.testing._guard.A_LAST_MOMENT", 0.1)
 
-    async def shields_itself(request: Any, client_address: Any, server: Any) -> None:
+    async def shields_itself(request, client_address, server):
         with trio.CancelScope(shield=True):
             await trio.sleep_forever()
 
@@ -495,7 +490,7 @@ async def test_shielded_handler_is_ended_by_the_guard(monkeypatch: pytest.Monkey
             await trio.sleep_forever()
 
 
-async def test_expect_error_after_a_check(autojump_clock: MockClock) -> None:
+async def test_expect_error_after_a_check(autojump_clock):
     """What came in its block is found, whatever has been forgotten meanwhile."""
     async with open_test_server(fails) as server:
         await speaks(server)
@@ -508,7 +503,7 @@ async def test_expect_error_after_a_check(autojump_clock: MockClock) -> None:
         assert [type(error) for error in errors] == [KeyError]
 
 
-async def test_requests_that_cannot_come(autojump_clock: MockClock) -> None:
+async def test_requests_that_cannot_come(autojump_clock):
     """Who waits for more than there will be is told so, and not kept."""
     async with open_test_server(Upper) as server:
         client = await server.connect()

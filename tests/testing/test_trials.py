@@ -1,14 +1,10 @@
 """`trioserver.testing.sweep` itself: it finds what is planted for it to find."""
 
-from __future__ import annotations
-
 import gc
 import re
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import attrs
 import pytest
@@ -22,7 +18,6 @@ from trioserver.testing import (
     MemoryServer,
     ResetClient,
     ShutDown,
-    Trial,
     _schedule,  # whose one function names what Trio has changed
     fire_at,
     open_descriptors,
@@ -32,21 +27,21 @@ from trioserver.testing import (
 )
 
 
-async def three_steps(trial: Trial) -> None:
+async def three_steps(trial):
     """A program that is cancelled in peace."""
     trial.arm()
     for _ in range(3):
         await trio.lowlevel.checkpoint()
 
 
-def finding(scenario: Any, **options: Any) -> str:
+def finding(scenario, **options):
     """What the sweep says."""
     with pytest.raises(Finding) as found:
         sweep(scenario, **options)
     return str(found.value)
 
 
-def breaks(trial: Trial) -> None:
+def breaks(trial):
     """A fault that fails."""
     raise ZeroDivisionError
 
@@ -54,11 +49,12 @@ def breaks(trial: Trial) -> None:
 # What is run ---------------------------------------------------------------------------
 
 
-def test_a_fault_after_every_step() -> None:
+@pytest.mark.slow
+def test_a_fault_after_every_step():
     """As many runs as steps, for each seed and fault, each with its fault."""
     came = []
 
-    def note(trial: Trial) -> None:
+    def note(trial):
         came.append((trial.seed, trial.steps))
 
     steps = [run_trial(three_steps, seed=seed).steps for seed in (0, 1)]
@@ -70,14 +66,14 @@ def test_a_fault_after_every_step() -> None:
     assert (both.steps, both.runs) == (sum(steps), 2 * sum(steps))
 
 
-def test_a_chain_of_faults() -> None:
+def test_a_chain_of_faults():
     """The second comes after each step that is left after the first."""
-    came: list[tuple[str, int]] = []
+    came = []
 
-    def first(trial: Trial) -> None:
+    def first(trial):
         came.append(("first", trial.steps))
 
-    def second(trial: Trial) -> None:
+    def second(trial):
         came.append(("second", trial.steps))
 
     steps = run_trial(three_steps).steps
@@ -87,7 +83,7 @@ def test_a_chain_of_faults() -> None:
     assert [(came[at - 1][1], came[at][1]) for at in seconds] == pairs
 
 
-def test_a_part_of_the_steps() -> None:
+def test_a_part_of_the_steps():
     """Every second step is half of them, other ones for another seed."""
     came = []
     steps = run_trial(three_steps).steps
@@ -96,11 +92,11 @@ def test_a_part_of_the_steps() -> None:
     assert sorted(came) == list(range(1, steps + 1))
 
 
-def test_what_faults_do() -> None:
+def test_what_faults_do():
     """Each does it to what the scenario has armed."""
     ends = []
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         server = MemoryServer(("memory", 1), Upper)
         with trio.CancelScope() as scope:
             async with server.serving():
@@ -117,11 +113,11 @@ def test_what_faults_do() -> None:
     assert ends == [(False, False, "working"), (True, False, "working"), (False, False, "closed")]
 
 
-def test_a_grace_of_its_own() -> None:
+def test_a_grace_of_its_own():
     """`ShutDown` gives as much as it is told to."""
     ended = []
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         async with open_test_server(hold, strict=False) as running:
             trial.arm(server=running.server)
             await running.connect()
@@ -132,10 +128,11 @@ def test_a_grace_of_its_own() -> None:
     assert ended == [(7, 1)]
 
 
-def test_ctrl_c_has_to_come_out() -> None:
+@pytest.mark.slow
+def test_ctrl_c_has_to_come_out():
     """`KeyboardInterrupt` is what the scenario raises, and not anything else."""
 
-    async def swallows(trial: Trial) -> None:
+    async def swallows(trial):
         trial.arm()
         with suppress(KeyboardInterrupt):
             await trio.lowlevel.checkpoint()
@@ -144,22 +141,22 @@ def test_ctrl_c_has_to_come_out() -> None:
     assert "it raised None instead of KeyboardInterrupt" in finding(swallows, faults=[CtrlC()])
 
 
-def test_a_schedule_is_repeated() -> None:
+def test_a_schedule_is_repeated():
     """The same seed is the same order of the same tasks; another seed is not."""
-    ran: list[int] = []
+    ran = []
 
-    async def three_checkpoints(who: int) -> None:
+    async def three_checkpoints(who):
         for _ in range(3):
             await trio.lowlevel.checkpoint()
             ran.append(who)
 
-    async def race(trial: Trial) -> None:
+    async def race(trial):
         trial.arm()
         async with trio.open_nursery() as nursery:
             for number in range(10):
                 nursery.start_soon(three_checkpoints, number)
 
-    def order(seed: int) -> list[int]:
+    def order(seed):
         ran.clear()
         run_trial(race, seed=seed)
         return list(ran)
@@ -171,14 +168,14 @@ def test_a_schedule_is_repeated() -> None:
 # What is found -------------------------------------------------------------------------
 
 
-async def unarmed(trial: Trial) -> None:
+async def unarmed(trial):
     """A scenario that is never hurt proves nothing."""
 
 
-def when_cancelled(does: Callable[[Trial], Awaitable[object]]) -> Any:
+def when_cancelled(does):
     """A scenario that does something when it is cancelled."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         with trio.CancelScope() as scope:
             trial.arm(scope=scope)
             await trio.lowlevel.checkpoint()
@@ -188,29 +185,29 @@ def when_cancelled(does: Callable[[Trial], Awaitable[object]]) -> Any:
     return scenario
 
 
-async def raises(trial: Trial) -> None:
+async def raises(trial):
     """A scenario that raises is at fault."""
     raise KeyError("mine")
 
 
-async def litters(trial: Trial) -> None:
+async def litters(trial):
     """What only a garbage collection brings to light is traced to its step."""
-    cycle: list[object] = [three_steps(trial)]
+    cycle = [three_steps(trial)]
     cycle.append(cycle)
 
 
-async def hangs(trial: Trial) -> None:
+async def hangs(trial):
     """A program that waits for ever ends all the same, and it is said where it waits."""
     await trio.sleep_forever()
 
 
-async def circles(trial: Trial) -> None:
+async def circles(trial):
     """A program that runs in circles never lets the clock jump; its steps are counted."""
     while True:
         await trio.lowlevel.checkpoint()
 
 
-async def hangs_shielded(trial: Trial) -> None:
+async def hangs_shielded(trial):
     """The classic bug in a cleanup; it ends all the same, and is said to be that."""
     trial.arm()
     try:
@@ -221,11 +218,11 @@ async def hangs_shielded(trial: Trial) -> None:
                 await trio.sleep_forever()
 
 
-def erratic() -> Any:
+def erratic():
     """A scenario that takes other steps each time cannot be swept, and it is said where."""
     lengths = iter(range(1, 100))
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         trial.arm()
         for _ in range(next(lengths)):
             await trio.lowlevel.checkpoint()
@@ -250,7 +247,7 @@ STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
         (erratic(), ["the scenario is not deterministic", STEP_3]),
     ],
 )
-def test_what_is_found(scenario: Any, messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_found(scenario, messages, monkeypatch):
     """Each scenario says what is wrong with it, and the finding does, too."""
     monkeypatch.setattr("trioserver.testing._trial.MOST_STEPS", 1000)
     found = finding(scenario)
@@ -258,7 +255,7 @@ def test_what_is_found(scenario: Any, messages: list[str], monkeypatch: pytest.M
         assert message in found
 
 
-def test_a_fault_that_does_not_come() -> None:
+def test_a_fault_that_does_not_come():
     """Nothing is proved by one that comes too late."""
     with pytest.raises(Finding, match="only 0 of 1 faults came"):
         run_trial(three_steps, Cancel(), at=[1000]).check()
@@ -272,15 +269,15 @@ def test_a_fault_that_does_not_come() -> None:
         (ResetClient(), "there is no client to reset: trial.arm(client=...)"),
     ],
 )
-def test_a_fault_that_fails(fault: Any, message: str) -> None:
+def test_a_fault_that_fails(fault, message):
     """What a fault raises is not swallowed, as Trio would."""
     assert message in finding(three_steps, faults=[fault])
 
 
-def test_a_scenario_that_is_wrong_without_faults() -> None:
+def test_a_scenario_that_is_wrong_without_faults():
     """That is said first."""
 
-    async def wrong(trial: Trial) -> None:
+    async def wrong(trial):
         trial.arm()
         await trio.lowlevel.checkpoint()
         trial.complain("it is Monday")
@@ -290,11 +287,11 @@ def test_a_scenario_that_is_wrong_without_faults() -> None:
     assert message.startswith("without any fault, seed 0:\n  it is Monday\n  and it rains\n")
 
 
-def test_a_descriptor() -> None:
+def test_a_descriptor():
     """A socket that is left open, and known to somebody, is a leak."""
     kept = []
 
-    async def keeps(trial: Trial) -> None:
+    async def keeps(trial):
         kept.append(socket.socket())
 
     before = open_descriptors()
@@ -304,10 +301,10 @@ def test_a_descriptor() -> None:
         sock.close()
 
 
-def test_where_everybody_was() -> None:
+def test_where_everybody_was():
     """A finding names the fault, the step, the seed, the line each task waited in, and itself."""
 
-    async def waits_here(trial: Trial) -> None:
+    async def waits_here(trial):
         trial.arm()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep, 1)
@@ -331,7 +328,7 @@ class Books:
     begun: int = 0
     finished: int = 0
 
-    def balance(self) -> Iterator[str]:
+    def balance(self):
         """What was left undone."""
         if self.accepted != self.closed:
             yield f"{self.accepted} connections were accepted, and {self.closed} closed"
@@ -342,26 +339,26 @@ class Books:
 class Server:
     """A small server in Trio alone, with nothing wrong."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books):
         self.books = books
 
-    async def serve(self, clients: trio.MemoryReceiveChannel[int]) -> None:
+    async def serve(self, clients):
         async with trio.open_nursery() as nursery:
             while True:
                 await clients.receive()
                 self.books.accepted += 1
                 await self.let_in(nursery)
 
-    async def let_in(self, nursery: trio.Nursery) -> None:
+    async def let_in(self, nursery):
         nursery.start_soon(self.own)
 
-    async def own(self) -> None:
+    async def own(self):
         try:
             await self.handle()
         finally:
             self.books.closed += 1
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.books.begun += 1
         try:
             await trio.sleep(1)
@@ -374,7 +371,7 @@ class Server:
 class WaitsAfterAccept(Server):
     """A checkpoint comes between the accept and the task."""
 
-    async def let_in(self, nursery: trio.Nursery) -> None:
+    async def let_in(self, nursery):
         await trio.lowlevel.checkpoint()  # the bug
         await super().let_in(nursery)
 
@@ -382,15 +379,15 @@ class WaitsAfterAccept(Server):
 class CountsAfterAccept(Server):
     """A slot is taken after the accept, and not before it."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books):
         super().__init__(books)
         self.slots = trio.Semaphore(2)
 
-    async def let_in(self, nursery: trio.Nursery) -> None:
+    async def let_in(self, nursery):
         await self.slots.acquire()  # the bug
         await super().let_in(nursery)
 
-    async def own(self) -> None:
+    async def own(self):
         try:
             await super().own()
         finally:
@@ -400,7 +397,7 @@ class CountsAfterAccept(Server):
 class FinishesUnshielded(Server):
     """The cleanup waits, and is cancelled, too."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.books.begun += 1
         try:
             await trio.sleep(1)
@@ -412,17 +409,17 @@ class FinishesUnshielded(Server):
 class FinishesAfterErrors(Server):
     """The cleanup comes after errors and in peace, and a cancellation is neither."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.books.begun += 1
         with suppress(Exception):  # the bug
             await trio.sleep(1)
         self.books.finished += 1
 
 
-def scenario_of(kind: type[Server]) -> Any:
+def scenario_of(kind):
     """Three clients of such a server, which ends when they are served."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         books = Books()
         trial.afterwards(books.balance)
         trial.arm()
@@ -437,7 +434,8 @@ def scenario_of(kind: type[Server]) -> Any:
     return scenario
 
 
-def test_a_server_without_a_bug() -> None:
+@pytest.mark.slow
+def test_a_server_without_a_bug():
     """Nothing is found where there is nothing."""
     assert sweep(scenario_of(Server), faults=[Cancel(), CtrlC()]).runs > 90
 
@@ -449,7 +447,7 @@ def test_a_server_without_a_bug() -> None:
         *((it, "requests were begun, and ") for it in (FinishesUnshielded, FinishesAfterErrors)),
     ],
 )
-def test_a_server_with_a_bug(kind: type[Server], complaint: str) -> None:
+def test_a_server_with_a_bug(kind, complaint):
     """Each of the four classic ones is found, and the step can be run again by itself."""
     scenario = scenario_of(kind)
     message = finding(scenario)
@@ -460,11 +458,11 @@ def test_a_server_with_a_bug(kind: type[Server], complaint: str) -> None:
     assert str(again.value) == message
 
 
-def test_ctrl_c_that_is_no_fault() -> None:
+def test_ctrl_c_that_is_no_fault():
     """Somebody wants the sweep to end: that is no finding, also in a nursery."""
     runs = 0
 
-    async def interrupted(trial: Trial) -> None:
+    async def interrupted(trial):
         nonlocal runs
         runs += 1
         trial.arm()
@@ -482,10 +480,10 @@ def test_ctrl_c_that_is_no_fault() -> None:
     assert gc.get_freeze_count() == 0
 
 
-def test_two_ctrl_c_of_which_one_comes_too_late() -> None:
+def test_two_ctrl_c_of_which_one_comes_too_late():
     """In a scenario that varies, the first one still has to come out, and does."""
 
-    async def varies(trial: Trial) -> None:
+    async def varies(trial):
         trial.varies = True
         await three_steps(trial)
 
@@ -504,7 +502,7 @@ def test_two_ctrl_c_of_which_one_comes_too_late() -> None:
         ({"faults": Cancel()}, r"faults must be a list of faults, [...], not Cancel()"),
     ],
 )
-def test_a_sweep_without_harm_is_refused(options: dict[str, Any], message: str) -> None:
+def test_a_sweep_without_harm_is_refused(options, message):
     """One that would pass whatever the scenario does."""
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         sweep(three_steps, **options)
@@ -518,13 +516,13 @@ def test_a_sweep_without_harm_is_refused(options: dict[str, Any], message: str) 
         ([Cancel()], [0], "steps count from 1"),
     ],
 )
-def test_a_trial_that_is_not_what_was_meant(faults: Any, at: list[int], message: str) -> None:
+def test_a_trial_that_is_not_what_was_meant(faults, at, message):
     """Faults and steps that do not fit are refused in words."""
     with pytest.raises(ValueError, match=re.escape(message)):
         run_trial(three_steps, *faults, at=at)
 
 
-def test_how_to_run_it_again_on_a_socket() -> None:
+def test_how_to_run_it_again_on_a_socket():
     """With the same patience for the kernel, or it would be another run."""
     message = finding(three_steps, faults=[breaks], jump_after=0.01)
     assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
@@ -533,13 +531,14 @@ def test_how_to_run_it_again_on_a_socket() -> None:
 # Where it is used ----------------------------------------------------------------------
 
 
-async def test_inside_of_trio() -> None:
+async def test_inside_of_trio():
     """A sweep cannot be run in a task, and says so."""
     with pytest.raises(RuntimeError, match="a sweep runs Trio itself"):
         sweep(three_steps)
 
 
-def test_a_trio_without_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_a_trio_without_the_switch(monkeypatch):
     """Where schedules cannot be fixed it runs all the same, and says what that means."""
     monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_switch_of_another_version"])
     swept = sweep(three_steps)
@@ -550,7 +549,7 @@ def test_a_trio_without_the_switch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", _schedule.SWITCHES)
-def test_the_switches_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switches_are_named(name, monkeypatch):
     """When Trio changes, what is missing is said by its name."""
     with _schedule.fixed_schedule(1):
         pass
@@ -563,12 +562,12 @@ def test_the_switches_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 # A step of one task ----------------------------------------------------------------------
 
 
-async def test_fire_at() -> None:
+async def test_fire_at():
     """Once, at its step; the coroutine gets what it waits for, and its result comes out."""
-    steps: list[int] = []
+    steps = []
     fired_after = []
 
-    async def counts() -> str:
+    async def counts():
         for number in range(5):
             steps.append(number)
             await trio.lowlevel.checkpoint()

@@ -1,7 +1,5 @@
 """What a handler in a thread gets as its connection: a `socket.socket`, whatever is done to it."""
 
-from __future__ import annotations
-
 import array
 import contextlib
 import errno
@@ -13,12 +11,9 @@ import os
 import select
 import socket
 import socketserver
-import ssl
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -33,13 +28,13 @@ from trioserver.testing import open_descriptors
 # Time-outs -------------------------------------------------------------------------------
 
 
-def _recv(request: socket.socket, client_address: Any, server: Any) -> None:
+def _recv(request, client_address, server):
     while request.recv(100):
         pass
 
 
 class Readline(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
+    def handle(self):
         while self.rfile.readline():
             pass
 
@@ -48,22 +43,22 @@ class ReadlineOwnTimeout(Readline):
     timeout = 0.2
 
 
-def _sendall(request: socket.socket, client_address: Any, server: Any) -> None:
+def _sendall(request, client_address, server):
     request.sendall(bytes(30_000_000))
 
 
-def _send(request: socket.socket, client_address: Any, server: Any) -> None:
+def _send(request, client_address, server):
     while True:
         request.send(bytes(100_000))
 
 
-def _sendfile(request: socket.socket, client_address: Any, server: Any) -> None:
+def _sendfile(request, client_address, server):
     with Path("/dev/zero").open("rb") as zeros:
         request.sendfile(zeros)
 
 
 class Write(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(bytes(30_000_000))
 
 
@@ -78,9 +73,7 @@ class WriteOwnTimeout(Write):
 @pytest.mark.parametrize("ends_idle_reads", [True, False])
 @pytest.mark.parametrize("says", [b"", b"half a line"])
 @pytest.mark.parametrize("handler", [_recv, Readline, ReadlineOwnTimeout])
-async def test_idle_timeout(
-    handler: Any, says: bytes, ends_idle_reads: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
     """The peer's silence ends a read, the first or a later one; that is one line, no error."""
     timeouts, reason = Timeouts(idle=0.2), "no byte from the peer for 0.2 s (idle)"
     if handler is ReadlineOwnTimeout:
@@ -97,7 +90,7 @@ async def test_idle_timeout(
 @pytest.mark.parametrize(
     "handler", [_sendall, _send, _sendfile, Write, WriteBuffered, WriteOwnTimeout]
 )
-async def test_write_timeout(handler: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_write_timeout(handler, caplog):
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""
     timeouts, reason = Timeouts(write=0.2), "the peer took no byte for 0.2 s (write)"
     if handler is WriteOwnTimeout:
@@ -111,7 +104,8 @@ async def test_write_timeout(handler: Any, caplog: pytest.LogCaptureFixture) -> 
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
 
 
-async def test_slow_reader_is_not_timed_out() -> None:
+@pytest.mark.slow
+async def test_slow_reader_is_not_timed_out():
     """One that takes a little all the time makes progress."""
     async with met(on_tcp(_sendall, timeouts=Timeouts(write=0.3))) as (client, _):
         got, began = 0, time.perf_counter()
@@ -121,9 +115,10 @@ async def test_slow_reader_is_not_timed_out() -> None:
         assert got + len(await read_to_end(client)) == 30_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [1e-9, 0.000_000_9, 0.999_999_9, 3e9, 1e30, math.inf])
 @pytest.mark.parametrize("ends_idle_reads", [True, False])
-async def test_any_length_of_time(seconds: float, ends_idle_reads: bool) -> None:
+async def test_any_length_of_time(seconds, ends_idle_reads):
     """As short or long as a float: it is kept, and harms no request."""
     timeouts = Timeouts(idle=seconds, write=seconds)
     server = on_tcp(_recv, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
@@ -135,13 +130,13 @@ async def test_any_length_of_time(seconds: float, ends_idle_reads: bool) -> None
     assert witness.outcomes == ["timed_out" if seconds < 1 else "completed"]
 
 
-def _says_goodbye(sock: socket.socket, client_address: Any, server: Any) -> None:
+def _says_goodbye(sock, client_address, server):
     with pytest.raises(TimeoutError):
         sock.recv(1)
     sock.sendall(b"bye")
 
 
-def _meets_two(sock: socket.socket, client_address: Any, server: Any) -> None:
+def _meets_two(sock, client_address, server):
     try:
         sock.recv(1)
     except TimeoutError as first:
@@ -151,13 +146,13 @@ def _meets_two(sock: socket.socket, client_address: Any, server: Any) -> None:
         raise first  # noqa: TRY201  (not the last one that was met)
 
 
-def _sets_the_kernels(sock: socket.socket, client_address: Any, server: Any) -> None:
+def _sets_the_kernels(sock, client_address, server):
     tenth = (0).to_bytes(8, "little") + (100_000).to_bytes(8, "little")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tenth)
     sock.recv(1)
 
 
-def _writes_after_its_end(sock: socket.socket, client_address: Any, server: Any) -> None:
+def _writes_after_its_end(sock, client_address, server):
     sock.shutdown(socket.SHUT_WR)
     sock.sendall(b"more")
 
@@ -179,7 +174,7 @@ def _writes_after_its_end(sock: socket.socket, client_address: Any, server: Any)
         ),
     },
 )
-async def test_whose_doing_it_is(handler: Any, idle: float, outcome: str, reason: str) -> None:
+async def test_whose_doing_it_is(handler, idle, outcome, reason):
     """A silent client's request ends as the handler has met it."""
     async with met(on_tcp(handler, timeouts=Timeouts(idle=idle))) as (client, witness):
         await until(lambda: witness.records)
@@ -196,16 +191,16 @@ async def test_whose_doing_it_is(handler: Any, idle: float, outcome: str, reason
 class PeeksFirst(trioserver.ThreadingTCPServer):
     """Has received the whole request before the handler gets its socket."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         reader = trioserver.RequestReader(request)
         return len(await reader.peek(27)) == 27
 
 
 @pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, PeeksFirst])
-async def test_every_way_to_read(kind: Any) -> None:
+async def test_every_way_to_read(kind):
     """They give what they always give, and each byte is counted once."""
 
-    def reads(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def reads(sock, client_address, server):
         buffer = bytearray(4)
         assert sock.recv(0) == b""
         assert sock.recv_into(bytearray()) == 0
@@ -235,12 +230,12 @@ async def test_every_way_to_read(kind: Any) -> None:
     assert [record.bytes_received for record in witness.records] == [27]
 
 
-async def test_every_way_to_write(tmp_path: Path) -> None:
+async def test_every_way_to_write(tmp_path):
     """They send what they always send, and each byte is counted once."""
     file = tmp_path / "file"
     file.write_bytes(bytes(range(256)) * 100)
 
-    def writes(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def writes(sock, client_address, server):
         assert sock.send(b"send;") == 5
         sock.sendall(array.array("H", [0x3B3B]))
         assert sock.sendmsg([b"send", b"msg;"]) == 8
@@ -258,26 +253,26 @@ async def test_every_way_to_write(tmp_path: Path) -> None:
     assert [record.bytes_sent for record in witness.records] == [len(sent)]
 
 
-def _by_flag(sock: socket.socket) -> bytes:
+def _by_flag(sock):
     return sock.recv(1, socket.MSG_DONTWAIT)
 
 
-def _by_python(sock: socket.socket) -> bytes:
+def _by_python(sock):
     sock.setblocking(False)
     return sock.recv(1)
 
 
-def _behind_pythons_back(sock: socket.socket) -> bytes:
+def _behind_pythons_back(sock):
     flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     return sock.recv(1)
 
 
 @pytest.mark.parametrize("read", [_by_flag, _by_python, _behind_pythons_back])
-async def test_reads_that_do_not_wait(read: Callable[[socket.socket], bytes]) -> None:
+async def test_reads_that_do_not_wait(read):
     """They raise what they always raise, at once, and get what is there."""
 
-    def looks(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def looks(sock, client_address, server):
         with pytest.raises(BlockingIOError):
             read(sock)
         flags = socket.MSG_DONTWAIT if read is _by_flag else 0
@@ -296,11 +291,11 @@ async def test_reads_that_do_not_wait(read: Callable[[socket.socket], bytes]) ->
         assert (await read_to_end(client)).endswith(b"\0done")
 
 
-async def test_sendmsg_that_does_not_wait() -> None:
+async def test_sendmsg_that_does_not_wait():
     """With ``MSG_DONTWAIT``, a full socket is no time-out."""
     met_error = threading.Event()
 
-    def sends(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def sends(sock, client_address, server):
         with pytest.raises(BlockingIOError):
             while True:
                 sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
@@ -311,10 +306,10 @@ async def test_sendmsg_that_does_not_wait() -> None:
         assert len(await read_to_end(client)) > 100_000
 
 
-async def test_descriptors_can_be_passed() -> None:
+async def test_descriptors_can_be_passed():
     """Over a Unix socket, with ``recvmsg``."""
 
-    def writes_there(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def writes_there(sock, client_address, server):
         _, [number], _, _ = socket.recv_fds(sock, 10, 1)
         os.write(number, b"written")
         os.close(number)
@@ -322,17 +317,17 @@ async def test_descriptors_can_be_passed() -> None:
     name = b"\0trioserver-fds-%d" % os.getpid()
     reader, writer = os.pipe()
     async with met(trioserver.ThreadingUnixStreamServer(name, writes_there)) as (client, _):
-        socket.send_fds(client.socket._sock, [b"x"], [writer])  # type: ignore[list-item]
+        socket.send_fds(client.socket._sock, [b"x"], [writer])
         assert await read_to_end(client) == b""
     assert os.read(reader, 10) == b"written"
     os.close(reader)
     os.close(writer)
 
 
-async def test_one_thread_reads_and_another_writes() -> None:
+async def test_one_thread_reads_and_another_writes():
     """A handler may start a thread of its own for one direction."""
 
-    def both(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def both(sock, client_address, server):
         writer = threading.Thread(target=sock.sendall, args=[bytes(3_000_000)])
         writer.start()
         while sock.recv(1_000_000):
@@ -352,12 +347,12 @@ async def test_one_thread_reads_and_another_writes() -> None:
 # Life and death of the object ----------------------------------------------------------------
 
 
-def _selects(sock: socket.socket) -> None:
+def _selects(sock):
     while select.select([sock], [], [], 10)[0] and (data := sock.recv(100)):
         sock.sendall(data)
 
 
-def _duplicates(sock: socket.socket) -> None:
+def _duplicates(sock):
     for seconds in (None, 3):
         sock.settimeout(seconds)
         with sock.dup() as twin:
@@ -366,13 +361,13 @@ def _duplicates(sock: socket.socket) -> None:
             twin.sendall(twin.recv(1))
 
 
-def _detaches(sock: socket.socket) -> None:
+def _detaches(sock):
     number = sock.detach()
     os.write(number, os.read(number, 10))
     os.close(number)
 
 
-def _has_the_default_timeout(sock: socket.socket) -> None:
+def _has_the_default_timeout(sock):
     assert sock.gettimeout() == socket.getdefaulttimeout()
     sock.sendall(sock.recv(10))
 
@@ -390,10 +385,10 @@ def _has_the_default_timeout(sock: socket.socket) -> None:
         ),
     },
 )
-async def test_every_use(use: Any, default: float | None) -> None:
+async def test_every_use(use, default):
     """As of any socket: a client is answered, and nothing stays open."""
 
-    def handler(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def handler(sock, client_address, server):
         use(sock)
 
     before = open_descriptors()
@@ -407,10 +402,10 @@ async def test_every_use(use: Any, default: float | None) -> None:
     assert open_descriptors() == before
 
 
-async def test_files_keep_a_closed_socket_open() -> None:
+async def test_files_keep_a_closed_socket_open():
     """As ever: the connection ends when the last file that was made of it is closed."""
 
-    def closes(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def closes(sock, client_address, server):
         file = sock.makefile("rwb", buffering=0)
         sock.close()
         file.write(file.readline())
@@ -430,18 +425,18 @@ async def test_files_keep_a_closed_socket_open() -> None:
 TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10, 2**70, "5", []]
 
 
-async def test_timeout_is_taken_or_refused_as_by_a_socket() -> None:
+async def test_timeout_is_taken_or_refused_as_by_a_socket():
     """``settimeout`` takes what that of a plain socket takes, and raises what that raises."""
-    seen: list[tuple[Any, Any]] = []
+    seen = []
 
-    def tried(sock: socket.socket, value: Any) -> Any:
+    def tried(sock, value):
         try:
             sock.settimeout(value)
         except Exception as error:  # noqa: BLE001  (that is what is compared)
             return type(error), getattr(error, "errno", None)
         return sock.gettimeout(), sock.getblocking()
 
-    def compares(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def compares(sock, client_address, server):
         with socket.socket() as plain:
             seen.extend((tried(sock, value), tried(plain, value)) for value in TIMEOUTS)
         sock.close()
@@ -457,15 +452,15 @@ async def test_timeout_is_taken_or_refused_as_by_a_socket() -> None:
         assert ours == theirs, value
 
 
-async def test_detached_descriptor_outlives_its_request() -> None:
+async def test_detached_descriptor_outlives_its_request():
     """It may have been handed to somebody who goes on with the connection."""
-    handed: list[int] = []
+    handed = []
     go = threading.Event()
 
-    def hands_over(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def hands_over(sock, client_address, server):
         handed.append(sock.detach())
 
-    def goes_on() -> None:
+    def goes_on():
         assert go.wait(10)
         os.write(handed[0], b"later")
         os.close(handed[0])
@@ -481,10 +476,10 @@ async def test_detached_descriptor_outlives_its_request() -> None:
     assert witness.outcomes == ["completed"]
 
 
-async def test_other_ways_to_the_descriptor_know_no_timeout() -> None:
+async def test_other_ways_to_the_descriptor_know_no_timeout():
     """``timeouts.idle`` is for the handler's socket: who has the number waits as ever."""
 
-    def reads(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def reads(sock, client_address, server):
         sock.sendall(b"x")
         sock.sendall(os.read(sock.fileno(), 10))
 
@@ -499,10 +494,10 @@ async def test_other_ways_to_the_descriptor_know_no_timeout() -> None:
     "ends",
     {"by a close": lambda it: it.close(), "by a shutdown": lambda it: it.shutdown(socket.SHUT_WR)},
 )
-async def test_reply_survives_a_write_after_its_end(ends: Any) -> None:
+async def test_reply_survives_a_write_after_its_end(ends):
     """A handler that has ended its output, and then writes, has harmed nobody."""
 
-    def writes_on(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def writes_on(sock, client_address, server):
         sock.sendall(bytes(300_000))
         ends(sock)
         with pytest.raises(OSError):  # noqa: PT011
@@ -514,10 +509,10 @@ async def test_reply_survives_a_write_after_its_end(ends: Any) -> None:
     assert witness.outcomes == ["completed"]
 
 
-async def test_handlers_linger_holds_up_nobody() -> None:
+async def test_handlers_linger_holds_up_nobody():
     """``SO_LINGER`` would have Trio's own close wait, and everybody with it."""
 
-    def lingers(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def lingers(sock, client_address, server):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 5]).tobytes())
         sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
@@ -531,15 +526,13 @@ async def test_handlers_linger_holds_up_nobody() -> None:
             await until(lambda: not server.statistics().lingering)
 
 
-async def test_no_descriptor_left_for_a_handler(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
     """For one that wants its own: its request fails, and nothing else."""
 
-    def none_left(number: int) -> int:
+    def none_left(number):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    def detaches(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def detaches(sock, client_address, server):
         os.close(sock.detach())
 
     before = open_descriptors()
@@ -564,15 +557,15 @@ async def test_no_descriptor_left_for_a_handler(
     },
 )
 async def test_handler_wraps_its_socket_in_tls(
-    outcome: str,
-    context: ssl.SSLContext,
-    trusting: ssl.SSLContext,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    outcome,
+    context,
+    trusting,
+    caplog,
+):
     """A handler may agree on TLS with its client."""
     caplog.set_level(logging.INFO, "trioserver.error")
 
-    def upper(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def upper(sock, client_address, server):
         with context.wrap_socket(sock, server_side=True) as safe:
             while data := safe.recv(100):
                 safe.sendall(data.upper())

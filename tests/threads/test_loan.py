@@ -1,10 +1,7 @@
 """A loan of a socket to a thread: each thing in it has one writer."""
 
-from __future__ import annotations
-
 import socket
 import threading
-from typing import Any
 
 import attrs
 import pytest
@@ -19,7 +16,7 @@ from trioserver._requests.stream_state import StreamState
 INFO = RequestInfo(id=1, client_address=None, server_address=None, started=0.0, started_at=0.0)
 
 
-def test_what_the_lender_has_laid_down_is_fixed() -> None:
+def test_what_the_lender_has_laid_down_is_fixed():
     """The terms cannot be changed, nor can either side put another object in their place."""
     loan = Loan(LoanTerms(INFO, Drain()))
     for thing, name in ((loan.terms, "idle"), (loan, "terms"), (loan, "state"), (loan, "stream")):
@@ -28,18 +25,18 @@ def test_what_the_lender_has_laid_down_is_fixed() -> None:
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "detached"])
-async def test_each_thing_has_one_writer(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_thing_has_one_writer(ends, monkeypatch):
     """The state is the handler's thread's; that it is interrupted, and no more, is Trio's."""
     here, lent = threading.get_ident(), threading.Event()
-    writers: dict[tuple[type, str], set[bool]] = {}
+    writers = {}
 
-    def note(thing: object, name: str, value: object) -> None:
+    def note(thing, name, value):
         if lent.is_set():
             in_trio = threading.get_ident() == here
             writers.setdefault((type(thing), name), set()).add(in_trio)
         object.__setattr__(thing, name, value)
 
-    def handler(request: socket.socket, client_address: Any, server: Any) -> None:
+    def handler(request, client_address, server):
         for kind in (Loan, LoanState, StreamState):
             monkeypatch.setattr(kind, "__setattr__", note)
         lent.set()

@@ -1,7 +1,5 @@
 """Drains of handlers in threads: waits between two requests end, requests do not."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import http.server
@@ -10,11 +8,12 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import attrs
+import pytest
 import trio
 from support import connect, read_to_end, running, until
 from support.scenes import table
@@ -45,22 +44,22 @@ stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUni
 # Between two requests ----------------------------------------------------------------
 
 
-def answers_with(read: Any) -> Any:
+def answers_with(read):
     """A handler that answers whatever it reads, in this way."""
 
-    def answers(request: socket.socket, client_address: Any, server: Any) -> None:
+    def answers(request, client_address, server):
         while data := read(request):
             request.sendall(data.upper())
 
     return answers
 
 
-def _recv_into(sock: socket.socket) -> bytes:
+def _recv_into(sock):
     buffer = bytearray(100)
     return bytes(buffer[: sock.recv_into(buffer)])
 
 
-def _polls(sock: socket.socket) -> bytes:
+def _polls(sock):
     sock.settimeout(0.02)
     while True:
         with contextlib.suppress(TimeoutError):
@@ -76,7 +75,7 @@ class OwnTimeout(Upper):
 class SaysGoodbye(Upper):
     """When there is no more input."""
 
-    def handle(self) -> None:
+    def handle(self):
         super().handle()
         assert not self.rfile.readline()  # it stays that way
         self.wfile.write(b"good-bye")
@@ -96,7 +95,7 @@ class SaysGoodbye(Upper):
         "in a loop that does something else, too": (answers_with(_polls), 1),
     },
 )
-async def test_wait_between_two_requests_ends_at_once(handler: Any, many: int, stream: Any) -> None:
+async def test_wait_between_two_requests_ends_at_once(handler, many, stream):
     """The handler sees the end of input; the request is ``drained``; also in a second run."""
     server = stream(handler)
     for _ in range(2):
@@ -120,20 +119,20 @@ class KeepAlive(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body.upper())
 
-    def log_message(self, format: str, *arguments: Any) -> None: ...
+    def log_message(self, format, *arguments): ...
 
 
-async def test_http_keep_alive() -> None:
+async def test_http_keep_alive():
     """`http.server` with HTTP/1.1, unmodified, between two requests."""
 
-    def post() -> bytes:
+    def post():
         client.request("POST", "/", b"what")
         return client.getresponse().read()
 
@@ -148,12 +147,12 @@ async def test_http_keep_alive() -> None:
     assert outcomes(report) == ["drained"]
 
 
-async def test_connection_that_never_said_a_byte() -> None:
+async def test_connection_that_never_said_a_byte():
     """Its first request may be on its way: it has half a second from its accept."""
-    computed: list[float] = []
+    computed = []
 
     class Measures(Upper):
-        def handle(self) -> None:
+        def handle(self):
             began = time.thread_time()
             super().handle()
             computed.append(time.thread_time() - began)
@@ -167,7 +166,7 @@ async def test_connection_that_never_said_a_byte() -> None:
     assert computed[0] < 0.25  # seconds: it waits, and does not look all the time
 
 
-async def test_first_request_of_a_new_connection_is_answered() -> None:
+async def test_first_request_of_a_new_connection_is_answered():
     """One that comes in that time is served."""
     async with met(server := on_tcp(Upper)) as (client, witness):
         await shows(server, state="idle")
@@ -184,7 +183,7 @@ async def test_first_request_of_a_new_connection_is_answered() -> None:
 class WritesNothing(socketserver.StreamRequestHandler):
     """Before it has all of its request."""
 
-    def handle(self) -> None:
+    def handle(self):
         head = self.rfile.readline()
         self.wfile.write(b"")
         self.wfile.write(head + self.rfile.readline())
@@ -193,7 +192,7 @@ class WritesNothing(socketserver.StreamRequestHandler):
 class PeeksFirst(trioserver.ThreadingTCPServer):
     """``verify_request`` has received the first half already."""
 
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         return bool(await trioserver.RequestReader(request).peek())
 
 
@@ -211,10 +210,10 @@ class Begun:
     kind: Any = trioserver.ThreadingTCPServer
 
 
-def in_halves(read: Any) -> Begun:
+def in_halves(read):
     """A request of two bytes, of which the first one is read in this way."""
 
-    def reads(request: socket.socket, client_address: Any, server: Any) -> None:
+    def reads(request, client_address, server):
         read(request)
         request.sendall(request.recv(1))
 
@@ -227,6 +226,7 @@ LINE = Begun(Upper, (b"tw", b"o\n"), {"bytes_received": 6}, b"TWO\n", answered=b
 SEGMENT = Begun(Upper, (b"one\ntw", b"o\n"), READING, b"TWO\n", at_once=b"ONE\n")
 
 
+@pytest.mark.slow
 @table(
     "begun",
     {
@@ -250,7 +250,7 @@ SEGMENT = Begun(Upper, (b"one\ntw", b"o\n"), READING, b"TWO\n", at_once=b"ONE\n"
         "a file has": in_halves(lambda it: it.makefile("rb", buffering=0).read(1)),
     },
 )
-async def test_request_that_has_begun_is_finished(begun: Begun) -> None:
+async def test_request_that_has_begun_is_finished(begun):
     """Whichever way its first half was read, the wait for the other is not ended."""
     async with met(server := begun.kind(THERE, begun.handler)) as (client, witness):
         await say(client, begun.answered)
@@ -274,14 +274,14 @@ async def test_request_that_has_begun_is_finished(begun: Begun) -> None:
         "a request that has come meanwhile is served, in the drain, too": (b"two\n", 0),
     },
 )
-async def test_handler_that_computes_ends_at_its_next_read(second: bytes, buffer: int) -> None:
+async def test_handler_that_computes_ends_at_its_next_read(second, buffer):
     """It finishes its reply first."""
     go = threading.Event()
 
     class Computes(socketserver.StreamRequestHandler):
         rbufsize = buffer
 
-        def handle(self) -> None:
+        def handle(self):
             for line in iter(self.rfile.readline, b""):
                 go.wait(10)
                 self.wfile.write(line.upper())
@@ -300,13 +300,13 @@ async def test_handler_that_computes_ends_at_its_next_read(second: bytes, buffer
 
 
 @contextlib.contextmanager
-def slow_threads(seconds: float) -> Iterator[None]:
+def slow_threads(seconds):
     """Let a thread that has something to do wait for its turn, as on a machine that is busy."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(seconds)
     stop = False
 
-    def computes() -> None:
+    def computes():
         while not stop:
             pass
 
@@ -320,7 +320,7 @@ def slow_threads(seconds: float) -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-async def test_request_that_begins_at_the_very_moment_is_answered() -> None:
+async def test_request_that_begins_at_the_very_moment_is_answered():
     """One whose first half arrives in the step of the drain is not cut, nor any pipelined one."""
     async with running(server := on_tcp(Upper)):
         clients = [await connect(server) for _ in range(30)]
@@ -347,12 +347,12 @@ async def test_request_that_begins_at_the_very_moment_is_answered() -> None:
     assert set(outcomes(report)) == {"drained"}
 
 
-async def test_large_uploads_in_a_drain_are_not_cut() -> None:
+async def test_large_uploads_in_a_drain_are_not_cut():
     """A request whose body comes in many pieces, all around the drain, is answered or not begun."""
-    answers: list[int | None] = []
+    answers = []
     body = bytes(300_000)
 
-    async def uploads(server: Any) -> None:
+    async def uploads(server):
         async with await connect(server) as client:
             while True:
                 try:
@@ -382,7 +382,7 @@ async def test_large_uploads_in_a_drain_are_not_cut() -> None:
     assert report.duration < 4
 
 
-async def test_reply_is_not_lost_to_a_request_that_came_too_late() -> None:
+async def test_reply_is_not_lost_to_a_request_that_came_too_late():
     """A client that says more when its wait was ended gets what was sent, and its end."""
     async with met(server := on_tcp(SaysGoodbye)) as (client, _):
         await say(client, b"one\n")
@@ -392,7 +392,7 @@ async def test_reply_is_not_lost_to_a_request_that_came_too_late() -> None:
         assert await read_to_end(client) == b"good-bye"
 
 
-async def test_client_that_left_has_completed() -> None:
+async def test_client_that_left_has_completed():
     """What the client did counts, whatever was about to be done to it."""
     async with met(server := on_tcp(Upper)) as (client, witness):
         await say(client, b"one\n")
@@ -405,6 +405,7 @@ class LeftToTheGrace(trioserver.ThreadingTCPServer):
     ends_idle_reads = False
 
 
+@pytest.mark.slow
 @table(
     "make",
     {
@@ -412,7 +413,7 @@ class LeftToTheGrace(trioserver.ThreadingTCPServer):
         "in a class": partial(LeftToTheGrace, THERE),
     },
 )
-async def test_waits_are_left_to_the_grace(make: Any) -> None:
+async def test_waits_are_left_to_the_grace(make):
     """``ends_idle_reads=False`` is for protocols that it is wrong for, in which clients listen."""
     async with met(server := make(Upper)) as (client, witness):
         await say(client, b"one\n")
@@ -425,12 +426,12 @@ async def test_waits_are_left_to_the_grace(make: Any) -> None:
     assert report.duration >= 0.7
 
 
-async def test_reads_that_do_not_wait_are_left_alone() -> None:
+async def test_reads_that_do_not_wait_are_left_alone():
     """A handler that only looks whether there is input sees no end of it."""
-    seen: list[object] = []
+    seen = []
     go = threading.Event()
 
-    def looks(request: socket.socket, client_address: Any, server: Any) -> None:
+    def looks(request, client_address, server):
         request.sendall(request.recv(1))
         go.wait(10)
         with contextlib.suppress(BlockingIOError):
@@ -458,7 +459,7 @@ class Impatient(Upper):
     ("handler", "timeouts"),
     {"its own": (Impatient, Timeouts()), "the server's": (Upper, Timeouts(idle=0.3))},
 )
-async def test_idle_timeout_counts_in_a_drain(handler: Any, timeouts: Timeouts) -> None:
+async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
     """In a request that has begun, and left to the grace, a silent client is timed out."""
     async with met(server := on_tcp(handler, timeouts=timeouts), b"tw") as (_, witness):
         await shows(server, bytes_received=2)
@@ -467,7 +468,7 @@ async def test_idle_timeout_counts_in_a_drain(handler: Any, timeouts: Timeouts) 
     assert witness.outcomes == ["timed_out"]
 
 
-async def test_queued_clients_are_served() -> None:
+async def test_queued_clients_are_served():
     """Who waits in the kernel for a slot when the drain begins is served; nobody idles any more."""
     async with running(server := on_tcp(Upper, max_threads=2)):
         clients = [await connect(server) for _ in range(8)]
@@ -484,7 +485,7 @@ async def test_queued_clients_are_served() -> None:
     assert report.duration < 2
 
 
-async def test_handle_request() -> None:
+async def test_handle_request():
     """A server that is served one request at a time drains as well."""
     server = on_tcp(Upper)
     with trio.fail_after(10):

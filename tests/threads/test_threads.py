@@ -1,7 +1,5 @@
 """Handlers in threads: those of the standard library, unmodified, and plain functions."""
 
-from __future__ import annotations
-
 import contextvars
 import errno
 import gc
@@ -12,11 +10,9 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -48,16 +44,16 @@ datagram = of_both_families(trioserver.ThreadingUDPServer, trioserver.ThreadingU
 class Silent(trioserver.ThreadingTCPServer):
     """Errors are nothing to it."""
 
-    async def handle_error(self, request: Any, client_address: Any) -> None: ...
+    async def handle_error(self, request, client_address): ...
 
 
-def says_here(request: socket.socket, client_address: Any, server: Any) -> None:
+def says_here(request, client_address, server):
     """Says one word, and leaves."""
     request.sendall(b"here")
 
 
 @contextmanager
-def no_garbage_collector() -> Iterator[None]:
+def no_garbage_collector():
     """In the block nothing goes that is in a cycle."""
     gc.collect()
     gc.disable()
@@ -70,14 +66,14 @@ def no_garbage_collector() -> Iterator[None]:
 # What runs where ------------------------------------------------------------------
 
 
-def _greets(greeting: bytes, request: socket.socket, client_address: Any, server: Any) -> None:
+def _greets(greeting, request, client_address, server):
     request.sendall(greeting + request.recv(100))
 
 
-def _calls_trio(request: socket.socket, client_address: Any, server: Any) -> None:
-    async def look() -> bytes:
+def _calls_trio(request, client_address, server):
+    async def look():
         await trio.lowlevel.checkpoint()
-        return b"%d" % trioserver.current_request().id  # type: ignore[union-attr]
+        return b"%d" % trioserver.current_request().id
 
     request.sendall(trio.from_thread.run(look))
 
@@ -90,7 +86,7 @@ def _calls_trio(request: socket.socket, client_address: Any, server: Any) -> Non
         "trio.from_thread works in a handler": (_calls_trio, b"", b"1"),
     },
 )
-async def test_stream_handler(stream: Any, handler: Any, question: bytes, answer: bytes) -> None:
+async def test_stream_handler(stream, handler, question, answer):
     """As it is, it talks to its client from a thread, and its bytes are counted."""
     async with witnessed(server := stream(handler)) as witness:
         assert await ask(server, question) == answer
@@ -99,11 +95,11 @@ async def test_stream_handler(stream: Any, handler: Any, question: bytes, answer
     assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
 
 
-async def test_datagram_handler(datagram: Any) -> None:
+async def test_datagram_handler(datagram):
     """``DatagramRequestHandler`` of `socketserver` works as it is."""
 
     class Back(socketserver.DatagramRequestHandler):
-        def handle(self) -> None:
+        def handle(self):
             self.wfile.write(self.rfile.read()[::-1])
 
     async with witnessed(server := datagram(Back)) as witness:
@@ -114,10 +110,10 @@ async def test_datagram_handler(datagram: Any) -> None:
     assert (record.bytes_received, record.bytes_sent) == (5, 5)
 
 
-async def test_datagram_pair(datagram: Any) -> None:
+async def test_datagram_pair(datagram):
     """A datagram's request is the classic pair, and ``sendto`` takes both classic forms."""
 
-    def sends_back(request: Any, client_address: Any, server: Any) -> None:
+    def sends_back(request, client_address, server):
         data, way_back = request
         assert way_back.getsockname() == server.server_address
         assert repr(way_back).startswith("<trioserver.SyncDatagramSocket: request 1 from ")
@@ -134,17 +130,15 @@ async def test_datagram_pair(datagram: Any) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_base_handler_in_order(
-    stream: Any, fails: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_base_handler_in_order(stream, fails, caplog):
     """Constructing it sets up, handles and finishes, all in one thread, also after an error."""
-    steps: list[tuple[str, int]] = []
+    steps = []
 
     class Steps(socketserver.BaseRequestHandler):
-        def setup(self) -> None:
+        def setup(self):
             steps.append(("setup", threading.get_ident()))
 
-        def handle(self) -> None:
+        def handle(self):
             steps.append(("handle", threading.get_ident()))
             assert self.request.recv(3) == b"hey"
             assert isinstance(self.request, socket.socket)
@@ -153,7 +147,7 @@ async def test_base_handler_in_order(
             if fails:
                 raise ValueError("on purpose")
 
-        def finish(self) -> None:
+        def finish(self):
             steps.append(("finish", threading.get_ident()))
 
     async with running(server := stream(Steps)):
@@ -168,12 +162,12 @@ _set_before = contextvars.ContextVar("_set_before", default="nothing")
 _set_inside = contextvars.ContextVar("_set_inside", default="nothing")
 
 
-async def test_thread_of_a_request() -> None:
+async def test_thread_of_a_request():
     """TH-05: it is named after its client, and sees what was set before serving, and no more."""
-    seen: list[tuple[Any, ...]] = []
-    idents: set[int] = set()
+    seen = []
+    idents = set()
 
-    def looks(request: Any, client_address: Any, server: Any) -> None:
+    def looks(request, client_address, server):
         thread, info = threading.current_thread(), trioserver.current_request()
         seen.append((thread.name, info, _set_before.get(), _set_inside.get()))
         idents.add(threading.get_ident())
@@ -183,17 +177,17 @@ async def test_thread_of_a_request() -> None:
     async with witnessed(server := on_tcp(looks)) as witness:
         for number in range(1, 4):
             assert await ask(server, b"") == b""
-            await until(lambda number=number: len(witness.records) == number)  # type: ignore[misc]
+            await until(lambda number=number: len(witness.records) == number)
     infos = [record.info for record in witness.records]
     names = ["request {} from {}:{}".format(info.id, *info.client_address) for info in infos]
     assert seen == [(name, info, "before", "nothing") for name, info in zip(names, infos)]  # noqa: B905
     assert len(idents) < 3  # or it proves nothing
 
 
-async def test_shutdown_from_a_handler() -> None:
+async def test_shutdown_from_a_handler():
     """It works from the thread, and waits for the handler to end."""
 
-    def quits(request: socket.socket, client_address: Any, server: Any) -> None:
+    def quits(request, client_address, server):
         server.shutdown(5)
         request.sendall(b"bye")
 
@@ -204,10 +198,10 @@ async def test_shutdown_from_a_handler() -> None:
     assert report.clean
 
 
-async def test_state_and_bytes_while_it_runs() -> None:
+async def test_state_and_bytes_while_it_runs():
     """A snapshot shows what each thread does in its socket, and how far it is."""
 
-    def talks(request: socket.socket, client_address: Any, server: Any) -> None:
+    def talks(request, client_address, server):
         request.recv(100)  # idle
         request.recv(100)  # reading
         step.wait(10)  # working
@@ -229,11 +223,11 @@ async def test_state_and_bytes_while_it_runs() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"max_threads": 4}, {"limits": Limits(requests=4)}])
-async def test_fifth_client_waits_in_the_kernel(fields: Any) -> None:
+async def test_fifth_client_waits_in_the_kernel(fields):
     """TH-02: with four stuck handlers nobody else is accepted; stopping is not held up."""
     go = threading.Semaphore(0)
 
-    def stuck(request: socket.socket, client_address: Any, server: Any) -> None:
+    def stuck(request, client_address, server):
         go.acquire(timeout=10)
         request.sendall(b"done")
 
@@ -251,13 +245,13 @@ async def test_fifth_client_waits_in_the_kernel(fields: Any) -> None:
                 assert await read_to_end(client) == b"done"
 
 
-async def test_slots_are_exact_under_load() -> None:
+async def test_slots_are_exact_under_load():
     """There are never more threads at once than slots, and all clients are served."""
-    at_once: list[int] = []
+    at_once = []
     here, lock = 0, threading.Lock()
     three = threading.Barrier(3)
 
-    def counts(request: socket.socket, client_address: Any, server: Any) -> None:
+    def counts(request, client_address, server):
         nonlocal here
         with lock:
             here += 1
@@ -269,7 +263,7 @@ async def test_slots_are_exact_under_load() -> None:
         with lock:
             here -= 1
 
-    async def asks() -> None:
+    async def asks():
         for _ in range(21):
             assert await ask(server, b"x") == b"x"
 
@@ -281,11 +275,11 @@ async def test_slots_are_exact_under_load() -> None:
     assert max(at_once) == 3
 
 
-async def test_thread_left_behind_keeps_its_slot(caplog: pytest.LogCaptureFixture) -> None:
+async def test_thread_left_behind_keeps_its_slot(caplog):
     """TH-02: the next client is accepted when the thread ends, and not before."""
     stuck, go = threading.Event(), threading.Event()
 
-    def stuck_once(request: socket.socket, client_address: Any, server: Any) -> None:
+    def stuck_once(request, client_address, server):
         stuck.set()
         go.wait(10)
         request.sendall(b"done")
@@ -302,11 +296,11 @@ async def test_thread_left_behind_keeps_its_slot(caplog: pytest.LogCaptureFixtur
         assert await read_to_end(second) == b"done"
 
 
-async def test_stuck_threads_leave_others_alone() -> None:
+async def test_stuck_threads_leave_others_alone():
     """TH-03: with every thread stuck, look-ups, file access and another server answer at once."""
     go = threading.Event()
 
-    def stuck(request: socket.socket, client_address: Any, server: Any) -> None:
+    def stuck(request, client_address, server):
         go.wait(60)
 
     # As many as Trio's own limiter has tokens, which must not be what they take.
@@ -314,7 +308,7 @@ async def test_stuck_threads_leave_others_alone() -> None:
         clients = [await connect(server) for _ in range(40)]
         await until(lambda: len(server.requests) == 40)
         try:
-            took: list[float] = []
+            took = []
             while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
                 began = time.perf_counter()
                 await trio.socket.getaddrinfo("localhost", 80)
@@ -331,10 +325,10 @@ async def test_stuck_threads_leave_others_alone() -> None:
 # Errors -------------------------------------------------------------------------------
 
 
-def fails_with(error: BaseException) -> Any:
+def fails_with(error):
     """A handler that fails when its client has said anything."""
 
-    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
+    def fails(request, client_address, server):
         if request.recv(1):
             raise error
 
@@ -350,9 +344,7 @@ def fails_with(error: BaseException) -> Any:
         "a reset of another connection is the handler's own error": ConnectionResetError("theirs"),
     },
 )
-async def test_error_ends_the_request_alone(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_error_ends_the_request_alone(error, caplog):
     """TH-04: it goes to ``handle_error``, with its traceback."""
     async with witnessed(server := on_tcp(fails_with(error))) as witness:
         assert await ask(server, b"x") == b""
@@ -364,11 +356,11 @@ async def test_error_ends_the_request_alone(
     assert f"{type(error).__name__}: {error}".rstrip(": ") in caplog.text
 
 
-async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_error_is_never_lost(caplog):
     """A ``handle_error`` that fails, and hides what it was told of, has both of them logged."""
 
     class Hides(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request: Any, client_address: Any) -> None:
+        async def handle_error(self, request, client_address):
             raise RuntimeError("the second") from None
 
     async with running(server := Hides(THERE, fails_with(LookupError("the first")))):
@@ -385,12 +377,12 @@ async def test_first_error_is_never_lost(caplog: pytest.LogCaptureFixture) -> No
         "and with propagate_errors, any error": (ValueError("now"), {"propagate_errors": True}),
     },
 )
-async def test_error_ends_the_server(error: BaseException, fields: Any) -> None:
+async def test_error_ends_the_server(error, fields):
     """It leaves ``serve_forever``."""
     before = open_descriptors()
     server = on_tcp(fails_with(error), **fields)
 
-    async def serve() -> None:
+    async def serve():
         async with running(server):
             assert await ask(server, b"x") == b""
             await trio.sleep_forever()
@@ -406,13 +398,13 @@ class Resets(socketserver.StreamRequestHandler):
 
     was_reset: threading.Event
 
-    def handle(self) -> None:
+    def handle(self):
         self.wfile.write(b"here")
         self.wfile.flush()
         self.was_reset.wait(10)
         self.talk()
 
-    def talk(self) -> None:
+    def talk(self):
         self.rfile.readline()
 
 
@@ -421,7 +413,7 @@ class InTheFlushOfFinish(Resets):
 
     wbufsize = -1
 
-    def talk(self) -> None:
+    def talk(self):
         self.wfile.write(b"more")
         self.rfile.readline()
 
@@ -429,20 +421,20 @@ class InTheFlushOfFinish(Resets):
 class InAnApology(Resets):
     """And once more before the first error is on its way out."""
 
-    def finish(self) -> None:
+    def finish(self):
         with pytest.raises(OSError):  # noqa: PT011
             self.request.sendall(b"sorry")
         super().finish()
 
 
 class InAWrite(Resets):
-    def talk(self) -> None:
+    def talk(self):
         while True:
             self.wfile.write(bytes(1000))
 
 
 @pytest.mark.parametrize("way", [Resets, InTheFlushOfFinish, InAnApology, InAWrite])
-async def test_client_that_resets(way: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_that_resets(way, caplog):
     """The peer's doing: ``disconnected``, one line at INFO, and no traceback."""
     caplog.set_level("INFO", "trioserver")
     handler = type("Here", (way,), {"was_reset": threading.Event()})
@@ -479,7 +471,7 @@ trio.run(main)
 """
 
 
-def test_thread_that_cannot_be_started() -> None:
+def test_thread_that_cannot_be_started():
     """TH-07: its request fails, its client is closed, its slot is free, no descriptor is left.
 
     It is the system that says no: its memory would not hold the stack.
@@ -492,18 +484,18 @@ def test_thread_that_cannot_be_started() -> None:
 # Handlers of the wrong colour -------------------------------------------------------------
 
 
-async def _asynchronous(*facts: Any) -> None: ...
+async def _asynchronous(*facts): ...
 
 
-def _generator(*facts: Any) -> Any:
+def _generator(*facts):
     yield
 
 
-async def _async_generator(*facts: Any) -> Any:
+async def _async_generator(*facts):
     yield
 
 
-def _handles(handle: Any) -> Any:
+def _handles(handle):
     return type("Handles", (socketserver.StreamRequestHandler,), {"handle": handle})
 
 
@@ -528,19 +520,17 @@ DERIVE = r"derive it from socketserver\."
         (Udp, Upper, f"{DERIVE}DatagramRequestHandler"),
     ],
 )
-def test_wrong_colour_is_refused_at_once(kind: Any, handler: Any, message: str) -> None:
+def test_wrong_colour_is_refused_at_once(kind, handler, message):
     """When the server is built, with the base to derive from."""
     with pytest.raises(TypeError, match=message):
         kind(THERE, handler)
 
 
 @pytest.mark.parametrize("hidden", [_asynchronous, _generator, _async_generator])
-async def test_hidden_wrong_colour_fails_the_request(
-    hidden: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_hidden_wrong_colour_fails_the_request(hidden, caplog):
     """At the first request, if it cannot be told before: nothing is silently not done."""
 
-    def hides(*facts: Any) -> Any:
+    def hides(*facts):
         return hidden(*facts)
 
     async with running(server := on_tcp(hides)):
@@ -552,15 +542,15 @@ async def test_hidden_wrong_colour_fails_the_request(
 # Around the handler ------------------------------------------------------------------------
 
 
-async def test_wrapped_connection_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+async def test_wrapped_connection_is_refused(caplog):
     """A ``get_request`` that wraps its connection leaves nothing to give to a thread: said so."""
 
     class Wraps(trioserver.ThreadingTCPServer):
-        def get_request(self, listener: Any) -> Any:
+        def get_request(self, listener):
             accepted = super().get_request(listener)
             return None if accepted is None else ((accepted[0],), accepted[1])
 
-        async def shutdown_request(self, request: Any) -> None: ...
+        async def shutdown_request(self, request): ...
 
     async with witnessed(server := Wraps(THERE, Upper)) as witness:
         assert await ask(server, b"") == b""
@@ -568,7 +558,7 @@ async def test_wrapped_connection_is_refused(caplog: pytest.LogCaptureFixture) -
     assert "needs the Connection or Datagram itself" in caplog.text
 
 
-async def test_memory_transport_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+async def test_memory_transport_is_refused(caplog):
     """There is no kernel's socket to give to a thread."""
 
     class InMemory(MemoryMixIn, trioserver.ThreadingTCPServer):
@@ -581,14 +571,14 @@ async def test_memory_transport_is_refused(caplog: pytest.LogCaptureFixture) -> 
 
 
 class Greets(trioserver.BaseServer):
-    async def finish_request(self, request: Any, client_address: Any) -> None:
+    async def finish_request(self, request, client_address):
         await request.sendall(b"hello ")
         await super().finish_request(request, client_address)
         await request.sendall(b"bye")
 
 
 class Peeks(trioserver.BaseServer):
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         return bool((await trioserver.RequestReader(request).peek()).startswith(b"please "))
 
 
@@ -604,9 +594,7 @@ class Peeks(trioserver.BaseServer):
         "which it can refuse": (Peeks, b"now\n", b"", "refused"),
     },
 )
-async def test_hooks_around_a_handler(
-    stream: Any, hooks: Any, question: bytes, answer: bytes, outcome: str
-) -> None:
+async def test_hooks_around_a_handler(stream, hooks, question, answer, outcome):
     """They have the connection before the thread, and after it; all is counted."""
     kind = type("Kind", (hooks, stream.func), {})
     async with witnessed(server := kind(*stream.args, Upper)) as witness:
@@ -616,7 +604,7 @@ async def test_hooks_around_a_handler(
     assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
 
 
-async def test_lingering_client_holds_nobody_up() -> None:
+async def test_lingering_client_holds_nobody_up():
     """After the handler, the connection is Trio's again, and nothing about it blocks."""
     async with met(server := on_tcp(says_here)) as (client, _):
         assert await read_to_end(client) == b"here"
@@ -625,12 +613,12 @@ async def test_lingering_client_holds_nobody_up() -> None:
             assert await ask(server, b"") == b"here"
 
 
-async def test_connection_that_is_lent_is_busy() -> None:
+async def test_connection_that_is_lent_is_busy():
     """A hook that uses it while the thread does is told; it would keep Trio from running."""
-    errors: list[Exception] = []
+    errors = []
 
     class Meddles(trioserver.ThreadingTCPServer):
-        async def process_request(self, request: Any, client_address: Any) -> None:
+        async def process_request(self, request, client_address):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(super().process_request, request, client_address)
                 await until(lambda: request.state == "idle")
@@ -647,10 +635,10 @@ async def test_connection_that_is_lent_is_busy() -> None:
         assert await read_to_end(client) == b"X\n"
 
 
-async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch):
     """Then a drain can wake nobody, and leaves waits to the grace; all else goes on."""
 
-    def none_left() -> None:
+    def none_left():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async with running(server := on_tcp(Upper)):
@@ -665,11 +653,11 @@ async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch: pytest.Monke
     assert outcomes(report) == ["cancelled"]
 
 
-async def test_handler_looks_at_the_server() -> None:
+async def test_handler_looks_at_the_server():
     """``requests``, ``statistics()`` and ``snapshot()`` work from any thread, all the time."""
-    seen: list[tuple[int, str]] = []
+    seen = []
 
-    def looks(request: socket.socket, client_address: Any, server: Any) -> None:
+    def looks(request, client_address, server):
         for _ in range(300):
             requests, _, tree = server.requests, server.statistics(), server.snapshot()
             assert len(requests) >= 1
@@ -693,26 +681,26 @@ async def test_handler_looks_at_the_server() -> None:
 ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
 
 
-async def test_datagrams_to_names_and_odd_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
     """``sendto`` says of every address what that of a socket says, be it none at all.
 
     Names are looked up in the handler's thread, so that it keeps nobody else waiting.
     """
-    found: list[tuple[Any, Any]] = []
-    threads: list[str] = []
+    found = []
+    threads = []
     look_up = socket.getaddrinfo
 
-    def noted(*arguments: Any, **options: Any) -> Any:
+    def noted(*arguments, **options):
         threads.append(threading.current_thread().name)
         return look_up(*arguments, **options)
 
-    def tried(sendto: Any, address: Any) -> Any:
+    def tried(sendto, address):
         try:
             return sendto(b"x", address)
         except Exception as error:  # noqa: BLE001  (that is what is compared)
             return type(error), getattr(error, "errno", None)
 
-    def sends(request: Any, client_address: Any, server: Any) -> None:
+    def sends(request, client_address, server):
         data, way_back = request
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
             found.extend(
@@ -732,11 +720,11 @@ async def test_datagrams_to_names_and_odd_addresses(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* multi-threaded:DeprecationWarning")
-async def test_handler_forks() -> None:
+async def test_handler_forks():
     """A forked child may answer as long as the handler waits; after that, it is refused."""
     reading, writing = os.pipe()
 
-    def forks(sock: socket.socket, client_address: Any, server: Any) -> None:
+    def forks(sock, client_address, server):
         for waits in (True, False):
             if (child := os.fork()) == 0:
                 with suppress(OSError):
@@ -749,7 +737,7 @@ async def test_handler_forks() -> None:
                 os.waitpid(child, 0)
         children.append(child)
 
-    children: list[int] = []
+    children = []
     async with running(server := on_tcp(forks)):
         assert await ask(server, b"") == b"child"
         await until(lambda: not server.requests)
@@ -761,16 +749,16 @@ async def test_handler_forks() -> None:
 # Leaks ------------------------------------------------------------------------------------
 
 
-async def test_nothing_is_left() -> None:
+async def test_nothing_is_left():
     """TH-10: descriptors and threads are as many as before, whatever the clients did."""
     before = open_descriptors()
 
-    def fails(request: socket.socket, client_address: Any, server: Any) -> None:
+    def fails(request, client_address, server):
         kept.append(request.makefile("rb"))  # and never closed
         if request.recv(1) == b"f":
             raise ValueError
 
-    kept: list[Any] = []
+    kept = []
     async with running(server := Silent(THERE, fails, max_threads=5)):
         threads = threading.active_count()
         for data in (b"x", b"f", b"") * 30:
@@ -782,17 +770,18 @@ async def test_nothing_is_left() -> None:
     assert all(file.raw.fileno() == -1 for file in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["completed", "failed", "timed_out", "disconnected", "cancelled"])
-async def test_no_garbage_however_it_ends(ends: str) -> None:
+async def test_no_garbage_however_it_ends(ends):
     """TH-10: nothing of a request is in a cycle, which would keep it until a collection."""
 
     class Fails(Upper):
-        def handle(self) -> None:
+        def handle(self):
             super().handle()
             if ends == "failed":
                 raise ValueError(ends)
 
-    async def one(number: int) -> None:
+    async def one(number):
         with plain_client(server.server_address) as client:
             client.sendall(b"x\n")
             await shows(server, bytes_sent=2)
@@ -815,23 +804,23 @@ async def test_no_garbage_however_it_ends(ends: str) -> None:
     assert set(witness.outcomes) == {ends}
 
 
-def resident() -> int:
+def resident():
     """Bytes of memory that the process has now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
 
 
 @pytest.mark.slow
-async def test_no_garbage() -> None:
+async def test_no_garbage():
     """TH-10: without a garbage collector, thousands of requests, good and bad, cost no memory."""
 
-    def handles(request: socket.socket, client_address: Any, server: Any) -> None:
+    def handles(request, client_address, server):
         with request.makefile("rwb") as file:
             if file.readline() == b"fail\n":
                 raise ValueError(bytes(10_000))
             file.write(bytes(10_000))
 
-    async def many(server: Any, number: int) -> None:
+    async def many(server, number):
         for at in range(number):
             await ask(server, b"fail\n" if at % 2 else b"succeed\n")
 

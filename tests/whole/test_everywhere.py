@@ -4,15 +4,12 @@ In memory all of it runs on a virtual clock, to the instant, and where nobody ca
 socket; on real sockets it runs on the real clock, and time has only a lower bound.
 """
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 import pytest
@@ -26,8 +23,6 @@ from trioserver import Connection, Limits, Outcome, Timeouts
 from trioserver.testing import (
     Faults,
     MemoryServer,
-    RunningServer,
-    Trial,
     open_test_server,
     run_trial,
 )
@@ -51,20 +46,20 @@ class Place:
     _folder: Path
 
     @property
-    def moment(self) -> float:
+    def moment(self):
         return 1.0 if self.transport == "memory" else 0.05
 
     @property
-    def has_resets(self) -> bool:
+    def has_resets(self):
         return self.transport != "unix"
 
     def serve(
         self,
-        handler: Any,
-        *hooks: type[trioserver.BaseServer],
-        faults: Faults | None = None,
-        **fields: Any,
-    ) -> AbstractAsyncContextManager[RunningServer]:
+        handler,
+        *hooks,
+        faults=None,
+        **fields,
+    ):
         """A test server here, with the hooks of mix-ins."""
         unix = self.transport == "unix"
         base = trioserver.UnixStreamServer if unix else trioserver.TCPServer
@@ -73,20 +68,20 @@ class Place:
         return open_test_server(server, transport=self.transport, faults=faults)
 
     @contextmanager
-    def takes(self, seconds: float) -> Iterator[None]:
+    def takes(self, seconds):
         """What is done in the block takes so long, or on real sockets so long at least."""
         began = trio.current_time()
         yield
         self.assert_duration(trio.current_time() - began, seconds)
 
-    def assert_duration(self, took: float, seconds: float) -> None:
+    def assert_duration(self, took, seconds):
         """What took so long should have, or on real sockets at least."""
         if self.transport == "memory":
             assert took == pytest.approx(seconds)
         else:
             assert took >= seconds - 0.001
 
-    def sees_a_break(self) -> Any:
+    def sees_a_break(self):
         """What is done in the block meets a reset, where there are such."""
         if self.has_resets:
             return pytest.raises((trio.BrokenResourceError, ConnectionResetError))
@@ -94,19 +89,19 @@ class Place:
 
 
 @pytest.fixture(params=["memory", "tcp", "unix"])
-def transport(request: pytest.FixtureRequest) -> Any:
+def transport(request):
     """Each in turn."""
     return request.param
 
 
 @pytest.fixture
-def clock(transport: str) -> trio.abc.Clock | None:
+def clock(transport):
     """The clock of the test's run, which a test has to take; None is the real one."""
     return trio.testing.MockClock(autojump_threshold=0) if transport == "memory" else None
 
 
 @pytest.fixture
-async def place(transport: Any) -> Any:
+async def place(transport):
     """Each in turn; async, because Trio has opened a pair of sockets for itself by then."""
     with TemporaryDirectory(prefix="ts-") as folder:
         here = Place(transport, Path(folder))
@@ -117,7 +112,7 @@ async def place(transport: Any) -> Any:
                 yield here
 
 
-async def reply(client: trio.abc.ReceiveStream, size: int) -> bytes:
+async def reply(client, size):
     """So many bytes, or what comes until the end."""
     received = b""
     while len(received) < size and (more := await client.receive_some(size - len(received))):
@@ -125,20 +120,20 @@ async def reply(client: trio.abc.ReceiveStream, size: int) -> bytes:
     return received
 
 
-async def is_answered(client: Any, says: bytes, answer: bytes) -> None:
+async def is_answered(client, says, answer):
     """The client is, as it should be, when it says that."""
     await client.send_all(says)
     assert await reply(client, len(answer)) == answer
 
 
-async def only(server: RunningServer) -> trioserver.RequestRecord:
+async def only(server):
     """The record of the only request, when it has ended."""
     [exchange] = await server.wait_requests()
     assert exchange.record is not None
     return exchange.record
 
 
-async def begun(server: RunningServer, *words: bytes) -> list[trio.abc.HalfCloseableStream]:
+async def begun(server, *words):
     """A client for each word, who has said it, and whose request has begun."""
     clients = [await server.connect() for _ in words]
     for client, word in zip(clients, words, strict=True):
@@ -146,26 +141,26 @@ async def begun(server: RunningServer, *words: bytes) -> list[trio.abc.HalfClose
     return clients
 
 
-async def is_refused(server: RunningServer) -> None:
+async def is_refused(server):
     """Nobody listens any more."""
     with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
         await server.connect()
 
 
-async def begins_then_ends(request: Connection, client_address: Any, server: Any) -> None:
+async def begins_then_ends(request, client_address, server):
     """Says so, works until the client says something, and ends."""
     await request.sendall(b"begun\n")
     await request.recv(1)
     await request.sendall(b"done\n")
 
 
-async def begins_then_holds(request: Connection, client_address: Any, server: Any) -> None:
+async def begins_then_holds(request, client_address, server):
     """Says so, and works until it is cancelled."""
     await request.sendall(b"begun\n")
     await trio.sleep_forever()
 
 
-async def flood(request: Connection, client_address: Any, server: Any) -> None:
+async def flood(request, client_address, server):
     """Sends more than a client takes."""
     await request.sendall(bytes(MUCH))
 
@@ -173,7 +168,7 @@ async def flood(request: Connection, client_address: Any, server: Any) -> None:
 # The places themselves ----------------------------------------------------------------
 
 
-async def test_no_socket_is_opened_in_memory(place: Place, clock: Any) -> None:
+async def test_no_socket_is_opened_in_memory(place, clock):
     """CK-01: in memory all of this suite runs where opening one is an error."""
     if place.transport == "memory":
         with pytest.raises(AssertionError, match="a socket is opened"):
@@ -188,17 +183,17 @@ async def test_no_socket_is_opened_in_memory(place: Place, clock: Any) -> None:
         assert (server.server.socket is None) == (place.transport == "memory")
 
 
-def test_same_seed_and_the_same_steps() -> None:
+def test_same_seed_and_the_same_steps():
     """CK-03: a scenario in memory takes the same steps again; with another seed, others."""
 
-    async def scenario(trial: Trial) -> None:
+    async def scenario(trial):
         async with MemoryServer(("memory", 1), Upper).serving() as server:
             trial.arm()
             async with trio.open_nursery() as nursery:
                 for number in range(3):
                     nursery.start_soon(ask, server, b"%d\n" % number)
 
-    async def ask(server: MemoryServer, line: bytes) -> None:
+    async def ask(server, line):
         async with await server.connect() as client:
             await client.send_all(line)
             assert await client.receive_some() == line
@@ -210,35 +205,35 @@ def test_same_seed_and_the_same_steps() -> None:
 # One client ---------------------------------------------------------------------------
 
 
-async def at_the_end(request: Connection, client_address: Any, server: Any) -> None:
+async def at_the_end(request, client_address, server):
     """Has a long answer when the client has said everything."""
     await request.sendall(await read_to_end(request) * 500_000)
 
 
-async def replies_early(request: Connection, client_address: Any, server: Any) -> None:
+async def replies_early(request, client_address, server):
     """Does not read on."""
     await request.recv(1)
     await request.sendall(b"z" * 50_000)
 
 
-async def hangs_up(request: Connection, client_address: Any, server: Any) -> None:
+async def hangs_up(request, client_address, server):
     """Closes before it ends."""
     await request.sendall(b"no")
     await request.aclose()
 
 
-async def resets(request: Connection, client_address: Any, server: Any) -> None:
+async def resets(request, client_address, server):
     """An end that no client takes for an orderly one."""
     request.reset()
 
 
 class Unfriendly(trioserver.BaseServer):
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         return False
 
 
 class Undecided(trioserver.BaseServer):
-    async def verify_request(self, request: Any, client_address: Any) -> bool:
+    async def verify_request(self, request, client_address):
         await trio.sleep_forever()
         raise AssertionError
 
@@ -260,11 +255,11 @@ LONG, REPLY = b"fits\n" + bytes(40_000), b"z" * 50_000
         "EX-08: nobody decides": (Upper, [Undecided], b"", b"", "timed_out handshake"),
     },
 )
-async def test_one_client(visit: Any, place: Place, clock: Any) -> None:
+async def test_one_client(visit, place, clock):
     """It gets all that it must, and then an end, or a break; a limit ends it when it is reached."""
     handler, hooks, says, gets, told = visit
     outcome, _, limit = told.partition(" ")
-    fields: Any = {"limits": Limits(line=1000)}
+    fields = {"limits": Limits(line=1000)}
     seconds = 0.0
     if outcome == "timed_out":
         seconds = 2 * place.moment
@@ -287,7 +282,7 @@ async def test_one_client(visit: Any, place: Place, clock: Any) -> None:
 # Bytes --------------------------------------------------------------------------------
 
 
-async def test_lines_are_answered(place: Place, clock: Any) -> None:
+async def test_lines_are_answered(place, clock):
     """One after the other, however they were sent, and counted."""
     async with place.serve(Upper) as server:
         client = await server.connect()
@@ -301,11 +296,11 @@ async def test_lines_are_answered(place: Place, clock: Any) -> None:
     assert (record.bytes_received, record.bytes_sent) == (13, 13)
 
 
-async def test_server_ends_its_output_first(place: Place, clock: Any) -> None:
+async def test_server_ends_its_output_first(place, clock):
     """CM-06: it can still receive."""
     received = []
 
-    async def bids_goodbye(request: Connection, client_address: Any, server: Any) -> None:
+    async def bids_goodbye(request, client_address, server):
         await request.sendall(b"bye")
         await request.send_eof()
         received.append(await read_to_end(request))
@@ -319,17 +314,17 @@ async def test_server_ends_its_output_first(place: Place, clock: Any) -> None:
     assert received == [b"wait"]
 
 
-async def test_server_that_does_not_read_stops_its_client(place: Place, clock: Any) -> None:
+async def test_server_that_does_not_read_stops_its_client(place, clock):
     """CK-02, BP-09: a network holds so much and no more; read at last, it is all there."""
     reads, sent = trio.Event(), trio.Event()
 
-    async def reads_late(request: Connection, client_address: Any, server: Any) -> None:
+    async def reads_late(request, client_address, server):
         assert len(await request.recv(1)) == 1
         await reads.wait()
         rest = [len(data) async for data in request]
         await request.sendall(b"%d" % sum(rest))
 
-    async def send() -> None:
+    async def send():
         await client.send_all(bytes(MUCH))
         sent.set()
         await client.send_eof()
@@ -345,7 +340,7 @@ async def test_server_that_does_not_read_stops_its_client(place: Place, clock: A
         assert await read_to_end(client) == b"%d" % (MUCH - 1)
 
 
-async def test_client_that_does_not_read_stops_its_handler(place: Place, clock: Any) -> None:
+async def test_client_that_does_not_read_stops_its_handler(place, clock):
     """CK-02, BP-09: the same the other way."""
     async with place.serve(flood) as server:
         client = await server.connect()
@@ -358,16 +353,16 @@ async def test_client_that_does_not_read_stops_its_handler(place: Place, clock: 
 
 
 @pytest.mark.parametrize("faulty", [False, True])
-async def test_trio_s_contract_of_streams(place: Place, faulty: bool, clock: Any) -> None:
+async def test_trio_s_contract_of_streams(place, faulty, clock):
     """CK-06: both ends keep it, also of a network that may be given faults."""
     accepted, connections = trio.open_memory_channel[Connection](0)
 
-    async def hands_out(request: Connection, client_address: Any, server: Any) -> None:
+    async def hands_out(request, client_address, server):
         await accepted.send(request)
         while request.state != "closed":  # noqa: ASYNC110  (nobody tells)
             await trio.sleep(place.moment / 10)
 
-    async def connect() -> tuple[Connection, trio.abc.HalfCloseableStream]:
+    async def connect():
         client = await server.connect()
         return await connections.receive(), client
 
@@ -379,11 +374,11 @@ async def test_trio_s_contract_of_streams(place: Place, faulty: bool, clock: Any
 # Errors -------------------------------------------------------------------------------
 
 
-async def test_error_of_one_client_harms_no_other(place: Place, clock: Any) -> None:
+async def test_error_of_one_client_harms_no_other(place, clock):
     """EX-01: its connection ends; the one beside it goes on, and new ones come."""
 
     class Fragile(Upper):
-        async def handle(self) -> None:
+        async def handle(self):
             if await self.rfile.peek(1) == b"!":
                 raise KeyError("a handler's own")
             await super().handle()
@@ -402,11 +397,11 @@ async def test_error_of_one_client_harms_no_other(place: Place, clock: Any) -> N
         assert server.server.statistics().active == 2
 
 
-async def test_system_exit_of_a_handler_stops_the_server(place: Place, clock: Any) -> None:
+async def test_system_exit_of_a_handler_stops_the_server(place, clock):
     """EX-02: everybody sees an end, and nobody listens any more."""
     exits = SystemExit(3)
 
-    async def leaves(request: Connection, client_address: Any, server: Any) -> None:
+    async def leaves(request, client_address, server):
         await request.sendall(b"begun\n")
         if await request.recv(1):
             raise exits
@@ -424,11 +419,11 @@ async def test_system_exit_of_a_handler_stops_the_server(place: Place, clock: An
     assert sorted(str(one.outcome) for one in server.exchanges) == ["cancelled", "failed"]
 
 
-async def test_peer_that_breaks_off(place: Place, clock: Any) -> None:
+async def test_peer_that_breaks_off(place, clock):
     """CM-13: it has left a reply unread: an error of the peer's, to each operation, and no end."""
     waits = trio.Event()
 
-    async def told(request: Connection, client_address: Any, server: Any) -> None:
+    async def told(request, client_address, server):
         await request.sendall(b"begun\n")
         await waits.wait()
         for operation in (request.recv, request.recv):
@@ -445,7 +440,7 @@ async def test_peer_that_breaks_off(place: Place, clock: Any) -> None:
     assert (record.outcome, record.bytes_sent) == (Outcome.DISCONNECTED, 6)
 
 
-async def test_half_a_reply_does_not_look_like_a_whole_one(place: Place, clock: Any) -> None:
+async def test_half_a_reply_does_not_look_like_a_whole_one(place, clock):
     """CX-03: of a request that was cancelled in the middle of a write."""
     async with place.serve(flood) as server:
         client = await server.connect()
@@ -461,7 +456,7 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(place: Place, clock: 
 # Limits -------------------------------------------------------------------------------
 
 
-async def say_busy(connection: Connection) -> None:
+async def say_busy(connection):
     """What a client is told who finds no slot."""
     await connection.sendall(b"busy\n")
 
@@ -474,7 +469,7 @@ async def say_busy(connection: Connection) -> None:
         "BP-02: they are told, also who has sent something that nobody reads": say_busy,
     },
 )
-async def test_excess_clients(when_full: Any, place: Place, clock: Any) -> None:
+async def test_excess_clients(when_full, place, clock):
     """The limit is exact; whoever comes, or waits, when there is a slot is served."""
     limits = Limits(requests=1, when_full=when_full)
     async with place.serve(begins_then_ends, limits=limits) as server:
@@ -506,7 +501,7 @@ async def test_excess_clients(when_full: Any, place: Place, clock: Any) -> None:
 # Time-outs ----------------------------------------------------------------------------
 
 
-async def timed_out(server: RunningServer, place: Place, seconds: float) -> str:
+async def timed_out(server, place, seconds):
     """The reason for which the only request has timed out, after so many seconds."""
     record = await only(server)
     assert record.outcome is Outcome.TIMED_OUT
@@ -514,7 +509,7 @@ async def timed_out(server: RunningServer, place: Place, seconds: float) -> str:
     return record.reason
 
 
-async def test_a_day_of_silence(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_day_of_silence(autojump_clock):
     """CK-04, TO-01: takes no time, and ends to the instant."""
     began = time.perf_counter()
     day = trioserver.TCPServer(("127.0.0.1", 0), Upper, timeouts=Timeouts(idle=86_400))
@@ -525,14 +520,14 @@ async def test_a_day_of_silence(autojump_clock: trio.testing.MockClock) -> None:
     assert time.perf_counter() - began < 1
 
 
-async def test_line_that_drips(place: Place, clock: Any) -> None:
+async def test_line_that_drips(place, clock):
     """TO-02: a byte now and then keeps a client from being idle, and no line from its limit."""
     limit = 2 * place.moment
     timeouts = Timeouts(idle=100, line=limit, linger=0)
     async with place.serve(Upper, timeouts=timeouts) as server:
         client = await server.connect()
 
-        async def drip() -> None:
+        async def drip():
             with suppress(trio.BrokenResourceError):  # the server has closed it
                 while True:
                     await client.send_all(b"x")
@@ -544,7 +539,7 @@ async def test_line_that_drips(place: Place, clock: Any) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_client_that_takes_nothing(place: Place, clock: Any) -> None:
+async def test_client_that_takes_nothing(place, clock):
     """TO-06: it is cut, and does not get what looks like a whole reply."""
     limit = 2 * place.moment
     async with place.serve(flood, timeouts=Timeouts(write=limit)) as server:
@@ -555,11 +550,11 @@ async def test_client_that_takes_nothing(place: Place, clock: Any) -> None:
             assert len(await read_to_end(client)) < MUCH
 
 
-async def test_client_that_never_closes(place: Place, clock: Any) -> None:
+async def test_client_that_never_closes(place, clock):
     """TO-02: has the time of the linger; its slot is free before."""
     limit = 2 * place.moment
 
-    async def returns(request: Connection, client_address: Any, server: Any) -> None:
+    async def returns(request, client_address, server):
         await request.sendall(b"done\n")
 
     async with place.serve(returns, timeouts=Timeouts(linger=limit)) as server:
@@ -574,11 +569,11 @@ async def test_client_that_never_closes(place: Place, clock: Any) -> None:
 # The end ------------------------------------------------------------------------------
 
 
-async def test_drain_ends_waits_and_no_request(place: Place, clock: Any) -> None:
+async def test_drain_ends_waits_and_no_request(place, clock):
     """GS-01, GS-03: who waits for a next request is let go at once; who works finishes."""
 
     class Works(Upper):
-        async def handle(self) -> None:
+        async def handle(self):
             async for line in self.rfile:
                 await self.wfile.write(b"begun\n")
                 if line == b"work\n":
@@ -599,7 +594,7 @@ async def test_drain_ends_waits_and_no_request(place: Place, clock: Any) -> None
     assert report.duration < 300
 
 
-async def test_drain_ends_a_new_client_s_wait(place: Place, clock: Any) -> None:
+async def test_drain_ends_a_new_client_s_wait(place, clock):
     """GS-04: half a second after its accept, in which it could have said something."""
     async with place.serve(Upper) as server:
         with place.takes(0.5):
@@ -611,11 +606,11 @@ async def test_drain_ends_a_new_client_s_wait(place: Place, clock: Any) -> None:
     assert len(report.drained) == 1
 
 
-async def test_drain_lets_everybody_say_goodbye(place: Place, clock: Any) -> None:
+async def test_drain_lets_everybody_say_goodbye(place, clock):
     """GS-07: the code after a loop over lines, and around a block of `idle`, can still write."""
 
     class Lines(trioserver.StreamRequestHandler):
-        async def handle(self) -> None:
+        async def handle(self):
             if await self.rfile.readline() == b"wait\n":
                 await self.wfile.write(b"begun\n")
                 with pytest.raises(trioserver.Draining), self.idle():
@@ -633,7 +628,7 @@ async def test_drain_lets_everybody_say_goodbye(place: Place, clock: Any) -> Non
             assert await read_to_end(client) == b"goodbye\n"
 
 
-async def test_request_that_outlives_the_grace(place: Place, clock: Any) -> None:
+async def test_request_that_outlives_the_grace(place, clock):
     """GS-02: is cut when it is over, and told of in the report."""
     async with place.serve(begins_then_holds) as server:
         [client] = await begun(server, b"")
@@ -645,7 +640,7 @@ async def test_request_that_outlives_the_grace(place: Place, clock: Any) -> None
     assert not report.clean
 
 
-async def test_one_request_is_cancelled(place: Place, clock: Any) -> None:
+async def test_one_request_is_cancelled(place, clock):
     """With the reason that was given; the other goes on."""
     async with place.serve(begins_then_ends) as server:
         first, second = await begun(server, b"", b"")
@@ -661,7 +656,7 @@ async def test_one_request_is_cancelled(place: Place, clock: Any) -> None:
 # Facts --------------------------------------------------------------------------------
 
 
-async def test_what_a_server_tells_of_itself(place: Place, clock: Any) -> None:
+async def test_what_a_server_tells_of_itself(place, clock):
     """Where it listens, whom it serves, what they wait for, and how many there were."""
     async with place.serve(Upper) as server:
         assert server.server.snapshot().state == "serving"

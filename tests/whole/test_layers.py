@@ -1,9 +1,6 @@
 """The rooms of the house: a room imports only from those above it, and nothing in circles."""
 
-from __future__ import annotations
-
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import trioserver
@@ -80,7 +77,7 @@ PRIVATE = {
 # Looking ------------------------------------------------------------------------
 
 
-def room_of(file: str) -> int | None:
+def room_of(file):
     """The number of a file's room; None if it is in none."""
     if file.endswith("/__init__.py") and file.startswith("_"):
         return 0  # it says what a room is for, and imports nothing
@@ -91,7 +88,7 @@ def room_of(file: str) -> int | None:
     return None
 
 
-def imports_of(package: Path, file: str) -> Iterator[tuple[str, str]]:
+def imports_of(package, file):
     """What a file imports of its own package: other files, and the name taken from each.
 
     Everywhere in it: in functions and under ``if TYPE_CHECKING``, too.
@@ -108,7 +105,7 @@ def imports_of(package: Path, file: str) -> Iterator[tuple[str, str]]:
                 yield from resolve(package, list(filter(None, parts)), alias.name)
 
 
-def resolve(package: Path, parts: list[str], name: str) -> Iterator[tuple[str, str]]:
+def resolve(package, parts, name):
     """The file that a dotted name means, if it is one of the package's."""
     if parts[0] != package.name:
         return
@@ -124,7 +121,7 @@ def resolve(package: Path, parts: list[str], name: str) -> Iterator[tuple[str, s
 Imports = dict[str, list[tuple[str, str]]]
 
 
-def problems(package: Path = PACKAGE) -> list[str]:
+def problems(package=PACKAGE):
     """What breaks the order of the rooms, a line each."""
     files = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
     imports = {file: list(imports_of(package, file)) for file in files}
@@ -132,7 +129,7 @@ def problems(package: Path = PACKAGE) -> list[str]:
     return found + list(private_problems(package, files))
 
 
-def problems_of(file: str, imports: Imports) -> Iterator[str]:
+def problems_of(file, imports):
     """What is wrong with the imports of one file."""
     mine = room_of(file)
     if mine is None:
@@ -148,20 +145,20 @@ def problems_of(file: str, imports: Imports) -> Iterator[str]:
             yield f"{file} and {other} import each other"
 
 
-def is_tool(file: str) -> bool:
+def is_tool(file):
     """Whether a file uses the package as people do, with its public names alone."""
     number = room_of(file)
     return number is not None and number > ROOMS.index("__init__.py")
 
 
-def is_public(file: str, name: str) -> bool:
+def is_public(file, name):
     """Whether people may import a name of a file, too."""
     return file == SHARED or (file.endswith("__init__.py") and not name.startswith("_"))
 
 
-def reachable(imports: Imports, file: str) -> set[str]:
+def reachable(imports, file):
     """The files that a file imports, directly or not."""
-    found: set[str] = set()
+    found = set()
     ahead = [file]
     while ahead:
         new = {other for other, _ in imports[ahead.pop()]} - found
@@ -170,7 +167,7 @@ def reachable(imports: Imports, file: str) -> set[str]:
     return found
 
 
-def private_problems(package: Path, files: list[str]) -> Iterator[str]:
+def private_problems(package, files):
     """Private names of others that are used, and are not in the table."""
     trees = {file: ast.parse((package / file).read_bytes()) for file in files}
     ours = {part for file in files for part in Path(file).with_suffix("").parts}
@@ -181,9 +178,9 @@ def private_problems(package: Path, files: list[str]) -> Iterator[str]:
             yield f"{file} uses {name}, which is private to others"
 
 
-def private_names(tree: ast.Module) -> set[str]:
+def private_names(tree):
     """The private names that a file uses: of objects, in strings, and of imported modules."""
-    names: set[str] = set()
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             names.add(node.attr)
@@ -197,14 +194,14 @@ def private_names(tree: ast.Module) -> set[str]:
     return {name for name in names if name.isidentifier() and is_private(name)}
 
 
-def is_private(name: str) -> bool:
+def is_private(name):
     """Whether it begins with an underscore, and is no name of the language's."""
     return name[0] == "_" and name != "_" and not name.endswith("__")
 
 
-def defined_in(tree: ast.Module) -> set[str]:
+def defined_in(tree):
     """The names that a file gives to its functions, classes, variables and attributes."""
-    defined: set[str] = set()
+    defined = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             defined.add(node.name)
@@ -218,12 +215,12 @@ def defined_in(tree: ast.Module) -> set[str]:
 # The package ---------------------------------------------------------------------
 
 
-def test_rooms_hold() -> None:
+def test_rooms_hold():
     """Every file is in a room, imports only from above, and uses no private name in secret."""
     assert problems() == []
 
 
-def test_rooms_name_nothing_that_is_gone() -> None:
+def test_rooms_name_nothing_that_is_gone():
     """The tables are of this package, as it is now."""
     names = " ".join(ROOMS).split()
     assert [name for name in names if not (PACKAGE / name).exists()] == []
@@ -233,7 +230,7 @@ def test_rooms_name_nothing_that_is_gone() -> None:
         assert set(privates) <= used | defined_in(ast.parse((PACKAGE / file).read_bytes())), file
 
 
-def test_rooms_say_what_they_are_for() -> None:
+def test_rooms_say_what_they_are_for():
     """Each says so in the docstring of its folder: what it is, and what it must not know."""
     for folder in {path.parent for path in PACKAGE.glob("_*/**/*.py")}:
         [says] = ast.parse((folder / "__init__.py").read_bytes()).body
@@ -244,7 +241,7 @@ def test_rooms_say_what_they_are_for() -> None:
 # The check itself -------------------------------------------------------------------
 
 
-def package(folder: Path, **sources: str) -> Path:
+def package(folder, **sources):
     """A package of these files; in a name, ``__in__`` stands for a slash."""
     for name, source in {"__init__": "", **sources}.items():
         file = folder / "trioserver" / f"{name.replace('__in__', '/')}.py"
@@ -253,7 +250,7 @@ def package(folder: Path, **sources: str) -> Path:
     return folder / "trioserver"
 
 
-def test_rooms_import_from_below(tmp_path: Path) -> None:
+def test_rooms_import_from_below(tmp_path):
     """An import from a lower room is found, in all its forms."""
     for source in (
         "from .._engine.run import Run",
@@ -268,19 +265,19 @@ def test_rooms_import_from_below(tmp_path: Path) -> None:
         assert found == ["_facts/config.py imports _engine/run.py, of a room below its own"], source
 
 
-def test_rooms_import_from_above(tmp_path: Path) -> None:
+def test_rooms_import_from_above(tmp_path):
     """An import from an upper room, or of other packages, is none of its business."""
     source = "from .._facts.config import Limits\nimport trio, os.path\nfrom attrs import define"
     assert problems(package(tmp_path, _facts__in__config="", _engine__in__run=source)) == []
 
 
-def test_rooms_import_of_the_package_itself(tmp_path: Path) -> None:
+def test_rooms_import_of_the_package_itself(tmp_path):
     """A file that imports the package has imported everything."""
     found = problems(package(tmp_path, _facts__in__config="import trioserver"))
     assert found == ["_facts/config.py imports __init__.py, of a room below its own"]
 
 
-def test_rooms_circle_in_a_room(tmp_path: Path) -> None:
+def test_rooms_circle_in_a_room(tmp_path):
     """Within a room, an order is fine and a circle is not."""
     sources = {
         "_requests__in__files": "from .connection import x",
@@ -296,12 +293,12 @@ def test_rooms_circle_in_a_room(tmp_path: Path) -> None:
     ]
 
 
-def test_rooms_unknown_file(tmp_path: Path) -> None:
+def test_rooms_unknown_file(tmp_path):
     """A new file has to be given its place."""
     assert problems(package(tmp_path, _new="")) == ["_new.py is in no room"]
 
 
-def test_rooms_tools_use_public_names(tmp_path: Path) -> None:
+def test_rooms_tools_use_public_names(tmp_path):
     """A tool may use the package as everybody does, and its own neighbours."""
     tool = (
         "import trioserver\nfrom trioserver import TCPServer\nfrom ._b import c\n"
@@ -311,7 +308,7 @@ def test_rooms_tools_use_public_names(tmp_path: Path) -> None:
     assert problems(package(tmp_path, testing__in___a=tool, testing__in___b="", **sources)) == []
 
 
-def test_rooms_tools_use_private_names(tmp_path: Path) -> None:
+def test_rooms_tools_use_private_names(tmp_path):
     """A tool may not look behind the curtain, in any way."""
     for source, complaint in (
         (
@@ -334,7 +331,7 @@ def test_rooms_tools_use_private_names(tmp_path: Path) -> None:
         assert f"testing/_a.py{complaint}" in found, source
 
 
-def test_rooms_private_names_of_others(tmp_path: Path) -> None:
+def test_rooms_private_names_of_others(tmp_path):
     """The core may use its own private names everywhere, and no others that are not listed."""
     own = "class Run:\n    def _end(self): ...\nfrom .._servers import base\nbase._end()"
     assert (

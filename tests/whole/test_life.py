@@ -10,15 +10,13 @@ replies. What must hold at the end of a run is checked at the end of every run.
     LIFE_EXAMPLES=5000 python -m pytest tests/whole/test_life.py
 """
 
-from __future__ import annotations
-
 import faulthandler
 import math
 import os
 import queue
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -60,7 +58,7 @@ LIVES = settings(
 )
 
 # Private; Trio's plugin for Hypothesis has it seeded with 0 before each life.
-_scheduler: Any = trio._core._run
+_scheduler = trio._core._run
 
 MEMORY = ("memory", 1)
 PATIENCE = 30  # real seconds
@@ -74,12 +72,12 @@ class ByHand:
     It is a guest of this thread, and `do` is all of its host.
     """
 
-    def __init__(self) -> None:
-        self.nursery: Any = None
+    def __init__(self):
+        self.nursery = None
         self._clock = MockClock()
-        self._turns: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._turns = queue.SimpleQueue()
         self._turns_now = False
-        self._result: outcome.Outcome[None] | None = None
+        self._result = None
         trio.lowlevel.start_guest_run(
             self._main,
             run_sync_soon_threadsafe=self._turns.put,
@@ -89,15 +87,15 @@ class ByHand:
         )
         self._turn()
 
-    async def _main(self) -> None:
+    async def _main(self):
         async with trio.open_nursery() as self.nursery:
             self._token = trio.lowlevel.current_trio_token()
             await trio.sleep_forever()
 
-    def _done(self, result: outcome.Outcome[None]) -> None:
+    def _done(self, result):
         self._result = result
 
-    def _turn(self) -> None:
+    def _turn(self):
         """Turn until nobody can run: then a thread waits for I/O, and no turn is due."""
         for _ in range(10_000):
             if self._turns.empty():
@@ -105,14 +103,14 @@ class ByHand:
             self._turns.get()()
         raise AssertionError("it runs in circles")
 
-    def do(self, act: Callable[..., T], *arguments: Any) -> T:
+    def do(self, act, *arguments):
         """Call ``act`` inside Trio, and let everything happen that happens then.
 
         Called by ``act``, it only calls.
         """
         if self._turns_now:
             return act(*arguments)
-        results: list[outcome.Outcome[T]] = []
+        results = []
         self._token.run_sync_soon(lambda: results.append(outcome.capture(act, *arguments)))
         self._turns_now = True
         try:
@@ -122,19 +120,19 @@ class ByHand:
             self._turns_now = False
         return results[0].unwrap()
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds):
         """Let time pass, from one deadline to the next."""
         until = self.do(trio.current_time) + seconds
         while self.do(self._jump, until):
             """Whoever was due has run."""
 
-    def _jump(self, until: float) -> bool:
+    def _jump(self, until):
         left = until - trio.current_time()
         due = trio.lowlevel.current_statistics().seconds_to_next_deadline
         self._clock.jump(max(0, min(left, max(due, 1e-6))))
         return left > 0
 
-    def end(self) -> None:
+    def end(self):
         """End the run, whatever is left in it."""
         self._token.run_sync_soon(self.nursery.cancel_scope.cancel)
         while self._result is None:
@@ -163,7 +161,7 @@ class Life(RuleBasedStateMachine):
         request=st.sampled_from([math.inf, 20]),
         schedule=st.integers(0, 9),
     )
-    def begin(self, schedule: int, request: float, **limits: Any) -> None:
+    def begin(self, schedule, request, **limits):
         """A server that has not been run."""
         _scheduler._r.seed(schedule)
         self.trio = ByHand()
@@ -174,17 +172,17 @@ class Life(RuleBasedStateMachine):
         self.server = self.server_of(observers=[self.witness], **fields)
         self.server.working = self.server.most = 0
         self.clients = []
-        self.cancelled_ids: set[int] = set()
+        self.cancelled_ids = set()
         self.tasks = self.living()
 
-    def living(self) -> int:
+    def living(self):
         return self.trio.do(trio.lowlevel.current_statistics).tasks_living
 
     # The rules for every server ----------------------------------------------
 
     @precondition(lambda self: not self.running)
     @rule()
-    def start(self) -> None:
+    def start(self):
         """Serve, for the first time or again."""
         self.clients.clear()
         self.witness.events.clear()
@@ -198,14 +196,14 @@ class Life(RuleBasedStateMachine):
             assert not self.running
         self.ends_at_once = False
 
-    async def serve(self) -> None:
+    async def serve(self):
         with trio.CancelScope() as self.scope:
             await self.server.serve_forever()
         self.running = False
 
     @precondition(lambda self: self.is_busy() or not self.runs)
     @rule(graces=st.lists(st.sampled_from([0, 1, 5, ENOUGH, ENOUGH]), min_size=1, max_size=2))
-    def shut_down(self, graces: Sequence[float]) -> None:
+    def shut_down(self, graces):
         """Drain; or change an earlier drain's mind; or have the first run end at once."""
         for grace in graces:
             if self.running:
@@ -218,14 +216,14 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running and self.is_busy())
     @rule()
-    def cancel(self) -> None:
+    def cancel(self):
         self.cut = True
         self.trio.do(self.scope.cancel, "the test")
         assert not self.running
 
     @precondition(lambda self: self.running and self.server.requests)
     @rule(which=st.integers(0, 7))
-    def cancel_one(self, which: int) -> None:
+    def cancel_one(self, which):
         ids = [info.id for info in self.server.requests]
         it = ids[which % len(ids)]
         self.cancelled_ids.add(it)
@@ -234,16 +232,16 @@ class Life(RuleBasedStateMachine):
         assert not self.trio.do(self.server.cancel_request, it, "twice")
 
     @rule(seconds=st.sampled_from([0.25, 0.5, 1, 4, 6, 12, 40]))
-    def let_time_pass(self, seconds: float) -> None:
+    def let_time_pass(self, seconds):
         self.trio.sleep(seconds)
 
     # What holds after every step -----------------------------------------------
 
     @invariant()
-    def all_agrees(self) -> None:
+    def all_agrees(self):
         self.trio.do(self.look)
 
-    def look(self) -> None:
+    def look(self):
         self.slots_are_exact()
         self.books_agree()
         self.snapshot_agrees()
@@ -253,30 +251,30 @@ class Life(RuleBasedStateMachine):
         if self.runs and not self.running:
             self.nothing_is_left()
 
-    def queued(self) -> int:
+    def queued(self):
         """How many clients nobody has accepted yet."""
         return len(self.server.listener._queue)
 
-    def events(self, name: str) -> list[Any]:
+    def events(self, name):
         """The facts of the events of that name."""
         return [facts for it, *facts in self.witness.events if it == name]
 
-    def started(self) -> set[int]:
+    def started(self):
         """The ids of the requests that have started."""
         return {info.id for (info,) in self.events("request_started")}
 
-    def active(self) -> list[Any]:
+    def active(self):
         """The addresses of the clients that hold a slot."""
         ended = {record.info.id for record in self.witness.records}
         infos = [info for (info,) in self.events("request_started")]
         return [info.client_address for info in infos if info.id not in ended]
 
-    def turned_away(self, *, by_drain: bool) -> list[Any]:
+    def turned_away(self, *, by_drain):
         """Clients that never became requests."""
         refused = self.events("request_refused")
         return [who for who, why in refused if (why == "the server drains") == by_drain]
 
-    def will_be(self, host: str) -> str:
+    def will_be(self, host):
         """What becomes of somebody from ``host`` who comes now."""
         active = self.active()
         if len(active) >= self.limits.requests and self.limits.when_full == "wait":
@@ -286,7 +284,7 @@ class Life(RuleBasedStateMachine):
             return "refused"
         return "started" if len(active) < self.limits.requests else "refused"
 
-    def slots_are_exact(self) -> None:
+    def slots_are_exact(self):
         """Never one request more, and nobody waits for a slot that is free."""
         active = self.active()
         assert self.server.most <= self.limits.requests
@@ -298,7 +296,7 @@ class Life(RuleBasedStateMachine):
             by_host = Counter(address[0] for address in active)
             assert max(by_host.values(), default=0) <= self.limits.per_client
 
-    def books_agree(self) -> None:
+    def books_agree(self):
         """One start and one record for each request; the counts are those of the records."""
         counts, records = self.trio.do(self.server.statistics), self.witness.records
         ids = [record.info.id for record in records]
@@ -312,7 +310,7 @@ class Life(RuleBasedStateMachine):
         assert counts.bytes_received == sum(record.bytes_received for record in records)
         assert counts.bytes_sent == sum(record.bytes_sent for record in records)
 
-    def snapshot_agrees(self) -> None:
+    def snapshot_agrees(self):
         """A snapshot shows what there is, and what it is doing."""
         snapshot = self.trio.do(self.server.snapshot)
         running = "draining" if self.draining else "serving"
@@ -325,14 +323,14 @@ class Life(RuleBasedStateMachine):
             idle = [r for r in snapshot.requests if r.state == "idle"]
             assert all(r.bytes_received == 0 and r.age < 0.5 + 1e-3 for r in idle)
 
-    def ends_in_time(self) -> None:
+    def ends_in_time(self):
         """A drain ends with its last request, and with its grace at the latest."""
         if self.running:
             counts = self.server.statistics()
             assert self.trio.do(trio.current_time) < self.ends_by
             assert not self.draining or counts.active + counts.waiting + counts.lingering
 
-    def ends_are_just(self) -> None:
+    def ends_are_just(self):
         """Nobody ends for a reason that was not there."""
         for record in self.witness.records[self.judged :]:
             self.judge(record)
@@ -341,7 +339,7 @@ class Life(RuleBasedStateMachine):
         if unaccepted and self.limits.per_client is None and not self.crowded:
             assert not self.running  # it was cut before their turn came
 
-    def judge(self, record: trioserver.RequestRecord) -> None:
+    def judge(self, record):
         match record.outcome:
             case Outcome.CANCELLED:
                 over = self.trio.do(trio.current_time) >= self.ends_by
@@ -353,7 +351,7 @@ class Life(RuleBasedStateMachine):
 
     # The end of a run, and of a life ---------------------------------------------
 
-    def nothing_is_left(self) -> None:
+    def nothing_is_left(self):
         """When it has returned there is no task, no open request, and one report of it all."""
         names, records = self.witness.names, self.witness.records
         assert (names[0], names[-1]) == ("server_listening", "server_closed")
@@ -369,10 +367,10 @@ class Life(RuleBasedStateMachine):
         assert self.living() == self.tasks
         self.clients_are_left()
 
-    def clients_are_left(self) -> None:
+    def clients_are_left(self):
         """What must be true of the clients of a run that is over."""
 
-    def teardown(self) -> None:
+    def teardown(self):
         """Let it end by itself, unless something is wrong already."""
         if not hasattr(self, "trio"):
             return
@@ -389,12 +387,12 @@ class Life(RuleBasedStateMachine):
 # Streams -----------------------------------------------------------------------------
 
 
-def reply_to(line: bytes) -> bytes:
+def reply_to(line):
     """What a line is answered with; some need many sends."""
     return line.upper() * (30 if line.startswith(b"b") else 1)
 
 
-def replies_to(said: bytes, *, ended: bool) -> bytes:
+def replies_to(said, *, ended):
     """The replies to all of that."""
     replies = b""
     for line in said.splitlines(keepends=True):
@@ -411,18 +409,18 @@ class Working:
 
     server: Any
 
-    async def setup(self) -> None:
+    async def setup(self):
         self.server.working += 1
         self.server.most = max(self.server.most, self.server.working)
 
-    async def finish(self) -> None:
+    async def finish(self):
         self.server.working -= 1
 
 
 class Lines(Working, trioserver.StreamRequestHandler):
     """Does with each line what its first letter says: echo, sleep, hold, big, quit, fail (x)."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         async for line in self.rfile:
             await trio.sleep({b"s": 1, b"h": 8}.get(line[:1], 0))
             if line.startswith(b"x"):
@@ -435,7 +433,7 @@ class Lines(Working, trioserver.StreamRequestHandler):
 class Quiet:
     """Says nothing of errors, which are asked for."""
 
-    async def handle_error(self, request: Any, client_address: Any) -> None: ...
+    async def handle_error(self, request, client_address): ...
 
 
 class StreamServer(Quiet, MemoryServer):
@@ -464,7 +462,7 @@ class Client:
     gone: bool = False
     said: int = 0
 
-    async def read_on(self) -> None:
+    async def read_on(self):
         """Read, up to the end."""
         with suppress(OSError, trio.ClosedResourceError):
             while (data := self.transport.receive_now(1000)) != b"":
@@ -473,7 +471,7 @@ class Client:
                 else:
                     self.got += data
 
-    def read(self, size: int) -> None:
+    def read(self, size):
         with suppress(OSError):
             self.got += self.transport.receive_now(size) or b""
 
@@ -481,10 +479,10 @@ class Client:
 class StreamLife(Life):
     clients: list[Client]
 
-    def server_of(self, **fields: Any) -> Any:
+    def server_of(self, **fields):
         return StreamServer(MEMORY, Lines, **fields)
 
-    def fate_of(self, client: Client) -> list[str]:
+    def fate_of(self, client):
         """How the server has ended with a client: once, or not yet."""
         records = [r for r in self.witness.records if r.info.client_address == client.address]
         turned_away = [*self.turned_away(by_drain=True), *self.turned_away(by_drain=False)]
@@ -492,14 +490,14 @@ class StreamLife(Life):
             client.address
         )
 
-    def client(self, which: int) -> Client | None:
+    def client(self, which):
         """One of those who are there; mostly of those with whom the server is not done."""
         here = [client for client in self.clients if not client.gone]
         if which < 6:
             here = [client for client in here if not self.fate_of(client)] or here
         return here[which % len(here)] if here else None
 
-    def is_busy(self) -> bool:
+    def is_busy(self):
         return len(self.clients) > 2
 
     @precondition(lambda self: self.running)
@@ -508,7 +506,7 @@ class StreamLife(Life):
         keen=st.booleans(),
         kinds=st.lists(st.sampled_from("eeshb"), max_size=2),
     )
-    def connect(self, hosts: Sequence[str], keen: bool, kinds: Sequence[str]) -> None:
+    def connect(self, hosts, keen, kinds):
         """Some connect, one after the other: served, refused or queued as the limits say."""
         for host in hosts:
             address = (host, len(self.clients))
@@ -532,12 +530,12 @@ class StreamLife(Life):
         kinds=st.lists(st.sampled_from("eeeshbqx"), min_size=1, max_size=4),
         kept=st.sampled_from([0, 0, 1, 3]),
     )
-    def say(self, which: int, kinds: Sequence[str], kept: int) -> None:
+    def say(self, which, kinds, kept):
         """Send some lines in one piece, the last one whole or in part."""
         if client := self.client(which):
             self.say_lines(client, kinds, kept)
 
-    def say_lines(self, client: Client, kinds: Sequence[str], kept: int = 0) -> None:
+    def say_lines(self, client, kinds, kept=0):
         for kind in kinds:
             client.said += 1
             client.unsent += b"%s%d.%d\n" % (kind.encode(), client.address[1], client.said)
@@ -545,12 +543,12 @@ class StreamLife(Life):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7))
-    def say_the_rest(self, which: int) -> None:
+    def say_the_rest(self, which):
         """Send what was kept, or found no room."""
         if client := self.client(which):
             self.send(client, len(client.unsent))
 
-    def send(self, client: Client, size: int) -> None:
+    def send(self, client, size):
         with suppress(OSError):
             listens = not self.fate_of(client)
             sent = self.trio.do(client.transport.send_now, client.unsent[:size])
@@ -560,7 +558,7 @@ class StreamLife(Life):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7))
-    def end_output(self, which: int) -> None:
+    def end_output(self, which):
         if client := self.client(which):
             listens = not self.fate_of(client)
             with suppress(OSError):
@@ -570,7 +568,7 @@ class StreamLife(Life):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7), how=st.sampled_from(["reset", "close"]))
-    def leave(self, which: int, how: str) -> None:
+    def leave(self, which, how):
         """Be gone; with unread input, that is a reset, too."""
         if client := self.client(which):
             client.gone = True
@@ -578,18 +576,18 @@ class StreamLife(Life):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 7), size=st.sampled_from([1, 50, 1000]))
-    def read(self, which: int, size: int) -> None:
+    def read(self, which, size):
         if client := self.client(which):
             self.trio.do(client.read, size)
 
-    def clients_agree(self) -> None:
+    def clients_agree(self):
         """What a client has read is what it must read, as far as it goes."""
         assert self.server.working == len(self.active())
         for client in self.clients:
             assert replies_to(client.heard, ended=client.ended).startswith(client.got)
             assert len(self.fate_of(client)) <= 1
 
-    def judge(self, record: trioserver.RequestRecord) -> None:
+    def judge(self, record):
         super().judge(record)
         (client,) = (c for c in self.clients if c.address == record.info.client_address)
         lines = client.heard.splitlines()
@@ -614,7 +612,7 @@ class StreamLife(Life):
             # Every line that it had sent was answered, and it has read all of it.
             assert client.got == replies_to(client.heard, ended=client.ended)
 
-    def clients_are_left(self) -> None:
+    def clients_are_left(self):
         """Each has met one fate, unless it was queued in a cut; none is left connected."""
         for client in self.clients:
             assert len(self.fate_of(client)) == 1 or (self.cut and not self.fate_of(client))
@@ -624,7 +622,7 @@ class StreamLife(Life):
                 assert self.trio.do(receives_nothing_more, client.transport)
 
 
-def receives_nothing_more(transport: MemoryTransport) -> bool:
+def receives_nothing_more(transport):
     """Whether the other end is closed, or reset."""
     try:
         return transport.receive_now(1) == b""
@@ -638,7 +636,7 @@ def receives_nothing_more(transport: MemoryTransport) -> bool:
 class Packets(Working, trioserver.DatagramRequestHandler):
     """Does with each datagram what its first letter says: echo, sleep, hold, nothing, fail (x)."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         self.server.packets[self.request.info.id] = self.packet
         await trio.sleep({b"s": 1, b"h": 8}.get(self.packet[:1], 0))
         if not self.packet.startswith(b"n"):
@@ -655,23 +653,23 @@ class DatagramServer(Quiet, MemoryDatagramServer):
 class DatagramLife(Life):
     clients: list[MemoryDatagramClient]
 
-    def server_of(self, **fields: Any) -> Any:
+    def server_of(self, **fields):
         return DatagramServer(MEMORY, Packets, **fields)
 
-    def is_busy(self) -> bool:
+    def is_busy(self):
         return self.runs > 0 and len(self.sent) > 4
 
-    def start(self) -> None:
+    def start(self):
         """Serve; here the clients are there from the start."""
 
     @precondition(lambda self: not self.running)
     @rule(capacity=st.integers(1, 3))
-    def start_for(self, capacity: int) -> None:
+    def start_for(self, capacity):
         """Serve some clients who keep few replies until they read them."""
         super().start()
-        self.sent: list[bytes] = []
+        self.sent = []
         self.server.packets = {}
-        self.got: dict[Any, list[bytes]] = {("a", 1): [], ("a", 2): [], ("b", 1): []}
+        self.got = {("a", 1): [], ("a", 2): [], ("b", 1): []}
         if self.running:
             clients = self.server.listener.client
             self.clients += [clients(address, capacity=capacity) for address in self.got]
@@ -681,7 +679,7 @@ class DatagramLife(Life):
         which=st.integers(0, 2),
         kinds=st.lists(st.sampled_from("eeshnx"), min_size=1, max_size=4),
     )
-    def send(self, which: int, kinds: Sequence[str]) -> None:
+    def send(self, which, kinds):
         """Send some datagrams: served, refused, queued or dropped as the limits say."""
         client = self.clients[which]
         for kind in () if client._closed else kinds:
@@ -702,17 +700,17 @@ class DatagramLife(Life):
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 2))
-    def read(self, which: int) -> None:
+    def read(self, which):
         client = self.clients[which]
         self.got[client.address] += self.trio.do(client.received)
 
     @precondition(lambda self: self.clients)
     @rule(which=st.integers(0, 2))
-    def leave(self, which: int) -> None:
+    def leave(self, which):
         """Be gone: from now on, replies are refused."""
         self.trio.do(self.clients[which].close)
 
-    def clients_agree(self) -> None:
+    def clients_agree(self):
         """Each datagram has one fate, and one whole reply if it was answered."""
         if self.runs:
             self.every_datagram_has_one_fate()
@@ -726,7 +724,7 @@ class DatagramLife(Life):
             replies = [data[:1] + data[1:].upper() for data in answered if data[:1] != b"n"]
             assert self.got[client.address] + list(client._inbox) == replies
 
-    def every_datagram_has_one_fate(self) -> None:
+    def every_datagram_has_one_fate(self):
         """It is a request, or was refused, dropped or lost in a cut; and is handled once."""
         counts = self.server.statistics()
         handled = list(self.server.packets.values())
@@ -738,7 +736,7 @@ class DatagramLife(Life):
         if self.limits.requests == 1:
             assert handled == [data for data in self.sent if data in handled]
 
-    def judge(self, record: trioserver.RequestRecord) -> None:
+    def judge(self, record):
         super().judge(record)
         packet = self.server.packets.get(record.info.id, b"")
         (client,) = (c for c in self.clients if c.address == record.info.client_address)
@@ -756,7 +754,7 @@ class DatagramLife(Life):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("life", [StreamLife, DatagramLife])
-def test_life_of_a_server(life: type[Life]) -> None:
+def test_life_of_a_server(life):
     """In every life, slots are exact, requests have one record, and no owed reply is lost."""
     # To find the shortest life that fails can take minutes. To dump the stacks
     # of a program that is at work can crash it; a hang here ends by itself.

@@ -3,13 +3,10 @@
 Whether these notice is tried by ``python tests/tools/mutants.py``, which takes minutes.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import mutants
 import pytest
@@ -34,7 +31,7 @@ SUMS = "# Sums.\n\ndef add(a, b):\n    # as ever\n    return a + b\n"
 
 
 @pytest.fixture
-def patch(tmp_path: Path) -> Path:
+def patch(tmp_path):
     """A patch of a package with one file."""
     file = tmp_path / "wrong-sums.patch"
     file.write_text(PATCH, encoding="utf-8")
@@ -42,7 +39,7 @@ def patch(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Path:
+def package(tmp_path):
     """That package, and a test of it, in the place of the repository."""
     package = tmp_path / "repository" / "trioserver"
     package.mkdir(parents=True)
@@ -53,14 +50,14 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def root(package: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(package, monkeypatch):
     """The folder of that package, which has an empty folder of tests."""
     monkeypatch.setattr(mutants, "ROOT", package.parent)
     (package.parent / "tests").mkdir()
     return package.parent
 
 
-def write_test(root: Path, *, expected: int) -> None:
+def write_test(root, *, expected):
     """A test that knows the sum of 1 and 2."""
     source = (
         f"from trioserver.sums import add\ndef test_sum():\n    assert add(1, 2) == {expected}\n"
@@ -68,7 +65,7 @@ def write_test(root: Path, *, expected: int) -> None:
     (root / "tests" / "test_sums.py").write_text(source.format(expected), encoding="utf-8")
 
 
-def test_every_patch_applies_and_has_its_test() -> None:
+def test_every_patch_applies_and_has_its_test():
     """Nobody has changed what they change, or renamed what must notice."""
     found = mutants.load()
     for mutant in found:
@@ -76,7 +73,7 @@ def test_every_patch_applies_and_has_its_test() -> None:
     assert len(found) > 25
 
 
-def test_patch_is_read(patch: Path) -> None:
+def test_patch_is_read(patch):
     """A patch says what it breaks, which test must notice, and how it is done."""
     mutant = Mutant.read(patch)
     assert (mutant.name, mutant.promise) == ("wrong-sums", "sums are right")
@@ -94,7 +91,7 @@ def test_patch_is_read(patch: Path) -> None:
         ("".join(PATCH.splitlines(keepends=True)[:2]), "changes nothing"),
     ],
 )
-def test_patch_that_is_not_written_as_it_should_be(text: str, message: str, patch: Path) -> None:
+def test_patch_that_is_not_written_as_it_should_be(text, message, patch):
     """A patch without its two lines, or without any other, is named."""
     patch.write_text(text, encoding="utf-8")
     with pytest.raises(Unfit, match=f"wrong-sums: .*{message}"):
@@ -109,9 +106,7 @@ def test_patch_that_is_not_written_as_it_should_be(text: str, message: str, patc
         (None, "No such file"),
     ],
 )
-def test_patch_that_does_not_apply(
-    sums: str | None, message: str, patch: Path, package: Path
-) -> None:
+def test_patch_that_does_not_apply(sums, message, patch, package):
     """A patch whose lines are not there, or not only once, is named."""
     if sums is None:
         (package / "sums.py").unlink()
@@ -121,7 +116,7 @@ def test_patch_that_does_not_apply(
         Mutant.read(patch).apply(package)
 
 
-def test_patch_without_its_test(patch: Path, package: Path, root: Path) -> None:
+def test_patch_without_its_test(patch, package, root):
     """A test that was renamed is missed at once, and checking has left the package alone."""
     mutant = Mutant.read(patch)
     with pytest.raises(Unfit, match=r"there is no test test_sum in tests/test_sums\.py"):
@@ -131,15 +126,17 @@ def test_patch_without_its_test(patch: Path, package: Path, root: Path) -> None:
     assert (package / "sums.py").read_text(encoding="utf-8") == SUMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("expected", "word"), [(3, "killed"), (-1, "SURVIVED")])
-def test_verdict(expected: int, word: str, patch: Path, package: Path, root: Path) -> None:
+def test_verdict(expected, word, patch, package, root):
     """A test that fails because of the patch kills it; one that passes has not noticed."""
     write_test(root, expected=expected)
     verdict = mutants.judge(Mutant.read(patch), package)
     assert (verdict.word, verdict.ok) == (word, word == "killed")
 
 
-def test_test_that_fails_without_a_patch(patch: Path, package: Path, root: Path) -> None:
+@pytest.mark.slow
+def test_test_that_fails_without_a_patch(patch, package, root):
     """A test that always fails proves nothing."""
     write_test(root, expected=4)
     [problem] = mutants.failing_unpatched([Mutant.read(patch)], package)
@@ -147,18 +144,19 @@ def test_test_that_fails_without_a_patch(patch: Path, package: Path, root: Path)
     assert "1 failed" in problem
 
 
-def test_verdict_without_a_test(patch: Path, package: Path, root: Path) -> None:
+@pytest.mark.slow
+def test_verdict_without_a_test(patch, package, root):
     """No test that runs is no proof, either."""
     (root / "tests" / "test_sums.py").write_text("import nowhere\n", encoding="utf-8")
     verdict = mutants.judge(Mutant.read(patch), package)
     assert (verdict.ok, verdict.word) == (False, "NOT TESTED")
 
 
-def test_script(tmp_path: Path) -> None:
+def test_script(tmp_path):
     """The script checks what is there, and knows what is not."""
     script = [sys.executable, mutants.__file__, "--package", str(PACKAGE)]
     environment = os.environ | {"PYTHONWARNINGS": "error"}
-    options: Any = {"capture_output": True, "text": True, "env": environment}
+    options = {"capture_output": True, "text": True, "env": environment}
     checked = subprocess.run([*script, "--check", "no-linger"], **options, check=True)
     assert checked.stdout == "1 mutants, 0 problems\n"
     unknown = subprocess.run([*script, "none-such"], **options, check=False)

@@ -1,7 +1,5 @@
 """Promises that no single file of the library keeps: any segments, any number, nothing left."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import gc
@@ -13,9 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -34,7 +30,7 @@ MEMORY = ("memory", 1)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def handler_of(name: str) -> Any:
+def handler_of(name):
     """The handler of an example's server."""
     return example(name).make_server(0).RequestHandlerClass
 
@@ -43,7 +39,7 @@ def handler_of(name: str) -> Any:
 
 LINES = st.lists(st.sampled_from([b"add 2", b"ADD 40", b"total", b"quit", b"", b"\xff", b"x" * 99]))
 PARTS = [b"\r", b"\n", b"\r\n\r\n", b"a"]
-PROTOCOLS: dict[str, tuple[Any, st.SearchStrategy[bytes]]] = {
+PROTOCOLS = {
     "upper": (Upper, st.binary(max_size=40)),
     "line_protocol": (handler_of("line_protocol"), LINES.map(b"\n".join)),
     "frames": (Framed, st.lists(st.sampled_from([b"\0\0", b"\0\1x", b"\0\3\0\0\n"])).map(b"".join)),
@@ -52,10 +48,10 @@ PROTOCOLS: dict[str, tuple[Any, st.SearchStrategy[bytes]]] = {
 }
 
 
-async def reply_to(handler: Any, pieces: Sequence[bytes]) -> bytes:
+async def reply_to(handler, pieces):
     """What a client gets who sends these pieces one by one, and then ends."""
 
-    async def speak() -> None:
+    async def speak():
         for piece in pieces:
             await client.send_all(piece)
             await trio.testing.wait_all_tasks_blocked()
@@ -71,7 +67,7 @@ async def reply_to(handler: Any, pieces: Sequence[bytes]) -> bytes:
 @pytest.mark.parametrize("name", PROTOCOLS)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_replies_do_not_depend_on_segments(name: str, data: st.DataObject) -> None:
+def test_replies_do_not_depend_on_segments(name, data):
     """CM-04: however a request is cut into segments, the reply is that to one in one piece."""
     handler, requests = PROTOCOLS[name]
     request = data.draw(requests)
@@ -83,7 +79,7 @@ def test_replies_do_not_depend_on_segments(name: str, data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("position", range(7))
-async def test_urgent_byte_anywhere(position: int) -> None:
+async def test_urgent_byte_anywhere(position):
     """CM-12: wherever in a request an urgent byte comes, the reply is the same without it."""
     line = b"hello\n"
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
@@ -99,7 +95,7 @@ async def test_urgent_byte_anywhere(position: int) -> None:
                 assert await trio.to_thread.run_sync(replies.read) == line.upper()
 
 
-async def test_queue_that_overflowed() -> None:
+async def test_queue_that_overflowed():
     """CM-18: after a flood of half-open clients is gone, a new one is served as ever."""
     limits = Limits(requests=1)
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper, limits=limits, request_queue_size=3)
@@ -119,10 +115,10 @@ async def test_queue_that_overflowed() -> None:
 # What a connection costs ---------------------------------------------------------
 
 
-async def test_idle_connections_cost_little() -> None:
+async def test_idle_connections_cost_little():
     """BP-10: an idle connection in memory takes less than 16 KiB, both of its ends together."""
 
-    async def come(server: MemoryServer, count: int) -> list[trioserver.Connection]:
+    async def come(server, count):
         clients = [await server.connect() for _ in range(count)]
         await trio.testing.wait_all_tasks_blocked()
         return clients
@@ -146,12 +142,12 @@ async def test_idle_connections_cost_little() -> None:
 # What is left of many servers ------------------------------------------------------
 
 
-def things_of_the_process() -> dict[str, Any]:
+def things_of_the_process():
     """What a server could leave behind in places that belong to the program."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     return {
         "signal handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
-        "atexit": atexit._ncallbacks(),  # type: ignore[attr-defined]
+        "atexit": atexit._ncallbacks(),
         "loggers": len(loggers),
         "log handlers": sum(len(getattr(logger, "handlers", ())) for logger in loggers),
         "log filters": sum(len(getattr(logger, "filters", ())) for logger in loggers),
@@ -159,7 +155,7 @@ def things_of_the_process() -> dict[str, Any]:
     }
 
 
-def live_objects() -> Counter[str]:
+def live_objects():
     """How many objects of the library's own classes there are, by class."""
     gc.collect()
     kinds = Counter(type(thing) for thing in gc.get_objects())
@@ -171,7 +167,7 @@ def live_objects() -> Counter[str]:
 class Quits(Upper):
     """Answers one line, and shuts the server down."""
 
-    async def handle(self) -> None:
+    async def handle(self):
         await self.wfile.write(await self.rfile.readline())
         self.server.shutdown(grace=1)
 
@@ -179,22 +175,22 @@ class Quits(Upper):
 class Asks(trioserver.Observer):
     """A client for each server: asks once when it listens."""
 
-    def server_listening(self, addresses: Any) -> None:
+    def server_listening(self, addresses):
         self.client = plain_client(addresses[0])
         self.client.sendall(b"hello\n")
         self.client.shutdown(socket.SHUT_WR)
 
-    def server_closed(self, report: Any) -> None:
+    def server_closed(self, report):
         self.client.close()
 
 
-def run_programs(count: int) -> None:
+def run_programs(count):
     """Run that many programs, each of which is one server for one client."""
     for _ in range(count):
         trioserver.run(trioserver.TCPServer(("127.0.0.1", 0), Quits, observers=[Asks()]))
 
 
-async def serve_many(count: int) -> tuple[int, int]:
+async def serve_many(count):
     """Serve a server again and again; how many tasks there are before and after it."""
     server = MemoryServer(MEMORY, Upper)
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -206,7 +202,8 @@ async def serve_many(count: int) -> tuple[int, int]:
     return tasks, trio.lowlevel.current_statistics().tasks_living
 
 
-def test_many_servers_leave_nothing() -> None:
+@pytest.mark.slow
+def test_many_servers_leave_nothing():
     """LK-06: programs and servers come and go, and the process is as it was after the first."""
     run_programs(2)
     trio.run(serve_many, 2)
@@ -250,7 +247,7 @@ def test_clean():
 
 
 @pytest.mark.slow
-def test_suite_fails_for_what_is_left(tmp_path: Path) -> None:
+def test_suite_fails_for_what_is_left(tmp_path):
     """LK-05: an unclosed socket, a coroutine never awaited, an error in a finalizer fail a test."""
     (tmp_path / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
     options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]

@@ -1,7 +1,5 @@
 """What the package shows to the world: names, docstrings, colours, and nothing more."""
 
-from __future__ import annotations
-
 import inspect
 import pickle
 import subprocess
@@ -11,7 +9,6 @@ import typing
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import attrs
 import pytest
@@ -29,7 +26,7 @@ SETTINGS = tomllib.loads(
 # Looking ------------------------------------------------------------------------
 
 
-def public(thing: Any) -> list[tuple[str, Any]]:
+def public(thing):
     """The public names that the library gives to a module or class, as found on it."""
     if isinstance(thing, ModuleType):
         return [(name, getattr(thing, name)) for name in thing.__all__]
@@ -41,7 +38,7 @@ def public(thing: Any) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in found.items() if name[0] != "_"]
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def python(*arguments):
     """Run a fresh interpreter, with the installed package, in which warnings are errors."""
     command = [sys.executable, "-P", "-W", "error", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -51,7 +48,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @EACH
-def test_all_is_sorted_and_complete(module: ModuleType) -> None:
+def test_all_is_sorted_and_complete(module):
     """``__all__`` has every name without an underscore but submodules, in order, and no other."""
     assert module.__all__ == sorted(set(module.__all__))
     names = {name for name, value in vars(module).items() if not inspect.ismodule(value)}
@@ -59,7 +56,7 @@ def test_all_is_sorted_and_complete(module: ModuleType) -> None:
 
 
 @EACH
-def test_names_say_where_they_are_found(module: ModuleType) -> None:
+def test_names_say_where_they_are_found(module):
     """In tracebacks, reprs and pickles, a public name is that of its public package."""
     homes = {name: value.__module__ for name, value in public(module)}
     assert homes == dict.fromkeys(module.__all__, module.__name__)
@@ -68,7 +65,7 @@ def test_names_say_where_they_are_found(module: ModuleType) -> None:
 
 
 @EACH
-def test_annotations_can_be_resolved(module: ModuleType) -> None:
+def test_annotations_can_be_resolved(module):
     """What reads the types of fields finds them, though the names are not in the package."""
     kinds = [value for _, value in public(module) if inspect.isclass(value)]
     assert all(isinstance(typing.get_type_hints(kind), dict) for kind in kinds)
@@ -76,13 +73,13 @@ def test_annotations_can_be_resolved(module: ModuleType) -> None:
     assert [field for field in fields if isinstance(field.type, str)] == []
 
 
-def test_all_has_what_the_classic_framework_has() -> None:
+def test_all_has_what_the_classic_framework_has():
     """Every classic name that is offered has its old spelling."""
     classic = {"BaseServer", "TCPServer", "BaseRequestHandler", "StreamRequestHandler"}
     assert classic | {"UnixStreamServer"} <= set(trioserver.__all__)
 
 
-def test_all_has_every_class_that_one_meets() -> None:
+def test_all_has_every_class_that_one_meets():
     """What a public name derives from, as far as it is the library's, is public or unnamed."""
     private_bases = {
         base.__name__
@@ -96,7 +93,7 @@ def test_all_has_every_class_that_one_meets() -> None:
 
 
 @EACH
-def test_names_have_docstrings(module: ModuleType) -> None:
+def test_names_have_docstrings(module):
     """The package, and every public name, says what it is, in words of its own."""
     assert inspect.getdoc(module)
     for name, value in public(module):
@@ -104,7 +101,7 @@ def test_names_have_docstrings(module: ModuleType) -> None:
         assert not value.__doc__.startswith(f"{name}("), name  # what decorators make up
 
 
-def test_members_have_docstrings() -> None:
+def test_members_have_docstrings():
     """Every public method and property says what it promises."""
     members = [
         (kind, name)
@@ -151,7 +148,7 @@ IS = {
 
 
 @pytest.mark.parametrize("kind", WAITS)
-def test_colours(kind: type) -> None:
+def test_colours(kind):
     """What may wait is async, what decides at once is never a checkpoint; facts are properties."""
     for name in WAITS[kind].split():
         assert inspect.iscoroutinefunction(getattr(kind, name)), name
@@ -162,20 +159,20 @@ def test_colours(kind: type) -> None:
         assert isinstance(inspect.getattr_static(kind, name), property), name
 
 
-def test_class_tree_is_the_classic_one() -> None:
+def test_class_tree_is_the_classic_one():
     """`UnixStreamServer` is a `TCPServer` is a `BaseServer`; handlers derive likewise."""
     assert issubclass(trioserver.UnixStreamServer, trioserver.TCPServer)
     assert issubclass(trioserver.TCPServer, trioserver.BaseServer)
     assert issubclass(trioserver.StreamRequestHandler, trioserver.BaseRequestHandler)
 
 
-def test_forking_is_the_old_name_of_process() -> None:
+def test_forking_is_the_old_name_of_process():
     """Each class with worker processes has its classic name, too."""
     for kind in ("MixIn", "TCPServer", "UDPServer", "UnixStreamServer", "UnixDatagramServer"):
         assert getattr(trioserver, f"Forking{kind}") is getattr(trioserver, f"Process{kind}")
 
 
-def test_errors_are_what_people_catch() -> None:
+def test_errors_are_what_people_catch():
     """Each error of a connection is caught as what it is elsewhere, too."""
     for error, known in (
         *((trioserver.IdleTimeout, TimeoutError), (trioserver.WriteTimeout, TimeoutError)),
@@ -202,26 +199,26 @@ print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
 
 
 @EACH
-def test_import_needs_trio_and_attrs_alone(module: ModuleType) -> None:
+def test_import_needs_trio_and_attrs_alone(module):
     """Nothing is imported at run time but the standard library, Trio, attrs and ourselves."""
     found = set(python("-c", NEW_MODULES.format(module=module.__name__)).stdout.split())
     assert found - sys.stdlib_module_names == {"trioserver"}
 
 
-def test_import_leaves_heavy_modules_alone() -> None:
+def test_import_leaves_heavy_modules_alone():
     """The modules of other kinds of server are not paid for by everybody."""
     found = set(python("-c", NEW_MODULES.format(module="trioserver")).stdout.split())
     assert not found & {"asyncio", "multiprocessing", "http", "unittest", "argparse"}
 
 
-def test_import_says_nothing() -> None:
+def test_import_says_nothing():
     """Importing prints nothing, warns of nothing, and configures no logging."""
     code = "import logging, trioserver, trioserver.testing; assert not logging.root.handlers"
     finished = python("-X", "dev", "-c", code)
     assert (finished.stdout, finished.stderr) == ("", "")
 
 
-def test_import_installs_nothing() -> None:
+def test_import_installs_nothing():
     """Importing touches neither signals, hooks nor threads."""
     code = """
 import atexit, signal, sys, threading, warnings, trio
@@ -236,7 +233,7 @@ assert state() == before
     python("-c", code)
 
 
-def test_import_without_assertions() -> None:
+def test_import_without_assertions():
     """Under ``-OO`` there are no docstrings and no asserts, and it works all the same."""
     python("-OO", "-c", "import trioserver, trioserver.testing")
 
@@ -244,12 +241,12 @@ def test_import_without_assertions() -> None:
 # What is shipped -----------------------------------------------------------------------------
 
 
-def test_py_typed_is_shipped() -> None:
+def test_py_typed_is_shipped():
     """Type checkers use the package's own types."""
     assert resources.files(trioserver).joinpath("py.typed").is_file()
     assert "py.typed" in SETTINGS["tool"]["setuptools"]["package-data"]["trioserver"]
 
 
-def test_dependencies_are_two() -> None:
+def test_dependencies_are_two():
     """Trio and attrs, at the versions that the design needs."""
     assert sorted(SETTINGS["project"]["dependencies"]) == ["attrs>=25.4", "trio>=0.31"]
