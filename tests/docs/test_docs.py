@@ -190,7 +190,9 @@ def test_findings(monkeypatch, snippet):
     quotes = re.findall(r"code-block:: text\n\n((?:   .*\n|\n)+)", page("how-to/testing/sweep"))
     for find, quoted in zip(findings, quotes, strict=True):
         if find is findings[-1]:
-            monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_of_another_version"])
+            monkeypatch.setattr(
+                "trioserver.testing._sweeping.schedule.SWITCHES", ["_of_another_version"]
+            )
         with pytest.raises(trioserver.testing.Finding) as found:
             find()
         assert_quoted(quoted, f"Finding: {found.value}")

@@ -24,7 +24,7 @@ from trioserver.testing import (
     pause,
     reply,
 )
-from trioserver.testing._pattern import Mismatch, end_of_match, literals_of
+from trioserver.testing._script.pattern import Mismatch, end_of_match, literals_of
 
 MAIL = [
     reply(b"220 ready\r\n"),

@@ -478,7 +478,7 @@ async def test_hang_that_a_handler_error_has_caused():
 
 async def test_shielded_handler_is_ended_by_the_guard(monkeypatch):
     """It cannot be cancelled, and the test ends all the same."""
-    monkeypatch.setattr("trioserver.testing._guard.A_LAST_MOMENT", 0.1)
+    monkeypatch.setattr("trioserver.testing._looking.guard.A_LAST_MOMENT", 0.1)
 
     async def shields_itself(request, client_address, server):
         with trio.CancelScope(shield=True):

@@ -18,13 +18,13 @@ from trioserver.testing import (
     MemoryServer,
     ResetClient,
     ShutDown,
-    _schedule,  # whose one function names what Trio has changed
     fire_at,
     open_descriptors,
     open_test_server,
     run_trial,
     sweep,
 )
+from trioserver.testing._sweeping import schedule as _schedule
 
 
 async def three_steps(trial):
@@ -249,7 +249,7 @@ STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
 )
 def test_what_is_found(scenario, messages, monkeypatch):
     """Each scenario says what is wrong with it, and the finding does, too."""
-    monkeypatch.setattr("trioserver.testing._trial.MOST_STEPS", 1000)
+    monkeypatch.setattr("trioserver.testing._sweeping.trial.MOST_STEPS", 1000)
     found = finding(scenario)
     for message in messages:
         assert message in found
@@ -540,7 +540,7 @@ async def test_inside_of_trio():
 @pytest.mark.slow
 def test_a_trio_without_the_switch(monkeypatch):
     """Where schedules cannot be fixed it runs all the same, and says what that means."""
-    monkeypatch.setattr("trioserver.testing._schedule.SWITCHES", ["_switch_of_another_version"])
+    monkeypatch.setattr("trioserver.testing._sweeping.schedule.SWITCHES", ["_of_another"])
     swept = sweep(three_steps)
     assert swept.runs >= 9
     assert not swept.is_repeatable

@@ -58,19 +58,19 @@ PRIVATE = {
     "pytest_plugin.py": {
         "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",
     },
-    "testing/_guard.py": {"_current_frames": "documented: sys._current_frames"},
-    "testing/_schedule.py": {
+    "testing/_looking/guard.py": {"_current_frames": "documented: sys._current_frames"},
+    "testing/_sweeping/schedule.py": {
         "_core": "Trio: where its scheduler is",
         "_run": "Trio: the module of its scheduler",
         "_r": "Trio: the random numbers that its scheduler draws",
         "_ALLOW_DETERMINISTIC_SCHEDULING": "Trio: tasks in a fixed order before it draws",
     },
-    "testing/_shields.py": {
+    "testing/_looking/shields.py": {
         "_cancel_status": "Trio: the scopes around a task",
         "_parent": "Trio: the next scope outside",
         "_scope": "Trio: the public scope of a status",
     },
-    "testing/_trio_thread.py": {"_current_frames": "documented: sys._current_frames"},
+    "testing/_running/trio_thread.py": {"_current_frames": "documented: sys._current_frames"},
 }
 """Every private name of Trio, CPython and pytest-trio that is used: where, and what for."""
 

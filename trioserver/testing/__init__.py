@@ -1,15 +1,11 @@
 """Tools for testing servers: a network in memory, for a virtual clock, and what can be wrong."""
 
 from .._published import publish as _publish
-from ._clients import KernelDatagramClient
-from ._descriptors import open_descriptors
-from ._exchanges import Exchange
-from ._factory import ServerFactory, servers_of_a_test
-from ._faults import (
+from ._faults.faults import Faults
+from ._faults.kinds import (
     AcceptError,
     Bandwidth,
     Duplicate,
-    Faults,
     Latency,
     LimitData,
     Loss,
@@ -20,31 +16,31 @@ from ._faults import (
     SlowClose,
     Stall,
 )
-from ._fire_at import fire_at
-from ._guard import Hung, wall_clock_guard
-from ._in_thread import ThreadFaults, ThreadServer, serve_in_thread
-from ._lossy import LossyListener
-from ._memory import (
-    MemoryListener,
-    MemoryMixIn,
-    MemoryServer,
-    MemoryTransport,
-    Transcript,
-    memory_pipe,
-)
-from ._memory_datagrams import (
+from ._faults.lossy import LossyListener
+from ._faults.relay import FaultyListener
+from ._looking.descriptors import open_descriptors
+from ._looking.guard import Hung, wall_clock_guard
+from ._memory.datagrams import (
     MemoryDatagramClient,
     MemoryDatagramListener,
     MemoryDatagramMixIn,
     MemoryDatagramServer,
 )
-from ._relay import FaultyListener
-from ._running import RunningServer, Unfinished, open_test_server
-from ._script import Unmet, open_scripted_server
-from ._steps import Step, eof, expect, expect_eof, pause, reply
-from ._sweep import Swept, run_trial, sweep
-from ._sweep_faults import Cancel, CtrlC, ResetClient, ShutDown
-from ._trial import Finding, Trial
+from ._memory.listener import MemoryListener
+from ._memory.pipe import MemoryTransport, Transcript, memory_pipe
+from ._memory.servers import MemoryMixIn, MemoryServer
+from ._running.clients import KernelDatagramClient
+from ._running.exchanges import Exchange
+from ._running.factory import ServerFactory, servers_of_a_test
+from ._running.in_thread import ThreadFaults, ThreadServer, serve_in_thread
+from ._running.open_server import Unfinished, open_test_server
+from ._running.server import RunningServer
+from ._script.script import Unmet, open_scripted_server
+from ._script.steps import Step, eof, expect, expect_eof, pause, reply
+from ._sweeping.fire_at import fire_at
+from ._sweeping.harm import Cancel, CtrlC, ResetClient, ShutDown
+from ._sweeping.sweep import Swept, run_trial, sweep
+from ._sweeping.trial import Finding, Trial
 
 __all__ = [
     "AcceptError",

@@ -26,19 +26,10 @@ from trio.lowlevel import ParkingLot
 
 import trioserver
 
-from ._faults import (
-    Bandwidth,
-    Faults,
-    Latency,
-    LimitData,
-    Refuse,
-    Reset,
-    Slice,
-    SlowClose,
-    Stall,
-    Towards,
-)
-from ._memory import DEFAULT_CAPACITY, ListenerWrapper, MemoryTransport, memory_pipe
+from .._memory.listener import ListenerWrapper
+from .._memory.pipe import DEFAULT_CAPACITY, MemoryTransport, memory_pipe
+from .faults import Faults
+from .kinds import Bandwidth, Latency, LimitData, Refuse, Reset, Slice, SlowClose, Stall, Towards
 
 _PORTION = 65_536
 

@@ -15,9 +15,8 @@ from sys import _current_frames  # a documented one, for all its underscore
 
 import trio
 
-from ..monitoring import task_tree
-from ._options import check_real_seconds
-from ._shields import lift_shields
+from ...monitoring import task_tree
+from .shields import lift_shields
 
 A_LAST_MOMENT = 5.0
 """Real seconds that what hangs has to end when it is cancelled."""
@@ -98,3 +97,16 @@ class _Guard:
     def _soon(self, function: Callable[[], object]) -> None:
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(function)
+
+
+def check_real_seconds(name: str, value: object) -> None:
+    """Refuse what is no number of seconds above 0; ``inf`` is one.
+
+    Raises:
+      TypeError: it is no number.
+      ValueError: it is another number.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ._faults import Fault, Faults
-
-
-def check_real_seconds(name: str, value: object) -> None:
-    """Refuse what is no number of seconds above 0; ``inf`` is one.
-
-    Raises:
-      TypeError: it is no number.
-      ValueError: it is another number.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")
+from .._faults.faults import Faults
+from .._faults.kinds import Fault
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -15,15 +15,16 @@ import trio
 
 import trioserver
 
-from ._clients import KernelDatagramClient, connected
-from ._clock import jumping_clock
-from ._exchanges import Recorder
-from ._faults import Fault, Faults, Kind, Refuse
-from ._lossy import LossyListener
-from ._memory import MemoryListener
-from ._memory_datagrams import MemoryDatagramClient, MemoryDatagramListener
-from ._options import check_choice, faults_from
-from ._relay import FaultyListener
+from .._faults.faults import Faults, Kind
+from .._faults.kinds import Fault, Refuse
+from .._faults.lossy import LossyListener
+from .._faults.relay import FaultyListener
+from .._memory.datagrams import MemoryDatagramClient, MemoryDatagramListener
+from .._memory.listener import MemoryListener
+from .clients import KernelDatagramClient, connected
+from .clock import jumping_clock
+from .exchanges import A_SECOND, Recorder
+from .options import check_choice, faults_from
 
 Where: TypeAlias = Literal["memory", "tcp", "udp", "unix"]
 
@@ -118,7 +119,9 @@ class Network:
         self._recorder = recorder
         self._tasks = tasks
         self._strict = strict
-        self._clients = itertools.count(_FREE_PORTS)
+        self._numbers = itertools.count(_FREE_PORTS)
+        self._clients: list[trio.abc.AsyncResource] = []
+        self._datagram_clients: list[MemoryDatagramClient | KernelDatagramClient] = []
 
     @property
     def faults(self) -> Faults:
@@ -136,6 +139,11 @@ class Network:
 
     async def connect(self, address: Any) -> trio.abc.HalfCloseableStream:
         """A client's end of a new connection to a server that is bound to ``address``."""
+        stream = await self._connected(address)
+        self._clients.append(stream)
+        return stream
+
+    async def _connected(self, address: Any) -> trio.abc.HalfCloseableStream:
         if isinstance(self._in_memory, MemoryDatagramListener):
             raise TypeError("a server of datagrams has no connections: client()")
         if self._in_memory is None:
@@ -147,6 +155,19 @@ class Network:
 
     async def client(self, address: Any) -> MemoryDatagramClient | KernelDatagramClient:
         """Somebody who sends datagrams to a server that is bound to ``address``."""
+        client = await self._datagram_client(address)
+        self._datagram_clients.append(client)
+        return client
+
+    async def close_clients(self) -> None:
+        """Close the clients that are open, also in a scope that is cancelled; takes no time."""
+        with trio.move_on_after(A_SECOND, shield=True):
+            for client in self._clients:
+                await trio.aclose_forcefully(client)
+        for one in self._datagram_clients:
+            one.close()
+
+    async def _datagram_client(self, address: Any) -> MemoryDatagramClient | KernelDatagramClient:
         if isinstance(self._in_memory, MemoryListener):
             raise TypeError("a server of streams has connections: connect()")
         if self._in_memory is None:
@@ -157,7 +178,7 @@ class Network:
 
     def _own_address(self, address: Any, *, unnamed: str | None) -> Any:
         """A new client's, of the kind of the server's."""
-        return (address[0], next(self._clients)) if isinstance(address, tuple) else unnamed
+        return (address[0], next(self._numbers)) if isinstance(address, tuple) else unnamed
 
     @contextmanager
     def under(self, server: trioserver.BaseServer) -> Iterator[None]:

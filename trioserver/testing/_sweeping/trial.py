@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-import warnings
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeAlias
 
 import attrs
@@ -15,10 +12,11 @@ import trio
 
 import trioserver
 
-from ..monitoring import TaskTree, task_tree
-from . import _schedule
-from ._descriptors import open_descriptors
-from ._shields import lift_shields
+from ...monitoring import TaskTree, task_tree
+from .._looking.descriptors import open_descriptors
+from .._looking.shields import lift_shields
+from . import schedule
+from .surroundings import ctrl_c_heeded, warnings_into
 
 PATIENCE = 10_000.0
 """Virtual seconds after which a scenario hangs."""
@@ -117,10 +115,10 @@ class Trial:
         before = open_descriptors()
         clock = MockClock(autojump_threshold=self.jump_after)
         with ExitStack() as stack:
-            if _schedule.is_there():
-                stack.enter_context(_schedule.fixed_schedule(self.seed))
+            if schedule.is_there():
+                stack.enter_context(schedule.fixed_schedule(self.seed))
             stack.enter_context(warnings_into(self._complaints))
-            stack.enter_context(_ctrl_c_heeded())
+            stack.enter_context(ctrl_c_heeded())
             try:
                 trio.run(self._scenario, scenario, instruments=[_Steps(self)], clock=clock)
             except BaseException as error:
@@ -152,7 +150,7 @@ class Trial:
         for check in self._checks:
             found += check()
         all_fired = len(self._fired) == len(self.at)
-        if not all_fired and not self.varies and _schedule.is_there():
+        if not all_fired and not self.varies and schedule.is_there():
             found.append(f"only {len(self._fired)} of {len(self.at)} faults came")
         expected = self._raised_by_faults()
         if not expected:
@@ -186,7 +184,7 @@ class Trial:
         return " and ".join(f"{_name_of(fault)} after step {step}" for fault, step in pairs)
 
     def _how_to_repeat(self) -> str:
-        if not _schedule.is_there():
+        if not schedule.is_there():
             return "Trio's schedule cannot be fixed with this version, so it may not come again."
         faults = "".join(f", {_name_of(fault)}" for fault in self.faults)
         jump_after = f", jump_after={self.jump_after:g}" if self.jump_after else ""
@@ -252,28 +250,6 @@ class _Steps(trio.abc.Instrument):
 
     def after_io_wait(self, timeout: float) -> None:
         self._trial._look_for_a_hang()
-
-
-@contextmanager
-def warnings_into(complaints: list[str]) -> Iterator[None]:
-    """Have warnings of what was left in the block be complaints."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    complaints += (f"{warning.category.__name__}: {warning.message}" for warning in caught)
-
-
-@contextmanager
-def _ctrl_c_heeded() -> Iterator[None]:
-    """Have SIGINT raise `KeyboardInterrupt`, also where it is ignored, as in a background job."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _task_name(task: trio.lowlevel.Task) -> str:

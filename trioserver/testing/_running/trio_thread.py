@@ -25,8 +25,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import trio
 
-from ..monitoring import TaskTree, task_tree
-from ._guard import Hung
+from ...monitoring import TaskTree, task_tree
+from .._looking.guard import Hung
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -18,8 +18,9 @@ from trio.lowlevel import ParkingLot
 
 import trioserver
 
-from ._faults import Duplicate, Faults, Latency, Loss, Reorder, Towards
-from ._memory import ListenerWrapper
+from .._memory.listener import ListenerWrapper
+from .faults import Faults
+from .kinds import Duplicate, Latency, Loss, Reorder, Towards
 
 
 def fates(faults: Faults, towards: Towards, chance: random.Random) -> Iterator[float]:

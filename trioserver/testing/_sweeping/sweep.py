@@ -19,9 +19,10 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from . import _schedule
-from ._sweep_faults import Cancel
-from ._trial import Fault, Finding, Scenario, Trial, warnings_into
+from . import schedule as _schedule
+from .harm import Cancel
+from .surroundings import warnings_into
+from .trial import Fault, Finding, Scenario, Trial
 
 RUNS_PER_COLLECTION = 50
 

@@ -12,7 +12,11 @@ from trio.lowlevel import ParkingLot
 
 import trioserver
 
-from ._memory import ListenerWrapper, MemoryTransport, Transcript
+from .._memory.listener import ListenerWrapper
+from .._memory.pipe import MemoryTransport, Transcript
+
+A_SECOND = 1.0
+"""Seconds, by the Trio clock, that requests have to end after the test, or to come in it."""
 
 
 @attrs.define(eq=False)

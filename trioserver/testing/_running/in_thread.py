@@ -11,13 +11,15 @@ from typing import Any
 
 import trioserver
 
-from ._clients import blocking_client, path_of_its_own
-from ._exchanges import Exchange
-from ._faults import Fault, Faults
-from ._network import Where, has_datagrams
-from ._options import check_real_seconds
-from ._running import A_SECOND, RunningServer, open_test_server
-from ._trio_thread import TrioThread
+from .._faults.faults import Faults
+from .._faults.kinds import Fault
+from .._looking.guard import check_real_seconds
+from .clients import blocking_client, path_of_its_own
+from .exchanges import A_SECOND, Exchange
+from .network import Where, has_datagrams
+from .open_server import open_test_server
+from .server import RunningServer
+from .trio_thread import TrioThread
 
 
 class ThreadFaults:

@@ -21,10 +21,12 @@ from trio.lowlevel import ParkingLot, checkpoint
 
 import trioserver
 
-from ._clock import jumping_clock
-from ._pattern import Mismatch, end_of_match, literals_of
-from ._running import A_SECOND, RunningServer, open_test_server
-from ._steps import Step, check_steps, excerpt
+from .._running.clock import jumping_clock
+from .._running.exchanges import A_SECOND
+from .._running.open_server import open_test_server
+from .._running.server import RunningServer
+from .pattern import Mismatch, end_of_match, literals_of
+from .steps import Step, check_steps, excerpt
 
 A_DAY = 86_400.0
 """Seconds that a script waits for its client: longer than tests last, so that it is the

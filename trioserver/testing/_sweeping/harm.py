@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import attrs
 
-from ._trial import Trial
+from .trial import Trial
 
 
 @attrs.frozen
@@ -23,7 +23,6 @@ class Cancel:
     """Cancel the trial's scope: the whole scenario, unless it has set one in ``arm``."""
 
     def __call__(self, trial: Trial) -> None:
-        """Do it."""
         trial.scope.cancel(reason="a fault of the sweep")
 
 
@@ -38,7 +37,6 @@ class ShutDown:
     grace: float | None = None
 
     def __call__(self, trial: Trial) -> None:
-        """Do it."""
         if trial.server is None:
             raise RuntimeError("there is no server to shut down: trial.arm(server=...)")
         trial.server.shutdown(self.grace)
@@ -51,7 +49,6 @@ class CtrlC:
     raises: ClassVar[type[BaseException]] = KeyboardInterrupt
 
     def __call__(self, trial: Trial) -> None:
-        """Do it."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("Ctrl-C strikes in the main thread alone: sweep there")
         signal.raise_signal(signal.SIGINT)
@@ -62,7 +59,6 @@ class ResetClient:
     """Have the trial's client vanish: its connection is reset."""
 
     def __call__(self, trial: Trial) -> None:
-        """Do it."""
         if trial.client is None:
             raise RuntimeError("there is no client to reset: trial.arm(client=...)")
         trial.client.reset()

@@ -21,7 +21,7 @@ from trio.lowlevel import ParkingLot, checkpoint
 
 import trioserver
 
-from ._memory import MemoryBase
+from .servers import MemoryBase
 
 DEFAULT_CAPACITY = 256
 """Datagrams that either side keeps until they are received."""

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import trio
 
-from ._running import RunningServer, bare
+from .open_server import bare
+from .server import RunningServer
 
 
 @attrs.define(eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from ..monitoring import tasks_below
+from ...monitoring import tasks_below
 
 
 def lift_shields(root: trio.lowlevel.Task | None, below: trio.CancelScope) -> None:

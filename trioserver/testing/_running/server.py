@@ -1,0 +1,145 @@
+"""A server under test, as a test sees it: its address, clients, requests, errors and faults."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+import trioserver
+
+from .._faults.faults import Faults
+from .._memory.datagrams import MemoryDatagramClient
+from .clients import KernelDatagramClient
+from .exchanges import A_SECOND, Exchange, Recorder
+from .network import Network
+
+
+class RunningServer:
+    """A server under test, while it runs; made by `open_test_server`.
+
+    Attributes:
+      server: the server itself.
+      address: where it listens: ``(host, port, ...)``, or a path.
+    """
+
+    def __init__(self, server: trioserver.BaseServer, network: Network, recorder: Recorder) -> None:
+        self.server = server
+        self.address: Any = server.server_address
+        self._network = network
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return f"<trioserver.testing.RunningServer: {self.server!r}>"
+
+    @property
+    def port(self) -> int:
+        """The port number of an internet server.
+
+        Raises:
+          TypeError: it has none.
+        """
+        match self.address:
+            case (_, int(port), *_):
+                return port
+        raise TypeError(f"{self.address!r} has no port")
+
+    @property
+    def faults(self) -> Faults:
+        """What is wrong with the network; may be changed at any time.
+
+        Raises:
+          RuntimeError: it is a real one, and none were asked for at the beginning.
+        """
+        return self._network.faults
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """Its requests so far, in the order in which they began."""
+        return list(self._recorder.exchanges)
+
+    async def connect(self) -> trio.abc.HalfCloseableStream:
+        """Connect; the stream is closed with the server at the latest.
+
+        Raises:
+          ConnectionRefusedError: nobody listens any more, or there is a `Refuse`.
+        """
+        return await self._network.connect(self.address)
+
+    async def client(self) -> MemoryDatagramClient | KernelDatagramClient:
+        """Somebody who sends datagrams, and receives the replies; closed with the server."""
+        return await self._network.client(self.address)
+
+    async def wait_requests(self, number: int = 1) -> list[Exchange]:
+        """Wait until so many requests have ended; all that have, the first to begin first.
+
+        Raises:
+          RuntimeError: the server has ended, with fewer.
+        """
+
+        def ended() -> list[Exchange]:
+            return [one for one in self._recorder.exchanges if one.record is not None]
+
+        if not await self._recorder.until(lambda: len(ended()) >= number):
+            await trio.sleep(A_SECOND)  # one that has failed cancels this
+            raise RuntimeError(
+                f"the server has ended, and so have {len(ended())} requests: there will be no"
+                f" {number}"
+            )
+        return ended()
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is open."""
+        await self._recorder.until(lambda: not self._recorder.open)
+
+    def check(self) -> None:
+        """Raise what handlers and hooks have raised so far, which is forgotten by that.
+
+        Raises:
+          ExceptionGroup: of the errors; of each only once, so not at the end again.
+        """
+        self._recorder.check()
+
+    async def stop(self, grace: float = 0) -> trioserver.ShutdownReport:
+        """Shut the server down, and wait for its end.
+
+        Args:
+          grace: seconds that requests in flight have to end by themselves.
+        """
+        self.server.shutdown(grace)
+        return await self.server.wait_closed()
+
+    @asynccontextmanager
+    async def expect_error(
+        self, kind: type[Exception] | tuple[type[Exception], ...] = Exception
+    ) -> AsyncIterator[list[Exception]]:
+        """In the block, a handler or a hook raises this, which then does not fail the test.
+
+        Gives a list, which has the errors in it when the block is over. They may come a
+        second after it, by the Trio clock.
+
+        Raises:
+          AssertionError: none came.
+        """
+        found: list[Exception] = []
+        errors, before = self._recorder.errors, list(self._recorder.errors)
+
+        def new() -> list[Exception]:
+            return [error for error in errors if error not in before]
+
+        def came() -> bool:
+            return any(isinstance(error, kind) for error in new())
+
+        yield found
+        with trio.move_on_after(A_SECOND):
+            await self._recorder.until(came)
+        others = [error for error in new() if not isinstance(error, kind)]
+        found += (error for error in new() if isinstance(error, kind))
+        errors[:] = [error for error in errors if error not in found]
+        if not found:
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            names = " or ".join(one.__name__ for one in kinds)
+            instead = f"; there was {', '.join(map(repr, others))}" if others else ""
+            raise AssertionError(f"no handler has raised {names}, which this test expects{instead}")
