@@ -135,7 +135,7 @@ async def talk_in_datagrams(address: Address) -> None:
 async def show(
     server: trioserver.TCPServer | trioserver.UDPServer, talk: Callable[[Address], Awaitable[None]]
 ) -> None:
-    """One server's life."""
+    """Serve, talk and shut down, and tell what happens."""
     async with server.serving(grace=2):
         address = server.server_address
         where = address if isinstance(address, str) else "{}:{}".format(*address)
@@ -146,7 +146,7 @@ async def show(
 
 
 async def show_all() -> None:
-    """The same over TCP and UDP, and over Unix sockets of both kinds."""
+    """Show a server of each kind: over TCP, UDP, and Unix sockets of both kinds."""
     tell("Servers answer in upper case, in lines or in datagrams. Their clients are plain")
     tell("blocking sockets.\n")
     await show(trioserver.TCPServer(("127.0.0.1", 0), Upper), talk_in_lines)

@@ -169,7 +169,7 @@ class Admission:
     def _next_in_row(
         self, listener: Listener, *, in_drain: bool = False
     ) -> tuple[bool, RequestTask | None]:
-        """The same, but one client's own error is counted here, so it does not hide the next."""
+        """Take the next client; an error of its own is counted, and does not hide the one after."""
         try:
             return self._next_task(listener, in_drain=in_drain)
         except OSError as error:
@@ -234,7 +234,7 @@ class Admission:
         self._registry.refused(task.client_address, reason)
 
     def leave(self, task: RequestTask) -> None:
-        """Free the place of a request whose outcome is decided, and start one that waits."""
+        """Free the place of a request whose outcome is decided, and start a waiting client."""
         if task.rejection is None:
             self._slots.give_back(task.client_key)
         else:

@@ -25,6 +25,7 @@ from .._facts.events import (
 from .._facts.observers import Audience
 from .._requests.drain import Drain
 from .admission import Admission
+from .home_thread import HomeThread
 from .hooks import ServerHooks
 from .listeners import Listeners
 from .phase import CurrentPhase, Phase
@@ -32,7 +33,7 @@ from .registry import RequestRegistry
 from .request_nursery import RequestNursery
 from .shutdown import Shutdown
 from .stop_request import StopRequest
-from .work import Home, Work
+from .work import Work
 
 
 @attrs.define(eq=False)
@@ -76,7 +77,7 @@ class Run:
     ending: Shutdown = attrs.field(init=False)
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     stop: StopRequest | None = None
-    _home: Home = attrs.field(factory=Home)
+    _home: HomeThread = attrs.field(factory=HomeThread)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _is_announced: bool = False

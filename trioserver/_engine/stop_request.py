@@ -22,7 +22,7 @@ class StopRequest:
     reason: str = "shutdown() was called"
 
     def counted_from(self, now: float) -> StopRequest:
-        """The same, with its seconds counted from ``now``, unless they are counted already."""
+        """Count the seconds of its grace from ``now``, unless they are counted already."""
         return attrs.evolve(self, ends_at=min(self.ends_at, now + self.grace))
 
     def and_earlier(self, other: StopRequest | None) -> StopRequest:

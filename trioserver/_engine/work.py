@@ -1,9 +1,9 @@
-"""What works on a run, one piece of work at a time, and the thread that it works in."""
+"""The one task that binds or serves a run, and who waits for its end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -34,23 +34,3 @@ class Work:
         """Wait until the block is left. No checkpoint if no task is in it."""
         if self._over is not None:
             await self._over.wait()
-
-
-@attrs.define(eq=False)
-class Home:
-    """Trio's thread, in which the functions of a run have to be called, from any thread."""
-
-    _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
-
-    def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Call ``function`` in Trio's thread: now, if this is that thread; else soon."""
-        try:
-            is_here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # a thread without Trio
-            is_here = False
-        if is_here:
-            function(*arguments)
-        else:
-            # When its trio.run has ended, there is nothing left to end.
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(function, *arguments)

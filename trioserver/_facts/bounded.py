@@ -1,4 +1,4 @@
-"""A block that has so many seconds, and of which is told when they were not enough."""
+"""A block that is cut after so many seconds, and logged if it was."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .observers import error_log, log_safely
 class Bounded:
     """Cuts its ``with`` block after so many seconds, and logs that as an error.
 
-    What is called in it is a hook, or something else of the program's, at a moment when a
-    cancellation is pending or nobody else would notice. (It is no generator: the frame of
-    one would be in the traceback of an error that passes, and hold it.)
+    The block calls a hook, or other code of the program, at a moment when a cancellation is
+    pending or nobody else would notice that it hangs. (This is a class and not a generator:
+    the frame of a generator would be part of the traceback of an error that passes through,
+    and keep the error alive.)
 
     Args:
       seconds: how long it may take.
@@ -27,8 +28,8 @@ class Bounded:
       bound: the time-outs whose sum the seconds are, by their names.
       shield: whether a cancellation from outside has to wait for it.
       least: seconds that it has in any case.
-      error: an error that may be told by nobody else; it is shown with the message.
-      unless: whether what it was for is done all the same: then there is nothing to tell.
+      error: an error that may be logged nowhere else; the message shows it.
+      unless: whether the work is done although the block was cut: then nothing is logged.
     """
 
     _seconds: float

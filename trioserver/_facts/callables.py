@@ -51,7 +51,7 @@ def parameters_if_not_for(value: Any, *arguments: str) -> str | None:
 
 
 def parameters_of_method_if_not_for(cls: type, name: str, *arguments: str) -> str | None:
-    """The same for a method, if it is an ordinary one."""
+    """The parameters of a method, if it is a plain function that cannot be called so."""
     method = inspect.getattr_static(cls, name, None)
     if not inspect.isfunction(method):
         return None

@@ -28,10 +28,10 @@ class PythonHasChanged(Exception):
 
 
 def _private(owner: object, name: str, rests_on_it: str) -> Any:
-    """What ``owner`` calls ``name``.
+    """Get a private attribute of CPython.
 
     Raises:
-      PythonHasChanged: nothing; says which name, and what rests on it.
+      PythonHasChanged: there is none; says which one, and what rests on it.
     """
     try:
         return getattr(owner, name)

@@ -46,7 +46,7 @@ class Observer:
         """A client was turned away before it became a request."""
 
     def accept_failed(self, server_address: Address, error: OSError) -> None:
-        """An accept met ``error``."""
+        """An accept failed with ``error``."""
 
     def draining(self, grace: float) -> None:
         """The server stopped accepting; requests have ``grace`` seconds left."""
@@ -169,7 +169,7 @@ class Audience:
 
 
 def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, **more: Any) -> None:
-    """Log, and survive it.
+    """Log, and drop whatever that raises.
 
     A logging handler or filter of the program's may raise, and an exception's
     own ``__str__`` may. Neither is a reason for a server to end, and there is

@@ -1,7 +1,7 @@
 """Signal handlers that are for one process alone: a child that it forks has the old ones back.
 
-A child of a server that waits for signals must not wait for them, too: nobody would
-look at what it is told, and ``terminate()`` would end nothing.
+A child that a server forks must not keep the server's handlers: nobody would look at what
+they note, and ``terminate()`` would end nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def install(handler: Handler, before: Mapping[int, Disposition]) -> None:
 
 @contextmanager
 def installed(handler: Handler, before: Mapping[int, Disposition]) -> Iterator[None]:
-    """The same, for the block; then what was there when it began is there again."""
+    """Install ``handler`` for the block; at its end, restore what was installed before."""
     outer = dispositions(before)
     replaced = {number: _replaced[number] for number in before if number in _replaced}
     install(handler, before)
@@ -58,8 +58,8 @@ def _put_back(number: int, disposition: Disposition) -> None:
     signal.signal(number, signal.SIG_DFL if disposition is None else disposition)
 
 
-# Around a fork they are held back: one that came to the child before it has its own
-# handlers would be lost, and who starts a process may end it at once.
+# Signals are blocked around a fork: one that reached the child before it has its own
+# handlers would be lost, and the starter of a process may want to end it at once.
 
 
 def _before_fork() -> None:

@@ -132,7 +132,7 @@ class Datagram(OfClient, _Pair):
     reset = close
 
     async def aclose(self) -> None:
-        """The same, as a checkpoint."""
+        """Close it, and execute a checkpoint."""
         self.close()
         await checkpoint()
 
@@ -156,7 +156,7 @@ class Datagram(OfClient, _Pair):
     _must_linger = False
 
     def _end_idle_waits(self) -> None:
-        """There are none."""
+        """Do nothing: a datagram is complete, so its handler waits for no input."""
 
 
 @attrs.define(eq=False)
@@ -195,7 +195,7 @@ class _Reply:
         self._socket._check_open()
 
     async def send_all(self, data: Data) -> None:
-        """Add to the datagram."""
+        """Append to the datagram that is sent when the handler has returned."""
         await checkpoint()
         self.check()
         self.buffer += data

@@ -121,7 +121,7 @@ class DatagramSocket:
         return address == self._info.client_address and error.errno in _PEER_ERRORS
 
     def _close(self) -> None:
-        """Send no more; who waits to is told (`trio.ClosedResourceError`)."""
+        """Send no more. A send that waits raises `trio.ClosedResourceError`."""
         self._closed = True
         for wait in self._waits:
             wait.cancel(reason="the way back was closed")

@@ -19,7 +19,7 @@ class IdleBlock:
         on_enter: Callable[[], object],
         end_by_drain: Callable[[], Draining],
     ) -> None:
-        """Make one.
+        """Make the block, which begins when it is entered.
 
         Args:
           blocks: those in which tasks are now; it is among them from its start to its end.

@@ -276,7 +276,7 @@ class BaseServer(Lifecycle):
         return await self.verify_request(request, client_address)
 
     def _has_arrival(self) -> bool:
-        """Whether `_arrive` does anything."""
+        """Whether clients have an arrival, so whether `_arrive` does anything."""
         return self._overrides("verify_request")
 
     def _most_requests(self) -> int:

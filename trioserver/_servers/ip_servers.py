@@ -167,5 +167,5 @@ def _has_ipv6_parts(address: object) -> bool:
 
 
 def kind_of_fault(address: object, right: tuple[type, ...]) -> type[Exception]:
-    """What is wrong with an address: its value if it is of the right type, else its type."""
+    """The error for a wrong address: ValueError if its type is right, else TypeError."""
     return ValueError if isinstance(address, right) else TypeError

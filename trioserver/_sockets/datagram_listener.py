@@ -170,7 +170,7 @@ class DatagramListener:
         return self.socket.fileno()
 
     def show(self) -> int:
-        """The same, for a handler, who might close it."""
+        """The descriptor's number for a handler, which may close it: remember which file it is."""
         if self._identity is None:
             self._identity = identity_of(self.fileno())
         return self.fileno()

@@ -22,7 +22,7 @@ Identity: TypeAlias = tuple[int, int]
 
 
 def identity_of(number: int) -> Identity | None:
-    """What is behind a number; None if nothing is, or it cannot be told (Windows)."""
+    """Which file a number stands for; None if it is closed, or on Windows, which cannot tell."""
     try:
         found = os.fstat(number)
     except OSError:

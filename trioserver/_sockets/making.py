@@ -59,7 +59,7 @@ def socket_of(kind: Kind, number: int) -> socket.socket:
 
 
 def object_of(of: type[S], kind: Kind, number: int) -> S:
-    """The same, of a class of sockets."""
+    """An object of class ``of`` for the descriptor ``number``, whose kind is known."""
     # With a default Python sets the mode, which all have in common who have the same file.
     blocks = None if socket.getdefaulttimeout() is None else _blocks(number)
     sock = of(*kind, fileno=number)

@@ -39,7 +39,10 @@ class Accepted:
         return not self._clients
 
     def readable(self) -> int | None:
-        """What says that it is there, for who looks before the accept; None if it was taken."""
+        """A descriptor that is readable until the client is taken, then None.
+
+        A ``get_request`` may select on the listening socket before it accepts.
+        """
         if self.is_taken:
             return None
         if self._readable is None:
@@ -72,7 +75,7 @@ class HandsOut(socket.socket):
         return super()._accept() if client is None else client  # type: ignore[misc]
 
     def fileno(self) -> int:
-        """Its number; that of something readable for who looks whether a client is there."""
+        """Its number; in a ``get_request``, that of a descriptor that is readable."""
         number = None if _here.accepted is None else _here.accepted.readable()
         return super().fileno() if number is None else number
 

@@ -147,7 +147,7 @@ class _Tells:
     _stopped: threading.Event
 
     def draining(self, grace: float) -> None:
-        """The drain has begun."""
+        """Let the ``serve_forever`` of the foreign server return."""
         self._stopped.set()
 
 

@@ -60,7 +60,7 @@ class AdoptedListener:
             theirs.socket.do_handshake_on_connect = False  # not in Trio's thread
 
     def listen(self, backlog: int) -> None:
-        """Nothing: it does already."""
+        """Do nothing: the socket listens already."""
 
     def seal(self) -> None:
         """Let nobody else into the queue, unless others go on accepting from it.
@@ -136,7 +136,7 @@ class AdoptedListener:
 
 
 def get_request(theirs: Any) -> tuple[AdoptedTransport, Address]:
-    """What their ``get_request`` returns."""
+    """Call the foreign server's ``get_request``, and wrap the socket that it returns."""
     request, client_address = theirs.get_request()
     if isinstance(request, socket.socket) and request.fileno() == -1:
         raise OSError(errno.EBADF, "it returned a socket that is closed")

@@ -268,7 +268,7 @@ class AdoptedServer(ThreadingMixIn):
             transport.lend(request, ends_idle=self.ends_idle_reads)
 
     def _call(self, transport: Any, function: Callable[[], T]) -> T:
-        """What a thread does."""
+        """Call ``function`` in a handler's thread, with what it needs from its transport."""
         if isinstance(transport.theirs, AdoptedSocket):
             return transport.theirs.call(function)
         is_stream = isinstance(transport, AdoptedTransport)

@@ -30,14 +30,14 @@ from .polling import wait_for
 
 
 class HasFileno(Protocol):
-    """Something to wait for."""
+    """An object with a descriptor that can be waited for."""
 
     def fileno(self) -> int:
         """Its descriptor; -1 if it has none."""
 
 
 class KnowsDrain(Protocol):
-    """Whether the server drains."""
+    """The part of a `Drain` that a thread looks at."""
 
     @property
     def began(self) -> bool:
@@ -135,7 +135,7 @@ class Loan:
 
     @property
     def identity(self) -> Identity | None:
-        """What is behind the descriptor's number, if the borrower was shown it."""
+        """Which file the descriptor's number stands for, once the borrower was shown the number."""
         return self.state.identity
 
     # For the borrower, who writes ------------------------------------------------

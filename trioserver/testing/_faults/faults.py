@@ -143,7 +143,7 @@ class Faults:
             self.remove(*(fault for fault in faults if fault in self._faults))
 
     def of(self, kind: type[F], towards: Towards) -> list[F]:
-        """Those of one kind that are there now for one way, in the order of their coming."""
+        """The present faults of one kind that apply to one way, in the order of their coming."""
         return [
             fault
             for fault in self._faults
@@ -165,13 +165,13 @@ class Faults:
         return random.Random(repr((self._seed, *whose)))  # noqa: S311  (to be repeated, not secret)
 
     def call_when_added(self, heed: Callable[[], None]) -> None:
-        """Call this whenever there are more: some strike at once."""
+        """Call ``heed`` whenever faults are added: some strike at once."""
         self._heeded_by.append(heed)
 
     def call_no_more(self, heed: Callable[[], None]) -> None:
-        """Do not, from now on."""
+        """Stop calling ``heed``."""
         self._heeded_by.remove(heed)
 
     async def change(self) -> None:
-        """Wait until they change."""
+        """Wait until faults are added or removed."""
         await self._changed.park()

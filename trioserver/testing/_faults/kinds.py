@@ -184,7 +184,7 @@ class AcceptError:
     times: int = attrs.field(default=1, validator=_whole(1, unit="times"))
 
     def error(self) -> OSError:
-        """The error."""
+        """Make the error that the accept raises."""
         return OSError(self.errno, os.strerror(self.errno))
 
 

@@ -152,7 +152,7 @@ class _WayBack:
     _users: int = 0
 
     def shared(self) -> Self:
-        """This, for one more user, who closes it."""
+        """Count one more user, and return this; each user closes it once."""
         self._users += 1
         return self
 

@@ -62,7 +62,7 @@ class MemoryDatagramClient:
         self.send_now(data)
 
     def send_now(self, data: bytes) -> None:
-        """The same from plain code, without a checkpoint."""
+        """Send one datagram from plain code, without a checkpoint."""
         self._check_open()
         _check_size(data)
         self._listener.deliver(bytes(data), self)

@@ -71,7 +71,7 @@ class MemoryListener:
     def connect_now(
         self, client_address: Any = None, credentials: trioserver.PeerCredentials | None = None
     ) -> trioserver.Connection:
-        """The same, without waiting; refused when the queue is full."""
+        """Connect without waiting; refused when the queue is full."""
         if self.closed or len(self._queue) >= self._backlog:
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         if client_address is None:

@@ -40,7 +40,7 @@ class _Direction:
         return self.ended or self.reset or self.reader_gone
 
     def changed(self) -> None:
-        """Let everybody who waits look again."""
+        """Wake all waits, which look again."""
         self.readers.unpark_all()
         self.writers.unpark_all()
 
@@ -178,7 +178,7 @@ def memory_pipe(
     *,
     addresses: tuple[Any, Any] = (("memory", 1), ("memory", 2)),
 ) -> tuple[MemoryTransport, MemoryTransport]:
-    """Two connected ends.
+    """Make two ends that are connected.
 
     Args:
       capacity: bytes that each direction holds before a send has to wait.

@@ -76,7 +76,7 @@ class KernelDatagramClient:
         return await self._socket.recv(65_536)
 
     def close(self) -> None:
-        """Be gone."""
+        """Close the socket, and remove its file if it has one."""
         self._socket.close()
         if self._own:
             Path(self._own).unlink(missing_ok=True)

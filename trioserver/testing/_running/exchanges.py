@@ -76,7 +76,7 @@ class Recorder(trioserver.Observer):
         self._transcripts: dict[int, Transcript] = {}
 
     def request_started(self, info: trioserver.RequestInfo) -> None:
-        """A new one."""
+        """Add an exchange."""
         transcript = self._transcripts.pop(info.id, None)
         exchange = self.open[info.id] = Exchange(info, transcript=transcript)
         self.exchanges.append(exchange)
@@ -88,12 +88,12 @@ class Recorder(trioserver.Observer):
         outcome: trioserver.Outcome,
         record: trioserver.RequestRecord,
     ) -> None:
-        """It has ended."""
+        """Note how the exchange ended."""
         self.open.pop(info.id).record = record
         self._changed.unpark_all()
 
     def server_closed(self, report: trioserver.ShutdownReport) -> None:
-        """There will be no more."""
+        """Wake those who wait for requests that will not come."""
         self._is_over = True
         self._changed.unpark_all()
 

@@ -70,7 +70,7 @@ class ServerFactory:
             one.closed.set()
 
     async def close(self) -> None:
-        """Close them all.
+        """Close all servers of the test, the newest first.
 
         Raises:
           ExceptionGroup: what is wrong with them; bare, if it is one.

@@ -125,7 +125,7 @@ class Network:
 
     @property
     def faults(self) -> Faults:
-        """What is wrong with it."""
+        """The faults that it has."""
         if not self._may_fail:
             raise RuntimeError(
                 "nothing is between this server and its sockets; for faults on a real network,"

@@ -30,7 +30,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def faults_from(given: Faults | Iterable[Fault] | None) -> Faults:
-    """What is wrong with a network to begin with; nothing, of None.
+    """The faults that a network has to begin with; none, of None.
 
     Raises:
       TypeError: it is neither `Faults` nor several faults.

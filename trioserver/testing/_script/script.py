@@ -220,7 +220,7 @@ class _Script:
         return [unmet for one in self._conversations if (unmet := one.unmet()) is not None]
 
     def end(self) -> None:
-        """Follow it no further."""
+        """Stop following the script."""
         for conversation in self._conversations:
             conversation.end()
 

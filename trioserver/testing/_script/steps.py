@@ -19,7 +19,7 @@ class Step:
     argument: Any = None
 
     def __repr__(self) -> str:
-        """As it is written."""
+        """As a call."""
         return f"{self.kind}({'' if self.argument is None else repr(self.argument)})"
 
     def __str__(self) -> str:

@@ -169,10 +169,10 @@ def address_to_json(address: Any) -> Any:
 
 
 def address_from_json(value: Any) -> Any:
-    """The address again.
+    """Read an address that `address_to_json` has written.
 
     Raises:
-      FrameError: it is none.
+      FrameError: ``value`` is not an address.
     """
     match value:
         case str():

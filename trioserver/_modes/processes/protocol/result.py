@@ -20,7 +20,7 @@ from .frames import FrameError, shorten
 
 @attrs.define(kw_only=True)
 class Result:
-    """How a request went.
+    """What a worker reports of a request at its end.
 
     Attributes:
       outcome: one of `Outcome`.

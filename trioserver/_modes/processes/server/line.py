@@ -78,7 +78,7 @@ class Line:
                 continue
 
     def receive_now(self) -> bytes:
-        """What is there of what the worker has said; nothing if nothing is."""
+        """The bytes that have come from the worker and were not read yet; ``b""`` if none have."""
         with suppress(BlockingIOError):
             return self._take()
         return b""

@@ -29,10 +29,10 @@ class Phase(enum.Enum):
         return self in {Phase.STARTING, Phase.IDLE, Phase.BUSY}
 
     def to(self, following: Phase) -> Phase:
-        """The phase that follows.
+        """Check that ``following`` may follow this phase, and return it.
 
         Raises:
-          RuntimeError: it does not follow this one; a fault of the library.
+          RuntimeError: it may not; a fault of the library.
         """
         if following not in _FOLLOWING[self]:
             raise RuntimeError(f"a worker does not go from {self.name} to {following.name}")

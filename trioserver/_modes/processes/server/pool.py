@@ -150,7 +150,7 @@ class Pool:
             self._idle.append(worker)
 
     def _given(self, worker: Worker) -> Worker:
-        """A worker, whose replacement is on its way if this is its last request."""
+        """Mark a worker as busy; if this is its last request, start its replacement."""
         is_last = worker.served + 1 >= worker.most_requests
         worker.phase = worker.phase.to(Phase.LEAVING if is_last else Phase.BUSY)
         if is_last:
@@ -160,7 +160,7 @@ class Pool:
     # Workers come and go ---------------------------------------------------------
 
     def _replace(self) -> None:
-        """Start as many as are missing; who is on its last request is not counted."""
+        """Start as many workers as are missing; one on its last request does not count."""
         if self._closing or self._nursery is None:
             return
         config = self._config

@@ -76,7 +76,7 @@ class Setbacks:
         return True
 
     def start_failed(self, error: WorkerStartError, since: int, *, anybody: bool) -> bool:
-        """Note one more.
+        """Count one more start that failed.
 
         Args:
           error: why.
@@ -103,7 +103,7 @@ class Setbacks:
         return self._hopeless >= FAILURES and not waits
 
     def start_succeeded(self) -> None:
-        """A worker is ready."""
+        """Forget the failed starts: a worker is ready."""
         self.last = False
         self._hopeless = 0
 

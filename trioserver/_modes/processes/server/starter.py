@@ -49,7 +49,7 @@ class Starter:
         return f"; what the fork server imports is {', '.join(self._preload)}"
 
     async def start(self, is_late: Callable[[], bool]) -> Spawned:
-        """Start a process.
+        """Start a worker process, by a fresh interpreter if the fork server has gone.
 
         Args:
           is_late: whether a cancellation means that it has taken too long.

@@ -48,17 +48,17 @@ SOON = 1.0
 
 @attrs.define(eq=False)
 class Worker:
-    """One worker process.
+    """One worker process, as the server sees it.
 
     Attributes:
-      job: the request that it has.
-      most_requests: how many it may have.
+      job: the request that it works on.
+      most_requests: how many requests it may have in its life.
       served: how many it has had.
-      phase: what it is there for.
-      was_ready: whether it has got ready for its first.
-      why_not: the traceback of what has kept it from getting ready.
-      idle_since: since when, by the Trio clock, it has had none.
-      stopped_since: since when, by the Trio clock, it is seen to be stopped by a signal.
+      phase: where in its life it is.
+      was_ready: whether it has been ready for a first request.
+      why_not: the traceback of the error that kept it from getting ready.
+      idle_since: when, by the Trio clock, its last request ended.
+      stopped_since: when, by the Trio clock, it was first seen stopped by a signal.
       was_killed: whether the server has killed it.
     """
 
