@@ -22,6 +22,12 @@ ROOMS = (
     "_program/",
     "__init__.py",
     "monitoring/",
+    "testing/_memory/",
+    "testing/_faults/",
+    "testing/_looking/",
+    "testing/_running/",
+    "testing/_script/",
+    "testing/_sweeping/",
     "testing/",
     "pytest_plugin.py __main__.py _demo.py",
 )
@@ -139,7 +145,7 @@ def problems_of(file, imports):
         theirs = room_of(other)
         if theirs is None or theirs > mine:
             yield f"{file} imports {other}, of a room below its own"
-        elif is_tool(file) and theirs != mine and not is_public(other, name):
+        elif is_tool(file) and theirs != mine and not may_use(file, other, name):
             yield f"{file}, a tool, imports {name or other} of {other}, which is private"
         elif file in reachable(imports, other):
             yield f"{file} and {other} import each other"
@@ -151,9 +157,10 @@ def is_tool(file):
     return number is not None and number > ROOMS.index("__init__.py")
 
 
-def is_public(file, name):
-    """Whether people may import a name of a file, too."""
-    return file == SHARED or (file.endswith("__init__.py") and not name.startswith("_"))
+def may_use(file, other, name):
+    """Whether a tool may import that: it is public, or of its own package."""
+    is_public = other.endswith("__init__.py") and not name.startswith("_")
+    return is_public or other == SHARED or Path(file).parts[0] == Path(other).parts[0]
 
 
 def reachable(imports, file):
@@ -302,9 +309,9 @@ def test_rooms_tools_use_public_names(tmp_path):
     """A tool may use the package as everybody does, and its own neighbours."""
     tool = (
         "import trioserver\nfrom trioserver import TCPServer\nfrom ._b import c\n"
-        "self._x = self._x\nfrom .._published import publish"
+        "self._x = self._x\nfrom .._published import publish\nfrom ._memory.d import e"
     )
-    sources = {"testing__in____init__": "", "_published": ""}
+    sources = {"testing__in____init__": "", "_published": "", "testing__in___memory__in__d": ""}
     assert problems(package(tmp_path, testing__in___a=tool, testing__in___b="", **sources)) == []
 
 
