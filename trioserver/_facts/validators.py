@@ -101,7 +101,7 @@ def count(
     return check
 
 
-def a(kind: type, expected: str) -> Validator:
+def instance_of(kind: type, expected: str) -> Validator:
     """A validator for instances of ``kind``."""
 
     def check(instance: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -109,6 +109,9 @@ def a(kind: type, expected: str) -> Validator:
             reject(TypeError, instance, field, expected, value)
 
     return check
+
+
+true_or_false = instance_of(bool, "True or False")
 
 
 def socket_options(instance: object, field: attrs.Attribute[Any], value: object) -> None:

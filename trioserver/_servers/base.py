@@ -21,7 +21,14 @@ from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo, ShutdownReport
 from .._facts.observers import valid_observers
-from .._facts.validators import a, as_tuple, check_seconds, seconds, socket_options
+from .._facts.validators import (
+    as_tuple,
+    check_seconds,
+    instance_of,
+    seconds,
+    socket_options,
+    true_or_false,
+)
 from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
 from .._requests.drain import Drain
@@ -80,10 +87,12 @@ class BaseServer(Lifecycle):
     RequestHandlerClass: Handler = attrs.field(kw_only=False, validator=_valid_handler)
     timeout: float | None = attrs.field(default=None, validator=seconds(zero=True, optional=True))
     timeouts: Timeouts = attrs.field(
-        factory=Timeouts, validator=a(Timeouts, "a trioserver.Timeouts")
+        factory=Timeouts, validator=instance_of(Timeouts, "a trioserver.Timeouts")
     )
-    limits: Limits = attrs.field(factory=Limits, validator=a(Limits, "a trioserver.Limits"))
-    propagate_errors: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    limits: Limits = attrs.field(
+        factory=Limits, validator=instance_of(Limits, "a trioserver.Limits")
+    )
+    propagate_errors: bool = attrs.field(default=False, validator=true_or_false)
     observers: Sequence[object] = attrs.field(
         default=(), converter=as_tuple, validator=valid_observers
     )

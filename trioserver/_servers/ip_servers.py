@@ -11,7 +11,7 @@ import attrs
 
 from .._facts.address import given_sockets, valid_ip_address
 from .._facts.events import RequestInfo
-from .._facts.validators import LARGEST_INT, a, count, reject
+from .._facts.validators import LARGEST_INT, count, reject, true_or_false
 from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain
@@ -46,8 +46,8 @@ class IPServer(BaseServer):
     socket_type: ClassVar[int]
 
     address_family: int | None = attrs.field(default=None, validator=_valid_family)
-    allow_reuse_address: bool = attrs.field(default=False, validator=a(bool, "True or False"))
-    allow_reuse_port: bool = attrs.field(default=False, validator=a(bool, "True or False"))
+    allow_reuse_address: bool = attrs.field(default=False, validator=true_or_false)
+    allow_reuse_port: bool = attrs.field(default=False, validator=true_or_false)
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
         if given_sockets(address):

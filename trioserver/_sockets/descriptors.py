@@ -1,6 +1,6 @@
 """Whose a descriptor's number is.
 
-Who is told a number can close it behind the back of the socket object that has it:
+A handler that is told a number can close it behind the back of the socket object:
 ``os.fdopen`` and ``socket.socket(fileno=...)`` do so when they are let go. From then on it is
 nobody's, or already another connection's, and to go on with it harms a stranger. So whoever
 shows a number notes what is behind it, and looks before the library itself uses it again.

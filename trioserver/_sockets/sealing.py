@@ -3,7 +3,7 @@
 Between the last accept of a drain and the close of the socket a client could still come in: its
 connect succeeds, it begins to send, and the close resets it. Of 1000 clients that came as fast
 as they could to a server that was shut down 20 times, one did. So the queue is closed first.
-Whoever comes then is refused, as after the close; by TCP a second later, since the kernel
+A client that comes then is refused, as after the close; by TCP a second later, since the kernel
 does not answer and the client's asks again.
 """
 
@@ -18,7 +18,7 @@ from contextlib import suppress
 _SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>; the socket module does not have it
 
 # The instructions of a filter (struct sock_filter, <linux/bpf_common.h>) that drops what asks for
-# a new connection. Who has asked already may finish: the last packet of that is on its way.
+# a new connection. A client that has sent the first packet may finish: the last one is on its way.
 _INSTRUCTIONS = (
     (0x30, 0, 0, 13),  # load the byte with the flags of TCP,
     (0x54, 0, 0, 0x12),  # of which SYN and ACK count:
@@ -30,7 +30,7 @@ _DROP_SYN = b"".join(struct.pack("=HBBI", *fields) for fields in _INSTRUCTIONS)
 
 
 def seal(sock: socket.socket) -> None:
-    """Let nobody else into the queue, if the system can do that. Whoever is in it stays.
+    """Let nobody else into the queue, if the system can do that. Clients in it stay.
 
     For whoever else has the socket, too.
     """

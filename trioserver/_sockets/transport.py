@@ -67,7 +67,7 @@ class Transport(Protocol):
         """End the sending direction; the peer reads to its end."""
 
     def close(self) -> None:
-        """Close, now. Whoever waits gets `trio.ClosedResourceError`. Twice is once."""
+        """Close, now; a wait raises `trio.ClosedResourceError`. Closing twice is closing once."""
 
     def reset(self) -> None:
         """Close so that the peer sees an error, not an orderly end, where that can be told."""

@@ -5,8 +5,8 @@ The rules this file keeps, and why:
 * A path is looked at, removed and bound while its directory is locked
   (flock(2)), because "nobody listens there" can be untrue a moment later: of
   two servers that find one stale file at the same time, the second would remove
-  the first one's new socket. Whoever does not take that lock, another program
-  say, is not stopped by it.
+  the first one's new socket. A program that does not take the lock is not
+  stopped by it.
 * A socket listens before the lock is given back: between bind and listen it
   refuses connections and would look dead.
 * Where the directory cannot be locked nothing is ever removed from it.

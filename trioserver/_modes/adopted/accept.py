@@ -1,6 +1,6 @@
 """A client that was accepted already, for a ``get_request`` of theirs that accepts it again.
 
-Whoever accepts must not wait, and own the client from the first moment on; an override of
+The code that accepts must not wait, and own the client from the first moment on; an override of
 ``get_request`` may wait, for its client's half of a handshake above all. So the server accepts
 in Trio's thread, and the override is called later, in another thread: there, for the length of
 that call, their listening socket is ready, and its ``accept`` returns this very client.

@@ -11,7 +11,7 @@ import trio
 
 from ..._facts.address import Address
 from ..._facts.events import Mode
-from ..._facts.validators import LARGEST_INT, a, count
+from ..._facts.validators import LARGEST_INT, count, true_or_false
 from ..._requests.connection import Connection
 from ..._requests.datagram import Datagram
 from ..._servers.base import BaseServer
@@ -62,9 +62,9 @@ class ThreadingMixIn(BaseServer):
     max_threads: int = attrs.field(
         default=40, validator=count(1, most=LARGEST_INT, unit="of threads ")
     )
-    daemon_threads: bool = attrs.field(default=False, validator=a(bool, "True or False"))
-    block_on_close: bool = attrs.field(default=True, validator=a(bool, "True or False"))
-    ends_idle_reads: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+    daemon_threads: bool = attrs.field(default=False, validator=true_or_false)
+    block_on_close: bool = attrs.field(default=True, validator=true_or_false)
+    ends_idle_reads: bool = attrs.field(default=True, validator=true_or_false)
 
     _mode: ClassVar[Mode] = "thread"
     _connection_class: ClassVar[type[Connection]] = LentConnection

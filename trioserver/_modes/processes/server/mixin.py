@@ -16,7 +16,7 @@ from ...._facts.address import Address
 from ...._facts.callables import has_yield, is_async_callable, parameters_if_not_for
 from ...._facts.errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
 from ...._facts.events import Mode, Outcome
-from ...._facts.validators import LARGEST_INT, a, as_tuple, count, reject, seconds
+from ...._facts.validators import LARGEST_INT, as_tuple, count, reject, seconds, true_or_false
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
@@ -126,9 +126,9 @@ class ProcessMixIn(BaseServer):
     preload: Sequence[str] = attrs.field(default=(), converter=as_tuple, validator=_valid_preload)
     child_init: Callable[[], object] | None = attrs.field(default=None, validator=_valid_init)
     start_timeout: float = attrs.field(default=60, validator=seconds())
-    forward_logging: bool = attrs.field(default=True, validator=a(bool, "True or False"))
-    block_on_close: bool = attrs.field(default=True, validator=a(bool, "True or False"))
-    ends_idle_reads: bool = attrs.field(default=True, validator=a(bool, "True or False"))
+    forward_logging: bool = attrs.field(default=True, validator=true_or_false)
+    block_on_close: bool = attrs.field(default=True, validator=true_or_false)
+    ends_idle_reads: bool = attrs.field(default=True, validator=true_or_false)
 
     _mode: ClassVar[Mode] = "process"
     _connection_class: ClassVar[type[Connection]] = PassedConnection
