@@ -137,7 +137,7 @@ MAKES_SOCKETS = {"socket", "socketpair", "dup", "fromfd", "create_connection", "
 
 MAY = {
     ("_demo.py", "socket"): "a client, with a time-out of its own",
-    ("testing/_clients.py", "socket"): "clients, with a time-out of their own, and Trio's",
+    ("testing/_running/clients.py", "socket"): "clients, with a time-out of their own, and Trio's",
 }
 """Who makes sockets elsewhere, and why that is right."""
 
