@@ -12,6 +12,8 @@ import trio
 
 import trioserver
 
+from .threads import ask_by_datagram
+
 LOOPBACK = ("127.0.0.1", 0)
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
@@ -37,7 +39,7 @@ def bound(kind=socket.SOCK_STREAM, address=LOOPBACK):
     return sock
 
 
-def tcp(_folder):
+def tcp(_folder=None):
     """A listening socket of TCP."""
     return socket.create_server(LOOPBACK)
 
@@ -52,11 +54,6 @@ def unix(folder):
 def is_there(address):
     """Whether the address is a path, and anything is at it."""
     return isinstance(address, (str, Path)) and os.path.lexists(address)
-
-
-def names_in(folder):
-    """The names of everything below a folder."""
-    return sorted(path.name for path in folder.rglob("*"))
 
 
 async def told(client):
@@ -78,12 +75,14 @@ async def asked(address):
         return await client.recv(100)
 
 
-async def fails_to_listen(
-    server,
-    number=None,
-    match="cannot listen on",
-    kind=OSError,
-):
+async def answered(server):
+    """What a new client of a server is, however it asks."""
+    if server.socket_type == socket.SOCK_STREAM:
+        return await asked(server.server_address)
+    return await ask_by_datagram(server, b"asked")
+
+
+async def fails_to_listen(server, number=None, match="cannot listen on", kind=OSError):
     """It is refused, with that error alone."""
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
