@@ -102,3 +102,19 @@ class Looks:
     async def __call__(self, request, client_address, server):
         self.seen.append(self.look(request))
         await (request.reply if isinstance(request, trioserver.Datagram) else request.sendall)(b"!")
+
+
+@attrs.define(eq=False)
+class Later:
+    """A handler that waits until it may go, and sends back what came, or a word."""
+
+    go: trio.Event = attrs.field(factory=trio.Event)
+    seen: list[bytes] = attrs.field(factory=list)
+
+    async def __call__(self, request, client_address, server):
+        await self.go.wait()
+        if isinstance(request, trioserver.Datagram):
+            self.seen.append(request.data)
+            await request.reply(request.data)
+        else:
+            await request.sendall(b"served")
