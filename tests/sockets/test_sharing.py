@@ -1,46 +1,36 @@
-"""Listening sockets that somebody else has bound: the last to hold one serves its queue."""
+"""Listening sockets that others hold, too: who serves their queue, and that it is closed first."""
 
+import errno
 import socket
+import socketserver
 import subprocess
 import sys
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 
-import attrs
 import pytest
 import trio
 from support import plain_client, until
-from support.listening import bound, tcp, told, unix
+from support.adopting import adopted
+from support.listening import Later, bound, tcp, told, unix
 
-from trioserver import Datagram, Limits, TCPServer, UDPServer, UnixStreamServer
+from trioserver import Limits, TCPServer, UDPServer, UnixStreamServer
+from trioserver._sockets.sealing import seal
 from trioserver._sockets.sharing import others_hold
 from trioserver.testing import open_descriptors
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux shows which processes have a socket"
+    sys.platform != "linux", reason="only Linux shows who has a socket, and can close its queue"
 )
+
+both = pytest.mark.parametrize("make", [tcp, unix])
 
 GRACE = 8
 """Seconds; nobody needs them."""
 
 
-def udp(_folder):
+def udp(_folder=None):
     """A bound socket of UDP."""
     return bound(socket.SOCK_DGRAM)
-
-
-both = pytest.mark.parametrize("make", [tcp, unix])
-
-
-@attrs.define(eq=False)
-class Held:
-    """A handler that keeps its client waiting until it may go."""
-
-    may_go: trio.Event = attrs.field(factory=trio.Event)
-
-    async def __call__(self, request, client_address, server):
-        await self.may_go.wait()
-        await (request.reply if isinstance(request, Datagram) else request.sendall)(b"served")
 
 
 def server_on(sock, handler):
@@ -48,6 +38,9 @@ def server_on(sock, handler):
     kinds = {socket.AF_UNIX: UnixStreamServer, socket.AF_INET: TCPServer}
     kind = UDPServer if sock.type == socket.SOCK_DGRAM else kinds[sock.family]
     return kind(sock, handler, limits=Limits(requests=1))
+
+
+# The last to hold a socket serves its queue -----------------------------------------------------
 
 
 @asynccontextmanager
@@ -63,29 +56,28 @@ async def busy_and_queued(server):
 @both
 async def test_last_holder_serves_the_queue(make, tmp_path):
     """Nobody else accepts from a socket that was given: who is queued is served, not reset."""
-    handler = Held()
-    server = server_on(make(tmp_path), handler)
+    later = Later()
+    server = server_on(make(tmp_path), later)
     async with busy_and_queued(server) as clients:
         server.shutdown(GRACE)
-        handler.may_go.set()
+        later.go.set()
         for client in clients:
             assert await told(client) == b"served"
             client.close()
         report = await server.wait_closed()
-    assert report.clean
-    assert len(report.completed) == 2
+    assert (report.clean, len(report.completed)) == (True, 2)
 
 
 @both
 @pytest.mark.parametrize("grace", [GRACE, 0])
 async def test_queue_is_left_to_another_descriptor(make, grace, tmp_path):
     """LC-11: somebody in the same program has the socket, too, and accepts who is queued."""
-    handler = Held()
+    later = Later()
     with make(tmp_path) as other:
-        server = server_on(other.dup(), handler)
+        server = server_on(other.dup(), later)
         async with busy_and_queued(server) as (busy, queued):
             server.shutdown(grace)
-            handler.may_go.set()
+            later.go.set()
             if grace:
                 assert await told(busy) == b"served"
             busy.close()
@@ -102,37 +94,33 @@ async def test_queue_is_left_to_another_descriptor(make, grace, tmp_path):
 @pytest.mark.parametrize("is_shared", [False, True])
 async def test_datagrams_that_are_queued(is_shared):
     """UD-11: the last holder serves them; who is not the last leaves them to the others."""
-    sock, handler = udp(Path()), Held()
+    sock, later = udp(), Later()
     with sock.dup() as other, plain_client(sock.getsockname(), socket.SOCK_DGRAM) as client:
         other.settimeout(10)
         if not is_shared:
             other.close()
-        server = server_on(sock, handler)
+        server = server_on(sock, later)
         with trio.fail_after(20):
             async with server.serving():
                 client.send(b"one")
                 await until(lambda: server.requests)
                 client.send(b"two")
                 server.shutdown(GRACE)
-                handler.may_go.set()
+                later.go.set()
                 await server.wait_closed()
         assert server.statistics().unaccepted == 0
-        assert client.recv(100) == b"served"
-        assert (other if is_shared else client).recv(100) == (b"two" if is_shared else b"served")
+        assert client.recv(100) == b"one"
+        assert (other if is_shared else client).recv(100) == b"two"
+        assert later.seen == ([b"one"] if is_shared else [b"one", b"two"])
 
 
 @contextmanager
 def another_process(sock, program="import sys; print(flush=True); sys.stdin.read()"):
     """One that has the socket, and ends when its input does."""
-    number = sock.fileno()
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(number)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        pass_fds=[number],
-    ) as process:
-        assert process.stdout is not None
+    number = str(sock.fileno())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", program, number]
+    with subprocess.Popen(command, pass_fds=[int(number)], **pipes) as process:
         process.stdout.readline()
         yield process
 
@@ -164,20 +152,13 @@ sys.stdin.read()
 
 
 def test_it_waits_for_who_is_about_to_leave(monkeypatch):
-    """Somebody who has asked before, and closes the socket next, does not count."""
-    monkeypatch.setattr("trioserver._sockets.sharing.PATIENCE", 20)
-    with tcp(Path()) as sock, another_process(sock, LEAVES):
-        assert not others_hold(sock)
-
-
-def test_it_does_not_wait_for_ever():
-    """Somebody who keeps the lock for long holds up nobody."""
-    with tcp(Path()) as sock, another_process(sock, LEAVES.replace("0.05", "60")) as process:
+    """Who has asked before, and closes it next, does not count; who never does holds up nobody."""
+    with tcp() as sock, another_process(sock, LEAVES.replace("0.05", "60")) as process:
         assert others_hold(sock)
         process.kill()
-
-
-# Several that leave at once -------------------------------------------------------------------
+    monkeypatch.setattr("trioserver._sockets.sharing.PATIENCE", 20)
+    with tcp() as sock, another_process(sock, LEAVES):
+        assert not others_hold(sock)
 
 
 PROGRAM = """
@@ -205,7 +186,7 @@ trioserver.run(trioserver.ThreadingTCPServer(sock, serve, **fields))
 async def test_processes_that_leave_at_once_lose_nobody(_attempt):
     """One of them is the last, and serves who is queued; the others leave them to it."""
     with trio.fail_after(30), ExitStack() as things:
-        sock = tcp(Path())
+        sock = tcp()
         address = sock.getsockname()
         processes = [things.enter_context(another_process(sock, PROGRAM)) for _ in range(3)]
         sock.close()
@@ -215,3 +196,72 @@ async def test_processes_that_leave_at_once_lose_nobody(_attempt):
         for process in processes:
             process.terminate()
         assert [await told(client) for client in clients] == [b"served"] * len(clients)
+
+
+# The queue is closed to new clients before the socket is ----------------------------------------
+
+
+@both
+def test_who_is_in_the_queue_stays_and_nobody_else_comes(make, tmp_path):
+    """Its clients are accepted and can talk, and the next one is refused, or not answered."""
+    with make(tmp_path) as sock, plain_client(sock.getsockname()) as first:
+        sock.setblocking(False)
+        first.sendall(b"hello")
+        seal(sock)
+        with socket.socket(sock.family) as late:
+            late.setblocking(False)
+            refusal = errno.ECONNREFUSED if make is unix else errno.EINPROGRESS
+            assert late.connect_ex(sock.getsockname()) == refusal
+            accepted, _ = sock.accept()
+            with pytest.raises(BlockingIOError):
+                sock.accept()
+        with accepted:
+            accepted.settimeout(10)
+            assert accepted.recv(100) == b"hello"
+            accepted.sendall(b"answer")
+            assert first.recv(100) == b"answer"
+            first.sendall(b"more")
+            assert accepted.recv(100) == b"more"
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+async def test_adopted_socket_is_not_closed_to_the_clients_of_others(*, is_held):
+    """Who has forked before, and goes on accepting from the same socket, still gets clients."""
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+    address, other = server.server_address, server.socket.dup()
+    with other:
+        if not is_held:
+            other.close()
+        async with adopted(server):
+            pass
+        with socket.socket() as client:
+            client.settimeout(0.5 if is_held else 10)
+            refused = client.connect_ex(address)
+    assert refused == (0 if is_held else errno.ECONNREFUSED)
+
+
+@both
+async def test_client_that_comes_during_the_last_accept(make, tmp_path):
+    """Who connects when the queue has been taken in, and the socket is not closed, is no client."""
+    sock, tried, later = make(tmp_path), [], Later()
+    later.go.set()
+    kind = type(server_on(sock, later))
+    late = socket.socket(sock.family)
+    late.setblocking(False)
+
+    def get_request(self, listener):
+        client = kind.get_request(self, listener)
+        if self.draining and client is None:
+            tried.append(late.connect_ex(self.server_address))
+        return client
+
+    server = type("Server", (kind,), {"get_request": get_request})(sock, later)
+    with late, trio.fail_after(10):
+        async with server.serving():
+            with plain_client(server.server_address) as client:
+                assert await told(client) == b"served"
+            await until(lambda: not server.statistics().lingering)
+            server.shutdown()
+            report = await server.wait_closed()
+    assert tried == [errno.EINPROGRESS if make is tcp else errno.ECONNREFUSED]
+    assert report.statistics.accepted == 1
