@@ -4,20 +4,12 @@ import ast
 import socket
 import socketserver
 import time
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support import Upper as AsyncUpper
-from support.adopting import (
-    THERE,
-    OfMySockets,
-    adopted,
-    in_thread,
-    over_tls,
-    served,
-    tls_client,
-)
+from support.adopting import THERE, OfMySockets, in_thread, over_tls, served, tls_client
 from support.scenes import table
 
 import trioserver
@@ -39,9 +31,6 @@ def _restored():
     socket.setdefaulttimeout(None)
 
 
-# The loop goes on -----------------------------------------------------------------------------
-
-
 class Once(socketserver.StreamRequestHandler):
     """Answers one line, and leaves."""
 
@@ -57,57 +46,44 @@ class Dup(socketserver.BaseRequestHandler):
             mine.sendall(mine.recv(100).upper())
 
 
-DOORS = {
-    "adopt": (socketserver.ThreadingTCPServer, Once),
-    "adopt a subclass": (OfMySockets, Once),
-    "tasks": (trioserver.TCPServer, AsyncUpper),
-    "threads": (trioserver.ThreadingTCPServer, Once),
-    "detached": (trioserver.ThreadingTCPServer, Dup),
-}
+@pytest.mark.parametrize("when", ["before", "after"])
+@table(
+    "kind, handler",
+    {
+        "adopt": (socketserver.ThreadingTCPServer, Once),
+        "adopt a subclass": (OfMySockets, Once),
+        "tasks": (trioserver.TCPServer, AsyncUpper),
+        "threads": (trioserver.ThreadingTCPServer, Once),
+        "detached": (trioserver.ThreadingTCPServer, Dup),
+        "TLS, where our socket is a duplicate, in the mode of theirs": (None, Once),
+    },
+)
+async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when, context, trusting):
+    """One has its reply and does not leave: nobody waits for that in Trio's own thread.
 
-
-@asynccontextmanager
-async def dawdles(served, connect):
-    """A client has its reply and does not leave: nobody waits for that in Trio's own thread."""
+    However it is served, and whenever the time-out was set.
+    """
+    server = kind(THERE, handler) if kind else over_tls(context, handler)
 
     def talk():
         client = connect()
         client.sendall(b"x\n")
         return client.recv(10), client
 
-    reply, client = await in_thread(talk)
-    with client:
-        assert reply == b"X\n"
-        began = time.monotonic()
-        served.server.shutdown()
-        await served.ended()
-        yield client
-        assert time.monotonic() - began < SECONDS / 2
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@table("kind, handler", DOORS)
-async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when):
-    """However it is served, and whenever the time-out was set."""
     if when == "before":
         socket.setdefaulttimeout(SECONDS)
-    async with served(kind(THERE, handler), timeouts=Timeouts(linger=0.05)) as it:
+    async with served(server, timeouts=Timeouts(linger=0.05)) as it:
         if when == "after":
             socket.setdefaulttimeout(SECONDS)
-        async with dawdles(it, it.client) as client:
-            assert await in_thread(client.recv, 10) == b""
-
-
-async def test_tls_is_agreed_on_and_ended_without_stopping_trio(context, trusting):
-    """There our socket is a duplicate, whose mode is that of theirs."""
-    socket.setdefaulttimeout(SECONDS)
-    server = over_tls(context, Once)
-    async with adopted(server, timeouts=Timeouts(linger=0.05)) as it:
-        async with dawdles(it, lambda: tls_client(trusting, server.server_address)):
-            pass
-
-
-# What is made ------------------------------------------------------------------------------------
+        connect = it.client if kind else partial(tls_client, trusting, server.server_address)
+        reply, client = await in_thread(talk)
+        with client:
+            assert reply == b"X\n"
+            began = time.monotonic()
+            it.server.shutdown()
+            await it.ended()
+            assert kind is None or await in_thread(client.recv, 10) == b""
+            assert time.monotonic() - began < SECONDS / 2
 
 
 def test_sockets_have_no_time_out_of_the_programs():
@@ -128,7 +104,6 @@ def test_sockets_have_no_time_out_of_the_programs():
         assert (one.gettimeout(), another.gettimeout()) == (None, None)
     bell = WakeupPipe()
     bell.open()
-    assert bell._read_end is not None
     assert bell._read_end.gettimeout() is None
     bell.close()
 
@@ -142,18 +117,13 @@ MAY = {
 """Who makes sockets elsewhere, and why that is right."""
 
 
-def made_in(file):
-    """Where a file makes a socket otherwise than by the functions for it."""
-    name = file.relative_to(PACKAGE).as_posix()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        called = node.func if isinstance(node, ast.Call) else None
-        if isinstance(called, ast.Attribute) and called.attr in MAKES_SOCKETS:  # noqa: SIM102
-            if ast.unparse(called.value) != "os":  # whose descriptors know no time-out
-                yield name, called.attr
-
-
 def test_sockets_are_made_in_one_place():
-    """So that none is forgotten."""
-    files = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "_sockets/making.py"]
-    found = {made for file in files for made in made_in(file)}
+    """So that none is forgotten; the descriptors of `os` know no time-out."""
+    found = set()
+    for file in set(PACKAGE.rglob("*.py")) - {PACKAGE / "_sockets/making.py"}:
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            match node:
+                case ast.Call(ast.Attribute(owner, name)) if name in MAKES_SOCKETS:
+                    if ast.unparse(owner) != "os":
+                        found.add((file.relative_to(PACKAGE).as_posix(), name))
     assert found == set(MAY)
