@@ -205,9 +205,6 @@ async def test_handler_in_a_scene(scene, autojump_clock):
     assert played.server.errors == []
 
 
-# Its methods, in order --------------------------------------------------------
-
-
 def scripted(events, fail_in="", seconds=0):
     """A handler whose methods each take some time, write themselves down, and may fail."""
 
@@ -314,10 +311,6 @@ async def test_finish_error_never_replaces_the_handlers(handler, chain, autojump
 # What a wrong one is told ------------------------------------------------------
 
 
-def plain(request, client_address, server):
-    """A handler function that was not made async."""
-
-
 class Broken(BaseRequestHandler):
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -361,7 +354,7 @@ TWICE = "Say was awaited twice for request 1"
         "an `__init__` without the base one": (Forgets, None, TypeError, [BASE_INIT]),
         "an async function that returns a handler": (make, None, RuntimeError, NEVER),
         "two handlers, one of them awaited": (undecided, None, RuntimeError, NEVER),
-        "a plain function": (plain, None, TypeError, ["plain", *CURE]),
+        "a plain function": (print, None, TypeError, ["print", *CURE]),
         "a lambda": (lambda *_: "text", None, TypeError, ["<lambda>", *CURE]),
         "a handler that a hook never awaits": (Say, forgets_to_await, RuntimeError, NEVER),
         "and one that it awaits twice": (Say, awaits_twice, RuntimeError, [TWICE]),
@@ -375,25 +368,13 @@ async def test_handler_that_is_wrong(handler, hook, kind, words, autojump_clock)
     assert [word for word in words if word not in str(error)] == []
 
 
-def plain_method(self):
-    """Not async."""
-
-
-async def yields(self):
+async def yields(*_):
     """An async generator."""
     yield
 
 
-async def talks(request, client_address, server):
-    """An async generator for a function."""
-    yield b"hello"
-
-
-async def takes_more(self, request):
-    """A method that takes something."""
-
-
-Mixed = type("Mixed", (type("Plain", (), {"handle": plain_method}), BaseRequestHandler), {})
+PLAIN = {"handle": lambda self: None}
+Mixed = type("Mixed", (type("Plain", (), PLAIN), BaseRequestHandler), {})
 Sync, SyncStream = socketserver.BaseRequestHandler, socketserver.StreamRequestHandler
 OfHttp = http.server.SimpleHTTPRequestHandler
 METHOD = ["RequestHandlerClass", "Ported", "`async def`"]
@@ -405,14 +386,14 @@ ported, takes = partial(handler_of, name="Ported"), partial(handler_of, name="Ta
 @table(
     "handler, words",
     {
-        "a plain setup": (ported(setup=plain_method), ["setup()", *METHOD]),
-        "a plain handle": (ported(handle=plain_method), ["handle()", *METHOD]),
-        "a plain finish": (ported(finish=plain_method), ["finish()", *METHOD]),
+        "a plain setup": (ported(setup=lambda self: None), ["setup()", *METHOD]),
+        "a plain handle": (ported(**PLAIN), ["handle()", *METHOD]),
+        "a plain finish": (ported(finish=lambda self: None), ["finish()", *METHOD]),
         "in a mix-in": (Mixed, ["Mixed ", " handle()"]),
-        "in a partial": (partial(ported(handle=plain_method)), ["Ported ", " handle()"]),
+        "in a partial": (partial(ported(**PLAIN)), ["Ported ", " handle()"]),
         "a handle with a yield": (ported(handle=yields), ["Ported has a `yield` in its handle(),"]),
-        "a handle that takes something": (takes(handle=takes_more), TAKES),
-        "a function with a yield": (talks, ["talk"]),
+        "a handle that takes something": (takes(handle=lambda self, request: None), TAKES),
+        "a function with a yield": (yields, ["yields is a generator"]),
         "of objects that cannot be awaited": (handler_of(object, "Thing"), ["Thing"]),
         "classic": (Sync, [CLASSIC[0], "derive it from trioserver.BaseRequestHandler,"]),
         "of http.server": (OfHttp, CLASSIC),
@@ -433,7 +414,7 @@ def test_handler_that_is_refused_elsewhere():
     with pytest.raises(TypeError) as caught:
         trioserver.ThreadingTCPServer(THERE, takes(Sync, handle=lambda self, request: None))
     assert TAKES[0] in str(caught.value)
-    server, wrong = TCPServer(THERE, Upper), ported(handle=plain_method)
+    server, wrong = TCPServer(THERE, Upper), ported(**PLAIN)
     with pytest.raises(TypeError, match="Ported"):
         server.RequestHandlerClass = wrong
     assert server.RequestHandlerClass is Upper
@@ -441,25 +422,8 @@ def test_handler_that_is_refused_elsewhere():
         type("Server", (TCPServer,), {"RequestHandlerClass": wrong})
 
 
-async def two(request, client_address):
-    """Lacks one."""
-
-
 async def four(request, client_address, server, database):
     """Needs one more."""
-
-
-@functools.wraps(four)
-async def with_database(request, client_address, server):
-    """What counts are the parameters of the wrapper, not of what it wraps."""
-
-
-def plain_two(request, server):
-    """A synchronous one that lacks one."""
-
-
-OfTwo = handler_of(name="OfTwo", __init__=lambda self, request, client_address: None)
-SyncOfTwo = handler_of(Sync, "SyncOfTwo", __init__=lambda self, request, server: None)
 
 
 def test_handler_with_the_wrong_parameters():
@@ -467,25 +431,27 @@ def test_handler_with_the_wrong_parameters():
 
     A partial, a mock, a builtin, a wrapper: what fits, or cannot be told, is taken.
     """
+
+    def init_of_two(self, request, server): ...
+
+    of_two, sync_of_two = (handler_of(it, "OfTwo", __init__=init_of_two) for it in (Say, Sync))
+    two = "(request, server)"
     for kind, handler, name, parameters in (
-        (TCPServer, two, "two", "(request, client_address)"),
         (TCPServer, four, "four", "(request, client_address, server, database)"),
-        (TCPServer, OfTwo, "OfTwo", "(request, client_address)"),
+        (TCPServer, of_two, "OfTwo", two),
         (trioserver.UDPServer, lambda: None, "<lambda>", "()"),
-        (trioserver.ThreadingTCPServer, plain_two, "plain_two", "(request, server)"),
-        (trioserver.ThreadingUDPServer, SyncOfTwo, "SyncOfTwo", "(request, server)"),
-        (trioserver.ProcessTCPServer, plain_two, "plain_two", "(request, server)"),
-        (trioserver.ProcessTCPServer, two, "two", "(request, client_address)"),
+        (trioserver.ThreadingTCPServer, lambda request, server: None, "<lambda>", two),
+        (trioserver.ThreadingUDPServer, sync_of_two, "OfTwo", two),
+        (trioserver.ProcessTCPServer, lambda request, server: None, "<lambda>", two),
     ):
         with pytest.raises(TypeError) as caught:
             kind(THERE, handler)
         called = f"RequestHandlerClass {name} is called with (request, client_address, server)"
         assert str(caught.value) == f"{called}, and takes {parameters}"
-    for handler in (partial(four, database="x"), mock.Mock(), partial(int, "1"), with_database):
+    # What counts are the parameters of a wrapper, not of what it wraps.
+    wrapper = functools.wraps(four)(lambda request, client_address, server: None)
+    for handler in (partial(four, database="x"), mock.Mock(), partial(int, "1"), wrapper):
         TCPServer(THERE, handler)
-
-
-# The class attributes of stream handlers --------------------------------------
 
 
 @pytest.mark.parametrize("own", [None, 4])

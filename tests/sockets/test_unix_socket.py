@@ -37,17 +37,12 @@ class OopsError(Exception):
 
 def look_at(path):
     """The facts of the file at ``path``, be it a link."""
-    return Path(os.fsdecode(path)).lstat()
+    return os.lstat(path)
 
 
 def rights_of(path):
     """The permission bits of the file at ``path``."""
-    return stat.S_IMODE(look_at(path).st_mode)
-
-
-def names_in(folder):
-    """The names of everything below a folder."""
-    return sorted(path.name for path in folder.rglob("*"))
+    return stat.S_IMODE(os.lstat(path).st_mode)
 
 
 def make_stale(path, kind=socket.SOCK_STREAM):
@@ -69,9 +64,6 @@ async def check_refused(path, reason=""):
     assert (after.st_ino, after.st_mode, after.st_size) == (file.st_ino, file.st_mode, file.st_size)
 
 
-# Paths and rights --------------------------------------------------------------
-
-
 @table(
     "make",
     {
@@ -90,7 +82,7 @@ async def test_path(make, folder):
             await check_refused(os.fsencode(path))
             assert await asked(os.fsencode(path)) == b"ASKED\n"
         assert os.fsencode(server.server_address) == os.fsencode(path)
-        assert names_in(folder) == []
+        assert list(folder.iterdir()) == []
 
 
 async def test_folder_that_is_missing(folder):
@@ -118,8 +110,7 @@ async def test_relative_path(kind, name, folder, monkeypatch):
         assert server.server_address == "socket"
         assert await answered(server) == b"!"
         monkeypatch.chdir(elsewhere)
-    assert names_in(folder) == sorted([name, "elsewhere", "socket"])
-    assert is_there(elsewhere / "socket")
+    assert sorted(folder.rglob("*")) == sorted([here, elsewhere, elsewhere / "socket"])
 
 
 @pytest.fixture
@@ -160,9 +151,6 @@ async def test_mode_without_a_window(mask, platform, path, umask, monkeypatch):
         assert rights_of(path) == 0o777 & ~mask
         await fails_to_listen(UnixStreamServer(path, Upper, mode=0o600), errno.EADDRINUSE)
     assert umask(mask) == mask
-
-
-# Somebody's file -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stale", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -382,18 +370,6 @@ async def test_file_that_was_replaced(change, path, caplog):
     assert caplog.text == ""
 
 
-async def test_file_that_was_replaced_by_a_server(path):
-    """UX-04: a server that took the path over meanwhile can still be reached there."""
-    new = UnixStreamServer(path, Upper)
-    async with trio.open_nursery() as nursery:
-        async with UnixStreamServer(path, Upper).serving():
-            os.unlink(path)  # noqa: PTH108
-            await nursery.start(new.serve_forever)
-        assert await asked(path) == b"ASKED\n"
-        new.shutdown()
-    assert not is_there(path)
-
-
 async def test_file_whose_folder_was_renamed(folder):
     """UX-04: a folder that was moved away, with a file in its place, is no error at the end."""
     place = folder / "place"
@@ -420,9 +396,6 @@ async def test_file_that_cannot_be_removed(path, monkeypatch, caplog):
     assert path in caplog.text
 
 
-# The abstract namespace, and clients -----------------------------------------------
-
-
 @on_linux
 @pytest.mark.parametrize("length", [30, LONGEST + 1])
 @pytest.mark.parametrize("encode", [str, os.fsencode])
@@ -442,7 +415,7 @@ async def test_abstract_name(encode, length, folder, monkeypatch):
             fault = f"cannot listen on unix:@{text[1:]}"
             await fails_to_listen(UnixStreamServer(name, Upper), errno.EADDRINUSE, fault)
             assert await asked(name) == b"ASKED\n"
-            assert names_in(folder) == []
+            assert list(folder.iterdir()) == []
     with pytest.raises(ValueError, match="at most 108 bytes"):
         UnixStreamServer(name + encode("x" * 79), Upper)
 
@@ -485,8 +458,6 @@ async def test_client_passes_descriptors(path):
                 assert await trio.to_thread.run_sync(client.recv, 1) == b"!"
     assert during == [set()]
 
-
-# Killed ----------------------------------------------------------------------
 
 PROGRAM = """
 import sys, trioserver
