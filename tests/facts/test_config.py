@@ -208,15 +208,6 @@ def test_sockets_as_an_address():
                 tcp(server_address=[one, beside])
 
 
-def test_no_such_field():
-    """A misspelt field, or one of another server, is a `TypeError` that names it."""
-    for make in (tcp, unix, Limits, Timeouts):
-        with pytest.raises(TypeError, match="request_que_size"):
-            make(request_que_size=5)
-    with pytest.raises(TypeError, match="mode"):
-        tcp(mode=0o600)
-
-
 def test_defaults():
     """The defaults are the documented ones, and these are all the fields there are."""
     seconds = {"handshake": 10, "idle": 300, "line": 60, "write": 30, "request": inf}

@@ -80,9 +80,6 @@ class Application:
     async def __call__(self, request, client_address, server):
         await request.sendall(b"hello")
 
-    def make(self, *arguments):
-        return Say(*arguments)
-
 
 @functools.wraps(Say.handle)
 def wrapper(*arguments):
@@ -115,7 +112,6 @@ async def choose(request, client_address, server):
         "partial of a class": partial(Say, words=b"hello"),
         "bound method": Application().__call__,
         "callable object": Application(),
-        "bound factory": Application().make,
         "plain wrapper": lambda *arguments: say_this(b"hello", *arguments),
         "awaitable of one's own": Awaitable,
         "class with a decorated method": handler_of(handle=wrapper, words=b"hello"),

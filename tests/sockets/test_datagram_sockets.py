@@ -105,7 +105,7 @@ async def turns_in(seconds):
 
 @asynccontextmanager
 async def serving(where, handler, **fields):
-    """Serve there; nothing may be left afterwards, and no error may have been reported."""
+    """Serve there, with a client; nothing may be left afterwards, and no error was reported."""
     (kind, address), errors = where, []
     before = open_descriptors()
     if isinstance(address, socket.socket):
@@ -119,7 +119,8 @@ async def serving(where, handler, **fields):
     server.observers = [server.witness]
     with trio.fail_after(30):
         async with server.serving():
-            yield server
+            with client_of(server) as client:
+                yield server, client
     assert open_descriptors() == before
     assert errors == []
 
@@ -127,7 +128,7 @@ async def serving(where, handler, **fields):
 async def test_datagram_of_any_size(where):
     """UD-01, UD-02: datagrams of every size, an empty one too, arrive whole and are answered."""
     largest = 65_507 + 20 * (where[1] == ("::1", 0))  # the header that limits it is IPv4's
-    async with serving(where, echo) as server:
+    async with serving(where, echo) as (server, _):
         for size in [0, 1, 8193, largest]:
             data = os.urandom(size)
             assert await ask(server, data) == data
@@ -144,11 +145,10 @@ async def test_oversized_datagrams_are_dropped_whole(where):
                 tell(client, data, server)
             server.shutdown()
 
-    async with serving(where, look, max_packet_size=8) as server:
-        with client_of(server) as client:
-            for data in [b"123456789", b"87654321", b"x" * 5000, b"", b"last"]:
-                tell(client, data, server)
-            report = await server.wait_closed()
+    async with serving(where, look, max_packet_size=8) as (server, client):
+        for data in [b"123456789", b"87654321", b"x" * 5000, b"", b"last"]:
+            tell(client, data, server)
+        report = await server.wait_closed()
     assert sorted(seen) == [b"", b"12345670", b"12345678", b"87654321", b"last"]
     errors = [event[2] for event in server.witness.events if event[0] == "accept_failed"]
     assert [error.errno for error in errors] == [errno.EMSGSIZE] * 3
@@ -165,7 +165,7 @@ async def test_reply_too_large(where):
         assert not isinstance(caught.value, trioserver.PeerGone)
         await request.reply(errno.errorcode[caught.value.errno].encode())
 
-    async with serving(where, handle) as server:
+    async with serving(where, handle) as (server, _):
         assert await ask(server) == b"EMSGSIZE"
 
 
@@ -188,7 +188,7 @@ async def test_replies_from_the_address_asked(options):
     So it does of one adopted socket that serves both families.
     """
     look = Looks(lambda it: [it.server_address, it.socket.getsockname(), it.info.server_address])
-    async with serving((UDPServer, ("", 0)), look, socket_options=options) as server:
+    async with serving((UDPServer, ("", 0)), look, socket_options=options) as (server, _):
         assert {sock.family for sock in server.sockets} == {socket.AF_INET, socket.AF_INET6}
         [port] = {sock.getsockname()[1] for sock in server.sockets}
         for host in ["127.0.0.2", "127.0.0.1", "::1", "127.9.8.7"]:
@@ -197,7 +197,7 @@ async def test_replies_from_the_address_asked(options):
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.bind(("::", 0))
-    async with serving((UDPServer, sock), look) as server:
+    async with serving((UDPServer, sock), look) as (server, _):
         await asked_at("127.0.0.2", server.server_address[1])
 
 
@@ -241,7 +241,7 @@ def busy_elsewhere(server):
 @on_unix
 async def test_unix_client_that_cannot_be_reached(leave, where):
     """UX-12, UD-09: a Unix client that is gone, or never was there, ends its request alone."""
-    async with serving(where, echo) as server:
+    async with serving(where, echo) as (server, _):
         stay = leave(server)
         await until(lambda: server.witness.records)
         for sock in stay if isinstance(stay, list) else ():
@@ -257,7 +257,7 @@ async def test_refusals_that_the_kernel_keeps(where):
     option = (socket.IPPROTO_IP, IP_RECVERR, 1)
     if ":" in where[1][0]:
         option = (socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-    async with serving(where, echo, socket_options=[option]) as server:
+    async with serving(where, echo, socket_options=[option]) as (server, _):
         for _ in range(5):
             with client_of(server) as one, client_of(server) as two:
                 for _ in range(5):
@@ -281,15 +281,14 @@ async def flood(request, client_address, server):
 @pytest.mark.parametrize("where", ["unix", "abstract"], indirect=True)
 async def test_unix_client_that_never_reads(where):
     """UD-14: it is given timeouts.write, and nobody else waits for it."""
-    async with serving(where, flood, timeouts=Timeouts(write=0.5)) as server:
-        with client_of(server) as client:
-            for _ in range(3):
-                tell(client, b"10000", server)
-            await until(lambda: server.statistics().accepted == 3)
-            for _ in range(20):
-                assert await ask(server, b"1") == b"0"
-            assert await turns_in(0.1) < 100  # longer pauses each time
-            await until(lambda: server.witness.outcomes.count("timed_out") == 3)
+    async with serving(where, flood, timeouts=Timeouts(write=0.5)) as (server, client):
+        for _ in range(3):
+            tell(client, b"10000", server)
+        await until(lambda: server.statistics().accepted == 3)
+        for _ in range(20):
+            assert await ask(server, b"1") == b"0"
+        assert await turns_in(0.1) < 100  # longer pauses each time
+        await until(lambda: server.witness.outcomes.count("timed_out") == 3)
     assert server.witness.outcomes.count("completed") == 20
 
 
@@ -308,7 +307,7 @@ async def test_unix_replies_that_nobody_reads(connected, where):
         await until(lambda: len(server.witness.outcomes) == asked)
         return server.witness.outcomes[-1]
 
-    async with serving(where, reply, timeouts=Timeouts(write=0.2)) as server:
+    async with serving(where, reply, timeouts=Timeouts(write=0.2)) as (server, _):
         with client_of(server) as client, client_of(server) as other:
             if connected:
                 await client.connect(server.server_address)
@@ -322,18 +321,17 @@ async def test_unix_replies_that_nobody_reads(connected, where):
 @on_unix
 async def test_unix_client_that_reads_slowly(where):
     """UD-14: one that reads now and then gets everything, in good time."""
-    async with serving(where, flood) as server:
-        with client_of(server) as client:
-            tell(client, b"1000", server)
-            received = []
-            began = trio.current_time()
-            while len(received) < 1000:
-                await trio.lowlevel.checkpoint()
-                await until(lambda: [r.state for r in server.snapshot().requests] != ["working"])
-                received += unread(client)
-            assert received == [b"%d" % number for number in range(1000)]
-            # Some 90 waits; were each to begin where the last one ended, 100 ms each.
-            assert trio.current_time() - began < 5
+    async with serving(where, flood) as (server, client):
+        tell(client, b"1000", server)
+        received = []
+        began = trio.current_time()
+        while len(received) < 1000:
+            await trio.lowlevel.checkpoint()
+            await until(lambda: [r.state for r in server.snapshot().requests] != ["working"])
+            received += unread(client)
+        assert received == [b"%d" % number for number in range(1000)]
+        # Some 90 waits; were each to begin where the last one ended, 100 ms each.
+        assert trio.current_time() - began < 5
 
 
 class Full(socket.socket):
@@ -354,18 +352,17 @@ async def test_many_wait_for_one_full_socket(in_time):
     sock.bind(LOOPBACK)
     words = {b"%d" % number for number in range(30)}
     timeouts = Timeouts(write=20 if in_time else 0.2)
-    async with serving((UDPServer, sock), later, timeouts=timeouts) as server:
-        with client_of(server) as client:
-            for word in words:
-                tell(client, word, server)
-            await until(lambda: len(server.requests) == 30)
-            server.shutdown()  # from here on, nobody receives from it
-            later.go.set()
-            await until(lambda: "working" not in {r.state for r in server.snapshot().requests})
-            if in_time:
-                sock.is_full = False
-                assert {await client.recv(9) for _ in range(30)} == words
-            await server.wait_closed()
+    async with serving((UDPServer, sock), later, timeouts=timeouts) as (server, client):
+        for word in words:
+            tell(client, word, server)
+        await until(lambda: len(server.requests) == 30)
+        server.shutdown()  # from here on, nobody receives from it
+        later.go.set()
+        await until(lambda: "working" not in {r.state for r in server.snapshot().requests})
+        if in_time:
+            sock.is_full = False
+            assert {await client.recv(9) for _ in range(30)} == words
+        await server.wait_closed()
     assert server.witness.outcomes == ["completed" if in_time else "timed_out"] * 30
 
 
@@ -374,16 +371,15 @@ async def test_drops_of_the_kernel_are_counted():
     """What the kernel drops while all slots are taken is in Statistics.dropped, to the last one."""
     options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)]
     later, limits = Later(), Limits(requests=1)
-    async with serving(UDP, later, socket_options=options, limits=limits) as server:
-        with client_of(server) as client:
-            for _ in range(200):
-                tell(client, bytes(200), server)
-            assert server.statistics().dropped == 0  # nobody has received since
-            later.go.set()
-            await until(lambda: later.seen and not server.requests)
-            tell(client, b"last", server)
-            await until(lambda: later.seen[-1] == b"last")
-            assert 0 < server.statistics().dropped == 201 - len(later.seen)
+    async with serving(UDP, later, socket_options=options, limits=limits) as (server, client):
+        for _ in range(200):
+            tell(client, bytes(200), server)
+        assert server.statistics().dropped == 0  # nobody has received since
+        later.go.set()
+        await until(lambda: later.seen and not server.requests)
+        tell(client, b"last", server)
+        await until(lambda: later.seen[-1] == b"last")
+        assert 0 < server.statistics().dropped == 201 - len(later.seen)
     assert server.statistics().dropped == 201 - len(later.seen)
 
 
@@ -397,7 +393,7 @@ async def test_unix_clients_credentials(where):
         seen.append((client_address, request.peer_credentials, request.user_id()))
         await trio.sleep_forever()
 
-    async with serving(where, look, limits=Limits(per_client=2)) as server:
+    async with serving(where, look, limits=Limits(per_client=2)) as (server, _):
         for _ in range(4):
             unbound(server)
         await until(lambda: server.statistics().refused == 2)
@@ -426,7 +422,7 @@ async def test_passed_descriptors_do_not_stay(let_in, where):
     """UX-14: descriptors that a client passes unasked are closed, or never come in."""
     later = Later()
     later.go.set()
-    async with serving(where, later, max_packet_size=5) as server:
+    async with serving(where, later, max_packet_size=5) as (server, _):
         if let_in:  # as where there are no credentials to fill the room for notes
             [listener] = server._run.listeners
             listener._room_for_notes += 512
@@ -470,21 +466,20 @@ async def test_nothing_is_left(end, where):
 async def test_drain_replies_through_a_socket_that_receives_no_more(where):
     """UD-11: replies leave during the grace; the file is gone, and senders are told, where told."""
     later, words = Later(), {b"%d" % number for number in range(5)}
-    async with serving(where, later, limits=Limits(requests=2)) as server:
-        with client_of(server) as client:
-            for word in words:
-                tell(client, word, server)
-            await until(lambda: len(server.requests) == 2)
-            server.shutdown()
-            if server.socket.family == socket.AF_UNIX:
-                with pytest.raises((FileNotFoundError, BrokenPipeError)):
-                    tell(client, b"late", server)
-            else:
+    async with serving(where, later, limits=Limits(requests=2)) as (server, client):
+        for word in words:
+            tell(client, word, server)
+        await until(lambda: len(server.requests) == 2)
+        server.shutdown()
+        if server.socket.family == socket.AF_UNIX:
+            with pytest.raises((FileNotFoundError, BrokenPipeError)):
                 tell(client, b"late", server)
-            assert not is_there(server.server_address)
-            later.go.set()
-            assert {await client.recv(9) for _ in words} == words
-            report = await server.wait_closed()
+        else:
+            tell(client, b"late", server)
+        assert not is_there(server.server_address)
+        later.go.set()
+        assert {await client.recv(9) for _ in words} == words
+        report = await server.wait_closed()
     assert (len(report.completed), len(report.unaccepted)) == (5, 0)
 
 
@@ -497,36 +492,37 @@ async def test_drain_takes_in_all_that_is_queued(where):
 
     # So small for Unix, where what counts is how many, and larger than that for UDP.
     options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)]
-    async with serving(where, later, socket_options=options, limits=Limits(requests=1)) as server:
-        with client_of(server) as client:
-            tell(client, b"first", server)
-            await until(lambda: len(server.requests) == 1)
-            if server.socket.family != socket.AF_UNIX:
-                server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
-            with suppress(BlockingIOError):
-                while number < 100:
-                    client._sock.sendto(b"", socket.MSG_DONTWAIT, server.server_address)
-                    number += 1
-            server.shutdown()
-            statistics = server.statistics()
-            assert (statistics.waiting, statistics.unaccepted) == (number, 0)
-            assert number > 9
-            go.set()
+    async with serving(where, later, socket_options=options, limits=Limits(requests=1)) as (
+        server,
+        client,
+    ):
+        tell(client, b"first", server)
+        await until(lambda: len(server.requests) == 1)
+        if server.socket.family != socket.AF_UNIX:
+            server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
+        with suppress(BlockingIOError):
+            while number < 100:
+                client._sock.sendto(b"", socket.MSG_DONTWAIT, server.server_address)
+                number += 1
+        server.shutdown()
+        statistics = server.statistics()
+        assert (statistics.waiting, statistics.unaccepted) == (number, 0)
+        assert number > 9
+        go.set()
 
 
 @pytest.mark.slow
 async def test_ten_thousand_datagrams(where):
     """LK-03: after 10 000 datagrams there are as many descriptors and tasks as before."""
     left = []
-    async with serving(where, echo) as server:
-        with client_of(server) as client:
-            for turns in (1, 2000):
-                for _ in range(turns):
-                    for _ in range(5):
-                        tell(client, b"x", server)
-                    for _ in range(5):
-                        await client.recv(9)
-                await until(lambda: not server.statistics().lingering)
-                left.append([open_descriptors(), trio.lowlevel.current_statistics().tasks_living])
+    async with serving(where, echo) as (server, client):
+        for turns in (1, 2000):
+            for _ in range(turns):
+                for _ in range(5):
+                    tell(client, b"x", server)
+                for _ in range(5):
+                    await client.recv(9)
+            await until(lambda: not server.statistics().lingering)
+            left.append([open_descriptors(), trio.lowlevel.current_statistics().tasks_living])
         assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 10_005
     assert left[0] == left[1]

@@ -88,24 +88,21 @@ async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when, contex
 
 def test_sockets_have_no_time_out_of_the_programs():
     """Whatever they are made from; and the mode of a descriptor is as it was."""
-    with socket.create_server(THERE) as theirs:
-        for blocks in (True, False):
-            socket.setdefaulttimeout(None)
+    bell = WakeupPipe()
+    for blocks in (True, False):
+        socket.setdefaulttimeout(None)
+        with socket.create_server(THERE) as theirs:
             theirs.setblocking(blocks)
             socket.setdefaulttimeout(SECONDS)
             kind = (theirs.family, theirs.type, theirs.proto)
-            with twin_of(theirs) as twin, socket_of(kind, socket.dup(theirs.fileno())) as other:
-                assert (twin.gettimeout(), other.gettimeout()) == (None, None)
+            bell.open()
+            made = [twin_of(theirs), socket_of(kind, socket.dup(theirs.fileno())), *socket_pair()]
+            assert [sock.gettimeout() for sock in (*made, bell._read_end)] == [None] * 5
             assert theirs.getblocking() is blocks
+            for it in (*made, bell):
+                it.close()
     with new_socket(socket.AF_INET, socket.SOCK_STREAM) as fresh:
         assert fresh.gettimeout() == 0
-    one, another = socket_pair()
-    with one, another:
-        assert (one.gettimeout(), another.gettimeout()) == (None, None)
-    bell = WakeupPipe()
-    bell.open()
-    assert bell._read_end.gettimeout() is None
-    bell.close()
 
 
 MAKES_SOCKETS = {"socket", "socketpair", "dup", "fromfd", "create_connection", "create_server"}

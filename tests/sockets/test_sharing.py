@@ -14,7 +14,6 @@ from support.adopting import adopted
 from support.listening import Later, bound, tcp, told, unix
 
 from trioserver import Limits, TCPServer, UDPServer, UnixStreamServer
-from trioserver._sockets.sealing import seal
 from trioserver._sockets.sharing import others_hold
 from trioserver.testing import open_descriptors
 
@@ -38,9 +37,6 @@ def server_on(sock, handler):
     kinds = {socket.AF_UNIX: UnixStreamServer, socket.AF_INET: TCPServer}
     kind = UDPServer if sock.type == socket.SOCK_DGRAM else kinds[sock.family]
     return kind(sock, handler, limits=Limits(requests=1))
-
-
-# The last to hold a socket serves its queue -----------------------------------------------------
 
 
 @asynccontextmanager
@@ -196,32 +192,6 @@ async def test_processes_that_leave_at_once_lose_nobody(_attempt):
         for process in processes:
             process.terminate()
         assert [await told(client) for client in clients] == [b"served"] * len(clients)
-
-
-# The queue is closed to new clients before the socket is ----------------------------------------
-
-
-@both
-def test_who_is_in_the_queue_stays_and_nobody_else_comes(make, tmp_path):
-    """Its clients are accepted and can talk, and the next one is refused, or not answered."""
-    with make(tmp_path) as sock, plain_client(sock.getsockname()) as first:
-        sock.setblocking(False)
-        first.sendall(b"hello")
-        seal(sock)
-        with socket.socket(sock.family) as late:
-            late.setblocking(False)
-            refusal = errno.ECONNREFUSED if make is unix else errno.EINPROGRESS
-            assert late.connect_ex(sock.getsockname()) == refusal
-            accepted, _ = sock.accept()
-            with pytest.raises(BlockingIOError):
-                sock.accept()
-        with accepted:
-            accepted.settimeout(10)
-            assert accepted.recv(100) == b"hello"
-            accepted.sendall(b"answer")
-            assert first.recv(100) == b"answer"
-            first.sendall(b"more")
-            assert accepted.recv(100) == b"more"
 
 
 @pytest.mark.parametrize("is_held", [True, False])

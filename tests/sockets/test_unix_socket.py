@@ -31,15 +31,6 @@ pytestmark = pytest.mark.usefixtures("nothing_stays_open")
 both = pytest.mark.parametrize("kind", [UnixStreamServer, UnixDatagramServer])
 
 
-class OopsError(Exception):
-    """What these tests raise."""
-
-
-def look_at(path):
-    """The facts of the file at ``path``, be it a link."""
-    return os.lstat(path)
-
-
 def rights_of(path):
     """The permission bits of the file at ``path``."""
     return stat.S_IMODE(os.lstat(path).st_mode)
@@ -57,10 +48,10 @@ def link(path):
 
 async def check_refused(path, reason=""):
     """A server is refused ``path``, says so with its name, and leaves all as it was."""
-    file = look_at(path)
+    file = os.lstat(path)
     server = UnixStreamServer(path, Upper)
     await fails_to_listen(server, errno.EADDRINUSE, f"{reason}.*cannot listen on unix:")
-    after = look_at(path)
+    after = os.lstat(path)
     assert (after.st_ino, after.st_mode, after.st_size) == (file.st_ino, file.st_mode, file.st_size)
 
 
@@ -85,12 +76,6 @@ async def test_path(make, folder):
         assert list(folder.iterdir()) == []
 
 
-async def test_folder_that_is_missing(folder):
-    """A path in a folder that does not exist is an OSError that names it."""
-    server = UnixStreamServer(folder / "missing" / "socket", Upper)
-    await fails_to_listen(server, errno.ENOENT, "missing/socket", FileNotFoundError)
-
-
 @table(
     "name",
     {
@@ -113,17 +98,9 @@ async def test_relative_path(kind, name, folder, monkeypatch):
     assert sorted(folder.rglob("*")) == sorted([here, elsewhere, elsewhere / "socket"])
 
 
-@pytest.fixture
-def umask():
-    """A function that sets the umask, for this test."""
-    before = os.umask(0o022)
-    yield os.umask
-    os.umask(before)
-
-
 @pytest.mark.parametrize("platform", [sys.platform, "another POSIX"])
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
-async def test_mode_without_a_window(mask, platform, path, umask, monkeypatch):
+async def test_mode_without_a_window(mask, platform, path, monkeypatch):
     """The file never has a right beyond `mode`, and exactly those before anybody can connect.
 
     The umask belongs to the program: it is the same afterwards, and decides without `mode`.
@@ -142,15 +119,17 @@ async def test_mode_without_a_window(mask, platform, path, umask, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(socket.socket, "bind", look_after_bind)
     monkeypatch.setattr(socket.socket, "listen", look_before_listen)
-    umask(mask)
-    for mode in (0o000, 0o600, 0o660, 0o777):
-        async with UnixStreamServer(path, Upper, mode=mode):
-            assert seen.pop() == mode
-            assert seen.pop() | mode == mode
-    async with UnixStreamServer(path, Upper):
-        assert rights_of(path) == 0o777 & ~mask
-        await fails_to_listen(UnixStreamServer(path, Upper, mode=0o600), errno.EADDRINUSE)
-    assert umask(mask) == mask
+    usual = os.umask(mask)
+    try:
+        for mode in (0o000, 0o600, 0o660, 0o777):
+            async with UnixStreamServer(path, Upper, mode=mode):
+                assert seen.pop() == mode
+                assert seen.pop() | mode == mode
+        async with UnixStreamServer(path, Upper):
+            assert rights_of(path) == 0o777 & ~mask
+            await fails_to_listen(UnixStreamServer(path, Upper, mode=0o600), errno.EADDRINUSE)
+    finally:
+        assert os.umask(usual) == mask
 
 
 @pytest.mark.parametrize("stale", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -201,7 +180,10 @@ async def test_other_file_is_left_alone(make_target, make, path):
 
 
 async def test_folder_that_cannot_be_locked(path, monkeypatch):
-    """Where the file system has no locks, a free path is bound, and nothing is removed for it."""
+    """Where the file system has no locks, a free path is bound, and nothing is removed for it.
+
+    A path in a folder that does not exist is an OSError that names it.
+    """
 
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -211,6 +193,8 @@ async def test_folder_that_cannot_be_locked(path, monkeypatch):
         assert await asked(path) == b"ASKED\n"
     make_stale(Path(path))
     await check_refused(path)
+    server = UnixStreamServer(f"{path}-missing/socket", Upper)
+    await fails_to_listen(server, errno.ENOENT, "socket-missing/socket", FileNotFoundError)
 
 
 async def test_two_servers_race_for_a_stale_file(path, monkeypatch):
@@ -248,21 +232,13 @@ async def test_two_servers_race_for_a_stale_file(path, monkeypatch):
     assert not is_there(path)
 
 
-@pytest.fixture
-def lock(folder):
-    """Another program has locked the folder; the descriptor that holds the lock."""
-    lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield lock
-    with suppress(OSError):
-        os.close(lock)
-
-
-async def test_lock_of_the_folder(lock, path, autojump_clock):
+async def test_lock_of_the_folder(folder, path, autojump_clock):
     """LC-13: a start waits for who has locked the folder; cancelled in its wait, it leaves nothing.
 
     It gives up after a second, with the path in its message.
     """
+    lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     server, before = UnixStreamServer(path, Upper), open_descriptors()
     with trio.move_on_after(0.3) as patience:
         await server.serve_forever()
@@ -283,15 +259,14 @@ async def test_lock_of_the_folder(lock, path, autojump_clock):
 # The end ---------------------------------------------------------------------
 
 
-async def oops(*_):
-    """Fails, as a hook."""
-    raise OopsError
+def failing(name):
+    """A hook that fails when all is done."""
 
+    async def fails(self):
+        await getattr(UnixStreamServer, name)(self)
+        raise KeyError(name)
 
-async def oops_when_bound(self):
-    """Fails when it has a file."""
-    await UnixStreamServer.server_bind(self)
-    raise OopsError
+    return {name: fails}
 
 
 async def leave(request, client_address, server):
@@ -299,10 +274,7 @@ async def leave(request, client_address, server):
     raise SystemExit
 
 
-HOOKS = {
-    "fails in bind": {"server_bind": oops_when_bound},
-    "fails in activate": {"server_activate": oops},
-}
+HOOKS = {name: failing(name) for name in ("server_bind", "server_activate")}
 
 
 @pytest.mark.parametrize("end", ["drains", "is cancelled", "fails", "exits", *HOOKS])
@@ -310,7 +282,7 @@ async def test_file_is_removed_at_the_end(end, path):
     """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
     kind = type("Server", (UnixStreamServer,), HOOKS.get(end, {}))
     server = kind(path, leave if end == "exits" else Upper)
-    with trio.fail_after(10), trio.CancelScope() as scope, suppress(OopsError, SystemExit):
+    with trio.fail_after(10), trio.CancelScope() as scope, suppress(KeyError, SystemExit):
         async with server.serving():
             assert is_there(path)
             match end:
@@ -319,7 +291,7 @@ async def test_file_is_removed_at_the_end(end, path):
                 case "is cancelled":
                     scope.cancel()
                 case "fails":
-                    raise OopsError
+                    raise KeyError
                 case "exits":
                     with plain_client(path):
                         await trio.sleep_forever()
@@ -365,8 +337,8 @@ async def test_file_that_was_replaced(change, path, caplog):
     async with UnixStreamServer(path, Upper).serving():
         os.unlink(path)  # noqa: PTH108
         change(Path(path))
-        before = is_there(path) and look_at(path).st_ino
-    assert before == (is_there(path) and look_at(path).st_ino)
+        before = is_there(path) and os.lstat(path).st_ino
+    assert before == (is_there(path) and os.lstat(path).st_ino)
     assert caplog.text == ""
 
 

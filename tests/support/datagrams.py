@@ -42,13 +42,11 @@ async def echo_later(request, client_address, server):
 def handler_of(body, base=trioserver.DatagramRequestHandler):
     """A handler class that does this, and awaits what comes of it."""
 
-    class Handler(base):
-        async def handle(self):
-            result = body(self)
-            if inspect.isawaitable(result):
-                await result
+    async def handle(self):
+        if inspect.isawaitable(result := body(self)):
+            await result
 
-    return Handler
+    return type("Handler", (base,), {"handle": handle})
 
 
 async def receive(client):
@@ -80,20 +78,11 @@ class Exchange:
 
 
 @asynccontextmanager
-async def exchange(
-    handler,
-    *words,
-    kind=Loud,
-    client=None,
-    capacity=256,
-    grace=None,
-    **fields,
-):
+async def exchange(handler, *words, kind=Loud, client=None, capacity=256, grace=None, **fields):
     """Serve in memory, and have a client with this address send these words."""
     witness = fields.pop("witness", None) or Witness()
     server = kind(("memory", 1), handler, observers=[witness], **fields)
     async with server.serving(grace=grace):
-        who = server.client(client, capacity=capacity)
-        it = Exchange(server, who, witness)
+        it = Exchange(server, server.client(client, capacity=capacity), witness)
         await it.sends(*words)
         yield it
