@@ -38,18 +38,8 @@ class TurnAway:
     async def __call__(self, connection): ...
 
 
-def tcp(**fields):
-    """A TCP server with these fields."""
-    needed = {"server_address": ("localhost", 0), "RequestHandlerClass": Upper}
-    return trioserver.TCPServer(**{**needed, **fields})
-
-
-def unix(**fields):
-    """A Unix server with these fields."""
-    needed = {"server_address": "/run/x", "RequestHandlerClass": Upper}
-    return trioserver.UnixStreamServer(**{**needed, **fields})
-
-
+tcp = partial(trioserver.TCPServer, server_address=("localhost", 0), RequestHandlerClass=Upper)
+unix = partial(trioserver.UnixStreamServer, server_address="/run/x", RequestHandlerClass=Upper)
 POSITIVE = ["handshake", "idle", "line", "write", "request"]
 SECONDS = [*POSITIVE, "linger", "shutdown", "cleanup"]
 COUNTS = ["requests", "line", "read", "per_client"]
@@ -58,10 +48,15 @@ ADDRESS, FAMILY, QUEUE = "server_address", "address_family", "request_queue_size
 SERVERS = (tcp, unix)
 
 
+def owner(maker):
+    """The name of the class whose objects that makes."""
+    return getattr(maker, "func", maker).__name__
+
+
 def each(rows, *kind):
     """Parameters for each sentence, maker and field: the values, and what comes of them."""
     return [
-        pytest.param(maker, name, *more, *kind, id=f"{sentence}-{maker.__name__}-{name}")
+        pytest.param(maker, name, *more, *kind, id=f"{sentence}-{owner(maker)}-{name}")
         for sentence, (makers, names, *more) in rows.items()
         for maker in (makers if isinstance(makers, tuple) else (makers,))
         for name in (names if isinstance(names, list) else [names])
@@ -107,6 +102,7 @@ NO_ADDRESS = [(), [], ("localhost",), ("x", 1, 0), ["x", 1, 1], (b"x", 80), (1, 
 NO_IPV6 = [("::1", 1, -1, 0), ("::1", 1, 2**20, 0), ("::1", 1, 0, 2**32), ("::1", 1, "0", 0)]
 BRACKETS = "whose host is without the brackets of a URL, '{}', not"
 TOO_LONG = ["x" * 108, b"x" * 108, Path("x" * 108), "/" + "ä" * 106]
+TOO_LARGE = [[(2**31, 1, 1)], [(1, -(2**31) - 1, 1)], [(1, 1, 2**31)]]
 OF_LISTEN = [True, False, 5.0, inf, "5"]
 
 VALUES = {
@@ -117,9 +113,7 @@ VALUES = {
     "less than nothing": (Limits, "linger", [-1], COUNT),
     "what listen(2) does not take": (SERVERS, QUEUE, [-1, 2**31, HUGE], COUNT),
     "BP-02: another word": (Limits, "when_full", ["", "reject", "Wait"], WORDS),
-    "UX-06: too large a level": (tcp, "socket_options", [[(2**31, 1, 1)]], INTS),
-    "UX-06: too large an option": (tcp, "socket_options", [[(1, -(2**31) - 1, 1)]], INTS),
-    "UX-06: too large a value": (tcp, "socket_options", [[(1, 1, 2**31)]], INTS),
+    "UX-06: too large an option": (tcp, "socket_options", TOO_LARGE, INTS),
     "UX-06: more than a mode": (unix, "mode", [-1, 0o1000, HUGE], ""),
     "UX-06: no family of IP": (tcp, FAMILY, [socket.AF_UNIX, 0, -1, "AF_INET", nan], ""),
     "UX-06: the family of Unix is a constant": (unix, FAMILY, [None, socket.AF_INET], ""),
@@ -142,7 +136,7 @@ TYPES = {
     "no limit where one must be": (Limits, ["requests", "line", "read", "linger"], [None], COUNT),
     "what is no whole number": (Limits, [*COUNTS, "linger"], NO_COUNTS, COUNT),
     "for listen(2), too": (SERVERS, QUEUE, OF_LISTEN, COUNT),
-    "neither word nor function": (Limits, "when_full", [None, 503, TurnAway, b"wait", tcp], WORDS),
+    "neither word nor function": (Limits, "when_full", [None, 503, TurnAway, b"wait", id], WORDS),
     "a function of no connection": (Limits, "when_full", [turn_away_nobody], "of one connection"),
     "a function that yields": (Limits, "when_full", [turn_away_in_turns], "without a `yield`"),
     "no time-outs": (SERVERS, "timeouts", [None, {}, 5, Limits(), Timeouts], ""),
@@ -163,13 +157,12 @@ BOTH = each(VALUES, ValueError) + each(TYPES, TypeError)
 @pytest.mark.parametrize(("make", "name", "values", "says", "kind"), BOTH)
 def test_field_that_is_refused(make, name, values, says, kind):
     """BP-02, NW-07, TO-07, UX-06: every other one is an error that names the field."""
-    owner = make.__name__ if isinstance(make, type) else type(make()).__name__
     for value in values:
         with pytest.raises(kind) as caught:
             make(**{name: value})
         message = str(caught.value)
         assert type(caught.value) is kind
-        assert f"{owner}.{name} must be" in message
+        assert f"{owner(make)}.{name} must be" in message
         assert says in message
         assert says not in {DURATION, COUNT} or repr(value) in message
 

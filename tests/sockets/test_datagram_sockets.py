@@ -47,11 +47,10 @@ _numbers = itertools.count()
 
 def own_address(server):
     """One that a client of the server can have."""
-    address = server.server_address
+    address, number = server.server_address, f"-{next(_numbers)}"
     if isinstance(address, tuple):
         return (address[0], 0)
-    number = next(_numbers)
-    return address + b"-%d" % number if isinstance(address, bytes) else f"{address}-{number}"
+    return address + (os.fsencode(number) if isinstance(address, bytes) else number)
 
 
 @contextmanager
@@ -86,21 +85,15 @@ async def ask(server, data=b"still there?"):
         return bytes(answer)
 
 
-class Turns(trio.abc.Instrument):
-    """Counts how often Trio comes round."""
-
-    number = 0
-
-    def before_io_wait(self, timeout):
-        self.number += 1
-
-
 async def turns_in(seconds):
-    """How often it does while this waits."""
-    trio.lowlevel.add_instrument(turns := Turns())
+    """How often Trio comes round while this waits."""
+    turns = []
+    counts = {"before_io_wait": lambda _self, timeout: turns.append(timeout)}
+    instrument = type("Counts", (trio.abc.Instrument,), counts)()
+    trio.lowlevel.add_instrument(instrument)
     await trio.sleep(seconds)
-    trio.lowlevel.remove_instrument(turns)
-    return turns.number
+    trio.lowlevel.remove_instrument(instrument)
+    return len(turns)
 
 
 @asynccontextmanager

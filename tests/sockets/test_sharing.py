@@ -52,8 +52,7 @@ async def busy_and_queued(server):
 @both
 async def test_last_holder_serves_the_queue(make, tmp_path):
     """Nobody else accepts from a socket that was given: who is queued is served, not reset."""
-    later = Later()
-    server = server_on(make(tmp_path), later)
+    server = server_on(make(tmp_path), later := Later())
     async with busy_and_queued(server) as clients:
         server.shutdown(GRACE)
         later.go.set()
@@ -68,17 +67,14 @@ async def test_last_holder_serves_the_queue(make, tmp_path):
 @pytest.mark.parametrize("grace", [GRACE, 0])
 async def test_queue_is_left_to_another_descriptor(make, grace, tmp_path):
     """LC-11: somebody in the same program has the socket, too, and accepts who is queued."""
-    later = Later()
     with make(tmp_path) as other:
-        server = server_on(other.dup(), later)
+        server = server_on(other.dup(), later := Later())
         async with busy_and_queued(server) as (busy, queued):
             server.shutdown(grace)
             later.go.set()
-            if grace:
-                assert await told(busy) == b"served"
+            assert not grace or await told(busy) == b"served"
             busy.close()
-            report = await server.wait_closed()
-            assert report.statistics.accepted == 1
+            assert (await server.wait_closed()).statistics.accepted == 1
             other.settimeout(10)
             accepted, address = other.accept()
             with accepted:
