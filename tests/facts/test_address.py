@@ -6,8 +6,7 @@ import socket
 import socketserver
 
 import pytest
-import trio
-from support import Upper, Witness, hold
+from support import Upper, Witness
 from support.adopting import THERE, adopted
 from support.adopting import Upper as TheirUpper
 from support.listening import Looks, asked, needs_ipv6, on_linux
@@ -148,18 +147,6 @@ async def test_made_up_address_of_an_adopted_server():
             await it.ended()
         assert it.outcomes == ["completed"]
         assert it.records[0].info.client_address[0] == "127.0.0.1"
-
-
-async def test_made_up_address_is_counted(autojump_clock):
-    """Who has an equal address is the same client, and what does not hash has no limit."""
-    for address, most in ((("anybody", "here"), 2), ((), 2), ((1, 2), 2), ([], 5)):
-        kind = made_up(MemoryServer, address)
-        server = kind(("memory", 1), hold, limits=Limits(per_client=2))
-        async with server.serving(grace=0):
-            for _ in range(5):
-                await server.connect()
-            await trio.testing.wait_all_tasks_blocked()
-            assert len(server.requests) == most, address
 
 
 @needs_ipv6

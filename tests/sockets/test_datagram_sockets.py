@@ -285,32 +285,6 @@ async def test_unix_client_that_never_reads(where):
     assert server.witness.outcomes.count("completed") == 20
 
 
-@on_linux  # how it counts what was not read
-@pytest.mark.parametrize("connected", [True, False])
-@on_unix
-async def test_unix_replies_that_nobody_reads(connected, where):
-    """UD-14: they fill the buffer that all share, if their client is connected; till it reads."""
-
-    async def reply(request, client_address, server):
-        await request.reply(bytes(4096))
-
-    async def asks(client):
-        asked = len(server.witness.outcomes) + 1
-        tell(client, b"?", server)
-        await until(lambda: len(server.witness.outcomes) == asked)
-        return server.witness.outcomes[-1]
-
-    async with serving(where, reply, timeouts=Timeouts(write=0.2)) as (server, _):
-        with client_of(server) as client, client_of(server) as other:
-            if connected:
-                await client.connect(server.server_address)
-            while await asks(client) == "completed":
-                pass
-            assert await asks(other) == ("timed_out" if connected else "completed")
-            unread(client)
-            assert len(await ask(server)) == 4096
-
-
 @on_unix
 async def test_unix_client_that_reads_slowly(where):
     """UD-14: one that reads now and then gets everything, in good time."""

@@ -18,6 +18,7 @@ import pytest
 import trio
 from support import Upper, hold, plain_client, until
 from support.listening import Looks, answered, asked, bound, fails_to_listen, is_there, on_linux
+from support.memory import raising
 from support.scenes import table
 
 import trioserver
@@ -269,11 +270,6 @@ def failing(name):
     return {name: fails}
 
 
-async def leave(request, client_address, server):
-    """Exits, as a handler."""
-    raise SystemExit
-
-
 HOOKS = {name: failing(name) for name in ("server_bind", "server_activate")}
 
 
@@ -281,7 +277,7 @@ HOOKS = {name: failing(name) for name in ("server_bind", "server_activate")}
 async def test_file_is_removed_at_the_end(end, path):
     """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
     kind = type("Server", (UnixStreamServer,), HOOKS.get(end, {}))
-    server = kind(path, leave if end == "exits" else Upper)
+    server = kind(path, raising(SystemExit()) if end == "exits" else Upper)
     with trio.fail_after(10), trio.CancelScope() as scope, suppress(KeyError, SystemExit):
         async with server.serving():
             assert is_there(path)
@@ -438,10 +434,8 @@ class Tells(trioserver.Observer):
     def server_listening(self, addresses):
         print(addresses[0], flush=True)
 
-async def hold(request, client_address, server):
-    await request.receive_some()
-
-trioserver.run(trioserver.UnixStreamServer(sys.argv[1], hold, observers=[Tells()]))
+nothing = trioserver.StreamRequestHandler
+trioserver.run(trioserver.UnixStreamServer(sys.argv[1], nothing, observers=[Tells()]))
 """
 
 
