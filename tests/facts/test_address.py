@@ -1,12 +1,11 @@
 """Addresses as people write them, and as limits count them: also those that nobody expects."""
 
 import itertools
-import logging
 import socket
 import socketserver
 
 import pytest
-from support import Upper, Witness
+from support import Upper
 from support.adopting import THERE, adopted
 from support.adopting import Upper as TheirUpper
 from support.listening import Looks, asked, needs_ipv6, on_linux
@@ -62,23 +61,6 @@ ODD += ["\ud800", b"\xff"]
 def test_address_in_words(address, words):
     """Whatever it is, it is shown on one line; a link-local one with its zone."""
     assert describe(address) == words
-
-
-@on_linux
-async def test_zone_is_in_logs_and_reprs(caplog):
-    """The zone of a link-local client is in records, reports and the repr of its connection."""
-    shown = []
-
-    async def show(request, client_address, server):
-        shown.append(repr(request))
-
-    caplog.set_level(logging.INFO, "trioserver.access")
-    witness = Witness()
-    async with MemoryServer(("memory", 1), show, observers=[witness]).serving() as server:
-        async with await server.connect(("fe80::1", 4000, 0, 1)) as client:
-            assert await client.receive_some() == b""
-    for text in (shown[0], str(witness.records[0]), caplog.text):
-        assert "from [fe80::1%lo]:4000" in text
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,12 @@ def expire_in(self, seconds):
     self.cancel_scope.deadline = trio.current_time() + seconds
 
 
+def patient(self, *arguments):
+    """An ``__init__`` that sets a time-out."""
+    self.timeout = 4
+    StreamRequestHandler.__init__(self, *arguments)
+
+
 ENOUGH = {"cancels": lambda it: it.cancel_scope.cancel("enough")}
 
 
@@ -182,6 +188,9 @@ ENOUGH = {"cancels": lambda it: it.cancel_scope.cancel("enough")}
         "`timeout` of a handler class overrides `timeouts.idle`, to the instant": Scene(
             does("readline", timeout=3)
         ).gives(b"", 3, "timed_out"),
+        "One that is set before the base `__init__` counts for this object": Scene(
+            does("readline", __init__=patient)
+        ).gives(b"", 4, "timed_out"),
         "It overrides `timeouts.write`, too": Scene(
             does("fill", timeout=3, fill=lambda self: self.wfile.write(bytes(1_000_000))),
             reads_from=4,
@@ -444,22 +453,6 @@ def test_handler_with_the_wrong_parameters():
     wrapper = functools.wraps(four)(lambda request, client_address, server: None)
     for handler in (partial(four, database="x"), mock.Mock(), partial(int, "1"), wrapper):
         TCPServer(THERE, handler)
-
-
-@pytest.mark.parametrize("own", [None, 4])
-async def test_timeout_of_a_handler_object(own, autojump_clock):
-    """Set before the base ``__init__``, it counts for one object; None means the server's."""
-    seen = []
-
-    class Graded(StreamRequestHandler):
-        def __init__(self, request, client_address, server):
-            if own is not None:
-                self.timeout = client_address[1]
-            super().__init__(request, client_address, server)
-            seen.append((request.idle_timeout, request.write_timeout))
-
-    await serve_one(Graded, address=("client", own), idle=6, write=7)
-    assert seen == [(6, 7) if own is None else (own, own)]
 
 
 @pytest.mark.parametrize("seconds", [0, "5"])
