@@ -110,7 +110,6 @@ async def choose(request, client_address, server):
         "function": choose,
         "partial of a function": say,
         "partial of a class": partial(Say, words=b"hello"),
-        "bound method": Application().__call__,
         "callable object": Application(),
         "plain wrapper": lambda *arguments: say_this(b"hello", *arguments),
         "awaitable of one's own": Awaitable,

@@ -23,9 +23,6 @@ pytestmark = pytest.mark.skipif(
 
 both = pytest.mark.parametrize("make", [tcp, unix])
 
-GRACE = 8
-"""Seconds; nobody needs them."""
-
 
 def udp(_folder=None):
     """A bound socket of UDP."""
@@ -54,7 +51,7 @@ async def test_last_holder_serves_the_queue(make, tmp_path):
     """Nobody else accepts from a socket that was given: who is queued is served, not reset."""
     server = server_on(make(tmp_path), later := Later())
     async with busy_and_queued(server) as clients:
-        server.shutdown(GRACE)
+        server.shutdown(8)
         later.go.set()
         for client in clients:
             assert await told(client) == b"served"
@@ -64,7 +61,7 @@ async def test_last_holder_serves_the_queue(make, tmp_path):
 
 
 @both
-@pytest.mark.parametrize("grace", [GRACE, 0])
+@pytest.mark.parametrize("grace", [8, 0])
 async def test_queue_is_left_to_another_descriptor(make, grace, tmp_path):
     """LC-11: somebody in the same program has the socket, too, and accepts who is queued."""
     with make(tmp_path) as other:
@@ -97,7 +94,7 @@ async def test_datagrams_that_are_queued(is_shared):
                 client.send(b"one")
                 await until(lambda: server.requests)
                 client.send(b"two")
-                server.shutdown(GRACE)
+                server.shutdown(8)
                 later.go.set()
                 await server.wait_closed()
         assert server.statistics().unaccepted == 0
