@@ -281,28 +281,21 @@ class Again(Long):
         raise self.error
 
 
-FIRST = [ValueError("second"), KeyError("first")]
+async def test_finish_error_never_replaces_the_handlers(autojump_clock):
+    """It comes after the whole chain, and is told with it; both stories can be read.
 
-
-@table(
-    "handler, chain",
-    {
-        "What led to either error stays where it was; both stories can be read": (
-            Long,
-            [*FIRST, RuntimeError("fourth"), OSError("third")],
-        ),
-        "An error that `finish` raises again is no part of its own history": (Again, FIRST),
-    },
-)
-async def test_finish_error_never_replaces_the_handlers(handler, chain, autojump_clock):
-    """It comes after the whole chain, and is told with it."""
-    [error] = (await serve_one(handler)).errors
-    assert not hasattr(error, "__notes__") or handler is not Again
-    found = []
-    while error is not None:
-        found.append(repr(error))
-        error = error.__context__
-    assert found == list(map(repr, chain))
+    An error that `finish` raises again is no part of its own history.
+    """
+    first = [ValueError("second"), KeyError("first")]
+    second = [RuntimeError("fourth"), OSError("third")]
+    for handler, chain in ((Long, [*first, *second]), (Again, first)):
+        [error] = (await serve_one(handler)).errors
+        assert not hasattr(error, "__notes__") or handler is not Again
+        found = []
+        while error is not None:
+            found.append(repr(error))
+            error = error.__context__
+        assert found == list(map(repr, chain))
 
 
 # What a wrong one is told ------------------------------------------------------

@@ -56,37 +56,30 @@ async def check_refused(path, reason=""):
     assert (after.st_ino, after.st_mode, after.st_size) == (file.st_ino, file.st_mode, file.st_size)
 
 
-@table(
-    "make",
-    {
-        "UX-06: of as many bytes as an address holds": lambda it: f"{it}/".ljust(LONGEST, "x"),
-        "UX-06: a `pathlib` path": lambda it: it / "socket",
-        "UX-06: bytes that are not UTF-8": lambda it: os.fsencode(it) + b"/\xff\xfe",
-    },
-)
-async def test_path(make, folder):
-    """It is the server's address, bound and unbound; it serves there, again and again."""
-    path = make(folder)
-    server = UnixStreamServer(path, Upper)
-    for _ in range(2):
-        async with server.serving():
+async def test_path(folder):
+    """UX-06: one of as many bytes as an address holds, a `pathlib` one, bytes that are not UTF-8.
+
+    It is the server's address, bound and unbound; it serves there, again and again.
+    """
+    longest, odd = f"{folder}/".ljust(LONGEST, "x"), os.fsencode(folder) + b"/\xff\xfe"
+    for path in (longest, folder / "socket", odd):
+        server = UnixStreamServer(path, Upper)
+        for _ in range(2):
+            async with server.serving():
+                assert os.fsencode(server.server_address) == os.fsencode(path)
+                await check_refused(os.fsencode(path))
+                assert await asked(os.fsencode(path)) == b"ASKED\n"
             assert os.fsencode(server.server_address) == os.fsencode(path)
-            await check_refused(os.fsencode(path))
-            assert await asked(os.fsencode(path)) == b"ASKED\n"
-        assert os.fsencode(server.server_address) == os.fsencode(path)
-        assert list(folder.iterdir()) == []
+            assert list(folder.iterdir()) == []
 
 
-@table(
-    "name",
-    {
-        "UX-07: the program has moved since": "here",
-        "UX-06, UX-07: its absolute form does not fit": "x" * 150,
-    },
-)
+@pytest.mark.parametrize("name", ["here", "x" * 150])
 @both
 async def test_relative_path(kind, name, folder, monkeypatch):
-    """Its file is removed, and none of that name in the new working directory."""
+    """UX-06, UX-07: its file is removed, though the program has moved, and none of that name there.
+
+    So it is where its absolute form would not fit.
+    """
     here, elsewhere = folder / name, folder / "elsewhere"
     for place in (here, elsewhere):
         place.mkdir()

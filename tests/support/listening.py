@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,9 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it
 
 def has_ipv6():
     """Whether this machine has IPv6, switched on."""
-    try:
+    with suppress(OSError):
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
+        return True
 
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
@@ -104,7 +103,7 @@ class Looks:
         await (request.reply if isinstance(request, trioserver.Datagram) else request.sendall)(b"!")
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class Later:
     """A handler that waits until it may go, and sends back what came, or a word."""
 
@@ -113,8 +112,5 @@ class Later:
 
     async def __call__(self, request, client_address, server):
         await self.go.wait()
-        if isinstance(request, trioserver.Datagram):
-            self.seen.append(request.data)
-            await request.reply(request.data)
-        else:
-            await request.sendall(b"served")
+        self.seen.append(word := getattr(request, "data", b"served"))
+        await (request.reply if isinstance(request, trioserver.Datagram) else request.sendall)(word)
