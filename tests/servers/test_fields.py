@@ -68,25 +68,23 @@ class Greeting(TCPServer):
     count: int = attrs.field(kw_only=True)
 
 
-@pytest.mark.parametrize("kind", [Sized, Restated])
-def test_override_is_the_default(kind):
-    """A value in a class body is its field's default, however far down; an argument still wins."""
-    assert size_of(TCPServer) is None
-    assert size_of(kind) == 100
-    assert size_of(kind, request_queue_size=5) == 5
-    grandchild = new("Grandchild", child := new("Child", kind))
-    assert size_of(child) == size_of(grandchild) == 100
-    assert size_of(new("Other", grandchild, request_queue_size=3)) == 3
-    both = new("Both", kind, new("Patient", timeout=5))(ADDRESS, Upper)
-    assert (both.request_queue_size, both.timeout) == (100, 5)
+def test_override_is_the_default():
+    """A value in a class body is its field's default, however far down; an argument still wins.
 
-
-def test_override_follows_the_method_resolution_order():
-    """As for every attribute, the whole MRO is searched, up to the field's own definition."""
+    As for every attribute, the whole MRO is searched, up to the field's own definition.
+    """
 
     class Annotated:
         request_queue_size: int = 8
 
+    assert size_of(TCPServer) is None
+    for kind in (Sized, Restated):
+        assert (size_of(kind), size_of(kind, request_queue_size=5)) == (100, 5)
+        grandchild = new("Grandchild", child := new("Child", kind))
+        assert size_of(child) == size_of(grandchild) == 100
+        assert size_of(new("Other", grandchild, request_queue_size=3)) == 3
+        both = new("Both", kind, new("Patient", timeout=5))(ADDRESS, Upper)
+        assert (both.request_queue_size, both.timeout) == (100, 5)
     one = new("One", Restated, request_queue_size=1)
     assert size_of(new("Mixed", Notes, TCPServer)) == 7
     assert size_of(new("Mixed", new("More", Notes), TCPServer)) == 7
@@ -469,29 +467,35 @@ async def coroutine(self, *arguments):
     """An async one."""
 
 
+async def of_nothing(self):
+    """One that takes nothing besides."""
+
+
 async def yielding(self, *arguments):
     """An async generator, which is neither."""
     yield
 
 
-def test_hook_of_the_wrong_colour():
-    """EX-10: what may wait is refused in plain, what decides at once as ``async def``."""
+def test_colours_of_hooks():
+    """EX-10: what may wait is refused in plain, what decides at once as ``async def``.
+
+    The colour counts where it is mixed in, in whatever class it stands, however far down. A static
+    or class method is taken, and so are names of one's own.
+    """
     for name in ASYNC:
         for method in (lambda self: None, yielding, None, True):
             refuses(rf"Wrong\.{name} must be an `async def`", **{name: method})
     for name in PLAIN:
         for method in (coroutine, yielding, None):
             refuses(rf"Wrong\.{name} must be a plain `def`", **{name: method})
-    # The colour counts where it is mixed in, in whatever class it stands, however far down.
     mix_in = new("MixIn", object, verify_request=lambda self: None)
     refuses(r"Wrong\.verify_request must be an `async def`", mix_in, TCPServer)
     new("Right", TCPServer, mix_in)  # it is never called there
     right = new("Right", handle_error=coroutine)
     refuses(r"Wrong\.handle_error must be an `async def`", right, handle_error=lambda self: None)
-
-
-async def of_nothing(self):
-    """Takes nothing besides."""
+    for method in (coroutine, staticmethod(coroutine), classmethod(coroutine)):
+        new("Right", **dict.fromkeys(HOOKS, method))
+    new("Right", server_bind=of_nothing, handle_timeout=of_nothing, greet=id, reload=coroutine)
 
 
 def test_hook_that_is_told_what_it_lacks():
@@ -504,10 +508,3 @@ def test_hook_that_is_told_what_it_lacks():
         ("shutdown_request", of_nothing, r"\(self\) must take \(self, request\)"),
     ):
         refuses(rf"Wrong\.{hook}.*{says}", **{hook: method})
-
-
-def test_hook_of_the_right_colour():
-    """An async hook is taken, also as a static or class method, and so are names of one's own."""
-    for method in (coroutine, staticmethod(coroutine), classmethod(coroutine)):
-        new("Right", **dict.fromkeys(HOOKS, method))
-    new("Right", server_bind=of_nothing, handle_timeout=of_nothing, greet=id, reload=coroutine)

@@ -43,24 +43,18 @@ UNIX = {UnixStreamServer, UnixDatagramServer}
 UNKNOWN = (99, LOOPBACK)  # a family that no kernel has, as IPv6 where it was left out
 
 
-class Resolver(trio.abc.HostnameResolver):
-    """Resolves every name to the same addresses."""
-
-    getnameinfo = None
-
-    def __init__(self, found):
-        self.found = found
-
-    async def getaddrinfo(self, *arguments, **options):
-        if not self.found:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(family, STREAM, 6, "", address) for family, address in self.found]
-
-
 def resolving_to(*found):
     """Have every name resolve to these, for the rest of the test: addresses, or with a family."""
-    found = [it if it[0] == 99 else (AF_INET6 if ":" in it[0] else AF_INET, it) for it in found]
-    trio.socket.set_custom_hostname_resolver(Resolver(found))
+
+    async def getaddrinfo(self, *arguments, **options):
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        pairs = (it if it[0] == 99 else (AF_INET6 if ":" in it[0] else AF_INET, it) for it in found)
+        return [(family, STREAM, 6, "", address) for family, address in pairs]
+
+    names = {"getaddrinfo": getaddrinfo, "getnameinfo": None}
+    resolver = type("Resolver", (trio.abc.HostnameResolver,), names)()
+    trio.socket.set_custom_hostname_resolver(resolver)
 
 
 def told_by_linux(name):
