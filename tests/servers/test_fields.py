@@ -41,17 +41,13 @@ def configuration(server):
     return {field.name: getattr(server, field.name) for field in attrs.fields(type(server))}
 
 
-def pickled(server, protocol):
-    """A server that has been elsewhere."""
-    return pickle.loads(pickle.dumps(server, protocol))  # noqa: S301
-
-
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 COPIES = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "evolve": lambda server: server.evolve(),
     "attrs.evolve": attrs.evolve,
-    **{f"pickle {it}": partial(pickled, protocol=it) for it in range(pickle.HIGHEST_PROTOCOL + 1)},
+    **{f"pickle {n}": lambda it, n=n: pickle.loads(pickle.dumps(it, n)) for n in PROTOCOLS},  # noqa: S301
 }
 
 Notes = new("Notes", object, request_queue_size=7, note="mixed in")

@@ -324,8 +324,7 @@ async def test_server_on_a_shared_port_stops():
         for client in clients:
             with client:
                 assert await told(client) in {b"", b"ConnectionResetError"}
-    assert report.statistics.accepted == 1
-    assert len(report.unaccepted) == 3
+    assert (report.statistics.accepted, len(report.unaccepted)) == (1, 3)
 
 
 @pytest.mark.parametrize(

@@ -114,21 +114,6 @@ def another_process(sock, program="import sys; print(flush=True); sys.stdin.read
         yield process
 
 
-@pytest.mark.parametrize("make", [tcp, unix, udp])
-def test_who_holds_it(make, tmp_path):
-    """Another process counts, and another descriptor; not one that is closed, nor its own look."""
-    with make(tmp_path) as sock:
-        before = open_descriptors()
-        assert not others_hold(sock)
-        assert open_descriptors() == before
-        with sock.dup():
-            assert others_hold(sock)
-        assert not others_hold(sock)
-        with another_process(sock):
-            assert others_hold(sock)
-        assert not others_hold(sock)
-
-
 LEAVES = """
 import fcntl, socket, sys, time
 sock = socket.socket(fileno=int(sys.argv[1]))
@@ -138,6 +123,20 @@ time.sleep(0.05)
 sock.close()
 sys.stdin.read()
 """
+
+
+@pytest.mark.parametrize("make", [tcp, unix, udp])
+def test_who_holds_it(make, tmp_path):
+    """Another process counts, and another descriptor; not one that is closed, nor its own look."""
+    with make(tmp_path) as sock:
+        before = open_descriptors()
+        assert not others_hold(sock)
+        assert open_descriptors() == before
+        with sock.dup():
+            assert others_hold(sock)
+        with another_process(sock):
+            assert others_hold(sock)
+        assert not others_hold(sock)
 
 
 def test_it_waits_for_who_is_about_to_leave(monkeypatch):
