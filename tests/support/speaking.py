@@ -20,6 +20,12 @@ class Back(trioserver.DatagramRequestHandler):
         await self.wfile.write((await self.rfile.read())[::-1])
 
 
+async def echo(request, client_address, server):
+    """Says everything again."""
+    async for data in request:
+        await request.sendall(data)
+
+
 async def speaks(server, said=b"hello\n", *, ends=False):
     """A new client of a test server that has said something, and ends its output if told to."""
     client = await server.connect()

@@ -2,16 +2,15 @@
 
 import errno
 import math
-import socket
-import struct
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, read_to_end
+from support import Upper, read_to_end, reset
 from support.scenes import table
 from support.speaking import (
     EVERYWHERE,
@@ -20,11 +19,11 @@ from support.speaking import (
     Back,
     all_wait,
     answer,
+    echo,
     pieces,
     says_and_hears,
     speaks,
 )
-from trio.testing import MockClock
 
 import trioserver
 from trioserver.testing import (
@@ -36,7 +35,6 @@ from trioserver.testing import (
     LimitData,
     Loss,
     LossyListener,
-    MemoryDatagramClient,
     MemoryDatagramListener,
     Refuse,
     Reorder,
@@ -47,7 +45,6 @@ from trioserver.testing import (
     open_test_server,
 )
 
-RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 PATIENT = trioserver.Timeouts(idle=math.inf, line=math.inf, write=math.inf)
 HELLO = [b"hello\n"[i : i + 1] for i in range(6)]
 
@@ -76,58 +73,27 @@ def patient(handler):
 
 @EVERYWHERE
 async def test_without_faults_nothing_is_different(where):
-    """Megabytes both ways at once, half-close, and the end."""
+    """Megabytes both ways at once, half-close, and the end; a client's reset is an error."""
     data = bytes(range(256)) * 8192
 
-    async def echo(request, address, server):
-        async for piece in request:
-            await request.sendall(piece)
+    async def send():
+        await client.send_all(data)
+        await client.send_eof()
 
     async with open_test_server(echo, transport=where, faults=Faults()) as server:
         client = await server.connect()
-
-        async def send():
-            await client.send_all(data)
-            await client.send_eof()
-
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             assert await read_to_end(client) == data
-        [exchange] = await server.wait_requests()
-    assert exchange.outcome is trioserver.Outcome.COMPLETED
-
-
-@EVERYWHERE
-async def test_reset_of_a_client_reaches_the_server(where):
-    """As an error, not as an end."""
-    async with open_test_server(Notes(), transport=where, faults=Faults()) as server:
         client = await speaks(server)
-        await all_wait()
+        assert await client.receive_some() == b"hello\n"
         if where == "memory":
             client.reset()
         else:
-            client.socket.setsockopt(*RESET)
-            client.socket.close()
-        [exchange] = await server.wait_requests()
-    expected = "completed" if where == "unix" else "disconnected"  # Unix sockets have no reset
-    assert str(exchange.outcome) == expected
-
-
-async def test_who_does_not_read_is_noticed(autojump_clock):
-    """CK-02: each way has a bounded store, so the server's write waits, and times out."""
-
-    async def floods(request, address, server):
-        while True:
-            await request.sendall(bytes(100_000))
-
-    quick = trioserver.TCPServer(("", 0), floods, timeouts=trioserver.Timeouts(write=7))
-    async with open_test_server(quick) as server:
-        await server.connect()
-        [exchange] = await server.wait_requests()
-        assert exchange.record is not None
-        assert exchange.record.reason == "the peer took no byte for 7 s (write)"
-        assert exchange.record.bytes_sent < 400_000
-        assert trio.current_time() == 7
+            reset(client.socket)
+        exchanges = await server.wait_requests(2)
+    ends = "completed" if where == "unix" else "disconnected"  # Unix sockets have no reset
+    assert [str(one.outcome) for one in exchanges] == ["completed", ends]
 
 
 # Streams, by the virtual clock ----------------------------------------------------------
@@ -138,12 +104,12 @@ class Way:
     """What a client says when, before it ends its output, and what comes of it; None: whatever."""
 
     faults: list[Any]
+    ends_at: Any
     says: Mapping[float, bytes] = attrs.field(factory=lambda: {0: b"hello\n"})
     arrives: list[bytes] | None = attrs.field(default=None, kw_only=True)  # in these pieces...
     times: list[float] | None = attrs.field(default=None, kw_only=True)  # ...each byte then
     comes: list[bytes] | None = attrs.field(default=None, kw_only=True)  # back, in these pieces
     first_at: float | None = attrs.field(default=None, kw_only=True)  # the first of them
-    ends_at: Any = attrs.field(kw_only=True)
 
 
 NO_TIME = pytest.approx(0, abs=1e-9)
@@ -153,49 +119,40 @@ NOTHING = [
 ]
 UPPER = [letter.upper() for letter in HELLO]
 LETTERS = [b"a", b"b", b"c", b"d"]
-MIXED = [*(Latency(10), Latency(5, towards="server")), *(Bandwidth(2), Bandwidth(1))]
+XS = dict.fromkeys(range(10), b"x")
+SLOWLY = Slice(1, delay=30, towards="server")
+RATES = [Bandwidth(2), Bandwidth(1)]
+MIXED = [Latency(10), Latency(5, towards="server"), *RATES, Slice(3), Slice(2)]
 
 
 @table(
     "way",
     {
         "half an hour of latency, exactly, in no time": Way(
-            [Latency(900)], times=[900] * 6, comes=[b"HELLO\n"], ends_at=1800
+            [Latency(900)], 1800, times=[900] * 6, comes=[b"HELLO\n"]
         ),
         "latency delays what follows no further, and nothing the other way": Way(
-            [Latency(60, towards="server")],
-            dict.fromkeys(range(10), b"x"),
-            times=[60 + second for second in range(10)],
-            ends_at=69,
+            [Latency(60, towards="server")], 69, XS, times=[60 + second for second in range(10)]
         ),
         "a byte a second; each way has its own": Way(
-            [Bandwidth(1)], {0: b"abcd"}, arrives=LETTERS, times=[1, 2, 3, 4], ends_at=8
+            [Bandwidth(1)], 8, {0: b"abcd"}, arrives=LETTERS, times=[1, 2, 3, 4]
         ),
-        "a hundred a second": Way([Bandwidth(100)], {0: bytes(1000)}, ends_at=pytest.approx(20)),
-        "slices without a delay take no time": Way(
-            [Slice()], arrives=HELLO, comes=UPPER, ends_at=0
-        ),
+        "a hundred a second": Way([Bandwidth(100)], pytest.approx(20), {0: bytes(1000)}),
+        "slices without a delay take no time": Way([Slice()], 0, arrives=HELLO, comes=UPPER),
         "six bytes, half a minute between two, and the last delay": Way(
-            [Slice(1, delay=30, towards="server")],
-            times=[0, 30, 60, 90, 120, 150],
-            comes=[b"HELLO\n"],
-            ends_at=180,
+            [SLOWLY], 180, times=[0, 30, 60, 90, 120, 150], comes=[b"HELLO\n"]
         ),
         "a stall gives up some time after the first byte that was held up": Way(
-            [Stall(10, towards="client")], {100: b"hello\n"}, comes=[], ends_at=110
+            [Stall(10, towards="client")], 110, {100: b"hello\n"}, comes=[]
         ),
         "what was said before a slow close is not late": Way(
-            [SlowClose(30, towards="client")], comes=[b"HELLO\n"], first_at=0, ends_at=30
+            [SlowClose(30, towards="client")], 30, comes=[b"HELLO\n"], first_at=0
         ),
         "latencies add up; of rates the lower one counts, of slices the smaller": Way(
-            [*MIXED, Slice(3), Slice(2)],
-            {0: b"abcd"},
-            arrives=LETTERS,
-            times=[16, 17, 18, 19],
-            ends_at=33,
+            MIXED, 33, {0: b"abcd"}, arrives=LETTERS, times=[16, 17, 18, 19]
         ),
         **{
-            f"{fault!r} changes nothing": Way([fault], comes=[b"HELLO\n"], ends_at=NO_TIME)
+            f"{fault!r} changes nothing": Way([fault], NO_TIME, comes=[b"HELLO\n"])
             for fault in NOTHING
         },
     },
@@ -217,107 +174,59 @@ async def test_streams(way, autojump_clock):
     assert way.first_at is None or way.first_at == come[0][1]
 
 
-@pytest.mark.slow
-def test_a_thousand_times_the_same():
-    """Not one of a thousand is different."""
+async def test_seed_and_connection_decide_what_is_left_to_chance(autojump_clock):
+    """CK-03: what one connection does changes nothing for another; jitter keeps the order."""
+    numbers = [b"%02d" % number for number in range(20)]
 
-    async def once():
-        async with open_test_server(patient(Upper), faults=[Latency(900, jitter=300)]) as server:
-            await (await speaks(server)).receive_some()
-            times.append(trio.current_time())
-
-    times = []
-    for _ in range(1000):
-        trio.run(once, clock=MockClock(autojump_threshold=0))
-    assert len(set(times)) == 1
-    assert 1200 < times[0] < 2400
-
-
-async def test_jitter_keeps_the_order(autojump_clock):
-    """On a stream; by chance, which the seed decides."""
-
-    async def times(seed):
+    async def arrival(seed, busy):
         notes, began = Notes(), trio.current_time()
         faults = Faults(Latency(10, jitter=10, towards="server"), seed=seed)
         async with open_test_server(patient(notes), faults=faults) as server:
-            client = await server.connect()
-            for number in range(20):
-                await client.send_all(b"%02d" % number)
+            other, client = await server.connect(), await server.connect()
+            for number in numbers:
+                await other.send_all(b"x" * busy)
+                await client.send_all(number)
                 await trio.sleep(1)
             await client.send_eof()
             await read_to_end(client)
-        assert b"".join(notes.pieces) == b"".join(b"%02d" % number for number in range(20))
-        return [round(time - began, 6) for time in notes.times]
+        came = zip(b"".join(notes.pieces), notes.times, strict=True)
+        came = [(byte, round(time - began, 6)) for byte, time in came if byte != ord("x")]
+        assert bytes(byte for byte, _ in came) == b"".join(numbers)
+        return came
 
-    first, again, other = await times(1), await times(1), await times(2)
-    assert first == again
-    assert first != other
-
-
-async def test_seed_and_connection_decide_all_that_is_left_to_chance(
-    autojump_clock,
-):
-    """CK-03: what one connection does changes nothing for another."""
-
-    async def arrival(busy):
-        faults, began = Faults(Latency(10, jitter=5), seed=3), trio.current_time()
-        async with open_test_server(patient(Notes()), faults=faults) as server:
-            first, second = await server.connect(), await server.connect()
-            for _ in range(busy):
-                await first.send_all(b"x")
-            await second.send_all(b"y")
-            await second.send_eof()
-            await read_to_end(second)
-            return trio.current_time() - began
-
-    assert await arrival(0) == await arrival(7)
+    first, again, another = [await arrival(*it) for it in ((1, 0), (1, 7), (2, 0))]
+    assert first == again != another
 
 
-async def test_clearing_a_latency_has_everything_arrive(autojump_clock):
+@pytest.mark.parametrize("fault", [Latency(1000), Stall()], ids=repr)
+async def test_what_is_held_up_arrives_when_the_fault_is_gone(fault, autojump_clock):
     """In the middle of a test."""
-    async with open_test_server(patient(Upper), faults=[Latency(1000)]) as server:
+    async with open_test_server(patient(Upper), faults=[fault]) as server:
         client = await speaks(server)
-        await trio.sleep(10)
-        server.faults.clear()
-        assert await client.receive_some() == b"HELLO\n"
-        assert trio.current_time() == 10
-        with server.faults.during(Latency(5)):
-            await says_and_hears(client, b"again\n", b"AGAIN\n")
-        assert trio.current_time() == 20
-        assert len(server.faults) == 0
-
-
-async def test_stall(autojump_clock):
-    """Nothing arrives; when it is gone, everything does."""
-    async with open_test_server(patient(Upper), faults=[stall := Stall()]) as server:
-        client = await speaks(server)
-        with trio.move_on_after(3600):
+        with trio.move_on_after(900):
             await client.receive_some()
             raise AssertionError("something has arrived")
-        server.faults.remove(stall)
+        server.faults.remove(fault)
         assert await client.receive_some() == b"HELLO\n"
-        assert trio.current_time() == 3600
+        assert trio.current_time() == 900
+        with server.faults.during(Latency(5)):
+            await says_and_hears(client, b"again\n", b"AGAIN\n")
+        assert trio.current_time() == 910
+        assert len(server.faults) == 0
 
 
 # Streams, on real sockets, too ----------------------------------------------------------
 
 
 @ON_SOCKETS
-async def test_latency_on_a_real_socket(where):
-    """At least so long, by the real clock."""
-    async with open_test_server(Upper, transport=where, faults=[Latency(0.05)]) as server:
-        began = trio.current_time()
-        assert await answer(server) == b"HELLO\n"
-        assert trio.current_time() - began >= 0.1
-
-
-@ON_SOCKETS
-async def test_slices_on_a_real_socket(where):
-    """Towards the server one by one in any case; towards a client with a delay."""
+async def test_real_sockets(where):
+    """Slices come one by one towards the server, towards a client with a delay; late, at least."""
     notes = Notes()
-    faults = [Slice(1, towards="server"), Slice(2, delay=0.02, towards="client")]
+    faults = [Slice(1, towards="server"), Slice(2, delay=0.02, towards="client"), Latency(0.05)]
     async with open_test_server(notes, transport=where, faults=faults) as server:
+        began = trio.current_time()
         assert await pieces(server) == [b"HE", b"LL", b"O\n"]
+        assert trio.current_time() - began >= 0.1
     assert notes.pieces == HELLO
 
 
@@ -331,21 +240,18 @@ async def test_limit_of_data(where, size, got):
 
 
 @ON_THE_INTERNET
-async def test_reset_after_some_bytes(where):
-    """For both sides."""
+async def test_resets(where):
+    """After some bytes, for both sides; in the middle of a test connections notice it at once.
+
+    New ones are not better off.
+    """
     faults = [Reset(after=3, towards="server")]
     async with open_test_server(Notes(), transport=where, faults=faults) as server:
-        client = await speaks(server)
         with pytest.raises(trio.BrokenResourceError):
-            await read_to_end(client)
+            await answer(server)
         [exchange] = await server.wait_requests()
-    assert str(exchange.outcome) == "disconnected"
-
-
-@ON_THE_INTERNET
-async def test_reset_in_the_middle_of_a_test(where):
-    """Connections that are idle notice it at once; new ones are not better off."""
-    async with open_test_server(Notes(), transport=where, faults=Faults()) as server:
+        assert str(exchange.outcome) == "disconnected"
+        server.faults.clear()
         client = await speaks(server)
         await all_wait()
         server.faults.add(Reset())
@@ -363,22 +269,12 @@ async def test_fault_that_is_there_for_no_step(fault, autojump_clock):
         await says_and_hears(client, b"x\n", b"X\n")
         with server.faults.during(fault):
             pass
-        if isinstance(fault, Reset):
-            with pytest.raises(trio.BrokenResourceError):
-                await client.receive_some()
-        else:
+        resets = isinstance(fault, Reset)
+        with pytest.raises(trio.BrokenResourceError) if resets else nullcontext():
             assert await client.receive_some() == b""
 
 
 # Accepting ------------------------------------------------------------------------------
-
-
-async def test_refuse(autojump_clock):
-    """For as long as it is there."""
-    async with open_test_server(Upper) as server:
-        with server.faults.during(Refuse()), pytest.raises(ConnectionRefusedError):
-            await server.connect()
-        await server.connect()
 
 
 @ON_THE_INTERNET
@@ -392,11 +288,14 @@ async def test_accept_error(where, caplog):
     assert "again, after 2 errors" in caplog.text
 
 
-async def test_fatal_accept_error_ends_the_server(autojump_clock):
-    """And the test, with that error."""
+async def test_refusals(autojump_clock):
+    """For as long as there is a `Refuse`; a fatal error of an accept ends the test, with that."""
     with pytest.raises(OSError, match="Bad file descriptor"):
-        async with open_test_server(Upper, faults=[AcceptError(errno.EBADF)]) as server:
+        async with open_test_server(Upper) as server:
+            with server.faults.during(Refuse()), pytest.raises(ConnectionRefusedError):
+                await server.connect()
             await server.connect()
+            server.faults.add(AcceptError(errno.EBADF))
             await trio.sleep_forever()
 
 
@@ -405,30 +304,22 @@ async def test_fatal_accept_error_ends_the_server(autojump_clock):
 TEN = [b"%d" % number for number in range(10)]
 
 
-class Numbers:
-    """Notes what arrives, and when; replies with it."""
-
-    def __init__(self):
-        self.seen = []
-
-    async def __call__(self, request, address, server):
-        self.seen.append((request.data, trio.current_time()))
-        await request.reply(request.data)
-
-
 async def exchange_ten(*faults, seed=0):
     """Send ten, one a second: what arrives, and when, and the replies."""
-    numbers, began = Numbers(), trio.current_time()
-    server = trioserver.UDPServer(("127.0.0.1", 0), numbers)
+    seen, began = [], trio.current_time()
+
+    async def notes_and_replies(request, address, server):
+        seen.append((request.data, trio.current_time() - began))
+        await request.reply(request.data)
+
+    server = trioserver.UDPServer(("127.0.0.1", 0), notes_and_replies)
     async with open_test_server(server, faults=Faults(*faults, seed=seed)) as running:
         client = await running.client()
         for data in TEN:
             await client.send(data)
             await trio.sleep(1)
         await trio.sleep(100)
-        assert isinstance(client, MemoryDatagramClient)
-        replies = client.received()
-    return [(data, time - began) for data, time in numbers.seen], replies
+        return seen, client.received()
 
 
 @table(
@@ -449,16 +340,11 @@ async def test_datagrams(faults, late, times, replied, autojump_clock):
     assert replies == [data for data in TEN for _ in range(replied)]
 
 
-async def test_some_are_lost(autojump_clock):
-    """Which, the seed decides."""
-    some = await exchange_ten(Loss(0.5), seed=1)
+async def test_chance_of_datagrams(autojump_clock):
+    """Which are lost the seed decides; some overtake others, and all arrive."""
+    some, again, other = [await exchange_ten(Loss(0.5), seed=seed) for seed in (1, 1, 2)]
     assert 0 < len(some[1]) < 10
-    assert await exchange_ten(Loss(0.5), seed=1) == some
-    assert await exchange_ten(Loss(0.5), seed=2) != some
-
-
-async def test_datagrams_overtake(autojump_clock):
-    """By chance; all arrive."""
+    assert some == again != other
     seen, _ = await exchange_ten(Reorder(0.5, seconds=5, towards="server"))
     arrived = [data for data, _ in seen]
     assert sorted(arrived) == TEN != arrived
@@ -480,10 +366,10 @@ async def test_duplicates_that_have_no_room(autojump_clock):
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("where", ["udp", "unix"])
+@pytest.mark.parametrize("where", ["memory", "udp", "unix"])
 async def test_faults_of_real_datagrams(where):
-    """Twice there, late back."""
-    faults = [Duplicate(towards="server"), Latency(0.05, towards="client")]
+    """Twice there, late back; an error of a receive is as one of an accept."""
+    faults = [Duplicate(towards="server"), Latency(0.05, towards="client"), AcceptError()]
     async with open_test_server(Back, transport=where, faults=faults) as server:
         client = await server.client()
         began = trio.current_time()
@@ -491,15 +377,6 @@ async def test_faults_of_real_datagrams(where):
         assert [await client.receive(), await client.receive()] == [b"1", b"1"]
         assert trio.current_time() - began >= 0.05
         await server.wait_requests(2)
-
-
-async def test_receive_error(autojump_clock):
-    """As of an accept."""
-    faults = [AcceptError(errno.ENOBUFS)]
-    async with open_test_server(Back, faults=faults) as server:
-        client = await server.client()
-        await client.send(b"1")
-        assert await client.receive() == b"1"
         assert server.server.statistics().accept_errors == 1
 
 
@@ -512,7 +389,7 @@ async def test_receive_error(autojump_clock):
         (lambda: Latency(-1), ValueError, "Latency.seconds must be a number of seconds of at"),
         (lambda: Latency("1"), TypeError, "Latency.seconds must be a number of seconds, not '1'"),
         (lambda: Latency(True), TypeError, "not True"),
-        (lambda: Latency(math.inf), ValueError, "not inf"),
+        (lambda: Latency(0, jitter=math.inf), ValueError, "Latency.jitter .* not inf"),
         (lambda: Latency(math.nan), ValueError, "not nan"),
         (lambda: Latency(1, towards="up"), ValueError, "Latency.towards must be 'server', 'cli"),
         (lambda: Bandwidth(0), ValueError, "Bandwidth.rate must be a number of bytes a second"),
@@ -527,8 +404,7 @@ async def test_receive_error(autojump_clock):
         (lambda: Loss(1.5), ValueError, "Loss.share must be from 0 to 1, not 1.5"),
         (lambda: Duplicate("x"), TypeError, "Duplicate.share must be a number from 0 to 1"),
         (lambda: Reorder(seconds=-1), ValueError, "Reorder.seconds"),
-        (lambda: Faults("latency"), TypeError, "a fault is one of Latency, .* not 'latency'"),
-        (lambda: Faults(Latency), TypeError, "a fault is one of"),
+        (lambda: Faults(Latency), TypeError, "a fault is one of Latency, .*, not <class"),
         (lambda: Faults().remove(Refuse()), ValueError, r"Refuse\(\) is not there: there are \[\]"),
     ],
 )
@@ -545,40 +421,37 @@ def test_faults_show_what_they_are():
     for fault in faults:
         faults.remove(fault)
     assert repr(faults) == "<trioserver.testing.Faults: none>"
-    assert list(faults) == []
 
 
 # What cannot apply --------------------------------------------------------------------
-
 
 OF_STREAMS = [Bandwidth(1), Slice(1), LimitData(1), Stall(), SlowClose(9), Reset(), Refuse()]
 OF_DATAGRAMS = [Loss(), Duplicate(), Reorder()]
 
 
-@pytest.mark.parametrize("transport", ["memory", "real"])
-@pytest.mark.parametrize(
-    ("handler", "fault"),
-    [*((Back, fault) for fault in OF_STREAMS), *((Upper, fault) for fault in OF_DATAGRAMS)],
-    ids=lambda it: type(it).__name__,
-)
-async def test_fault_that_cannot_apply(transport, handler, fault):
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("fault", [*OF_STREAMS, *OF_DATAGRAMS], ids=lambda it: type(it).__name__)
+async def test_fault_that_cannot_apply(in_memory, fault):
     """It would do nothing, and a test believe that it had tried it: refused, whenever it comes."""
-    where = {"memory": "memory", "real": "udp" if handler is Back else "tcp"}[transport]
+    handler, where = (Back, "udp") if fault in OF_STREAMS else (Upper, "tcp")
+    where = "memory" if in_memory else where
     message = "is a fault of (streams|datagrams), and this server has (datagrams|streams)"
     with pytest.raises(TypeError, match=message):
         async with open_test_server(handler, transport=where, faults=[fault]):
             pass
-    with trio.fail_after(10):
-        async with open_test_server(handler, transport=where, faults=Faults()) as server:
-            with pytest.raises(TypeError, match=message):
-                server.faults.add(fault)
-            with pytest.raises(TypeError, match=message), server.faults.during(fault):
-                pass
-            assert len(server.faults) == 0
+    async with open_test_server(handler, transport=where, faults=Faults()) as server:
+        with pytest.raises(TypeError, match=message):
+            server.faults.add(fault)
+        with pytest.raises(TypeError, match=message), server.faults.during(fault):
+            pass
+        assert len(server.faults) == 0
 
 
 async def test_faults_that_are_shared(autojump_clock):
-    """They are for whichever of their networks they apply to, and afterwards for any."""
+    """They are for whichever of their networks they apply to, and afterwards for any.
+
+    Where nothing is strict, they may do nothing.
+    """
     faults = Faults()
     async with (
         open_test_server(Upper, faults=faults) as streams,
@@ -590,9 +463,5 @@ async def test_faults_that_are_shared(autojump_clock):
         assert await pieces(streams) == UPPER
         assert datagrams.exchanges == []
     faults.add(Loss())
-
-
-async def test_faults_that_need_not_apply(autojump_clock):
-    """Where nothing is strict, they may do nothing."""
-    async with open_test_server(Upper, faults=OF_DATAGRAMS, strict=False) as server:
+    async with open_test_server(Upper, faults=faults, strict=False) as server:
         assert await answer(server) == b"HELLO\n"
