@@ -4,12 +4,13 @@ import gc
 import re
 import signal
 import socket
+from collections import Counter
 from contextlib import suppress
 
-import attrs
 import pytest
 import trio
 from support import Upper, hold
+from support.scenes import table
 
 from trioserver.testing import (
     Cancel,
@@ -51,19 +52,26 @@ def breaks(trial):
 
 @pytest.mark.slow
 def test_a_fault_after_every_step():
-    """As many runs as steps, for each seed and fault, each with its fault."""
+    """As many runs as steps, for each seed and fault, each with its fault.
+
+    Every second step is half of them, other ones for another seed.
+    """
     came = []
 
     def note(trial):
         came.append((trial.seed, trial.steps))
 
     steps = [run_trial(three_steps, seed=seed).steps for seed in (0, 1)]
-    swept = sweep(three_steps, faults=[note], seeds=(0, 1))
+    every = [(seed, k) for seed in (0, 1) for k in range(1, steps[seed] + 1)]
     assert min(steps) >= 3
-    assert came == [(seed, k) for seed in (0, 1) for k in range(1, steps[seed] + 1)]
+    swept = sweep(three_steps, faults=[note], seeds=(0, 1))
+    assert came == every
     assert (swept.steps, swept.runs, swept.is_repeatable) == (sum(steps), sum(steps), True)
     both = sweep(three_steps, faults=[note, Cancel()], seeds=(0, 1))
     assert (both.steps, both.runs) == (sum(steps), 2 * sum(steps))
+    came.clear()
+    sweep(three_steps, faults=[note], seeds=(0, 1), every=2)
+    assert came == [(seed, k) for seed, k in every if k % 2 != seed]
 
 
 def test_a_chain_of_faults():
@@ -71,25 +79,15 @@ def test_a_chain_of_faults():
     came = []
 
     def first(trial):
-        came.append(("first", trial.steps))
+        came.append([trial.steps])
 
     def second(trial):
-        came.append(("second", trial.steps))
+        came[-1].append(trial.steps)
 
     steps = run_trial(three_steps).steps
-    pairs = [(a, b) for a in range(1, steps + 1) for b in range(a + 1, steps + 1)]
+    pairs = [[a, b] for a in range(1, steps + 1) for b in range(a + 1, steps + 1)]
     assert sweep(three_steps, faults=[(first, second)], seeds=(0,)).runs == len(pairs)
-    seconds = [at for at, (name, _) in enumerate(came) if name == "second"]
-    assert [(came[at - 1][1], came[at][1]) for at in seconds] == pairs
-
-
-def test_a_part_of_the_steps():
-    """Every second step is half of them, other ones for another seed."""
-    came = []
-    steps = run_trial(three_steps).steps
-    for seed in (0, 1):
-        sweep(three_steps, faults=[lambda trial: came.append(trial.steps)], seeds=[seed], every=2)
-    assert sorted(came) == list(range(1, steps + 1))
+    assert [pair for pair in came if len(pair) == 2] == pairs
 
 
 def test_what_faults_do():
@@ -128,41 +126,24 @@ def test_a_grace_of_its_own():
     assert ended == [(7, 1)]
 
 
-@pytest.mark.slow
 def test_ctrl_c_has_to_come_out():
-    """`KeyboardInterrupt` is what the scenario raises, and not anything else."""
+    """`KeyboardInterrupt` is what the scenario raises, and not anything else.
+
+    The first of two, too, of which the second comes too late in a scenario that varies.
+    """
 
     async def swallows(trial):
         trial.arm()
         with suppress(KeyboardInterrupt):
             await trio.lowlevel.checkpoint()
 
+    async def varies(trial):
+        trial.varies = True
+        await three_steps(trial)
+
     assert sweep(three_steps, faults=[CtrlC()]).runs > 3
+    run_trial(varies, CtrlC(), CtrlC(), at=[2, 1000]).check()
     assert "it raised None instead of KeyboardInterrupt" in finding(swallows, faults=[CtrlC()])
-
-
-def test_a_schedule_is_repeated():
-    """The same seed is the same order of the same tasks; another seed is not."""
-    ran = []
-
-    async def three_checkpoints(who):
-        for _ in range(3):
-            await trio.lowlevel.checkpoint()
-            ran.append(who)
-
-    async def race(trial):
-        trial.arm()
-        async with trio.open_nursery() as nursery:
-            for number in range(10):
-                nursery.start_soon(three_checkpoints, number)
-
-    def order(seed):
-        ran.clear()
-        run_trial(race, seed=seed)
-        return list(ran)
-
-    assert order(1) == order(1)
-    assert order(1) != order(2)
 
 
 # What is found -------------------------------------------------------------------------
@@ -209,13 +190,16 @@ async def circles(trial):
 
 async def hangs_shielded(trial):
     """The classic bug in a cleanup; it ends all the same, and is said to be that."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def wrong(trial):
+    """That it is wrong without faults is said first."""
     trial.arm()
-    try:
-        await trio.lowlevel.checkpoint()
-    finally:
-        if trial.is_harmed:
-            with trio.CancelScope(shield=True):
-                await trio.sleep_forever()
+    await trio.lowlevel.checkpoint()
+    trial.complain("it is Monday")
+    trial.afterwards(lambda: ["and it rains"])
 
 
 def erratic():
@@ -243,7 +227,11 @@ STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
         (when_cancelled(litters), ["Cancel() after step ", NEVER_AWAITED]),
         (when_cancelled(hangs), [IT_HANGS, "in hangs: await trio.sleep_forever()"]),
         (when_cancelled(circles), ["it runs in circles: 1000 steps"]),
-        (hangs_shielded, [IT_HANGS, "it could not even be cancelled, as it is shielded"]),
+        (
+            when_cancelled(hangs_shielded),
+            [IT_HANGS, "it could not even be cancelled, as it is shielded"],
+        ),
+        (wrong, ["without any fault, seed 0:\n  it is Monday\n  and it rains\n"]),
         (erratic(), ["the scenario is not deterministic", STEP_3]),
     ],
 )
@@ -255,36 +243,21 @@ def test_what_is_found(scenario, messages, monkeypatch):
         assert message in found
 
 
-def test_a_fault_that_does_not_come():
-    """Nothing is proved by one that comes too late."""
-    with pytest.raises(Finding, match="only 0 of 1 faults came"):
-        run_trial(three_steps, Cancel(), at=[1000]).check()
-
-
-@pytest.mark.parametrize(
+@table(
     ("fault", "message"),
-    [
-        (breaks, "breaks itself failed: ZeroDivisionError()"),
-        (ShutDown(), "there is no server to shut down: trial.arm(server=...)"),
-        (ResetClient(), "there is no client to reset: trial.arm(client=...)"),
-    ],
+    {
+        "what it raises is not swallowed, as Trio would": (
+            *(breaks, "breaks itself failed: ZeroDivisionError()"),
+        ),
+        "it needs a server": (ShutDown(), "there is no server to shut down: trial.arm(server=...)"),
+        "it needs a client": (ResetClient(), "there is no client to reset: trial.arm(client=...)"),
+    },
 )
 def test_a_fault_that_fails(fault, message):
-    """What a fault raises is not swallowed, as Trio would."""
+    """Nothing is proved by one that does not come, or comes too late."""
     assert message in finding(three_steps, faults=[fault])
-
-
-def test_a_scenario_that_is_wrong_without_faults():
-    """That is said first."""
-
-    async def wrong(trial):
-        trial.arm()
-        await trio.lowlevel.checkpoint()
-        trial.complain("it is Monday")
-        trial.afterwards(lambda: ["and it rains"])
-
-    message = finding(wrong)
-    assert message.startswith("without any fault, seed 0:\n  it is Monday\n  and it rains\n")
+    with pytest.raises(Finding, match="only 0 of 1 faults came"):
+        run_trial(three_steps, fault, at=[1000]).check()
 
 
 def test_a_descriptor():
@@ -302,7 +275,10 @@ def test_a_descriptor():
 
 
 def test_where_everybody_was():
-    """A finding names the fault, the step, the seed, the line each task waited in, and itself."""
+    """A finding names the fault, the step, the seed, the line each task waited in, and itself.
+
+    On a socket with the same patience for the kernel, or it would be another run.
+    """
 
     async def waits_here(trial):
         trial.arm()
@@ -314,118 +290,67 @@ def test_where_everybody_was():
     assert "where the tasks were when breaks came:\n<init>\n" in message
     assert "in waits_here: async with trio.open_nursery() as nursery:" in message
     assert message.endswith("to run it again: run_trial(scenario, breaks, at=[1], seed=0)")
+    message = finding(three_steps, faults=[breaks], jump_after=0.01)
+    assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
 
 
 # A server of somebody's own -------------------------------------------------------------
 
 
-@attrs.define
-class Books:
-    """What a small server has done, to be compared afterwards."""
-
-    accepted: int = 0
-    closed: int = 0
-    begun: int = 0
-    finished: int = 0
-
-    def balance(self):
-        """What was left undone."""
-        if self.accepted != self.closed:
-            yield f"{self.accepted} connections were accepted, and {self.closed} closed"
-        if self.begun != self.finished:
-            yield f"{self.begun} requests were begun, and {self.finished} finished"
-
-
 class Server:
-    """A small server in Trio alone, with nothing wrong."""
+    """A small server in Trio alone, with one bug, or none."""
 
-    def __init__(self, books):
-        self.books = books
+    def __init__(self, bug):
+        self.bug, self.done, self.slots = bug, Counter(), trio.Semaphore(2)
 
     async def serve(self, clients):
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as tasks:
             while True:
+                if self.bug != "it takes a slot after the accept":
+                    await self.slots.acquire()
                 await clients.receive()
-                self.books.accepted += 1
-                await self.let_in(nursery)
-
-    async def let_in(self, nursery):
-        nursery.start_soon(self.own)
+                self.done["accepted"] += 1
+                if self.bug == "it waits after the accept":
+                    await trio.lowlevel.checkpoint()
+                if self.bug == "it takes a slot after the accept":
+                    await self.slots.acquire()
+                tasks.start_soon(self.own)
 
     async def own(self):
         try:
             await self.handle()
         finally:
-            self.books.closed += 1
-
-    async def handle(self):
-        self.books.begun += 1
-        try:
-            await trio.sleep(1)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(0.1)
-                self.books.finished += 1
-
-
-class WaitsAfterAccept(Server):
-    """A checkpoint comes between the accept and the task."""
-
-    async def let_in(self, nursery):
-        await trio.lowlevel.checkpoint()  # the bug
-        await super().let_in(nursery)
-
-
-class CountsAfterAccept(Server):
-    """A slot is taken after the accept, and not before it."""
-
-    def __init__(self, books):
-        super().__init__(books)
-        self.slots = trio.Semaphore(2)
-
-    async def let_in(self, nursery):
-        await self.slots.acquire()  # the bug
-        await super().let_in(nursery)
-
-    async def own(self):
-        try:
-            await super().own()
-        finally:
+            self.done["closed"] += 1
             self.slots.release()
 
-
-class FinishesUnshielded(Server):
-    """The cleanup waits, and is cancelled, too."""
-
     async def handle(self):
-        self.books.begun += 1
+        self.done["begun"] += 1
+        is_cancelled = True
         try:
             await trio.sleep(1)
+            is_cancelled = False
         finally:
-            await trio.sleep(0.1)  # the bug
-            self.books.finished += 1
+            if not (is_cancelled and self.bug == "it finishes after errors and in peace"):
+                with trio.CancelScope(shield=self.bug != "it finishes unshielded"):
+                    await trio.sleep(0.1)
+                    self.done["finished"] += 1
+
+    def balance(self):
+        for begin, end in (("accepted", "closed"), ("begun", "finished")):
+            if self.done[begin] != self.done[end]:
+                yield f"{self.done[begin]} were {begin}, and {self.done[end]} {end}"
 
 
-class FinishesAfterErrors(Server):
-    """The cleanup comes after errors and in peace, and a cancellation is neither."""
-
-    async def handle(self):
-        self.books.begun += 1
-        with suppress(Exception):  # the bug
-            await trio.sleep(1)
-        self.books.finished += 1
-
-
-def scenario_of(kind):
+def scenario_of(bug):
     """Three clients of such a server, which ends when they are served."""
 
     async def scenario(trial):
-        books = Books()
-        trial.afterwards(books.balance)
+        server = Server(bug)
+        trial.afterwards(server.balance)
         trial.arm()
-        connect, clients = trio.open_memory_channel[int](0)
+        connect, clients = trio.open_memory_channel(0)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(kind(books).serve, clients)
+            nursery.start_soon(server.serve, clients)
             for number in range(3):
                 await connect.send(number)
             await trio.sleep(10)
@@ -434,22 +359,23 @@ def scenario_of(kind):
     return scenario
 
 
-@pytest.mark.slow
 def test_a_server_without_a_bug():
     """Nothing is found where there is nothing."""
-    assert sweep(scenario_of(Server), faults=[Cancel(), CtrlC()]).runs > 90
+    assert sweep(scenario_of(None), faults=[Cancel(), CtrlC()]).runs > 90
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"),
+    ("bug", "complaint"),
     [
-        *((it, "connections were accepted, and ") for it in (WaitsAfterAccept, CountsAfterAccept)),
-        *((it, "requests were begun, and ") for it in (FinishesUnshielded, FinishesAfterErrors)),
+        ("it waits after the accept", "were accepted, and "),
+        ("it takes a slot after the accept", "were accepted, and "),
+        ("it finishes unshielded", "were begun, and "),
+        ("it finishes after errors and in peace", "were begun, and "),
     ],
 )
-def test_a_server_with_a_bug(kind, complaint):
+def test_a_server_with_a_bug(bug, complaint):
     """Each of the four classic ones is found, and the step can be run again by itself."""
-    scenario = scenario_of(kind)
+    scenario = scenario_of(bug)
     message = finding(scenario)
     assert complaint in message
     [steps] = re.findall(r"run_trial\(scenario, Cancel\(\), at=\[(\d+)\], seed=0\)", message)
@@ -480,52 +406,28 @@ def test_ctrl_c_that_is_no_fault():
     assert gc.get_freeze_count() == 0
 
 
-def test_two_ctrl_c_of_which_one_comes_too_late():
-    """In a scenario that varies, the first one still has to come out, and does."""
-
-    async def varies(trial):
-        trial.varies = True
-        await three_steps(trial)
-
-    run_trial(varies, CtrlC(), CtrlC(), at=[2, 1000]).check()
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("faults", "options", "message"),
     [
-        ({"faults": []}, "nothing was swept: no fault, no seed, or no step for them"),
-        ({"seeds": []}, "nothing was swept"),
-        ({"every": 100, "seeds": [50]}, "nothing was swept"),
-        ({"every": 0}, "every must be at least 1, not 0"),
-        ({"faults": [()]}, "0 faults cannot come after 1 steps: one for each"),
-        ({"faults": [ShutDown]}, "a fault is a function, or made of a class: Cancel(); not <class"),
-        ({"faults": Cancel()}, r"faults must be a list of faults, [...], not Cancel()"),
+        ([], {}, "nothing was swept: no fault, no seed, or no step for them"),
+        ([Cancel()], {"seeds": []}, "nothing was swept"),
+        ([Cancel()], {"every": 100, "seeds": [50]}, "nothing was swept"),
+        ([Cancel()], {"every": 0}, "every must be at least 1, not 0"),
+        ([()], {}, "0 faults cannot come after 1 steps: one for each"),
+        ([ShutDown], {}, "a fault is a function, or made of a class: Cancel(); not <class"),
+        (Cancel(), {}, r"faults must be a list of faults, [...], not Cancel()"),
+        ([Cancel()], {"at": []}, "1 faults cannot come after 0 steps"),
+        ([Cancel(), Cancel()], {"at": [3, 2]}, "faults come in their order: not after [3, 2]"),
+        ([Cancel()], {"at": [0]}, "steps count from 1"),
     ],
 )
-def test_a_sweep_without_harm_is_refused(options, message):
-    """One that would pass whatever the scenario does."""
+def test_no_harm_is_refused(faults, options, message):
+    """What would pass whatever the scenario does; or, of a trial's steps, is not what was meant."""
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
-        sweep(three_steps, **options)
-
-
-@pytest.mark.parametrize(
-    ("faults", "at", "message"),
-    [
-        ([Cancel()], [], "1 faults cannot come after 0 steps"),
-        ([Cancel(), Cancel()], [3, 2], "faults come in their order: not after [3, 2]"),
-        ([Cancel()], [0], "steps count from 1"),
-    ],
-)
-def test_a_trial_that_is_not_what_was_meant(faults, at, message):
-    """Faults and steps that do not fit are refused in words."""
-    with pytest.raises(ValueError, match=re.escape(message)):
-        run_trial(three_steps, *faults, at=at)
-
-
-def test_how_to_run_it_again_on_a_socket():
-    """With the same patience for the kernel, or it would be another run."""
-    message = finding(three_steps, faults=[breaks], jump_after=0.01)
-    assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
+        if "at" in options:
+            run_trial(three_steps, *faults, **options)
+        else:
+            sweep(three_steps, faults=faults, **options)
 
 
 # Where it is used ----------------------------------------------------------------------
