@@ -6,7 +6,10 @@ import pickle
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from support.datagrams import echo
+from support.pipes import play
+from support.scenes import table
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 import trioserver
 from trioserver.testing import (
@@ -17,230 +20,177 @@ from trioserver.testing import (
 )
 
 ADDRESS = ("memory", 1)
-Listener = MemoryDatagramListener
 
 
-async def echo(request, client_address, server):
-    """Sends back what came."""
-    await request.reply(request.data)
+class Post:
+    """A listener and a client of it, and the last datagram that came, for steps."""
+
+    def __init__(self, **fields):
+        self.listener = MemoryDatagramListener(ADDRESS, **fields)
+        self.sender = self.listener.client()
+
+    async def play(self, steps):
+        await play(steps, self, self.sender, self.listener)
+
+    def gets(self):
+        """The next datagram of the listener."""
+        if accepted := self.listener.accept_now():
+            self.datagram, self.address = accepted
+            return self.datagram.data
+        return None
+
+    def replies(self, data):
+        return self.datagram.send_now(data, self.address)
+
+    def replies_to(self, address):
+        return self.datagram.send_now(b"!", address)
+
+    def has_large_items(self):
+        """Items that are more than a datagram can have in bytes."""
+        return self.replies(memoryview(bytes(8 * 8_192)).cast("Q"))
+
+    def sends(self, size):
+        self.sender.send_now(bytes(size))
+
+    def breaks(self, *words):
+        self.listener.fail(*map(OSError, words))
+
+    def is_left(self):
+        self.listener.close()
 
 
-@pytest.fixture
-def listener():
-    """One that is open."""
-    return Listener(ADDRESS)
+TOO_LONG = f"OSError '[Errno {errno.EMSGSIZE}]', 'too long'"
+DROPPED = f"OSError '[Errno {errno.EMSGSIZE}]', 'more than 4 bytes'"
+GONE = f"OSError '[Errno {errno.EBADF}]', 'closed'"
 
 
-def asked(client, listener):
-    """A datagram of a client, and its address."""
-    client.send_now(b"?")
-    return received(listener)
+@table(
+    "steps",
+    {
+        "what there is no room for is dropped and counted, without a sign to the sender": (
+            "gets -> None; sends 1; sends 0; sends 2; sends 3; sends 4; gets -> b'\\0';"
+            " gets -> b''; gets -> b'\\0\\0'; gets -> None; dropped -> 2"
+        ),
+        "too large to be sent is the sender's error; too large to be received drops that one": (
+            f"sends 65508 -> {TOO_LONG}; sends 5; send_now b'1234'; gets -> {DROPPED};"
+            f" gets -> b'1234'; has_large_items -> {TOO_LONG}"
+        ),
+        "each injected error is raised once, and takes no datagram along": (
+            "send_now b'kept'; breaks 'one', 'two'; gets -> OSError 'one'; gets -> OSError 'two';"
+            " gets -> b'kept'"
+        ),
+        "one that is closed has nothing, refuses who sends, and can still answer what it had": (
+            "send_now b'?'; gets -> b'?'; send_now b'lost'; listen 5; is_left; is_left;"
+            f" send_now b'late' -> ConnectionRefusedError; gets -> {GONE};"
+            " replies b'!' -> True; received -> [b'!']"
+        ),
+        "a reply to nobody is refused": (
+            "send_now b'?'; gets -> b'?'; client ''; replies_to '' -> ConnectionRefusedError;"
+            " replies_to ('nobody', 1) -> ConnectionRefusedError"
+        ),
+    },
+)
+async def test_listener(steps):
+    """What it receives, and what not."""
+    await Post(capacity=3, largest=4).play(steps)
 
 
-def received(listener):
-    """The next datagram of a listener: what it is, and who sent it."""
-    found = listener.accept_now()
-    assert found is not None
-    return found
+def test_datagrams_come_in_order_and_whole():
+    """Those of all clients are one queue; each is whole, and has its sender.
 
-
-# Receiving -------------------------------------------------------------------
-
-
-def test_datagrams_come_in_order_and_whole(listener):
-    """Datagrams of all clients are one queue; each is whole, and has its sender."""
-    assert listener.accept_now() is None
-    one, two = listener.client(), listener.client(("two", 5))
+    A buffer may be used again as soon as it was sent. A second client can take an address over;
+    the end of the first changes nothing for it.
+    """
+    post, buffer = Post(), bytearray(b"sent")
+    one, two = post.sender, post.listener.client(("two", 5))
     assert one.address != two.address == ("two", 5)
-    for client, data in [(one, b"1"), (two, b""), (one, b"2" * 65_507)]:
-        client.send_now(data)
-    for client, data in [(one, b"1"), (two, b""), (one, b"2" * 65_507)]:
-        datagram, address = received(listener)
-        assert (datagram.data, address) == (data, client.address)
-        assert (datagram.local_address, datagram.fileno()) == (ADDRESS, -1)
-    assert listener.accept_now() is None
-
-
-def test_what_was_sent_does_not_change(listener):
-    """A buffer may be used again as soon as it was sent."""
-    client, data = listener.client(), bytearray(b"sent")
-    client.send_now(data)
-    data[:] = b"lost"
-    datagram, address = received(listener)
-    assert datagram.data == b"sent"
-    assert datagram.send_now(data, address)
-    data[:] = b"sent"
-    assert client.received() == [b"lost"]
-
-
-def test_full_queue_drops_and_counts():
-    """What there is no room for is dropped and counted, without a sign to the sender."""
-    listener = Listener(ADDRESS, capacity=3)
-    client = listener.client()
-    for number in range(5):
-        client.send_now(b"%d" % number)
-    assert [received(listener)[0].data for _ in range(3)] == [b"0", b"1", b"2"]
-    assert (listener.accept_now(), listener.dropped) == (None, 2)
-
-
-def test_sizes_are_limited():
-    """Too large to be sent is the sender's error; too large to be received drops that one."""
-    listener = Listener(ADDRESS, largest=4)
-    client = listener.client()
-    with pytest.raises(OSError, match="too long") as caught:
-        client.send_now(bytes(65_508))
-    assert caught.value.errno == errno.EMSGSIZE
-    for data in [b"12345", b"1234"]:
-        client.send_now(data)
-    with pytest.raises(OSError, match="more than 4 bytes") as caught:
-        listener.accept_now()
-    assert caught.value.errno == errno.EMSGSIZE
-    datagram, address = received(listener)
-    assert datagram.data == b"1234"
-    with pytest.raises(OSError, match="too long"):
-        datagram.send_now(memoryview(bytes(8 * 8_192)).cast("Q"), address)
-
-
-def test_injected_errors_come_first(listener):
-    """Each injected error is raised once, and takes no datagram along."""
-    listener.client().send_now(b"kept")
-    listener.fail(OSError("one"), OSError("two"))
-    for words in ("one", "two"):
-        with pytest.raises(OSError, match=words):
-            listener.accept_now()
-    assert received(listener)[0].data == b"kept"
+    sent = [(one, b"1"), (two, b""), (one, b"2" * 65_507), (two, b"sent")]
+    for client, data in sent:
+        client.send_now(buffer if data == b"sent" else data)
+    buffer[:] = b"lost"
+    for client, data in sent:
+        assert (post.gets(), post.address) == (data, client.address)
+        assert (post.datagram.local_address, post.datagram.fileno()) == (ADDRESS, -1)
+    second = post.listener.client(("two", 5))
+    two.close()
+    assert post.replies(buffer)
+    buffer[:] = b"sent"
+    assert second.received() == [b"lost"]
 
 
 async def takes(seconds, wait):
     """A wait ends by itself, after so long."""
     began = trio.current_time()
-    with trio.fail_after(10), trio.testing.assert_checkpoints():
+    with trio.fail_after(10), assert_checkpoints():
         await wait()
     assert trio.current_time() - began == seconds
 
 
-async def test_wait_until_acceptable(listener, autojump_clock):
+async def test_wait_until_acceptable(autojump_clock):
     """A wait ends with a datagram, an injected error or the close, and is a checkpoint anyway."""
-    client = listener.client()
-    acts = lambda: client.send_now(b"x"), lambda: listener.fail(OSError()), listener.close
-    for act in acts:
+    for steps in ("send_now b'x'", "breaks 'broken'", "is_left"):
+        post = Post()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(takes, 1, listener.wait_acceptable)
+            nursery.start_soon(takes, 1, post.listener.wait_acceptable)
             await trio.sleep(1)
-            act()
-        if not listener.closed:
-            await takes(0, listener.wait_acceptable)
-            listener.errors.clear()
-            while listener.accept_now():
-                pass
+            await post.play(steps)
+        if not post.listener.closed:
+            await takes(0, post.listener.wait_acceptable)
     with pytest.raises(trio.ClosedResourceError):
-        await listener.wait_acceptable()
-
-
-def test_closed_listener_refuses(listener):
-    """It has no datagrams, and who sends is told; what was received can still be answered."""
-    client = listener.client()
-    datagram, address = asked(client, listener)
-    client.send_now(b"lost")
-    listener.listen(5)
-    listener.close()
-    listener.close()
-    with pytest.raises(ConnectionRefusedError):
-        client.send_now(b"late")
-    with pytest.raises(OSError, match="closed") as caught:
-        listener.accept_now()
-    assert caught.value.errno == errno.EBADF
-    assert datagram.send_now(b"!", address)
-    assert client.received() == [b"!"]
+        await post.listener.wait_acceptable()
 
 
 # Replying ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["", ("nobody", 1)])
-def test_nobody_is_there(listener, address):
-    """A reply to nobody is refused."""
-    datagram, _ = asked(listener.client(""), listener)
-    with pytest.raises(ConnectionRefusedError):
-        datagram.send_now(b"!", address)
-
-
-async def test_full_client_makes_its_senders_wait(listener, autojump_clock):
+async def test_full_client_makes_its_senders_wait(autojump_clock):
     """A client keeps as many datagrams as it has capacity; more wait until it receives."""
-    client = listener.client(capacity=2)
-    datagram, address = asked(client, listener)
-    assert [datagram.send_now(data, address) for data in (b"1", b"2", b"3")] == [True, True, False]
-    for makes_room in ("receive", "received", "close"):
+    post = Post()
+    post.sender.capacity = 2
+    await post.play("send_now b'?'; gets -> b'?'; replies b'1' -> True; replies b'2' -> True")
+    for makes_room in ("receive -> b'1'", "received -> [b'2', b'3']", "close"):
+        assert not post.replies(b"3")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(takes, 1, datagram.wait_writable)
+            nursery.start_soon(takes, 1, post.datagram.wait_writable)
             await trio.sleep(1)
-            if makes_room == "receive":
-                assert await client.receive() == b"1"
-            elif makes_room == "received":
-                assert client.received() == [b"2", b"3"]
-            else:
-                client.close()
-        await takes(0, datagram.wait_writable)
-        while makes_room != "close" and datagram.send_now(b"3", address):
+            await post.play(makes_room)
+        await takes(0, post.datagram.wait_writable)
+        while makes_room != "close" and post.replies(b"3"):
             pass
     with pytest.raises(ConnectionRefusedError):
-        datagram.send_now(b"4", address)
+        post.replies(b"4")
 
 
-async def test_receive_waits_its_turn(listener, autojump_clock):
-    """Each of several that receive gets a datagram of its own; cancelled, it has taken none."""
-    client = listener.client()
-    datagram, address = asked(client, listener)
-    got = []
+async def test_receive_waits_its_turn(autojump_clock):
+    """Each of several that receive gets a datagram of its own; cancelled, it has taken none.
 
-    async def receive():
-        got.append(await client.receive())
-
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            for _ in range(3):
-                nursery.start_soon(receive)
-            with trio.move_on_after(1) as scope:
-                await client.receive()
-            assert scope.cancelled_caught
-            for data in (b"1", b"2", b"3"):
-                datagram.send_now(data, address)
-        assert sorted(got) == [b"1", b"2", b"3"]
-        datagram.send_now(b"4", address)
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await client.receive()
-        assert client.received() == [b"4"]
-
-
-async def test_closed_client(listener, autojump_clock):
-    """A closed client neither sends nor receives; who waits is told; the listener forgets it."""
-    client = listener.client()
+    A closed client neither sends nor receives; who waits is told; the listener forgets it.
+    """
+    post, got = Post(), []
+    await post.play("send_now b'?'; gets -> b'?'")
 
     async def receive():
+        with trio.fail_after(10):
+            got.append(await post.sender.receive())
+
+    async def is_told():
         with pytest.raises(trio.ClosedResourceError):
-            await client.receive()
+            await receive()
 
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
             nursery.start_soon(receive)
-            await wait_all_tasks_blocked()
-            client.close()
-            client.close()
-        await receive()
-        with pytest.raises(trio.ClosedResourceError):
-            await client.send(b"late")
-    assert (listener.accept_now(), listener.clients) == (None, {})
-
-
-def test_address_changes_hands(listener):
-    """A second client can take an address over; the end of the first changes nothing for it."""
-    first, second = listener.client("name"), listener.client("name")
-    first.send_now(b"?")
-    datagram, address = received(listener)
-    first.close()
-    assert datagram.send_now(b"!", address)
-    assert second.received() == [b"!"]
+        await post.play("receive -> waits")
+        for data in (b"1", b"2", b"3"):
+            post.replies(data)
+    assert sorted(got) == [b"1", b"2", b"3"]
+    await post.play("replies b'4' -> True; receive -> cancelled; received -> [b'4']")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(is_told)
+        await wait_all_tasks_blocked()
+        await post.play("close; close")
+    await post.play("receive -> ClosedResourceError; send b'late' -> ClosedResourceError")
+    assert (post.gets(), post.listener.clients) == (None, {})
 
 
 # Servers ---------------------------------------------------------------------------
@@ -251,10 +201,10 @@ async def test_send_and_receive_are_checkpoints(autojump_clock):
     server = MemoryDatagramServer(ADDRESS, echo)
     async with server.serving():
         client = server.client()
-        with trio.testing.assert_checkpoints():
+        with assert_checkpoints():
             await client.send(b"one")
         await wait_all_tasks_blocked()
-        with trio.testing.assert_checkpoints():
+        with assert_checkpoints():
             assert await client.receive() == b"one"
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -263,11 +213,8 @@ async def test_send_and_receive_are_checkpoints(autojump_clock):
         assert (client.received(), server.statistics().accepted) == ([], 1)
 
 
-class Mine(trioserver.UnixDatagramServer):
+class InMemory(MemoryDatagramMixIn, trioserver.UnixDatagramServer):
     max_packet_size = 3
-
-
-class InMemory(MemoryDatagramMixIn, Mine):
     memory_capacity = 2
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 import trio
@@ -62,6 +61,10 @@ async def stays(request, client_address, server):
         await trio.sleep(3)
 
 
+def socket_upper(request, client_address, server):
+    request.sendall(request.recv(100).upper())
+
+
 """
 
 
@@ -92,8 +95,11 @@ def outcome_of(suite, tests, *options, **outcomes):
 # Right tests -------------------------------------------------------------------------
 
 
-async def test_trio_server(trio_server, autojump_clock):
-    """Serves in memory, gives clients that are closed with the test, and tells of requests."""
+async def test_trio_server(trio_server, scripted_server, autojump_clock):
+    """Serves in memory, gives clients that are closed with the test, and tells of requests.
+
+    A scripted one follows the steps of the script, in their order.
+    """
     server = await trio_server(Upper, faults=[Latency(100)])
     assert isinstance(server, RunningServer)
     client = await server.connect()
@@ -102,64 +108,17 @@ async def test_trio_server(trio_server, autojump_clock):
     await client.send_eof()
     [exchange] = await server.wait_requests(1)
     assert (exchange.received, exchange.sent) == (b"hello\n", b"HELLO\n")
+    scripted = await scripted_server(expect(b"hello *\n"), reply(b"hi\n"), eof())
+    client = await scripted.connect()
+    await says_and_hears(client, b"hello you\n", b"hi\n")
+    assert await client.receive_some() == b""
 
 
 @EVERYWHERE
 async def test_client_that_is_left_open(where, trio_server):
     """PY-01: it is the fixture's, which closes it: nobody waits, and nothing is left."""
-    server = await trio_server(Upper, transport=where)
-    client = await server.connect()
+    client = await (await trio_server(Upper, transport=where)).connect()
     await client.send_all(b"hel")
-
-
-async def test_scripted_server(scripted_server):
-    """The steps of the script, in their order."""
-    server = await scripted_server(expect(b"hello *\n"), reply(b"hi\n"), eof())
-    client = await server.connect()
-    await says_and_hears(client, b"hello you\n", b"hi\n")
-    assert await client.receive_some() == b""
-
-
-def test_servers_are_closed_in_reverse(suite):
-    """PY-05: one that needs another is closed before it; each can be stopped by itself, too."""
-    result = result_of(
-        suite,
-        """
-        class Tells(trioserver.Observer):
-            def __init__(self, name):
-                self.name = name
-            def server_closed(self, report):
-                print("closed:", self.name)
-
-        def named(name):
-            return trioserver.TCPServer(("127.0.0.1", 0), Upper, observers=[Tells(name)])
-
-        async def test_three(trio_server):
-            await trio_server(named("first"))
-            second = await trio_server(named("second"))
-            await trio_server(named("third"))
-            await second.stop()
-            print("over:", "test")
-        """,
-        "-s",
-    )
-    result.assert_outcomes(passed=1)
-    told = [line for line in result.outlines if "closed:" in line or "over:" in line]
-    assert [line.split()[-1] for line in told] == ["second", "test", "third", "first"]
-
-
-def test_nothing_is_left(suite):
-    """PY-01: not by tests that fail, either."""
-    before = open_descriptors()
-    tests = """
-        @pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
-        async def test_fails(trio_server, transport):
-            server = await trio_server(Upper, transport=transport)
-            await server.connect()
-            assert not await server.connect()
-        """
-    outcome_of(suite, tests, failed=3)
-    assert open_descriptors() == before
 
 
 def test_nothing_is_imported_before(suite):
@@ -182,6 +141,31 @@ def test_nothing_is_imported_before(suite):
 # What becomes of tests ----------------------------------------------------------------
 
 THEIRS = """
+before, closed = open_descriptors(), []
+
+class Tells(trioserver.Observer):
+    def __init__(self, name):
+        self.name = name
+    def server_closed(self, report):
+        closed.append(self.name)
+
+async def test_three(trio_server):
+    for name in ("first", "second", "third"):
+        observers = [Tells(name)]
+        one = trioserver.TCPServer(("127.0.0.1", 0), Upper, observers=observers)
+        server = await trio_server(one)
+        if name == "second":
+            await server.stop()
+    closed.append("the test")
+
+def test_three_are_closed():
+    assert closed == ["second", "the test", "third", "first"]
+
+async def test_leaves(trio_server):
+    for transport in ("memory", "tcp", "unix"):
+        client = await (await trio_server(Upper, transport=transport)).connect()
+    assert not client
+
 async def test_handler_error(trio_server):
     assert await hears(await trio_server(fails)) == b""
 
@@ -249,9 +233,6 @@ async def test_nobody(scripted_server):
 def test_plain(trio_server):
     pass
 
-def test_plain_script(scripted_server):
-    pass
-
 async def test_next_script(scripted_server):
     await hears(await scripted_server(expect(b"hello"), reply(b"hi")))
 
@@ -273,9 +254,23 @@ async def test_anyio(anyio_backend, trio_server):
 def test_skipped(trio_server):
     pass
 
-async def test_skips(trio_server):
-    await trio_server(Upper)
-    pytest.skip("not today")
+async def ends_early(opening, ends):
+    client = await (await opening).connect()
+    await client.send_all(b"!")
+    await trio.testing.wait_all_tasks_blocked()
+    ends("not today")
+
+async def test_skips_script(scripted_server, autojump_clock):
+    await ends_early(scripted_server(expect(b"hello"), reply(b"hi")), pytest.skip)
+
+async def test_skips_handler(trio_server, autojump_clock):
+    await ends_early(trio_server(stays), pytest.skip)
+
+async def test_fails_as_expected(trio_server, autojump_clock):
+    await ends_early(trio_server(fails), pytest.xfail)
+
+def test_nothing_is_left():
+    assert open_descriptors() == before
 """
 
 
@@ -289,7 +284,7 @@ def theirs(tmp_path_factory):
     assert "INTERNALERROR" not in told
     assert "TrioInternalError" not in told
     assert time.monotonic() - began < 30  # nobody has waited for the sixty seconds of a crash
-    outcomes = re.findall(r"^test_theirs\.py::(\w+) ([A-Z]+)", told, re.MULTILINE)
+    outcomes = re.findall(r"^test_theirs\.py::(\w+)\S* ([A-Z]+)", told, re.MULTILINE)
     failed = failures(told)
     return {name: (outcome.lower(), failed.get(name, "")) for name, outcome in outcomes}
 
@@ -311,6 +306,9 @@ ANYIO = "this test is run by the plugin of anyio; open the server in the test"
 @pytest.mark.parametrize(
     ("test", "outcome", "told"),
     [
+        ("three", "passed", []),
+        ("three_are_closed", "passed", []),
+        ("leaves", "failed", ["assert not <"]),
         ("handler_error", "failed", ["handlers have failed (1 sub-exception)", RAISED]),
         ("expected_error", "passed", []),
         ("both_fail", "failed", ["assert b'' == b'HELLO'", RAISED]),
@@ -326,22 +324,26 @@ ANYIO = "this test is run by the plugin of anyio; open the server in the test"
         ("script", "failed", [UNMET]),
         ("nobody", "failed", [NOBODY]),
         ("plain", "error", [f"the fixture trio_server {NO_FIXTURE}.serve_in_thread"]),
-        ("plain_script", "error", [f"the fixture scripted_server {NO_FIXTURE}.serve_in_thread"]),
         ("next_script", "passed", []),
         ("scope", "error", ["ScopeMismatch"]),
         ("anyio", "error", [ANYIO]),
         ("skipped", "skipped", []),
-        ("skips", "skipped", []),
+        ("skips_script", "skipped", []),
+        ("skips_handler", "skipped", []),
+        ("fails_as_expected", "xfail", []),
+        ("nothing_is_left", "passed", []),
     ],
 )
 def test_what_becomes_of_tests(theirs, test, outcome, told):
     """Each has its own outcome, and pytest says why; none is harmed by the one before it.
 
+    PY-05: a server that needs another is closed before it; each can be stopped by itself, too.
     PY-04: a handler's error is told with its traceback, unless it is expected. PY-03: all errors
     are told, of the test and of each server. PY-01, PY-09: a request that goes on is named, by a
-    virtual second. PY-02: the server's own error ends the test at once. PY-10: what a start raises
-    comes out of the fixture's call, bare. CK-05: a clock that jumps is refused beside a real
-    socket. PY-06: a test that cannot have the fixture is told what there is for it.
+    virtual second; nothing is left, also by tests that fail. PY-02: the server's own error ends
+    the test at once. PY-10: what a start raises comes out of the fixture's call, bare. CK-05: a
+    clock that jumps is refused beside a real socket. PY-06: a test that cannot have the fixture is
+    told what there is for it. Who skips expects nothing any more, also of the server.
     """
     came, said = theirs[f"test_{test}"]
     assert came == outcome, said
@@ -370,30 +372,8 @@ def test_tests_without_the_mode(suite, mark, options, outcome, told):
     assert told in outcome_of(suite, tests, *options, **{outcome: 1})
 
 
-@pytest.mark.parametrize(("word", "outcome"), [("skip", "skipped"), ("xfail", "xfailed")])
-def test_skip_after_a_server_was_opened(suite, word, outcome):
-    """Nothing is expected any more of the test, nor of its server."""
-    tests = f"""
-        async def ends_early(opening):
-            server = await opening
-            client = await server.connect()
-            await client.send_all(b"!")
-            await trio.testing.wait_all_tasks_blocked()
-            pytest.{word}("not today")
-
-        async def test_script(scripted_server, autojump_clock):
-            await ends_early(scripted_server(expect(b"hello"), reply(b"hi")))
-
-        @pytest.mark.parametrize("handler", [fails, stays])
-        async def test_handler(trio_server, handler, autojump_clock):
-            await ends_early(trio_server(handler))
-        """
-    outcome_of(suite, tests, **{outcome: 3})
-
-
 RUNS_AGAIN = """
 from _pytest.runner import runtestprotocol
-
 
 def pytest_runtest_protocol(item, nextitem):
     for _ in range(3):
@@ -413,16 +393,12 @@ def test_another_attempt(suite):
     tests = """
         attempts = []
 
-        async def test_flaky({0}):
-            attempts.append({0})
-            assert len(attempts) == 3
-
         @pytest.mark.parametrize("number", [1, 2])
-        async def test_fine({0}, number):
-            pass
+        async def test_flaky(trio_server, scripted_server, number):
+            attempts.append(trio_server)
+            assert len(attempts) >= 3
         """
-    for fixture in ("trio_server", "scripted_server"):
-        outcome_of(suite, tests.format(fixture), passed=3)
+    outcome_of(suite, tests, passed=2)
 
 
 def test_exit_ends_the_session(suite):
@@ -444,10 +420,6 @@ def test_exit_ends_the_session(suite):
 # Whole suites ------------------------------------------------------------------------
 
 MANY = """
-import os
-import re
-import signal
-
 @pytest.mark.parametrize("number", range(12))
 @pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
 async def test_it(trio_server, transport, number):
@@ -456,52 +428,42 @@ async def test_it(trio_server, transport, number):
     await client.send_all(b"hello\\n")
     assert await client.receive_some() == b"HELLO\\n"
 
-
 def test_in_processes():
     server = trioserver.ProcessTCPServer(("127.0.0.1", 0), socket_upper, min_children=1)
     with serve_in_thread(server) as running:
         client = running.connect()
         client.sendall(b"hello\\n")
         assert client.recv(100) == b"HELLO\\n"
-
-
-def socket_upper(request, client_address, server):
-    request.sendall(request.recv(100).upper())
 """
 
+WRONG = """
+async def test_wrong(trio_server):
+    await (await trio_server(stays, transport="tcp")).connect()
+    assert False
+"""
 
 SHUFFLE = """
 import random
 
 def pytest_collection_modifyitems(items):
-    random.Random({seed}).shuffle(items)
+    random.Random(3).shuffle(items)
 """
 
 
 @pytest.mark.slow
-def test_on_many_workers(suite):
-    """PY-07: ports and paths never clash, in whatever order."""
+def test_many(suite):
+    """PY-07: ports and paths never clash, on many workers, and no test depends on another one.
+
+    ``-x`` ends it with nothing left.
+    """
     suite.makepyfile(test_theirs=BEGINNING + MANY)
-    suite.makeconftest(SHUFFLE.format(seed=3))
+    suite.makeconftest(SHUFFLE)
     result = suite.runpytest_subprocess("-n", "4", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=37)
-
-
-@pytest.mark.slow
-def test_in_random_order_until_the_first_failure(suite):
-    """PY-07: no test depends on another one; and ``-x`` ends it with nothing left."""
-    wrong = """
-    async def test_wrong(trio_server):
-        server = await trio_server(stays, transport="tcp")
-        await server.connect()
-        assert False
-    """
     before = open_descriptors()
-    for seed in (1, 2):
-        suite.makeconftest(SHUFFLE.format(seed=seed))
-        result = result_of(suite, MANY + textwrap.dedent(wrong), "-x", "-q")
-        assert result.parseoutcomes()["failed"] == 1
-        result.stdout.no_fnmatch_line("*INTERNALERROR*")
+    result = result_of(suite, MANY + WRONG, "-x", "-k", "not processes")
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
     assert open_descriptors() == before
 
 
@@ -509,28 +471,21 @@ def test_in_random_order_until_the_first_failure(suite):
 def test_ctrl_c(suite, tmp_path):
     """PY-07: in the middle of a test it ends everything: no process, no socket file, no trace."""
     tests = """
-    import socket, os
+import os
 
-    async def test_it(trio_server, tmp_path):
-        path = str(tmp_path / "socket")
-        server = trioserver.ProcessUnixStreamServer(path, socket_upper, min_children=2)
-        running = await trio_server(server, transport="unix")
-        with open("facts", "w") as facts:
-            print(path, *server.active_children, file=facts)
-        os.rename("facts", "facts of it")
-        await trio.sleep(60)
-    """
-    suite.makepyfile(test_theirs=BEGINNING + MANY + textwrap.dedent(tests))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-k",
-        "test_it and not memory and not tcp and not unix",
-    ]
+async def test_it(trio_server, tmp_path):
+    path = str(tmp_path / "socket")
+    server = trioserver.ProcessUnixStreamServer(path, socket_upper, min_children=2)
+    running = await trio_server(server, transport="unix")
+    with open("facts", "w") as facts:
+        print(path, *server.active_children, file=facts)
+    os.rename("facts", "facts of it")
+    await trio.sleep(60)
+"""
+    suite.makepyfile(test_theirs=BEGINNING + tests)
     facts = suite.path / "facts of it"
     with subprocess.Popen(
-        [*command, "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'theirs'}"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'it'}"],
         cwd=suite.path,
         stdout=subprocess.PIPE,
         text=True,
@@ -546,7 +501,5 @@ def test_ctrl_c(suite, tmp_path):
     assert theirs.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in told
     path, *pids = facts.read_text(encoding="utf-8").split()
-    assert not os.path.lexists(path)
     assert len(pids) == 2
-    for pid in pids:
-        assert not Path(f"/proc/{pid}").exists()
+    assert not any(os.path.lexists(left) for left in (path, *(f"/proc/{pid}" for pid in pids)))

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from support import Upper
+from support import Upper, read_to_end
 from support.speaking import Back
 
 from trioserver.testing import (
@@ -18,7 +18,6 @@ from trioserver.testing import (
     Bandwidth,
     Cancel,
     Duplicate,
-    Faults,
     Latency,
     LimitData,
     Loss,
@@ -58,117 +57,89 @@ async def talk(server):
     await client.send_all(b"hello\n")
     await client.receive_some()
     await client.send_eof()
-    async for _ in client:
-        pass
+    await read_to_end(client)
     await (await server.connect()).aclose()
 
 
-async def send_datagrams(server):
+async def send_datagrams(server, patience=5):
     """All that clients of datagrams do."""
     for _ in range(2):
         client = await server.client()
         for word in (b"one", b"two"):
             await client.send(word)
-            with trio.move_on_after(5):
+            with trio.move_on_after(patience):
                 await client.receive()
 
 
-def visit(handler, client, *faults, **options):
-    """A scenario: a test server, its client, and whatever a test asks of the server then."""
+STREAMS = [
+    *([], [Latency(0.1), Slice(2)], [Bandwidth(100)], [Stall(1)], [SlowClose(1)], [Reset(3)]),
+    *([LimitData(3)], [Refuse()], [AcceptError()]),
+]
+DATAGRAMS = [[], [Latency(0.1)], [Duplicate()], [Reorder(1.0)], [Loss()], [AcceptError()]]
+
+
+@pytest.mark.parametrize(
+    ("handler", "faults"),
+    [*((Upper, faults) for faults in STREAMS), *((Back, faults) for faults in DATAGRAMS)],
+    ids=lambda it: str(it) if isinstance(it, list) else it.__name__,
+)
+def test_server_ends_after_every_step(handler, faults):
+    """However the test's client stands, a shutdown or a cancellation ends the server in order."""
 
     async def scenario(trial):
-        wrong = faults or None
-        async with open_test_server(handler, faults=wrong, guard=math.inf, **options) as server:
+        async with open_test_server(handler, faults=faults or None, guard=math.inf) as server:
             trial.arm(server=server.server)
             with suppress(*GONE):
-                await client(server)
+                await (talk if handler is Upper else send_datagrams)(server)
             with trio.move_on_after(5), suppress(RuntimeError):  # there may have been none
                 await server.wait_requests()
             await server.wait_idle()
             await server.stop()
 
-    return scenario
+    sweep(scenario, faults=[ShutDown(), ShutDown(0), Cancel()], seeds=[0])
 
 
-async def follow_a_script(trial):
-    """A scenario: a scripted server, and a client that does as it says unless it is stopped."""
+def test_scripted_server_ends_after_every_step():
+    """The same, of one whose client does as the script says unless it is stopped."""
     steps = (expect(b"hello\n"), reply(b"hi\n"), pause(1), expect(b"bye"), expect_eof())
-    with suppress(Unmet):
-        async with open_scripted_server(*steps, guard=math.inf) as server:
-            trial.arm(server=server.server)
-            with suppress(*GONE):
-                client = await server.connect()
-                await client.send_all(b"hello\n")
-                await client.receive_some()
-                await client.send_all(b"bye")
-                await client.send_eof()
-                async for _ in client:
-                    pass
 
+    async def scenario(trial):
+        with suppress(Unmet):
+            async with open_scripted_server(*steps, guard=math.inf) as server:
+                trial.arm(server=server.server)
+                with suppress(*GONE):
+                    client = await server.connect()
+                    await client.send_all(b"hello\n")
+                    await client.receive_some()
+                    await client.send_all(b"bye")
+                    await client.send_eof()
+                    await read_to_end(client)
 
-SCENARIOS = {
-    "streams": visit(Upper, talk),
-    "late": visit(Upper, talk, Latency(0.1), Slice(2)),
-    "slow": visit(Upper, talk, Bandwidth(100)),
-    "stalled": visit(Upper, talk, Stall(1)),
-    "closed late": visit(Upper, talk, SlowClose(1)),
-    "reset": visit(Upper, talk, Reset(3)),
-    "cut": visit(Upper, talk, LimitData(3)),
-    "refused": visit(Upper, talk, Refuse()),
-    "accept error": visit(Upper, talk, AcceptError()),
-    "datagrams": visit(Back, send_datagrams),
-    "datagrams, late": visit(Back, send_datagrams, Latency(0.1)),
-    "datagrams, twice": visit(Back, send_datagrams, Duplicate()),
-    "datagrams, overtaken": visit(Back, send_datagrams, Reorder(1.0)),
-    "datagrams, lost": visit(Back, send_datagrams, Loss()),
-    "datagrams, accept error": visit(Back, send_datagrams, AcceptError()),
-    "script": follow_a_script,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_server_ends_after_every_step(name):
-    """However the test's client stands, a shutdown or a cancellation ends the server in order."""
-    faults = [ShutDown(), ShutDown(0), Cancel()]
-    sweep(SCENARIOS[name], faults=faults, seeds=[0])  # raises if anything is wrong
-
-
-KERNEL = [("udp", Back), ("unix", Back), ("tcp", Upper), ("unix", Upper)]
+    sweep(scenario, faults=[ShutDown(), ShutDown(0), Cancel()], seeds=[0])
 
 
 @pytest.mark.parametrize("faulty", [False, True], ids=["no faults", "faults"])
-@pytest.mark.parametrize(("transport", "handler"), KERNEL)
+@pytest.mark.parametrize(
+    ("transport", "handler"), [("udp", Back), ("unix", Back), ("tcp", Upper), ("unix", Upper)]
+)
 async def test_server_ends_after_so_many_checkpoints(transport, handler, faulty):
     """The same on real sockets, whose steps are not the same twice."""
-    client = send_one if handler is Back else talk
-    wrong = [Duplicate() if handler is Back else Slice(2)]
+    faults = [Duplicate() if handler is Back else Slice(2)] if faulty else None
+
+    async def visit(server):
+        with suppress(*GONE):
+            await (talk(server) if handler is Upper else send_datagrams(server, patience=0.02))
+
     for checkpoints in range(25):
         with trio.fail_after(10):
             async with (
-                open_test_server(
-                    handler, transport=transport, faults=wrong if faulty else None
-                ) as server,
+                open_test_server(handler, transport=transport, faults=faults) as server,
                 trio.open_nursery() as nursery,
             ):
-                nursery.start_soon(until_gone, client, server)
+                nursery.start_soon(visit, server)
                 for _ in range(checkpoints):
                     await trio.lowlevel.checkpoint()
                 server.server.shutdown()
-
-
-async def send_one(server):
-    """One datagram, and perhaps an answer."""
-    client = await server.client()
-    await client.send(b"one")
-    with trio.move_on_after(0.02):
-        await client.receive()
-
-
-async def until_gone(client, server):
-    """Do what the client does, as far as its server lives."""
-    with suppress(*GONE):
-        await client(server)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +148,10 @@ async def until_gone(client, server):
 async def test_no_datagram_keeps_the_socket_open(fault):
     """One that is lost, or still on its way when the server ends, has its way back closed."""
     before = open_descriptors()
-    with trio.fail_after(10):
-        async with open_test_server(Back, transport="udp", faults=Faults(fault)) as server:
-            client = await server.client()
-            for _ in range(3):
-                await client.send(b"one")
-            with trio.move_on_after(0.05):
-                await client.receive()
+    async with open_test_server(Back, transport="udp", faults=[fault]) as server:
+        client = await server.client()
+        for _ in range(3):
+            await client.send(b"one")
+        with trio.move_on_after(0.05):
+            await client.receive()
     assert open_descriptors() == before
