@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from support import Upper, hold
+from support import Upper, Witness
 from support.scenes import table
 
 from trioserver.testing import (
@@ -21,7 +21,6 @@ from trioserver.testing import (
     ShutDown,
     fire_at,
     open_descriptors,
-    open_test_server,
     run_trial,
     sweep,
 )
@@ -91,41 +90,29 @@ def test_a_chain_of_faults():
 
 
 def test_what_faults_do():
-    """Each does it to what the scenario has armed."""
-    ends = []
+    """Each does it to what the scenario has armed; `ShutDown` gives as much time as it says."""
+    ends, witness = [], Witness()
 
     async def scenario(trial):
-        server = MemoryServer(("memory", 1), Upper)
+        server = MemoryServer(("memory", 1), Upper, observers=[witness])
         with trio.CancelScope() as scope:
             async with server.serving():
                 client = await server.connect()
                 trial.arm(server=server, scope=scope, client=client)
                 await trio.lowlevel.checkpoint()
                 ends.append((server.draining, scope.cancel_called, client.state))
-                server.shutdown()
+                server.shutdown(5)
 
     assert run_trial(scenario).error is None
-    for fault in (ShutDown(), Cancel(), ResetClient()):
+    for fault in (ShutDown(7), Cancel(), ResetClient()):
         run_trial(scenario, fault, at=[1]).check()
     # Cancelled in the checkpoint, so that nothing comes after it.
     assert ends == [(False, False, "working"), (True, False, "working"), (False, False, "closed")]
+    graces = [event[1] for event in witness.events if event[0] == "draining"]
+    assert graces == [5, 7, 0, 5]
 
 
-def test_a_grace_of_its_own():
-    """`ShutDown` gives as much as it is told to."""
-    ended = []
-
-    async def scenario(trial):
-        async with open_test_server(hold, strict=False) as running:
-            trial.arm(server=running.server)
-            await running.connect()
-            report = await running.server.wait_closed()
-            ended.append((trio.current_time(), len(report.cancelled)))
-
-    run_trial(scenario, ShutDown(7), at=[5]).check()
-    assert ended == [(7, 1)]
-
-
+@pytest.mark.slow
 def test_ctrl_c_has_to_come_out():
     """`KeyboardInterrupt` is what the scenario raises, and not anything else.
 
@@ -359,6 +346,7 @@ def scenario_of(bug):
     return scenario
 
 
+@pytest.mark.slow
 def test_a_server_without_a_bug():
     """Nothing is found where there is nothing."""
     assert sweep(scenario_of(None), faults=[Cancel(), CtrlC()]).runs > 90
