@@ -1,7 +1,6 @@
 """What can be wrong with a network: each fault, in memory to the second, and on real sockets."""
 
 import errno
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
@@ -77,9 +76,6 @@ class Notes:
 def patient(handler):
     """A server without time-outs."""
     return trioserver.TCPServer(("127.0.0.1", 0), handler, timeouts=PATIENT)
-
-
-# Nothing wrong ------------------------------------------------------------------------
 
 
 @EVERYWHERE
@@ -226,9 +222,6 @@ async def test_what_is_held_up_arrives_when_the_fault_is_gone(fault, autojump_cl
         assert len(server.faults) == 0
 
 
-# Streams, on real sockets, too ----------------------------------------------------------
-
-
 @ON_SOCKETS
 async def test_real_sockets(where):
     """Slices come one by one towards the server, towards a client with a delay; late, at least."""
@@ -283,9 +276,6 @@ async def test_fault_that_is_there_for_no_step(fault, autojump_clock):
         resets = isinstance(fault, Reset)
         with pytest.raises(trio.BrokenResourceError) if resets else nullcontext():
             assert await client.receive_some() == b""
-
-
-# Accepting ------------------------------------------------------------------------------
 
 
 @ON_THE_INTERNET
@@ -391,13 +381,9 @@ async def test_faults_of_real_datagrams(where):
         assert server.server.statistics().accept_errors == 1
 
 
-# What is no fault ---------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Latency(-1), ValueError, "Latency.seconds must be a number of seconds of at"),
         (lambda: Latency("1"), TypeError, "Latency.seconds must be a number of seconds, not '1'"),
         (lambda: Latency(True), TypeError, "not True"),
         (lambda: Latency(0, jitter=math.inf), ValueError, "Latency.jitter .* not inf"),
@@ -406,11 +392,8 @@ async def test_faults_of_real_datagrams(where):
         (lambda: Bandwidth(0), ValueError, "Bandwidth.rate must be a number of bytes a second"),
         (lambda: Slice(0), ValueError, "Slice.size must be at least 1 bytes, not 0"),
         (lambda: Slice(1.5), TypeError, "Slice.size must be a whole number bytes, not 1.5"),
-        (lambda: LimitData(-1), ValueError, "LimitData.size"),
         (lambda: Reset("x"), TypeError, "Reset.after"),
-        (lambda: Stall(-1), ValueError, "Stall.seconds"),
-        (lambda: SlowClose(None), TypeError, "SlowClose.seconds"),
-        (lambda: AcceptError(0), ValueError, "AcceptError.errno"),
+        (lambda: Stall(-1), ValueError, "Stall.seconds must be a number of seconds of at least 0"),
         (lambda: AcceptError(times=0), ValueError, "AcceptError.times"),
         (lambda: Loss(1.5), ValueError, "Loss.share must be from 0 to 1, not 1.5"),
         (lambda: Duplicate("x"), TypeError, "Duplicate.share must be a number from 0 to 1"),
@@ -433,8 +416,6 @@ def test_faults_show_what_they_are():
         faults.remove(fault)
     assert repr(faults) == "<trioserver.testing.Faults: none>"
 
-
-# What cannot apply --------------------------------------------------------------------
 
 OF_STREAMS = [Bandwidth(1), Slice(1), LimitData(1), Stall(), SlowClose(9), Reset(), Refuse()]
 OF_DATAGRAMS = [Loss(), Duplicate(), Reorder()]
@@ -486,14 +467,6 @@ GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a client can meet whose server has ended."""
 
 
-@pytest.fixture
-def quiet():
-    """A sweep meets its accept errors hundreds of times."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
 async def talk(server):
     """All that a client of streams does."""
     client = await server.connect()
@@ -530,7 +503,7 @@ WRONG_DATAGRAMS = [[], [Latency(0.1)], [Duplicate()], [Reorder(1.0)], [Loss()], 
     ],
     ids=lambda it: str(it) if isinstance(it, list) else it.__name__,
 )
-def test_server_ends_after_every_step(handler, faults, quiet):
+def test_server_ends_after_every_step(handler, faults):
     """However the test's client stands, a shutdown or a cancellation ends the server in order."""
 
     async def scenario(trial):

@@ -145,9 +145,6 @@ def in_flight(end):
     return int.from_bytes(queued, sys.byteorder) - int.from_bytes(unsent, sys.byteorder)
 
 
-# Bytes -----------------------------------------------------------------------
-
-
 async def test_transport_sends_what_it_is_given(ends):
     """Bytes, bytearrays and memoryviews are sent, and copied: later changes do not matter.
 
@@ -163,9 +160,6 @@ async def test_transport_sends_what_it_is_given(ends):
         assert await receive(ours) == b"data"
     assert await receive(theirs) == b"ours"
     assert (ours.receive_now(10), theirs.receive_now(10)) == (None, None)
-
-
-# The end of input, and the peer is gone --------------------------------------
 
 
 class Line:
@@ -265,9 +259,6 @@ async def test_transport_breaks(ends, sends_in_vain, said):
     assert await receive_all(ours) == (b"", "end")
 
 
-# Backpressure ----------------------------------------------------------------
-
-
 async def test_transport_takes_a_bounded_amount(ends):
     """A peer that does not read stops us after a while, and then gets exactly what was taken.
 
@@ -309,8 +300,6 @@ async def test_pipe_holds_its_capacity():
     assert theirs.receive_now(100) == b"123456789a"
 
 
-# Waits -----------------------------------------------------------------------
-
 GOES = ["close", "reset"]
 WAITS = ["wait_readable", "wait_writable"]
 INPUT = [("wait_readable", "send_eof"), ("wait_readable", "send_now", b"x")]
@@ -339,9 +328,6 @@ async def test_transport_closed_while_waiting(ends, wait, act):
     await clog(ours)
     async with waiting(getattr(ours, wait), trio.ClosedResourceError):
         getattr(ours, act)()
-
-
-# Trio's own contract ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", NETWORKS)

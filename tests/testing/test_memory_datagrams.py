@@ -140,9 +140,6 @@ async def test_wait_until_acceptable(autojump_clock):
         await post.listener.wait_acceptable()
 
 
-# Replying ----------------------------------------------------------------------
-
-
 async def test_full_client_makes_its_senders_wait(autojump_clock):
     """A client keeps as many datagrams as it has capacity; more wait until it receives."""
     post = Post()
@@ -191,9 +188,6 @@ async def test_receive_waits_its_turn(autojump_clock):
         await post.play("close; close")
     await post.play("receive -> ClosedResourceError; send b'late' -> ClosedResourceError")
     assert (post.gets(), post.listener.clients) == (None, {})
-
-
-# Servers ---------------------------------------------------------------------------
 
 
 async def test_send_and_receive_are_checkpoints(autojump_clock):

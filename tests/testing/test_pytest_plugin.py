@@ -381,13 +381,6 @@ async def test_it(trio_server, transport, number):
     client = await server.connect()
     await client.send_all(b"hello\\n")
     assert await client.receive_some() == b"HELLO\\n"
-
-def test_in_processes():
-    server = trioserver.ProcessTCPServer(("127.0.0.1", 0), socket_upper, min_children=1)
-    with serve_in_thread(server) as running:
-        client = running.connect()
-        client.sendall(b"hello\\n")
-        assert client.recv(100) == b"HELLO\\n"
 """
 
 WRONG = """
@@ -413,9 +406,9 @@ def test_many(suite):
     suite.makepyfile(test_theirs=BEGINNING + MANY)
     suite.makeconftest(SHUFFLE)
     result = suite.runpytest_subprocess("-n", "4", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=37)
+    result.assert_outcomes(passed=36)
     before = open_descriptors()
-    result = result_of(suite, MANY + WRONG, "-x", "-k", "not processes")
+    result = result_of(suite, MANY + WRONG, "-x")
     assert result.parseoutcomes()["failed"] == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     assert open_descriptors() == before

@@ -10,7 +10,7 @@ import time
 import pytest
 import trio
 from support import Upper, hold, no_sockets, read_to_end
-from support.speaking import EVERYWHERE, ON_SOCKETS, Back, answer, speaks
+from support.speaking import EVERYWHERE, Back, answer, speaks
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
@@ -19,7 +19,6 @@ from trioserver.testing import (
     Faults,
     Hung,
     Latency,
-    Refuse,
     Unfinished,
     open_descriptors,
     open_test_server,
@@ -103,18 +102,6 @@ async def test_serves_a_server_as_it_is(autojump_clock):
 # Wrong tests fail -------------------------------------------------------------------
 
 
-@EVERYWHERE
-async def test_handler_error_fails_the_test(where):
-    """PY-04: with its traceback, though the client has noticed nothing but an end."""
-    with pytest.raises(ExceptionGroup, match="handlers have failed") as caught:
-        async with open_test_server(fails, transport=where) as server:
-            assert await read_to_end(await speaks(server)) == b""
-    [error] = caught.value.exceptions
-    assert isinstance(error, KeyError)
-    assert error.__traceback__ is not None
-    assert server.exchanges[0].error is error
-
-
 async def test_expected_error_does_not(autojump_clock):
     """It is there to be looked at; a missing one fails the test, after a virtual second.
 
@@ -184,38 +171,6 @@ async def test_lenient(autojump_clock):
     assert trio.current_time() < 1
 
 
-async def test_own_failure_is_not_masked(autojump_clock):
-    """PY-03: the handler's error is a note on it; an unfinished handler is not even looked for."""
-    with pytest.raises(AssertionError, match="the test's own") as caught:
-        async with open_test_server(fails) as server:
-            await speaks(server)
-            await server.wait_requests()
-            raise AssertionError("the test's own")
-    [note] = caught.value.__notes__
-    assert note.startswith("A handler has failed, too:\nTraceback")
-    assert 'KeyError: "a handler\'s own"' in note
-    assert trio.current_time() == 0
-
-
-@pytest.mark.parametrize("hook", ["service_actions", "server_activate"])
-async def test_crash_fails_at_once(hook, autojump_clock):
-    """PY-02, PY-10: with the server's error, bare, and not a time-out or a hang."""
-
-    async def fails_itself(server):
-        await trio.sleep(3)
-        raise OSError("the server itself")
-
-    kind = type("Fails", (trioserver.TCPServer,), {hook: fails_itself})
-    with pytest.raises(OSError, match="the server itself"):
-        async with open_test_server(kind(("", 0), Upper)):
-            assert hook == "service_actions"
-            await trio.sleep_forever()
-    assert trio.current_time() == 3
-
-
-# Datagrams ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("where", ["memory", "udp", "unix"])
 async def test_serves_datagrams(where):
     """With clients that can be replied to, and that have no connections."""
@@ -228,9 +183,6 @@ async def test_serves_datagrams(where):
         assert await client.receive() == b"olleh"
         [exchange] = await server.wait_requests()
     assert exchange.outcome is trioserver.Outcome.COMPLETED
-
-
-# What cannot be served ----------------------------------------------------------------
 
 
 THREADED = trioserver.ThreadingTCPServer(("127.0.0.1", 0), SyncUpper)
@@ -277,26 +229,7 @@ async def test_server_that_is_bound_is_refused():
                 raise AssertionError("it was served")
 
 
-async def test_faults_that_were_not_asked_for():
-    """On a real network they have to be there from the beginning."""
-    async with open_test_server(Upper, transport="tcp") as server:
-        with pytest.raises(RuntimeError, match=r"give some when it is opened: faults=Faults\(\)"):
-            server.faults.add(Refuse())
-    async with open_test_server(Upper, transport="tcp", faults=Faults()) as server:
-        server.faults.add(Refuse())
-        with pytest.raises((OSError, trio.BrokenResourceError)):
-            await read_to_end(await server.connect())
-
-
 # The clock rule ----------------------------------------------------------------------
-
-
-@ON_SOCKETS
-async def test_jumping_clock_is_refused(where, autojump_clock):
-    """CK-05: bytes in the kernel do not hold it."""
-    with pytest.raises(RuntimeError, match=r"clock with autojump.*autojump='wait'"):
-        async with open_test_server(Upper, transport=where):
-            raise AssertionError("it was served")
 
 
 async def test_jumping_clock_waits_for_a_thread_of_a_handler(autojump_clock):
@@ -394,9 +327,6 @@ async def test_clients_are_closed_whatever_happens(where, failure):
         with pytest.raises(trio.ClosedResourceError):
             await client.send_all(b"x")
     assert open_descriptors() == before
-
-
-# Several servers ------------------------------------------------------------------
 
 
 async def test_faults_that_are_shared(autojump_clock):
