@@ -494,47 +494,47 @@ WRONG_STREAMS = [
 WRONG_DATAGRAMS = [[], [Latency(0.1)], [Duplicate()], [Reorder(1.0)], [Loss()], [AcceptError()]]
 
 
+async def follow(server):
+    """What the script says."""
+    client = await server.connect()
+    await client.send_all(b"hello\n")
+    await client.receive_some()
+    await client.send_all(b"bye")
+    await client.send_eof()
+    await read_to_end(client)
+
+
+SCRIPT = expect(b"hello\n"), reply(b"hi\n"), pause(1), expect(b"bye"), expect_eof()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("handler", "faults"),
+    ("client", "faults"),
     [
-        *((Upper, faults) for faults in WRONG_STREAMS),
-        *((Back, faults) for faults in WRONG_DATAGRAMS),
+        *((talk, faults) for faults in WRONG_STREAMS),
+        *((send_datagrams, faults) for faults in WRONG_DATAGRAMS),
+        (follow, []),
     ],
     ids=lambda it: str(it) if isinstance(it, list) else it.__name__,
 )
-def test_server_ends_after_every_step(handler, faults):
+def test_server_ends_after_every_step(client, faults):
     """However the test's client stands, a shutdown or a cancellation ends the server in order."""
 
     async def scenario(trial):
-        async with open_test_server(handler, faults=faults or None, guard=math.inf) as server:
-            trial.arm(server=server.server)
-            with suppress(*GONE):
-                await (talk if handler is Upper else send_datagrams)(server)
-            with trio.move_on_after(5), suppress(RuntimeError):  # there may have been none
-                await server.wait_requests()
-            await server.wait_idle()
-            await server.stop()
-
-    sweep(scenario, faults=[ShutDown(), ShutDown(0), Cancel()], seeds=[0])
-
-
-@pytest.mark.slow
-def test_scripted_server_ends_after_every_step():
-    """The same, of one whose client does as the script says unless it is stopped."""
-    steps = (expect(b"hello\n"), reply(b"hi\n"), pause(1), expect(b"bye"), expect_eof())
-
-    async def scenario(trial):
+        if client is follow:
+            opened = open_scripted_server(*SCRIPT, guard=math.inf)
+        else:
+            handler, wrong = (Upper if client is talk else Back), (faults or None)
+            opened = open_test_server(handler, faults=wrong, guard=math.inf)
         with suppress(Unmet):
-            async with open_scripted_server(*steps, guard=math.inf) as server:
+            async with opened as server:
                 trial.arm(server=server.server)
                 with suppress(*GONE):
-                    client = await server.connect()
-                    await client.send_all(b"hello\n")
-                    await client.receive_some()
-                    await client.send_all(b"bye")
-                    await client.send_eof()
-                    await read_to_end(client)
+                    await client(server)
+                with trio.move_on_after(5), suppress(RuntimeError):  # there may have been none
+                    await server.wait_requests()
+                await server.wait_idle()
+                await server.stop()
 
     sweep(scenario, faults=[ShutDown(), ShutDown(0), Cancel()], seeds=[0])
 
