@@ -41,16 +41,13 @@ from trioserver.testing import (
 
 def tcp_ends():
     """Two ends of a TCP connection, with buffers that do not grow."""
-    with socket.socket() as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         client = socket.socket()
         for sock in (listener, client):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
         client.connect(listener.getsockname())
-        accepted, _ = listener.accept()
-    return kernel_ends(accepted, client)
+        return kernel_ends(listener.accept()[0], client)
 
 
 def kernel_ends(*sockets):
@@ -277,17 +274,16 @@ async def test_transport_takes_a_bounded_amount(ends):
     assert await receive(ours) == b"still here"  # input is not held up
     got = []
 
-    async def read_on():
-        while data := await receive(theirs):
-            got.append(data)
+    async def read_all():
+        got.append(await receive_all(theirs))
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_on)
+            nursery.start_soon(read_all)
             await ours.wait_writable()
             assert ours.send_now(b"x") == 1
             ours.send_eof()
-    assert b"".join(got) == bytes(sent) + b"x"
+    assert got == [(bytes(sent) + b"x", "end")]
 
 
 async def test_pipe_holds_its_capacity():

@@ -160,10 +160,6 @@ async def test_leaves(trio_server):
         client = await (await trio_server(Upper, transport=transport)).connect()
     assert not client
 
-# failed: handlers have failed (1 sub-exception) | raise KeyError("a handler's own")
-async def test_handler_error(trio_server):
-    assert await hears(await trio_server(fails)) == b""
-
 async def test_expected_error(trio_server):
     server = await trio_server(fails)
     async with server.expect_error(KeyError):
@@ -205,24 +201,6 @@ async def test_start(trio_server):
     with pytest.raises(TypeError, match="is a class of servers"):
         await trio_server(trioserver.TCPServer)
     raise ValueError("the end was reached")
-
-# failed: Hung: it took more than 0.3 real seconds; the tasks were here: | in handle: async for
-async def test_deadlock(trio_server):
-    client = await (await trio_server(Upper, guard=0.3)).connect()
-    await client.send_all(b"no end of line")
-    await client.receive_some()
-
-# failed: this test runs on a clock with autojump, and the TCPServer over 'tcp'
-async def test_clock(trio_server, autojump_clock):
-    await trio_server(Upper, transport="tcp")
-
-# failed: step 1 of 2, expect(b'hallo\\n'), is not met: got b'hello'
-async def test_script(scripted_server):
-    await hears(await scripted_server(expect(b"hallo\\n"), reply(b"hi\\n")))
-
-# error: the test is not async; for such tests there is trioserver.testing.serve_in_thread
-def test_plain(trio_server):
-    pass
 
 @pytest.fixture
 def anyio_backend():  # as its plugin has one
@@ -288,9 +266,9 @@ def test_what_becomes_of_tests(theirs, test, outcome, told):
     PY-04: a handler's error is told with its traceback, unless it is expected. PY-03: all errors
     are told, of the test and of each server. PY-01, PY-09: a request that goes on is named, by a
     virtual second; nothing is left, also by tests that fail. PY-02: the server's own error ends
-    the test at once. PY-10: what a start raises comes out of the fixture's call, bare. CK-05: a
-    clock that jumps is refused beside a real socket. PY-06: a test that cannot have the fixture is
-    told what there is for it. Who skips expects nothing any more, also of the server.
+    the test at once. PY-10: what a start raises comes out of the fixture's call, bare. PY-06: a
+    test that cannot have the fixture is told what there is for it. Who skips expects nothing any
+    more, also of the server. The plain failures are in docs/snippets/wrong_tests.py.
     """
     came, said = theirs[test]
     assert came == (outcome or "passed"), said

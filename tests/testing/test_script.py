@@ -60,31 +60,21 @@ def test_steps_look_as_they_are_written(text):
     assert repr(step) == f"reply({b'x' * 1000})"
 
 
-STAR = (
-    "expect() takes a pattern that does not end in *, not b'EHLO *': nothing says where that ends;"
-    ' give what comes next (b"\\n", say), or [*] for a star'
-)
-NO_STEP = "step 2 must be what expect(), expect_eof(), reply(), pause() or eof() gives, not "
-AFTER_EOF = "step 3, reply(b'x'), comes after eof(): the output has ended"
-AFTER_END = "step 2, expect(b'x'), comes after expect_eof(): nothing can come"
-SECONDS = "pause() takes a number of seconds of at least 0, not "
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
         (lambda: [expect("EHLO")], TypeError, "expect() takes a pattern, in bytes, not 'EHLO'"),
-        (lambda: [expect(b"EHLO *")], ValueError, STAR),
+        (lambda: [expect(b"EHLO *")], ValueError, "that does not end in *, not b'EHLO *': nothing"),
         (lambda: [reply("250")], TypeError, "reply() takes what to send, in bytes, not '250'"),
         (lambda: [reply(b"")], ValueError, "reply() takes what to send, of at least one byte, no"),
         (lambda: [pause("1")], TypeError, "pause() takes a number of seconds, not '1'"),
         (lambda: [pause(True)], TypeError, "pause() takes a number of seconds, not True"),
-        (lambda: [pause(-1)], ValueError, SECONDS + "-1"),
-        (lambda: [pause(math.nan)], ValueError, SECONDS + "nan"),
+        (lambda: [pause(-1)], ValueError, "number of seconds of at least 0, not -1"),
+        (lambda: [pause(math.nan)], ValueError, "number of seconds of at least 0, not nan"),
         (list, ValueError, "a script has at least one step: expect(...), say"),
-        (lambda: [expect(b"a"), eof], TypeError, f"{NO_STEP}{eof!r}"),
-        (lambda: [eof(), pause(1), reply(b"x")], ValueError, AFTER_EOF),
-        (lambda: [expect_eof(), expect(b"x")], ValueError, AFTER_END),
+        (lambda: [expect(b"a"), eof], TypeError, "step 2 must be what expect(), "),
+        (lambda: [eof(), pause(1), reply(b"x")], ValueError, "reply(b'x'), comes after eof()"),
+        (lambda: [expect_eof(), expect(b"x")], ValueError, "step 2, expect(b'x'), comes after"),
     ],
 )
 async def test_what_nobody_can_follow_is_refused(make, error, message):
@@ -193,14 +183,6 @@ async def test_what_is_on_its_way_counts(where):
 
 # Patterns ----------------------------------------------------------------------------
 
-PATTERNS = [
-    bytes(pattern)
-    for size in (1, 2, 3, 4)
-    for pattern in itertools.product(b"ab*\n", repeat=size)
-    if pattern[-1:] != tuple(b"*")
-]
-INPUTS = [bytes(text) for size in range(8) for text in itertools.product(b"ab\n", repeat=size)]
-
 
 def verdict(pattern, data):
     """Where the match ends, None when it is not in there yet, or ``"never"``."""
@@ -210,19 +192,24 @@ def verdict(pattern, data):
         return "never"
 
 
+def words(alphabet, sizes):
+    """All words of these sizes."""
+    return [bytes(word) for size in sizes for word in itertools.product(alphabet, repeat=size)]
+
+
 def test_patterns_match_what_regular_expressions_do():
     """Each short pattern, each short input: the shortest that fits, as soon as it is certain."""
-    wrong = []
-    for pattern in PATTERNS:
+    inputs = words(b"ab\n", range(8))
+    for pattern in words(b"ab*\n", range(1, 5)):
+        if pattern.endswith(b"*"):
+            continue
         regex = re.compile(re.escape(pattern).replace(rb"\*", rb"[^\n]*?"))
-        matching = {data for data in INPUTS if regex.fullmatch(data)}
+        matching = {data for data in inputs if regex.fullmatch(data)}
         beginnings = {data[:end] for data in matching for end in range(len(data) + 1)}
-        for data in INPUTS[:40]:  # up to three bytes, which leaves room for all of a pattern
+        for data in inputs[:40]:  # up to three bytes, which leaves room for all of a pattern
             ends = [end for end in range(len(data) + 1) if data[:end] in matching]
             expected = ends[0] if ends else None if data in beginnings else "never"
-            if verdict(pattern, data) != expected:
-                wrong.append((pattern, data, verdict(pattern, data), expected))
-    assert wrong == []
+            assert verdict(pattern, data) == expected, (pattern, data)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +275,6 @@ STOPPED = "wait_all_tasks_blocked; stop"  # by the test, in the middle of the sc
 A = expect(b"a\n")
 END = expect_eof()
 X = b"x" * 200
-BAD_MAIL = r"step 3 of 5, expect(b'MAIL FROM:<*>\r\n'), is not met: got b'RCPT TO:<a@b>\r\n'"
 LONG = f"step 1 of 1, expect({X!r} and 1 more bytes), is not met: got {X!r} and 9 more bytes"
 UNREAD = "and 999800 more bytes), is not met: the client has taken nothing for 86400 s"
 AFTER = "nothing more is expected: got"
@@ -299,7 +285,6 @@ ENDS = "step 1 of 1, expect_eof(), is not met: got"
     ("script", "said", "then", "at", "message"),
     [
         # Wrong words fail at once, as soon as it is certain.
-        ([*MAIL[1:4], pause(1), END], b"EHLO me\r\nRCPT TO:<a@b>\r\n", JUDGED, 0, BAD_MAIL),
         (GET, b"P", JUDGED, 0, FIRST + "got b'P'"),
         (GET, b"GET /\n", JUDGED, 0, FIRST + r"got b'GET /\n'"),
         (GET, b"GET /\r\nGET", JUDGED, 0, LAST + "got b'GET'"),
@@ -329,7 +314,6 @@ ENDS = "step 1 of 1, expect_eof(), is not met: got"
         (GET, b"", STOPPED + " 5", 0.5, FIRST + "got nothing, and the server was stopped"),
         # When nobody has connected, nothing was tested.
         (GET, None, None, 1, f"nobody has connected; the first of 3 steps is {GET[0]}"),
-        ([END], None, None, 1, "nobody has connected; the first of 1 step is expect_eof()"),
     ],
 )
 async def test_unmet(script, said, then, at, message, autojump_clock):
