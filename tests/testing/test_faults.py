@@ -35,8 +35,6 @@ from trioserver.testing import (
     Latency,
     LimitData,
     Loss,
-    LossyListener,
-    MemoryDatagramListener,
     Refuse,
     Reorder,
     Reset,
@@ -354,17 +352,14 @@ async def test_chance_of_datagrams(autojump_clock):
 
 async def test_duplicates_that_have_no_room(autojump_clock):
     """A copy for which there is none is lost; the reply is not sent again for its sake."""
-    async with trio.open_nursery() as nursery:
-        beneath = MemoryDatagramListener(("memory", 1))
-        listener = LossyListener(beneath, Faults(Duplicate(towards="client")), nursery)
-        client = beneath.client(capacity=1)
-        client.send_now(b"1")
-        accepted = listener.accept_now()
-        assert accepted is not None
-        datagram, address = accepted
-        assert datagram.send_now(b"A", address)
-        assert client.received() == [b"A"]
-        nursery.cancel_scope.cancel()
+    async with open_test_server(Back, faults=[Duplicate(towards="client")]) as server:
+        client = await server.client()
+        client.capacity = 1
+        await client.send(b"1")
+        await server.wait_requests()
+        assert client.received() == [b"1"]
+        await all_wait()
+        assert client.received() == []
 
 
 @pytest.mark.parametrize("where", ["memory", "udp", "unix"])
@@ -412,17 +407,15 @@ OF_STREAMS = [Bandwidth(1), Slice(1), LimitData(1), Stall(), SlowClose(9), Reset
 OF_DATAGRAMS = [Loss(), Duplicate(), Reorder()]
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("fault", [*OF_STREAMS, *OF_DATAGRAMS], ids=lambda it: type(it).__name__)
-async def test_fault_that_cannot_apply(in_memory, fault):
+async def test_fault_that_cannot_apply(fault, autojump_clock):
     """It would do nothing, and a test believe that it had tried it: refused, whenever it comes."""
-    handler, where = (Back, "udp") if fault in OF_STREAMS else (Upper, "tcp")
-    where = "memory" if in_memory else where
+    handler = Back if fault in OF_STREAMS else Upper
     message = "is a fault of (streams|datagrams), and this server has (datagrams|streams)"
     with pytest.raises(TypeError, match=message):
-        async with open_test_server(handler, transport=where, faults=[fault]):
+        async with open_test_server(handler, faults=[fault]):
             pass
-    async with open_test_server(handler, transport=where, faults=Faults()) as server:
+    async with open_test_server(handler) as server:
         with pytest.raises(TypeError, match=message):
             server.faults.add(fault)
         with pytest.raises(TypeError, match=message), server.faults.during(fault):

@@ -9,19 +9,11 @@ import textwrap
 import time
 
 import pytest
-import trio
-from support import Upper
 from support.programs import failures, pytest_says
 from support.scenes import table
-from support.speaking import says_and_hears
 
 from trioserver.testing import (
-    Latency,
-    RunningServer,
-    eof,
-    expect,
     open_descriptors,
-    reply,
 )
 
 SETTINGS = """
@@ -82,38 +74,6 @@ def result_of(suite, tests, *options):
     return suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly", *options)
 
 
-def outcome_of(suite, tests, *options, **outcomes):
-    """What pytest says of tests that end so."""
-    result = result_of(suite, tests, *options)
-    result.assert_outcomes(**outcomes)
-    told = result.stdout.str()
-    assert "INTERNALERROR" not in told
-    assert "TrioInternalError" not in told
-    return told
-
-
-# Right tests -------------------------------------------------------------------------
-
-
-async def test_trio_server(trio_server, scripted_server, autojump_clock):
-    """Serves in memory, gives clients that are closed with the test, and tells of requests.
-
-    A scripted one follows the steps of the script, in their order.
-    """
-    server = await trio_server(Upper, faults=[Latency(100)])
-    assert isinstance(server, RunningServer)
-    client = await server.connect()
-    await says_and_hears(client, b"hello\n", b"HELLO\n")
-    assert trio.current_time() == 200
-    await client.send_eof()
-    [exchange] = await server.wait_requests(1)
-    assert (exchange.received, exchange.sent) == (b"hello\n", b"HELLO\n")
-    scripted = await scripted_server(expect(b"hello *\n"), reply(b"hi\n"), eof())
-    client = await scripted.connect()
-    await says_and_hears(client, b"hello you\n", b"hi\n")
-    assert await client.receive_some() == b""
-
-
 def test_nothing_is_imported_before(suite):
     """The plugin brings pytest and the package, and not the tools, nor pytest-trio."""
     suite.makeini("[pytest]\n")
@@ -130,8 +90,6 @@ def test_nothing_is_imported_before(suite):
     result = suite.runpytest_subprocess("-p", "no:trio", "-p", "no:hypothesispytest")
     result.assert_outcomes(passed=1)
 
-
-# What becomes of tests ----------------------------------------------------------------
 
 THEIRS = """
 before, closed = open_descriptors(), []
@@ -159,11 +117,6 @@ async def test_leaves(trio_server):
     for transport in ("memory", "tcp", "unix"):
         client = await (await trio_server(Upper, transport=transport)).connect()
     assert not client
-
-async def test_expected_error(trio_server):
-    server = await trio_server(fails)
-    async with server.expect_error(KeyError):
-        assert await hears(server) == b""
 
 # failed: assert b'' == b'HELLO' | raise KeyError("a handler's own")
 async def test_both_fail(trio_server):
@@ -263,12 +216,11 @@ def test_what_becomes_of_tests(theirs, test, outcome, told):
     """Each has its own outcome, and pytest says why; none is harmed by the one before it.
 
     PY-05: a server that needs another is closed before it; each can be stopped by itself, too.
-    PY-04: a handler's error is told with its traceback, unless it is expected. PY-03: all errors
-    are told, of the test and of each server. PY-01, PY-09: a request that goes on is named, by a
-    virtual second; nothing is left, also by tests that fail. PY-02: the server's own error ends
-    the test at once. PY-10: what a start raises comes out of the fixture's call, bare. PY-06: a
-    test that cannot have the fixture is told what there is for it. Who skips expects nothing any
-    more, also of the server. The plain failures are in docs/snippets/wrong_tests.py.
+    PY-03, PY-04: all errors are told, of the test and of each handler, with a traceback. PY-01,
+    PY-09: a request that goes on is named, by a virtual second; nothing is left, also by tests
+    that fail. PY-02: the server's own error ends the test at once. PY-10: what a start raises
+    comes out of the fixture's call, bare. PY-06: a test that cannot have the fixture is told what
+    there is for it. Who skips expects nothing any more, also of the server.
     """
     came, said = theirs[test]
     assert came == (outcome or "passed"), said
@@ -294,7 +246,9 @@ def test_tests_without_the_mode(suite, mark, options, outcome, told):
     """In a suite that has tests of other kinds."""
     suite.makeini("[pytest]\n")
     tests = f"{mark}async def test_it(trio_server):\n    await trio_server(Upper)\n"
-    assert told in outcome_of(suite, tests, *options, **{outcome: 1})
+    result = result_of(suite, tests, *options)
+    result.assert_outcomes(**{outcome: 1})
+    assert told in result.stdout.str()
 
 
 RUNS_AGAIN = """
@@ -319,7 +273,7 @@ def test_another_attempt(suite):
             attempts.append(trio_server)
             assert len(attempts) >= 3
         """
-    outcome_of(suite, tests, passed=2)
+    result_of(suite, tests).assert_outcomes(passed=2)
 
 
 def test_exit_ends_the_session(suite):
@@ -337,8 +291,6 @@ def test_exit_ends_the_session(suite):
     result.stdout.fnmatch_lines(["*Exit: enough*"])
     result.assert_outcomes()
 
-
-# Whole suites ------------------------------------------------------------------------
 
 MANY = """
 @pytest.mark.parametrize("number", range(12))
