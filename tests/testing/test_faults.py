@@ -53,7 +53,6 @@ from trioserver.testing import (
     sweep,
 )
 
-PATIENT = trioserver.Timeouts(idle=math.inf, line=math.inf, write=math.inf)
 HELLO = [b"hello\n"[i : i + 1] for i in range(6)]
 
 
@@ -73,7 +72,8 @@ class Notes:
 
 def patient(handler):
     """A server without time-outs."""
-    return trioserver.TCPServer(("127.0.0.1", 0), handler, timeouts=PATIENT)
+    patience = trioserver.Timeouts(idle=math.inf, line=math.inf, write=math.inf)
+    return trioserver.TCPServer(("127.0.0.1", 0), handler, timeouts=patience)
 
 
 @EVERYWHERE
@@ -379,15 +379,13 @@ async def test_faults_of_real_datagrams(where):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Latency("1"), TypeError, "Latency.seconds must be a number of seconds, not '1'"),
         (lambda: Latency(True), TypeError, "not True"),
         (lambda: Latency(0, jitter=math.inf), ValueError, "Latency.jitter .* not inf"),
         (lambda: Latency(math.nan), ValueError, "not nan"),
         (lambda: Latency(1, towards="up"), ValueError, "Latency.towards must be 'server', 'cli"),
         (lambda: Bandwidth(0), ValueError, "Bandwidth.rate must be a number of bytes a second"),
         (lambda: Slice(0), ValueError, "Slice.size must be at least 1 bytes, not 0"),
-        (lambda: Slice(1.5), TypeError, "Slice.size must be a whole number bytes, not 1.5"),
-        (lambda: Reset("x"), TypeError, "Reset.after"),
+        (lambda: Reset("x"), TypeError, "Reset.after must be a whole number bytes, not 'x'"),
         (lambda: Stall(-1), ValueError, "Stall.seconds must be a number of seconds of at least 0"),
         (lambda: AcceptError(times=0), ValueError, "AcceptError.times"),
         (lambda: Loss(1.5), ValueError, "Loss.share must be from 0 to 1, not 1.5"),
@@ -446,10 +444,6 @@ async def test_faults_that_are_shared(autojump_clock):
     assert repr(faults) == "<trioserver.testing.Faults: none>"
 
 
-# However the test's client stands --------------------------------------------------------
-# It may be in the midst of anything when its server ends: that is the client's affair. The
-# server ends in order, and nothing is left of it.
-
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a client can meet whose server has ended."""
 
@@ -505,7 +499,7 @@ SCRIPT = expect(b"hello\n"), reply(b"hi\n"), pause(1), expect(b"bye"), expect_eo
     ids=lambda it: str(it) if isinstance(it, list) else it.__name__,
 )
 def test_server_ends_after_every_step(client, faults):
-    """However the test's client stands, a shutdown or a cancellation ends the server in order."""
+    """Whatever the client is in the midst of, a shutdown or a cancellation ends all in order."""
 
     async def scenario(trial):
         if client is follow:

@@ -28,13 +28,7 @@ from trio.testing import wait_all_tasks_blocked
 import trioserver
 from trioserver._sockets.binding import bind_ip, bind_unix
 from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
-from trioserver.testing import (
-    Faults,
-    MemoryListener,
-    MemoryServer,
-    memory_pipe,
-    open_test_server,
-)
+from trioserver.testing import Faults, MemoryListener, MemoryServer, memory_pipe, open_test_server
 
 # Pairs of connected ends -----------------------------------------------------
 

@@ -12,9 +12,7 @@ import pytest
 from support.programs import failures, pytest_says
 from support.scenes import table
 
-from trioserver.testing import (
-    open_descriptors,
-)
+from trioserver.testing import open_descriptors
 
 SETTINGS = """
 [pytest]
@@ -251,20 +249,17 @@ def test_tests_without_the_mode(suite, mark, options, outcome, told):
     assert told in result.stdout.str()
 
 
-RUNS_AGAIN = """
-from _pytest.runner import runtestprotocol
-
-def pytest_runtest_protocol(item, nextitem):
-    for is_last in (False, False, True):
-        item._initrequest()
-        runtestprotocol(item, nextitem=nextitem, log=is_last)
-    return True
-"""
-
-
 def test_another_attempt(suite):
     """A test that is run again, as pytest-rerunfailures does it, has its fixture again."""
-    suite.makeconftest(RUNS_AGAIN)
+    suite.makeconftest("""
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            for is_last in (False, False, True):
+                item._initrequest()
+                runtestprotocol(item, nextitem=nextitem, log=is_last)
+            return True
+        """)
     tests = """
         attempts = []
 
@@ -292,7 +287,19 @@ def test_exit_ends_the_session(suite):
     result.assert_outcomes()
 
 
-MANY = """
+@pytest.mark.slow
+def test_many(suite):
+    """PY-07: ports and paths never clash, on many workers, and no test depends on another one.
+
+    ``-x`` ends it with nothing left.
+    """
+    shuffle = """
+        import random
+
+        def pytest_collection_modifyitems(items):
+            random.Random(3).shuffle(items)
+        """
+    many = """
 @pytest.mark.parametrize("number", range(12))
 @pytest.mark.parametrize("transport", ["memory", "tcp", "unix"])
 async def test_it(trio_server, transport, number):
@@ -301,33 +308,17 @@ async def test_it(trio_server, transport, number):
     await client.send_all(b"hello\\n")
     assert await client.receive_some() == b"HELLO\\n"
 """
-
-WRONG = """
+    wrong = """
 async def test_wrong(trio_server):
     await (await trio_server(stays, transport="tcp")).connect()
     assert False
 """
-
-SHUFFLE = """
-import random
-
-def pytest_collection_modifyitems(items):
-    random.Random(3).shuffle(items)
-"""
-
-
-@pytest.mark.slow
-def test_many(suite):
-    """PY-07: ports and paths never clash, on many workers, and no test depends on another one.
-
-    ``-x`` ends it with nothing left.
-    """
-    suite.makepyfile(test_theirs=BEGINNING + MANY)
-    suite.makeconftest(SHUFFLE)
+    suite.makepyfile(test_theirs=BEGINNING + many)
+    suite.makeconftest(shuffle)
     result = suite.runpytest_subprocess("-n", "4", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=36)
     before = open_descriptors()
-    result = result_of(suite, MANY + WRONG, "-x")
+    result = result_of(suite, many + wrong, "-x")
     assert result.parseoutcomes()["failed"] == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     assert open_descriptors() == before

@@ -26,14 +26,8 @@ from trioserver.testing import (
 )
 from trioserver.testing._script.pattern import Mismatch, end_of_match, literals_of
 
-MAIL = [
-    reply(b"220 ready\r\n"),
-    expect(b"EHLO *\r\n"),
-    reply(b"250 hello\r\n"),
-    expect(b"MAIL FROM:<*>\r\n"),
-    reply(b"250 ok\r\n"),
-    expect_eof(),
-]
+MAIL = [reply(b"220 ready\r\n"), expect(b"EHLO *\r\n"), reply(b"250 hello\r\n")]
+MAIL += [expect(b"MAIL FROM:<*>\r\n"), reply(b"250 ok\r\n"), expect_eof()]
 
 
 def unmet_in(error):
@@ -150,16 +144,6 @@ async def test_the_script_has_the_patience(autojump_clock):
     assert exchange.received == b"bbbb\n"
 
 
-async def test_client_may_give_up(autojump_clock):
-    """Which is what a pause is there to test; the server's own steps are not expected."""
-    async with open_scripted_server(expect(b"a\n"), pause(math.inf), reply(b"late")) as server:
-        client = await speaks(server, b"a\n")
-        with trio.move_on_after(30):
-            await client.receive_some()
-        await client.aclose()
-    assert trio.current_time() == 30
-
-
 async def test_client_may_be_gone_before_a_reply(autojump_clock):
     """Whether the server notices that is up to chance."""
     replies = [expect(b"a\n"), *[pause(1), reply(b"b\n")] * 3, eof()]
@@ -179,9 +163,6 @@ async def test_what_is_on_its_way_counts(where):
     script = expect(b"a\n"), expect_eof()
     async with open_scripted_server(*script, transport=where, faults=faults) as server:
         await speaks(server, b"a\n", ends=True)
-
-
-# Patterns ----------------------------------------------------------------------------
 
 
 def verdict(pattern, data):

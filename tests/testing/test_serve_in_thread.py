@@ -22,7 +22,6 @@ from trioserver.testing import (
     Refuse,
     Reset,
     ThreadServer,
-    Unfinished,
     open_descriptors,
     serve_in_thread,
 )
@@ -87,9 +86,6 @@ def fail(server, text=b"hello\n"):
 def begin(server):
     """Have one of `holds` begin."""
     assert server.connect().recv(100) == b"begun"
-
-
-# Serving ---------------------------------------------------------------------------
 
 
 @ON_SOCKETS
@@ -247,14 +243,6 @@ def test_expected_error_does_not():
                 pass
 
 
-@pytest.mark.slow
-def test_unfinished_handler_fails_the_test():
-    """By name, a second after the test."""
-    with pytest.raises(Unfinished, match=r"1 s after the test:\n  request 1 from .*, working"):
-        with serve_in_thread(holds) as server:
-            begin(server)
-
-
 def test_own_failure_is_not_masked():
     """The handler's error is a note on it; an unfinished one is not even looked for."""
     error = pytest.skip.Exception("not today")
@@ -323,8 +311,6 @@ def test_crash_is_told_of(hook, error, told):
     assert note.startswith("The server has failed, too:\nTraceback")
     assert note.endswith(told)
 
-
-# The start, and the end -----------------------------------------------------------------
 
 THREADED = r'needs .* trioserver\.Threading(TCP|UDP)Server\(\("127.0.0.1", 0\), (Upper|Back)\).*'
 

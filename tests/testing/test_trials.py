@@ -279,29 +279,6 @@ def test_where_everybody_was():
     assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
 
 
-async def tidies(trial):
-    """A cleanup that waits, and is cancelled, too, is the classic bug."""
-    tidied = []
-    trial.afterwards(lambda: [] if tidied else ["it is not tidy"])
-    with trio.CancelScope() as scope:
-        trial.arm(scope=scope)
-        try:
-            await trio.sleep(1)
-        finally:
-            await trio.sleep(0.1)
-            tidied.append("it")
-
-
-def test_a_finding_comes_again():
-    """The step that it names can be run again by itself."""
-    message = finding(tidies)
-    assert "it is not tidy" in message
-    [steps] = re.findall(r"run_trial\(scenario, Cancel\(\), at=\[(\d+)\], seed=0\)", message)
-    with pytest.raises(Finding) as again:
-        run_trial(tidies, Cancel(), at=[int(steps)]).check()
-    assert str(again.value) == message
-
-
 def test_ctrl_c_that_is_no_fault():
     """Somebody wants the sweep to end: that is no finding, also in a nursery."""
     runs = 0
