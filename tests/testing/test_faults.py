@@ -101,9 +101,6 @@ async def test_without_faults_nothing_is_different(where):
     assert [str(one.outcome) for one in exchanges] == ["completed", ends]
 
 
-# Streams, by the virtual clock ----------------------------------------------------------
-
-
 @attrs.frozen(eq=False)
 class Way:
     """What a client says when, before it ends its output, and what comes of it; None: whatever."""
@@ -243,10 +240,7 @@ async def test_limit_of_data(where, size, got):
 
 @ON_THE_INTERNET
 async def test_resets(where):
-    """After some bytes, for both sides; in the middle of a test connections notice it at once.
-
-    New ones are not better off.
-    """
+    """After some bytes, for both sides; in the middle of a test for old connections and new."""
     faults = [Reset(after=3, towards="server")]
     async with open_test_server(Notes(), transport=where, faults=faults) as server:
         with pytest.raises(trio.BrokenResourceError):

@@ -30,8 +30,6 @@ from trioserver._sockets.binding import bind_ip, bind_unix
 from trioserver._sockets.stream_sockets import SocketListener, SocketTransport
 from trioserver.testing import Faults, MemoryListener, MemoryServer, memory_pipe, open_test_server
 
-# Pairs of connected ends -----------------------------------------------------
-
 
 def tcp_ends():
     """Two ends of a TCP connection, with buffers that do not grow."""
@@ -297,10 +295,7 @@ INPUT = [("wait_readable", "send_eof"), ("wait_readable", "send_now", b"x")]
 
 @pytest.mark.parametrize("does", [*INPUT, *itertools.product(WAITS, GOES)])
 async def test_transport_wait_is_woken(ends, does):
-    """Bytes and the end end a wait for input; a close and a reset one for room, too.
-
-    The send then fails.
-    """
+    """Bytes and the end end a wait for input; a close and a reset one for room, and sends fail."""
     ours, theirs = ends
     wait, act, *arguments = does
     await clog(ours)
@@ -423,10 +418,7 @@ async def test_listener_close_resets_its_queue(place):
 
 @pytest.fixture
 async def full():
-    """A listener whose queue is full: whoever cannot wait is refused, as before it listened.
-
-    However small the queue, one client fits, as with the kernel's.
-    """
+    """A listener whose queue is full, which has room for one at least: others are refused."""
     listener = MemoryListener(MEMORY)
     with pytest.raises(ConnectionRefusedError):
         await listener.connect()

@@ -253,10 +253,7 @@ async def test_jumping_clock_waits_for_threads_if_it_is_told_to(autojump_clock):
 
 
 async def test_hung_test_is_ended_and_shown(monkeypatch):
-    """By the wall clock, whatever the test's own says: with the tree of its tasks.
-
-    Also when a handler is shielded, and cannot be cancelled.
-    """
+    """By the wall clock, with the tree of its tasks, also when a handler is shielded from it."""
     monkeypatch.setattr("trioserver.testing._looking.guard.A_LAST_MOMENT", 0.1)
 
     async def shields_itself(request, client_address, server):

@@ -46,10 +46,7 @@ def breaks(trial):
 
 @pytest.mark.slow
 def test_a_fault_after_every_step():
-    """As many runs as steps, for each seed and fault, each with its fault.
-
-    Every second step is half of them, other ones for another seed.
-    """
+    """As many runs as steps, for each seed and fault; or half, other ones for another seed."""
     came = []
 
     def note(trial):
