@@ -6,14 +6,16 @@ import socketserver
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 import trioserver
 from support import Witness, connect, read_to_end, running, until
+from support.pipes import ERRORS, literals
 
 THERE = ("127.0.0.1", 0)
 
@@ -26,12 +28,32 @@ class Upper(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
+def does(steps, **names):
+    """A handler that does these steps, told as in `support.pipes`.
+
+    They are its socket's, its server's, or functions of these names; or it ``sends`` so many bytes.
+    """
+
+    def handler(request, client_address, server):
+        sends = SimpleNamespace(sends=lambda size: request.sendall(bytes(size)), **names)
+        for step in steps.split("; "):
+            call, _, expected = step.partition(" -> ")
+            name, _, arguments = call.partition(" ")
+            owner = next(it for it in (sends, request, server) if hasattr(it, name))
+            error = ERRORS.get(expected)
+            with pytest.raises(error) if error else nullcontext():
+                result = getattr(owner, name)(*literals(arguments))
+                assert error or not expected or [result] == literals(expected), step
+
+    return handler
+
+
 # Servers ----------------------------------------------------------------------------
 
 
-def on_tcp(handler, **fields):
+def on_tcp(handler, kind=trioserver.ThreadingTCPServer, **fields):
     """A server on the loopback interface."""
-    return trioserver.ThreadingTCPServer(THERE, handler, **fields)
+    return kind(THERE, handler, **fields)
 
 
 def of_both_families(ip, unix, **fields):
@@ -44,6 +66,11 @@ def of_both_families(ip, unix, **fields):
         return partial(unix, str(folder / "server"), **fields)
 
     return make
+
+
+def hooked(kind, **hooks):
+    """A class of servers, or of handlers, with these methods."""
+    return type("Hooked", (kind,), hooks)
 
 
 @asynccontextmanager
@@ -66,7 +93,14 @@ async def met(server, says=b""):
 # Clients ----------------------------------------------------------------------------
 
 
-async def ask(server, data):
+@asynccontextmanager
+async def crowd(server, number):
+    """So many clients, who are gone in the end."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await connect(server)) for _ in range(number)]
+
+
+async def ask(server, data=b""):
     """What a new client is answered, up to the end, who says all that he has to say at once."""
     async with await connect(server) as client:
         await client.send_all(data)
@@ -74,9 +108,17 @@ async def ask(server, data):
         return await read_to_end(client)
 
 
+async def asked(server, data=b"", answer=b""):
+    """The record of the only request of a server, whose client says this, and is answered that."""
+    async with witnessed(server) as witness:
+        assert await ask(server, data) == answer
+        await until(lambda: witness.records)
+    [record] = witness.records
+    return record
+
+
 async def ask_by_datagram(server, data):
     """What a new client is answered."""
-    assert server.socket is not None
     with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
         udp = client.family == socket.AF_INET
         await client.bind(THERE if udp else f"{server.server_address}-client")
@@ -97,7 +139,19 @@ async def say(client, words):
     assert answer == words.upper()
 
 
-# What is seen -----------------------------------------------------------------------
+# What is done, and seen -------------------------------------------------------------
+
+
+async def cancelled(server):
+    """Cancel the first request, and wait until no request is left."""
+    assert server.cancel_request(1, "enough")
+    await until(lambda: not server.requests)
+
+
+async def drained(server, grace=8):
+    """Begin the drain, and wait until all requests have their outcome."""
+    server.shutdown(grace)
+    await until(lambda: not server.requests)
 
 
 async def shows(server, **facts):
@@ -118,12 +172,6 @@ def takes(most, least=0):
     assert least <= time.perf_counter() - began < most
 
 
-async def drained(server, grace=8):
-    """Begin the drain, and wait until all requests have their outcome."""
-    server.shutdown(grace)
-    await until(lambda: not server.requests)
-
-
 def outcomes(report):
     """Those of all requests that were there when the drain began."""
     return [str(it.outcome) for it in report.requests]
@@ -131,10 +179,5 @@ def outcomes(report):
 
 def run_program(text):
     """What a program has printed, which has to end well."""
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    program = [sys.executable, "-W", "ignore", "-c", text]
+    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)

@@ -4,63 +4,46 @@ import contextvars
 import errno
 import gc
 import os
-import resource
 import socket
 import socketserver
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 import trio
-from support import connect, plain_client, read_to_end, running, until
+from support import connect, descriptors, plain_client, read_to_end, running, until
 from support.scenes import table
 from support.threads import (
     THERE,
     Upper,
     ask,
     ask_by_datagram,
+    asked,
+    crowd,
+    does,
+    hooked,
     met,
     of_both_families,
     on_tcp,
     outcomes,
     run_program,
     shows,
-    takes,
     witnessed,
 )
 
 import trioserver
 from trioserver import Limits, Timeouts
-from trioserver.testing import MemoryMixIn, open_descriptors
+from trioserver.testing import MemoryMixIn
 
 stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
 datagram = of_both_families(trioserver.ThreadingUDPServer, trioserver.ThreadingUnixDatagramServer)
 
 
 class Silent(trioserver.ThreadingTCPServer):
-    """Errors are nothing to it."""
-
     async def handle_error(self, request, client_address): ...
-
-
-def says_here(request, client_address, server):
-    """Says one word, and leaves."""
-    request.sendall(b"here")
-
-
-@contextmanager
-def no_garbage_collector():
-    """In the block nothing goes that is in a cycle."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 # What runs where ------------------------------------------------------------------
@@ -78,83 +61,76 @@ def _calls_trio(request, client_address, server):
     request.sendall(trio.from_thread.run(look))
 
 
+def _shuts_down(request, client_address, server):
+    server.shutdown(5)
+    request.sendall(b"bye")
+
+
 @table(
     ("handler", "question", "answer"),
     {
         "StreamRequestHandler of socketserver works": (Upper, b"one\ntwo\n", b"ONE\nTWO\n"),
         "a plain function, also a partial one": (partial(_greets, b"hi "), b"you", b"hi you"),
         "trio.from_thread works in a handler": (_calls_trio, b"", b"1"),
+        "shutdown works from the thread, and waits for it": (_shuts_down, b"", b"bye"),
     },
 )
 async def test_stream_handler(stream, handler, question, answer):
     """As it is, it talks to its client from a thread, and its bytes are counted."""
-    async with witnessed(server := stream(handler)) as witness:
-        assert await ask(server, question) == answer
-    [record] = witness.records
-    assert (str(record.outcome), record.info.mode) == ("completed", "thread")
+    record = await asked(stream(handler), question, answer)
+    assert (record.outcome, record.info.mode) == ("completed", "thread")
     assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
 
 
 async def test_datagram_handler(datagram):
-    """``DatagramRequestHandler`` of `socketserver` works as it is."""
+    """It gets the classic pair, whose ``sendto`` takes both classic forms, and the files work."""
 
     class Back(socketserver.DatagramRequestHandler):
         def handle(self):
-            self.wfile.write(self.rfile.read()[::-1])
+            data, way_back = self.request
+            assert way_back.getsockname() == self.server.server_address
+            assert repr(way_back).startswith("<trioserver.SyncDatagramSocket: request 1 from ")
+            with pytest.raises(TypeError, match="sendto takes"):
+                way_back.sendto(data)
+            assert way_back.sendto(data[::-1], self.client_address) == 5
+            way_back.sendto(data, 0, self.client_address)
+            self.wfile.write(self.rfile.read().upper())
 
     async with witnessed(server := datagram(Back)) as witness:
-        assert await ask_by_datagram(server, b"hello") == b"olleh"
-        await until(lambda: witness.records)
-    [record] = witness.records
-    assert (str(record.outcome), record.info.mode) == ("completed", "thread")
-    assert (record.bytes_received, record.bytes_sent) == (5, 5)
-
-
-async def test_datagram_pair(datagram):
-    """A datagram's request is the classic pair, and ``sendto`` takes both classic forms."""
-
-    def sends_back(request, client_address, server):
-        data, way_back = request
-        assert way_back.getsockname() == server.server_address
-        assert repr(way_back).startswith("<trioserver.SyncDatagramSocket: request 1 from ")
-        with pytest.raises(TypeError, match="sendto takes"):
-            way_back.sendto(data)
-        assert way_back.sendto(data[::-1], client_address) == 5
-        way_back.sendto(data, 0, client_address)
-
-    async with running(server := datagram(sends_back)) as address:
         with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
+            address = server.server_address
             await client.bind(THERE if address[0] == THERE[0] else f"{address}-client")
             await client.sendto(b"hello", address)
-            assert [await client.recv(9) for _ in range(2)] == [b"olleh", b"hello"]
+            assert [await client.recv(9) for _ in range(3)] == [b"olleh", b"hello", b"HELLO"]
+        await until(lambda: witness.records)
+    [record] = witness.records
+    assert (record.outcome, record.info.mode) == ("completed", "thread")
+    assert (record.bytes_received, record.bytes_sent) == (5, 15)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_base_handler_in_order(stream, fails, caplog):
     """Constructing it sets up, handles and finishes, all in one thread, also after an error."""
-    steps = []
+    steps, idents = [], set()
 
-    class Steps(socketserver.BaseRequestHandler):
-        def setup(self):
-            steps.append(("setup", threading.get_ident()))
+    def note(name):
+        steps.append(name)
+        idents.add(threading.get_ident())
 
-        def handle(self):
-            steps.append(("handle", threading.get_ident()))
-            assert self.request.recv(3) == b"hey"
-            assert isinstance(self.request, socket.socket)
-            assert self.server is server
-            self.request.sendall(b"you")
-            if fails:
-                raise ValueError("on purpose")
+    def handle(self):
+        note("handle")
+        assert self.server is server
+        assert isinstance(self.request, socket.socket)
+        self.request.sendall(self.request.recv(3))
+        if fails:
+            raise ValueError("on purpose")
 
-        def finish(self):
-            steps.append(("finish", threading.get_ident()))
-
-    async with running(server := stream(Steps)):
-        assert await ask(server, b"hey") == b"you"
-    assert [what for what, _ in steps] == ["setup", "handle", "finish"]
-    assert len({thread for _, thread in steps}) == 1
-    assert steps[0][1] != threading.get_ident()
+    hooks = {"setup": lambda self: note("setup"), "finish": lambda self: note("finish")}
+    server = stream(hooked(socketserver.BaseRequestHandler, handle=handle, **hooks))
+    async with running(server):
+        assert await ask(server, b"hey") == b"hey"
+    assert steps == ["setup", "handle", "finish"]
+    assert len(idents - {threading.get_ident()}) == len(idents) == 1
     assert ("ValueError: on purpose" in caplog.text) == fails
 
 
@@ -164,50 +140,30 @@ _set_inside = contextvars.ContextVar("_set_inside", default="nothing")
 
 async def test_thread_of_a_request():
     """TH-05: it is named after its client, and sees what was set before serving, and no more."""
-    seen = []
-    idents = set()
+    seen, idents = [], set()
 
     def looks(request, client_address, server):
-        thread, info = threading.current_thread(), trioserver.current_request()
-        seen.append((thread.name, info, _set_before.get(), _set_inside.get()))
+        info = trioserver.current_request()
+        name = "request {} from {}:{}".format(info.id, *client_address)
+        assert threading.current_thread().name == name
+        seen.append((info, _set_before.get(), _set_inside.get()))
         idents.add(threading.get_ident())
         _set_inside.set("something")
 
     _set_before.set("before")
     async with witnessed(server := on_tcp(looks)) as witness:
         for number in range(1, 4):
-            assert await ask(server, b"") == b""
+            assert await ask(server) == b""
             await until(lambda number=number: len(witness.records) == number)
-    infos = [record.info for record in witness.records]
-    names = ["request {} from {}:{}".format(info.id, *info.client_address) for info in infos]
-    assert seen == [(name, info, "before", "nothing") for name, info in zip(names, infos)]  # noqa: B905
+    assert witness.outcomes == ["completed"] * 3
+    assert seen == [(record.info, "before", "nothing") for record in witness.records]
     assert len(idents) < 3  # or it proves nothing
-
-
-async def test_shutdown_from_a_handler():
-    """It works from the thread, and waits for the handler to end."""
-
-    def quits(request, client_address, server):
-        server.shutdown(5)
-        request.sendall(b"bye")
-
-    async with running(server := on_tcp(quits)):
-        assert await ask(server, b"") == b"bye"
-        report = await server.wait_closed()
-    assert outcomes(report) == ["completed"]
-    assert report.clean
 
 
 async def test_state_and_bytes_while_it_runs():
     """A snapshot shows what each thread does in its socket, and how far it is."""
-
-    def talks(request, client_address, server):
-        request.recv(100)  # idle
-        request.recv(100)  # reading
-        step.wait(10)  # working
-        request.sendall(bytes(10_000_000))  # writing
-
     step = threading.Event()
+    talks = does("recv 100; recv 100; wait 10; sends 10_000_000", wait=step.wait)
     async with met(server := on_tcp(talks)) as (client, _):
         await shows(server, state="idle", bytes_received=0, bytes_sent=0)
         await client.send_all(b"abc")
@@ -226,13 +182,9 @@ async def test_state_and_bytes_while_it_runs():
 async def test_fifth_client_waits_in_the_kernel(fields):
     """TH-02: with four stuck handlers nobody else is accepted; stopping is not held up."""
     go = threading.Semaphore(0)
-
-    def stuck(request, client_address, server):
-        go.acquire(timeout=10)
-        request.sendall(b"done")
-
-    async with running(server := on_tcp(stuck, **{"max_threads": 100, **fields})):
-        clients = [await connect(server) for _ in range(5)]
+    stuck = does("acquire True, 10; sendall b'done'", acquire=go.acquire)
+    server = on_tcp(stuck, **{"max_threads": 100, **fields})
+    async with running(server), crowd(server, 5) as clients:
         await until(lambda: len(server.requests) == 4)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.statistics().accepted == 4
@@ -240,9 +192,7 @@ async def test_fifth_client_waits_in_the_kernel(fields):
         await until(lambda: server.statistics().accepted == 5)
         assert len(server.requests) == 4
         go.release(4)
-        for client in clients:
-            async with client:
-                assert await read_to_end(client) == b"done"
+        assert [await read_to_end(client) for client in clients] == [b"done"] * 5
 
 
 async def test_slots_are_exact_under_load():
@@ -271,19 +221,13 @@ async def test_slots_are_exact_under_load():
         async with trio.open_nursery() as clients:
             for _ in range(10):
                 clients.start_soon(asks)
-    assert len(at_once) == 210
-    assert max(at_once) == 3
+    assert (len(at_once), max(at_once)) == (210, 3)
 
 
-async def test_thread_left_behind_keeps_its_slot(caplog):
+async def test_thread_left_behind_keeps_its_slot():
     """TH-02: the next client is accepted when the thread ends, and not before."""
     stuck, go = threading.Event(), threading.Event()
-
-    def stuck_once(request, client_address, server):
-        stuck.set()
-        go.wait(10)
-        request.sendall(b"done")
-
+    stuck_once = does("stuck; wait 10; sendall b'done'", stuck=stuck.set, wait=go.wait)
     server = on_tcp(stuck_once, max_threads=1, timeouts=Timeouts(cleanup=0.01))
     async with met(server) as (first, witness), await connect(server) as second:
         await until(stuck.is_set)
@@ -298,28 +242,21 @@ async def test_thread_left_behind_keeps_its_slot(caplog):
 
 async def test_stuck_threads_leave_others_alone():
     """TH-03: with every thread stuck, look-ups, file access and another server answer at once."""
-    go = threading.Event()
-
-    def stuck(request, client_address, server):
-        go.wait(60)
-
+    go, took = threading.Event(), []
     # As many as Trio's own limiter has tokens, which must not be what they take.
-    async with running(server := on_tcp(stuck)), running(other := on_tcp(says_here)):
-        clients = [await connect(server) for _ in range(40)]
+    async with running(server := on_tcp(lambda *_: go.wait(60))), crowd(server, 40):
         await until(lambda: len(server.requests) == 40)
         try:
-            took = []
-            while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
-                began = time.perf_counter()
-                await trio.socket.getaddrinfo("localhost", 80)
-                assert await trio.Path(__file__).exists()
-                assert await ask(other, b"") == b"here"
-                took.append(time.perf_counter() - began)
-            assert min(took) < 0.1
+            async with running(other := on_tcp(does("sendall b'here'"))):
+                while len(took) < 5 and not (took and min(took) < 0.1):  # the machine may be busy
+                    began = time.perf_counter()
+                    await trio.socket.getaddrinfo("localhost", 80)
+                    assert await trio.Path(__file__).exists()
+                    assert await ask(other) == b"here"
+                    took.append(time.perf_counter() - began)
         finally:
             go.set()
-        for client in clients:
-            await client.aclose()
+    assert min(took) < 0.1
 
 
 # Errors -------------------------------------------------------------------------------
@@ -348,25 +285,12 @@ async def test_error_ends_the_request_alone(error, caplog):
     """TH-04: it goes to ``handle_error``, with its traceback."""
     async with witnessed(server := on_tcp(fails_with(error))) as witness:
         assert await ask(server, b"x") == b""
-        assert await ask(server, b"") == b""
+        assert await ask(server) == b""
     assert witness.outcomes == ["failed", "completed"]
     [told] = [it for it in caplog.records if it.exc_info]
     assert told.name == "trioserver.error"
     assert "in fails" in caplog.text
     assert f"{type(error).__name__}: {error}".rstrip(": ") in caplog.text
-
-
-async def test_first_error_is_never_lost(caplog):
-    """A ``handle_error`` that fails, and hides what it was told of, has both of them logged."""
-
-    class Hides(trioserver.ThreadingTCPServer):
-        async def handle_error(self, request, client_address):
-            raise RuntimeError("the second") from None
-
-    async with running(server := Hides(THERE, fails_with(LookupError("the first")))):
-        assert await ask(server, b"x") == b""
-    for text in ("LookupError: the first", "in fails", "RuntimeError: the second"):
-        assert text in caplog.text
 
 
 @table(
@@ -379,7 +303,7 @@ async def test_first_error_is_never_lost(caplog):
 )
 async def test_error_ends_the_server(error, fields):
     """It leaves ``serve_forever``."""
-    before = open_descriptors()
+    before = descriptors()
     server = on_tcp(fails_with(error), **fields)
 
     async def serve():
@@ -389,61 +313,59 @@ async def test_error_ends_the_server(error, fields):
 
     with pytest.raises(type(error), match="now"):
         await serve()
-    assert open_descriptors() == before
+    assert descriptors() == before
     assert server.socket is None
 
 
-class Resets(socketserver.StreamRequestHandler):
-    """Goes on when its client has reset the connection, and meets that in a read."""
+def _reads(handler):
+    handler.rfile.readline()
 
-    was_reset: threading.Event
+
+def _writes_and_reads(handler):
+    handler.wfile.write(b"more")
+    handler.rfile.readline()
+
+
+def _writes_on(handler):
+    while True:
+        handler.wfile.write(bytes(1000))
+
+
+def _apologizes(handler):
+    with pytest.raises(OSError):  # noqa: PT011
+        handler.request.sendall(b"sorry")
+
+
+finish = socketserver.StreamRequestHandler.finish
+
+
+@table(
+    ("goes_on", "finish", "size"),
+    {
+        "in a read": (_reads, finish, 0),
+        "in a write": (_writes_on, finish, 0),
+        "once more in finish(), whose flush hides its own error": (_writes_and_reads, finish, -1),
+        "once more before the first error is on its way out": (_reads, _apologizes, 0),
+    },
+)
+async def test_client_that_resets(goes_on, finish, size, caplog):
+    """The peer's doing: ``disconnected``, one line at INFO, and no traceback."""
+    caplog.set_level("INFO", "trioserver")
+    was_reset = threading.Event()
 
     def handle(self):
         self.wfile.write(b"here")
         self.wfile.flush()
-        self.was_reset.wait(10)
-        self.talk()
+        was_reset.wait(10)
+        goes_on(self)
 
-    def talk(self):
-        self.rfile.readline()
-
-
-class InTheFlushOfFinish(Resets):
-    """And once more there, which hides its own error."""
-
-    wbufsize = -1
-
-    def talk(self):
-        self.wfile.write(b"more")
-        self.rfile.readline()
-
-
-class InAnApology(Resets):
-    """And once more before the first error is on its way out."""
-
-    def finish(self):
-        with pytest.raises(OSError):  # noqa: PT011
-            self.request.sendall(b"sorry")
-        super().finish()
-
-
-class InAWrite(Resets):
-    def talk(self):
-        while True:
-            self.wfile.write(bytes(1000))
-
-
-@pytest.mark.parametrize("way", [Resets, InTheFlushOfFinish, InAnApology, InAWrite])
-async def test_client_that_resets(way, caplog):
-    """The peer's doing: ``disconnected``, one line at INFO, and no traceback."""
-    caplog.set_level("INFO", "trioserver")
-    handler = type("Here", (way,), {"was_reset": threading.Event()})
-    async with witnessed(server := on_tcp(handler)) as witness:
+    kind = hooked(socketserver.StreamRequestHandler, handle=handle, finish=finish, wbufsize=size)
+    async with witnessed(server := on_tcp(kind)) as witness:
         with plain_client(server.server_address) as client:
             # The kernel resets a connection that is closed over unread input.
             await shows(server, bytes_sent=4)
             assert await trio.to_thread.run_sync(client.recv, 2) == b"he"
-        handler.was_reset.set()
+        was_reset.set()
         await until(lambda: witness.records)
     assert witness.outcomes == ["disconnected"]
     assert [it for it in caplog.records if it.levelname == "ERROR" or it.exc_info] == []
@@ -496,7 +418,7 @@ async def _async_generator(*facts):
 
 
 def _handles(handle):
-    return type("Handles", (socketserver.StreamRequestHandler,), {"handle": handle})
+    return hooked(socketserver.StreamRequestHandler, handle=handle)
 
 
 Tcp, Udp = trioserver.ThreadingTCPServer, trioserver.ThreadingUDPServer
@@ -511,7 +433,6 @@ DERIVE = r"derive it from socketserver\."
         (Tcp, _generator, "has a `yield`, so calling it runs nothing"),
         (Tcp, _handles(_generator), r"has a `yield` in its handle\(\), so calling it runs nothing"),
         (Tcp, _async_generator, "has a `yield`, so calling it runs nothing"),
-        (Tcp, _handles(_async_generator), r"has a `yield` in its handle\(\), so calling"),
         (Tcp, trioserver.BaseRequestHandler, f"{DERIVE}BaseRequestHandler, or the server"),
         (Tcp, trioserver.StreamRequestHandler, f"{DERIVE}StreamRequestHandler"),
         (Tcp, trioserver.DatagramRequestHandler, f"{DERIVE}DatagramRequestHandler"),
@@ -533,8 +454,8 @@ async def test_hidden_wrong_colour_fails_the_request(hidden, caplog):
     def hides(*facts):
         return hidden(*facts)
 
-    async with running(server := on_tcp(hides)):
-        assert await ask(server, b"x") == b""
+    record = await asked(on_tcp(hides), b"x")
+    assert record.outcome == "failed"
     assert "in which nothing has run yet" in caplog.text
     assert "socketserver.BaseRequestHandler" in caplog.text
 
@@ -542,94 +463,66 @@ async def test_hidden_wrong_colour_fails_the_request(hidden, caplog):
 # Around the handler ------------------------------------------------------------------------
 
 
-async def test_wrapped_connection_is_refused(caplog):
-    """A ``get_request`` that wraps its connection leaves nothing to give to a thread: said so."""
+class Wraps(trioserver.ThreadingTCPServer):
+    """What it has got is in a tuple."""
 
-    class Wraps(trioserver.ThreadingTCPServer):
-        def get_request(self, listener):
-            accepted = super().get_request(listener)
-            return None if accepted is None else ((accepted[0],), accepted[1])
+    def get_request(self, listener):
+        accepted = super().get_request(listener)
+        return None if accepted is None else ((accepted[0],), accepted[1])
 
-        async def shutdown_request(self, request): ...
+    async def shutdown_request(self, request): ...
 
-    async with witnessed(server := Wraps(THERE, Upper)) as witness:
-        assert await ask(server, b"") == b""
-    assert witness.outcomes == ["failed"]
+
+async def test_what_cannot_be_given_to_a_thread_is_refused(caplog):
+    """A connection that ``get_request`` has wrapped, and one that is not the kernel's: said so."""
+    record = await asked(on_tcp(Upper, Wraps))
+    assert record.outcome == "failed"
     assert "needs the Connection or Datagram itself" in caplog.text
-
-
-async def test_memory_transport_is_refused(caplog):
-    """There is no kernel's socket to give to a thread."""
-
-    class InMemory(MemoryMixIn, trioserver.ThreadingTCPServer):
-        pass
-
-    async with running(server := InMemory(("memory", 1), Upper)):
+    in_memory = type("InMemory", (MemoryMixIn, trioserver.ThreadingTCPServer), {})
+    async with running(server := in_memory(("memory", 1), Upper)):
         async with await server.connect() as client:
             assert await read_to_end(client) == b""
     assert "a handler outside of Trio needs a kernel socket" in caplog.text
 
 
-class Greets(trioserver.BaseServer):
+class Around(trioserver.BaseServer):
+    """Looks at what its client says, and says something before and after the handler."""
+
+    async def verify_request(self, request, client_address):
+        return (await trioserver.RequestReader(request).peek()).startswith(b"please ")
+
     async def finish_request(self, request, client_address):
         await request.sendall(b"hello ")
         await super().finish_request(request, client_address)
         await request.sendall(b"bye")
 
 
-class Peeks(trioserver.BaseServer):
-    async def verify_request(self, request, client_address):
-        return bool((await trioserver.RequestReader(request).peek()).startswith(b"please "))
-
-
-@table(
-    ("hooks", "question", "answer", "outcome"),
-    {
-        "finish_request can write around the original one": (
-            *(Greets, b"x\n", b"hello X\nbye", "completed"),
-        ),
-        "what verify_request has looked at is what the handler reads first": (
-            *(Peeks, b"please one\nplease two\n", b"PLEASE ONE\nPLEASE TWO\n", "completed"),
-        ),
-        "which it can refuse": (Peeks, b"now\n", b"", "refused"),
-    },
-)
-async def test_hooks_around_a_handler(stream, hooks, question, answer, outcome):
-    """They have the connection before the thread, and after it; all is counted."""
-    kind = type("Kind", (hooks, stream.func), {})
-    async with witnessed(server := kind(*stream.args, Upper)) as witness:
-        assert await ask(server, question) == answer
-    [record] = witness.records
-    assert str(record.outcome) == outcome
+async def test_hooks_around_a_handler(stream):
+    """They have the connection before the thread, and after it; the handler reads all, counted."""
+    server = type("Kind", (Around, stream.func), {})(*stream.args, Upper)
+    question, answer = b"please one\nplease two\n", b"hello PLEASE ONE\nPLEASE TWO\nbye"
+    record = await asked(server, question, answer)
     assert (record.bytes_received, record.bytes_sent) == (len(question), len(answer))
-
-
-async def test_lingering_client_holds_nobody_up():
-    """After the handler, the connection is Trio's again, and nothing about it blocks."""
-    async with met(server := on_tcp(says_here)) as (client, _):
-        assert await read_to_end(client) == b"here"
-        await until(lambda: server.statistics().lingering == 1)
-        with takes(1):
-            assert await ask(server, b"") == b"here"
+    assert (await asked(server, b"now\n")).outcome == "refused"
 
 
 async def test_connection_that_is_lent_is_busy():
     """A hook that uses it while the thread does is told; it would keep Trio from running."""
-    errors = []
+    refused = 0
 
     class Meddles(trioserver.ThreadingTCPServer):
         async def process_request(self, request, client_address):
+            nonlocal refused
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(super().process_request, request, client_address)
                 await until(lambda: request.state == "idle")
                 for use in (request.recv, partial(request.sendall, b"x"), request.send_eof):
-                    try:
+                    with pytest.raises(trio.BusyResourceError):
                         await use()
-                    except trio.BusyResourceError as error:
-                        errors.append(error)
+                    refused += 1
 
-    async with met(Meddles(THERE, Upper)) as (client, _):
-        await until(lambda: len(errors) == 3)
+    async with met(on_tcp(Upper, Meddles)) as (client, _):
+        await until(lambda: refused == 3)
         await client.send_all(b"x\n")
         await client.send_eof()
         assert await read_to_end(client) == b"X\n"
@@ -670,7 +563,7 @@ async def test_handler_looks_at_the_server():
         async with witnessed(server := on_tcp(looks)) as witness:
             async with trio.open_nursery() as nursery:
                 for _ in range(20):
-                    nursery.start_soon(ask, server, b"")
+                    nursery.start_soon(ask, server)
             await until(lambda: len(witness.outcomes) == 20)
     finally:
         sys.setswitchinterval(before)
@@ -678,7 +571,7 @@ async def test_handler_looks_at_the_server():
     assert all(0 < requests <= 20 and state == "serving" for requests, state in seen)
 
 
-ODD_ADDRESSES = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
+ODD = [(), ("127.0.0.1",), ("<broadcast>", 9), (1, 2), 5, "path", ("127.0.0.1", "x")]
 
 
 async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
@@ -686,9 +579,7 @@ async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
 
     Names are looked up in the handler's thread, so that it keeps nobody else waiting.
     """
-    found = []
-    threads = []
-    look_up = socket.getaddrinfo
+    threads, look_up = [], socket.getaddrinfo
 
     def noted(*arguments, **options):
         threads.append(threading.current_thread().name)
@@ -703,18 +594,14 @@ async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
     def sends(request, client_address, server):
         data, way_back = request
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
-            found.extend(
-                (tried(way_back.sendto, it), tried(plain.sendto, it)) for it in ODD_ADDRESSES
-            )
+            ours, theirs = ([tried(it.sendto, to) for to in ODD] for it in (way_back, plain))
+        assert ours == theirs
         way_back.sendto(data, (data.decode(), client_address[1]))
 
     monkeypatch.setattr(socket, "getaddrinfo", noted)
     async with running(server := trioserver.ThreadingUDPServer(THERE, sends)):
         for name in (b"localhost", b""):
             assert await ask_by_datagram(server, name) == name
-    assert len(found) == 2 * len(ODD_ADDRESSES)
-    for ours, theirs in found:
-        assert ours == theirs
     assert {name.partition(" ")[0] for name in threads if "Main" not in name} == {"request"}
 
 
@@ -723,6 +610,7 @@ async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
 async def test_handler_forks():
     """A forked child may answer as long as the handler waits; after that, it is refused."""
     reading, writing = os.pipe()
+    children = []
 
     def forks(sock, client_address, server):
         for waits in (True, False):
@@ -737,9 +625,8 @@ async def test_handler_forks():
                 os.waitpid(child, 0)
         children.append(child)
 
-    children = []
     async with running(server := on_tcp(forks)):
-        assert await ask(server, b"") == b"child"
+        assert await ask(server) == b"child"
         await until(lambda: not server.requests)
         os.close(writing)
         assert await trio.to_thread.run_sync(os.waitpid, children[0], 0) == (children[0], 0)
@@ -751,20 +638,19 @@ async def test_handler_forks():
 
 async def test_nothing_is_left():
     """TH-10: descriptors and threads are as many as before, whatever the clients did."""
-    before = open_descriptors()
+    before, kept = descriptors(), []
 
     def fails(request, client_address, server):
         kept.append(request.makefile("rb"))  # and never closed
         if request.recv(1) == b"f":
             raise ValueError
 
-    kept = []
-    async with running(server := Silent(THERE, fails, max_threads=5)):
+    async with running(server := on_tcp(fails, Silent, max_threads=5)):
         threads = threading.active_count()
         for data in (b"x", b"f", b"") * 30:
             await ask(server, data)
         assert threading.active_count() <= threads + 5
-    assert open_descriptors() == before
+    assert descriptors() == before
     # Trio keeps a thread for ten seconds, for its next call, under another name.
     assert [it for it in threading.enumerate() if it.name.startswith("request ")] == []
     assert all(file.raw.fileno() == -1 for file in kept)
@@ -775,11 +661,10 @@ async def test_nothing_is_left():
 async def test_no_garbage_however_it_ends(ends):
     """TH-10: nothing of a request is in a cycle, which would keep it until a collection."""
 
-    class Fails(Upper):
-        def handle(self):
-            super().handle()
-            if ends == "failed":
-                raise ValueError(ends)
+    def handle(self):
+        Upper.handle(self)
+        if ends == "failed":
+            raise ValueError(ends)
 
     async def one(number):
         with plain_client(server.server_address) as client:
@@ -795,41 +680,15 @@ async def test_no_garbage_however_it_ends(ends):
         await until(lambda: not server.snapshot().requests)
 
     timeouts = Timeouts(idle=0.02 if ends == "timed_out" else 10)
-    async with witnessed(server := Silent(THERE, Fails, timeouts=timeouts)) as witness:
+    server = on_tcp(hooked(Upper, handle=handle), Silent, timeouts=timeouts)
+    async with witnessed(server) as witness:
         await one(1)
-        with no_garbage_collector():
+        gc.collect()
+        gc.disable()
+        try:
             for number in range(2, 22):
                 await one(number)
             assert gc.collect() < 20  # less than one object a request
+        finally:
+            gc.enable()
     assert set(witness.outcomes) == {ends}
-
-
-def resident():
-    """Bytes of memory that the process has now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
-
-
-@pytest.mark.slow
-async def test_no_garbage():
-    """TH-10: without a garbage collector, thousands of requests, good and bad, cost no memory."""
-
-    def handles(request, client_address, server):
-        with request.makefile("rwb") as file:
-            if file.readline() == b"fail\n":
-                raise ValueError(bytes(10_000))
-            file.write(bytes(10_000))
-
-    async def many(server, number):
-        for at in range(number):
-            await ask(server, b"fail\n" if at % 2 else b"succeed\n")
-
-    with no_garbage_collector():
-        async with running(server := Silent(THERE, handles)):
-            await many(server, 300)
-            before = resident(), threading.active_count()
-            await many(server, 2000)
-            grown = resident() - before[0]
-        assert threading.active_count() <= before[1] + 2
-        assert gc.collect() < 200
-        assert grown < 2_000_000
