@@ -4,23 +4,20 @@ import contextlib
 import http.client
 import http.server
 import socket
-import socketserver
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
-import attrs
 import pytest
 import trio
-from support import connect, read_to_end, running, until
+from support import read_to_end, running, until
 from support.scenes import table
 from support.threads import (
-    THERE,
     Upper,
+    crowd,
+    does,
     drained,
+    hooked,
     met,
     of_both_families,
     on_tcp,
@@ -66,19 +63,14 @@ def _polls(sock):
             return sock.recv(100)
 
 
-class OwnTimeout(Upper):
-    """Has a time-out of its own, for which Python makes the socket non-blocking."""
+def _says_goodbye(handler):
+    Upper.handle(handler)
+    assert not handler.rfile.readline()  # it stays that way
+    handler.wfile.write(b"good-bye")
 
-    timeout = 60
 
-
-class SaysGoodbye(Upper):
-    """When there is no more input."""
-
-    def handle(self):
-        super().handle()
-        assert not self.rfile.readline()  # it stays that way
-        self.wfile.write(b"good-bye")
+own_timeout = hooked(Upper, timeout=60)  # for which Python makes the socket non-blocking
+says_goodbye = hooked(Upper, handle=_says_goodbye)
 
 
 @table(
@@ -86,8 +78,8 @@ class SaysGoodbye(Upper):
     {
         "in a file": (Upper, 1),
         "in as many threads as there are": (Upper, 40),
-        "in a file, with a time-out": (OwnTimeout, 1),
-        "it can still write then": (SaysGoodbye, 1),
+        "in a file, with a time-out": (own_timeout, 1),
+        "it can still write then": (says_goodbye, 1),
         "in recv": (answers_with(lambda it: it.recv(100)), 1),
         "in recv_into": (answers_with(_recv_into), 1),
         "in recvmsg": (answers_with(lambda it: it.recvmsg(100)[0]), 1),
@@ -99,65 +91,27 @@ async def test_wait_between_two_requests_ends_at_once(handler, many, stream):
     """The handler sees the end of input; the request is ``drained``; also in a second run."""
     server = stream(handler)
     for _ in range(2):
-        async with witnessed(server) as witness:
-            clients = [await connect(server) for _ in range(many)]
+        async with witnessed(server) as witness, crowd(server, many) as clients:
             for client in clients * 3:
                 await say(client, b"one\n")
             with takes(SOON):
                 await drained(server)
-            for client in clients:
-                async with client:
-                    goodbye = b"good-bye" if handler is SaysGoodbye else b""
-                    assert await read_to_end(client) == goodbye
+            goodbye = b"good-bye" if handler is says_goodbye else b""
+            assert [await read_to_end(client) for client in clients] == [goodbye] * many
         assert witness.outcomes == ["drained"] * many
         assert (await server.wait_closed()).clean
-
-
-class KeepAlive(http.server.BaseHTTPRequestHandler):
-    """HTTP/1.1, which keeps a connection for the next request."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body.upper())
-
-    def log_message(self, format, *arguments): ...
-
-
-async def test_http_keep_alive():
-    """`http.server` with HTTP/1.1, unmodified, between two requests."""
-
-    def post():
-        client.request("POST", "/", b"what")
-        return client.getresponse().read()
-
-    async with running(server := on_tcp(KeepAlive)) as address:
-        client = http.client.HTTPConnection(*address, timeout=10)
-        with contextlib.closing(client):
-            for _ in range(3):
-                assert await trio.to_thread.run_sync(post) == b"WHAT"
-            with takes(SOON):
-                await drained(server)
-        report = await server.wait_closed()
-    assert outcomes(report) == ["drained"]
 
 
 async def test_connection_that_never_said_a_byte():
     """Its first request may be on its way: it has half a second from its accept."""
     computed = []
 
-    class Measures(Upper):
-        def handle(self):
-            began = time.thread_time()
-            super().handle()
-            computed.append(time.thread_time() - began)
+    def handle(self):
+        began = time.thread_time()
+        Upper.handle(self)
+        computed.append(time.thread_time() - began)
 
-    async with met(server := on_tcp(Measures)) as (client, _):
+    async with met(server := on_tcp(hooked(Upper, handle=handle))) as (client, _):
         await shows(server, state="idle")
         await drained(server)
         assert await read_to_end(client) == b""
@@ -180,15 +134,6 @@ async def test_first_request_of_a_new_connection_is_answered():
 # Requests that have begun ------------------------------------------------------------
 
 
-class WritesNothing(socketserver.StreamRequestHandler):
-    """Before it has all of its request."""
-
-    def handle(self):
-        head = self.rfile.readline()
-        self.wfile.write(b"")
-        self.wfile.write(head + self.rfile.readline())
-
-
 class PeeksFirst(trioserver.ThreadingTCPServer):
     """``verify_request`` has received the first half already."""
 
@@ -196,18 +141,10 @@ class PeeksFirst(trioserver.ThreadingTCPServer):
         return bool(await trioserver.RequestReader(request).peek())
 
 
-@attrs.frozen
-class Begun:
-    """A request of which one half comes before the drain, and the other long after."""
-
-    handler: Any
-    halves: tuple[bytes, bytes]
-    shows: Mapping[str, Any]  # by a snapshot, before the drain
-    gets: bytes  # after it has begun
-    answered: bytes = b""  # said, and answered, before
-    at_once: bytes = b""  # what the first half is answered
-    outcome: str = "drained"
-    kind: Any = trioserver.ThreadingTCPServer
+def _writes_nothing(handler):
+    head = handler.rfile.read(4)
+    handler.wfile.write(b"")
+    handler.wfile.write(head + handler.rfile.readline())
 
 
 def in_halves(read):
@@ -217,30 +154,26 @@ def in_halves(read):
         read(request)
         request.sendall(request.recv(1))
 
-    shows = {"bytes_received": 1, "state": "reading"}
-    return Begun(reads, (b"a", b"b"), shows, b"b", outcome="completed")
+    return reads, [b"a"], b"b", b"b"
 
 
-READING = {"state": "reading"}
-LINE = Begun(Upper, (b"tw", b"o\n"), {"bytes_received": 6}, b"TWO\n", answered=b"one\n")
-SEGMENT = Begun(Upper, (b"one\ntw", b"o\n"), READING, b"TWO\n", at_once=b"ONE\n")
+peeked_at = hooked(Upper)
 
 
 @pytest.mark.slow
 @table(
-    "begun",
+    ("handler", "before", "after", "answer"),
     {
-        "half a line was read": LINE,
-        "by a handler with a time-out": attrs.evolve(LINE, handler=OwnTimeout),
-        "its beginning waits in the handler's file while the one before is answered": SEGMENT,
-        "in that of a handler with a time-out": attrs.evolve(SEGMENT, handler=OwnTimeout),
-        "an empty write is no answer": Begun(
-            *(WritesNothing, (b"head\n", b"body\n"), READING, b"head\nbody\n"),
-            outcome="completed",
+        "half a line was read": (Upper, [b"one\n", b"tw"], b"o\n", b"TWO\n"),
+        "by a handler with a time-out": (own_timeout, [b"one\n", b"tw"], b"o\n", b"TWO\n"),
+        "its beginning waits in the handler's file while the one before is answered": (
+            *(Upper, [b"one\ntw"], b"o\n", b"TWO\n"),
         ),
-        "verify_request has peeked at it": Begun(
-            Upper, (b"on", b"e\n"), READING, b"ONE\n", kind=PeeksFirst
+        "in that of a handler with a time-out": (own_timeout, [b"one\ntw"], b"o\n", b"TWO\n"),
+        "an empty write is no answer": (
+            *(hooked(Upper, handle=_writes_nothing), [b"head"], b"body\n", b"headbody\n"),
         ),
+        "verify_request has peeked at it": (peeked_at, [b"on"], b"e\n", b"ONE\n"),
         "recv has read it": in_halves(lambda it: it.recv(1)),
         "recv_into has": in_halves(lambda it: it.recv_into(bytearray(1))),
         "recvfrom has": in_halves(lambda it: it.recvfrom(1)),
@@ -250,53 +183,22 @@ SEGMENT = Begun(Upper, (b"one\ntw", b"o\n"), READING, b"TWO\n", at_once=b"ONE\n"
         "a file has": in_halves(lambda it: it.makefile("rb", buffering=0).read(1)),
     },
 )
-async def test_request_that_has_begun_is_finished(begun):
+async def test_request_that_has_begun_is_finished(handler, before, after, answer):
     """Whichever way its first half was read, the wait for the other is not ended."""
-    async with met(server := begun.kind(THERE, begun.handler)) as (client, witness):
-        await say(client, begun.answered)
-        first, second = begun.halves
-        await client.send_all(first)
-        if begun.at_once:
-            assert await client.receive_some(100) == begun.at_once
-        await shows(server, **begun.shows)
+    kind = PeeksFirst if handler is peeked_at else trioserver.ThreadingTCPServer
+    async with met(server := on_tcp(handler, kind)) as (client, witness):
+        for words in before:
+            await client.send_all(words)
+            if b"\n" in words:
+                assert await client.receive_some(100) == b"ONE\n"
+        await shows(server, state="reading", bytes_received=len(b"".join(before)))
         server.shutdown(8)
         await trio.sleep(NEW_CONNECTION_GRACE + 0.1)
         assert len(server.requests) == 1
-        await client.send_all(second)
-        assert await read_to_end(client) == begun.gets
-    assert witness.outcomes == [begun.outcome]
-
-
-@table(
-    ("second", "buffer"),
-    {
-        "its next read meets the end": (b"", -1),
-        "a request that has come meanwhile is served, in the drain, too": (b"two\n", 0),
-    },
-)
-async def test_handler_that_computes_ends_at_its_next_read(second, buffer):
-    """It finishes its reply first."""
-    go = threading.Event()
-
-    class Computes(socketserver.StreamRequestHandler):
-        rbufsize = buffer
-
-        def handle(self):
-            for line in iter(self.rfile.readline, b""):
-                go.wait(10)
-                self.wfile.write(line.upper())
-
-    async with met(server := on_tcp(Computes), b"one\n") as (client, witness):
-        await shows(server, bytes_received=4)
-        server.shutdown(8)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert len(server.requests) == 1
-        await client.send_all(second)
-        go.set()
-        assert await read_to_end(client) == b"ONE\n" + second.upper()
-    report = await server.wait_closed()
-    assert witness.outcomes == ["drained"]
-    assert report.duration < SOON
+        await client.send_all(after)
+        assert await read_to_end(client) == answer
+    loops = handler in (Upper, own_timeout, peeked_at)
+    assert witness.outcomes == ["drained" if loops else "completed"]
 
 
 @contextlib.contextmanager
@@ -322,8 +224,7 @@ def slow_threads(seconds):
 
 async def test_request_that_begins_at_the_very_moment_is_answered():
     """One whose first half arrives in the step of the drain is not cut, nor any pipelined one."""
-    async with running(server := on_tcp(Upper)):
-        clients = [await connect(server) for _ in range(30)]
+    async with running(server := on_tcp(Upper)), crowd(server, 30) as clients:
         for client in clients:
             await say(client, b"one\n")
         words = (b"two\n", b"tw", b"two\nthree\n")
@@ -333,18 +234,32 @@ async def test_request_that_begins_at_the_very_moment_is_answered():
                 if number == 15:
                     server.shutdown(8)
             await trio.sleep(0.2)
-            for number, client in enumerate(clients):
-                if number % 3 == 1:
-                    with contextlib.suppress(OSError):  # the second half of them comes too late
-                        client.socket._sock.send(b"o\n")
+            for client in clients[1::3]:
+                with contextlib.suppress(OSError):  # the second half of them comes too late
+                    client.socket._sock.send(b"o\n")
         for number, client in enumerate(clients):
-            async with client:
-                with contextlib.suppress(trio.BrokenResourceError):
-                    answer = await read_to_end(client)
-                if number <= 15 or answer:
-                    assert answer == (b"TWO\nTHREE\n" if number % 3 == 2 else b"TWO\n"), number
+            answer = b""
+            with contextlib.suppress(trio.BrokenResourceError):
+                answer = await read_to_end(client)
+            if number <= 15 or answer:
+                assert answer == (b"TWO\nTHREE\n" if number % 3 == 2 else b"TWO\n"), number
         report = await server.wait_closed()
     assert set(outcomes(report)) == {"drained"}
+
+
+class Uploads(http.server.BaseHTTPRequestHandler):
+    """HTTP/1.1, which keeps a connection for the next request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format, *arguments): ...
 
 
 async def test_large_uploads_in_a_drain_are_not_cut():
@@ -352,39 +267,29 @@ async def test_large_uploads_in_a_drain_are_not_cut():
     answers = []
     body = bytes(300_000)
 
-    async def uploads(server):
-        async with await connect(server) as client:
-            while True:
-                try:
-                    await client.send_all(b"POST / HTTP/1.1\r\nContent-Length: 300000\r\n\r\n")
-                    await client.send_all(body)
-                    got = b""
-                    while got.count(b"\0") < len(body):
-                        more = await client.receive_some()
-                        if not more:
-                            break
-                        got += more
-                except trio.BrokenResourceError:
-                    return
-                if not got:
-                    return
-                answers.append(got.count(b"\0"))
+    def uploads(address):
+        with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as client:
+            with contextlib.suppress(ConnectionError, http.client.RemoteDisconnected):
+                while True:
+                    client.request("POST", "/", body)
+                    response = client.getresponse()
+                    answers.append(response.read() == body)
 
-    async with running(server := on_tcp(KeepAlive)):
+    async with running(server := on_tcp(Uploads)) as address:
         async with trio.open_nursery() as clients:
             for _ in range(10):
-                clients.start_soon(uploads, server)
+                clients.start_soon(trio.to_thread.run_sync, uploads, address)
             await until(lambda: len(answers) > 50)
             server.shutdown(8)
         report = await server.wait_closed()
-    assert set(answers) == {len(body)}
+    assert all(answers)
     assert set(outcomes(report)) <= {"drained", "completed"}
     assert report.duration < 4
 
 
 async def test_reply_is_not_lost_to_a_request_that_came_too_late():
     """A client that says more when its wait was ended gets what was sent, and its end."""
-    async with met(server := on_tcp(SaysGoodbye)) as (client, _):
+    async with met(server := on_tcp(says_goodbye)) as (client, _):
         await say(client, b"one\n")
         await drained(server)
         assert server.statistics().lingering == 1
@@ -401,21 +306,9 @@ async def test_client_that_left_has_completed():
     assert witness.outcomes in (["completed"], [])
 
 
-class LeftToTheGrace(trioserver.ThreadingTCPServer):
-    ends_idle_reads = False
-
-
-@pytest.mark.slow
-@table(
-    "make",
-    {
-        "a field": partial(on_tcp, ends_idle_reads=False),
-        "in a class": partial(LeftToTheGrace, THERE),
-    },
-)
-async def test_waits_are_left_to_the_grace(make):
+async def test_waits_are_left_to_the_grace():
     """``ends_idle_reads=False`` is for protocols that it is wrong for, in which clients listen."""
-    async with met(server := make(Upper)) as (client, witness):
+    async with met(server := on_tcp(Upper, ends_idle_reads=False)) as (client, witness):
         await say(client, b"one\n")
         server.shutdown(0.7)
         await trio.sleep(0.1)
@@ -428,36 +321,26 @@ async def test_waits_are_left_to_the_grace(make):
 
 async def test_reads_that_do_not_wait_are_left_alone():
     """A handler that only looks whether there is input sees no end of it."""
-    seen = []
     go = threading.Event()
-
-    def looks(request, client_address, server):
-        request.sendall(request.recv(1))
-        go.wait(10)
-        with contextlib.suppress(BlockingIOError):
-            seen.append(request.recv(1, socket.MSG_DONTWAIT))
-        request.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            seen.append(request.recv(1))
-        request.setblocking(True)
-        request.sendall(b"done")
-
+    looks = does(
+        f"recv 1; sendall b'!'; wait 10; recv 1, {socket.MSG_DONTWAIT:d} -> BlockingIOError; "
+        "setblocking False; recv 1 -> BlockingIOError; setblocking True; sendall b'done'",
+        wait=go.wait,
+    )
     async with met(server := on_tcp(looks)) as (client, witness):
         await say(client, b"!")
         server.shutdown(8)
         go.set()
         assert await read_to_end(client) == b"done"
-    assert seen == []
     assert witness.outcomes == ["completed"]
-
-
-class Impatient(Upper):
-    timeout = 0.3
 
 
 @table(
     ("handler", "timeouts"),
-    {"its own": (Impatient, Timeouts()), "the server's": (Upper, Timeouts(idle=0.3))},
+    {
+        "its own": (hooked(Upper, timeout=0.3), Timeouts()),
+        "the server's": (Upper, Timeouts(idle=0.3)),
+    },
 )
 async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
     """In a request that has begun, and left to the grace, a silent client is timed out."""
@@ -470,15 +353,14 @@ async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
 
 async def test_queued_clients_are_served():
     """Who waits in the kernel for a slot when the drain begins is served; nobody idles any more."""
-    async with running(server := on_tcp(Upper, max_threads=2)):
-        clients = [await connect(server) for _ in range(8)]
+    async with running(server := on_tcp(Upper, max_threads=2)), crowd(server, 8) as clients:
         for client in clients:
             await client.send_all(b"one\n")
         await until(lambda: server.statistics().accepted == 2)
         server.shutdown(8)
         for client in clients:
-            async with client:
-                assert await read_to_end(client) == b"ONE\n"
+            assert await read_to_end(client) == b"ONE\n"
+            await client.aclose()
         report = await server.wait_closed()
     assert report.clean
     assert len(report.requests) == 8
@@ -491,7 +373,7 @@ async def test_handle_request():
     with trio.fail_after(10):
         async with server, trio.open_nursery() as nursery:
             nursery.start_soon(server.handle_request)
-            async with await connect(server) as client:
+            async with crowd(server, 1) as [client]:
                 await say(client, b"one\n")
                 server.shutdown(8)
                 assert await read_to_end(client) == b""
