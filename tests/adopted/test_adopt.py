@@ -244,9 +244,7 @@ async def test_blocked_read_is_ended(how):
     assert server.fileno() == -1
 
 
-async def test_thread_that_is_left_behind_closes_its_request(
-    caplog,
-):
+async def test_thread_that_is_left_behind_closes_its_request(caplog):
     """Nobody closes a descriptor under a thread that still works with it."""
     go, seen, ended = threading.Event(), [], threading.Event()
     before = open_descriptors()

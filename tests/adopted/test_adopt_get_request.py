@@ -132,9 +132,7 @@ async def test_get_request_that_waits_is_ended(how):
     assert server.fileno() == -1
 
 
-async def test_get_request_that_is_left_behind_closes_its_client(
-    caplog,
-):
+async def test_get_request_that_is_left_behind_closes_its_client(caplog):
     """It waits for something that nobody can end."""
     go = threading.Event()
 

@@ -100,9 +100,7 @@ async def test_handler_that_receives_the_next_datagram_itself(client):
         assert await in_thread(client.recv, 100) == b"AND MORE"
 
 
-async def test_datagram_that_somebody_else_takes_is_not_waited_for(
-    monkeypatch,
-):
+async def test_datagram_that_somebody_else_takes_is_not_waited_for(monkeypatch):
     """Between the look and the receive: Trio's own thread must not block."""
     with socketserver.UDPServer(THERE, Upper) as server:
         listener = adopted_listener.AdoptedListener(server)

@@ -331,9 +331,7 @@ async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled():
     assert verified == []
 
 
-async def test_thread_that_cannot_be_started_is_one_requests_error(
-    monkeypatch,
-):
+async def test_thread_that_cannot_be_started_is_one_requests_error(monkeypatch):
     """Its client is closed, and the next one is served."""
 
     def no_thread(*_):

@@ -126,12 +126,7 @@ def ask(address, question=b"hello\n"):
 # TLS -----------------------------------------------------------------------------------
 
 
-def over_tls(
-    context,
-    handler=Upper,
-    kind=socketserver.ThreadingTCPServer,
-    **options,
-):
+def over_tls(context, handler=Upper, kind=socketserver.ThreadingTCPServer, **options):
     """A server whose listening socket was wrapped, as werkzeug does it."""
     server = kind(THERE, handler)
     server.socket = context.wrap_socket(server.socket, server_side=True, **options)

@@ -17,13 +17,21 @@ from pathlib import Path
 
 import pytest
 import trio
-from support import connect, read_to_end, until
+from support import connect, descriptors, read_to_end, until
 from support.scenes import table
-from support.threads import ask, met, on_tcp, shows, takes, witnessed
+from support.threads import (
+    ask,
+    asked,
+    does,
+    met,
+    on_tcp,
+    shows,
+    takes,
+    witnessed,
+)
 
 import trioserver
 from trioserver import Timeouts
-from trioserver.testing import open_descriptors
 
 # Time-outs -------------------------------------------------------------------------------
 
@@ -33,18 +41,7 @@ def _recv(request, client_address, server):
         pass
 
 
-class Readline(socketserver.StreamRequestHandler):
-    def handle(self):
-        while self.rfile.readline():
-            pass
-
-
-class ReadlineOwnTimeout(Readline):
-    timeout = 0.2
-
-
-def _sendall(request, client_address, server):
-    request.sendall(bytes(30_000_000))
+_sendall = does("sends 30_000_000")
 
 
 def _send(request, client_address, server):
@@ -57,51 +54,63 @@ def _sendfile(request, client_address, server):
         request.sendfile(zeros)
 
 
-class Write(socketserver.StreamRequestHandler):
+class Reads(socketserver.StreamRequestHandler):
+    def handle(self):
+        while self.rfile.readline():
+            pass
+
+
+class ReadsInTime(Reads):
+    timeout = 0.2
+
+
+class Writes(socketserver.StreamRequestHandler):
     def handle(self):
         self.wfile.write(bytes(30_000_000))
 
 
-class WriteBuffered(Write):
+class WritesBuffered(Writes):
     wbufsize = -1
 
 
-class WriteOwnTimeout(Write):
+class WritesInTime(Writes):
     timeout = 0.2
 
 
-@pytest.mark.parametrize("ends_idle_reads", [True, False])
-@pytest.mark.parametrize("says", [b"", b"half a line"])
-@pytest.mark.parametrize("handler", [_recv, Readline, ReadlineOwnTimeout])
-async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
-    """The peer's silence ends a read, the first or a later one; that is one line, no error."""
-    timeouts, reason = Timeouts(idle=0.2), "no byte from the peer for 0.2 s (idle)"
-    if handler is ReadlineOwnTimeout:
-        timeouts, reason = Timeouts(), "the peer was silent for too long: timed out"
-    server = on_tcp(handler, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
-    async with met(server, says) as (_, witness):
-        await until(lambda: witness.records)
+async def timed_out(witness, reason, caplog):
+    """The only request ends like that, and soon; that is one line, no error."""
+    await until(lambda: witness.records)
     [record] = witness.records
-    assert (str(record.outcome), record.reason) == ("timed_out", reason)
+    assert (record.outcome, record.reason) == ("timed_out", reason)
     assert 0.2 <= record.duration < 2
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize("ends_idle_reads", [True, False])
+@pytest.mark.parametrize("says", [b"", b"half a line"])
+@pytest.mark.parametrize("handler", [_recv, Reads, ReadsInTime])
+async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
+    """The peer's silence ends a read, the first or a later one."""
+    timeouts, reason = Timeouts(idle=0.2), "no byte from the peer for 0.2 s (idle)"
+    if getattr(handler, "timeout", None):
+        timeouts, reason = Timeouts(), "the peer was silent for too long: timed out"
+    server = on_tcp(handler, timeouts=timeouts, ends_idle_reads=ends_idle_reads)
+    async with met(server, says) as (_, witness):
+        await timed_out(witness, reason, caplog)
+
+
 @pytest.mark.parametrize(
-    "handler", [_sendall, _send, _sendfile, Write, WriteBuffered, WriteOwnTimeout]
+    "handler", [_sendall, _send, _sendfile, Writes, WritesBuffered, WritesInTime]
 )
 async def test_write_timeout(handler, caplog):
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""
     timeouts, reason = Timeouts(write=0.2), "the peer took no byte for 0.2 s (write)"
-    if handler is WriteOwnTimeout:
+    if getattr(handler, "timeout", None):
         timeouts, reason = Timeouts(), "the peer took nothing for too long: timed out"
     async with met(on_tcp(handler, timeouts=timeouts)) as (client, witness):
-        await until(lambda: witness.records)
+        await timed_out(witness, reason, caplog)
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
-    [record] = witness.records
-    assert (str(record.outcome), record.reason) == ("timed_out", reason)
-    assert [it for it in caplog.records if it.levelname == "ERROR"] == []
 
 
 @pytest.mark.slow
@@ -130,12 +139,6 @@ async def test_any_length_of_time(seconds, ends_idle_reads):
     assert witness.outcomes == ["timed_out" if seconds < 1 else "completed"]
 
 
-def _says_goodbye(sock, client_address, server):
-    with pytest.raises(TimeoutError):
-        sock.recv(1)
-    sock.sendall(b"bye")
-
-
 def _meets_two(sock, client_address, server):
     try:
         sock.recv(1)
@@ -146,31 +149,24 @@ def _meets_two(sock, client_address, server):
         raise first  # noqa: TRY201  (not the last one that was met)
 
 
-def _sets_the_kernels(sock, client_address, server):
-    tenth = (0).to_bytes(8, "little") + (100_000).to_bytes(8, "little")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tenth)
-    sock.recv(1)
-
-
-def _writes_after_its_end(sock, client_address, server):
-    sock.shutdown(socket.SHUT_WR)
-    sock.sendall(b"more")
+TENTH = (0).to_bytes(8, "little") + (100_000).to_bytes(8, "little")
 
 
 @table(
     ("handler", "idle", "outcome", "reason"),
     {
         "who catches a time-out can say good-bye, and has completed": (
-            *(_says_goodbye, 0.05, "completed", ""),
+            *(does("recv 1 -> TimeoutError; sendall b'bye'"), 0.05, "completed", ""),
         ),
         "it stays the peer's doing, whatever was met, and caught, in between": (
             *(_meets_two, 0.05, "timed_out", "no byte from the peer for 0.05 s (idle)"),
         ),
         "a handler may set SO_RCVTIMEO itself": (
-            *(_sets_the_kernels, math.inf, "timed_out", "no byte from the peer for 0.1 s (idle)"),
+            does(f"setsockopt {socket.SOL_SOCKET}, {socket.SO_RCVTIMEO}, {TENTH}; recv 1"),
+            *(math.inf, "timed_out", "no byte from the peer for 0.1 s (idle)"),
         ),
         "a write after the handler's own end is its error, not a peer that is gone": (
-            *(_writes_after_its_end, math.inf, "failed", "BrokenPipeError"),
+            *(does("shutdown 1; sendall b'more'"), math.inf, "failed", "BrokenPipeError"),
         ),
     },
 )
@@ -192,8 +188,7 @@ class PeeksFirst(trioserver.ThreadingTCPServer):
     """Has received the whole request before the handler gets its socket."""
 
     async def verify_request(self, request, client_address):
-        reader = trioserver.RequestReader(request)
-        return len(await reader.peek(27)) == 27
+        return len(await trioserver.RequestReader(request).peek(27)) == 27
 
 
 @pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, PeeksFirst])
@@ -204,30 +199,24 @@ async def test_every_way_to_read(kind):
         buffer = bytearray(4)
         assert sock.recv(0) == b""
         assert sock.recv_into(bytearray()) == 0
-        assert sock.recv(2, socket.MSG_PEEK) == b"01"
-        assert sock.recv(2) == b"01"
+        assert sock.recv(2, socket.MSG_PEEK) == sock.recv(2) == b"01"
         assert (sock.recv_into(buffer, 2), bytes(buffer)) == (2, b"23\0\0")
         assert (sock.recv_into(memoryview(buffer)), bytes(buffer)) == (4, b"4567")
         assert sock.recvfrom(1) == (b"8", None)
-        assert sock.recvfrom_into(buffer, 1) == (1, None)
-        assert bytes(buffer) == b"9567"
+        assert (sock.recvfrom_into(buffer, 1), bytes(buffer)) == ((1, None), b"9567")
         data, ancillary, flags, _ = sock.recvmsg(3)
         assert (data, ancillary, flags & socket.MSG_TRUNC) == (b"abc", [], 0)
         parts = [bytearray(1), bytearray(2)]
-        assert sock.recvmsg_into(parts)[0] == 3
-        assert parts == [b"d", b"ef"]
+        assert (sock.recvmsg_into(parts)[0], parts) == (3, [b"d", b"ef"])
         words = array.array("H", [0, 0])
-        assert sock.recv_into(words) == 4
-        assert words.tobytes() == b"ghij"
+        assert (sock.recv_into(words), words.tobytes()) == (4, b"ghij")
         assert sock.recv(4, socket.MSG_WAITALL) == b"klmn"
         assert sock.makefile("r").read() == "op\n"
-        assert sock.recv(1) == sock.recv(1, socket.MSG_PEEK) == b""
-        assert sock.recvmsg(1)[0] == b""
+        assert sock.recv(1) == sock.recv(1, socket.MSG_PEEK) == sock.recvmsg(1)[0] == b""
         sock.sendall(b"read")
 
-    async with witnessed(server := kind(("127.0.0.1", 0), reads)) as witness:
-        assert await ask(server, b"0123456789abcdefghijklmnop\n") == b"read"
-    assert [record.bytes_received for record in witness.records] == [27]
+    record = await asked(on_tcp(reads, kind), b"0123456789abcdefghijklmnop\n", b"read")
+    assert record.bytes_received == 27
 
 
 async def test_every_way_to_write(tmp_path):
@@ -248,9 +237,8 @@ async def test_every_way_to_write(tmp_path):
         assert sock.sendfile(io.BytesIO(b"from memory")) == 11
 
     sent = b"send;;;sendmsg;makefile;" + file.read_bytes() + bytes(range(1, 11)) + b"from memory"
-    async with witnessed(server := on_tcp(writes)) as witness:
-        assert await ask(server, b"") == sent
-    assert [record.bytes_sent for record in witness.records] == [len(sent)]
+    record = await asked(on_tcp(writes), b"", sent)
+    assert record.bytes_sent == len(sent)
 
 
 def _by_flag(sock):
@@ -270,7 +258,7 @@ def _behind_pythons_back(sock):
 
 @pytest.mark.parametrize("read", [_by_flag, _by_python, _behind_pythons_back])
 async def test_reads_that_do_not_wait(read):
-    """They raise what they always raise, at once, and get what is there."""
+    """They raise what they always raise, at once, as writes do, and get what is there."""
 
     def looks(sock, client_address, server):
         with pytest.raises(BlockingIOError):
@@ -279,6 +267,9 @@ async def test_reads_that_do_not_wait(read):
         with contextlib.suppress(BlockingIOError):
             while sock.send(bytes(100_000), flags):
                 pass
+        with pytest.raises(BlockingIOError):
+            while True:
+                sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
         sock.setblocking(True)
         assert sock.recv(1, socket.MSG_PEEK) == b"x"
         assert read(sock) == b"x"
@@ -289,21 +280,6 @@ async def test_reads_that_do_not_wait(read):
         assert (await client.receive_some(1)) == b"\0"
         await client.send_all(b"x")
         assert (await read_to_end(client)).endswith(b"\0done")
-
-
-async def test_sendmsg_that_does_not_wait():
-    """With ``MSG_DONTWAIT``, a full socket is no time-out."""
-    met_error = threading.Event()
-
-    def sends(sock, client_address, server):
-        with pytest.raises(BlockingIOError):
-            while True:
-                sock.sendmsg([bytes(100_000)], (), socket.MSG_DONTWAIT)
-        met_error.set()
-
-    async with met(on_tcp(sends)) as (client, _):
-        await until(met_error.is_set)
-        assert len(await read_to_end(client)) > 100_000
 
 
 async def test_descriptors_can_be_passed():
@@ -361,12 +337,6 @@ def _duplicates(sock):
             twin.sendall(twin.recv(1))
 
 
-def _detaches(sock):
-    number = sock.detach()
-    os.write(number, os.read(number, 10))
-    os.close(number)
-
-
 def _has_the_default_timeout(sock):
     assert sock.gettimeout() == socket.getdefaulttimeout()
     sock.sendall(sock.recv(10))
@@ -376,30 +346,20 @@ def _has_the_default_timeout(sock):
     ("use", "default"),
     {
         "a handler may wait for its socket in select": (_selects, None),
-        "a duplicate is a plain socket, with its time-out, that the handler closes": (
-            *(_duplicates, None),
-        ),
-        "who takes the number of a detached socket closes it": (_detaches, None),
-        "setdefaulttimeout is for handlers, too; Trio's thread does not wait for it": (
-            *(_has_the_default_timeout, 7),
-        ),
+        "a duplicate is a plain socket, with its time-out": (_duplicates, None),
+        "setdefaulttimeout is for handlers, too": (_has_the_default_timeout, 7),
     },
 )
 async def test_every_use(use, default):
     """As of any socket: a client is answered, and nothing stays open."""
-
-    def handler(sock, client_address, server):
-        use(sock)
-
-    before = open_descriptors()
+    before = descriptors()
     socket.setdefaulttimeout(default)
     try:
-        async with witnessed(server := on_tcp(handler)) as witness:
-            assert await ask(server, b"hi") == b"hi"
+        record = await asked(on_tcp(lambda sock, *_: use(sock)), b"hi", b"hi")
     finally:
         socket.setdefaulttimeout(None)
-    assert witness.outcomes == ["completed"]
-    assert open_descriptors() == before
+    assert record.outcome == "completed"
+    assert descriptors() == before
 
 
 async def test_files_keep_a_closed_socket_open():
@@ -427,7 +387,6 @@ TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10,
 
 async def test_timeout_is_taken_or_refused_as_by_a_socket():
     """``settimeout`` takes what that of a plain socket takes, and raises what that raises."""
-    seen = []
 
     def tried(sock, value):
         try:
@@ -437,42 +396,32 @@ async def test_timeout_is_taken_or_refused_as_by_a_socket():
         return sock.gettimeout(), sock.getblocking()
 
     def compares(sock, client_address, server):
-        with socket.socket() as plain:
-            seen.extend((tried(sock, value), tried(plain, value)) for value in TIMEOUTS)
-        sock.close()
-        seen.extend((tried(sock, value), tried(plain, value)) for value in TIMEOUTS)
+        plain = socket.socket()
+        for _ in ("open", "closed"):
+            for value in TIMEOUTS:
+                assert tried(sock, value) == tried(plain, value), value
+            sock.close()
+            plain.close()
         for flag in (True, False):
             with pytest.raises(OSError, match="Bad file descriptor"):
                 sock.setblocking(flag)
 
-    async with witnessed(server := on_tcp(compares)) as witness:
-        assert await ask(server, b"") == b""
-    assert witness.outcomes == ["completed"]
-    for (ours, theirs), value in zip(seen, 2 * TIMEOUTS, strict=True):
-        assert ours == theirs, value
+    assert (await asked(on_tcp(compares))).outcome == "completed"
 
 
 async def test_detached_descriptor_outlives_its_request():
     """It may have been handed to somebody who goes on with the connection."""
     handed = []
-    go = threading.Event()
 
     def hands_over(sock, client_address, server):
         handed.append(sock.detach())
 
-    def goes_on():
-        assert go.wait(10)
-        os.write(handed[0], b"later")
-        os.close(handed[0])
-
-    thread = threading.Thread(target=goes_on)
-    thread.start()
     async with met(server := on_tcp(hands_over)) as (client, witness):
         await until(lambda: witness.records)
         await until(lambda: not server.statistics().lingering)
-        go.set()
+        os.write(handed[0], b"later")
+        os.close(handed[0])
         assert await read_to_end(client) == b"later"
-    thread.join()
     assert witness.outcomes == ["completed"]
 
 
@@ -490,19 +439,10 @@ async def test_other_ways_to_the_descriptor_know_no_timeout():
         assert await read_to_end(client) == b"late"
 
 
-@table(
-    "ends",
-    {"by a close": lambda it: it.close(), "by a shutdown": lambda it: it.shutdown(socket.SHUT_WR)},
-)
+@pytest.mark.parametrize("ends", ["close", "shutdown 1"])
 async def test_reply_survives_a_write_after_its_end(ends):
     """A handler that has ended its output, and then writes, has harmed nobody."""
-
-    def writes_on(sock, client_address, server):
-        sock.sendall(bytes(300_000))
-        ends(sock)
-        with pytest.raises(OSError):  # noqa: PT011
-            sock.sendall(b"more")
-
+    writes_on = does(f"sends 300_000; {ends}; sendall b'more' -> OSError")
     async with met(on_tcp(writes_on), b"which nobody reads") as (client, witness):
         await trio.sleep(0.1)  # a slow reader
         assert len(await read_to_end(client)) == 300_000
@@ -532,18 +472,15 @@ async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
     def none_left(number):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    def detaches(sock, client_address, server):
-        os.close(sock.detach())
-
-    before = open_descriptors()
-    async with witnessed(server := on_tcp(detaches)) as witness:
+    before = descriptors()
+    async with witnessed(server := on_tcp(lambda sock, *_: os.close(sock.detach()))) as witness:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "dup", none_left)
-            assert await ask(server, b"") == b""
-        assert await ask(server, b"") == b""
+            assert await ask(server) == b""
+        assert await ask(server) == b""
     assert witness.outcomes == ["failed", "completed"]
     assert "Too many open files" in caplog.text
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
 # TLS by the handler itself ---------------------------------------------------------------------
@@ -556,12 +493,7 @@ async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
         "cancelled, it ends at once, though its socket is another one now": "cancelled",
     },
 )
-async def test_handler_wraps_its_socket_in_tls(
-    outcome,
-    context,
-    trusting,
-    caplog,
-):
+async def test_handler_wraps_its_socket_in_tls(outcome, context, trusting, caplog):
     """A handler may agree on TLS with its client."""
     caplog.set_level(logging.INFO, "trioserver.error")
 
@@ -570,19 +502,19 @@ async def test_handler_wraps_its_socket_in_tls(
             while data := safe.recv(100):
                 safe.sendall(data.upper())
 
-    before = open_descriptors()
+    before = descriptors()
     async with witnessed(server := on_tcp(upper)) as witness:
         plain = await connect(server)
         stream = trio.SSLStream(plain, trusting, server_hostname="localhost", https_compatible=True)
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"HELLO"
         with takes(0.5):
-            if outcome == "cancelled":
-                server.cancel_request(1, "enough")
-            else:
+            if outcome == "completed":
                 await stream.aclose()
+            else:
+                server.cancel_request(1, "enough")
             await until(lambda: witness.records)
         await trio.aclose_forcefully(stream)
     assert witness.outcomes == [outcome]
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
-    assert open_descriptors() == before
+    assert descriptors() == before
