@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from support import connect, descriptors, read_to_end, until
@@ -31,7 +32,10 @@ from support.threads import (
 )
 
 import trioserver
-from trioserver import Timeouts
+from trioserver import RequestInfo, Timeouts
+from trioserver._modes.threads.loan import Loan, LoanState, LoanTerms
+from trioserver._requests.drain import Drain
+from trioserver._requests.stream_state import StreamState
 
 # Time-outs -------------------------------------------------------------------------------
 
@@ -114,14 +118,25 @@ async def test_write_timeout(handler, caplog):
 
 
 @pytest.mark.slow
-async def test_slow_reader_is_not_timed_out():
-    """One that takes a little all the time makes progress."""
-    async with met(on_tcp(_sendall, timeouts=Timeouts(write=0.3))) as (client, _):
-        got, began = 0, time.perf_counter()
-        while time.perf_counter() - began < 1:
-            got += len(await client.receive_some(200_000))
-            await trio.sleep(0.02)
-        assert got + len(await read_to_end(client)) == 30_000_000
+@table(
+    "steps",
+    {
+        "one that takes a little all the time makes progress": "sends 30_000_000",
+        "a time-out of the handler's own is for all of sendall": (
+            "settimeout 0.3; sends 30_000_000 -> TimeoutError"
+        ),
+    },
+)
+async def test_slow_reader(steps):
+    """``Timeouts.write`` is for a client that takes nothing."""
+    got, began = 0, time.perf_counter()
+    async with met(on_tcp(does(steps), timeouts=Timeouts(write=0.3))) as (client, witness):
+        with contextlib.suppress(trio.BrokenResourceError):
+            while data := await client.receive_some(200_000):
+                got += len(data)
+                await trio.sleep(0.02 if time.perf_counter() - began < 1 else 0)
+    assert (got == 30_000_000) == ("settimeout" not in steps)
+    assert witness.outcomes == ["completed"]
 
 
 @pytest.mark.slow
@@ -518,3 +533,56 @@ async def test_handler_wraps_its_socket_in_tls(outcome, context, trusting, caplo
     assert witness.outcomes == [outcome]
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
     assert descriptors() == before
+
+
+# The loan ----------------------------------------------------------------------------------------
+
+
+def test_what_the_lender_has_laid_down_is_fixed():
+    """The terms cannot be changed, nor can either side put another object in their place."""
+    info = RequestInfo(id=1, client_address=None, server_address=None, started=0, started_at=0)
+    loan = Loan(LoanTerms(info, Drain()))
+    for thing, name in ((loan.terms, "idle"), (loan, "terms"), (loan, "state"), (loan, "stream")):
+        with pytest.raises(attrs.exceptions.FrozenError):
+            setattr(thing, name, 1.0)
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "detached"])
+async def test_each_thing_has_one_writer(ends, monkeypatch):
+    """The state is the handler's thread's; that it is interrupted, and no more, is Trio's."""
+    here, lent = threading.get_ident(), threading.Event()
+    writers = {}
+
+    def note(thing, name, value):
+        if lent.is_set():
+            in_trio = threading.get_ident() == here
+            writers.setdefault((type(thing), name), set()).add(in_trio)
+        object.__setattr__(thing, name, value)
+
+    def handler(request, client_address, server):
+        for kind in (Loan, LoanState, StreamState):
+            monkeypatch.setattr(kind, "__setattr__", note)
+        lent.set()
+        with contextlib.suppress(OSError):
+            request.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes(16))
+            request.settimeout(60)
+            request.makefile("rb").readline()
+            request.sendall(b"more")
+            request.fileno()
+            if ends == "detached":
+                socket.close(request.detach())
+            request.recv(10)
+        lent.clear()
+
+    async with met(server := on_tcp(handler), b"line\n") as (client, witness):
+        assert await client.receive_some() == b"more"
+        if ends == "cancelled":
+            await shows(server, state="idle")
+            server.cancel_request(1, "enough")
+        await until(lambda: witness.records)
+    assert ends == "detached" or writers.pop((Loan, "interrupted")) == {True}
+    state = {"timeout", "idle", "reading", "writing", "answered", "held", "shown"}
+    written = {(LoanState, name) for name in state}
+    written |= {(StreamState, name) for name in ("received", "sent", "may_have_sent")}
+    assert written <= set(writers)
+    assert {each: who for each, who in writers.items() if who != {False}} == {}

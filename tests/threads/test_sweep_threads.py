@@ -1,14 +1,12 @@
 """The same faults where handlers run in threads, whose steps nobody schedules."""
 
-import os
-import select
 import socketserver
 import threading
 
 import pytest
 import trio
+from support.scenes import table
 from support.sweeping import (
-    NAMES,
     OnTCP,
     OnUnix,
     Setting,
@@ -61,23 +59,6 @@ class Calls(Careful):
             self.answer(trio.from_thread.run(upper, line))
 
 
-class Selects(Careful):
-    """Does not read before the kernel says that something is there."""
-
-    def handle(self):
-        select.select([self.request], [], [])
-        super().handle()
-
-
-class ReadsByNumber(Careful):
-    """Reads its first byte from the descriptor."""
-
-    def handle(self):
-        if first := os.read(self.request.fileno(), 1):
-            self.answer((first + self.rfile.readline()).upper())
-        super().handle()
-
-
 class ThreadsOnTCP(trioserver.ThreadingMixIn, OnTCP):
     """Watched, on the loopback interface."""
 
@@ -90,51 +71,41 @@ class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
     JUMP_AFTER = 1.0
 
 
-all_kinds = pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
-both_handlers = pytest.mark.parametrize("handler", [Careful, Calls])
+GENTLE = {"gentle": True}
+EVERY_THIRD = {"seeds": (0,), "every": 3}
 
 
 @pytest.mark.slow
-@both_handlers
-@all_kinds
-def test_cancelled_after_every_step(kind, handler):
-    """CX-07: wherever it is cancelled, nothing is left and every request has a record."""
-    assert Setting(kind, [cancel], handler).sweep() > 60
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("handler", [Careful, Calls, Selects, ReadsByNumber])
-@all_kinds
-def test_shut_down_after_every_step(kind, handler):
-    """GS-11: wherever the drain begins, what was asked before it is answered, in full."""
-    assert Setting(kind, [shut_down], handler, gentle=True).sweep() > 60
-
-
-@pytest.mark.slow
-@all_kinds
-def test_shut_down_after_every_step_with_few_slots(kind):
-    """The same where clients wait for a slot."""
-    limits = trioserver.Limits(requests=1)
-    assert Setting(kind, [shut_down], Careful, gentle=True, limits=limits).sweep() > 60
-
-
-@pytest.mark.slow
-@all_kinds
-def test_ctrl_c_after_every_step(kind):
-    """Wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
-    assert Setting(kind, [ctrl_c], Careful).sweep() > 60
-
-
-@pytest.mark.slow
-@all_kinds
-@pytest.mark.parametrize("second", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
-def test_second_fault_during_a_shutdown(kind, second):
-    """Whenever somebody loses patience with a drain, everything is closed all the same."""
-    assert Setting(kind, [shut_down, second], Careful).sweep(seeds=(0,), every=3) > 30
-
-
-@pytest.mark.slow
-@all_kinds
-def test_client_reset_after_every_step(kind):
-    """Wherever one client is reset, the others get all their replies."""
-    assert Setting(kind, [ResetClient()], Careful, gentle=True).sweep(seeds=(0,), every=5) > 5
+@table(
+    ("faults", "handler", "fields", "sweep", "steps"),
+    {
+        "CX-07: wherever it is cancelled, nothing is left and every request has a record": (
+            *([cancel], Careful, {}, {}, 60),
+        ),
+        "CX-07: also when it calls Trio": ([cancel], Calls, {}, {}, 60),
+        "GS-11: wherever the drain begins, what was asked before it is answered, in full": (
+            *([shut_down], Careful, GENTLE, {}, 60),
+        ),
+        "GS-11: also when it calls Trio": ([shut_down], Calls, GENTLE, {}, 60),
+        "GS-11: and where clients wait for a slot": (
+            *([shut_down], Careful, {**GENTLE, "limits": trioserver.Limits(requests=1)}, {}, 60),
+        ),
+        "wherever Ctrl-C strikes, KeyboardInterrupt comes out, and everything is closed first": (
+            *([ctrl_c], Careful, {}, {}, 60),
+        ),
+        "whenever somebody cancels a drain, everything is closed all the same": (
+            *([shut_down, cancel], Careful, {}, EVERY_THIRD, 30),
+        ),
+        "or interrupts it": ([shut_down, ctrl_c], Careful, {}, EVERY_THIRD, 30),
+        "or has no patience with it": (
+            *([shut_down, shut_down_at_once], Careful, {}, EVERY_THIRD, 30),
+        ),
+        "wherever one client is reset, the others get all their replies": (
+            *([ResetClient()], Careful, GENTLE, {"seeds": (0,), "every": 5}, 5),
+        ),
+    },
+)
+@pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
+def test_fault_after_every_step(kind, faults, handler, fields, sweep, steps):
+    """After each step of the run in turn."""
+    assert Setting(kind, faults, handler, **fields).sweep(**sweep) > steps
