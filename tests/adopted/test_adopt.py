@@ -5,7 +5,6 @@ import gc
 import http.client
 import http.server
 import logging
-import math
 import select
 import socket
 import socketserver
@@ -14,15 +13,14 @@ import time
 
 import pytest
 import trio
-from support import plain_client, until
-from support.adopting import THERE, Upper, adopted, fails, in_thread
+from support import descriptors, plain_client, until
+from support.adopting import THERE, Upper, adopted, fails, in_thread, theirs
 from support.scenes import table
+from support.threads import hooked, takes
 
 from trioserver import Limits, Timeouts, adopt
-from trioserver.testing import open_descriptors
 
 pytestmark = pytest.mark.usefixtures("nothing_stays_open")
-
 
 # Every kind ----------------------------------------------------------------------------
 
@@ -34,7 +32,7 @@ class UpperDatagram(socketserver.DatagramRequestHandler):
         self.wfile.write(self.packet.upper())
 
 
-def theirs(kind, folder, handler):
+def of_kind(kind, folder, handler):
     """A server of that kind."""
     address = str(folder / "socket") if "Unix" in kind else THERE
     return getattr(socketserver, f"{kind}Server")(address, handler)
@@ -43,13 +41,13 @@ def theirs(kind, folder, handler):
 @pytest.mark.parametrize("kind", ["TCP", "UnixStream", "ThreadingTCP", "ThreadingUnixStream"])
 async def test_stream_server(kind, tmp_path):
     """Connections over TCP and Unix sockets, with threads and without."""
-    async with adopted(theirs(kind, tmp_path, Upper)) as it:
+    async with adopted(of_kind(kind, tmp_path, Upper)) as it:
         for _ in range(3):
             assert await it.ask() == b"HELLO\n"
         await it.ended(3)
     assert it.outcomes == ["completed"] * 3
-    assert {record.info.mode for record in it.records} == {"thread"}
-    assert {(record.bytes_received, record.bytes_sent) for record in it.records} == {(6, 6)}
+    facts = {(record.info.mode, record.bytes_received, record.bytes_sent) for record in it.records}
+    assert facts == {("thread", 6, 6)}
     assert it.report.clean
     assert it.server.fileno() == -1
 
@@ -57,7 +55,7 @@ async def test_stream_server(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
 async def test_datagram_server(kind, tmp_path):
     """Datagrams over UDP and Unix sockets."""
-    server = theirs(kind, tmp_path, UpperDatagram)
+    server = of_kind(kind, tmp_path, UpperDatagram)
     with socket.socket(server.address_family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.bind(str(tmp_path / "client") if "Unix" in kind else THERE)
@@ -72,23 +70,16 @@ async def test_datagram_server(kind, tmp_path):
 # Their methods ---------------------------------------------------------------------------
 
 
-@table(
-    "error",
-    {
-        "lets errors through on purpose": None,
-        "fails, and hides what it was told of": RuntimeError("the second"),
-    },
-)
+@pytest.mark.parametrize("error", [None, RuntimeError("the second")])
 async def test_handle_error_that_raises(error, caplog):
-    """It ends nothing, and everything is logged: the first error is never lost."""
+    """It lets errors through, or hides what it was told of: nothing ends, everything is logged."""
 
-    class Raises(socketserver.ThreadingTCPServer):
-        def handle_error(self, request, client_address):
-            if error is None:
-                raise  # noqa: PLE0704  (it is called while the error is handled)
-            raise error from None
+    def handle_error(self, request, client_address):
+        if error is None:
+            raise  # noqa: PLE0704  (it is called while the error is handled)
+        raise error from None
 
-    async with adopted(Raises(THERE, fails)) as it:
+    async with adopted(theirs(fails, handle_error=handle_error)) as it:
         for _ in range(2):
             await it.hangs_up()
         await until(lambda: caplog.text.count("ValueError: no") >= 2)
@@ -96,21 +87,32 @@ async def test_handle_error_that_raises(error, caplog):
     assert "handle_error raised" in caplog.text
 
 
+def _is_not_called(self, *arguments):
+    raise AssertionError
+
+
 async def test_what_is_bypassed_is_said():
     """Overrides that adopt() does not call are named."""
-
-    class Pools(socketserver.ThreadingTCPServer):
-        def process_request(self, request, client_address):
-            raise AssertionError
-
-        def serve_forever(self, poll_interval=0.5):
-            raise AssertionError
-
+    server = theirs(process_request=_is_not_called, serve_forever=_is_not_called)
     with pytest.warns(UserWarning, match="not called under adopt") as warned:
-        async with adopted(Pools(THERE, Upper)) as it:
+        async with adopted(server) as it:
             assert await it.ask() == b"HELLO\n"
     said = [str(warning.message).partition(" ")[0] for warning in warned]
-    assert said == ["Pools.serve_forever", "Pools.process_request"]
+    assert said == ["Hooked.serve_forever", "Hooked.process_request"]
+
+
+async def test_their_get_request_is_called_when_somebody_is_there():
+    """As ever, so it may wait: not even a drain calls it for nobody."""
+    somebody_was_there = []
+
+    def get_request(self):
+        somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
+        return self.socket.accept()
+
+    async with adopted(theirs(get_request=get_request)) as it:
+        for _ in range(2):
+            assert await it.ask() == b"HELLO\n"
+    assert somebody_was_there == [True, True]
 
 
 # shutdown() --------------------------------------------------------------------------------
@@ -120,14 +122,13 @@ async def test_what_is_bypassed_is_said():
 async def test_shutdown_from_anywhere(where):
     """It returns when nobody else is let in, also where serve_forever would wait for itself."""
 
-    class Stops(socketserver.StreamRequestHandler):
-        def handle(self):
-            self.rfile.readline()
-            if where == "handler":
-                self.server.shutdown()
-            self.wfile.write(b"done")
+    def stops(request, client_address, server):
+        request.recv(3)
+        if where == "handler":
+            server.shutdown()
+        request.sendall(b"done")
 
-    server = socketserver.ThreadingTCPServer(THERE, Stops)
+    server = theirs(stops)
     with trio.fail_after(10), plain_client(server.server_address) as client:
         async with trio.open_nursery() as nursery:
             await nursery.start(adopt, server)
@@ -135,31 +136,17 @@ async def test_shutdown_from_anywhere(where):
                 server.shutdown()
             elif where == "thread":
                 await in_thread(server.shutdown)
+            if where != "handler":
+                with pytest.raises(ConnectionRefusedError):
+                    plain_client(server.server_address)
             client.sendall(b"go\n")
             assert await in_thread(client.recv, 10) == b"done"
             client.close()  # else the server lingers
 
 
-async def test_shutdown_lets_nobody_else_in():
-    """From then on the kernel refuses."""
-    server = socketserver.ThreadingTCPServer(THERE, Upper)
-    address = server.server_address
-    with plain_client(address) as client:
-        async with adopted(server):
-            client.sendall(b"x\n")
-            assert await in_thread(client.recv, 10) == b"X\n"
-            client.sendall(b"half a ")
-            await in_thread(server.shutdown)
-            with pytest.raises(ConnectionRefusedError):
-                plain_client(address)
-            client.sendall(b"line\n")
-            client.shutdown(socket.SHUT_WR)
-            assert await in_thread(client.recv, 100) == b"HALF A LINE\n"
-
-
 async def test_shutdown_before_serving():
     """A thread that waits for the server to end is released as soon as it has begun."""
-    server = socketserver.TCPServer(THERE, Upper)
+    server = theirs(kind=socketserver.TCPServer)
     thread = threading.Thread(target=server.shutdown)
     thread.start()
     with trio.fail_after(10):
@@ -173,13 +160,12 @@ async def test_shutdown_runs_overrides():
     """A subclass that does more in its shutdown() goes on doing it; afterwards it returns."""
     told = []
 
-    class Tells(socketserver.ThreadingTCPServer):
-        def shutdown(self):
-            told.append("before")
-            super().shutdown()
-            told.append("after")
+    def shutdown(self):
+        told.append("before")
+        socketserver.TCPServer.shutdown(self)
+        told.append("after")
 
-    async with adopted(Tells(THERE, Upper)) as it:
+    async with adopted(theirs(shutdown=shutdown)) as it:
         pass
     assert told == ["before", "after"]
     await in_thread(it.server.shutdown)
@@ -199,8 +185,7 @@ class KeepAlive(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"ok")
 
-    def log_message(self, *_):
-        """Say nothing."""
+    def log_message(self, *_): ...
 
 
 async def test_idle_keep_alive_connection_is_drained():
@@ -208,9 +193,8 @@ async def test_idle_keep_alive_connection_is_drained():
 
     Nor is anything said of a ready-made class: it overrides nothing.
     """
-    server = http.server.ThreadingHTTPServer(THERE, KeepAlive)
-    host, port = server.server_address[:2]
-    with contextlib.closing(http.client.HTTPConnection(str(host), port)) as client:
+    server = theirs(KeepAlive, http.server.ThreadingHTTPServer)
+    with contextlib.closing(http.client.HTTPConnection(*server.server_address)) as client:
 
         def fetch():
             client.request("GET", "/")
@@ -223,64 +207,44 @@ async def test_idle_keep_alive_connection_is_drained():
             # The thread is back in its read a moment after the answer is here.
             began = time.monotonic()
         assert time.monotonic() - began < 0.5
-    assert [str(record.outcome) for record in it.report.requests] == ["drained"]
-
-
-@pytest.mark.parametrize("how", ["the grace", "a cancellation"])
-async def test_blocked_read_is_ended(how):
-    """In the middle of a request, it has the grace and no more; everything is closed."""
-    server = socketserver.ThreadingTCPServer(THERE, Upper)
-    with plain_client(server.server_address) as client, trio.CancelScope() as scope:
-        client.sendall(b"half a line")
-        began = math.inf
-        async with adopted(server, timeouts=Timeouts(shutdown=0.1)) as it:
-            await until(lambda: "request_started" in it.witness.names)
-            began = time.monotonic()
-            if how == "a cancellation":
-                scope.cancel()
-    took = time.monotonic() - began
-    assert took < 0.1 if how == "a cancellation" else 0.1 <= took < 0.3
-    assert it.outcomes == ["cancelled"]
-    assert server.fileno() == -1
+    assert [record.outcome for record in it.report.requests] == ["drained"]
 
 
 async def test_thread_that_is_left_behind_closes_its_request(caplog):
     """Nobody closes a descriptor under a thread that still works with it."""
     go, seen, ended = threading.Event(), [], threading.Event()
-    before = open_descriptors()
+    before = descriptors()
 
-    class Stubborn(socketserver.BaseRequestHandler):
-        def handle(self):
-            go.wait(10)
-            seen.append(self.request.fileno())
+    def stubborn(request, client_address, server):
+        go.wait(10)
+        seen.append(request.fileno())
 
-    class Server(socketserver.ThreadingTCPServer):
-        def shutdown_request(self, request):
-            super().shutdown_request(request)
-            ended.set()
+    def shutdown_request(self, request):
+        socketserver.TCPServer.shutdown_request(self, request)
+        ended.set()
 
-    server = Server(THERE, Stubborn)
+    server = theirs(stubborn, shutdown_request=shutdown_request)
     with plain_client(server.server_address) as client:
         async with adopted(server, timeouts=Timeouts(shutdown=0, cleanup=0.05)) as it:
-            await until(lambda: "request_started" in it.witness.names)
+            await it.started()
             await trio.testing.wait_all_tasks_blocked(0.02)
         assert await in_thread(client.recv, 1) == b""
-        assert [str(record.outcome) for record in it.report.requests] == ["abandoned"]
+        assert [record.outcome for record in it.report.requests] == ["abandoned"]
         assert "go.wait(10)" in caplog.text
         assert not ended.is_set()
         go.set()
         assert await in_thread(ended.wait, 5)
     assert seen != [-1]
-    await until(lambda: open_descriptors() == before)
+    await until(lambda: descriptors() == before)
 
 
 async def test_peer_that_resets_is_disconnected(caplog, capsys):
     """Its doing: no handle_error, which prints, no traceback."""
     caplog.set_level(logging.INFO)
-    async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
+    async with adopted(theirs()) as it:
         with it.client() as client:
             client.sendall(b"x")
-            await until(lambda: "request_started" in it.witness.names)
+            await it.started()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         await it.ended()
     assert it.outcomes == ["disconnected"]
@@ -288,71 +252,174 @@ async def test_peer_that_resets_is_disconnected(caplog, capsys):
     assert capsys.readouterr().err == ""
 
 
+# What takes too long -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def errors(caplog):
+    """What was logged as an error."""
+    return lambda: [it.getMessage() for it in caplog.records if it.levelno >= logging.ERROR]
+
+
+class Acts(socketserver.TCPServer):
+    """Does something besides, and waits in one of its methods until it may go."""
+
+    def __init__(self, waits_in="service_actions"):
+        super().__init__(THERE, Upper)
+        self.calls = []
+        self.began, self.go, self.waits_in = threading.Event(), threading.Event(), waits_in
+
+    def wait(self, where):
+        self.began.set()
+        if where == self.waits_in:
+            self.go.wait(10)
+        self.calls.append(where)
+
+    def service_actions(self):
+        self.wait("service_actions")
+
+    def server_close(self):
+        super().server_close()
+        self.wait("server_close")
+
+    def draining(self, grace):
+        """As an observer: there is no need to wait any longer."""
+        self.go.set()
+
+
+@pytest.mark.parametrize("waits_in", ["service_actions", "server_close"])
+async def test_what_hangs_is_left_behind(waits_in, errors):
+    """They get ``timeouts.cleanup`` from the drain on, and a line in the log."""
+    server = Acts(waits_in)
+    with takes(2):
+        async with adopted(server, timeouts=Timeouts(cleanup=0.05)):
+            assert await in_thread(server.began.wait, 5)
+    server.go.set()
+    [told] = errors()
+    assert told.startswith(f"Acts.{waits_in} did not end within 0.05 s (cleanup)")
+    assert told.endswith("; left behind") == (waits_in == "service_actions")
+
+
+async def test_service_actions_that_end_in_time_are_waited_for(errors):
+    """As ever, nothing of theirs is closed under them."""
+    async with adopted(server := Acts(), observers=[server]):
+        assert await in_thread(server.began.wait, 5)
+    assert server.calls == ["service_actions", "server_close"]
+    assert errors() == []
+
+
+@pytest.mark.parametrize("cleanup", [0.2, 0])
+async def test_server_close_is_called_in_any_case(cleanup, errors):
+    """Whoever else has all of Trio's threads, and however little time it gets."""
+    limiter = trio.to_thread.current_default_thread_limiter()
+    for _ in range(int(limiter.total_tokens)):
+        limiter.acquire_on_behalf_of_nowait(object())
+    server, timeouts = Acts(), Timeouts(cleanup=cleanup)
+    server.go.set()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda **it: adopt(server, timeouts=timeouts, **it))
+            await until(lambda: server.calls)
+            server.shutdown()
+    assert server.calls == ["service_actions", "server_close"]
+    assert errors() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waits_for", ["nobody", "the client"])
+async def test_handle_error_that_hangs_is_told_once_and_bounded_once(waits_for, errors, caplog):
+    """It has ``timeouts.cleanup``, then its thread a moment; its error and its place are told.
+
+    There is no place to tell where it waits for its client, which its time ends, too.
+    """
+    go = threading.Event()
+
+    def handle_error(self, request, client_address):
+        if waits_for == "nobody":
+            go.wait(10)
+        else:
+            request.recv(1)
+
+    server = theirs(fails, handle_error=handle_error)
+    async with adopted(server, timeouts=Timeouts(cleanup=0.5)) as it:
+        await it.hangs_up()
+        go.set()
+    assert it.outcomes == ["failed"]
+    assert 0.5 <= it.records[0].duration < 0.9
+    *where, of_what = errors()
+    assert ["left behind" in it and "go.wait(10)" in it for it in where] == (
+        [True] if waits_for == "nobody" else []
+    )
+    assert "handle_error did not end within 0.5 s (cleanup), for request 1" in of_what
+    assert "ValueError: no" in caplog.text
+
+
+async def test_first_error_is_not_lost_in_server_close(caplog):
+    """What has ended the server is logged when their server_close raises something else."""
+
+    def service_actions(self):
+        raise LookupError("the first")
+
+    def server_close(self):
+        socketserver.TCPServer.server_close(self)
+        raise RuntimeError("the second") from None
+
+    hooks = {"service_actions": service_actions, "server_close": server_close}
+    with trio.fail_after(5), pytest.raises(RuntimeError, match="the second"):
+        await adopt(theirs(kind=socketserver.TCPServer, **hooks))
+    assert "LookupError: the first" in caplog.text
+
+
 # What is asked of the server ----------------------------------------------------------------------
 
 
-async def test_time_outs_hold():
-    """A silent client is timed out, as in any mode."""
-    server = socketserver.ThreadingTCPServer(THERE, Upper)
-    async with adopted(server, timeouts=Timeouts(idle=0.05)) as it:
-        await it.hangs_up()
-        await it.ended()
-    assert it.outcomes == ["timed_out"]
-
-
-async def test_limits_hold():
-    """Of ``limits.requests`` and ``max_threads`` the smaller counts."""
-    server = socketserver.ThreadingTCPServer(THERE, Upper)
+async def test_time_outs_and_limits_hold():
+    """As in any mode; of ``limits.requests`` and ``max_threads`` the smaller counts."""
     limits = Limits(requests=1, when_full="refuse")
-    async with adopted(server, limits=limits) as it:
+    async with adopted(theirs(), timeouts=Timeouts(idle=0.2), limits=limits) as it:
         with it.client() as first:
             first.sendall(b"x\n")
             assert await in_thread(first.recv, 10) == b"X\n"
             with it.client() as second, pytest.raises(ConnectionResetError):
                 await in_thread(second.recv, 1)
+            await it.ends_with(first)
+        await it.ended()
     assert it.witness.names.count("request_refused") == 1
+    assert it.outcomes == ["timed_out"]
 
 
 async def test_failed_requests_are_no_garbage():
     """Nothing of a request is in a cycle, which would keep it until a collection."""
 
-    class Fails(Upper):
-        def handle(self):
-            super().handle()
-            raise ValueError("on purpose")
+    def answers_and_fails(request, client_address, server):
+        request.sendall(request.recv(10))
+        raise ValueError("on purpose")
 
-    class Silent(socketserver.ThreadingTCPServer):
-        def handle_error(self, request, client_address): ...
-
-    try:
-        async with adopted(Silent(THERE, Fails)) as it:
+    async with adopted(theirs(answers_and_fails, handle_error=lambda *_: None)) as it:
+        try:
             for number in range(1, 22):
-                assert await it.ask() == b"HELLO\n"
+                assert await it.ask() == b"hello\n"
                 await it.ended(number)
                 if number == 1:
                     gc.collect()
                     gc.disable()
             assert gc.collect() < 20  # less than one object a request
-    finally:
-        gc.enable()
+        finally:
+            gc.enable()
     assert set(it.outcomes) == {"failed"}
 
 
 # What cannot be adopted --------------------------------------------------------------------------
 
 
-class Serial(socketserver.BaseServer):
-    socket = None
-
-
 def forks():
     """One that makes processes."""
-    return socketserver.ForkingTCPServer(THERE, Upper)
+    return theirs(kind=socketserver.ForkingTCPServer)
 
 
 def serial():
     """One with nothing to wait for a client with."""
-    return Serial(THERE, Upper)
+    return theirs(kind=hooked(socketserver.BaseServer, socket=None))
 
 
 @table(
@@ -361,18 +428,17 @@ def serial():
         "a running Trio program must not fork": (forks, {}, TypeError, 'forks.*forking="threads"'),
         "nor otherwise": (forks, {"forking": "processes"}, ValueError, "must be None or"),
         "no server": (object, {}, TypeError, "takes a server object of socketserver"),
-        "no socket": (serial, {}, TypeError, "Serial has no socket to serve with: .* is None"),
+        "no socket": (serial, {}, TypeError, "Hooked has no socket to serve with: .* is None"),
     },
 )
 async def test_what_is_refused(make, options, error, fault):
     """With what was expected; nothing is closed."""
-    with contextlib.ExitStack() as stack:
-        server = make()
-        if make is forks:
-            stack.enter_context(server)
-        with pytest.raises(error, match=fault):
-            await adopt(server, **options)
-        assert make is not forks or server.fileno() != -1
+    server = make()
+    with pytest.raises(error, match=fault):
+        await adopt(server, **options)
+    if make is forks:
+        assert server.fileno() != -1
+        server.server_close()
 
 
 @pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
@@ -392,7 +458,7 @@ async def test_server_that_is_not_ready_is_refused(kind):
 
 async def test_server_that_is_being_adopted_is_refused():
     """And goes on with who has it."""
-    async with adopted(socketserver.ThreadingTCPServer(THERE, Upper)) as it:
+    async with adopted(theirs()) as it:
         with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
             await adopt(it.server)
         assert await it.ask() == b"HELLO\n"
@@ -413,40 +479,21 @@ class Own(socketserver.BaseServer):
         self.socket.close()
 
 
-class Old(socketserver.ThreadingTCPServer):
-    """Has flags that are not quite true: others have never had to be particular about them."""
-
-    daemon_threads = 1
-    block_on_close = 0
-    ends_idle_reads = None
+# Others have never had to be particular about them.
+FLAGS = {"daemon_threads": 1, "block_on_close": 0, "ends_idle_reads": None}
 
 
 @table(
-    "kind, options",
+    "make, options",
     {
-        "one that derives from the base alone": (Own, {}),
-        "one with flags that are not quite true": (Old, {}),
-        "one that forks": (socketserver.ForkingTCPServer, {"forking": "threads"}),
+        "one that derives from the base alone": (lambda: theirs(kind=Own), {}),
+        "one with flags that are not quite true": (lambda: theirs(**FLAGS), {}),
+        "one that forks": (forks, {"forking": "threads"}),
     },
 )
-async def test_unusual_server(kind, options):
+async def test_unusual_server(make, options):
     """It is served all the same."""
-    async with adopted(kind(THERE, Upper), **options) as it:
+    async with adopted(make(), **options) as it:
         assert await it.ask() == b"HELLO\n"
         await it.ended()
     assert it.outcomes == ["completed"]
-
-
-async def test_their_get_request_is_called_when_somebody_is_there():
-    """As ever, so it may wait: not even a drain calls it for nobody."""
-    somebody_was_there = []
-
-    class Looks(socketserver.ThreadingTCPServer):
-        def get_request(self):
-            somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
-            return super().get_request()
-
-    async with adopted(Looks(THERE, Upper)) as it:
-        for _ in range(2):
-            assert await it.ask() == b"HELLO\n"
-    assert somebody_was_there == [True, True]

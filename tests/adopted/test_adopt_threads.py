@@ -2,16 +2,15 @@
 
 import contextvars
 import socketserver
-import sqlite3
 import sys
 import threading
-from typing import Any
 
 import pytest
 import trio
 from support import until
-from support.adopting import THERE, Upper, adopted, fails, in_thread
+from support.adopting import Upper, adopted, fails, in_thread, theirs
 from support.scenes import table
+from support.threads import does, hooked
 
 import trioserver
 from trioserver import Timeouts
@@ -26,54 +25,44 @@ variable = contextvars.ContextVar("variable", default=None)
 def no_thread_stays():
     """What adopt() has started ends with it; Trio's own threads may stay."""
 
-    def theirs():
+    def others():
         return {it for it in threading.enumerate() if not it.name.startswith("Trio thread")}
 
-    before = theirs()
+    before = others()
     yield
-    assert theirs() <= before
+    assert others() <= before
+
+
+def telling(name):
+    """A hook that notes who called it: the thread, what hangs on it, and on the context."""
+
+    def hook(self, *arguments):
+        before = getattr(local, "client", None)
+        self.threads.add(threading.get_ident())
+        self.calls.append((name, before, variable.get()))
+        local.client = arguments[1] if len(arguments) == 2 else before
+        variable.set(local.client)
+        if name == "handle_error":
+            self.errors.append(repr(sys.exception()))
+            return None
+        return getattr(super(Tells, self), name)(*arguments)
+
+    return hook
 
 
 class Tells:
-    """Notes for each hook who called it: the thread, what hangs on it, and on the context."""
+    """All of its hooks do."""
 
-    likes_clients = True
+    def __init__(self, *arguments):
+        self.calls, self.threads, self.errors = [], set(), []
+        super().__init__(*arguments)
 
-    def __init__(self, handler=Upper):
-        self.calls = []
-        self.threads = set()
-        self.errors = []
-        super().__init__(THERE, handler)
-
-    def note(self, name, client_address=None):
-        self.threads.add(threading.get_ident())
-        self.calls.append((name, getattr(local, "client", None), variable.get()))
-        local.client = client_address
-        variable.set(client_address)
-
-    def verify_request(self, request, client_address):
-        self.note("verify_request", client_address)
-        return self.likes_clients
-
-    def finish_request(self, request, client_address):
-        self.note("finish_request", client_address)
-        super().finish_request(request, client_address)
-
-    def handle_error(self, request, client_address):
-        self.note("handle_error", client_address)
-        self.errors.append(repr(sys.exception()))
-
-    def shutdown_request(self, request):
-        self.note("shutdown_request", local.client)
-        super().shutdown_request(request)
-
-    def close_request(self, request):
-        self.note("close_request", local.client)
-        super().close_request(request)
-
-    def server_close(self):
-        self.note("server_close")
-        super().server_close()
+    verify_request = telling("verify_request")
+    finish_request = telling("finish_request")
+    handle_error = telling("handle_error")
+    shutdown_request = telling("shutdown_request")
+    close_request = telling("close_request")
+    server_close = telling("server_close")
 
 
 class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
@@ -83,15 +72,14 @@ class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
 class Picky(TellsOfMany):
     """Serves nobody."""
 
-    likes_clients = False
+    def verify_request(self, request, client_address):
+        return super().verify_request(request, client_address) and False
 
 
 class TellsOfAll(Tells, socketserver.TCPServer):
     """Serves one after the other."""
 
-    def service_actions(self):
-        self.threads.add(threading.get_ident())
-        self.calls.append(("service_actions", None, None))
+    service_actions = telling("service_actions")
 
 
 # Many at once ----------------------------------------------------------------------------
@@ -105,6 +93,7 @@ SERVED = ["verify_request", "finish_request"]
         "served": (TellsOfMany, Upper, b"X\n", SERVED, "completed"),
         "failed": (TellsOfMany, fails, b"", [*SERVED, "handle_error"], "failed"),
         "turned away": (Picky, Upper, b"", SERVED[:1], "refused"),
+        "cancelled": (TellsOfMany, does("recv 2; recv 1"), b"", SERVED, "timed_out"),
     },
 )
 async def test_hooks_of_one_request_share_a_thread_with_nobody(
@@ -112,7 +101,9 @@ async def test_hooks_of_one_request_share_a_thread_with_nobody(
 ):
     """They are called in order, and may block: what one leaves in a thread, the next one finds."""
     hooks = [*hooks, "shutdown_request", "close_request"]
-    async with adopted(server := kind(handler)) as it:
+    server = theirs(handler, kind)
+    timeouts = Timeouts(request=0.05 if outcome == "timed_out" else 60)
+    async with adopted(server, timeouts=timeouts) as it:
         for number in range(1, 4):
             server.calls.clear()
             with it.client() as client:
@@ -131,18 +122,6 @@ async def test_hooks_of_one_request_share_a_thread_with_nobody(
     assert server.errors == ["ValueError('no')"] * (3 if outcome == "failed" else 0)
 
 
-async def test_hooks_of_a_cancelled_request_share_its_thread():
-    """Also what comes after the cancellation."""
-    async with adopted(server := TellsOfMany(), timeouts=Timeouts(request=0.05)) as it:
-        with it.client() as client:
-            await it.ends_with(client)
-            mine = client.getsockname()
-        await until(lambda: len(server.calls) == 4)
-        assert len(server.threads) == 1
-        assert [hung for _, hung, _ in server.calls] == [None, mine, mine, mine]
-    assert it.outcomes == ["timed_out"]
-
-
 async def test_requests_at_the_same_time_have_a_thread_each():
     """And see nothing of each other; as many as ``max_threads``."""
     together, found = threading.Barrier(3), []
@@ -152,8 +131,7 @@ async def test_requests_at_the_same_time_have_a_thread_each():
         together.wait(10)
         found.append((local.client, client_address))
 
-    server = socketserver.ThreadingTCPServer(THERE, meets)
-    async with adopted(server, max_threads=3) as it:
+    async with adopted(theirs(meets), max_threads=3) as it:
         with it.client(), it.client(), it.client():
             await until(lambda: len(found) == 3)
     assert all(one == other for one, other in found)
@@ -164,40 +142,17 @@ async def test_requests_at_the_same_time_have_a_thread_each():
 
 
 async def test_plain_server_does_everything_in_one_thread():
-    """Beginning with service_actions, up to server_close."""
-    async with adopted(server := TellsOfAll()) as it:
+    """Beginning with service_actions, up to server_close: also what belongs to a thread is kept."""
+    async with adopted(server := theirs(kind=TellsOfAll)) as it:
         await until(lambda: server.calls)
         for _ in range(3):
             assert await it.ask() == b"HELLO\n"
             await until(lambda: server.calls[-1][0] != "finish_request")
-    assert len(server.threads) == 1
-    assert threading.get_ident() not in server.threads
+    assert len(server.threads - {threading.get_ident()}) == len(server.threads) == 1
     assert [server.calls[i][0] for i in (0, -1)] == ["service_actions", "server_close"]
-    # Of the thread, what it was told last; of the context, what this request has set.
+    # Of the context, only what this request has set.
     seen = [seen for name, _, seen in server.calls if name == "verify_request"]
     assert seen == [None] * 3
-
-
-async def test_plain_server_keeps_what_belongs_to_a_thread():
-    """As a connection of sqlite3, which refuses every other one."""
-
-    class Server(socketserver.TCPServer):
-        database: Any = None
-
-        def finish_request(self, request, client_address):
-            self.database = self.database or sqlite3.connect(":memory:")
-            (found,) = self.database.execute("SELECT ?", [request.recv(100)]).fetchone()
-            request.sendall(found)
-
-        def server_close(self):
-            self.database.close()
-            super().server_close()
-
-    async with adopted(Server(THERE, Upper)) as it:
-        for number in range(1, 4):
-            assert await it.ask() == b"hello\n"
-            await it.ended(number)  # elsewhere, too, threads are used
-    assert it.outcomes == ["completed"] * 3
 
 
 @pytest.mark.slow
@@ -213,17 +168,17 @@ async def test_plain_server_does_one_thing_at_a_time():
             most = max(most, inside)
             times += 1
 
-    class Server(socketserver.TCPServer):
-        def service_actions(self):
-            note(1)
-            note(-1)
+    def service_actions(self):
+        note(1)
+        note(-1)
 
-        def finish_request(self, request, client_address):
-            note(1)
-            go.wait(10)
-            note(-1)
+    def finish_request(self, *_):
+        note(1)
+        go.wait(10)
+        note(-1)
 
-    async with adopted(Server(THERE, Upper)) as it:
+    hooks = {"service_actions": service_actions, "finish_request": finish_request}
+    async with adopted(theirs(kind=socketserver.TCPServer, **hooks)) as it:
         await until(lambda: times >= 2)
         with it.client() as first, it.client() as second:
             await until(lambda: inside == 1)
@@ -240,18 +195,18 @@ async def test_plain_server_whose_thread_is_left_behind(caplog):
     """It is waited for by the next request, for it is the same thread, and not by server_close."""
     go, threads, closed = threading.Event(), [], []
 
-    class Server(socketserver.TCPServer):
-        def finish_request(self, request, client_address):
-            threads.append(threading.get_ident())
-            go.wait(10)
-            request.sendall(b"done")
+    def finish_request(self, request, client_address):
+        threads.append(threading.get_ident())
+        go.wait(10)
+        request.sendall(b"done")
 
-        def server_close(self):
-            closed.append(threading.get_ident())
-            super().server_close()
+    def server_close(self):
+        closed.append(threading.get_ident())
+        socketserver.TCPServer.server_close(self)
 
+    kind = hooked(socketserver.TCPServer, finish_request=finish_request, server_close=server_close)
     timeouts = Timeouts(request=0.05, cleanup=0.05, shutdown=0)
-    async with adopted(server := Server(THERE, Upper), timeouts=timeouts) as it:
+    async with adopted(server := theirs(kind=kind), timeouts=timeouts) as it:
         with it.client() as first:
             await it.ended()
             with it.client() as second:
@@ -274,6 +229,24 @@ async def test_plain_server_whose_thread_is_left_behind(caplog):
     await until(lambda: threads[0] not in {it.ident for it in threading.enumerate()})
 
 
+async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled():
+    """Nobody would know of it."""
+    go, began, verified = threading.Event(), threading.Event(), []
+
+    def service_actions(self):
+        began.set()
+        go.wait(10)
+
+    hooks = {"service_actions": service_actions, "verify_request": lambda *_: verified.append(1)}
+    server = theirs(kind=socketserver.TCPServer, **hooks)
+    async with adopted(server, timeouts=Timeouts(handshake=0.05)) as it:
+        assert await in_thread(began.wait, 5)
+        await it.hangs_up()
+        go.set()
+    assert it.outcomes == ["timed_out"]
+    assert verified == []
+
+
 # What Trio offers to threads ---------------------------------------------------------------
 
 
@@ -283,23 +256,23 @@ async def test_thread_is_one_of_trios(kind):
     """Its request's cancellation is told to it, and to no other request; Trio can be called."""
     told = []
 
-    def handler(request, client_address, server):
-        trio.from_thread.check_cancelled()
-        request.sendall(b"%d" % trio.from_thread.run(answer))
-        assert trioserver.current_request().client_address == client_address
-        if request.recv(1) == b"c":
-            try:
-                while True:
-                    trio.from_thread.check_cancelled()
-            except trio.Cancelled:
-                told.append("cancelled")
-                raise
-
     async def answer():
         await trio.lowlevel.checkpoint()
-        return 42
+        return b"42"
 
-    async with adopted(kind(THERE, handler), timeouts=Timeouts(request=0.5)) as it:
+    def handler(request, client_address, server):
+        trio.from_thread.check_cancelled()
+        request.sendall(trio.from_thread.run(answer))
+        assert trioserver.current_request().client_address == client_address
+        try:
+            cancelled = request.recv(1) == b"c"
+            while cancelled:
+                trio.from_thread.check_cancelled()
+        except trio.Cancelled:
+            told.append("cancelled")
+            raise
+
+    async with adopted(theirs(handler, kind), timeouts=Timeouts(request=0.5)) as it:
         for number, word in enumerate((b"c", b"x", b"c", b"x"), 1):
             with it.client() as client:
                 assert await in_thread(client.recv, 2) == b"42"
@@ -309,38 +282,13 @@ async def test_thread_is_one_of_trios(kind):
     assert told == ["cancelled"] * 2
 
 
-async def test_call_that_waits_for_its_turn_is_not_made_once_cancelled():
-    """Nobody would know of it."""
-    go, began, verified = threading.Event(), threading.Event(), []
-
-    class Server(socketserver.TCPServer):
-        def service_actions(self):
-            began.set()
-            go.wait(10)
-
-        def verify_request(self, request, client_address):
-            verified.append(client_address)
-            return True
-
-    async with adopted(Server(THERE, Upper), timeouts=Timeouts(handshake=0.05)) as it:
-        assert await in_thread(began.wait, 5)
-        await it.hangs_up()
-        await it.ended()
-        go.set()
-    assert it.outcomes == ["timed_out"]
-    assert verified == []
-
-
 async def test_thread_that_cannot_be_started_is_one_requests_error(monkeypatch):
     """Its client is closed, and the next one is served."""
 
     def no_thread(*_):
         raise RuntimeError("can't start new thread")
 
-    class Quiet(socketserver.ThreadingTCPServer):
-        def handle_error(self, request, client_address): ...
-
-    async with adopted(Quiet(THERE, Upper)) as it:
+    async with adopted(theirs(handle_error=lambda *_: None)) as it:
         with it.client(), monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_thread)
             await it.ended()

@@ -10,12 +10,17 @@ import trio
 
 import trioserver
 from support import Witness, plain_client, running, until
-from support.threads import THERE, Upper
+from support.threads import THERE, Upper, hooked
 
 
 def fails(request, client_address, server):
     """A handler that has an error."""
     raise ValueError("no")
+
+
+def theirs(handler=Upper, kind=socketserver.ThreadingTCPServer, **hooks):
+    """A server on the loopback interface, with these methods."""
+    return (hooked(kind, **hooks) if hooks else kind)(THERE, handler)
 
 
 @attrs.define(eq=False)
@@ -30,7 +35,6 @@ class Adoption:
 
     server: Any
     report: trioserver.ShutdownReport = attrs.field(init=False)
-    is_over: bool = False
     witness: Witness = attrs.field(factory=Witness)
 
     @property
@@ -58,9 +62,15 @@ class Adoption:
         assert await in_thread(client.recv, 1) == b""
 
     async def hangs_up(self, *words):
-        """A new client says that, and is hung up on."""
+        """A new client says that, and is hung up on; its request has ended."""
+        ended = len(self.records)
         with self.client() as client:
             await self.ends_with(client, *words)
+        await self.ended(ended + 1)
+
+    async def started(self):
+        """Wait until a request has."""
+        await until(lambda: "request_started" in self.witness.names)
 
     async def ended(self, number=1):
         """Wait until so many requests have."""
@@ -71,13 +81,10 @@ class Adoption:
 async def adopted(server, **options):
     """Serve with ``server`` for the length of the block, then shut it down as its owner would."""
     adoption = Adoption(server)
-    observers = [*options.pop("observers", ()), adoption.witness]
+    options["observers"] = [*options.get("observers", ()), adoption.witness]
 
     async def run(*, task_status):
-        adoption.report = await trioserver.adopt(
-            server, task_status=task_status, observers=observers, **options
-        )
-        adoption.is_over = True
+        adoption.report = await trioserver.adopt(server, task_status=task_status, **options)
 
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -99,8 +106,7 @@ async def served(server, **options):
             yield adoption
 
 
-class MySocket(socket.socket):
-    """One of theirs."""
+MySocket = type("MySocket", (socket.socket,), {})
 
 
 class OfMySockets(socketserver.ThreadingTCPServer):

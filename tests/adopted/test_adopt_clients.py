@@ -1,0 +1,488 @@
+"""`adopt`: how their clients come in: by their own ``get_request``, their socket, and over TLS."""
+
+import contextlib
+import errno
+import logging
+import select
+import socket
+import socketserver
+import ssl
+import struct
+import threading
+from typing import ClassVar
+
+import pytest
+import trio
+from support import plain_client, reset, until
+from support.adopting import (
+    THERE,
+    adopted,
+    ask_secretly,
+    fails,
+    in_thread,
+    over_tls,
+    served,
+    theirs,
+    tls_client,
+)
+from support.scenes import table
+from support.threads import does
+
+import trioserver
+from trioserver import Limits, Timeouts
+from trioserver._modes.adopted import listener as adopted_listener
+
+pytestmark = pytest.mark.usefixtures("nothing_stays_open")
+
+both = pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.ThreadingTCPServer])
+NO_TLS = b"this is not TLS" * 10
+
+
+class Waits(socketserver.ThreadingTCPServer):
+    """Its ``get_request`` waits for a word of the client's, and notes where."""
+
+    request_queue_size = 10
+    threads: ClassVar = []
+
+    def get_request(self):
+        sock, address = super().get_request()
+        self.threads.append(threading.get_ident())
+        if not sock.recv(1):
+            sock.close()
+            raise OSError("the client has not said a word")
+        return sock, ("somebody", address)
+
+
+@contextlib.contextmanager
+def clients_of(server, number):
+    """So many clients, who are there before the server is."""
+    with contextlib.ExitStack() as stack:
+        address = server.server_address
+        yield [stack.enter_context(plain_client(address)) for _ in range(number)]
+
+
+# Their get_request waits -----------------------------------------------------------------
+
+
+async def test_silent_client_does_not_stop_trio(caplog):
+    """It is in a thread, and waits for its turn no longer than ``timeouts.handshake``.
+
+    That is told once, as others are not let in meanwhile.
+    """
+    server = theirs(kind=Waits, threads=[])
+    with clients_of(server, 1) as [silent]:
+        async with adopted(server, timeouts=Timeouts(handshake=0.2)) as it:
+            await it.ends_with(silent)
+            await it.ended()
+            await it.hangs_up()
+            assert await it.ask(b"?hello\n") == b"HELLO\n"
+            await it.ended(3)
+    assert it.outcomes == ["timed_out", "timed_out", "completed"]
+    assert len(set(server.threads) - {threading.get_ident()}) == 1  # as ever: one after the other
+    [told] = [it.getMessage() for it in caplog.records if it.levelno == logging.WARNING]
+    assert told.startswith("Hooked.get_request did not end in time")
+
+
+async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it():
+    """Both were accepted."""
+    server = theirs(kind=Waits)
+    with clients_of(server, 2) as clients:
+        async with adopted(server) as it:
+            await it.started()
+            await in_thread(server.shutdown)
+            for client in clients:
+                client.sendall(b"?hello\n")
+                client.shutdown(socket.SHUT_WR)
+            for client in clients:
+                assert await in_thread(client.recv, 100) == b"HELLO\n"
+    assert it.outcomes == ["completed"] * 2
+
+
+@pytest.mark.parametrize("how", ["the grace", "a cancellation"])
+async def test_get_request_that_waits_is_ended(how):
+    """As every other wait for a client: every client is closed, and so is the object."""
+    server = theirs(kind=Waits)
+    with clients_of(server, 2) as clients, trio.CancelScope() as scope:
+        async with adopted(server, timeouts=Timeouts(shutdown=0.1)) as it:
+            await it.started()
+            if how == "a cancellation":
+                scope.cancel()
+            await in_thread(server.shutdown)
+        for client in clients:
+            assert client.recv(1) == b""
+    assert it.outcomes == ["cancelled"] * 2
+    assert server.fileno() == -1
+
+
+async def test_get_request_that_is_left_behind_closes_its_client(caplog):
+    """It waits for something that nobody can end."""
+    go = threading.Event()
+
+    def get_request(self):
+        answer = self.socket.accept()
+        go.wait(10)
+        return answer
+
+    timeouts = Timeouts(handshake=0.05, cleanup=0.05)
+    async with adopted(theirs(get_request=get_request), timeouts=timeouts) as it:
+        with it.client():
+            await it.ended()
+    go.set()
+    await until(lambda: "Hooked" not in {it.name for it in threading.enumerate()})
+    assert it.outcomes == ["timed_out"]
+    assert "go.wait(10)" in caplog.text
+
+
+class FirstIs(socketserver.ThreadingTCPServer):
+    """Its first ``get_request`` raises an error, before its accept or when it has closed it."""
+
+    first = True
+
+    def get_request(self):
+        first, self.first = self.first, False
+        answer = super().get_request() if self.accepts or not first else None
+        if first and answer is not None:
+            answer[0].close()
+        if first and self.error is not None:
+            raise self.error
+        return answer
+
+
+LEFT = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client left in the handshake")
+
+
+@table(
+    "error, accepts, outcome",
+    {
+        "it has closed it": (None, True, "disconnected"),
+        "it has met the end in its handshake": (LEFT, True, "disconnected"),
+        "it has declined": (OSError("no"), False, "disconnected"),
+        "no `OSError`, which is logged": (ValueError("no"), True, "failed"),
+        "there was nobody": (BlockingIOError(), False, ""),
+        "it was interrupted": (InterruptedError(), False, ""),
+    },
+)
+async def test_first_get_request_fails(error, accepts, outcome, caplog):
+    """It costs that client its connection, if it means one, and the next one is served."""
+    outcomes = list(filter(None, [outcome, "completed"]))
+    async with adopted(theirs(kind=FirstIs, error=error, accepts=accepts)) as it:
+        if outcome:
+            await it.hangs_up()
+        assert await it.ask() == b"HELLO\n"
+        await it.ended(len(outcomes))
+    assert it.outcomes == outcomes
+    assert it.report.statistics.accept_errors == (outcome == "disconnected")
+    assert ("ValueError: no" in caplog.text) == (outcome == "failed")
+
+
+@both
+async def test_get_request_that_waits_for_its_listener_first(kind):
+    """A common recipe, to look at a flag now and then: it finds its client."""
+
+    def get_request(self):
+        while True:
+            if select.select([self.socket], [], [], 0.1)[0]:
+                return self.socket.accept()
+
+    async with adopted(theirs(kind=kind, get_request=get_request)) as it:
+        for _ in range(3):
+            assert await it.ask() == b"HELLO\n"
+
+
+async def test_hooks_get_the_address_that_get_request_returned():
+    """All of them; the record and the limits have that of the connection."""
+    seen = []
+
+    def note(self, request, client_address):
+        seen.append(client_address)
+        return True
+
+    def finish_request(self, request, client_address):
+        note(self, request, client_address)
+        socketserver.TCPServer.finish_request(self, request, client_address)
+
+    hooks = {"verify_request": note, "finish_request": finish_request, "handle_error": note}
+    async with adopted(theirs(fails, Waits, **hooks)) as it:
+        with it.client() as client:
+            client.sendall(b"?")
+            mine = client.getsockname()
+            await it.ended()
+    assert seen == [("somebody", mine)] * 3
+    assert it.records[0].info.client_address == mine
+
+
+@pytest.mark.parametrize("door", ["adopt", "get_request", "threads"])
+async def test_time_outs_of_the_listener_are_those_of_its_connections(door):
+    """The kernel hands them on, and there they would end a read that waits."""
+    fiftieth = (socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 20_000))
+
+    def get_request(self):
+        sock, address = self.socket.accept()
+        sock.setsockopt(*fiftieth)
+        return sock, address
+
+    if door == "threads":
+        server = trioserver.ThreadingTCPServer(THERE, does("recv 1"), socket_options=[fiftieth])
+    elif door == "adopt":
+        server = theirs(does("recv 1"))
+        server.socket.setsockopt(*fiftieth)
+    else:
+        server = theirs(does("recv 1"), get_request=get_request)
+    async with served(server) as it:
+        await it.hangs_up()
+    assert it.outcomes == ["timed_out"]
+    assert "0.02 s" in it.records[0].reason
+
+
+# Their listener ----------------------------------------------------------------------------
+
+
+async def test_server_that_is_closed_under_it_is_an_error():
+    """Found when somebody comes, and said what it is; nobody else's descriptor is meant."""
+    server = theirs()
+    address, number = server.server_address, server.fileno()
+    fault = r"TCPServer was closed while adopt\(\) served"
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match=fault)) as caught:
+        async with adopted(server):
+            await in_thread(server.server_close)
+            with socket.create_server(THERE) as other:
+                assert other.fileno() == number
+                with plain_client(other.getsockname()):
+                    await trio.lowlevel.wait_readable(other)
+            plain_client(address).close()
+            await trio.sleep_forever()
+    [error] = caught.value.exceptions
+    assert getattr(error, "errno", None) == errno.EBADF
+
+
+async def test_listener_that_listens_no_more_is_an_error():
+    """The one error of get_request that is not a client's."""
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Invalid argument")):
+        async with adopted(theirs()) as it:
+            it.server.socket.shutdown(socket.SHUT_RDWR)
+            await trio.sleep_forever()
+    assert it.witness.names.count("accept_failed") == 1
+
+
+# TLS ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [b"", NO_TLS], ids=["silent", "liar"])
+@pytest.mark.parametrize("recipe", ["TCPServer", "ThreadingTCPServer", "listener"])
+async def test_handshake(recipe, words, context, trusting):
+    """In ``get_request``, or by a listener that was wrapped: the usual recipes.
+
+    A client that is silent, or lies, costs nobody else anything.
+    """
+
+    def get_request(self):
+        sock, address = self.socket.accept()
+        return context.wrap_socket(sock, server_side=True), address
+
+    by_listener = recipe == "listener"
+    kind = socketserver.ThreadingTCPServer if by_listener else getattr(socketserver, recipe)
+    server = over_tls(context) if by_listener else theirs(kind=kind, get_request=get_request)
+    with clients_of(server, 1) as [client]:
+        async with adopted(server, timeouts=Timeouts(handshake=0.5, linger=0.1)) as it:
+            await it.started()
+            client.sendall(words)
+            await it.ended()
+            if not words:
+                await it.ends_with(client)
+            for _ in range(2):
+                answer = await in_thread(ask_secretly, trusting, server.server_address)
+                assert answer == b"SECRET\n"
+            await it.ended(3)
+    assert it.outcomes == ["disconnected" if words else "timed_out", "completed", "completed"]
+    assert "get_request" in it.records[0].reason or not words or by_listener
+    assert it.report.statistics.accept_errors == bool(words and not by_listener)
+
+
+async def test_object_that_shakes_hands_itself(context, trusting):
+    """It hears of a client that does not agree, as ever: it may have something to clean up."""
+    told = []
+
+    class Shakes(socketserver.ThreadingTCPServer):
+        def finish_request(self, request, client_address):
+            told.append("finish_request")
+            try:
+                request.do_handshake()
+            except OSError:
+                told.append("failed")
+                raise
+            super().finish_request(request, client_address)
+
+    server = over_tls(context, kind=Shakes, do_handshake_on_connect=False)
+    async with adopted(server) as it:
+        assert await in_thread(ask_secretly, trusting, server.server_address) == b"SECRET\n"
+        await it.ended()
+        with it.client() as liar:
+            liar.sendall(NO_TLS)
+            await it.ended(2)
+    assert told == ["finish_request", "finish_request", "failed"]
+    assert it.outcomes[0] == "completed"
+    assert it.outcomes[1] in {"failed", "disconnected"}  # whichever it is for OpenSSL then
+
+
+# Of a socket that ssl could not wrap, and left to itself.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+@pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.0\r\n"])
+async def test_client_that_is_gone_before_it_is_accepted(context, trusting, words):
+    """With a word or without: it costs nobody else anything, as with serve_forever."""
+    async with adopted(over_tls(context)) as it:
+
+        def told():
+            return it.witness.names.count("accept_failed") + it.outcomes.count("disconnected")
+
+        for number in range(1, 4):
+            # All in one turn of Trio's, so that the accept finds it gone.
+            client = it.client()
+            client.sendall(words)
+            reset(client)
+            await until(lambda number=number: told() == number)
+        assert await in_thread(ask_secretly, trusting, it.server.server_address) == b"SECRET\n"
+    failed = [event for event in it.witness.events if event[0] == "accept_failed"]
+    assert all(isinstance(error, ConnectionError) for _, _, error in failed)
+
+
+def _forwards(request, client_address, server):
+    ours, elsewhere = socket.socketpair()
+    elsewhere.close()
+    with ours:
+        ours.sendall(b"x")
+
+
+def _talks(request, client_address, server):
+    while True:
+        request.sendall(bytes(100_000))
+
+
+@table(
+    "handler, outcome, reason, told",
+    {
+        "a client that vanishes is its own doing: handle_error, which prints, is not called": (
+            *(_talks, "disconnected", "the peer is gone", ""),
+        ),
+        "an error of another connection is the handler's, and says nothing of the client": (
+            *(_forwards, "failed", "", "BrokenPipeError"),
+        ),
+    },
+)
+async def test_whose_error_it_is(handler, outcome, reason, told, context, trusting, capsys):
+    """As without TLS."""
+    async with adopted(over_tls(context, handler)) as it:
+
+        def listens_for_a_moment():
+            client = tls_client(trusting, it.server.server_address)
+            assert len(client.recv(10)) == (10 if handler is _talks else 0)
+            reset(client)
+
+        await in_thread(listens_for_a_moment)
+        await it.ended()
+    assert it.outcomes == [outcome]
+    assert reason in it.records[0].reason
+    assert told in (printed := capsys.readouterr().err)
+    assert bool(printed) == bool(told)
+
+
+# Datagrams --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client():
+    """A client that sends and receives datagrams."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.bind(THERE)
+        yield client
+
+
+@pytest.mark.parametrize("what", ["text", "object", "nothing"])
+async def test_datagram_that_is_not_the_usual_pair(client, what):
+    """What get_request makes of it is its handlers' affair."""
+    letter, handled = object(), []
+
+    def made_of(data, sock):
+        return {"text": (data.decode(), sock), "object": letter, "nothing": ()}[what]
+
+    def get_request(self):
+        pair, client_address = socketserver.UDPServer.get_request(self)
+        return made_of(*pair), client_address
+
+    def finish_request(self, request, client_address):
+        handled.append((request, client_address))
+
+    hooks = {"get_request": get_request, "finish_request": finish_request}
+    async with adopted(theirs(kind=socketserver.ThreadingUDPServer, **hooks)) as it:
+        client.sendto(b"hello", it.server.server_address)
+        await it.ended()
+        expected = made_of(b"hello", it.server.socket)
+    assert handled == [(expected, client.getsockname())]
+    assert it.outcomes == ["completed"]
+
+
+async def test_handler_that_receives_the_next_datagram_itself(client):
+    """One that is alone may, and waits for it as ever."""
+    waits = threading.Event()
+
+    def asks(request, client_address, server):
+        waits.set()
+        more, sender = request[1].recvfrom(100)
+        request[1].sendto(more.upper(), sender)
+
+    async with adopted(server := theirs(asks, socketserver.UDPServer)):
+        client.sendto(b"hello", server.server_address)
+        assert await in_thread(waits.wait, 5)
+        await trio.testing.wait_all_tasks_blocked(0.05)  # as long as it takes to be wrong
+        client.sendto(b"and more", server.server_address)
+        assert await in_thread(client.recv, 100) == b"AND MORE"
+
+
+async def test_datagram_that_somebody_else_takes_is_not_waited_for(monkeypatch):
+    """Between the look and the receive: Trio's own thread must not block."""
+    with theirs(kind=socketserver.UDPServer) as server:
+        listener = adopted_listener.AdoptedListener(server)
+        monkeypatch.setattr(adopted_listener, "has_input", lambda _number: True)
+        cut = threading.Timer(5, server.socket.shutdown, [socket.SHUT_RDWR])
+        cut.start()
+        assert listener.accept_now() is None
+        assert cut.is_alive()
+        cut.cancel()
+        listener.close()
+
+
+async def test_client_that_is_turned_away_does_not_block_trio(tmp_path):
+    """When its queue is full, and nobody knows when it will look: another thread might wait."""
+    go, is_full = threading.Event(), trio.Event()
+    received = []
+
+    async def sorry(request):
+        for _ in range(1000):
+            with trio.move_on_after(0.1) as patience:
+                await request.reply(b"sorry")
+            if patience.cancelled_caught:
+                is_full.set()
+                break
+        await request.reply(b"at last")
+
+    def receive_all():
+        while not received or received[-1] != b"at last":
+            received.append(client.recv(100))
+
+    path = str(tmp_path / "socket")
+    server = socketserver.ThreadingUnixDatagramServer(path, lambda *_: go.wait(10))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.bind(str(tmp_path / "client"))
+        client.settimeout(5)
+        rescue = threading.Timer(5, receive_all)
+        rescue.start()
+        async with adopted(server, limits=Limits(requests=1, when_full=sorry)):
+            client.sendto(b"1", path)
+            client.sendto(b"2", path)
+            await is_full.wait()
+            assert rescue.is_alive()
+            rescue.cancel()
+            assert not received
+            await in_thread(receive_all)
+            go.set()
+    assert len(received) > 2
