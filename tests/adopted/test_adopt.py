@@ -1,11 +1,9 @@
 """`adopt`: objects of `socketserver`, built by somebody else, served as they are."""
 
 import contextlib
-import gc
 import http.client
 import http.server
 import logging
-import select
 import socket
 import socketserver
 import threading
@@ -101,20 +99,6 @@ async def test_what_is_bypassed_is_said():
     assert said == ["Hooked.serve_forever", "Hooked.process_request"]
 
 
-async def test_their_get_request_is_called_when_somebody_is_there():
-    """As ever, so it may wait: not even a drain calls it for nobody."""
-    somebody_was_there = []
-
-    def get_request(self):
-        somebody_was_there.append(bool(select.select([self.socket], [], [], 0)[0]))
-        return self.socket.accept()
-
-    async with adopted(theirs(get_request=get_request)) as it:
-        for _ in range(2):
-            assert await it.ask() == b"HELLO\n"
-    assert somebody_was_there == [True, True]
-
-
 # shutdown() --------------------------------------------------------------------------------
 
 
@@ -174,36 +158,24 @@ async def test_shutdown_runs_overrides():
 # Endings -------------------------------------------------------------------------------------
 
 
-class KeepAlive(http.server.BaseHTTPRequestHandler):
-    """Answers over one connection as long as the client wants."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, *_): ...
-
-
 async def test_idle_keep_alive_connection_is_drained():
     """It ends at once, though its handler waits in a read.
 
     Nor is anything said of a ready-made class: it overrides nothing.
     """
-    server = theirs(KeepAlive, http.server.ThreadingHTTPServer)
+    attributes = {"protocol_version": "HTTP/1.1", "log_message": lambda *_: None}
+    handler = hooked(http.server.SimpleHTTPRequestHandler, **attributes)
+    server = theirs(handler, http.server.ThreadingHTTPServer)
     with contextlib.closing(http.client.HTTPConnection(*server.server_address)) as client:
 
         def fetch():
             client.request("GET", "/")
-            return client.getresponse().read()
+            return client.getresponse().read() and client.sock is not None
 
         # No linger, which is for the client, who is in no hurry.
         async with adopted(server, timeouts=Timeouts(linger=0)) as it:
             for _ in range(3):
-                assert await in_thread(fetch) == b"ok"
+                assert await in_thread(fetch)
             # The thread is back in its read a moment after the answer is here.
             began = time.monotonic()
         assert time.monotonic() - began < 0.5
@@ -236,20 +208,6 @@ async def test_thread_that_is_left_behind_closes_its_request(caplog):
         assert await in_thread(ended.wait, 5)
     assert seen != [-1]
     await until(lambda: descriptors() == before)
-
-
-async def test_peer_that_resets_is_disconnected(caplog, capsys):
-    """Its doing: no handle_error, which prints, no traceback."""
-    caplog.set_level(logging.INFO)
-    async with adopted(theirs()) as it:
-        with it.client() as client:
-            client.sendall(b"x")
-            await it.started()
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        await it.ended()
-    assert it.outcomes == ["disconnected"]
-    assert "Traceback" not in caplog.text
-    assert capsys.readouterr().err == ""
 
 
 # What takes too long -------------------------------------------------------------------------
@@ -386,27 +344,6 @@ async def test_time_outs_and_limits_hold():
         await it.ended()
     assert it.witness.names.count("request_refused") == 1
     assert it.outcomes == ["timed_out"]
-
-
-async def test_failed_requests_are_no_garbage():
-    """Nothing of a request is in a cycle, which would keep it until a collection."""
-
-    def answers_and_fails(request, client_address, server):
-        request.sendall(request.recv(10))
-        raise ValueError("on purpose")
-
-    async with adopted(theirs(answers_and_fails, handle_error=lambda *_: None)) as it:
-        try:
-            for number in range(1, 22):
-                assert await it.ask() == b"hello\n"
-                await it.ended(number)
-                if number == 1:
-                    gc.collect()
-                    gc.disable()
-            assert gc.collect() < 20  # less than one object a request
-        finally:
-            gc.enable()
-    assert set(it.outcomes) == {"failed"}
 
 
 # What cannot be adopted --------------------------------------------------------------------------

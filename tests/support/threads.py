@@ -48,6 +48,24 @@ def does(steps, **names):
     return handler
 
 
+def raising(error, at=b"x"):
+    """A handler that raises it when its client has said that, or nothing more: ``b""``."""
+
+    def fails(request, client_address, server):
+        if request.recv(1) == at:
+            raise error
+
+    return fails
+
+
+def tried(function, *arguments):
+    """What comes of it: its result, or the kind and number of its error."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # noqa: BLE001  (that is what is compared)
+        return type(error), getattr(error, "errno", None)
+
+
 # Servers ----------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import trio
 from support import connect, descriptors, read_to_end, until
 from support.scenes import table
 from support.threads import (
+    Upper,
     ask,
     asked,
     does,
@@ -28,6 +29,7 @@ from support.threads import (
     on_tcp,
     shows,
     takes,
+    tried,
     witnessed,
 )
 
@@ -199,16 +201,21 @@ async def test_whose_doing_it_is(handler, idle, outcome, reason):
 # Reads and writes of every kind ------------------------------------------------------------
 
 
-class PeeksFirst(trioserver.ThreadingTCPServer):
-    """Has received the whole request before the handler gets its socket."""
+class Around(trioserver.ThreadingTCPServer):
+    """Has received the whole request before its handler, and says something around it."""
 
     async def verify_request(self, request, client_address):
         return len(await trioserver.RequestReader(request).peek(27)) == 27
 
+    async def finish_request(self, request, client_address):
+        await request.sendall(b"before ")
+        await super().finish_request(request, client_address)
+        await request.sendall(b" after")
 
-@pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, PeeksFirst])
+
+@pytest.mark.parametrize("kind", [trioserver.ThreadingTCPServer, Around])
 async def test_every_way_to_read(kind):
-    """They give what they always give, and each byte is counted once."""
+    """They give what they always give, whatever hooks did, and each byte is counted once."""
 
     def reads(sock, client_address, server):
         buffer = bytearray(4)
@@ -230,8 +237,9 @@ async def test_every_way_to_read(kind):
         assert sock.recv(1) == sock.recv(1, socket.MSG_PEEK) == sock.recvmsg(1)[0] == b""
         sock.sendall(b"read")
 
-    record = await asked(on_tcp(reads, kind), b"0123456789abcdefghijklmnop\n", b"read")
-    assert record.bytes_received == 27
+    answer = b"before read after" if kind is Around else b"read"
+    record = await asked(on_tcp(reads, kind), b"0123456789abcdefghijklmnop\n", answer)
+    assert (record.bytes_received, record.bytes_sent) == (27, len(answer))
 
 
 async def test_every_way_to_write(tmp_path):
@@ -403,18 +411,15 @@ TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10,
 async def test_timeout_is_taken_or_refused_as_by_a_socket():
     """``settimeout`` takes what that of a plain socket takes, and raises what that raises."""
 
-    def tried(sock, value):
-        try:
-            sock.settimeout(value)
-        except Exception as error:  # noqa: BLE001  (that is what is compared)
-            return type(error), getattr(error, "errno", None)
+    def timeouts(sock, value):
+        sock.settimeout(value)
         return sock.gettimeout(), sock.getblocking()
 
     def compares(sock, client_address, server):
         plain = socket.socket()
         for _ in ("open", "closed"):
             for value in TIMEOUTS:
-                assert tried(sock, value) == tried(plain, value), value
+                assert tried(timeouts, sock, value) == tried(timeouts, plain, value), value
             sock.close()
             plain.close()
         for flag in (True, False):
@@ -427,11 +432,8 @@ async def test_timeout_is_taken_or_refused_as_by_a_socket():
 async def test_detached_descriptor_outlives_its_request():
     """It may have been handed to somebody who goes on with the connection."""
     handed = []
-
-    def hands_over(sock, client_address, server):
-        handed.append(sock.detach())
-
-    async with met(server := on_tcp(hands_over)) as (client, witness):
+    server = on_tcp(lambda sock, *_: handed.append(sock.detach()))
+    async with met(server) as (client, witness):
         await until(lambda: witness.records)
         await until(lambda: not server.statistics().lingering)
         os.write(handed[0], b"later")
@@ -481,12 +483,13 @@ async def test_handlers_linger_holds_up_nobody():
             await until(lambda: not server.statistics().lingering)
 
 
+def none_left(*arguments):
+    """There is no descriptor left."""
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
 async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
     """For one that wants its own: its request fails, and nothing else."""
-
-    def none_left(number):
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
     before = descriptors()
     async with witnessed(server := on_tcp(lambda sock, *_: os.close(sock.detach()))) as witness:
         with monkeypatch.context() as patch:
@@ -496,6 +499,16 @@ async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
     assert witness.outcomes == ["failed", "completed"]
     assert "Too many open files" in caplog.text
     assert descriptors() == before
+
+
+async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch):
+    """Then a drain can wake nobody, and leaves waits to the grace; all else goes on."""
+    async with met(server := on_tcp(Upper), b"x\n") as (client, witness):
+        monkeypatch.setattr(socket, "socketpair", none_left)
+        await shows(server, bytes_sent=2)
+        server.shutdown(0.05)
+        assert await read_to_end(client) == b"X\n"
+    assert witness.outcomes == ["cancelled"]
 
 
 # TLS by the handler itself ---------------------------------------------------------------------

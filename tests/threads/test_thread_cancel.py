@@ -17,7 +17,6 @@ import trio
 from support import connect, descriptors, read_to_end, running, until
 from support.scenes import table
 from support.threads import (
-    THERE,
     Upper,
     ask,
     cancelled,
@@ -27,6 +26,7 @@ from support.threads import (
     met,
     on_tcp,
     outcomes,
+    raising,
     shows,
     takes,
     witnessed,
@@ -76,6 +76,11 @@ def _waits_in_trio(handler):
     trio.from_thread.check_cancelled()
 
 
+def _closes_and_asks(handler):
+    handler.request.close()
+    _asks(handler)
+
+
 @pytest.fixture
 def handler(way):
     """One that waits in this way."""
@@ -102,6 +107,9 @@ every_way = table(
             "wait": _asks,
             "states": ("working",),
         },
+        "TH-09: also when there is nothing left to shut, as it has closed its socket": (
+            {"wait": _closes_and_asks, "states": ("working",)}
+        ),
         "in a call of Trio's": {"wait": _waits_in_trio, "states": ("working",)},
     },
 )
@@ -218,39 +226,15 @@ async def test_many_requests_cancelled_at_once():
 # What is raised after it ------------------------------------------------------------------
 
 
-def raises_at_the_end(error):
-    """A handler that raises when it meets the end of its input."""
-
-    def raises(request, client_address, server):
-        if not request.recv(1):
-            raise error
-
-    return raises
-
-
 async def test_error_after_a_cancellation_is_told(caplog):
     """One line at INFO, without a traceback; `handle_error` is not called."""
     caplog.set_level(logging.INFO, "trioserver.error")
-    async with met(server := on_tcp(raises_at_the_end(ValueError("what now?")))):
+    async with met(server := on_tcp(raising(ValueError("what now?"), b""))):
         await shows(server, state="idle")
         await cancelled(server)
     [told] = caplog.records
     assert (told.levelname, told.exc_info) == ("INFO", None)
     assert told.getMessage().endswith("raised after it was cancelled: ValueError: what now?")
-
-
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
-def test_what_ends_programs_goes_on_after_a_cancellation(kind):
-    """``SystemExit`` is never lost."""
-
-    async def serve():
-        async with met(server := on_tcp(raises_at_the_end(kind("now")))):
-            await shows(server, state="idle")
-            await cancelled(server)
-            await trio.sleep_forever()
-
-    with pytest.raises(kind, match="now"):
-        trio.run(serve)
 
 
 # Threads that take no notice ----------------------------------------------------------------
@@ -371,23 +355,9 @@ async def test_threads_left_behind_are_named_once_each(deaf, caplog, slow_loop):
     assert sum("left behind" in message for message in told) == len(told) == 10
 
 
-async def test_datagram_thread_is_left_behind(deaf):
-    """The same for a datagram; the way back is closed, and ends what the thread then tries."""
-    deaf.after = lambda request: request[1].sendto(b"late", ("127.0.0.1", 9))
-    server = trioserver.ThreadingUDPServer(THERE, deaf, timeouts=Timeouts(cleanup=0.05))
-    async with running(server) as address:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.sendto(b"x", address)
-            await until(lambda: deaf.sock is not None)
-            server.shutdown(0)
-            report = await server.wait_closed()
-        await deaf.ends()
-    assert len(report.abandoned) == 1
-    assert deaf.said == [trio.ClosedResourceError]
-
-
-async def test_datagram_that_finds_no_room(deaf):
-    """A ``sendto`` that waits for a full queue ends when its request is cancelled."""
+@pytest.mark.parametrize("outcome", ["abandoned", "cancelled"])
+async def test_datagram(outcome, deaf):
+    """The same: the way back is closed, which ends a ``sendto`` that waits, and one that comes."""
     name = b"\0trioserver-%d-" % os.getpid()
 
     def floods(request):
@@ -395,16 +365,19 @@ async def test_datagram_that_finds_no_room(deaf):
             request[1].sendto(bytes(1000), name + b"client")
 
     deaf.after = floods
-    deaf.go.set()
-    server = trioserver.ThreadingUnixDatagramServer(name, deaf)
+    if outcome == "cancelled":
+        deaf.go.set()
+    timeouts = Timeouts(cleanup=0.05 if outcome == "abandoned" else 5)
+    server = trioserver.ThreadingUnixDatagramServer(name, deaf, timeouts=timeouts)
     async with witnessed(server) as witness:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
             client.bind(name + b"client")
             client.sendto(b"go", name)
-            await shows(server, state="writing")
+            await shows(server, state="writing" if outcome == "cancelled" else "working")
             with takes(SOON):
                 await cancelled(server)
-    assert witness.outcomes == ["cancelled"]
+            await deaf.ends()
+    assert witness.outcomes == [outcome]
     assert deaf.said == [trio.ClosedResourceError]
 
 
@@ -416,23 +389,30 @@ DAEMON = {"daemon_threads": True}
     ("fields", "cancel", "least"),
     {
         "with daemon_threads, nobody waits for a thread that was cancelled": (
-            *(DAEMON, lambda server: server.cancel_request(1, "enough"), 0),
+            *(DAEMON, lambda server, program: server.cancel_request(1, "enough"), 0),
         ),
-        "nor for one at the end of the grace": (DAEMON, lambda server: server.shutdown(0), 0),
+        "nor for one at the end of the grace": (
+            *(DAEMON, lambda server, program: server.shutdown(0), 0),
+        ),
         "without block_on_close, cancelling waits for the cleanup": (
-            *(BLOCKS, lambda server: server.cancel_request(1, "enough"), 0.3),
+            *(BLOCKS, lambda server, program: server.cancel_request(1, "enough"), 0.3),
         ),
         "but closing waits for the grace, and no longer": (
-            *(BLOCKS, lambda server: server.shutdown(0.1), 0.1),
+            *(BLOCKS, lambda server, program: server.shutdown(0.1), 0.1),
+        ),
+        "and nobody waits when the program around the server is cancelled": (
+            *({"block_on_close": False}, lambda server, program: program.cancel(), 0),
         ),
     },
 )
 async def test_how_long_a_thread_is_waited_for(fields, cancel, least, deaf):
     """It is left behind then."""
-    async with deaf.serves(**fields) as (server, witness):
-        with takes(least + SOON if least < 0.3 else 10, least):
-            cancel(server)
+    with trio.CancelScope() as program:
+        async with deaf.serves(**fields) as (server, witness):
+            began = time.perf_counter()
+            cancel(server, program)
             await until(lambda: witness.records)
+    assert least <= time.perf_counter() - began < (least + SOON if least < 0.3 else 10)
     assert witness.outcomes == ["abandoned"]
 
 
@@ -442,16 +422,6 @@ async def test_daemon_thread_that_ends_is_not_left_behind():
         await shows(server, bytes_received=11)
         await cancelled(server)
     assert witness.outcomes == ["cancelled"]
-
-
-async def test_block_on_close_when_cancelled(deaf):
-    """Without it, nobody waits either when the program around the server is cancelled."""
-    with trio.CancelScope() as outer:
-        async with deaf.serves(block_on_close=False):
-            began = time.perf_counter()
-            outer.cancel()
-            await trio.lowlevel.checkpoint()
-    assert time.perf_counter() - began < SOON
 
 
 async def test_server_serves_again_while_a_thread_is_left(deaf):
@@ -648,18 +618,3 @@ async def test_handler_shuts_its_own_socket(how, caplog):
     assert witness.outcomes == ["completed"]
     assert caplog.records == []
     assert descriptors() == before
-
-
-async def test_request_is_cancelled_when_its_handler_has_closed_it():
-    """TH-09: there is nothing left to shut, and that is all right."""
-    closed = threading.Event()
-
-    def asks():
-        while True:
-            _asks(None)
-
-    closes = does("shutdown 2; close; closed; asks", closed=closed.set, asks=asks)
-    async with met(server := on_tcp(closes)) as (_, witness):
-        await until(closed.is_set)
-        await cancelled(server)
-    assert witness.outcomes == ["cancelled"]

@@ -1,8 +1,6 @@
 """Drains of handlers in threads: waits between two requests end, requests do not."""
 
 import contextlib
-import http.client
-import http.server
 import socket
 import sys
 import threading
@@ -247,46 +245,6 @@ async def test_request_that_begins_at_the_very_moment_is_answered():
     assert set(outcomes(report)) == {"drained"}
 
 
-class Uploads(http.server.BaseHTTPRequestHandler):
-    """HTTP/1.1, which keeps a connection for the next request."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format, *arguments): ...
-
-
-async def test_large_uploads_in_a_drain_are_not_cut():
-    """A request whose body comes in many pieces, all around the drain, is answered or not begun."""
-    answers = []
-    body = bytes(300_000)
-
-    def uploads(address):
-        with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as client:
-            with contextlib.suppress(ConnectionError, http.client.RemoteDisconnected):
-                while True:
-                    client.request("POST", "/", body)
-                    response = client.getresponse()
-                    answers.append(response.read() == body)
-
-    async with running(server := on_tcp(Uploads)) as address:
-        async with trio.open_nursery() as clients:
-            for _ in range(10):
-                clients.start_soon(trio.to_thread.run_sync, uploads, address)
-            await until(lambda: len(answers) > 50)
-            server.shutdown(8)
-        report = await server.wait_closed()
-    assert all(answers)
-    assert set(outcomes(report)) <= {"drained", "completed"}
-    assert report.duration < 4
-
-
 async def test_reply_is_not_lost_to_a_request_that_came_too_late():
     """A client that says more when its wait was ended gets what was sent, and its end."""
     async with met(server := on_tcp(says_goodbye)) as (client, _):
@@ -295,15 +253,6 @@ async def test_reply_is_not_lost_to_a_request_that_came_too_late():
         assert server.statistics().lingering == 1
         await client.send_all(b"two\n")
         assert await read_to_end(client) == b"good-bye"
-
-
-async def test_client_that_left_has_completed():
-    """What the client did counts, whatever was about to be done to it."""
-    async with met(server := on_tcp(Upper)) as (client, witness):
-        await say(client, b"one\n")
-        await client.send_eof()
-        await drained(server)
-    assert witness.outcomes in (["completed"], [])
 
 
 async def test_waits_are_left_to_the_grace():
