@@ -135,17 +135,17 @@ async def asked(server, data=b"", answer=b""):
     return record
 
 
-async def ask_by_datagram(server, data):
-    """What a new client is answered."""
+async def ask_by_datagram(server, data, answers=1):
+    """What a new client is answered, in so many datagrams."""
     with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
         udp = client.family == socket.AF_INET
         await client.bind(THERE if udp else f"{server.server_address}-client")
         await client.sendto(data, server.server_address)
-        answer, sender = await client.recvfrom(100_000)
+        got = [await client.recvfrom(100_000) for _ in range(answers)]
     if not udp:
         os.unlink(f"{server.server_address}-client")  # noqa: PTH108
-    assert sender == server.server_address
-    return bytes(answer)
+    assert {sender for _, sender in got} == {server.server_address}
+    return b"".join(answer for answer, _ in got)
 
 
 async def say(client, words):

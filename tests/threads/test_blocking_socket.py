@@ -331,13 +331,12 @@ async def test_one_thread_reads_and_another_writes():
             pass
         writer.join()
 
-    async with met(on_tcp(both)) as (client, witness):
-        async with trio.open_nursery() as nursery:
+    async with witnessed(server := on_tcp(both)) as witness:
+        async with await connect(server) as client, trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, bytes(3_000_000))
             got = 0
             while got < 3_000_000:
                 got += len(await client.receive_some())
-        await client.send_eof()
     assert [(it.bytes_received, it.bytes_sent) for it in witness.records] == [(3_000_000,) * 2]
 
 
@@ -509,9 +508,6 @@ async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch):
     assert witness.outcomes == ["cancelled"]
 
 
-# TLS by the handler itself ---------------------------------------------------------------------
-
-
 @table(
     "outcome",
     {
@@ -544,9 +540,6 @@ async def test_handler_wraps_its_socket_in_tls(outcome, context, trusting, caplo
     assert witness.outcomes == [outcome]
     assert [it for it in caplog.records if it.levelname == "ERROR"] == []
     assert descriptors() == before
-
-
-# The loan ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "detached"])

@@ -33,7 +33,7 @@ from support.threads import (
 )
 
 import trioserver
-from trioserver import Limits, Outcome, Timeouts
+from trioserver import Outcome, Timeouts
 
 SOON = 0.5
 """Seconds, generously, for what happens at once: the wrong way takes seconds."""
@@ -212,20 +212,6 @@ async def test_handler_cancels_another_request():
     assert reason == "somebody's wish"
 
 
-async def test_many_requests_cancelled_at_once():
-    """All threads end in parallel, with limits of their own."""
-    server = on_tcp(does("recv 1"), ends_idle_reads=False, limits=Limits(requests=30))
-    async with running(server), crowd(server, 30):
-        await until(lambda: [it.state for it in server.snapshot().requests] == ["idle"] * 30)
-        server.shutdown(0)
-        report = await server.wait_closed()
-    assert report.duration < 3 * SOON
-    assert len(report.cancelled) == 30
-
-
-# What is raised after it ------------------------------------------------------------------
-
-
 async def test_error_after_a_cancellation_is_told(caplog):
     """One line at INFO, without a traceback; `handle_error` is not called."""
     caplog.set_level(logging.INFO, "trioserver.error")
@@ -277,7 +263,7 @@ class Deaf:
 
 
 def soon(condition):
-    """Wait for something without Trio."""
+    """Wait without Trio."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
