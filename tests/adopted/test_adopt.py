@@ -35,11 +35,8 @@ def no_thread_stays():
     assert others() <= before
 
 
-class UpperDatagram(socketserver.DatagramRequestHandler):
-    """Answers a datagram with its upper-case form."""
-
-    def handle(self):
-        self.wfile.write(self.packet.upper())
+def _answers_upper(self):
+    self.wfile.write(self.packet.upper())
 
 
 def of_kind(kind, folder, handler):
@@ -65,7 +62,8 @@ async def test_stream_server(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
 async def test_datagram_server(kind, tmp_path):
     """Datagrams over UDP and Unix sockets."""
-    server = of_kind(kind, tmp_path, UpperDatagram)
+    handler = hooked(socketserver.DatagramRequestHandler, handle=_answers_upper)
+    server = of_kind(kind, tmp_path, handler)
     with socket.socket(server.address_family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.bind(str(tmp_path / "client") if "Unix" in kind else THERE)

@@ -25,16 +25,10 @@ def theirs(handler=Upper, kind=socketserver.ThreadingTCPServer, **hooks):
 
 @attrs.define(eq=False)
 class Adoption:
-    """A server that is being served, mostly adopted, and what is told of it.
-
-    Attributes:
-      server: the object that is served.
-      report: what `adopt` has returned, when it is over.
-      witness: who watches it.
-    """
+    """A server that is being served, mostly adopted, and what is told of it."""
 
     server: Any
-    report: trioserver.ShutdownReport = attrs.field(init=False)
+    report: trioserver.ShutdownReport = attrs.field(init=False)  # when it is over
     witness: Witness = attrs.field(factory=Witness)
 
     @property
@@ -127,9 +121,6 @@ def ask(address, question=b"hello\n"):
     with plain_client(address) as client:
         client.sendall(question)
         return client.recv(1000)
-
-
-# TLS -----------------------------------------------------------------------------------
 
 
 def over_tls(context, handler=Upper, kind=socketserver.ThreadingTCPServer, **options):

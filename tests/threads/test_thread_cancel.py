@@ -35,8 +35,7 @@ from support.threads import (
 import trioserver
 from trioserver import Outcome, Timeouts
 
-SOON = 0.5
-"""Seconds, generously, for what happens at once: the wrong way takes seconds."""
+SOON = 0.5  # seconds, generously, for what happens at once: the wrong way takes seconds
 
 
 # How handlers wait -----------------------------------------------------------------------
@@ -279,8 +278,7 @@ def deaf():
     soon(lambda: not any(it.name.startswith("request ") for it in threading.enumerate()))
 
 
-AT_ONCE = Timeouts(cleanup=0)
-"""Nobody waits for a thread that was cancelled."""
+AT_ONCE = Timeouts(cleanup=0)  # nobody waits for a thread that was cancelled
 
 
 async def test_thread_is_left_behind(deaf, caplog):

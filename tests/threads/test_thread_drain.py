@@ -30,8 +30,7 @@ import trioserver
 from trioserver import Timeouts
 from trioserver._requests.drain import NEW_CONNECTION_GRACE
 
-SOON = 0.4
-"""Seconds, generously, for what happens at once: the wrong way takes the grace."""
+SOON = 0.4  # seconds, generously, for what happens at once: the wrong way takes the grace
 
 stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
 
@@ -100,8 +99,9 @@ async def test_wait_between_two_requests_ends_at_once(handler, many, stream):
         assert (await server.wait_closed()).clean
 
 
-async def test_connection_that_never_said_a_byte():
-    """Its first request may be on its way: it has half a second from its accept."""
+@pytest.mark.parametrize("words", [b"", b"one\n"])
+async def test_new_connection(words):
+    """Its first request may be on its way: it has half a second for it from its accept."""
     computed = []
 
     def handle(self):
@@ -111,22 +111,13 @@ async def test_connection_that_never_said_a_byte():
 
     async with met(server := on_tcp(hooked(Upper, handle=handle))) as (client, _):
         await shows(server, state="idle")
-        await drained(server)
-        assert await read_to_end(client) == b""
-    [record] = (await server.wait_closed()).drained
-    assert NEW_CONNECTION_GRACE <= record.duration < NEW_CONNECTION_GRACE + SOON
-    assert computed[0] < 0.25  # seconds: it waits, and does not look all the time
-
-
-async def test_first_request_of_a_new_connection_is_answered():
-    """One that comes in that time is served."""
-    async with met(server := on_tcp(Upper)) as (client, witness):
-        await shows(server, state="idle")
         server.shutdown(8)
         await trio.sleep(0.1)
-        await say(client, b"one\n")
+        await say(client, words)
         assert await read_to_end(client) == b""
-    assert witness.outcomes == ["drained"]
+    [record] = (await server.wait_closed()).drained
+    assert words or NEW_CONNECTION_GRACE <= record.duration < NEW_CONNECTION_GRACE + SOON
+    assert computed[0] < 0.25  # seconds: it waits, and does not look all the time
 
 
 # Requests that have begun ------------------------------------------------------------
