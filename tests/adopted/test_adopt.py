@@ -509,7 +509,7 @@ async def test_requests_at_the_same_time_have_a_thread_each():
 
 
 async def test_plain_server_does_everything_in_one_thread():
-    """Beginning with service_actions, up to server_close: also what belongs to a thread is kept."""
+    """From service_actions to server_close: so one thing at a time, and what is a thread's own."""
     async with adopted(server := theirs(kind=TellsOfAll)) as it:
         await until(lambda: server.calls)
         for _ in range(3):
@@ -520,42 +520,6 @@ async def test_plain_server_does_everything_in_one_thread():
     # Of the context, only what this request has set.
     seen = [seen for name, _, seen in server.calls if name == "verify_request"]
     assert seen == [None] * 3
-
-
-@pytest.mark.slow
-async def test_plain_server_does_one_thing_at_a_time():
-    """service_actions wait for the handler, as does the next one, which waits for them, too."""
-    inside, most, times = 0, 0, 0
-    lock, go = threading.Lock(), threading.Event()
-
-    def note(step):
-        nonlocal inside, most, times
-        with lock:
-            inside += step
-            most = max(most, inside)
-            times += 1
-
-    def service_actions(self):
-        note(1)
-        note(-1)
-
-    def finish_request(self, *_):
-        note(1)
-        go.wait(10)
-        note(-1)
-
-    hooks = {"service_actions": service_actions, "finish_request": finish_request}
-    async with adopted(theirs(kind=socketserver.TCPServer, **hooks)) as it:
-        await until(lambda: times >= 2)
-        with it.client() as first, it.client() as second:
-            await until(lambda: inside == 1)
-            await trio.sleep(0.6)  # as long as it takes to be wrong: they come twice a second
-            assert times == 3
-            go.set()
-            for client in (first, second):
-                await it.ends_with(client)
-        await until(lambda: times >= 8)
-    assert most == 1
 
 
 async def test_plain_server_whose_thread_is_left_behind(caplog):

@@ -8,7 +8,6 @@ import io
 import logging
 import math
 import os
-import select
 import socket
 import socketserver
 import threading
@@ -343,11 +342,6 @@ async def test_one_thread_reads_and_another_writes():
 # Life and death of the object ----------------------------------------------------------------
 
 
-def _selects(sock):
-    while select.select([sock], [], [], 10)[0] and (data := sock.recv(100)):
-        sock.sendall(data)
-
-
 def _duplicates(sock):
     for seconds in (None, 3):
         sock.settimeout(seconds)
@@ -365,7 +359,6 @@ def _has_the_default_timeout(sock):
 @table(
     ("use", "default"),
     {
-        "a handler may wait for its socket in select": (_selects, None),
         "a duplicate is a plain socket, with its time-out": (_duplicates, None),
         "setdefaulttimeout is for handlers, too": (_has_the_default_timeout, 7),
     },
@@ -500,11 +493,13 @@ async def test_no_descriptor_left_for_a_handler(monkeypatch, caplog):
 
 async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch):
     """Then a drain can wake nobody, and leaves waits to the grace; all else goes on."""
-    async with met(server := on_tcp(Upper), b"x\n") as (client, witness):
+    async with witnessed(server := on_tcp(Upper)) as witness:
         monkeypatch.setattr(socket, "socketpair", none_left)
-        await shows(server, bytes_sent=2)
-        server.shutdown(0.05)
-        assert await read_to_end(client) == b"X\n"
+        async with await connect(server) as client:
+            await client.send_all(b"x\n")
+            await shows(server, state="idle", bytes_sent=2)
+            server.shutdown(0.05)
+            assert await read_to_end(client) == b"X\n"
     assert witness.outcomes == ["cancelled"]
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import trio
-from support import read_to_end, running, until
+from support import read_to_end, running
 from support.scenes import table
 from support.threads import (
     Upper,
@@ -236,16 +236,6 @@ async def test_request_that_begins_at_the_very_moment_is_answered():
     assert set(outcomes(report)) == {"drained"}
 
 
-async def test_reply_is_not_lost_to_a_request_that_came_too_late():
-    """A client that says more when its wait was ended gets what was sent, and its end."""
-    async with met(server := on_tcp(says_goodbye)) as (client, _):
-        await say(client, b"one\n")
-        await drained(server)
-        assert server.statistics().lingering == 1
-        await client.send_all(b"two\n")
-        assert await read_to_end(client) == b"good-bye"
-
-
 async def test_waits_are_left_to_the_grace():
     """``ends_idle_reads=False`` is for protocols that it is wrong for, in which clients listen."""
     async with met(server := on_tcp(Upper, ends_idle_reads=False)) as (client, witness):
@@ -289,22 +279,6 @@ async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
         with takes(0.3 + SOON):
             await drained(server)
     assert witness.outcomes == ["timed_out"]
-
-
-async def test_queued_clients_are_served():
-    """Who waits in the kernel for a slot when the drain begins is served; nobody idles any more."""
-    async with running(server := on_tcp(Upper, max_threads=2)), crowd(server, 8) as clients:
-        for client in clients:
-            await client.send_all(b"one\n")
-        await until(lambda: server.statistics().accepted == 2)
-        server.shutdown(8)
-        for client in clients:
-            assert await read_to_end(client) == b"ONE\n"
-            await client.aclose()
-        report = await server.wait_closed()
-    assert report.clean
-    assert len(report.requests) == 8
-    assert report.duration < 2
 
 
 async def test_handle_request():
