@@ -79,34 +79,22 @@ async def test_silent_client_does_not_stop_trio(caplog):
     assert told.startswith("Hooked.get_request did not end in time")
 
 
-async def test_drain_serves_who_is_in_get_request_and_who_waits_for_it():
-    """Both were accepted."""
-    server = theirs(kind=Waits)
-    with clients_of(server, 2) as clients:
-        async with adopted(server) as it:
-            await it.started()
-            await in_thread(server.shutdown)
-            for client in clients:
-                client.sendall(b"?hello\n")
-                client.shutdown(socket.SHUT_WR)
-            for client in clients:
-                assert await in_thread(client.recv, 100) == b"HELLO\n"
-    assert it.outcomes == ["completed"] * 2
-
-
-@pytest.mark.parametrize("how", ["the grace", "a cancellation"])
-async def test_get_request_that_waits_is_ended(how):
-    """As every other wait for a client: every client is closed, and so is the object."""
-    server = theirs(kind=Waits)
+@pytest.mark.parametrize("how", ["a drain", "the grace", "a cancellation"])
+async def test_who_is_in_get_request_and_who_waits_for_it(how):
+    """Both were accepted: a drain serves them; the grace, or a cancellation, ends both waits."""
+    drains = how == "a drain"
+    server = theirs(kind=Waits, threads=[])
     with clients_of(server, 2) as clients, trio.CancelScope() as scope:
-        async with adopted(server, timeouts=Timeouts(shutdown=0.1)) as it:
-            await it.started()
+        async with adopted(server, timeouts=Timeouts(shutdown=5 if drains else 0.1)) as it:
+            await until(lambda: server.threads)
             if how == "a cancellation":
                 scope.cancel()
             await in_thread(server.shutdown)
-        for client in clients:
-            assert client.recv(1) == b""
-    assert it.outcomes == ["cancelled"] * 2
+            for client in clients if drains else []:
+                client.sendall(b"?hello\n")
+                client.shutdown(socket.SHUT_WR)
+        assert [client.recv(100) for client in clients] == [b"HELLO\n" if drains else b""] * 2
+    assert it.outcomes == ["completed" if drains else "cancelled"] * 2
     assert server.fileno() == -1
 
 
@@ -225,9 +213,6 @@ async def test_time_outs_of_the_listener_are_those_of_its_connections(door):
         await it.hangs_up()
     assert it.outcomes == ["timed_out"]
     assert "0.02 s" in it.records[0].reason
-
-
-# Their listener ----------------------------------------------------------------------------
 
 
 async def test_server_that_is_closed_under_it_is_an_error():

@@ -124,9 +124,6 @@ async def waits(server, handler):
     await until(is_there)
 
 
-# Who cancels ----------------------------------------------------------------------------
-
-
 @every_way
 async def test_cancelled_request(handler, caplog):
     """However it waits in its socket, or asks Trio, a thread ends within 0.1 s of a cancel."""

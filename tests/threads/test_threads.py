@@ -425,9 +425,6 @@ async def test_hidden_wrong_colour_fails_the_request(hidden, caplog):
     assert "socketserver.BaseRequestHandler" in caplog.text
 
 
-# Around the handler ------------------------------------------------------------------------
-
-
 async def test_what_cannot_be_given_to_a_thread_is_refused(caplog):
     """A connection that ``get_request`` has wrapped, and one that is not the kernel's: said so."""
 
@@ -517,9 +514,6 @@ async def test_datagrams_to_names_and_odd_addresses(monkeypatch):
         for name in (b"localhost", b""):
             assert await ask_by_datagram(server, name) == name
     assert {name.partition(" ")[0] for name in threads if "Main" not in name} == {"request"}
-
-
-# Leaks ------------------------------------------------------------------------------------
 
 
 async def test_nothing_is_left():
