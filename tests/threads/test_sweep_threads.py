@@ -72,40 +72,35 @@ class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
 
 
 GENTLE = {"gentle": True}
-EVERY_THIRD = {"seeds": (0,), "every": 3}
+FEW = {"gentle": True, "limits": trioserver.Limits(requests=1)}
+IMPATIENT = [[shut_down, fault] for fault in (cancel, ctrl_c, shut_down_at_once)]
 
 
 @pytest.mark.slow
 @table(
-    ("faults", "handler", "fields", "sweep", "steps"),
+    ("faults", "handlers", "fields", "sweep", "steps"),
     {
         "CX-07: wherever it is cancelled, nothing is left and every request has a record": (
-            *([cancel], Careful, {}, {}, 60),
+            *([[cancel]], [Careful, Calls], {}, {}, 60),
         ),
-        "CX-07: also when it calls Trio": ([cancel], Calls, {}, {}, 60),
         "GS-11: wherever the drain begins, what was asked before it is answered, in full": (
-            *([shut_down], Careful, GENTLE, {}, 60),
+            *([[shut_down]], [Careful, Calls], GENTLE, {}, 60),
         ),
-        "GS-11: also when it calls Trio": ([shut_down], Calls, GENTLE, {}, 60),
-        "GS-11: and where clients wait for a slot": (
-            *([shut_down], Careful, {**GENTLE, "limits": trioserver.Limits(requests=1)}, {}, 60),
-        ),
+        "GS-11: also where clients wait for a slot": ([[shut_down]], [Careful], FEW, {}, 60),
         "wherever Ctrl-C strikes, KeyboardInterrupt comes out, and everything is closed first": (
-            *([ctrl_c], Careful, {}, {}, 60),
+            *([[ctrl_c]], [Careful], {}, {}, 60),
         ),
-        "whenever somebody cancels a drain, everything is closed all the same": (
-            *([shut_down, cancel], Careful, {}, EVERY_THIRD, 30),
-        ),
-        "or interrupts it": ([shut_down, ctrl_c], Careful, {}, EVERY_THIRD, 30),
-        "or has no patience with it": (
-            *([shut_down, shut_down_at_once], Careful, {}, EVERY_THIRD, 30),
+        "whenever somebody loses patience with a drain, everything is closed all the same": (
+            *(IMPATIENT, [Careful], {}, {"seeds": (0,), "every": 3}, 30),
         ),
         "wherever one client is reset, the others get all their replies": (
-            *([ResetClient()], Careful, GENTLE, {"seeds": (0,), "every": 5}, 5),
+            *([[ResetClient()]], [Careful], GENTLE, {"seeds": (0,), "every": 5}, 5),
         ),
     },
 )
 @pytest.mark.parametrize("kind", [ThreadsOnTCP, ThreadsOnUnix])
-def test_fault_after_every_step(kind, faults, handler, fields, sweep, steps):
+def test_fault_after_every_step(kind, faults, handlers, fields, sweep, steps):
     """After each step of the run in turn."""
-    assert Setting(kind, faults, handler, **fields).sweep(**sweep) > steps
+    for each in faults:
+        for handler in handlers:
+            assert Setting(kind, each, handler, **fields).sweep(**sweep) > steps

@@ -6,12 +6,9 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 import trio
 from support import connect, descriptors, read_to_end, running, until
@@ -217,16 +214,13 @@ async def test_error_after_a_cancellation_is_told(caplog):
 # Threads that take no notice ----------------------------------------------------------------
 
 
-@attrs.define
 class Deaf:
     """A handler that waits for something else than its socket; tells how it goes."""
 
-    after: Callable[[Any], object] = lambda request: None
-    go: threading.Event = attrs.field(factory=threading.Event)
-    is_over: threading.Event = attrs.field(factory=threading.Event)
-    calls: int = 0
-    sock: Any = None
-    said: list[object] = attrs.field(factory=list)
+    def __init__(self):
+        self.go, self.is_over = threading.Event(), threading.Event()
+        self.sock, self.calls, self.said = None, 0, []
+        self.after = lambda request: None
 
     def __call__(self, request, client_address, server):
         self.sock = request
