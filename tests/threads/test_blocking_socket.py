@@ -342,37 +342,29 @@ async def test_one_thread_reads_and_another_writes():
 # Life and death of the object ----------------------------------------------------------------
 
 
-def _duplicates(sock):
-    for seconds in (None, 3):
-        sock.settimeout(seconds)
-        with sock.dup() as twin:
-            assert type(twin) is socket.socket
-            assert twin.gettimeout() == seconds
-            twin.sendall(twin.recv(1))
+async def test_duplicate_is_a_plain_socket():
+    """It has the same time-out, and the handler closes it."""
 
+    def duplicates(sock, client_address, server):
+        for seconds in (None, 3):
+            sock.settimeout(seconds)
+            with sock.dup() as twin:
+                assert (type(twin), twin.gettimeout()) == (socket.socket, seconds)
+                twin.sendall(twin.recv(1))
 
-def _has_the_default_timeout(sock):
-    assert sock.gettimeout() == socket.getdefaulttimeout()
-    sock.sendall(sock.recv(10))
-
-
-@table(
-    ("use", "default"),
-    {
-        "a duplicate is a plain socket, with its time-out": (_duplicates, None),
-        "setdefaulttimeout is for handlers, too": (_has_the_default_timeout, 7),
-    },
-)
-async def test_every_use(use, default):
-    """As of any socket: a client is answered, and nothing stays open."""
     before = descriptors()
-    socket.setdefaulttimeout(default)
+    assert (await asked(on_tcp(duplicates), b"hi", b"hi")).outcome == "completed"
+    assert descriptors() == before
+
+
+async def test_default_timeout_is_for_handlers_too():
+    """What `socket.setdefaulttimeout` says holds for the handler's socket."""
+    socket.setdefaulttimeout(7)
     try:
-        record = await asked(on_tcp(lambda sock, *_: use(sock)), b"hi", b"hi")
+        record = await asked(on_tcp(does("gettimeout -> 7.0; sendall b'hi'")), b"", b"hi")
     finally:
         socket.setdefaulttimeout(None)
     assert record.outcome == "completed"
-    assert descriptors() == before
 
 
 async def test_files_keep_a_closed_socket_open():

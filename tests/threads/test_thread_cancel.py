@@ -517,27 +517,15 @@ def strangers(number):
         other.close()
 
 
-def _reads(sock):
-    assert sock.recv(100) == b""
-
-
-def _writes(sock):
-    with pytest.raises(OSError):  # noqa: PT011
-        sock.sendall(b"late")
-
-
-def _shuts(sock):
-    with suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-every_harm = pytest.mark.parametrize("late", [_reads, _writes, lambda sock: sock.close(), _shuts])
+every_harm = pytest.mark.parametrize(
+    "late", ["recv 100 -> b''", "sendall b'late' -> OSError", "close", "shutdown 2"]
+)
 
 
 @every_harm
 async def test_thread_left_behind_hits_nobody_else(late, deaf):
     """TH-09: its late read, write or close; its number is not free before it has ended."""
-    deaf.after = late
+    deaf.after = lambda request: does(late)(request, None, None)
     async with deaf.serves(timeouts=AT_ONCE) as (server, _):
         before, number = descriptors(), deaf.sock.fileno()
         await cancelled(server)
@@ -545,7 +533,7 @@ async def test_thread_left_behind_hits_nobody_else(late, deaf):
         await deaf.ends()
         await until(lambda: before - descriptors() == {number})
         with strangers(number), suppress(OSError):
-            late(deaf.sock)
+            deaf.after(deaf.sock)
     assert deaf.said == [None]
 
 
@@ -563,7 +551,7 @@ async def test_what_a_handler_keeps_hits_nobody_else(late, of):
         assert await ask(server) == b""
         await until(lambda: kept[0] not in descriptors())
         with strangers(kept[0]), suppress(OSError):
-            late(kept[1])
+            does(late)(kept[1], None, None)
 
 
 @pytest.mark.parametrize("how", ["shutdown 0", "shutdown 1", "shutdown 2", "close"])
