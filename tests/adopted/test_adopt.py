@@ -251,7 +251,7 @@ async def test_what_hangs_is_left_behind(waits_in, errors):
 
 @pytest.mark.parametrize("cleanup", [5, 0])
 async def test_server_close_is_called_in_any_case(cleanup, errors):
-    """After service_actions that end in time, whoever has Trio's threads, however little it is."""
+    """After service_actions, whoever has all of Trio's threads, however little time it gets."""
     limiter = trio.to_thread.current_default_thread_limiter()
     for _ in range(int(limiter.total_tokens)):
         limiter.acquire_on_behalf_of_nowait(object())
