@@ -3,8 +3,6 @@
 import os
 import socket
 import socketserver
-import subprocess
-import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
@@ -193,9 +191,3 @@ def takes(most, least=0):
 def outcomes(report):
     """Those of all requests that were there when the drain began."""
     return [str(it.outcome) for it in report.requests]
-
-
-def run_program(text):
-    """What a program has printed, which has to end well."""
-    program = [sys.executable, "-W", "ignore", "-c", text]
-    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)

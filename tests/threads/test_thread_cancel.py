@@ -389,6 +389,18 @@ async def test_daemon_thread_that_ends_is_not_left_behind():
     assert witness.outcomes == ["cancelled"]
 
 
+async def test_thread_left_behind_keeps_its_slot(deaf):
+    """TH-02: the next client is accepted when the thread ends, and not before."""
+    async with deaf.serves(max_threads=1, timeouts=AT_ONCE) as (server, witness):
+        async with await connect(server) as second:
+            await cancelled(server)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert server.statistics().accepted == 1
+            await deaf.ends()
+            assert await read_to_end(second) == b""
+    assert witness.outcomes == ["abandoned", "completed"]
+
+
 async def test_server_serves_again_while_a_thread_is_left(deaf):
     """The next run of the same server has its own slots."""
     async with deaf.serves(max_threads=1, timeouts=AT_ONCE) as (server, _):
