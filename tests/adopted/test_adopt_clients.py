@@ -60,9 +60,6 @@ def clients_of(server, number):
         yield [stack.enter_context(plain_client(address)) for _ in range(number)]
 
 
-# Their get_request waits -----------------------------------------------------------------
-
-
 async def test_silent_client_does_not_stop_trio(caplog):
     """It is in a thread, and waits no longer than ``timeouts.handshake``; that is told once."""
     server = theirs(kind=Waits, threads=[])
@@ -327,9 +324,7 @@ def _forwards(request, client_address, server):
         ours.sendall(b"x")
 
 
-def _talks(request, client_address, server):
-    while True:
-        request.sendall(bytes(100_000))
+_talks = does("sends 100_000_000")
 
 
 @table(
@@ -365,17 +360,8 @@ async def test_whose_error_it_is(secretly, handler, outcome, told, context, trus
 # Datagrams --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def client():
-    """A client that sends and receives datagrams."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
-        client.bind(THERE)
-        yield client
-
-
 @pytest.mark.parametrize("what", ["text", "object", "nothing"])
-async def test_datagram_that_is_not_the_usual_pair(client, what):
+async def test_datagram_that_is_not_the_usual_pair(what):
     """What get_request makes of it is its handlers' affair."""
     letter, handled = object(), []
 
@@ -386,19 +372,17 @@ async def test_datagram_that_is_not_the_usual_pair(client, what):
         pair, client_address = socketserver.UDPServer.get_request(self)
         return made_of(*pair), client_address
 
-    def finish_request(self, request, client_address):
-        handled.append((request, client_address))
-
-    hooks = {"get_request": get_request, "finish_request": finish_request}
+    hooks = {"get_request": get_request, "finish_request": lambda _, *both: handled.append(both)}
     async with adopted(theirs(kind=socketserver.ThreadingUDPServer, **hooks)) as it:
-        client.sendto(b"hello", it.server.server_address)
-        await it.ended()
         expected = made_of(b"hello", it.server.socket)
-    assert handled == [(expected, client.getsockname())]
+        with plain_client(it.server.server_address, socket.SOCK_DGRAM) as client:
+            client.send(b"hello")
+            await it.ended()
+            assert handled == [(expected, client.getsockname())]
     assert it.outcomes == ["completed"]
 
 
-async def test_handler_that_receives_the_next_datagram_itself(client):
+async def test_handler_that_receives_the_next_datagram_itself():
     """One that is alone may, and waits for it as ever."""
     waits = threading.Event()
 
@@ -408,11 +392,12 @@ async def test_handler_that_receives_the_next_datagram_itself(client):
         request[1].sendto(more.upper(), sender)
 
     async with adopted(server := theirs(asks, socketserver.UDPServer)):
-        client.sendto(b"hello", server.server_address)
-        assert await in_thread(waits.wait, 5)
-        await trio.testing.wait_all_tasks_blocked(0.05)  # as long as it takes to be wrong
-        client.sendto(b"and more", server.server_address)
-        assert await in_thread(client.recv, 100) == b"AND MORE"
+        with plain_client(server.server_address, socket.SOCK_DGRAM) as client:
+            client.send(b"hello")
+            assert await in_thread(waits.wait, 5)
+            await trio.testing.wait_all_tasks_blocked(0.05)  # as long as it takes to be wrong
+            client.send(b"and more")
+            assert await in_thread(client.recv, 100) == b"AND MORE"
 
 
 async def test_datagram_that_somebody_else_takes_is_not_waited_for(monkeypatch):

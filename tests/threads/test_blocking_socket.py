@@ -36,8 +36,6 @@ from trioserver import Timeouts
 from trioserver._modes.threads.loan import Loan, LoanState
 from trioserver._requests.stream_state import StreamState
 
-# Time-outs -------------------------------------------------------------------------------
-
 
 def _recv(request, client_address, server):
     while request.recv(100):

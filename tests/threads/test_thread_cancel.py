@@ -35,9 +35,6 @@ from trioserver import Outcome, Timeouts
 SOON = 0.5  # seconds, generously, for what happens at once: the wrong way takes seconds
 
 
-# How handlers wait -----------------------------------------------------------------------
-
-
 class Waits(socketserver.StreamRequestHandler):
     """Waits in its own way, until something comes of it, and notes when that was over."""
 

@@ -35,9 +35,6 @@ SOON = 0.4  # seconds, generously, for what happens at once: the wrong way takes
 stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
 
 
-# Between two requests ----------------------------------------------------------------
-
-
 def answers_with(read):
     """A handler that answers whatever it reads, in this way."""
 
