@@ -249,19 +249,25 @@ async def test_what_hangs_is_left_behind(waits_in, errors):
     assert told.endswith("; left behind") == (waits_in == "service_actions")
 
 
-@pytest.mark.parametrize("cleanup", [5, 0])
+async def test_service_actions_that_end_in_time_are_waited_for(errors):
+    """As ever, nothing of theirs is closed under them."""
+    async with adopted(server := Acts(), observers=[server]):
+        assert await in_thread(server.began.wait, 5)
+    assert server.calls == ["service_actions", "server_close"]
+    assert errors() == []
+
+
+@pytest.mark.parametrize("cleanup", [0.2, 0])
 async def test_server_close_is_called_in_any_case(cleanup, errors):
-    """After service_actions, whoever has all of Trio's threads, however little time it gets."""
+    """Whoever else has all of Trio's threads, and however little time it gets."""
     limiter = trio.to_thread.current_default_thread_limiter()
     for _ in range(int(limiter.total_tokens)):
         limiter.acquire_on_behalf_of_nowait(object())
-    server, options = Acts(), {"timeouts": Timeouts(cleanup=cleanup)}
-    if not cleanup:
-        server.go.set()
+    server, timeouts = Acts("nothing"), Timeouts(cleanup=cleanup)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            await nursery.start(lambda **it: adopt(server, observers=[server], **options, **it))
-            await until(lambda: server.began.is_set() if cleanup else server.calls)
+            await nursery.start(lambda **it: adopt(server, timeouts=timeouts, **it))
+            await until(lambda: server.calls)
             server.shutdown()
     assert server.calls == ["service_actions", "server_close"]
     assert errors() == []

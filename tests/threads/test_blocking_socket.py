@@ -204,6 +204,7 @@ class Around(trioserver.ThreadingTCPServer):
     async def finish_request(self, request, client_address):
         await request.sendall(b"before ")
         await super().finish_request(request, client_address)
+        assert trioserver.RequestReader(request).at_eof()  # which the handler has met
         await request.sendall(b" after")
 
 
