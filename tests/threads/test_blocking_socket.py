@@ -313,9 +313,9 @@ async def test_descriptors_can_be_passed():
     async with met(trioserver.ThreadingUnixStreamServer(name, writes_there)) as (client, _):
         socket.send_fds(client.socket._sock, [b"x"], [writer])
         assert await read_to_end(client) == b""
+    os.close(writer)
     assert os.read(reader, 10) == b"written"
     os.close(reader)
-    os.close(writer)
 
 
 async def test_one_thread_reads_and_another_writes():
