@@ -13,9 +13,8 @@ import socketserver
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
 
 import attrs
 import pytest
@@ -23,36 +22,28 @@ import trio
 from support import Upper, Witness, connect, hold, plain_client, read_to_end, reset, until
 from support import process_handlers as handlers
 from support.adopting import adopted
-from support.memory import (
-    ask,
-    come,
-    ended,
-    ending_by,
-    leaves,
-    noting,
-    raises_bare,
-)
+from support.memory import ask, come, ended, ending_by, leaves, noting
 from support.memory import memory as in_memory
-from support.scenes import Scene, act, table
+from support.pipes import does
+from support.scenes import Scene, Visit, act, close, end, table
+from support.scenes import reset as resets
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
+from trioserver import Limits, Timeouts
 from trioserver.testing import MemoryServer
 
 THERE = ("127.0.0.1", 0)
 VICTIM = ("victim", 1)
 BEFORE = ["verify_request", "process_request"]
+HANDLED = [*BEFORE, "setup", "handle", "finish"]
 AFTER = ["shutdown_request", "close_request"]
-
-
-class OutOfTheBlue(BaseException):
-    """Not an Exception, and nobody's in particular."""
 
 
 # Servers and their handlers -----------------------------------------------------------
 
 
-class Tells(trioserver.BaseServer):
+class Tells(MemoryServer):
     """Writes down the steps that its requests take, and what handle_error is told of."""
 
     steps: list[str] = attrs.field(factory=list)
@@ -63,20 +54,13 @@ class Tells(trioserver.BaseServer):
         self.steps.append(name)
 
     async def handle_error(self, request, client_address):
+        assert client_address == request.info.client_address
         self.errors.append(sys.exception())
         await self.step("handle_error", request)
 
 
-class TellsTCP(Tells, trioserver.TCPServer):
-    """The same, on real sockets."""
-
-
-class TellsInMemory(Tells, MemoryServer):
-    """The same, in memory."""
-
-
 TellsAll = noting(
-    TellsInMemory, [*BEFORE, *AFTER], lambda server, name, request, *_: server.step(name, request)
+    Tells, [*BEFORE, *AFTER], lambda server, name, request, *_: server.step(name, request)
 )
 """The same, and of its other hooks."""
 
@@ -98,60 +82,43 @@ class Faulty(TellsAll):
             raise ValueError("for handle_error")
 
 
-class Narrow(TellsInMemory):
+class Narrow(MemoryServer):
     """Holds ten bytes on their way, so that a send soon has to wait for the reader."""
 
     memory_capacity = 10
 
 
-class Steps(Upper):
-    """Answers in upper case; its methods are steps of its server."""
-
-    async def setup(self):
-        await self.server.step("setup", self.request)
-
-    async def handle(self):
-        await self.server.step("handle", self.request)
-        await super().handle()
-
-    async def finish(self):
-        await self.server.step("finish", self.request)
-        await super().finish()
+Steps = noting(Upper, HANDLED[2:], lambda it, name: it.server.step(name, it.request))
+"""Answers in upper case; its methods are steps of its server."""
 
 
-def memory(handler, kind=TellsInMemory, **fields):
+def memory(handler, kind=Tells, **fields):
     """A server in memory, which tells."""
     return in_memory(handler, kind, **fields)
 
 
-def hooked(kind=TellsInMemory, **hooks):
+def hooked(kind=Tells, **hooks):
     """A server class with these hooks."""
     return type("Hooked", (kind,), hooks)
 
 
-def handling(handle, *, finish=None, setup=None):
+def handling(handle, **methods):
     """A handler class with these methods."""
-    methods = {"handle": handle, "finish": finish, "setup": setup}
-    given = {name: method for name, method in methods.items() if method is not None}
-    return type("Handler", (trioserver.StreamRequestHandler,), given)
+    methods = {name: method for name, method in methods.items() if method is not None}
+    return type("Handler", (trioserver.StreamRequestHandler,), {"handle": handle, **methods})
 
 
-def raising(error):
-    """A handler that raises ``error`` to the first client, and answers the others."""
-
-    async def fail(request, client_address, server):
-        await trio.lowlevel.checkpoint()
-        if request.info.id == 1:
-            raise error
-        await Upper(request, client_address, server)
-
-    return fail
+def steps(text):
+    """A method that does these steps: see `does`."""
+    return does(text).handle
 
 
-def failing(error):
-    """A method, or a hook, that raises ``error``."""
+def failing(error, *cause):
+    """A method, or a hook, that raises ``error``, from a cause if there is one."""
 
     async def fail(self, *arguments):
+        if cause:
+            raise error from cause[0]
         raise error
 
     return fail
@@ -160,6 +127,53 @@ def failing(error):
 async def sleeps(self, *arguments):
     """A method, or a hook, that never ends."""
     await trio.sleep_forever()
+
+
+def spoil_by(error):
+    """One that turns its cancellation into this."""
+
+    async def spoil(self, *arguments):
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise error
+
+    return spoil
+
+
+spoil = spoil_by(ValueError("spoilt"))
+
+
+def in_children(*functions):
+    """One that has these run side by side."""
+
+    async def children(self, *arguments):
+        async with trio.open_nursery() as nursery:
+            for function in functions:
+                nursery.start_soon(function, self, *arguments)
+
+    return children
+
+
+async def cancels_itself(self):
+    """Ends its request in the way that a handler can."""
+    self.cancel_scope.cancel(reason="enough")
+    await trio.sleep_forever()
+
+
+def to_the_first(handle):
+    """A handler that has the first client meet this method, and answers the others."""
+    special = handling(handle)
+
+    async def handler(request, client_address, server):
+        await (special if request.info.id == 1 else Upper)(request, client_address, server)
+
+    return handler
+
+
+def raising(error):
+    """A handler that raises ``error`` to the first client, and answers the others."""
+    return to_the_first(failing(error))
 
 
 class Increment(trioserver.StreamRequestHandler):
@@ -173,45 +187,29 @@ class Increment(trioserver.StreamRequestHandler):
 # Their clients, and what is told of them ----------------------------------------------
 
 
-async def ends_input(client):
-    """Has no more to say."""
-    await client.send_eof()
-
-
-async def resets(client):
-    """Goes away, rudely."""
-    client.reset()
-
-
-async def leaves_early(client):
-    """Goes away, politely."""
-    await client.aclose()
-
-
-async def meet(server, *does, address=VICTIM):
+async def meet(server, *does):
     """What the first client gets, who does that, and then has no more to say."""
-    client = await server.connect(address)
-    for what in does:
-        await act(client, what)
-    await act(client, ends_input)
+    client = await server.connect(VICTIM)
+    await act(client, *does, end)
     return await ended(client)
 
 
-async def served(*arguments, **fields):
-    """A server that has had such a client, and is closed."""
-    server = memory(*arguments, **fields)
-    async with server.serving():
-        await meet(server)
-    return server
-
-
-async def harms_nobody(*arguments, **fields):
-    """The same, of which a second client was answered."""
+async def served(*arguments, others=0, **fields):
+    """A server that has had such a client, and then answered others; closed."""
     server = memory(*arguments, **fields)
     async with server.serving():
         server.answer = await meet(server)
-        assert await ask(server) == b"HELLO\n"
+        for _ in range(others):
+            assert await ask(server) == b"HELLO\n"
     return server
+
+
+harms_nobody = partial(served, others=1)
+
+
+def told(server):
+    """The errors that handle_error was told of, without the groups that they came in."""
+    return [leaf for error in server.errors for leaf in leaves(error)]
 
 
 def outcomes_of(server):
@@ -224,80 +222,53 @@ def errors_logged(caplog):
     return [record for record in caplog.records if record.name == "trioserver.error"]
 
 
-def requests_logged(caplog):
-    """The records of requests that ended."""
-    records = [record for record in caplog.records if record.name == "trioserver.access"]
-    return [record for record in records if hasattr(record, "request_id")]
-
-
-# Plain Trio's failure modes -----------------------------------------------------------
+# Exceptions end their request ---------------------------------------------------------
 
 
 async def test_error_of_one_client_harms_no_other():
-    """EX-01: a ValueError, which ends trio.serve_tcp, leaves a client in mid-request alone (T1)."""
-    server = TellsTCP(THERE, Increment)
+    """EX-01, EX-14: what ends trio.serve_tcp leaves a client in mid-request alone.
+
+    A ValueError (T1), and a reset that nobody catches (T2).
+    """
+    server = trioserver.TCPServer(THERE, Increment, observers=[witness := Witness()])
     with trio.fail_after(10):
         async with server.serving():
             guilty, unrelated, late = [await connect(server) for _ in range(3)]
+            rude = plain_client(server.server_address)
             await unrelated.send_all(b"4")
             await guilty.send_all(b"four\n")
             assert await read_to_end(guilty) == b""
+            rude.sendall(b"half a li")
+            reset(rude)
+            await until(lambda: len(witness.records) == 2)
             await unrelated.send_all(b"1\n")
             assert await unrelated.receive_some() == b"42\n"
             await late.send_all(b"6\n")
             assert await late.receive_some() == b"7\n"
             for client in [guilty, unrelated, late]:
                 await client.aclose()
-    assert [type(error) for error in server.errors] == [ValueError]
-
-
-async def test_reset_of_one_client_harms_no_other():
-    """EX-14: a reset nobody catches, which ends trio.serve_tcp, is that client's own (T2)."""
-    server = TellsTCP(THERE, Upper, observers=[witness := Witness()])
-    with trio.fail_after(10):
-        async with server.serving(), await connect(server) as unrelated:
-            await unrelated.send_all(b"still ")
-            rude = plain_client(server.server_address)
-            rude.sendall(b"half a li")
-            reset(rude)
-            await unrelated.send_all(b"here\n")
-            assert await unrelated.receive_some() == b"STILL HERE\n"
-            await unrelated.aclose()
-    assert sorted(witness.outcomes) == ["completed", "disconnected"]
-    assert server.errors == []
-
-
-# Exceptions end their request ---------------------------------------------------------
-
-HANDLED = [*BEFORE, "setup", "handle", "finish"]
+    assert sorted(witness.outcomes) == ["completed", "completed", "disconnected", "failed"]
 
 
 @table(
-    ("place", "outcome", "steps"),
+    ("place", "outcome", "expected"),
     {
         "EX-01: nowhere": ("", "completed", [*HANDLED, *AFTER]),
-        "EX-08: in verify_request": (
-            "verify_request",
-            "failed",
-            [*BEFORE[:1], "handle_error", *AFTER],
-        ),
-        "in process_request": ("process_request", "failed", [*BEFORE, "handle_error", *AFTER]),
+        "EX-08: in verify_request": (BEFORE[0], "failed", [BEFORE[0], "handle_error", *AFTER]),
+        "in process_request": (BEFORE[1], "failed", [*BEFORE, "handle_error", *AFTER]),
         "in setup": ("setup", "failed", [*BEFORE, "setup", "handle_error", *AFTER]),
         "in handle": ("handle", "failed", [*HANDLED, "handle_error", *AFTER]),
         "in finish": ("finish", "failed", [*HANDLED, "handle_error", *AFTER]),
-        "in shutdown_request": (
-            *("shutdown_request", "completed", [*HANDLED, AFTER[0], "handle_error"]),
-        ),
-        "in close_request": ("close_request", "completed", [*HANDLED, *AFTER, "handle_error"]),
+        "in shutdown_request": (AFTER[0], "completed", [*HANDLED, AFTER[0], "handle_error"]),
+        "in close_request": (AFTER[1], "completed", [*HANDLED, *AFTER, "handle_error"]),
     },
 )
-async def test_exception_ends_its_request_only(place, outcome, steps, autojump_clock):
+async def test_exception_ends_its_request_only(place, outcome, expected, autojump_clock):
     """EX-01, EX-08: handle_error is told once, finish() runs if setup() returned, others live on.
 
-    And the request is always closed.
+    And the request is always closed, and its record says what it was.
     """
-    error = ValueError("oops")
-    server = memory(Steps, Faulty, place=place, error=error)
+    server = memory(Steps, Faulty, place=place)
     async with server.serving():
         bystander = await server.connect()
         await bystander.send_all(b"half ")
@@ -306,52 +277,32 @@ async def test_exception_ends_its_request_only(place, outcome, steps, autojump_c
         assert await bystander.receive_some() == b"HALF FULL\n"
         await bystander.aclose()
         assert await ask(server) == b"HELLO\n"
-    assert server.errors == ([error] if place else [])
-    assert server.steps == steps
+    assert server.errors == ([server.error] if place else [])
+    assert server.steps == expected
     assert outcomes_of(server) == {1: "completed", 2: outcome, 3: "completed"}
+    reasons = [record.reason for record in server.witness.records if record.reason]
+    assert reasons == (["ValueError: oops"] if outcome == "failed" else [])
 
 
-async def test_exception_is_told_with_its_request(autojump_clock):
-    """EX-01: handle_error gets the request and the address, and the record says what it was."""
-    told = []
-
-    class Told(MemoryServer):
-        async def handle_error(self, request, client_address):
-            told.append((request.info.id, client_address, repr(sys.exception())))
-
-    server = await harms_nobody(raising(KeyError("name")), Told)
-    assert told == [(1, VICTIM, "KeyError('name')")]
-    assert server.witness.outcomes == ["failed", "completed"]
-    assert server.witness.records[0].reason == "KeyError: 'name'"
-
-
-async def test_exception_during_the_drain(autojump_clock):
+@pytest.mark.parametrize("propagate", [False, True])
+async def test_exception_during_the_drain(propagate, autojump_clock):
     """EX-01: a handler that fails while the server drains is in the report; the drain goes on."""
     error = ValueError("oops")
-
-    async def fail_late(request, client_address, server):
-        await trio.sleep(5)
-        raise error
-
-    server = memory(fail_late)
-    async with server.serving():
-        await come(server)
-    report = await server.wait_closed()
-    assert [str(record.outcome) for record in report.requests] == ["failed"]
-    assert server.errors == [error]
-    assert report.clean
-    assert trio.current_time() == 5
-    server = memory(fail_late, propagate_errors=True)
-    async with ending_by(error, server):
+    server = memory(does("sleep 5; fail", fail=failing(error)), propagate_errors=propagate)
+    async with ending_by(error, server) if propagate else server.serving():
         await come(server)
         server.shutdown()
-    assert trio.current_time() == 10
+    report = await server.wait_closed()
+    assert [str(record.outcome) for record in report.requests] == ["failed"]
+    assert server.errors == ([] if propagate else [error])
+    assert report.clean or propagate
+    assert trio.current_time() == 5
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        *[StopIteration(), StopAsyncIteration(), GeneratorExit(), RecursionError(), MemoryError()],
+        *[StopIteration(), StopAsyncIteration(), GeneratorExit(), MemoryError()],
         *[AssertionError(), EOFError(), ExceptionGroup("one", [ValueError()])],
     ],
     ids=lambda error: type(error).__name__,
@@ -360,23 +311,13 @@ async def test_exception_during_the_drain(autojump_clock):
 async def test_strange_exceptions_are_contained(place, error, autojump_clock):
     """EX-11: exceptions that mean something to Python mean an error of the handler here."""
     server = await harms_nobody(Steps, Faulty, place=place, error=error)
-    (told,) = server.errors
+    (found,) = server.errors
     # PEP 479 has Python turn StopIteration into a RuntimeError; GeneratorExit is treated alike.
     if isinstance(error, StopIteration | GeneratorExit):
-        assert isinstance(told, RuntimeError)
-        assert told.__cause__ is error
+        assert isinstance(found, RuntimeError)
+        assert found.__cause__ is error
     else:
-        assert told is error
-
-
-async def test_groups_however_deep(autojump_clock):
-    """An error that is nested 3000 deep is the handler's like any other."""
-    error = ValueError("oops")
-    for _ in range(3000):
-        error = ExceptionGroup("deep", [error])
-    server = await harms_nobody(raising(error))
-    assert server.errors == [error]
-    assert server.witness.records[0].reason == "ValueError: oops"
+        assert found is error
 
 
 async def recurse(*arguments):
@@ -384,23 +325,9 @@ async def recurse(*arguments):
     await recurse(*arguments)
 
 
-def in_children(*functions):
-    """A method that has these run side by side."""
-
-    async def children(self, *arguments):
-        async with trio.open_nursery() as nursery:
-            for function in functions:
-                nursery.start_soon(function, self, *arguments)
-
-    return children
-
-
-async def spoil(self, *arguments):
-    """Turns its cancellation into an error."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise ValueError("spoilt")
+DEEP = ValueError("oops")
+for _ in range(3000):
+    DEEP = ExceptionGroup("deep", [DEEP])
 
 
 @table(
@@ -408,85 +335,62 @@ async def spoil(self, *arguments):
     {
         "EX-11: an endless recursion": (recurse, ["RecursionError"], "RecursionError"),
         "EX-11: GeneratorExit beside the cancellation of others": (
-            in_children(failing(GeneratorExit()), sleeps),
-            ["RuntimeError"],
-            "GeneratorExit",
+            *(in_children(failing(GeneratorExit()), sleeps), ["RuntimeError"], "GeneratorExit"),
         ),
         "EX-04: two children that fail: with both": (
             in_children(failing(ValueError("first")), failing(KeyError("second"))),
-            ["KeyError('second')", "ValueError('first')"],
-            "",
+            *(["KeyError('second')", "ValueError('first')"], ""),
         ),
+        "one that is nested 3000 deep": (failing(DEEP), ["ValueError"], "ValueError: oops"),
     },
 )
 async def test_error_of_whatever_shape(handle, errors, reason, autojump_clock):
     """It is the handler's like any other: one call of handle_error, and others are answered."""
-    failed = handling(handle)
-
-    async def handler(request, client_address, server):
-        await (failed if request.info.id == 1 else Upper)(request, client_address, server)
-
-    server = await harms_nobody(handler)
-    [told] = server.errors
-    for shown, error in zip(sorted(map(repr, leaves(told))), errors, strict=True):
-        assert shown.startswith(error)
+    server = await harms_nobody(to_the_first(handle))
+    assert len(server.errors) == 1
+    found = sorted(told(server), key=repr)
+    for error, expected in zip(found, errors, strict=True):
+        assert repr(error).startswith(expected)
     assert reason in server.witness.records[0].reason
     assert server.witness.outcomes == ["failed", "completed"]
     if errors == ["RuntimeError"]:
-        [mistake] = leaves(told)
-        assert isinstance(mistake.__cause__, GeneratorExit)
-
-
-# Groups -------------------------------------------------------------------------------
-
-
-async def test_group_is_split(autojump_clock):
-    """EX-02, EX-04: of a mixed group handle_error gets the errors; the rest stops the server."""
-    error, deep, final = ValueError("first"), KeyError("deep"), SystemExit(3)
-    mixed = BaseExceptionGroup("mixed", [error, ExceptionGroup("inner", [deep]), final])
-    server = memory(raising(mixed))
-    with pytest.raises((SystemExit, BaseExceptionGroup)) as caught:
-        async with server.serving():
-            await come(server)
-    assert leaves(caught.value) == [final]
-    assert [leaves(told) for told in server.errors] == [[error, deep]]
+        assert isinstance(found[0].__cause__, GeneratorExit)
 
 
 # handle_error -------------------------------------------------------------------------
 
 
+def shown(error):
+    """The exceptions that a traceback of ``error`` shows, the last one first."""
+    chain = []
+    while error is not None:
+        assert error not in chain, "the chain has no end"
+        chain.append(error)
+        hidden = error.__cause__ is not None or error.__suppress_context__
+        error = error.__cause__ if hidden else error.__context__
+    return chain
+
+
 async def test_handle_error_raises(autojump_clock, caplog):
-    """EX-07: an error of handle_error is logged, with the one it was told of, and ends nothing."""
+    """EX-07: an error of handle_error is logged, with the one it was told of, and ends nothing.
+
+    Both are in one record, where one traceback shows both.
+    """
     second = RuntimeError("second")
     server = await harms_nobody(Steps, Faulty, place="handle_error", error=second)
     assert server.answer == b""
     (record,) = errors_logged(caplog)
     assert record.levelno == logging.ERROR
     assert record.exc_info[1] is second
-    assert "for handle_error" in caplog.text
-    assert "second" in caplog.text
+    assert list(map(str, shown(second))) == ["second", "for handle_error"]
 
 
-@table(
-    ("does", "logged"),
-    {
-        "that never ends is ended after `cleanup`, and named": (
-            *(sleeps, "handle_error did not end within 5 s"),
-        ),
-        "that fails beside that cancellation ends nothing either": (
-            *(in_children(spoil, sleeps), "spoilt"),
-        ),
-    },
-)
-async def test_handle_error_blocks(does, logged, autojump_clock, caplog):
-    """EX-07: a handle_error is bounded."""
-    server = memory(raising(ValueError("oops")), hooked(handle_error=does))
-    async with server.serving():
-        await meet(server)
-        assert trio.current_time() == 5
-        assert await ask(server) == b"HELLO\n"
+async def test_handle_error_blocks(autojump_clock):
+    """EX-07: a handle_error is bounded, and what it raises then ends nothing either."""
+    endless = hooked(handle_error=in_children(spoil, sleeps))
+    server = await harms_nobody(raising(ValueError("oops")), endless)
     assert server.witness.outcomes == ["failed", "completed"]
-    assert logged in caplog.text
+    assert trio.current_time() == 5
 
 
 async def test_handle_error_is_shielded(autojump_clock):
@@ -512,11 +416,8 @@ async def test_handle_error_can_tell_the_client(autojump_clock):
         await request.sendall(b"error: %a\n" % str(sys.exception()))
         self.shutdown()
 
-    server = memory(raising(ValueError("oops")), hooked(handle_error=polite))
-    async with server.serving():
-        assert await meet(server) == b"error: 'oops'\n"
-        report = await server.wait_closed()
-    assert [str(record.outcome) for record in report.requests] == ["failed"]
+    scene = Scene(raising(ValueError("oops")), kind=hooked(handle_error=polite))
+    await scene.gives(b"error: 'oops'\n", 0, "failed").play()
 
 
 async def goodbye(self, request, *client_address):
@@ -526,97 +427,55 @@ async def goodbye(self, request, *client_address):
     await request.sendall(b"bye")
 
 
-async def test_goodbye_to_a_client_that_is_gone(autojump_clock, caplog):
+async def test_goodbye_to_a_client_that_is_gone(autojump_clock):
     """EX-14: a hook that talks to a client who has left is not an error of the server."""
-    server = memory(raising(ValueError("oops")), hooked(MemoryServer, shutdown_request=goodbye))
-    async with server.serving():
-        [client] = await come(server)
-        client.reset()
-        await trio.sleep(2)
-    # The default handle_error logs the handler's, and that is all.
-    assert [type(record.exc_info[1]) for record in errors_logged(caplog)] == [ValueError]
+    kind = hooked(MemoryServer, shutdown_request=goodbye)
+    scene = Scene(raising(ValueError("oops")), {0: resets}, kind=kind)
+    await scene.gives(closed_at=1, logs=["ValueError: oops"]).play()
 
 
-class Fails:
-    """Ways for a handle_error to fail."""
-
-    async def raises(self, *request):
-        raise RuntimeError("the second")
-
-    async def raises_from_none(self, *request):
-        raise RuntimeError("the second") from None
-
-    async def raises_from_another(self, *request):
-        raise RuntimeError("the second") from KeyError("another")
-
-    async def raises_in_a_thread(self, *request):
-        def fail():
-            raise RuntimeError("the second") from None
-
-        await trio.to_thread.run_sync(fail)
-
-    async def raises_the_same_again(self, *request):
-        raise  # noqa: PLE0704  (the one that is being handled)
+async def again(self, *request):
+    """A handle_error that raises what is being handled."""
+    raise  # noqa: PLE0704
 
 
-FAILING = {
-    **{
-        name: (function, "RuntimeError: the second")
-        for name, function in vars(Fails).items()
-        if name.startswith("raises")
+@table(
+    ("fails", "logged"),
+    {
+        "it raises": (failing(RuntimeError("the second")), "RuntimeError: the second"),
+        "it raises from None": (failing(KeyError("the second"), None), "KeyError: 'the second'"),
+        "it raises in a child": (in_children(failing(KeyError)), "KeyError"),
+        "it raises the same again": (again, "handle_error raised"),
+        "its client is gone": (goodbye, "PeerGone: the peer is gone"),
+        "it is cut": (sleeps, "handle_error did not end within 5 s (cleanup)"),
+        "it fails when it is cut": (in_children(spoil, sleeps), "ValueError: spoilt"),
+        "it exits": (failing(SystemExit()), "of which handle_error has not told"),
     },
-    "raises_in_a_child": (in_children(Fails.raises), "RuntimeError: the second"),
-    "raises_the_same_again": (Fails.raises_the_same_again, "handle_error raised"),
-    "goodbye": (goodbye, "PeerGone: the peer is gone"),
-    "goodbye_in_a_child": (in_children(goodbye), "PeerGone: the peer is gone"),
-    "is_cut": (sleeps, "handle_error did not end within 5 s (cleanup)"),
-    "spoil_in_a_child": (in_children(spoil, sleeps), "ValueError: spoilt"),
-    "exits": (failing(SystemExit()), "of which handle_error has not told"),
-}
-"""What a handle_error does, and what else than the handler's error is logged then."""
-
-
-@pytest.mark.parametrize("name", FAILING)
+)
 @pytest.mark.parametrize("place", ["handle", "shutdown_request", "when_full"])
-async def test_first_error_is_never_lost(place, name, autojump_clock, caplog):
+async def test_first_error_is_never_lost(place, fails, logged, autojump_clock, caplog):
     """EX-07: however a handle_error fails, what it was told of is logged, and so is its own."""
-    fails, logged = FAILING[name]
-
-    async def fail(*_arguments):
-        raise LookupError("the first")
-
+    fail = failing(LookupError("the first"))
+    number = 1 + (place == "when_full")
     hooks = {"handle_error": fails}
-    limits = trioserver.Limits()
     if place == "shutdown_request":
         hooks[place] = fail
-    if place == "when_full":
-        limits = trioserver.Limits(requests=1, when_full=fail)
-    handler = fail if place == "handle" else hold
+    handler = partial(fail, None) if place == "handle" else hold
+    limits = Limits(requests=1, when_full=partial(fail, None)) if number == 2 else Limits()
     server = memory(handler, hooked(MemoryServer, **hooks), limits=limits)
-
-    async def clients():
-        visitors = await come(server, 1 + (place == "when_full"))
-        if place == "shutdown_request":
-            server.cancel_request(1, "enough")
-            await wait_all_tasks_blocked()
-        visitors[-1].reset()
-        await trio.sleep(20)
-
     with suppress(SystemExit):
         async with server.serving(grace=0):
-            await clients()
-    told = [logging.Formatter().format(record) for record in errors_logged(caplog)]
+            visitors = await come(server, number)
+            if place == "shutdown_request":
+                server.cancel_request(1, "enough")
+                await wait_all_tasks_blocked()
+            visitors[-1].reset()
+            await trio.sleep(20)
+    texts = [logging.Formatter().format(record) for record in errors_logged(caplog)]
     assert {record.levelno for record in errors_logged(caplog)} == {logging.ERROR}
-    assert any("Traceback" in one and "LookupError: the first" in one for one in told)
-    assert any(logged in one for one in told)
-    assert len(server.witness.records) == 1 + (place == "when_full")
-
-
-async def test_both_errors_are_one_record_where_one_shows_both(autojump_clock, caplog):
-    """EX-07: nothing is told twice: a second error that leads to the first has one record."""
-    await harms_nobody(raising(LookupError("the first")), hooked(handle_error=Fails.raises))
-    (record,) = errors_logged(caplog)
-    assert [str(error) for error in shown(record.exc_info[1])] == ["the second", "the first"]
+    assert any("Traceback" in text and "LookupError: the first" in text for text in texts)
+    assert any(logged in text for text in texts)
+    assert len(server.witness.records) == number
 
 
 # shutdown_request and close_request ---------------------------------------------------
@@ -626,47 +485,16 @@ async def test_both_errors_are_one_record_where_one_shows_both(autojump_clock, c
 async def test_shutdown_request_fails_when_it_is_cut(bound, autojump_clock, caplog):
     """EX-07: an error beside its cancellation, by whomever, ends nothing."""
     kind = hooked(MemoryServer, shutdown_request=in_children(spoil, sleeps))
-    await harms_nobody(Upper, kind, timeouts=trioserver.Timeouts(**bound))
+    await harms_nobody(Upper, kind, timeouts=Timeouts(**bound))
     assert "spoilt" in caplog.text
 
 
-class Endings:
-    """Ways for a handler to end its request."""
-
-    async def returns(self):
-        pass
-
-    async def raises(self):
-        raise ValueError("oops")
-
-    async def reads_too_long(self):
-        await self.rfile.read(1)
-
-    async def closes(self):
-        await self.request.aclose()
-
-    async def leaves_input_unread(self):
-        await self.wfile.write(b"bye")
-
-    async def sleeps_too_long(self):
+async def instead(self):
+    """Raises something else when it is cancelled."""
+    try:
         await trio.sleep_forever()
-
-    async def cancels_itself(self):
-        self.cancel_scope.cancel(reason="enough")
-        await trio.lowlevel.checkpoint()
-
-    async def swallows_its_cancellation(self):
-        with suppress(trio.Cancelled):
-            await trio.sleep_forever()
-
-    async def raises_instead_of_its_cancellation(self):
-        try:
-            await trio.sleep_forever()
-        except trio.Cancelled:
-            raise ValueError("instead") from None
-
-
-ENDINGS = [name for name in vars(Endings) if not name.startswith("_")]
+    except trio.Cancelled:
+        raise ValueError("instead") from None
 
 
 class Thorough(TellsAll):
@@ -675,68 +503,155 @@ class Thorough(TellsAll):
     closed_at: list[float] = attrs.field(factory=list)
 
     async def close_request(self, request):
-        await trio.sleep(1)
         await super().close_request(request)
+        await trio.sleep(1)
         self.closed_at.append(trio.current_time())
 
 
-@pytest.mark.parametrize("name", ENDINGS)
-async def test_every_end_passes_the_hooks(name, autojump_clock, caplog):
-    """EX-01: however it ended, shutdown_request and close_request are called, once each."""
-    timeouts = trioserver.Timeouts(idle=10, request=20, linger=30)
-    server = memory(handling(getattr(Endings, name)), TellsAll, timeouts=timeouts)
+@table(
+    ("handle", "closed_at"),
+    {
+        "it returns": (steps("sleep 0"), []),
+        "it raises": (failing(ValueError("oops")), []),
+        "it reads too long": (steps("read 1"), []),
+        "it closes": (steps("aclose"), [1]),
+        "it leaves input unread": (steps("write b'bye'"), []),
+        "EX-05: it sleeps too long": (sleeps, [21]),
+        "EX-05: it cancels itself": (cancels_itself, [1]),
+        "EX-05: it swallows its cancellation": (steps("sleep_forever -> Cancelled"), [21]),
+        "EX-05: it raises something instead": (instead, [21]),
+    },
+)
+async def test_every_end_passes_the_hooks(handle, closed_at, autojump_clock):
+    """EX-01: however it ended, shutdown_request and close_request are called, once each.
+
+    EX-05: after a cancellation, be it swallowed, they may still wait; nobody lingers then.
+    Where a client lingers, the end of the time for the whole request cuts them.
+    """
+    timeouts = Timeouts(idle=10, request=20, linger=30)
+    server = memory(handling(handle), Thorough, timeouts=timeouts)
     async with server.serving():
         client = await server.connect()
         await trio.sleep(60)
         await client.aclose()
     assert [server.steps.count(hook) for hook in AFTER] == [1, 1]
+    assert server.closed_at == closed_at
 
 
-@pytest.mark.parametrize("name", ENDINGS[-4:])
-async def test_cancelled_request_has_time_for_the_hooks(name, autojump_clock):
-    """EX-05: after a cancellation, be it swallowed, the hooks may still wait; nobody lingers."""
-    timeouts = trioserver.Timeouts(request=20, linger=30)
-    server = memory(handling(getattr(Endings, name)), Thorough, timeouts=timeouts)
-    async with server.serving():
-        await ended(await server.connect())
-    assert server.closed_at == [1 if name == "cancels_itself" else 21]
-
-
-@pytest.mark.parametrize("number", [0, 40], ids=["served", "lingering"])
-async def test_cancelled_server_has_time_for_the_hooks(number, autojump_clock):
+@pytest.mark.parametrize("text", ["sleep_forever", "write b'bye'"], ids=["served", "lingering"])
+async def test_cancelled_server_has_time_for_the_hooks(text, autojump_clock):
     """EX-01, EX-05: the same when all around it is cancelled; a client that lingers has them."""
-
-    async def flood(request, client_address, server):
-        await request.sendall(b"z" * number)
-        if not number:
-            await trio.sleep_forever()
-
-    server = memory(flood, TellsAll if number else Thorough)
+    lingers = text != "sleep_forever"
+    server = memory(does(text), TellsAll if lingers else Thorough)
     with trio.CancelScope() as scope:
         async with server.serving():
             await come(server)
-            assert server.statistics().lingering == (number > 0)
+            assert server.statistics().lingering == lingers
             scope.cancel()
             await trio.sleep_forever()
     assert [server.steps.count(hook) for hook in AFTER] == [1, 1]
-    assert number or server.closed_at == [1]
+    assert lingers or server.closed_at == [1]
 
 
-# propagate_errors ---------------------------------------------------------------------
+# What stops the server ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", [*BEFORE, "setup", "handle", "finish"])
-async def test_propagate_errors(place, autojump_clock, caplog):
-    """EX-01: with propagate_errors the very error stops the server, bare, and all is closed."""
-    error = ValueError("oops")
-    server = memory(Steps, Faulty, place=place, error=error, propagate_errors=True)
+STOPS = [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()]  # the last is nobody's
+EVERYWHERE = [*HANDLED, "handle_error", "shutdown_request"]
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        *((place, error) for place in EVERYWHERE for error in STOPS),
+        *((place, ValueError("propagated")) for place in HANDLED),
+    ],
+    ids=repr,
+)
+async def test_base_exception_stops_the_server(place, error, autojump_clock, caplog):
+    """EX-01, EX-02, EX-07: the very object reaches the caller, bare, after all was closed.
+
+    So does any exception with propagate_errors; it is nothing for handle_error then.
+    """
+    propagates = isinstance(error, Exception)
+    server = memory(Steps, Faulty, place=place, error=error, propagate_errors=propagates)
     async with ending_by(error, server):
-        [bystander] = await come(server)
+        listener = server.listener
+        bystander = await server.connect()
+        await bystander.send_all(b"half ")
+        await wait_all_tasks_blocked()
         await meet(server)
         await ended(bystander)
-    assert outcomes_of(server) == {1: "cancelled", 2: "failed"}
-    assert server.errors == []
-    assert errors_logged(caplog) == []
+    assert server.snapshot().state == "unbound"
+    with pytest.raises(ConnectionRefusedError):
+        await listener.connect()
+    assert type(error).__name__ in (await server.wait_closed()).reason
+    victims = "completed" if place == "shutdown_request" else "failed"
+    assert outcomes_of(server) == {1: "cancelled", 2: victims}
+    assert ("finish" in server.steps) == (place not in [*BEFORE, "setup"])
+    assert len(server.errors) == (place == "handle_error")
+    assert errors_logged(caplog) == [] or place == "handle_error"
+    assert server.witness.names[-1] == "server_closed"
+
+
+FINAL = SystemExit(3)
+MIXED = [ValueError("first"), ExceptionGroup("inner", [KeyError("deep")]), FINAL]
+
+
+@table(
+    ("handle", "finish", "cancel", "errors"),
+    {
+        "also when the server was being cancelled": (spoil_by(FINAL), None, True, []),
+        "a lone one from a handler's nursery": (
+            *(in_children(failing(FINAL), sleeps), None, False, []),
+        ),
+        "of one from finish(), the handler's error is told of": (
+            *(failing(ValueError("first")), failing(FINAL), False, ["ValueError('first')"]),
+        ),
+        "EX-04: of a mixed group handle_error gets the errors; the rest stops the server": (
+            failing(BaseExceptionGroup("mixed", MIXED)),
+            *(None, False, ["ValueError('first')", "KeyError('deep')"]),
+        ),
+    },
+)
+async def test_base_exception_is_bare(handle, finish, cancel, errors, autojump_clock):
+    """EX-02: the server ends by SystemExit with nothing around it."""
+    server = memory(handling(handle, finish=finish))
+    async with ending_by(FINAL, server) as scope:
+        await come(server)
+        if cancel:
+            scope.cancel()
+    assert list(map(repr, told(server))) == errors
+    assert len(server.errors) == (len(errors) > 0)
+
+
+async def test_base_exception_stops_the_others_at_once_and_waits(autojump_clock):
+    """EX-02: nobody is served on while its request is being closed; all have finished before."""
+    cut_at = []
+
+    async def handle(self):
+        if await self.rfile.read(1):
+            raise FINAL
+
+    async def finish(self):
+        if self.info.id == 2:
+            cut_at.append(trio.current_time())
+            await trio.sleep(4)
+            await self.wfile.write(b"good night")
+
+    async def close_slowly(self, request):
+        if request.info.id == 1:
+            await trio.sleep(3)
+        await MemoryServer.close_request(self, request)
+
+    server = memory(handling(handle, finish=finish), hooked(close_request=close_slowly))
+    async with ending_by(FINAL, server):
+        victim, other = await come(server, 2)
+        await victim.send_all(b"x")
+        assert await ended(other) == b"good night"
+    assert cut_at == [0]
+    assert trio.current_time() == 4
+    assert outcomes_of(server) == {1: "failed", 2: "cancelled"}
 
 
 async def test_propagate_errors_of_a_group(autojump_clock):
@@ -751,153 +666,9 @@ async def test_propagate_errors_of_a_group(autojump_clock):
 
 async def test_propagate_errors_is_not_about_the_peer(autojump_clock):
     """EX-14: what the client did stops no server, propagate_errors or not."""
-    server = memory(Upper, propagate_errors=True)
-    async with server.serving():
-        client = await server.connect()
-        await client.send_all(b"half a li")
-        client.reset()
-        assert await ask(server) == b"HELLO\n"
-    assert server.witness.outcomes == ["disconnected", "completed"]
-
-
-# What is not an Exception stops the server --------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "error",
-    [SystemExit(3), KeyboardInterrupt(), OutOfTheBlue(), asyncio.CancelledError()],
-    ids=lambda error: type(error).__name__,
-)
-@pytest.mark.parametrize(
-    "place", [*BEFORE, "setup", "handle", "finish", "handle_error", "shutdown_request"]
-)
-async def test_base_exception_stops_the_server(place, error, autojump_clock):
-    """EX-02, EX-07: the very object reaches the caller, bare, after everything was closed."""
-    finished = []
-
-    class Finishes(Steps):
-        async def finish(self):
-            finished.append(self.info.id)
-            await super().finish()
-
-    server = memory(Finishes, Faulty, place=place, error=error)
-    async with ending_by(error, server):
-        listener = server.listener
-        bystander = await server.connect()
-        await bystander.send_all(b"half ")
-        await wait_all_tasks_blocked()
-        await meet(server)
-        await ended(bystander)
-    assert server.snapshot().state == "unbound"
-    with pytest.raises(ConnectionRefusedError):
-        await listener.connect()
-    assert type(error).__name__ in (await server.wait_closed()).reason
-    victims = "completed" if place == "shutdown_request" else "failed"
-    assert outcomes_of(server) == {1: "cancelled", 2: victims}
-    assert sorted(finished) == ([1] if place in [*BEFORE, "setup"] else [1, 2])
-    assert all(isinstance(told, ValueError) for told in server.errors)
-    assert server.witness.names[-1] == "server_closed"
-
-
-async def test_base_exception_ends_the_block_of_serving(autojump_clock):
-    """EX-02: in a serving() block it cancels the block, and is what leaves it."""
-    error, left = SystemExit(3), []
-    server = memory(raising(error))
-
-    async def block():
-        async with server.serving():
-            await server.connect()
-            try:
-                await trio.sleep_forever()
-            except trio.Cancelled:
-                left.append("cancelled")
-                raise
-
-    await raises_bare(error, block)
-    assert left == ["cancelled"]
-
-
-async def exits_when_cancelled(self):
-    """Turns its cancellation into the end."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise FINAL
-
-
-FINAL = SystemExit(3)
-
-
-@table(
-    ("handle", "finish", "cancel", "errors"),
-    {
-        "it is bare also when the server was being cancelled": (
-            *(exits_when_cancelled, None, True, []),
-        ),
-        "a lone one from a handler's nursery is itself": (
-            *(in_children(failing(FINAL), sleeps), None, False, []),
-        ),
-        "of one from finish(), the handler's error is told of": (
-            *(failing(ValueError("first")), failing(FINAL), False, ["first"]),
-        ),
-    },
-)
-async def test_base_exception_is_bare(handle, finish, cancel, errors, autojump_clock):
-    """EX-02: the server ends by SystemExit with nothing around it."""
-    server = memory(handling(handle, finish=finish))
-    async with ending_by(FINAL, server) as scope:
-        await come(server)
-        if cancel:
-            scope.cancel()
-    assert [str(leaf) for told in server.errors for leaf in leaves(told)] == errors
-
-
-async def test_base_exception_stops_the_others_at_once(autojump_clock):
-    """EX-02: nobody is served on while the request that raised it is being closed."""
-
-    async def close_slowly(self, request):
-        if request.info.id == 2:
-            await trio.sleep(3)
-        await MemoryServer.close_request(self, request)
-
-    async def exits(request, client_address, server):
-        if request.info.id == 2:
-            raise error
-        await trio.sleep_forever()
-
-    error = SystemExit(3)
-    server = memory(exits, hooked(close_request=close_slowly))
-    async with ending_by(error, server):
-        await come(server)
-        await server.connect()
-    outcomes = {it.info.id: (it.outcome, it.duration) for it in server.witness.records}
-    assert outcomes == {1: ("cancelled", 0), 2: ("failed", 0)}
-    assert trio.current_time() == 3
-
-
-async def test_base_exception_waits_for_the_others(autojump_clock):
-    """EX-02: it reaches the caller only when every other handler has finished."""
-
-    async def handle(self):
-        if await self.rfile.read(1):
-            raise error
-        await trio.sleep_forever()
-
-    async def finish(self):
-        if self.info.id == 2:
-            await trio.sleep(3)
-            await self.wfile.write(b"good night")
-
-    error = SystemExit(3)
-    server = memory(handling(handle, finish=finish))
-    async with ending_by(error, server):
-        victim, other = await server.connect(), await server.connect()
-        await victim.send_all(b"x")
-        assert await ended(other) == b"good night"
-        assert trio.current_time() == 3
-
-
-# A hard stop --------------------------------------------------------------------------
+    scene = Scene(Upper, {0: b"half a li", 1: resets}, fields={"propagate_errors": True})
+    other = Visit({2: [b"hello\n", end]}).gives(b"HELLO\n", 2)
+    await scene.beside(other).gives(b"", 1, "disconnected", "completed").play()
 
 
 @table(
@@ -905,7 +676,7 @@ async def test_base_exception_waits_for_the_others(autojump_clock):
     {
         "Cancelled is never passed to handle_error, nor logged": (sleeps, [], "cancelled"),
         "an error instead of it is told of; the stop goes on": (
-            *(Endings.raises_instead_of_its_cancellation, ["ValueError('instead')"], "failed"),
+            *(instead, ["ValueError('instead')"], "failed"),
         ),
         "an error beside it is told of; the cancellation goes on": (
             *(in_children(spoil, sleeps), ["ValueError('spoilt')"], "cancelled"),
@@ -917,7 +688,7 @@ async def test_cancellation_is_nobodys_error(handle, errors, outcome, autojump_c
     server = memory(handling(handle))
     async with server.serving(grace=0):
         await come(server)
-    assert [repr(leaf) for told in server.errors for leaf in leaves(told)] == errors
+    assert list(map(repr, told(server))) == errors
     assert errors_logged(caplog) == []
     assert server.witness.outcomes == [outcome]
     assert trio.current_time() == 0
@@ -927,12 +698,7 @@ async def test_cancellation_is_nobodys_error(handle, errors, outcome, autojump_c
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
-    [
-        *((answer, "completed") for answer in [True, 1, "yes"]),
-        *((answer, "refused") for answer in [False, 0, None, []]),
-    ],
-    ids=repr,
+    ("answer", "outcome"), [("yes", "completed"), (0, "refused"), (None, "refused")], ids=repr
 )
 async def test_verify_request_of_any_truth(answer, outcome, autojump_clock, caplog):
     """EX-08: what is not a bool counts as what it is worth, and a refusal is no error."""
@@ -943,8 +709,7 @@ async def test_verify_request_of_any_truth(answer, outcome, autojump_clock, capl
     server = await served(Steps, hooked(verify_request=judge))
     assert server.witness.outcomes == [outcome]
     assert ("setup" in server.steps) == (outcome == "completed")
-    assert server.errors == []
-    assert errors_logged(caplog) == []
+    assert server.errors == errors_logged(caplog) == []
 
 
 async def test_verify_request_can_be_the_peers_undoing(autojump_clock):
@@ -953,14 +718,9 @@ async def test_verify_request_can_be_the_peers_undoing(autojump_clock):
     async def password(self, request, client_address):
         return await request.recv() == b"swordfish"
 
-    timeouts = trioserver.Timeouts(idle=5, handshake=10)
-    server = memory(Steps, hooked(verify_request=password), timeouts=timeouts)
-    async with server.serving():
-        silent, gone = await come(server, 2)
-        gone.reset()
-        await ended(silent)
-    assert server.witness.outcomes == ["disconnected", "timed_out"]
-    assert server.errors == []
+    kind = hooked(MemoryServer, verify_request=password)
+    scene = Scene(Upper, kind=kind, timeouts=Timeouts(idle=5)).beside(Visit({1: resets}))
+    await scene.gives(b"", 5, "disconnected", "timed_out").play()
 
 
 async def test_handler_never_awaited_because_of_an_error(autojump_clock):
@@ -987,235 +747,109 @@ def assert_no_rings(error, above=()):
         assert_no_rings(following, (*above, error))
 
 
-def shown(error):
-    """The exceptions that a traceback of ``error`` shows, the last one first."""
-    chain = []
-    following = error
-    while following is not None:
-        assert following not in chain, "the chain has no end"
-        chain.append(following)
-        if following.__cause__ is not None or following.__suppress_context__:
-            following = following.__cause__
-        else:
-            following = following.__context__
-    return chain
-
-
-class Chains:
-    """Ways for a handler to raise `FIRST`; its server has the others."""
-
-    async def bare(self):
-        raise self.server.first
-
-    async def from_none(self):
-        raise self.server.first from None
-
-    async def from_a_cause(self):
-        raise self.server.first from OSError("other")
-
-    async def handling_another(self):
-        try:
-            raise OSError("other")
-        except OSError:
-            raise self.server.first  # noqa: B904  (the implicit context is what is meant)
-
-
-class ChainsToo:
-    """Ways for its finish() to raise another."""
-
-    async def bare(self):
+async def fails_in_steps(self):
+    """A finish() that fails, and then fails to clean up."""
+    try:
         raise KeyError("second")
+    finally:
+        raise OSError("third")
 
-    async def in_steps(self):
-        try:
-            raise KeyError("second")
-        finally:
-            raise OSError("third")
 
-    async def again(self):
-        raise self.server.first
-
-    async def from_it(self):
-        raise RuntimeError("second") from self.server.first
-
-    async def in_a_group(self):
-        raise ExceptionGroup("second", [self.server.first, KeyError("third")])
-
-    async def in_a_group_from_none(self):
-        raise ExceptionGroup("second", [self.server.first, KeyError("third")]) from None
+FIRST, SECOND, OTHER = ValueError("first"), KeyError("second"), OSError("other")
+GROUP = ExceptionGroup("second", [FIRST, OTHER])
 
 
 @table(
     ("handle", "finish", "tells"),
     {
-        "bare": (Chains.bare, ChainsToo.bare, ["first", "second"]),
-        "the handler's is from None": (Chains.from_none, ChainsToo.bare, ["first", "second"]),
-        "it has a cause": (Chains.from_a_cause, ChainsToo.bare, ["first", "other", "second"]),
-        "it has a context": (Chains.handling_another, ChainsToo.bare, ["first", "other", "second"]),
-        "the whole story of its own": (
-            Chains.bare,
-            ChainsToo.in_steps,
-            ["first", "third", "second"],
+        "bare": (failing(FIRST), failing(SECOND), ["first", "second"]),
+        "the handler's is from None": (failing(FIRST, None), failing(SECOND), ["first", "second"]),
+        "it has a cause, and the second one a context": (
+            *(failing(FIRST, OTHER), fails_in_steps, ["first", "other", "third", "second"]),
         ),
-        "the same object, raised again": (Chains.bare, ChainsToo.again, ["first"]),
-        "made of the handler's": (Chains.bare, ChainsToo.from_it, ["second"]),
-        "in a group with it": (Chains.bare, ChainsToo.in_a_group, ["second"]),
-        "the same, from None": (Chains.bare, ChainsToo.in_a_group_from_none, ["second"]),
+        "the same object, raised again": (failing(FIRST), failing(FIRST), ["first"]),
+        "made of the handler's": (failing(FIRST), failing(SECOND, FIRST), ["second"]),
+        "in a group with it": (failing(FIRST), failing(GROUP), ["second"]),
+        "the same, from None": (failing(FIRST), failing(GROUP, None), ["second"]),
     },
 )
 async def test_finish_error_is_chained(handle, finish, tells, autojump_clock):
     """EX-01: an error of finish() is shown with the handler's, once, never instead of it."""
-    server = memory(handling(handle, finish=finish))
-    server.first = ValueError("first")
-    async with server.serving():
-        await meet(server)
-    [told] = server.errors
-    assert_no_rings(told)
-    assert all(it in "".join(traceback.format_exception(told)) for it in tells)
+    for error in (FIRST, SECOND, OTHER, GROUP):  # without what another row has left
+        error.__context__ = error.__cause__ = None
+        error.__suppress_context__ = False
+        vars(error).pop("__notes__", None)
+    [found] = (await served(handling(handle, finish=finish))).errors
+    assert_no_rings(found)
+    assert all(it in "".join(traceback.format_exception(found)) for it in tells)
     if tells[0] == "first":
-        assert told is server.first
-        assert sorted(str(error).strip("'") for error in shown(told)) == sorted(tells)
+        assert found is FIRST
+        assert sorted(str(error).strip("'") for error in shown(found)) == sorted(tells)
 
 
-async def test_finish_flush_after_a_cancellation(autojump_clock, caplog):
-    """EX-14: after a cancellation, a last flush to a client that has gone stays quiet."""
-
-    class Buffered(trioserver.StreamRequestHandler):
-        wbufsize = -1
-
-        async def handle(self):
-            await self.wfile.write(b"too late")
-            await trio.sleep_forever()
-
-    server = memory(Buffered, timeouts=trioserver.Timeouts(request=10))
-    async with server.serving():
-        client = await server.connect()
-        await trio.sleep(1)
-        client.reset()
-        await trio.sleep(10)
-    assert server.errors == []
-    assert errors_logged(caplog) == []
-
-
-async def polite(self):
-    """A finish() that takes its time, and then says goodbye."""
-    await trio.sleep(3)
-    await self.wfile.write(b"goodbye")
+polite = steps("sleep 3; write b'goodbye'")
 
 
 @table(
-    ("handle", "shutdown_at", "ends_at"),
     {
-        "after a cancellation it may still wait, and say goodbye": (sleeps, 1, 4),
-        "a cancellation that comes while it cleans up after an error lets it end": (
-            *(failing(ValueError("oops")), 1, 3),
-        ),
-    },
+        "after a cancellation it may still wait, and say goodbye": Scene(
+            handling(sleeps, finish=polite), drain_at=1, grace=0
+        ).gives(b"goodbye", 4, "cancelled"),
+        "a cancellation that comes while it cleans up after an error lets it end": Scene(
+            handling(failing(ValueError("oops")), finish=polite), drain_at=1, grace=0
+        ).gives(b"goodbye", 3, "failed"),
+        "setup() that was cancelled did not return, so there is nothing to give back": Scene(
+            handling(sleeps, setup=sleeps, finish=polite), timeouts=Timeouts(request=10)
+        ).gives(b"", 10, "timed_out"),
+        "after a handle() that returned, it has the time of the request and no more": Scene(
+            handling(steps("sleep 1"), finish=sleeps), timeouts=Timeouts(request=10)
+        ).gives(b"", 10, "timed_out", duration=10),
+        "EX-14: a last flush to a client that has gone stays quiet": Scene(
+            does("write b'too late'; sleep_forever", wbufsize=-1),
+            {1: resets},
+            timeouts=Timeouts(request=10),
+        ).gives(outcomes=["timed_out"], closed_at=10),
+    }
 )
-async def test_finish_is_shielded_after_a_cancellation(
-    handle, shutdown_at, ends_at, autojump_clock
-):
+async def test_finish_is_shielded_after_a_cancellation(scene, autojump_clock):
     """EX-05: finish() gives back what setup() took, also in a hurry."""
-    server = memory(handling(handle, finish=polite))
-    async with server.serving(grace=0):
-        client = await server.connect()
-        await trio.sleep(shutdown_at)
-        server.shutdown(grace=0)
-        assert await ended(client) == b"goodbye"
-        assert trio.current_time() == ends_at
-
-
-async def test_finish_not_called_when_setup_was_cancelled(autojump_clock):
-    """EX-05: setup() that was cancelled did not return, so there is nothing to give back."""
-    handler = handling(sleeps, setup=sleeps, finish=Steps.finish)
-    server = await served(handler, timeouts=trioserver.Timeouts(request=10))
-    assert server.steps == []
-    assert server.witness.outcomes == ["timed_out"]
+    await scene.play()
 
 
 # Whose fault --------------------------------------------------------------------------
 
 
-class Meets:
-    """What handlers do that meet something."""
-
-    async def a_receive(self):
-        await self.request.recv()
-
-    async def a_line(self):
-        await self.rfile.readline()
-
-    async def ten_bytes(self):
-        await self.rfile.readexactly(10)
-
-    async def a_header(self):
-        await self.rfile.readuntil(b"\r\n\r\n")
-
-    async def all_input(self):
-        await self.rfile.read()
-
-    async def a_send(self):
-        await self.wfile.write(b"z" * 40)
-
-    async def an_idle_block(self):
-        with self.idle():
-            await trio.sleep_forever()
+async def idles(self):
+    """Waits for something else than bytes, between two requests."""
+    with self.idle():
+        await trio.sleep_forever()
 
 
-@attrs.frozen
-class Fault:
-    """What a handler meets: what it does, what its client does, and what it is called."""
-
-    handle: Callable[[trioserver.StreamRequestHandler], Any]
-    client: Sequence[Any]
-    outcome: str
-    reason: str
+def fault(does_it, client, outcome, reason, *, drain_at=None):
+    """A method that meets something, what its client does, and what it is called."""
+    scene = Scene(idles if does_it == "idles" else steps(does_it), {**client, 50: close}, drain_at)
+    bounds = {"limits": Limits(line=50, read=60), "timeouts": Timeouts(idle=10, line=5, write=5)}
+    return scene.gives(None, None, outcome, reason=reason, kind=Narrow, reads_from=60, **bounds)
 
 
-DRAINED = object()
-LONG = b"x" * 99
+SENDS, HEADER, LONG = f"write {bytes(40)!r}", r"readuntil b'\r\n\r\n'", b"x" * 99
 
 FAULTS = {
-    "idle": Fault(Meets.a_receive, [], "timed_out", "idle"),
-    "line": Fault(Meets.a_line, [b"x"], "timed_out", "line"),
-    "write": Fault(Meets.a_send, [], "timed_out", "write"),
-    "reset while reading": Fault(Meets.a_receive, [resets], "disconnected", "reset by peer"),
-    "reset while writing": Fault(Meets.a_send, [resets], "disconnected", "the peer is gone"),
-    "closed while writing": Fault(Meets.a_send, [leaves_early], "disconnected", "the peer is gone"),
-    "input cut short": Fault(
-        Meets.ten_bytes, [b"abc", ends_input], "disconnected", "3 of 10 bytes"
-    ),
-    "no delimiter": Fault(
-        Meets.a_header, [b"abc", ends_input], "disconnected", "the input ended before"
-    ),
-    "line too long": Fault(Meets.a_line, [LONG], "refused", "50 bytes (line)"),
-    "header too long": Fault(Meets.a_header, [LONG], "refused", "50 bytes (line)"),
-    "input too long": Fault(Meets.all_input, [LONG], "refused", "60 bytes (read)"),
-    "drained before its first byte": Fault(Meets.a_receive, [DRAINED], "drained", "drains"),
-    "drained in an idle block": Fault(Meets.an_idle_block, [DRAINED], "drained", "drains"),
+    "idle": fault("recv", {}, "timed_out", "idle"),
+    "line": fault("readline", {0: b"x"}, "timed_out", "line"),
+    "write": fault(SENDS, {}, "timed_out", "write"),
+    "reset while reading": fault("recv", {1: resets}, "disconnected", "reset by peer"),
+    "reset while writing": fault(SENDS, {1: resets}, "disconnected", "the peer is gone"),
+    "closed while writing": fault(SENDS, {1: close}, "disconnected", "the peer is gone"),
+    "input cut short": fault("readexactly 10", {0: [b"abc", end]}, "disconnected", "3 of 10 bytes"),
+    "no delimiter": fault(HEADER, {0: [b"abc", end]}, "disconnected", "the input ended before"),
+    "line too long": fault("readline", {0: LONG}, "refused", "50 bytes (line)"),
+    "header too long": fault(HEADER, {0: LONG}, "refused", "50 bytes (line)"),
+    "input too long": fault("read", {0: LONG}, "refused", "60 bytes (read)"),
+    "drained before its first byte": fault("recv", {}, "drained", "drains", drain_at=1),
+    "drained in an idle block": fault("idles", {}, "drained", "drains", drain_at=1),
 }
-
-
-def strict(handler, kind=Narrow):
-    """A server with every limit that the faults meet."""
-    return memory(
-        handler,
-        kind,
-        timeouts=trioserver.Timeouts(idle=10, line=5, write=5),
-        limits=trioserver.Limits(line=50, read=60),
-    )
-
-
-async def have_fault(server, does):
-    """Have a client do its part, and wait until all is over."""
-    [client] = await come(server)
-    for what in does:
-        if what is DRAINED:
-            server.shutdown()
-        else:
-            await act(client, what)
-    await trio.sleep(20)
-    return client
+"""Scenes of one method, by what it meets."""
 
 
 def wrapped(depth, handle):
@@ -1223,20 +857,18 @@ def wrapped(depth, handle):
     return in_children(wrapped(depth - 1, handle), sleeps) if depth else handle
 
 
+def requests_logged(caplog):
+    """The records of requests that ended."""
+    return [record for record in caplog.records if hasattr(record, "request_id")]
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["bare", "group", "nested groups"])
 @pytest.mark.parametrize("name", FAULTS)
 async def test_fault_of_the_peer(name, depth, autojump_clock, caplog):
     """EX-14: what the peer did has its outcome and one INFO line; no traceback, no handle_error."""
-    fault = FAULTS[name]
     caplog.set_level(logging.INFO, logger="trioserver")
-    server = strict(handling(wrapped(depth, fault.handle)))
-    async with server.serving():
-        await (await have_fault(server, fault.client)).aclose()
-    assert server.witness.outcomes == [fault.outcome]
-    assert fault.reason in server.witness.records[0].reason
-    assert (await server.wait_closed()).statistics.outcomes[fault.outcome] == 1
-    assert server.errors == []
-    assert errors_logged(caplog) == []
+    scene = FAULTS[name]
+    await scene.gives(handler=handling(wrapped(depth, scene.handler))).play()
     [record] = requests_logged(caplog)
     assert (record.levelno, record.exc_info) == (logging.INFO, None)
 
@@ -1245,55 +877,41 @@ async def test_fault_of_the_peer(name, depth, autojump_clock, caplog):
 @pytest.mark.parametrize("name", FAULTS)
 async def test_finish_error_after_a_fault_of_the_peer(name, in_a_child, autojump_clock, caplog):
     """EX-14: an error of finish() is told of and is the outcome, however the client has ended."""
-
-    async def fail(self):
-        raise RuntimeError("finish") from None
-
-    fault, finish = FAULTS[name], in_children(fail) if in_a_child else fail
     caplog.set_level(logging.INFO, logger="trioserver")
-    server = strict(handling(fault.handle, finish=finish))
-    async with server.serving():
-        await (await have_fault(server, fault.client)).aclose()
-    [told] = server.errors
-    assert list(map(repr, leaves(told))) == ["RuntimeError('finish')"]
-    [record] = server.witness.records
-    assert (record.outcome, record.reason) == ("failed", "RuntimeError: finish")
+    scene, finish = FAULTS[name], failing(RuntimeError("finish"), None)
+    handler = handling(scene.handler, finish=in_children(finish) if in_a_child else finish)
+    scene = scene.gives(outcomes=["failed"], reason="RuntimeError: finish", handler=handler)
+    played = await scene.gives(logs=["RuntimeError: finish"]).play()
+    assert played.witness.records[0].reason == "RuntimeError: finish"
     assert len(requests_logged(caplog)) == 1
 
 
-MODES = {
-    "task": lambda name: trioserver.TCPServer(THERE, getattr(handlers, f"Async{name}")),
-    "thread": lambda name: trioserver.ThreadingTCPServer(THERE, getattr(handlers, name)),
-    "process": lambda name: trioserver.ProcessTCPServer(
-        THERE, getattr(handlers, name), min_children=1
-    ),
-    "process, async": lambda name: trioserver.ProcessTCPServer(
-        THERE, getattr(handlers, f"Async{name}"), min_children=1
-    ),
-    "adopt": lambda name: socketserver.ThreadingTCPServer(THERE, getattr(handlers, name)),
-}
-"""Servers on real sockets whose handlers are of that name, by where these run."""
-
-
 @pytest.mark.parametrize("name", ["FailsThenFinishes", "MeetsThenFails"])
-@pytest.mark.parametrize("mode", MODES)
-async def test_error_beside_a_fault_of_the_peer(mode, name, caplog, capfd):
+@table(
+    ("kind", "prefix", "fields"),
+    {
+        "task": (trioserver.TCPServer, "Async", {}),
+        "thread": (trioserver.ThreadingTCPServer, "", {}),
+        "process": (trioserver.ProcessTCPServer, "", {"min_children": 1}),
+        "process, async": (trioserver.ProcessTCPServer, "Async", {"min_children": 1}),
+        "adopt": (socketserver.ThreadingTCPServer, "", {}),
+    },
+)
+async def test_error_beside_a_fault_of_the_peer(kind, prefix, fields, name, caplog, capfd):
     """EX-14: the client's end, in handle or finish, hides no error of the other, in any mode."""
-    witness, server = Witness(), MODES[mode](name)
-    caplog.set_level(logging.INFO, logger="trioserver")
+    witness, server = Witness(), kind(THERE, getattr(handlers, prefix + name), **fields)
+    if theirs := isinstance(server, socketserver.BaseServer):
+        serving = adopted(server, observers=[witness])
+    else:
+        server.observers = [witness]
+        serving = server.serving()
     with trio.fail_after(20):
-        if mode == "adopt":
-            serving = adopted(server, observers=[witness])
-        else:
-            server.observers = [witness]
-            serving = server.serving()
         async with serving:
             reset(plain_client(server.server_address))
             await until(lambda: witness.records)
     assert witness.outcomes == ["failed"]
     assert witness.records[0].reason.endswith("ValueError: on purpose")
-    told = caplog.text if mode != "adopt" else capfd.readouterr().err  # theirs prints
-    assert "ValueError: on purpose" in told
+    assert "ValueError: on purpose" in (capfd.readouterr().err if theirs else caplog.text)
 
 
 class Rude(trioserver.RequestEnded):
@@ -1305,22 +923,22 @@ class Blames:
 
     async def both(self):
         errors = []
-        for meets in [Meets.a_receive, Meets.a_send]:
+        for meets in (self.request.recv, partial(self.wfile.write, bytes(40))):
             try:
-                await meets(self)
+                await meets()
             except trioserver.RequestEnded as error:
                 errors.append(error)
         raise ExceptionGroup("both", errors)
 
     async def both_its_own(self):
         try:
-            await Meets.a_receive(self)
+            await self.request.recv()
         except trioserver.IdleTimeout as timeout:
             raise ExceptionGroup("both", [timeout, ValueError("mine")]) from None
 
     async def translates(self):
         try:
-            await Meets.ten_bytes(self)
+            await self.rfile.readexactly(10)
         except EOFError as cause:
             raise ValueError("protocol error") from cause
 
@@ -1334,68 +952,47 @@ class Blames:
         async with memory(rude).serving() as backend, await backend.connect() as stream:
             await self.request.sendall(await stream.receive_some())
 
-    async def sends_twice(self):
-        await Meets.a_send(self)
-        await Meets.a_send(self)
-
 
 @table(
-    ("handle", "finish", "does", "outcome", "errors"),
+    ("handle", "finish", "client", "outcome", "errors"),
     {
         "EX-14: a group in which every leaf is the peer's doing is the peer's doing": (
-            *(Blames.both, None, [], "timed_out", []),
+            *(Blames.both, None, {}, "timed_out", []),
         ),
         "EX-04: one leaf that is the handler's own makes the whole group its error": (
-            *(Blames.both_its_own, None, [], "failed", [trioserver.IdleTimeout, ValueError]),
+            *(Blames.both_its_own, None, {}, "failed", ["IdleTimeout", "ValueError"]),
         ),
         "EX-14: who raises something else because of the peer has an error of its own": (
-            *(Blames.translates, None, [ends_input], "failed", [ValueError]),
+            *(Blames.translates, None, {0: end}, "failed", ["ValueError"]),
         ),
         "EX-14: an exception that a program derives from ours is its own": (
-            *(Blames.judges, None, [], "failed", [Rude]),
+            *(Blames.judges, None, {}, "failed", ["Rude"]),
         ),
         "EX-14: a proxy whose backend went away has failed; its client is not to blame": (
-            *(Blames.loses_its_backend, None, [], "failed", [trio.BrokenResourceError]),
+            *(Blames.loses_its_backend, None, {}, "failed", ["BrokenResourceError"]),
         ),
         "EX-14: two tasks that receive from one connection are the handler's mistake": (
-            in_children(Meets.a_receive, Meets.a_receive),
-            *(None, [], "failed", [trio.BusyResourceError]),
+            in_children(steps("recv"), steps("recv")),
+            *(None, {}, "failed", ["BusyResourceError"]),
         ),
         "EX-14: a finish() that finds out once more that the client has gone is no error": (
-            *(Meets.a_receive, Blames.sends_twice, [resets], "disconnected", []),
+            *(steps("recv"), steps(SENDS), {1: resets}, "disconnected", []),
         ),
     },
 )
-async def test_fault_of_somebody(
-    handle,
-    finish,
-    does,
-    outcome,
-    errors,
-    autojump_clock,
-):
+async def test_fault_of_somebody(handle, finish, client, outcome, errors, autojump_clock):
     """What is told of is what is not the client's doing alone."""
-    server = memory(handling(handle, finish=finish), Narrow)
-    async with server.serving():
-        client = await have_fault(server, does)
-        await trio.sleep(400)
-        await client.aclose()
-    assert server.witness.outcomes == [outcome]
-    assert [type(leaf) for told in server.errors for leaf in leaves(told)] == errors
+    scene = Scene(handling(handle, finish=finish), {**client, 400: close}, reads_from=401)
+    kind = hooked(memory_capacity=10)
+    played = await scene.gives(None, None, outcome, kind=kind).play()
+    assert [type(error).__name__ for error in told(played.server)] == errors
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        *(
-            kind("of something else")
-            for kind in [
-                *[trio.BrokenResourceError, trio.TooSlowError, trio.ClosedResourceError],
-                *[ConnectionResetError, BrokenPipeError, TimeoutError, EOFError],
-            ]
-        ),
+        *[trio.BrokenResourceError(), trio.TooSlowError(), ConnectionResetError(), EOFError()],
         trioserver.PeerGone("made by the handler"),
-        trioserver.IdleTimeout("made by the handler"),
         trioserver.Draining("made by the handler"),
     ],
     ids=lambda error: type(error).__name__,
@@ -1419,8 +1016,7 @@ async def test_fault_of_another_client(autojump_clock):
 
     server = memory(eavesdrop)
     async with server.serving(grace=0):
-        [first] = await come(server)
-        [second] = await come(server)
+        [first], [second] = await come(server), await come(server)
         first.reset()
         await ended(second)
     assert outcomes_of(server) == {1: "cancelled", 2: "failed"}
@@ -1442,8 +1038,8 @@ class Unprintable(Exception):
 async def test_unprintable_exception(autojump_clock, caplog):
     """EX-12: an exception whose own __str__ raises is told of by its name."""
     server = await harms_nobody(raising(Unprintable()), MemoryServer)
-    assert server.witness.records[0].outcome == "failed"
-    assert server.witness.records[0].reason == "Unprintable"
+    record = server.witness.records[0]
+    assert (record.outcome, record.reason) == ("failed", "Unprintable")
     assert "Unprintable" in caplog.text
 
 
@@ -1499,41 +1095,12 @@ class Kept(Exception):
     """An error that can be referred to weakly."""
 
 
-class Keeps:
-    """What handlers do whose requests are collected."""
-
-    async def returns(self):
-        pass
-
-    async def fails(self):
+async def fails_when_cancelled(self):
+    """Fails when it cancels itself."""
+    try:
+        await cancels_itself(self)
+    finally:
         raise Kept
-
-    async def fails_in_a_child(self):
-        await in_children(Keeps.fails, sleeps)(self)
-
-    async def fails_in_finish_too(self):
-        self.fails_in_finish = True
-        raise Kept
-
-    async def is_cancelled(self):
-        self.cancel_scope.cancel(reason="enough")
-        await trio.sleep_forever()
-
-    async def fails_when_cancelled(self):
-        try:
-            await Keeps.is_cancelled(self)
-        finally:
-            raise Kept
-
-
-CYCLES = {
-    **{name: (handle, []) for name, handle in vars(Keeps).items() if not name.startswith("_")},
-    **{
-        name: (fault.handle, fault.client)
-        for name, fault in FAULTS.items()
-        if fault.outcome != "drained"
-    },
-}
 
 
 @contextmanager
@@ -1560,34 +1127,40 @@ def found_in_cycles():
     return [kind.__name__ for kind in types if kind.__module__.startswith("trioserver")]
 
 
-class NarrowAndQuiet(MemoryServer):
-    memory_capacity = 10
-
-
-@pytest.mark.parametrize("name", CYCLES)
-async def test_ended_request_is_collected_at_once(name, autojump_clock):
-    """EX-13: no cycle keeps a handler or its connection, however the request ended."""
-    handle, does = CYCLES[name]
+@table(
+    ("scene", "finish"),
+    {
+        "it returns": (Scene(steps("sleep 0")), None),
+        "it fails": (Scene(failing(Kept)), None),
+        "it fails in a child": (Scene(in_children(failing(Kept), sleeps)), None),
+        "it fails, and so does its finish()": (Scene(failing(Kept)), failing(Kept)),
+        "it is cancelled": (Scene(cancels_itself), None),
+        "it fails when it is cancelled": (Scene(fails_when_cancelled), None),
+        **{name: (scene, None) for name, scene in FAULTS.items() if scene.drain_at is None},
+    },
+)
+async def test_ended_request_is_collected_at_once(scene, finish, autojump_clock):
+    """EX-13: no cycle keeps a handler, its connection or its error, however the request ended."""
     refs = []
 
-    class Handler(handling(handle)):
-        fails_in_finish = False
-
-        async def setup(self):
+    class Handler(handling(scene.handler, finish=finish)):
+        async def handle(self):
             refs.extend([weakref.ref(self), weakref.ref(self.request)])
+            try:
+                await super().handle()
+            except Kept as error:
+                refs.append(weakref.ref(error))
+                raise
 
-        async def finish(self):
-            if self.fails_in_finish:
-                raise Kept
-            await super().finish()
+    def look(server):
+        assert [ref() for ref in refs if ref()] == []
+        assert len(refs) >= 2
+        assert found_in_cycles() == []
 
-    server = strict(Handler, NarrowAndQuiet)
     with nothing_is_collected():
-        async with server.serving():
-            client = await have_fault(server, does)
-            assert [ref() for ref in refs] == [None, None]
-            assert found_in_cycles() == []
-            await client.aclose()
+        await scene.gives(
+            handler=Handler, meanwhile={49: look}, does={**scene.does, 50: close}
+        ).play()
 
 
 async def test_ended_requests_of_sockets_are_collected_at_once():
@@ -1605,35 +1178,3 @@ async def test_ended_requests_of_sockets_are_collected_at_once():
             await until(lambda: sum(server.statistics().outcomes.values()) == 3)
             await until(lambda: not server.statistics().lingering)
             assert found_in_cycles() == []
-
-
-async def test_reported_error_is_collected_at_once(autojump_clock):
-    """EX-13: when the log is written, the error itself is gone, with its traceback and frames."""
-    refs = []
-
-    async def fail(request, client_address, server):
-        error = Kept("oops")
-        refs.append(weakref.ref(error))
-        try:
-            raise error
-        finally:
-            del error
-
-    server = memory(fail, MemoryServer)
-    with nothing_is_collected():
-        async with server.serving():
-            await ended(await server.connect())
-            await wait_all_tasks_blocked()
-            assert [ref() for ref in refs] == [None]
-
-
-async def test_finish_is_ordinary_code_otherwise(autojump_clock):
-    """EX-05: after a handle() that returned, finish() has the time of the request and no more."""
-
-    class Endless(trioserver.BaseRequestHandler):
-        async def finish(self):
-            await trio.sleep_forever()
-
-    timeouts = trioserver.Timeouts(request=10)
-    played = await Scene(Endless, timeouts=timeouts, outcomes=["timed_out"]).play()
-    assert played.witness.records[0].duration == 10

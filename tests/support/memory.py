@@ -112,7 +112,8 @@ async def come(server, number=1):
 
 
 def leaves(error):
-    """The exceptions in nested groups."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for child in error.exceptions for leaf in leaves(child)]
-    return [error]
+    """The exceptions in nested groups, however deep."""
+    found = [error]
+    for one in found:  # it grows
+        found.extend(getattr(one, "exceptions", ()))
+    return [one for one in found if not isinstance(one, BaseExceptionGroup)]
