@@ -33,7 +33,6 @@ NEED_MORE = {
     "test_examples.py::test_xmlrpc_server_is_called": "many clients at once",
     "test_hostile_clients.py::test_clients_that_connect_and_vanish": "50 clients at once",
     "test_hostile_clients.py::test_clients_that_vanish_in_setup": "100 clients at once",
-    "test_hostile_clients.py::test_more_clients_than_the_queue_holds": "a queue that overflows",
     "test_process_crashes.py::test_starts_that_fail_together": "8 workers at once",
     "test_process_crashes.py::test_workers_that_end_together": "8 workers at once",
     "test_process_life.py::test_cancelled_while_they_wait_for_a_worker": "200 clients at once",
