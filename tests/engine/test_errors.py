@@ -19,13 +19,13 @@ from functools import partial
 import attrs
 import pytest
 import trio
-from support import Upper, Witness, connect, hold, plain_client, read_to_end, reset, until
+from support import Upper, Witness, hold, plain_client, reset, until
 from support import process_handlers as handlers
 from support.adopting import adopted
 from support.memory import ask, come, ended, ending_by, leaves, noting
 from support.memory import memory as in_memory
 from support.pipes import does
-from support.scenes import Scene, Visit, act, close, end, table
+from support.scenes import Narrow, Scene, Visit, act, close, end, table
 from support.scenes import reset as resets
 from trio.testing import wait_all_tasks_blocked
 
@@ -80,12 +80,6 @@ class Faulty(TellsAll):
             raise self.error
         if name == "handle" and self.place == "handle_error":
             raise ValueError("for handle_error")
-
-
-class Narrow(MemoryServer):
-    """Holds ten bytes on their way, so that a send soon has to wait for the reader."""
-
-    memory_capacity = 10
 
 
 Steps = noting(Upper, HANDLED[2:], lambda it, name: it.server.step(name, it.request))
@@ -225,31 +219,6 @@ def errors_logged(caplog):
 # Exceptions end their request ---------------------------------------------------------
 
 
-async def test_error_of_one_client_harms_no_other():
-    """EX-01, EX-14: what ends trio.serve_tcp leaves a client in mid-request alone.
-
-    A ValueError (T1), and a reset that nobody catches (T2).
-    """
-    server = trioserver.TCPServer(THERE, Increment, observers=[witness := Witness()])
-    with trio.fail_after(10):
-        async with server.serving():
-            guilty, unrelated, late = [await connect(server) for _ in range(3)]
-            rude = plain_client(server.server_address)
-            await unrelated.send_all(b"4")
-            await guilty.send_all(b"four\n")
-            assert await read_to_end(guilty) == b""
-            rude.sendall(b"half a li")
-            reset(rude)
-            await until(lambda: len(witness.records) == 2)
-            await unrelated.send_all(b"1\n")
-            assert await unrelated.receive_some() == b"42\n"
-            await late.send_all(b"6\n")
-            assert await late.receive_some() == b"7\n"
-            for client in [guilty, unrelated, late]:
-                await client.aclose()
-    assert sorted(witness.outcomes) == ["completed", "completed", "disconnected", "failed"]
-
-
 @table(
     ("place", "outcome", "expected"),
     {
@@ -282,21 +251,6 @@ async def test_exception_ends_its_request_only(place, outcome, expected, autojum
     assert outcomes_of(server) == {1: "completed", 2: outcome, 3: "completed"}
     reasons = [record.reason for record in server.witness.records if record.reason]
     assert reasons == (["ValueError: oops"] if outcome == "failed" else [])
-
-
-@pytest.mark.parametrize("propagate", [False, True])
-async def test_exception_during_the_drain(propagate, autojump_clock):
-    """EX-01: a handler that fails while the server drains is in the report; the drain goes on."""
-    error = ValueError("oops")
-    server = memory(does("sleep 5; fail", fail=failing(error)), propagate_errors=propagate)
-    async with ending_by(error, server) if propagate else server.serving():
-        await come(server)
-        server.shutdown()
-    report = await server.wait_closed()
-    assert [str(record.outcome) for record in report.requests] == ["failed"]
-    assert server.errors == ([] if propagate else [error])
-    assert report.clean or propagate
-    assert trio.current_time() == 5
 
 
 @pytest.mark.parametrize(
@@ -357,9 +311,6 @@ async def test_error_of_whatever_shape(handle, errors, reason, autojump_clock):
         assert isinstance(found[0].__cause__, GeneratorExit)
 
 
-# handle_error -------------------------------------------------------------------------
-
-
 def shown(error):
     """The exceptions that a traceback of ``error`` shows, the last one first."""
     chain = []
@@ -385,39 +336,11 @@ async def test_handle_error_raises(autojump_clock, caplog):
     assert list(map(str, shown(second))) == ["second", "for handle_error"]
 
 
-async def test_handle_error_blocks(autojump_clock):
-    """EX-07: a handle_error is bounded, and what it raises then ends nothing either."""
-    endless = hooked(handle_error=in_children(spoil, sleeps))
-    server = await harms_nobody(raising(ValueError("oops")), endless)
-    assert server.witness.outcomes == ["failed", "completed"]
-    assert trio.current_time() == 5
-
-
-async def test_handle_error_is_shielded(autojump_clock):
-    """EX-07: a server that is cut while handle_error runs lets it end, within its bound."""
-    done = []
-
-    async def slow(self, request, client_address):
-        await trio.sleep(3)
-        done.append(trio.current_time())
-
-    server = memory(raising(ValueError("oops")), hooked(handle_error=slow))
-    with trio.move_on_after(1):
-        async with server.serving():
-            await server.connect()
-            await trio.sleep_forever()
-    assert done == [trio.current_time()] == [3]
-
-
-async def test_handle_error_can_tell_the_client(autojump_clock):
-    """EX-07: the connection is still there, so an override can say what went wrong; or stop."""
-
-    async def polite(self, request, client_address):
-        await request.sendall(b"error: %a\n" % str(sys.exception()))
-        self.shutdown()
-
-    scene = Scene(raising(ValueError("oops")), kind=hooked(handle_error=polite))
-    await scene.gives(b"error: 'oops'\n", 0, "failed").play()
+async def polite(self, request, client_address):
+    """A handle_error that tells the client, in a while, and stops the server."""
+    await trio.sleep(3)
+    await request.sendall(b"error: %a\n" % str(sys.exception()))
+    self.shutdown()
 
 
 async def goodbye(self, request, *client_address):
@@ -427,11 +350,71 @@ async def goodbye(self, request, *client_address):
     await request.sendall(b"bye")
 
 
-async def test_goodbye_to_a_client_that_is_gone(autojump_clock):
-    """EX-14: a hook that talks to a client who has left is not an error of the server."""
-    kind = hooked(MemoryServer, shutdown_request=goodbye)
-    scene = Scene(raising(ValueError("oops")), {0: resets}, kind=kind)
-    await scene.gives(closed_at=1, logs=["ValueError: oops"]).play()
+OOPS = raising(ValueError("oops"))
+LATER = Visit({6: [b"hello\n", end]}).gives(b"HELLO\n", 6)
+HALF = {0: b"half a li", 1: resets}
+
+
+async def password(self, request, client_address):
+    """A verification that reads."""
+    return await request.recv() == b"swordfish"
+
+
+async def forgets(self, request, client_address):
+    """A finish_request that fails between construction and await."""
+    self.RequestHandlerClass(request, client_address, self)
+    raise ValueError("in between")
+
+
+class Unprintable(Exception):
+    """Cannot be shown."""
+
+    def __str__(self):
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+@table(
+    {
+        "EX-01: a handler that fails while the server drains: the drain goes on": Scene(
+            does("sleep 5; fail", fail=failing(ValueError("oops"))), drain_at=1
+        ).gives(b"", 5, "failed", closed_at=5, clean=True, logs=["ValueError: oops"]),
+        "EX-12: an exception whose own __str__ raises is told of by its name": Scene(
+            raising(Unprintable())
+        ).gives(b"", 0, "failed", reason="Unprintable", logs=["Unprintable"]),
+        "EX-10: an error between construction and await is told as itself": Scene(
+            Upper, kind=hooked(MemoryServer, finish_request=forgets)
+        ).gives(b"", 0, "failed", logs=["ValueError: in between"]),
+        "EX-07: a handle_error is bounded, and what it raises then ends nothing either": Scene(
+            OOPS, kind=hooked(handle_error=in_children(spoil, sleeps))
+        )
+        .beside(LATER)
+        .gives(b"", 5, "failed", "completed"),
+        "EX-07: the connection is still there, so it can say what went wrong; or stop": Scene(
+            OOPS, kind=hooked(handle_error=polite)
+        ).gives(b"error: 'oops'\n", 3, "failed"),
+        "EX-07: a server that is cut while it runs lets it end, within its bound": Scene(
+            OOPS, drain_at=1, grace=0, kind=hooked(handle_error=polite)
+        ).gives(b"error: 'oops'\n", 3, "failed"),
+        "EX-14: a shutdown_request that talks to a client who has left is no error": Scene(
+            OOPS, {0: resets}, kind=hooked(MemoryServer, shutdown_request=goodbye)
+        ).gives(closed_at=1, logs=["ValueError: oops"]),
+        "EX-14: what the client did stops no server, propagate_errors or not": Scene(
+            Upper, HALF, fields={"propagate_errors": True}
+        )
+        .beside(LATER)
+        .gives(b"", 1, "disconnected", "completed"),
+        "EX-08: a verification may meet what a handler may meet; nobody is to blame": Scene(
+            Upper, kind=hooked(verify_request=password), timeouts=Timeouts(idle=5)
+        )
+        .beside(Visit({1: resets}))
+        .gives(b"", 5, "disconnected", "timed_out"),
+    }
+)
+async def test_error_in_a_scene(scene, autojump_clock):
+    """What hooks do about an error, and what they meet."""
+    await scene.play()
 
 
 async def again(self, *request):
@@ -476,9 +459,6 @@ async def test_first_error_is_never_lost(place, fails, logged, autojump_clock, c
     assert any("Traceback" in text and "LookupError: the first" in text for text in texts)
     assert any(logged in text for text in texts)
     assert len(server.witness.records) == number
-
-
-# shutdown_request and close_request ---------------------------------------------------
 
 
 @pytest.mark.parametrize("bound", [{"request": 1}, {"linger": 0}])
@@ -538,21 +518,6 @@ async def test_every_end_passes_the_hooks(handle, closed_at, autojump_clock):
     assert server.closed_at == closed_at
 
 
-@pytest.mark.parametrize("text", ["sleep_forever", "write b'bye'"], ids=["served", "lingering"])
-async def test_cancelled_server_has_time_for_the_hooks(text, autojump_clock):
-    """EX-01, EX-05: the same when all around it is cancelled; a client that lingers has them."""
-    lingers = text != "sleep_forever"
-    server = memory(does(text), TellsAll if lingers else Thorough)
-    with trio.CancelScope() as scope:
-        async with server.serving():
-            await come(server)
-            assert server.statistics().lingering == lingers
-            scope.cancel()
-            await trio.sleep_forever()
-    assert [server.steps.count(hook) for hook in AFTER] == [1, 1]
-    assert lingers or server.closed_at == [1]
-
-
 # What stops the server ----------------------------------------------------------------
 
 
@@ -565,13 +530,15 @@ EVERYWHERE = [*HANDLED, "handle_error", "shutdown_request"]
     [
         *((place, error) for place in EVERYWHERE for error in STOPS),
         *((place, ValueError("propagated")) for place in HANDLED),
+        ("handle", ExceptionGroup("both", [ValueError("one"), KeyError("two")])),
     ],
     ids=repr,
 )
 async def test_base_exception_stops_the_server(place, error, autojump_clock, caplog):
     """EX-01, EX-02, EX-07: the very object reaches the caller, bare, after all was closed.
 
-    So does any exception with propagate_errors; it is nothing for handle_error then.
+    So does any exception with propagate_errors; it is nothing for handle_error then. EX-04: a
+    group is the group that it was.
     """
     propagates = isinstance(error, Exception)
     server = memory(Steps, Faulty, place=place, error=error, propagate_errors=propagates)
@@ -585,7 +552,7 @@ async def test_base_exception_stops_the_server(place, error, autojump_clock, cap
     assert server.snapshot().state == "unbound"
     with pytest.raises(ConnectionRefusedError):
         await listener.connect()
-    assert type(error).__name__ in (await server.wait_closed()).reason
+    assert type(leaves(error)[0]).__name__ in (await server.wait_closed()).reason
     victims = "completed" if place == "shutdown_request" else "failed"
     assert outcomes_of(server) == {1: "cancelled", 2: victims}
     assert ("finish" in server.steps) == (place not in [*BEFORE, "setup"])
@@ -654,23 +621,6 @@ async def test_base_exception_stops_the_others_at_once_and_waits(autojump_clock)
     assert outcomes_of(server) == {1: "failed", 2: "cancelled"}
 
 
-async def test_propagate_errors_of_a_group(autojump_clock):
-    """EX-04: a group of errors arrives as the group that it was, with nothing around it."""
-    group = ExceptionGroup("both", [ValueError("one"), KeyError("two")])
-    server = memory(raising(group), propagate_errors=True)
-    with pytest.raises(ExceptionGroup, match="both") as caught:
-        async with server.serving():
-            await come(server)
-    assert caught.value.exceptions == group.exceptions
-
-
-async def test_propagate_errors_is_not_about_the_peer(autojump_clock):
-    """EX-14: what the client did stops no server, propagate_errors or not."""
-    scene = Scene(Upper, {0: b"half a li", 1: resets}, fields={"propagate_errors": True})
-    other = Visit({2: [b"hello\n", end]}).gives(b"HELLO\n", 2)
-    await scene.beside(other).gives(b"", 1, "disconnected", "completed").play()
-
-
 @table(
     ("handle", "errors", "outcome"),
     {
@@ -694,9 +644,6 @@ async def test_cancellation_is_nobodys_error(handle, errors, outcome, autojump_c
     assert trio.current_time() == 0
 
 
-# verify_request -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("answer", "outcome"), [("yes", "completed"), (0, "refused"), (None, "refused")], ids=repr
 )
@@ -710,29 +657,6 @@ async def test_verify_request_of_any_truth(answer, outcome, autojump_clock, capl
     assert server.witness.outcomes == [outcome]
     assert ("setup" in server.steps) == (outcome == "completed")
     assert server.errors == errors_logged(caplog) == []
-
-
-async def test_verify_request_can_be_the_peers_undoing(autojump_clock):
-    """EX-08: a verification that reads may meet what a handler may meet; nobody is to blame."""
-
-    async def password(self, request, client_address):
-        return await request.recv() == b"swordfish"
-
-    kind = hooked(MemoryServer, verify_request=password)
-    scene = Scene(Upper, kind=kind, timeouts=Timeouts(idle=5)).beside(Visit({1: resets}))
-    await scene.gives(b"", 5, "disconnected", "timed_out").play()
-
-
-async def test_handler_never_awaited_because_of_an_error(autojump_clock):
-    """EX-10: an error between construction and await is told as itself."""
-    error = ValueError("in between")
-
-    async def finish_request(self, request, client_address):
-        self.RequestHandlerClass(request, client_address, self)
-        raise error
-
-    server = await served(Steps, hooked(finish_request=finish_request))
-    assert server.errors == [error]
 
 
 # finish() -----------------------------------------------------------------------------
@@ -1024,23 +948,6 @@ async def test_fault_of_another_client(autojump_clock):
 
 
 # Exceptions that cannot be shown, and logs that cannot be written ---------------------
-
-
-class Unprintable(Exception):
-    """Cannot be shown."""
-
-    def __str__(self):
-        raise ValueError("no words")
-
-    __repr__ = __str__
-
-
-async def test_unprintable_exception(autojump_clock, caplog):
-    """EX-12: an exception whose own __str__ raises is told of by its name."""
-    server = await harms_nobody(raising(Unprintable()), MemoryServer)
-    record = server.witness.records[0]
-    assert (record.outcome, record.reason) == ("failed", "Unprintable")
-    assert "Unprintable" in caplog.text
 
 
 class Broken(logging.Handler):

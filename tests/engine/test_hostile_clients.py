@@ -4,11 +4,10 @@ import contextlib
 import math
 import random
 import socket
-import tracemalloc
 
 import pytest
 import trio
-from support import Upper, Witness, hold, plain_client, read_to_end, running, until
+from support import Upper, Witness, plain_client, read_to_end, running, until
 from support import reset as vanish
 from support.protocols import Delimited, Framed
 from support.scenes import (
@@ -28,7 +27,7 @@ from support.scenes import (
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver import Connection, Limits, Timeouts
+from trioserver import Connection, Timeouts
 from trioserver.testing import MemoryServer, open_descriptors
 
 ASKS = [b"hello\n", end]
@@ -131,15 +130,8 @@ async def test_clients_that_close_while_the_server_does():
             client._transport.send_now(b"x")  # the handler returns in the next tick...
             await client.aclose()  # ...and so does this
         await until(lambda: len(ends.records) == 1000)
-    async with running(on_tcp(leave, observers=[ends])) as address:
-        for _ in range(200):
-            tcp_client = plain_client(address)
-            await trio.lowlevel.checkpoint()
-            tcp_client.sendall(b"x")
-            tcp_client.close()
-        await until(lambda: len(ends.records) == 1200)
-    assert sorted(record.info.id for record in ends.records[:1000]) == list(range(1, 1001))
-    assert set(ends.outcomes[:1000]) == {"completed"}
+    assert sorted(record.info.id for record in ends.records) == list(range(1, 1001))
+    assert set(ends.outcomes) == {"completed"}
 
 
 # They trickle, or stop half-way ---------------------------------------------------
@@ -269,30 +261,6 @@ async def test_nobody_else_is_harmed(scene, autojump_clock):
     assert steps.count < 100 * len(scene.visits)
 
 
-# They flood --------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("nothing_is_logged")
-async def test_line_without_end():
-    """CM-05: a gigabyte without a newline is cut at the limit; memory stays flat."""
-    chunk, sent = bytes(65_536), 0
-    async with in_memory(observers=[ends := Witness()]).serving() as server:
-        async with await server.connect() as client:
-            tracemalloc.start()
-            try:
-                with contextlib.suppress(trio.BrokenResourceError):
-                    while sent < 2**30:
-                        await client.send_all(chunk)
-                        sent += len(chunk)
-                _, peak = tracemalloc.get_traced_memory()
-            finally:
-                tracemalloc.stop()
-    [record] = ends.records
-    assert (record.outcome, "(line)" in record.reason) == ("refused", True)
-    assert sent < 3_000_000
-    assert peak < 1_000_000
-
-
 @pytest.mark.parametrize("handler", [Upper, Framed, Delimited])
 @pytest.mark.usefixtures("nothing_is_logged")
 async def test_garbage(handler):
@@ -322,18 +290,3 @@ async def test_pipelined_requests():
     lines = b"".join(b"line %d\n" % number for number in range(1000))
     async with running(on_tcp()) as address:
         assert await ask(address, lines) == lines.upper()
-
-
-async def test_client_that_is_refused_and_goes_on():
-    """CM-01: a client that ignores its reset and comes back a hundred times is reset each time."""
-    server = on_tcp(hold, limits=Limits(requests=1, when_full="refuse"))
-    async with running(server) as address:
-        with plain_client(address):
-            await wait_all_tasks_blocked()
-            for _ in range(100):
-                with plain_client(address) as client:
-                    await wait_all_tasks_blocked()
-                    with pytest.raises(ConnectionError):
-                        client.recv(1)
-            assert server.statistics().refused == 100
-            server.shutdown(grace=0)

@@ -334,6 +334,12 @@ def drip(every, until, start=0, data=b"x"):
     return {start + every * n: data for n in range(int((until - start) / every) + 1)}
 
 
+class Narrow(MemoryServer):
+    """Holds ten bytes on their way, so that a send soon has to wait for the reader."""
+
+    memory_capacity = 10
+
+
 # What is looked at meanwhile --------------------------------------------------------------
 
 
