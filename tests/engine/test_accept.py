@@ -201,15 +201,16 @@ async def test_errors_under_handle_request(autojump_clock, error):
 
 
 @pytest.mark.parametrize("how", ["drain", "handle_request"])
-async def test_signal_during_the_last_look(autojump_clock, how):
+@pytest.mark.parametrize("name", ["EINTR", "ECONNABORTED"])
+async def test_signal_during_the_last_look(autojump_clock, how, name):
     """AE-01: after it nobody looks again, so an interrupted accept is made again at once.
 
-    AE-04: what is fatal is raised then, too.
+    Nor does the error of one client hide the next. AE-04: what is fatal is raised then, too.
     """
     async with in_memory(timeout=0) as server:
         client = await server.connect()
         await client.send_eof()
-        fails("EINTR")(server)
+        fails(name)(server)
         if how == "drain":
             server.shutdown()
         await (server.serve_forever if how == "drain" else server.handle_request)()

@@ -13,6 +13,7 @@ from support.protocols import Delimited, Framed
 from support.scenes import (
     Scene,
     Visit,
+    close,
     does,
     drip,
     end,
@@ -231,6 +232,12 @@ STUCK = Visit(reads_from=99)
         "CM-07, CM-08: a line cut short does so where a protocol asks for more": Scene(
             Delimited, {0: [ANNOUNCES, end]}
         ).gives(b"", 0, "disconnected"),
+        "CM-06: a client that ends its output gets the whole of a large reply": Scene(
+            does(read_to_end, b"z" * 1_000_000), {0: [b"hello\n", end]}
+        ).gives(b"z" * 1_000_000, 0, "completed"),
+        "CM-13: one that closes in the middle of a large reply ends its request quietly": Scene(
+            talk, {1: close}, reads_from=2
+        ).gives(b"", outcomes=["disconnected"], duration=1),
         "CM-08: a client that announces more and falls silent is cut when idle": Scene(
             Framed, {3: ANNOUNCES}, timeouts=Timeouts(idle=40)
         ).gives(b"", 43, "timed_out", reason="(idle)"),
