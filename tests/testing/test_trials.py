@@ -145,6 +145,7 @@ def when_cancelled(does):
             trial.arm(scope=scope)
             await trio.lowlevel.checkpoint()
             return
+        assert trial.is_harmed
         await does(trial)
 
     return scenario
