@@ -240,7 +240,7 @@ async def test_limit_of_data(where, size, got):
 
 @ON_THE_INTERNET
 async def test_resets(where):
-    """After some bytes, for both sides; in the middle of a test for old connections and new."""
+    """After some bytes, for both sides; in mid-test, for old clients and new; and a `Refuse`."""
     faults = [Reset(after=3, towards="server")]
     async with open_test_server(Notes(), transport=where, faults=faults) as server:
         with pytest.raises(trio.BrokenResourceError):
@@ -255,6 +255,9 @@ async def test_resets(where):
             with pytest.raises(trio.BrokenResourceError):
                 await read_to_end(client)
             client = await server.connect()
+        server.faults.clear()
+        with server.faults.during(Refuse()), pytest.raises((OSError, trio.BrokenResourceError)):
+            await read_to_end(await server.connect())
 
 
 @pytest.mark.parametrize("fault", [Reset(), LimitData(0)], ids=repr)
