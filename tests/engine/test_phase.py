@@ -1,36 +1,38 @@
 """The phases of a run, and a shutdown that comes before anything serves: values and a table."""
 
 import math
+from itertools import product
 
 import pytest
 import trio
-from support import Upper, hold, read_to_end
+from support import Upper, hold
+from support.memory import ask, memory, noting
 
 from trioserver._engine.phase import CurrentPhase, Phase
 from trioserver._engine.stop_request import StopRequest
 from trioserver.testing import MemoryServer
 
 MAY = {
-    *(("BINDING", "BOUND"), ("BINDING", "CLOSED")),
-    *(("BOUND", "ACQUIRING"), ("BOUND", "DRAINING"), ("BOUND", "CLOSED")),
-    *(("ACQUIRING", "SERVING"), ("ACQUIRING", "BOUND")),
-    *(("SERVING", "DRAINING"), ("SERVING", "CUTTING"), ("SERVING", "BOUND")),
-    *(("DRAINING", "CUTTING"), ("DRAINING", "CLOSED")),
-    *(("CUTTING", "BOUND"), ("CUTTING", "CLOSED")),
+    "BINDING": ["BOUND", "CLOSED"],
+    "BOUND": ["ACQUIRING", "DRAINING", "CLOSED"],
+    "ACQUIRING": ["SERVING", "BOUND"],
+    "SERVING": ["DRAINING", "CUTTING", "BOUND"],
+    "DRAINING": ["CUTTING", "CLOSED"],
+    "CUTTING": ["BOUND", "CLOSED"],
+    "CLOSED": [],
 }
 
 
-@pytest.mark.parametrize("following", Phase, ids=lambda phase: phase.name)
-@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
-def test_only_these_transitions(phase, following):
+def test_only_these_transitions():
     """A drain is never taken back, and what is closed stays so; to stay is no step."""
-    current = CurrentPhase(phase)
-    if phase is following or (phase.name, following.name) in MAY:
-        current.enter(following)
-        assert current.now is following
-    else:
-        with pytest.raises(RuntimeError, match=f"from {phase.name} to {following.name}"):
+    for phase, following in product(Phase, repeat=2):
+        current = CurrentPhase(phase)
+        if phase is following or following.name in MAY[phase.name]:
             current.enter(following)
+            assert current.now is following
+        else:
+            with pytest.raises(RuntimeError, match=f"from {phase.name} to {following.name}"):
+                current.enter(following)
 
 
 def test_stop_request_is_counted_once():
@@ -45,59 +47,42 @@ def test_stop_request_is_counted_once():
     assert StopRequest(2).and_earlier(None) == StopRequest(2, math.inf)
 
 
-class Watched(MemoryServer):
-    """Writes down the phases in which its hooks are called."""
+def note(server, hook, *arguments):
+    """Write down the phase in which a hook is called."""
+    vars(server).setdefault("noted", []).append((hook, server._run.phase.now.name))
 
-    def note(self, hook):
-        assert self._run is not None
-        vars(self).setdefault("noted", []).append((hook, self._run.phase.now.name))
 
-    async def server_bind(self):
-        self.note("bind")
-        return await super().server_bind()
-
+class Noting(MemoryServer):
     def get_request(self, listener):
-        self.note("get_request")
+        note(self, "get_request")
         return super().get_request(listener)
-
-    async def shutdown_request(self, request):
-        self.note("shutdown_request")
-        await super().shutdown_request(request)
-
-    async def server_close(self):
-        if self._run is not None:
-            self.note("close")
-        await super().server_close()
 
 
 async def test_phases_of_a_run(autojump_clock):
     """Each hook is called in the phase that it belongs to; the drain and the cut come last."""
-    server = Watched(("memory", 1), hold)
+    kind = noting(Noting, ["server_bind", "shutdown_request", "server_close"], note)
+    server = memory(hold, kind)
     async with server.serving(grace=5):
         await server.connect()
         await trio.sleep(1)
     assert list(dict.fromkeys(server.noted)) == [
-        ("bind", "BINDING"),
+        ("server_bind", "BINDING"),
         ("get_request", "SERVING"),
         ("get_request", "DRAINING"),
         ("shutdown_request", "CUTTING"),
-        ("close", "CLOSED"),
+        ("server_close", "CLOSED"),
     ]
 
 
 async def test_phases_of_single_requests(autojump_clock):
     """handle_request goes round; what is cancelled is cut, and the listeners stay open."""
-    server = MemoryServer(("memory", 1), Upper)
-    async with server:
+    async with memory(Upper) as server, trio.open_nursery() as nursery:
         run = server._run
-        assert run is not None
         for _ in range(2):
             assert run.phase.now is Phase.BOUND
-            client = await server.connect()
-            await client.send_all(b"a\n")
-            await client.send_eof()
-            await server.handle_request()
-            assert await read_to_end(client) == b"A\n"
+            nursery.start_soon(server.handle_request)
+            assert await ask(server) == b"HELLO\n"
+            await trio.sleep(1)
         await server.connect()
         with trio.move_on_after(1):
             await server.handle_request()
@@ -111,7 +96,7 @@ async def test_phases_of_single_requests(autojump_clock):
 @pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
 async def test_shutdown_before_it_serves(serve, autojump_clock):
     """It is kept until something serves, which then ends at once; its clients are turned away."""
-    server = MemoryServer(("memory", 1), Upper)
+    server = memory(Upper)
     server.shutdown(5)
     async with server:
         with trio.fail_after(1):
