@@ -6,7 +6,7 @@ Otherwise such clients would keep a server from ending for as long as its grace 
 
 import pytest
 import trio
-from support import Witness, connect, read_to_end, reading, until
+from support import IdlesMixIn, Witness, connect, read_to_end, reading, until
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -29,9 +29,9 @@ class Lines(trioserver.StreamRequestHandler):
 
     async def handle(self):
         async for line in self.rfile:
-            await self.execute(line)
+            await self.answer(line)
 
-    async def execute(self, line):
+    async def answer(self, line):
         self.server.executed += 1
         await trio.sleep(0.001)
         await self.wfile.write(line.upper())
@@ -45,16 +45,8 @@ class Buffered(Lines):
     wbufsize = -1
 
 
-class Idle(Lines):
+class Idle(IdlesMixIn, Lines):
     """Waits in an idle block."""
-
-    async def handle(self):
-        while True:
-            with self.idle():
-                line = await self.rfile.readline()
-            if not line:
-                return
-            await self.execute(line)
 
 
 @pytest.mark.slow

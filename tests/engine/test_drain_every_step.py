@@ -14,10 +14,12 @@ from typing import Any
 import attrs
 import pytest
 import trio
+from support import IdlesMixIn
+from support.scenes import in_memory, on_tcp
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import Finding, MemoryServer, ShutDown, sweep
+from trioserver.testing import MemoryServer, ShutDown, sweep
 
 # A request is eight bytes that nobody else sends, and its answer is the same in
 # upper case: "a07.002\n" is the second one of client 7.
@@ -37,9 +39,9 @@ class Lines(trioserver.StreamRequestHandler):
 
     async def handle(self):
         async for line in self.rfile:
-            await self.execute(line)
+            await self.answer(line)
 
-    async def execute(self, line):
+    async def answer(self, line):
         self.server.executed[line] += 1
         await trio.lowlevel.checkpoint()
         await self.request.sendall(line.upper())
@@ -52,21 +54,15 @@ class More(Lines):
 
     async def handle(self):
         while await self.rfile.more():
-            line = await self.rfile.readline()
-            self.server.executed[line] += 1
-            await self.wfile.write(line.upper())
+            await self.answer(await self.rfile.readline())
+
+    async def answer(self, line):
+        self.server.executed[line] += 1
+        await self.wfile.write(line.upper())
 
 
-class Idle(Lines):
+class Idle(IdlesMixIn, Lines):
     """Has a wait of its own, around a read of the library."""
-
-    async def handle(self):
-        while True:
-            with self.idle():
-                line = await self.rfile.readline()
-            if not line:
-                return
-            await self.execute(line)
 
 
 class Parser(Lines):
@@ -83,71 +79,38 @@ class Parser(Lines):
             while len(parsed) < SIZE:
                 parsed += await self.request.recv()
             line, parsed = parsed[:SIZE], parsed[SIZE:]
-            await self.execute(line)
+            await self.answer(line)
 
 
 # Servers and clients -----------------------------------------------------------------
 
 
-class InMemory(MemoryServer):
-    """A server in memory."""
-
-    PLACE = ("memory", 1)
-    JUMP_AFTER = 0.0
-
-    def dialler(self):
-        """What connects to this run of it."""
-        listener = self.listener
-        return lambda: MemoryLine(listener.connect_now()._transport)
-
-
-class OnTCP(trioserver.TCPServer):
-    """A server on the loopback interface."""
-
-    PLACE = ("127.0.0.1", 0)
-    JUMP_AFTER = 0.02
-
-    def dialler(self):
-        """What connects to this run of it."""
-        address = self.server_address
-        return lambda: TCPLine(socket.create_connection(address))
-
-
 @attrs.frozen(eq=False)
-class MemoryLine:
-    """A client's end of a connection in memory; what it does, it does at once."""
+class MemorySocket:
+    """A client's end in memory, with what is needed of a socket; what it does, it does at once."""
 
     transport: Any
 
     def send(self, data):
-        assert self.transport.send_now(data) == len(data)
+        return self.transport.send_now(data)
 
-    def end(self):
+    def shutdown(self, how):
         self.transport.send_eof()
 
+    def recv(self, size):
+        return self.transport.receive_now(size)
+
     def close(self):
-        """Close it; gives all that had arrived."""
-        got = b"".join(iter(lambda: self.transport.receive_now(1000), b""))
         self.transport.close()
-        return got
 
 
-@attrs.frozen(eq=False)
-class TCPLine:
-    """The same on TCP."""
-
-    socket: socket.socket
-
-    def send(self, data):
-        assert self.socket.send(data) == len(data)
-
-    def end(self):
-        self.socket.shutdown(socket.SHUT_WR)
-
-    def close(self):
-        """Close it; gives all that had arrived."""
-        with self.socket:
-            return b"".join(iter(lambda: self.socket.recv(1000), b""))
+def dialler(server):
+    """What connects to this run of a server."""
+    if isinstance(server, MemoryServer):
+        listener = server.listener
+        return lambda: MemorySocket(listener.connect_now()._transport)
+    address = server.server_address
+    return lambda: socket.create_connection(address)
 
 
 @attrs.define(eq=False)
@@ -156,20 +119,20 @@ class Client:
 
     Attributes:
       name: its number.
-      line: its connection, None if it was refused.
+      socket: its connection, None if it was refused.
       sent: all that it has sent.
       due: how many bytes of it belong to requests that had begun in time.
     """
 
     name: int
-    line: Any = None
+    socket: Any = None
     sent: bytes = b""
     due: int = 0
 
     def connect(self, dial, *, in_time):
         """Connect, if somebody listens."""
         try:
-            self.line = dial()
+            self.socket = dial()
         except ConnectionRefusedError:
             assert not in_time
         if in_time:
@@ -177,22 +140,19 @@ class Client:
 
     def say(self, data, *, in_time):
         """Send all of this in one segment, if somebody is there."""
-        if self.line is not None and data:
+        if self.socket is not None and data:
             with suppress(ConnectionError):
-                self.line.send(data)
+                assert self.socket.send(data) == len(data)
                 self.sent += data
         if in_time:
             self.due = max(self.due, len(self.sent))
 
-    def end(self):
-        """End the output."""
-        if self.line is not None:
-            with suppress(OSError):
-                self.line.end()
-
     def faults(self, executed):
         """What went wrong, when all is over."""
-        got = b"" if self.line is None else self.line.close()
+        got = b""
+        if self.socket is not None:
+            got = b"".join(iter(lambda: self.socket.recv(1000), b""))
+            self.socket.close()
         requests = [self.sent[at : at + SIZE] for at in range(0, len(self.sent), SIZE)]
         for number, line in enumerate(requests):
             if executed[line] > 1:
@@ -206,23 +166,23 @@ class Client:
 # The scenario --------------------------------------------------------------------------
 
 
-@attrs.define(eq=False)
+@attrs.frozen(eq=False)
 class KeptAlive:
     """Clients of six kinds, and one drain."""
 
-    kind: type[InMemory | OnTCP]
+    make: Any
     handler: Any
     connections: int
 
     async def __call__(self, trial):
         """Run it."""
-        server = self.kind(self.kind.PLACE, self.handler)
+        server = self.make(self.handler)
         server.executed = Counter()
         trial.arm(server=server)
         clients = [Client(name) for name in range(self.connections)]
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
-            dial = server.dialler()
+            dial = dialler(server)
             for client in clients:
                 client.connect(dial, in_time=not trial.is_harmed)
                 await now_and_then(client)
@@ -232,7 +192,8 @@ class KeptAlive:
                     await now_and_then(client)
                 await wait_all_tasks_blocked()
             for client in clients:
-                client.end()
+                with suppress(AttributeError, OSError):  # refused, or ended by the server
+                    client.socket.shutdown(socket.SHUT_WR)
             server.shutdown(5)
         report = await server.wait_closed()
         for client in clients:
@@ -240,11 +201,6 @@ class KeptAlive:
                 trial.complain(fault)
         if not report.clean or len(report.completed + report.drained) < len(report.requests):
             trial.complain(str(report))
-
-
-def swept(scenario, **options):
-    """Drain it after every step; how many runs that took."""
-    return sweep(scenario, faults=[ShutDown(5)], **options).runs
 
 
 async def now_and_then(client):
@@ -276,58 +232,24 @@ STAGES = (first, second, rest)
 # Every step ------------------------------------------------------------------------------
 
 all_handlers = pytest.mark.parametrize("handler", [Lines, More, Idle, Parser])
+drained = {"faults": [ShutDown(5)]}
 
 
 @pytest.mark.slow
 @all_handlers
 def test_drain_after_every_step(handler):
     """Twelve connections: what had begun in time is executed once and answered, all of it."""
-    assert swept(KeptAlive(InMemory, handler, 12), seeds=(0,)) > 100
-
-
-@all_handlers
-@pytest.mark.slow
-def test_drain_of_fifty_after_every_step(handler):
-    """The same with fifty, and every one of some 700 steps."""
-    assert swept(KeptAlive(InMemory, handler, 50), seeds=(0,)) > 400
+    assert sweep(KeptAlive(in_memory, handler, 12), seeds=(0,), **drained).runs > 100
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_drain_of_fifty_after_some_steps(seed):
-    """The same, and a sample of the steps, for those who cannot wait."""
-    assert swept(KeptAlive(InMemory, Lines, 50), seeds=(seed,), every=61) > 10
+    """The same with fifty, and a sample of some 700 steps."""
+    assert sweep(KeptAlive(in_memory, Lines, 50), seeds=(seed,), every=61, **drained).runs > 10
 
 
 @all_handlers
 def test_drain_of_fifty_after_some_steps_on_tcp(handler):
     """The same on real sockets."""
-    assert swept(KeptAlive(OnTCP, handler, 50), seeds=(1,), every=61, jump_after=0.02) > 5
-
-
-class Forgetful(Lines):
-    """A handler that forgets what is buffered when the server drains."""
-
-    async def handle(self):
-        while not self.server.draining and await self.rfile.more():
-            await self.execute(await self.rfile.readline())
-
-
-class Repeating(Lines):
-    """A handler that takes the end of its wait for the end of a read."""
-
-    async def handle(self):
-        line = b""
-        while not self.server.draining or not line:
-            with suppress(trioserver.Draining):
-                with self.idle():
-                    line = await self.rfile.readline()
-            if not line:
-                return
-            await self.execute(line)
-
-
-@pytest.mark.parametrize(("handler", "fault"), [(Forgetful, "was lost"), (Repeating, "2 times")])
-def test_sweep_finds_what_is_planted(handler, fault):
-    """The scenario is able to fail."""
-    with pytest.raises(Finding, match=fault):
-        swept(KeptAlive(InMemory, handler, 12), seeds=(0,))
+    scenario = KeptAlive(on_tcp, handler, 50)
+    assert sweep(scenario, seeds=(1,), every=61, jump_after=0.02, **drained).runs > 5

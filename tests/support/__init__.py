@@ -22,6 +22,18 @@ class Upper(trioserver.StreamRequestHandler):
             await self.wfile.write(line.upper())
 
 
+class IdlesMixIn(trioserver.StreamRequestHandler):
+    """Waits for each line in an idle block, and leaves it to `answer`."""
+
+    async def handle(self):
+        while True:
+            with self.idle():
+                line = await self.rfile.readline()
+            if not line:
+                return
+            await self.answer(line)
+
+
 async def hold(request, client_address, server):
     """Keeps its slot until it is cancelled."""
     await trio.sleep_forever()

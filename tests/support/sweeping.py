@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import trioserver
-from support import Witness, plain_client, reset
+from support import IdlesMixIn, Witness, plain_client, reset
 from trioserver.testing import (
     Cancel,
     CtrlC,
@@ -142,16 +142,8 @@ class Careful(trioserver.StreamRequestHandler):
         await super().finish()
 
 
-class Idling(Careful):
+class Idling(IdlesMixIn, Careful):
     """The same, with a wait of its own between two requests."""
-
-    async def handle(self):
-        while True:
-            with self.idle():
-                line = await self.rfile.readline()
-            if not line:
-                return
-            await self.answer(line)
 
 
 class HangsUp(Careful):
