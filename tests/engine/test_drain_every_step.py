@@ -31,9 +31,6 @@ def request(client, number):
     return b"a%02d.%03d\n" % (client, number)
 
 
-# Handlers --------------------------------------------------------------------------
-
-
 class Lines(trioserver.StreamRequestHandler):
     """Waits for the next request as most do, and works on it for a step."""
 
@@ -44,7 +41,7 @@ class Lines(trioserver.StreamRequestHandler):
     async def answer(self, line):
         self.server.executed[line] += 1
         await trio.lowlevel.checkpoint()
-        await self.request.sendall(line.upper())
+        await self.wfile.write(line.upper())
 
 
 class More(Lines):
@@ -56,33 +53,9 @@ class More(Lines):
         while await self.rfile.more():
             await self.answer(await self.rfile.readline())
 
-    async def answer(self, line):
-        self.server.executed[line] += 1
-        await self.wfile.write(line.upper())
-
 
 class Idle(IdlesMixIn, Lines):
     """Has a wait of its own, around a read of the library."""
-
-
-class Parser(Lines):
-    """Has a parser of its own; what waits for the rest of a request is not idle."""
-
-    async def handle(self):
-        parsed = b""
-        while True:
-            if not parsed:
-                with self.idle():
-                    parsed = await self.request.recv()
-                if not parsed:
-                    return
-            while len(parsed) < SIZE:
-                parsed += await self.request.recv()
-            line, parsed = parsed[:SIZE], parsed[SIZE:]
-            await self.answer(line)
-
-
-# Servers and clients -----------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
@@ -115,19 +88,12 @@ def dialler(server):
 
 @attrs.define(eq=False)
 class Client:
-    """One keep-alive connection.
-
-    Attributes:
-      name: its number.
-      socket: its connection, None if it was refused.
-      sent: all that it has sent.
-      due: how many bytes of it belong to requests that had begun in time.
-    """
+    """One keep-alive connection."""
 
     name: int
-    socket: Any = None
+    socket: Any = None  # if it was not refused
     sent: bytes = b""
-    due: int = 0
+    due: int = 0  # how many bytes of it belong to requests that had begun in time
 
     def connect(self, dial, *, in_time):
         """Connect, if somebody listens."""
@@ -147,6 +113,12 @@ class Client:
         if in_time:
             self.due = max(self.due, len(self.sent))
 
+    def end(self):
+        """End the output."""
+        if self.socket is not None:
+            with suppress(OSError):  # the server has ended it
+                self.socket.shutdown(socket.SHUT_WR)
+
     def faults(self, executed):
         """What went wrong, when all is over."""
         got = b""
@@ -161,9 +133,6 @@ class Client:
                 yield f"{line!r} had begun in time, and was lost"
         if got != b"".join(line.upper() for line in requests if executed[line]):
             yield f"client {self.name} sent {self.sent!r} and got {got!r}"
-
-
-# The scenario --------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
@@ -183,17 +152,19 @@ class KeptAlive:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
             dial = dialler(server)
-            for client in clients:
-                client.connect(dial, in_time=not trial.is_harmed)
-                await now_and_then(client)
-            for stage in STAGES:
+            for stage in range(4):
                 for client in clients:
-                    client.say(stage(client.name), in_time=not trial.is_harmed)
-                    await now_and_then(client)
-                await wait_all_tasks_blocked()
+                    in_time = not trial.is_harmed
+                    if stage:
+                        client.say(said_by(client.name)[stage - 1], in_time=in_time)
+                    else:
+                        client.connect(dial, in_time=in_time)
+                    if client.name % 10 == 9:  # the server runs now and then
+                        await trio.lowlevel.checkpoint()
+                if stage:
+                    await wait_all_tasks_blocked()
             for client in clients:
-                with suppress(AttributeError, OSError):  # refused, or ended by the server
-                    client.socket.shutdown(socket.SHUT_WR)
+                client.end()
             server.shutdown(5)
         report = await server.wait_closed()
         for client in clients:
@@ -203,35 +174,20 @@ class KeptAlive:
             trial.complain(str(report))
 
 
-async def now_and_then(client):
-    """Let the server run after every tenth client."""
-    if client.name % 10 == 9:
-        await trio.lowlevel.checkpoint()
+def said_by(name):
+    """What a client sends in one stage after the other."""
+    zero, one, two, three = (request(name, number) for number in range(4))
+    return [
+        [zero, one, b""],
+        [zero, one[:3], one[3:]],
+        [zero, one + two + three, b""],
+        [zero, one + two[:5], two[5:]],
+        [zero, b"", one],
+        [b"", b"", zero],
+    ][name % 6]
 
 
-def first(name):
-    """All but the silent ones send a request."""
-    return b"" if name % 6 == 5 else request(name, 0)
-
-
-def second(name):
-    """A request, half a request, three requests, one and a half, or none."""
-    one, two, three = (request(name, number) for number in (1, 2, 3))
-    return [one, one[:3], one + two + three, one + two[:5], b"", b""][name % 6]
-
-
-def rest(name):
-    """The other halves; and who has been quiet so far sends a request."""
-    one, two = request(name, 1), request(name, 2)
-    return [b"", one[3:], b"", two[5:], one, request(name, 0)][name % 6]
-
-
-STAGES = (first, second, rest)
-
-
-# Every step ------------------------------------------------------------------------------
-
-all_handlers = pytest.mark.parametrize("handler", [Lines, More, Idle, Parser])
+all_handlers = pytest.mark.parametrize("handler", [Lines, More, Idle])
 drained = {"faults": [ShutDown(5)]}
 
 
