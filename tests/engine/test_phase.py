@@ -1,6 +1,7 @@
 """The phases of a run, and a shutdown that comes before anything serves: values and a table."""
 
 import math
+import threading
 from itertools import product
 
 import pytest
@@ -95,11 +96,18 @@ async def test_phases_of_single_requests(autojump_clock):
 
 @pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
 async def test_shutdown_before_it_serves(serve, autojump_clock):
-    """It is kept until something serves, which then ends at once; its clients are turned away."""
+    """It is kept until something serves, which then ends at once, and just that run.
+
+    Here it comes from a thread that knows of no Trio.
+    """
     server = memory(Upper)
-    server.shutdown(5)
+    thread = threading.Thread(target=server.shutdown, args=(5,))
+    thread.start()
+    thread.join()
     async with server:
         with trio.fail_after(1):
             await getattr(server, serve)()
         assert server.draining
     assert (await server.wait_closed()).reason == "shutdown() was called"
+    async with server.serving():
+        assert await ask(server) == b"HELLO\n"

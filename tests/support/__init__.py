@@ -39,6 +39,12 @@ async def hold(request, client_address, server):
     await trio.sleep_forever()
 
 
+async def stubborn(request, client_address, server):
+    """Shields itself from every cancellation for a minute."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep(60)
+
+
 @attrs.define(eq=False)
 class Witness(trioserver.Observer):
     """Writes down every event, in order, as ``(name, *facts)``."""
