@@ -314,6 +314,16 @@ def sleep(seconds):
     return lambda connection: trio.sleep(seconds)  # noqa: ASYNC105  (who calls it awaits it)
 
 
+def idle(*steps):
+    """Do this in an idle block."""
+
+    async def block(connection):
+        with connection.idle():
+            await act(connection, *steps)
+
+    return block
+
+
 async def close(client):
     """Close the connection, without a checkpoint."""
     client.close()
