@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import attrs
@@ -33,42 +34,34 @@ from trioserver.testing import (
 
 @attrs.define(eq=False)
 class Books:
-    """What a server, its handlers and its clients did in one trial.
-
-    Attributes:
-      witness: the server's events.
-      run: the server's run, which the server itself forgets.
-      accepted: every connection, or datagram, that it accepted.
-      calls: how often ``setup`` returned, and ``finish`` was called.
-      written: whole replies that were sent, by client address.
-      cut: the addresses of those whose request was cancelled alone.
-      errors: what somebody found wrong at once, and errors that were logged.
-      named: logged errors that had to be.
-    """
+    """What a server, its handlers and its clients did in one trial."""
 
     witness: Witness = attrs.field(factory=Witness)
-    run: Any = None
-    accepted: list[Any] = attrs.field(factory=list)
-    calls: Counter[str] = attrs.field(factory=Counter)
-    written: Counter[Any] = attrs.field(factory=Counter)
-    cut: list[Any] = attrs.field(factory=list)
-    errors: list[str] = attrs.field(factory=list)
-    named: list[str] = attrs.field(factory=list)
+    run: Any = None  # the server's, which the server itself forgets
+    accepted: list[Any] = attrs.field(factory=list)  # every connection, or datagram
+    calls: Counter[str] = attrs.field(factory=Counter)  # of `setup` that returned, and of `finish`
+    written: Counter[Any] = attrs.field(factory=Counter)  # whole replies sent, by client address
+    cut: list[Any] = attrs.field(factory=list)  # whose request was cancelled alone
+    errors: list[str] = attrs.field(factory=list)  # found wrong at once, or logged
+    named: list[str] = attrs.field(factory=list)  # logged errors that had to be
 
     @contextmanager
     def open(self):
         """Write down in the block, too, whatever a server logs as an error."""
-        log, handler = logging.getLogger("trioserver"), ErrorsInto(self)
+        log, handler = logging.getLogger("trioserver"), logging.Handler(logging.ERROR)
+        handler.emit = self._keep
         log.addHandler(handler)
         try:
             yield
         finally:
             log.removeHandler(handler)
 
-    @property
-    def records(self):
-        """The record of every request that ended."""
-        return self.witness.records
+    def _keep(self, record):
+        message = record.getMessage()
+        if "has not ended" in message:
+            self.named.append(message)
+        else:
+            self.errors.append(f"logged: {message}")
 
     def faults(self):
         """What does not balance."""
@@ -78,55 +71,43 @@ class Books:
         if self.calls["setup"] != self.calls["finish"]:
             yield f"setup and finish are no pairs: {dict(self.calls)}"
         started = [it[1] for it in self.witness.events if it[0] == "request_started"]
-        ended = [record.info for record in self.records]
+        ended = [record.info for record in self.witness.records]
         if sorted(it.id for it in started) != sorted(it.id for it in ended):
             yield f"started {started}, ended {ended}"
         accepted = Counter(it.client_address for it in self.accepted)
         if accepted != Counter(it.client_address for it in started) + self.refused():
             yield f"accepted {accepted}, started {started}, turned away {self.refused()}"
-        if self.witness.names.count("server_listening") != self.witness.names.count(
-            "server_closed"
-        ):
-            yield f"a beginning and no end, or the reverse: {self.witness.names}"
+        names = self.witness.names
+        if names.count("server_listening") != names.count("server_closed"):
+            yield f"a beginning and no end, or the reverse: {names}"
         if self.run is not None:
-            yield from self._kept()
+            slots, ledger = self.run.admission._slots, self.run.registry
+            if slots.free != slots._most or slots.turning_away or slots._by_client:
+                yield f"slots were not given back, or too many: {slots}"
+            if ledger.here() or ledger.lingering:
+                yield f"requests are still in the books: {ledger.here()}"
         yield from self.errors
-
-    def _kept(self):
-        """What a run that is over still counts as taken."""
-        slots, ledger = self.run.admission._slots, self.run.registry
-        full = slots.free < slots._most or slots.turning_away or slots._by_client
-        if full or slots.free > slots._most:
-            yield f"slots were not given back, or too many: {slots}"
-        if ledger.here() or ledger.lingering:
-            yield f"requests are still in the books: {ledger.here()}"
 
     def refused(self):
         """How many were told to go, unserved, and the witness was told of it; by address."""
         return Counter(it[1] for it in self.witness.events if it[0] == "request_refused")
 
 
-class ErrorsInto(logging.Handler):
-    """Writes logged errors in the books of the trial that runs."""
-
-    def __init__(self, books):
-        super().__init__(logging.ERROR)
-        self.books = books
-
-    def emit(self, record):
-        message = record.getMessage()
-        if "has not ended" in message:
-            self.books.named.append(message)
-        else:
-            self.books.errors.append(f"logged: {message}")
-
-
-class Careful(trioserver.StreamRequestHandler):
-    """Answers lines in upper case."""
+class KeepsBooks(trioserver.BaseRequestHandler):
+    """Whose setup and finish have to be pairs."""
 
     async def setup(self):
         await trio.lowlevel.checkpoint()
         self.server.books.calls["setup"] += 1
+
+    async def finish(self):
+        self.server.books.calls["finish"] += 1
+        await trio.lowlevel.checkpoint()
+        await super().finish()
+
+
+class Careful(KeepsBooks, trioserver.StreamRequestHandler):
+    """Answers lines in upper case."""
 
     async def handle(self):
         async for line in self.rfile:
@@ -135,11 +116,6 @@ class Careful(trioserver.StreamRequestHandler):
     async def answer(self, line):
         await self.wfile.write(line.upper())
         self.server.books.written[self.client_address] += 1
-
-    async def finish(self):
-        self.server.books.calls["finish"] += 1
-        await trio.lowlevel.checkpoint()
-        await super().finish()
 
 
 class Idling(IdlesMixIn, Careful):
@@ -189,7 +165,6 @@ class InMemory(WatchedMixIn, MemoryServer):
     JUMP_AFTER = 0.0
 
     async def dial(self):
-        """A client's stream, and its address."""
         stream = await self.connect()
         return stream, stream.client_address
 
@@ -201,14 +176,13 @@ class InMemory(WatchedMixIn, MemoryServer):
 
 
 class Victim:
-    """The same on a socket, which it resets."""
+    """The same on a socket, which it resets; twice is once."""
 
     def __init__(self, server):
         self.socket = plain_client(server.server_address)
         self.socket.sendall(b"".join(LINES))
 
     def reset(self):
-        """Reset it; twice is once."""
         if self.socket.fileno() != -1:
             reset(self.socket)
 
@@ -217,12 +191,11 @@ class OnSocketsMixIn(WatchedMixIn):
     """Watched, on sockets."""
 
     FAMILY = socket.AF_INET
-    # Not to a port, which could be that of a server that has just closed: a client that
-    # connects from it to itself gets its own words.
+    # To no port, which could be that of a server that has just closed: who connects from it
+    # to itself gets its own words.
     FROM: ClassVar[Any] = None
 
     async def dial(self):
-        """A client's stream, and its address."""
         plain = socket.socket(self.FAMILY)
         if self.FROM is not None:
             plain.bind(self.FROM)
@@ -235,7 +208,6 @@ class OnSocketsMixIn(WatchedMixIn):
         return trio.SocketStream(sock), sock.getsockname()
 
     def victim(self):
-        """A client that has sent its lines, and never reads."""
         return Victim(self)
 
 
@@ -254,7 +226,6 @@ class LeavesNoFile(WatchedMixIn):
 
     @classmethod
     def left_behind(cls):
-        """The socket file, if it is there."""
         with suppress(FileNotFoundError):
             Path(cls.PLACE).unlink()
             yield "the socket file is still there"
@@ -276,18 +247,11 @@ ANSWERS = b"".join(LINES).upper()
 
 @attrs.frozen(eq=False)
 class Client:
-    """Sends three lines, one by one or at once, and judges what comes back.
-
-    Attributes:
-      server: whose client it is.
-      pipelines: whether it sends all of them at once.
-      must_get: whether what it asks before a drain must be answered; else only
-        what was sent must arrive.
-    """
+    """Sends three lines, one by one or at once, and judges what comes back."""
 
     server: Any
-    pipelines: bool
-    must_get: bool
+    pipelines: bool  # sends all of them at once
+    must_get: bool  # answers to all that it asks before a drain, not only what was sent
 
     async def talk(self):
         """The whole conversation; a server that is not there has none."""
@@ -349,19 +313,7 @@ def folder_of_its_own():
 
 
 class Sweepable:
-    """What a scenario of one kind of server has to be swept with.
-
-    Attributes:
-      kind: which server.
-      faults: what is done, in this order.
-    """
-
-    kind: Any
-    faults: Sequence[Fault]
-
-    async def __call__(self, trial):
-        """Run it."""
-        raise NotImplementedError
+    """What a scenario needs to be swept: the `kind` of its server, and the `faults` in order."""
 
     def sweep(self, **options):
         """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
@@ -383,20 +335,9 @@ class Sweepable:
         return str(found.value)
 
 
-@attrs.frozen
-class Listening:
-    """A task status that does something when the server listens."""
-
-    then: Callable[[], object]
-
-    def started(self, server=None):
-        """The server listens."""
-        self.then()
-
-
 async def serve_forever(server, listening):
     """Serve in this task."""
-    await server.serve_forever(task_status=Listening(listening))
+    await server.serve_forever(task_status=SimpleNamespace(started=lambda *_: listening()))
 
 
 async def serve_in_a_block(server, listening):
@@ -416,27 +357,17 @@ async def serve_one_by_one(server, listening):
 
 @attrs.define(eq=False)
 class Serving(Sweepable):
-    """A scenario: a server in the main task, and clients that nothing cancels.
-
-    Attributes:
-      kind: which server.
-      faults: what is done, in this order; what a client does, once the server listens.
-      handler: what handles its requests.
-      gentle: whether the fault must not lose what was asked before it.
-      limits: the server's.
-      serve: how it is served.
-      books: those of the last trial.
-    """
+    """A scenario: a server in the main task, and clients that nothing cancels."""
 
     HANDLER: ClassVar[Any]
 
     kind: Any
-    faults: Sequence[Fault] = ()
+    faults: Sequence[Fault] = ()  # what a client does, once the server listens
     handler: Any = attrs.Factory(lambda self: self.HANDLER, takes_self=True)
-    gentle: bool = False
+    gentle: bool = False  # the fault must not lose what was asked before it
     limits: trioserver.Limits = attrs.field(factory=trioserver.Limits)
     serve: Callable[[Any, Callable[[], object]], Awaitable[None]] = serve_forever
-    books: Books = attrs.field(factory=Books)
+    books: Books = attrs.field(factory=Books)  # those of the last trial
 
     @property
     def is_of_a_client(self):
@@ -444,7 +375,6 @@ class Serving(Sweepable):
         return any(isinstance(fault, ResetClient) or fault is leave for fault in self.faults)
 
     async def __call__(self, trial):
-        """Run it."""
         self.books = Books()
         outside = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
         trial.varies = issubclass(self.kind, outside)
@@ -495,11 +425,9 @@ class Serving(Sweepable):
     def sweep_one_request(self, seeds=(0, 1, 2), cut=None):
         """Cancel one request at each of its own checkpoints; how many there were.
 
-        Args:
-          cut: makes a server that cancels it after so many steps; None is `cut_in_its_step`.
+        ``cut`` makes a server that cancels it after so many steps.
         """
-        cut = cut or cut_in_its_step
-        runs = 0
+        cut, runs = cut or cut_in_its_step, 0
         for seed in seeds:
             for step in itertools.count(1):
                 setting = attrs.evolve(self, kind=cut(self.kind, step))
@@ -518,29 +446,22 @@ def leave(trial):
 
 @attrs.define(eq=False)
 class Setting(Serving):
-    """A scenario of streams: three clients, and one that is reset, if that is the fault.
-
-    Attributes:
-      patience: seconds in which every client must have been served.
-    """
+    """A scenario of streams: three clients, and one that is reset, if that is the fault."""
 
     HANDLER = Careful
 
-    patience: float = 30
+    patience: float = 30  # seconds in which every client must have been served
     _victims: list[Any] = attrs.field(factory=list)
 
     def let_in(self, server):
-        """A victim comes."""
         self._victims = [server.victim()] if self.is_of_a_client else []
         return self._victims[0] if self._victims else None
 
     def send_them_away(self):
-        """The victim may not have been reset."""
-        for victim in self._victims:
+        for victim in self._victims:  # it may not have been
             victim.reset()
 
     async def clients(self, trial, server, listening):
-        """The three talk."""
         must_get = self.gentle or not trial.at
         with trio.move_on_after(self.patience, shield=True) as patience:
             await listening.wait()
@@ -552,16 +473,8 @@ class Setting(Serving):
             trial.complain(f"clients waited for {self.patience} s")
 
     def are_right(self, outcomes):
-        """All that were not cut are complete."""
         cut = len(self.books.cut)
         return outcomes == Counter(completed=3 - cut, cancelled=cut)
-
-
-class Sloppy(InMemory):
-    """A server whose hooks close nothing."""
-
-    async def shutdown_request(self, request):
-        await trio.lowlevel.checkpoint()
 
 
 def cut_in_its_step(kind, step):
