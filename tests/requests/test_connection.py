@@ -309,13 +309,15 @@ async def test_socket_of_a_connection():
     async with both_ends("tcp") as connect:
         request, client = await connect()
         assert request.socket is not None
+        files = trioserver.RequestReader(request), trioserver.RequestWriter(request, 0)
+        assert {file.fileno() for file in files} == {request.socket.fileno()}
         assert request.fileno() == request.socket.fileno() > 0
         address = client.socket.getsockname()
         assert request.socket.getpeername() == address
         with plain_client(client.socket.getpeername()) as other:
             assert other.getpeername() == request.server_address
         await request.aclose()
-        assert request.fileno() == -1
+        assert [it.fileno() for it in (request, *files)] == [-1] * 3
         assert request.client_address == address
 
 
