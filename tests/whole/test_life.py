@@ -1,9 +1,9 @@
 """Whole lives of servers, drawn by Hypothesis: whatever happens in whatever order, the books agree.
 
-A machine starts a server in memory, lets clients do what clients do, stops it
-in one of its ways and starts it again. It keeps a model of its own, and after
-every step the server must agree with it: slots, records, counts, snapshots,
-replies. What must hold at the end of a run is checked at the end of every run.
+In a life a server in memory starts, clients do what clients do, it is stopped in one of its
+ways, and starts again. The life keeps a model of its own, and after every step the server
+must agree with it: slots, records, counts, snapshots, replies. What must hold at the end of
+a run is checked at the end of every run.
 
 `LIFE_EXAMPLES` in the environment asks for more lives than the suite tries::
 
@@ -13,176 +13,112 @@ replies. What must hold at the end of a run is checked at the end of every run.
 import faulthandler
 import math
 import os
-import queue
-import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import hypothesis.strategies as st
-import outcome
 import pytest
 import trio
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis import HealthCheck, given, settings
 from support import Witness
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Limits, Outcome, Timeouts
-from trioserver.testing import (
-    MemoryDatagramClient,
-    MemoryDatagramServer,
-    MemoryServer,
-    MemoryTransport,
-)
+from trioserver.testing import MemoryDatagramServer, MemoryServer, MemoryTransport
 
-T = TypeVar("T")
-
-EXAMPLES = int(os.environ.get("LIFE_EXAMPLES", "200"))
 LIVES = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=50,
+    max_examples=int(os.environ.get("LIFE_EXAMPLES", "200")),
     deadline=None,
     report_multiple_bugs=False,
-    suppress_health_check=[HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 # Private; Trio's plugin for Hypothesis has it seeded with 0 before each life.
 _scheduler = trio._core._run
 
-MEMORY = ("memory", 1)
-PATIENCE = 30  # real seconds
-ENOUGH = 1000.0  # virtual ones, longer than everything here can take
+ENOUGH = 1000.0  # virtual seconds, longer than everything here can take
 TIMEOUTS = Timeouts(idle=30, line=10, write=5, linger=2)
 
 
-class ByHand:
-    """A Trio run on a virtual clock in which nothing happens but inside `do`.
-
-    It is a guest of this thread, and `do` is all of its host.
-    """
-
-    def __init__(self):
-        self.nursery = None
-        self._clock = MockClock()
-        self._turns = queue.SimpleQueue()
-        self._turns_now = False
-        self._result = None
-        trio.lowlevel.start_guest_run(
-            self._main,
-            run_sync_soon_threadsafe=self._turns.put,
-            done_callback=self._done,
-            clock=self._clock,
-            host_uses_signal_set_wakeup_fd=True,
-        )
-        self._turn()
-
-    async def _main(self):
-        async with trio.open_nursery() as self.nursery:
-            self._token = trio.lowlevel.current_trio_token()
-            await trio.sleep_forever()
-
-    def _done(self, result):
-        self._result = result
-
-    def _turn(self):
-        """Turn until nobody can run: then a thread waits for I/O, and no turn is due."""
-        for _ in range(10_000):
-            if self._turns.empty():
-                return
-            self._turns.get()()
-        raise AssertionError("it runs in circles")
-
-    def do(self, act, *arguments):
-        """Call ``act`` inside Trio, and let everything happen that happens then.
-
-        Called by ``act``, it only calls.
-        """
-        if self._turns_now:
-            return act(*arguments)
-        results = []
-        self._token.run_sync_soon(lambda: results.append(outcome.capture(act, *arguments)))
-        self._turns_now = True
-        try:
-            self._turns.get(timeout=PATIENCE)()
-            self._turn()
-        finally:
-            self._turns_now = False
-        return results[0].unwrap()
-
-    def sleep(self, seconds):
-        """Let time pass, from one deadline to the next."""
-        until = self.do(trio.current_time) + seconds
-        while self.do(self._jump, until):
-            """Whoever was due has run."""
-
-    def _jump(self, until):
-        left = until - trio.current_time()
-        due = trio.lowlevel.current_statistics().seconds_to_next_deadline
-        self._clock.jump(max(0, min(left, max(due, 1e-6))))
-        return left > 0
-
-    def end(self):
-        """End the run, whatever is left in it."""
-        self._token.run_sync_soon(self.nursery.cancel_scope.cancel)
-        while self._result is None:
-            self._turns.get(timeout=PATIENCE)()
-        self._result.unwrap()
-
-
-class Life(RuleBasedStateMachine):
+class Life:
     """What the lives of all servers have in common."""
 
-    clients: list[Any]
-    running = draining = cut = crowded = False
-    ends_at_once = False
+    SERVER: Any
+    HANDLER: Any
+    RULES = ("start", "shut_down", "cancel", "cancel_one", "let_time_pass")
+
+    running = draining = cut = crowded = ends_at_once = False
     ends_by = math.inf
     runs = judged = 0
 
-    server_of: Callable[..., Any]
-    # Whether a run has something to end: lives are short, and most should not be empty.
-    is_busy: Callable[[], bool]
-    clients_agree: Callable[[], None]
-
-    @initialize(
-        requests=st.integers(1, 3),
-        when_full=st.sampled_from(["wait", "refuse"]),
-        per_client=st.sampled_from([None, None, 1, 2]),
-        request=st.sampled_from([math.inf, 20]),
-        schedule=st.integers(0, 9),
-    )
-    def begin(self, schedule, request, **limits):
-        """A server that has not been run."""
-        _scheduler._r.seed(schedule)
-        self.trio = ByHand()
-        self.witness = Witness()
-        self.limits = Limits(**limits)
-        self.timeouts = attrs.evolve(TIMEOUTS, request=request)
-        fields = {"limits": self.limits, "timeouts": self.timeouts}
-        self.server = self.server_of(observers=[self.witness], **fields)
+    def __init__(self, data):
+        self.data = data
+        limits = {
+            "requests": self.draw(st.integers(1, 3)),
+            "when_full": self.draw(st.sampled_from(["wait", "refuse"])),
+            "per_client": self.draw(st.sampled_from([None, None, 1, 2])),
+        }
+        self.limits, self.witness = Limits(**limits), Witness()
+        self.timeouts = attrs.evolve(TIMEOUTS, request=self.draw(st.sampled_from([math.inf, 20])))
+        fields = {"limits": self.limits, "timeouts": self.timeouts, "observers": [self.witness]}
+        self.server = self.SERVER(("memory", 1), self.HANDLER, **fields)
         self.server.working = self.server.most = 0
-        self.clients = []
-        self.cancelled_ids = set()
-        self.tasks = self.living()
+        self.clients, self.cancelled_ids = [], set()
 
-    def living(self):
-        return self.trio.do(trio.lowlevel.current_statistics).tasks_living
+    def draw(self, strategy, label=None):
+        return self.data.draw(strategy, label)
+
+    def one_of(self, *values):
+        return self.draw(st.sampled_from(values))
+
+    def some_of(self, values, least=0, most=4):
+        return self.draw(st.lists(st.sampled_from(values), min_size=least, max_size=most))
+
+    async def live(self):
+        """Live, and end by itself."""
+        _scheduler._r.seed(self.draw(st.integers(0, 9), "schedule"))
+        never = self.draw(st.sets(st.sampled_from(self.RULES), max_size=3), "what never happens")
+        async with trio.open_nursery() as self.nursery:
+            self.tasks = trio.lowlevel.current_statistics().tasks_living
+            for _ in range(self.draw(st.integers(1, 100), "steps")):
+                can = [rule for rule in self.RULES if rule not in never and self.may(rule)]
+                rule = self.draw(st.sampled_from(can or ["let_time_pass"]), "step")
+                await self.do(getattr(self, rule))
+            if self.running:
+                await self.do(self.shut_down, [ENOUGH])
+                await self.do(trio.sleep, self.ends_by - trio.current_time() + 0.001)
+                assert not self.running
+            self.nursery.cancel_scope.cancel()
+
+    async def do(self, act, *arguments):
+        """Take a step, and see that all agrees after whatever happens then."""
+        await act(*arguments)
+        await wait_all_tasks_blocked()
+        self.look()
 
     # The rules for every server ----------------------------------------------
 
-    @precondition(lambda self: not self.running)
-    @rule()
-    def start(self):
+    def may(self, rule):
+        """Whether that can happen now."""
+        match rule:
+            case "start":
+                return not self.running
+            case "shut_down":
+                return self.is_busy() or not self.runs
+            case "cancel":
+                return self.running and self.is_busy()
+            case "cancel_one":
+                return self.running and self.server.requests
+        return rule == "let_time_pass" or self.clients
+
+    def is_busy(self):
+        """Whether a run has something to end: lives are short, and most should not be empty."""
+        raise NotImplementedError
+
+    async def start(self):
         """Serve, for the first time or again."""
         self.clients.clear()
         self.witness.events.clear()
@@ -191,7 +127,8 @@ class Life(RuleBasedStateMachine):
         self.judged = 0
         self.running, self.ends_by = True, math.inf
         self.draining = self.cut = self.crowded = False
-        self.trio.do(self.trio.nursery.start_soon, self.serve)
+        self.nursery.start_soon(self.serve)
+        await wait_all_tasks_blocked()
         if self.ends_at_once:
             assert not self.running
         self.ends_at_once = False
@@ -201,45 +138,36 @@ class Life(RuleBasedStateMachine):
             await self.server.serve_forever()
         self.running = False
 
-    @precondition(lambda self: self.is_busy() or not self.runs)
-    @rule(graces=st.lists(st.sampled_from([0, 1, 5, ENOUGH, ENOUGH]), min_size=1, max_size=2))
-    def shut_down(self, graces):
+    async def shut_down(self, graces=None):
         """Drain; or change an earlier drain's mind; or have the first run end at once."""
-        for grace in graces:
+        for grace in graces or self.some_of([0, 1, 5, ENOUGH, ENOUGH], 1, 2):
             if self.running:
                 self.draining = True
                 self.crowded = self.crowded or self.queued() > self.limits.requests
-                self.ends_by = min(self.ends_by, self.trio.do(trio.current_time) + grace)
+                self.ends_by = min(self.ends_by, trio.current_time() + grace)
             elif not self.runs:
                 self.ends_at_once = True
-            self.trio.do(self.server.shutdown, grace)
+            self.server.shutdown(grace)
+            await wait_all_tasks_blocked()
 
-    @precondition(lambda self: self.running and self.is_busy())
-    @rule()
-    def cancel(self):
+    async def cancel(self):
         self.cut = True
-        self.trio.do(self.scope.cancel, "the test")
+        self.scope.cancel("the test")
+        await wait_all_tasks_blocked()
         assert not self.running
 
-    @precondition(lambda self: self.running and self.server.requests)
-    @rule(which=st.integers(0, 7))
-    def cancel_one(self, which):
-        ids = [info.id for info in self.server.requests]
-        it = ids[which % len(ids)]
+    async def cancel_one(self):
+        it = self.one_of(*(info.id for info in self.server.requests))
         self.cancelled_ids.add(it)
-        assert self.trio.do(self.server.cancel_request, it, "not this one")
+        assert self.server.cancel_request(it, "not this one")
+        await wait_all_tasks_blocked()
         assert [r.outcome for r in self.witness.records if r.info.id == it] == [Outcome.CANCELLED]
-        assert not self.trio.do(self.server.cancel_request, it, "twice")
+        assert not self.server.cancel_request(it, "twice")
 
-    @rule(seconds=st.sampled_from([0.25, 0.5, 1, 4, 6, 12, 40]))
-    def let_time_pass(self, seconds):
-        self.trio.sleep(seconds)
+    async def let_time_pass(self):
+        await trio.sleep(self.one_of(0.25, 0.5, 1, 4, 6, 12, 40))
 
     # What holds after every step -----------------------------------------------
-
-    @invariant()
-    def all_agrees(self):
-        self.trio.do(self.look)
 
     def look(self):
         self.slots_are_exact()
@@ -298,7 +226,7 @@ class Life(RuleBasedStateMachine):
 
     def books_agree(self):
         """One start and one record for each request; the counts are those of the records."""
-        counts, records = self.trio.do(self.server.statistics), self.witness.records
+        counts, records = self.server.statistics(), self.witness.records
         ids = [record.info.id for record in records]
         assert len(set(ids)) == len(ids)
         assert set(ids) <= self.started()
@@ -312,10 +240,10 @@ class Life(RuleBasedStateMachine):
 
     def snapshot_agrees(self):
         """A snapshot shows what there is, and what it is doing."""
-        snapshot = self.trio.do(self.server.snapshot)
+        snapshot = self.server.snapshot()
         running = "draining" if self.draining else "serving"
         assert snapshot.state == (running if self.running else "unbound")
-        assert snapshot.statistics == self.trio.do(self.server.statistics)
+        assert snapshot.statistics == self.server.statistics()
         working = {r.info.id for r in snapshot.requests if r.state != "closing"}
         assert working == {info.id for info in self.server.requests}
         assert len(snapshot.requests) == len(working) + snapshot.statistics.lingering
@@ -327,7 +255,7 @@ class Life(RuleBasedStateMachine):
         """A drain ends with its last request, and with its grace at the latest."""
         if self.running:
             counts = self.server.statistics()
-            assert self.trio.do(trio.current_time) < self.ends_by
+            assert trio.current_time() < self.ends_by
             assert not self.draining or counts.active + counts.waiting + counts.lingering
 
     def ends_are_just(self):
@@ -342,7 +270,7 @@ class Life(RuleBasedStateMachine):
     def judge(self, record):
         match record.outcome:
             case Outcome.CANCELLED:
-                over = self.trio.do(trio.current_time) >= self.ends_by
+                over = trio.current_time() >= self.ends_by
                 assert self.cut or over or record.info.id in self.cancelled_ids, record
             case Outcome.TIMED_OUT if "(request)" in record.reason:
                 assert record.duration == pytest.approx(self.timeouts.request, abs=1e-3)
@@ -364,24 +292,11 @@ class Life(RuleBasedStateMachine):
         assert list(report.unaccepted) == self.turned_away(by_drain=True)
         assert not report.statistics.active + report.statistics.waiting
         assert not report.statistics.lingering
-        assert self.living() == self.tasks
+        assert trio.lowlevel.current_statistics().tasks_living == self.tasks
         self.clients_are_left()
 
     def clients_are_left(self):
         """What must be true of the clients of a run that is over."""
-
-    def teardown(self):
-        """Let it end by itself, unless something is wrong already."""
-        if not hasattr(self, "trio"):
-            return
-        try:
-            if sys.exception() is None and self.running:
-                self.shut_down([ENOUGH])
-                self.trio.sleep(self.ends_by - self.trio.do(trio.current_time) + 0.001)
-                assert not self.running
-                self.all_agrees()
-        finally:
-            self.trio.end()
 
 
 # Streams -----------------------------------------------------------------------------
@@ -406,8 +321,6 @@ def replies_to(said, *, ended):
 
 class Working:
     """Counts the handlers at work."""
-
-    server: Any
 
     async def setup(self):
         self.server.working += 1
@@ -442,24 +355,16 @@ class StreamServer(Quiet, MemoryServer):
 
 @attrs.define(eq=False)
 class Client:
-    """One client, and what it knows.
-
-    Attributes:
-      keen: whether it reads whatever comes as soon as it comes.
-      heard: what it has sent while the server had not ended its request.
-      got: what it has read.
-      ended: whether it has ended its output in that time.
-      gone: whether it has closed its connection, or reset it.
-    """
+    """One client, and what it knows."""
 
     address: tuple[str, int]
     transport: MemoryTransport
-    keen: bool
+    keen: bool  # reads whatever comes as soon as it comes
     unsent: bytes = b""
-    heard: bytes = b""
+    heard: bytes = b""  # what it has sent while the server had not ended its request
     got: bytes = b""
-    ended: bool = False
-    gone: bool = False
+    ended: bool = False  # its output, in that time
+    gone: bool = False  # has closed its connection, or reset it
     said: int = 0
 
     async def read_on(self):
@@ -477,108 +382,91 @@ class Client:
 
 
 class StreamLife(Life):
-    clients: list[Client]
+    SERVER, HANDLER = StreamServer, Lines
+    RULES = (*Life.RULES, "connect", *("say", "say_the_rest", "end_output", "leave", "read"))
 
-    def server_of(self, **fields):
-        return StreamServer(MEMORY, Lines, **fields)
-
-    def fate_of(self, client):
-        """How the server has ended with a client: once, or not yet."""
-        records = [r for r in self.witness.records if r.info.client_address == client.address]
-        turned_away = [*self.turned_away(by_drain=True), *self.turned_away(by_drain=False)]
-        return [str(r.outcome) for r in records] + ["turned away"] * turned_away.count(
-            client.address
-        )
-
-    def client(self, which):
-        """One of those who are there; mostly of those with whom the server is not done."""
-        here = [client for client in self.clients if not client.gone]
-        if which < 6:
-            here = [client for client in here if not self.fate_of(client)] or here
-        return here[which % len(here)] if here else None
+    def may(self, rule):
+        return self.running if rule == "connect" else super().may(rule)
 
     def is_busy(self):
         return len(self.clients) > 2
 
-    @precondition(lambda self: self.running)
-    @rule(
-        hosts=st.lists(st.sampled_from("ab"), min_size=1, max_size=4),
-        keen=st.booleans(),
-        kinds=st.lists(st.sampled_from("eeshb"), max_size=2),
-    )
-    def connect(self, hosts, keen, kinds):
+    def fate_of(self, client):
+        """How the server has ended with a client: once, or not yet."""
+        ended = [record.info.client_address for record in self.witness.records]
+        ended += self.turned_away(by_drain=True) + self.turned_away(by_drain=False)
+        return [address for address in ended if address == client.address]
+
+    def client(self):
+        """One of those who are there; mostly of those with whom the server is not done."""
+        here = [client for client in self.clients if not client.gone]
+        if self.draw(st.integers(0, 7)) < 6:
+            here = [client for client in here if not self.fate_of(client)] or here
+        return self.one_of(*here) if here else None
+
+    async def connect(self):
         """Some connect, one after the other: served, refused or queued as the limits say."""
+        hosts, keen = self.some_of("ab", 1), self.draw(st.booleans())
+        kinds = self.some_of("eeshb", most=2)
         for host in hosts:
             address = (host, len(self.clients))
             if self.draining:
                 with pytest.raises(ConnectionRefusedError):
-                    self.trio.do(self.server.listener.connect_now, address)
+                    self.server.listener.connect_now(address)
                 continue
             expected = self.will_be(host)
-            connection = self.trio.do(self.server.listener.connect_now, address)
+            connection = self.server.listener.connect_now(address)
+            await wait_all_tasks_blocked()
             client = Client(address, connection._transport, keen)
             self.clients.append(client)
             if keen:
-                self.trio.do(self.trio.nursery.start_soon, client.read_on)
+                self.nursery.start_soon(client.read_on)
             assert (address in self.active()) == (expected == "started")
-            assert self.fate_of(client) == ["turned away"] * (expected == "refused")
-            self.say_lines(client, kinds)
+            assert len(self.fate_of(client)) == (expected == "refused")
+            await self.say_lines(client, kinds)
 
-    @precondition(lambda self: self.clients)
-    @rule(
-        which=st.integers(0, 7),
-        kinds=st.lists(st.sampled_from("eeeshbqx"), min_size=1, max_size=4),
-        kept=st.sampled_from([0, 0, 1, 3]),
-    )
-    def say(self, which, kinds, kept):
+    async def say(self):
         """Send some lines in one piece, the last one whole or in part."""
-        if client := self.client(which):
-            self.say_lines(client, kinds, kept)
+        if client := self.client():
+            await self.say_lines(client, self.some_of("eeeshbqx", 1), self.one_of(0, 0, 1, 3))
 
-    def say_lines(self, client, kinds, kept=0):
+    async def say_lines(self, client, kinds, kept=0):
         for kind in kinds:
             client.said += 1
             client.unsent += b"%s%d.%d\n" % (kind.encode(), client.address[1], client.said)
-        self.send(client, max(0, len(client.unsent) - kept))
+        await self.send(client, max(0, len(client.unsent) - kept))
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 7))
-    def say_the_rest(self, which):
+    async def say_the_rest(self):
         """Send what was kept, or found no room."""
-        if client := self.client(which):
-            self.send(client, len(client.unsent))
+        if client := self.client():
+            await self.send(client, len(client.unsent))
 
-    def send(self, client, size):
+    async def send(self, client, size):
         with suppress(OSError):
             listens = not self.fate_of(client)
-            sent = self.trio.do(client.transport.send_now, client.unsent[:size])
+            sent = client.transport.send_now(client.unsent[:size])
             if listens:
                 client.heard += client.unsent[:sent]
             client.unsent = client.unsent[sent:]
+        await wait_all_tasks_blocked()
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 7))
-    def end_output(self, which):
-        if client := self.client(which):
+    async def end_output(self):
+        if client := self.client():
             listens = not self.fate_of(client)
             with suppress(OSError):
-                self.trio.do(client.transport.send_eof)
+                client.transport.send_eof()
                 client.ended = client.ended or listens
             client.unsent = b""
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 7), how=st.sampled_from(["reset", "close"]))
-    def leave(self, which, how):
+    async def leave(self):
         """Be gone; with unread input, that is a reset, too."""
-        if client := self.client(which):
+        if client := self.client():
             client.gone = True
-            self.trio.do(getattr(client.transport, how))
+            getattr(client.transport, self.one_of("reset", "close"))()
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 7), size=st.sampled_from([1, 50, 1000]))
-    def read(self, which, size):
-        if client := self.client(which):
-            self.trio.do(client.read, size)
+    async def read(self):
+        if client := self.client():
+            client.read(self.one_of(1, 50, 1000))
 
     def clients_agree(self):
         """What a client has read is what it must read, as far as it goes."""
@@ -617,9 +505,9 @@ class StreamLife(Life):
         for client in self.clients:
             assert len(self.fate_of(client)) == 1 or (self.cut and not self.fate_of(client))
             if not client.gone:
-                self.trio.do(client.read, 1000)
-                self.trio.do(client.read, 1000)
-                assert self.trio.do(receives_nothing_more, client.transport)
+                client.read(1000)
+                client.read(1000)
+                assert receives_nothing_more(client.transport)
 
 
 def receives_nothing_more(transport):
@@ -651,64 +539,48 @@ class DatagramServer(Quiet, MemoryDatagramServer):
 
 
 class DatagramLife(Life):
-    clients: list[MemoryDatagramClient]
-
-    def server_of(self, **fields):
-        return DatagramServer(MEMORY, Packets, **fields)
+    SERVER, HANDLER = DatagramServer, Packets
+    RULES = (*Life.RULES, "send", "read", "leave")
 
     def is_busy(self):
         return self.runs > 0 and len(self.sent) > 4
 
-    def start(self):
-        """Serve; here the clients are there from the start."""
-
-    @precondition(lambda self: not self.running)
-    @rule(capacity=st.integers(1, 3))
-    def start_for(self, capacity):
+    async def start(self):
         """Serve some clients who keep few replies until they read them."""
-        super().start()
-        self.sent = []
-        self.server.packets = {}
+        await super().start()
+        self.sent, self.server.packets = [], {}
         self.got = {("a", 1): [], ("a", 2): [], ("b", 1): []}
         if self.running:
-            clients = self.server.listener.client
+            clients, capacity = self.server.listener.client, self.draw(st.integers(1, 3))
             self.clients += [clients(address, capacity=capacity) for address in self.got]
 
-    @precondition(lambda self: self.clients)
-    @rule(
-        which=st.integers(0, 2),
-        kinds=st.lists(st.sampled_from("eeshnx"), min_size=1, max_size=4),
-    )
-    def send(self, which, kinds):
+    async def send(self):
         """Send some datagrams: served, refused, queued or dropped as the limits say."""
-        client = self.clients[which]
-        for kind in () if client._closed else kinds:
+        client = self.one_of(*self.clients)
+        for kind in () if client._closed else self.some_of("eeshnx", 1):
             data = b"%s packet %d" % (kind.encode(), len(self.sent))
             if not self.running or self.draining:
                 with pytest.raises(ConnectionRefusedError):
-                    self.trio.do(client.send_now, data)
+                    client.send_now(data)
                 return
             expected, before = self.will_be(client.address[0]), self.server.statistics()
             queued = self.queued()
             self.sent.append(data)
-            self.trio.do(client.send_now, data)
+            client.send_now(data)
+            await wait_all_tasks_blocked()
             after = self.server.statistics()
             is_new = data in self.server.packets.values()
             assert is_new == (expected == "started")
             assert after.refused == before.refused + (expected == "refused")
             assert after.dropped == before.dropped + (expected == "queued" and queued == 4)
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 2))
-    def read(self, which):
-        client = self.clients[which]
-        self.got[client.address] += self.trio.do(client.received)
+    async def read(self):
+        client = self.one_of(*self.clients)
+        self.got[client.address] += client.received()
 
-    @precondition(lambda self: self.clients)
-    @rule(which=st.integers(0, 2))
-    def leave(self, which):
+    async def leave(self):
         """Be gone: from now on, replies are refused."""
-        self.trio.do(self.clients[which].close)
+        self.one_of(*self.clients).close()
 
     def clients_agree(self):
         """Each datagram has one fate, and one whole reply if it was answered."""
@@ -754,9 +626,11 @@ class DatagramLife(Life):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("life", [StreamLife, DatagramLife])
-def test_life_of_a_server(life):
+@given(data=st.data())
+@LIVES
+def test_life_of_a_server(life, data):
     """In every life, slots are exact, requests have one record, and no owed reply is lost."""
     # To find the shortest life that fails can take minutes. To dump the stacks
-    # of a program that is at work can crash it; a hang here ends by itself.
+    # of a program that is at work can crash it.
     faulthandler.cancel_dump_traceback_later()
-    run_state_machine_as_test(life, settings=LIVES)
+    trio.run(life(data).live, clock=MockClock(autojump_threshold=0))
