@@ -10,13 +10,13 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from support import Witness, hold
-from support.datagrams import Loud, OopsError, echo, echo_later, exchange, handler_of
+from support import hold
+from support.datagrams import Loud, echo, echo_later, exchange
 from support.pipes import does
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer, sweep
+from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer
 
 # Many at once -------------------------------------------------------------------
 
@@ -138,11 +138,8 @@ class Wrapped:
     data: bytes
     inner: Any
 
-    async def linger(self):
-        await self.inner.linger()
-
-    async def aclose(self):
-        await self.inner.aclose()
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
 
 async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock):
@@ -173,8 +170,7 @@ async def test_get_request_wraps_drops_fails_and_shuts_down(autojump_clock):
     assert sorted(it.client.received()) == [b"one", b"stop", b"three", b"two"]
     counts = it.server.statistics()
     assert (counts.accepted, counts.refused, counts.accept_errors) == (4, 1, 1)
-    refused = [event[1:] for event in it.witness.events if event[0] == "request_refused"]
-    assert refused == [(it.client.address, "get_request")]
+    assert ("request_refused", it.client.address, "get_request") in it.witness.events
 
 
 async def test_handle_request_handles_one_datagram(autojump_clock):
@@ -232,20 +228,17 @@ async def test_handle_request_passes_over_errors_of_clients(patience, autojump_c
 async def test_exit_of_an_observer_ends_the_last_look(patience, autojump_clock):
     """An observer that ends the program while one is passed over: nobody else is let in."""
 
-    class Exits(Witness):
+    class Exits(trioserver.Observer):
         def accept_failed(self, server_address, error):
             raise SystemExit(3)
 
-    witness = Exits()
-    server = PassesOver(("memory", 1), echo, timeout=patience, observers=[witness])
-    async with server:
+    async with PassesOver(("memory", 1), echo, timeout=patience, observers=[Exits()]) as server:
         client = server.client()
         client.send_now(b"too large")
         client.send_now(b"next")
         with pytest.raises(SystemExit):
             await server.handle_request()
-    assert client.received() == []
-    assert "request_started" not in witness.names
+    assert (client.received(), server.statistics().accepted) == ([], 0)
 
 
 # The end of a run -----------------------------------------------------------------
@@ -343,30 +336,6 @@ async def test_idle_does_nothing(autojump_clock):
     assert it.client.received() == [b"done"]
 
 
-async def test_cancelled_server_closes_every_request(autojump_clock):
-    """Cancelled, a server sends nothing more, and every datagram has one record."""
-    with trio.move_on_after(5):
-        async with exchange(echo_later, *[b"?"] * 3) as it:
-            await trio.sleep_forever()
-    assert (it.witness.outcomes, it.client.received()) == (["cancelled"] * 3, [])
-    assert it.witness.names[-1] == "server_closed"
-
-
-async def test_error_of_a_handler_can_stop_the_server(autojump_clock):
-    """With propagate_errors an error leaves the server, bare, and the others are cancelled."""
-    witness = Witness()
-
-    async def handle(request, client_address, server):
-        if request.data == b"fail":
-            raise OopsError
-        await trio.sleep_forever()
-
-    with pytest.raises(OopsError):
-        async with exchange(handle, b"?", b"fail", propagate_errors=True, witness=witness):
-            await trio.sleep_forever()
-    assert sorted(witness.outcomes) == ["cancelled", "failed"]
-
-
 async def test_snapshot_shows_what_a_request_does(autojump_clock):
     """A snapshot tells arriving, working and writing apart, and who it is."""
 
@@ -391,8 +360,6 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock):
 
 
 class Ends(trioserver.DatagramRequestHandler):
-    """In every way, by the name of a method, or by steps."""
-
     def fails(self):
         raise OopsError
 
@@ -444,39 +411,3 @@ async def test_ended_request_is_collected_at_once(steps, autojump_clock):
             assert (counts.active, counts.lingering, sum(counts.outcomes.values())) == (0, 0, 1)
     finally:
         gc.enable()
-
-
-@pytest.mark.slow
-def test_cancelled_after_every_step():
-    """CX-09: cut anywhere, a datagram has one record, and its reply left whole or not at all."""
-
-    async def answer(handler):
-        await handler.wfile.write(await handler.rfile.read(3))
-        await trio.lowlevel.checkpoint()
-        await handler.wfile.write(await handler.rfile.read())
-
-    async def scenario(trial):
-        witness = Witness()
-        server = MemoryDatagramServer(("memory", 1), handler_of(answer), observers=[witness])
-        with trio.CancelScope() as scope:
-            trial.arm(scope=scope)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve_forever)
-                clients = [server.client(("peer", number), capacity=1) for number in (1, 2)]
-                for client in clients:
-                    await client.send(b"whole reply")
-                    await client.send(b"")
-                for client in clients:
-                    with trio.move_on_after(5):
-                        await client.receive()
-                        await client.send(b"once more")
-                        await client.receive()
-                server.shutdown()
-        started, finished = map(witness.names.count, ["request_started", "request_finished"])
-        assert started == finished
-        for record in witness.records:
-            assert record.outcome in {"completed", "cancelled"}
-            assert record.bytes_sent in {0, record.bytes_received}
-            assert record.outcome == "cancelled" or record.bytes_sent == record.bytes_received
-
-    assert sweep(scenario).runs > 50

@@ -8,18 +8,17 @@ import random
 from functools import partial
 from operator import methodcaller
 
-import attrs
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Upper, hold, read_to_end
+from support import hold, memory
 from support.datagrams import OopsError, ask, echo, exchange, handler_of, receive
 from support.pipes import does
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramClient, MemoryDatagramServer, MemoryServer
+from trioserver.testing import MemoryDatagramClient, MemoryDatagramServer
 
 LARGEST = 65_507
 CLASSES = [
@@ -78,12 +77,6 @@ async def test_what_was_written_is_one_datagram(base, wbufsize, more, autojump_c
     assert (early, late) == (([], [b"one two three four"]) if more else ([b"one two three"], []))
 
 
-async def test_empty_reply_can_be_sent(autojump_clock):
-    """An empty datagram is a datagram: who sends one, sends one."""
-    async with exchange(does("reply b''"), b"?") as it:
-        assert it.client.received() == [b""]
-
-
 READS = [
     *map(methodcaller, ["read", "readline", "readlines", "peek", "more", "__anext__"]),
     *(methodcaller("read", 3), methodcaller("read1", 2), methodcaller("read", 0)),
@@ -98,11 +91,12 @@ READS = [
     reads=st.lists(st.sampled_from(READS), max_size=6),
 )
 def test_reads_like_a_stream(data, reads):
-    """A handler reads of a datagram what it reads of a connection with the same bytes."""
-    results = []
+    """One class serves both: it reads of a datagram what it reads of a connection."""
+    all_results = []
 
     async def read_as_told(handler):
-        rfile = handler.rfile
+        rfile, results = handler.rfile, []
+        all_results.append(results)
         for read in reads:
             try:
                 results.append(await read(rfile))
@@ -112,38 +106,17 @@ def test_reads_like_a_stream(data, reads):
                 results.append((type(error), str(error), getattr(error, "partial", None)))
         results.append([await rfile.read(100), await rfile.read(1), rfile.at_eof()])
 
-    async def results_of(kind, send):
-        results.clear()
-        limits = trioserver.Limits(line=8, read=12)
-        handler = handler_of(read_as_told, trioserver.StreamRequestHandler)
-        async with kind(("memory", 1), handler, limits=limits).serving() as server:
-            await send(server)
-            await wait_all_tasks_blocked()
-        return list(results)
-
-    async def connect(server):
-        client = await server.connect()
-        await client.send_all(data)
-        await client.send_eof()
-
     async def both():
-        connected = await results_of(MemoryServer, connect)
-        send = lambda server: server.client().send(data)  # noqa: E731
-        assert await results_of(MemoryDatagramServer, send) == connected
+        handler = handler_of(read_as_told, trioserver.StreamRequestHandler)
+        limits = trioserver.Limits(line=8, read=12)
+        async with memory.memory(handler, limits=limits).serving() as server:
+            await memory.ask(server, data)
+        async with exchange(handler, data, limits=limits):
+            connected, packed = all_results
+        assert packed == connected
         assert len(connected) == len(reads) + 1
 
     trio.run(both, clock=MockClock(autojump_threshold=0))
-
-
-async def test_one_class_serves_both(autojump_clock):
-    """One class body serves connections and datagrams."""
-    async with exchange(Upper, b"a\nb\nc") as it:
-        assert it.client.received() == [b"A\nB\nC"]
-    async with MemoryServer(("memory", 1), Upper).serving() as streams:
-        client = await streams.connect()
-        await client.send_all(b"a\nb\nc")
-        await client.send_eof()
-        assert await read_to_end(client) == b"A\nB\nC"
 
 
 def test_datagram_handler_of_a_stream_server():
@@ -181,10 +154,12 @@ async def test_request_is_the_classic_pair(autojump_clock):
         assert await receive(client) == b"right"
 
 
-@pytest.mark.parametrize("kind", [trioserver.UDPServer, trioserver.UnixDatagramServer])
-def test_servers_are_values(kind):
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [(trioserver.UDPServer, ("127.0.0.1", 0)), (trioserver.UnixDatagramServer, "/run/x")],
+)
+def test_servers_are_values(kind, address):
     """The two servers pickle, copy, evolve, and show their fields."""
-    address = ("127.0.0.1", 0) if kind is trioserver.UDPServer else "/run/x"
     server = kind(address, echo, max_packet_size=100)
     for other in (pickle.loads(pickle.dumps(server)), copy.copy(server)):  # noqa: S301
         assert repr(other) == repr(server)
@@ -197,17 +172,17 @@ def test_servers_are_values(kind):
 
 @pytest.mark.parametrize("data", ["text", None, 5, [1], memoryview(bytes(8))[::2]])
 async def test_sendto_takes_bytes(data, autojump_clock):
-    """What is not bytes is a TypeError, and nothing is sent."""
+    """What is not bytes is a TypeError, and nothing is sent; an empty datagram is one."""
 
     async def send(request, client_address, server):
-        for _ in range(2):
-            with pytest.raises(TypeError):
-                await request.socket.sendto(data, client_address)
+        with pytest.raises(TypeError):
+            await request.socket.sendto(data, client_address)
         items = memoryview(b"12345678").cast("I")
         assert await request.socket.sendto(items, client_address) == 8
+        await request.reply(b"")
 
     async with exchange(send, b"?") as it:
-        assert it.client.received() == [b"12345678"]
+        assert it.client.received() == [b"12345678", b""]
 
 
 # Sending ---------------------------------------------------------------------
@@ -278,14 +253,6 @@ async def test_client_without_a_way_back(handler, address, autojump_clock):
     assert it.server.errors == []
 
 
-@attrs.define(eq=False)
-class Gone(MemoryDatagramClient):
-    error: OSError = attrs.field(factory=OSError)
-
-    def take_in(self, data):
-        raise self.error
-
-
 @each_sender
 @pytest.mark.parametrize(
     ("outcome", "name"),
@@ -298,10 +265,13 @@ class Gone(MemoryDatagramClient):
 async def test_errors_of_a_send_are_contained(handler, name, outcome, autojump_clock):
     """UD-13, UX-12: what a send meets ends its request, and is the client's doing or an error."""
     code = getattr(errno, name)
+
+    class Gone(MemoryDatagramClient):
+        def take_in(self, data):
+            raise OSError(code, os.strerror(code))
+
     async with exchange(handler) as it:
-        listener = it.server.listener
-        client = Gone("gone", listener, error=OSError(code, os.strerror(code)))
-        listener.clients["gone"] = client
+        it.server.listener.clients["gone"] = client = Gone("gone", it.server.listener)
         client.send_now(b"?")
         await wait_all_tasks_blocked()
         assert it.witness.outcomes == [outcome]
@@ -346,17 +316,12 @@ async def test_errors_of_a_receive_are_contained(name, autojump_clock):
 
 async def test_broken_listener_stops_the_server(autojump_clock):
     """An error of a receive that is nobody's own is raised, and every request closed."""
+    error = OSError(errno.EBADF, "injected")
     server = MemoryDatagramServer(("memory", 1), hold)
-
-    async def break_it():
-        async with server.serving():
-            server.client().send_now(b"?")
-            await wait_all_tasks_blocked()
-            server.listener.fail(OSError(errno.EBADF, "injected"))
-            await trio.sleep_forever()
-
-    with pytest.raises(OSError, match="injected"):
-        await break_it()
+    async with memory.ending_by(error, server):
+        server.client().send_now(b"?")
+        await wait_all_tasks_blocked()
+        server.listener.fail(error)
     assert server.statistics().outcomes[trioserver.Outcome.CANCELLED] == 1
 
 
@@ -381,7 +346,6 @@ async def test_full_client_blocks_its_own_request_alone(handler, autojump_clock)
     assert it.server.errors == []
 
 
-@attrs.define(eq=False)
 class Mute(MemoryDatagramClient):
     async def wait_for_room(self):
         await trio.sleep_forever()
@@ -391,8 +355,7 @@ class Mute(MemoryDatagramClient):
 async def test_last_look_when_the_time_is_up(in_time, autojump_clock):
     """A send looks once more when its time is up: room made in time counts."""
     async with exchange(echo) as it:
-        client = Mute("mute", it.server.listener, capacity=0)
-        it.server.listener.clients["mute"] = client
+        it.server.listener.clients["mute"] = client = Mute("mute", it.server.listener, capacity=0)
         client.send_now(b"?")
         await trio.sleep(29)
         client.capacity = int(in_time)
@@ -430,18 +393,17 @@ async def test_close_ends_the_sends_that_wait(capacity, autojump_clock):
         ended.append(trio.current_time())
 
     async def handle(request, client_address, server):
-        began = trio.current_time()
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(send, request)
             await wait_all_tasks_blocked()
-            server.listener.clients["slow"].capacity = capacity
+            it.client.capacity = capacity
             request.close()
-        assert ended == [began] * 3
 
-    async with exchange(handle, b"?", client="slow", capacity=0) as it:
+    async with exchange(handle, capacity=0) as it:
+        await it.sends(b"?")
         await trio.sleep(50)
-        assert it.client.received() == []
+        assert (ended, it.client.received()) == ([0] * 3, [])
     assert it.witness.outcomes == ["completed"]
 
 
