@@ -361,7 +361,7 @@ async def test_snapshot_shows_what_a_request_does(autojump_clock):
 
 class Ends(trioserver.DatagramRequestHandler):
     def fails(self):
-        raise OopsError
+        raise ValueError("asked for")
 
     async def sends_too_much(self):
         await self.request.reply(bytes(100_000))

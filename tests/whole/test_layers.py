@@ -1,7 +1,10 @@
 """The rooms of the house: a room imports only from those above it, and nothing in circles."""
 
 import ast
+import re
 from pathlib import Path
+
+from support.scenes import table
 
 import trioserver
 
@@ -116,15 +119,10 @@ def resolve(package, parts, name):
     if parts[0] != package.name:
         return
     for path, taken in (([*parts[1:], name], ""), (parts[1:], name)):
-        if path and path[-1] and (package / f"{'/'.join(path)}.py").exists():
-            yield f"{'/'.join(path)}.py", taken
-            return
-        if (not path or path[-1]) and (package / "/".join(path) / "__init__.py").exists():
-            yield "/".join([*path, "__init__.py"]), taken
-            return
-
-
-Imports = dict[str, list[tuple[str, str]]]
+        for file in (f"{'/'.join(path)}.py", "/".join([*path, "__init__.py"])):
+            if (package / file).exists():
+                yield file, taken
+                return
 
 
 def problems(package=PACKAGE):
@@ -198,12 +196,8 @@ def private_names(tree):
             names.update(part for module in modules for part in module.split("."))
         elif isinstance(node, ast.Import):
             names.update(part for alias in node.names for part in alias.name.split("."))
-    return {name for name in names if name.isidentifier() and is_private(name)}
-
-
-def is_private(name):
-    """Whether it begins with an underscore, and is no name of the language's."""
-    return name[0] == "_" and name != "_" and not name.endswith("__")
+    # They begin with an underscore, and are no names of the language's.
+    return set(filter(re.compile(r"_(?!.*__$)\w+").fullmatch, names))
 
 
 def defined_in(tree):
@@ -233,8 +227,8 @@ def test_rooms_name_nothing_that_is_gone():
     assert [name for name in names if not (PACKAGE / name).exists()] == []
     assert len(names) == len(set(names))
     for file, privates in PRIVATE.items():
-        used = private_names(ast.parse((PACKAGE / file).read_bytes()))
-        assert set(privates) <= used | defined_in(ast.parse((PACKAGE / file).read_bytes())), file
+        tree = ast.parse((PACKAGE / file).read_bytes())
+        assert set(privates) <= private_names(tree) | defined_in(tree), file
 
 
 def test_rooms_say_what_they_are_for():
@@ -248,111 +242,67 @@ def test_rooms_say_what_they_are_for():
 # The check itself -------------------------------------------------------------------
 
 
-def package(folder, **sources):
-    """A package of these files; in a name, ``__in__`` stands for a slash."""
-    for name, source in {"__init__": "", **sources}.items():
-        file = folder / "trioserver" / f"{name.replace('__in__', '/')}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(source, encoding="utf-8")
-    return folder / "trioserver"
+def uses(*names, by="_engine/run.py"):
+    """The complaints about private names of others."""
+    return [f"{by} uses {name}, which is private to others" for name in names]
 
 
-def test_rooms_import_from_below(tmp_path):
-    """An import from a lower room is found, in all its forms."""
-    for source in (
-        "from .._engine.run import Run",
-        "from .._engine import run",
-        "from trioserver._engine.run import Run",
-        "from trioserver._engine import run",
-        "import trioserver._engine.run",
-        "def f():\n    from .._engine.run import Run",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .._engine.run import Run",
-    ):
-        found = problems(package(tmp_path, _facts__in__config=source, _engine__in__run=""))
-        assert found == ["_facts/config.py imports _engine/run.py, of a room below its own"], source
+CONFIG, RUN, TOOL = "_facts/config.py", "_engine/run.py", "testing/_a.py"
+BELOW = [f"{CONFIG} imports {RUN}, of a room below its own"]
+BEHIND = f"{TOOL}, a tool, imports {{}}, which is private"
+A_RUN, A_SECRET = BEHIND.format(f"Run of {RUN}"), BEHIND.format("_secret of __init__.py")
+CIRCLE = "_requests/{}.py and _requests/{}.py import each other"
+CIRCLES = [CIRCLE.format("connection", "sending"), CIRCLE.format("sending", "connection")]
+FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .._engine.run import Run"
+OTHERS = "from .._facts.config import Limits\nimport trio, os.path\nfrom attrs import define"
+PUBLIC = """
+import trioserver
+from trioserver import TCPServer
+from ._b import c
+self._x = self._x
+from .._published import publish
+from ._memory.d import e
+"""
 
 
-def test_rooms_import_from_above(tmp_path):
-    """An import from an upper room, or of other packages, is none of its business."""
-    source = "from .._facts.config import Limits\nimport trio, os.path\nfrom attrs import define"
-    assert problems(package(tmp_path, _facts__in__config="", _engine__in__run=source)) == []
-
-
-def test_rooms_import_of_the_package_itself(tmp_path):
-    """A file that imports the package has imported everything."""
-    found = problems(package(tmp_path, _facts__in__config="import trioserver"))
-    assert found == ["_facts/config.py imports __init__.py, of a room below its own"]
-
-
-def test_rooms_circle_in_a_room(tmp_path):
-    """Within a room, an order is fine and a circle is not."""
-    sources = {
-        "_requests__in__files": "from .connection import x",
-        "_requests__in__connection": "from .sending import x",
-        "_requests__in__sending": "",
-    }
-    assert problems(package(tmp_path, **sources)) == []
-    sources["_requests__in__sending"] = "from .files import x"
-    assert problems(package(tmp_path, **sources)) == [
-        "_requests/connection.py and _requests/sending.py import each other",
-        "_requests/files.py and _requests/connection.py import each other",
-        "_requests/sending.py and _requests/files.py import each other",
-    ]
-
-
-def test_rooms_unknown_file(tmp_path):
-    """A new file has to be given its place."""
-    assert problems(package(tmp_path, _new="")) == ["_new.py is in no room"]
-
-
-def test_rooms_tools_use_public_names(tmp_path):
-    """A tool may use the package as everybody does, and its own neighbours."""
-    tool = (
-        "import trioserver\nfrom trioserver import TCPServer\nfrom ._b import c\n"
-        "self._x = self._x\nfrom .._published import publish\nfrom ._memory.d import e"
-    )
-    sources = {"testing__in____init__": "", "_published": "", "testing__in___memory__in__d": ""}
-    assert problems(package(tmp_path, testing__in___a=tool, testing__in___b="", **sources)) == []
-
-
-def test_rooms_tools_use_private_names(tmp_path):
-    """A tool may not look behind the curtain, in any way."""
-    for source, complaint in (
-        (
-            "from .._engine.run import Run",
-            ", a tool, imports Run of _engine/run.py, which is private",
+@table(
+    "file, source, found",
+    {
+        "An import from a room below": (CONFIG, "from .._engine.run import Run", BELOW),
+        "of a module": (CONFIG, "from .._engine import run", BELOW),
+        "by its whole name": (CONFIG, "from trioserver._engine.run import Run", BELOW),
+        "of a module by its whole name": (CONFIG, "from trioserver._engine import run", BELOW),
+        "as a statement": (CONFIG, "import trioserver._engine.run", BELOW),
+        "in a function": (CONFIG, "def f():\n    from .._engine.run import Run", BELOW),
+        "for types only": (CONFIG, FOR_TYPES, BELOW),
+        "of the package": (CONFIG, "import trioserver", [BELOW[0].replace(RUN, "__init__.py")]),
+        "From above, or of other packages, it is none of its business": (RUN, OTHERS, []),
+        "An order within a room is fine": ("_requests/files.py", "from .sending import x", []),
+        "and a circle is not": ("_requests/sending.py", "from .connection import x", CIRCLES),
+        "A new file has to be given its place": ("_new.py", "", ["_new.py is in no room"]),
+        "A tool may use the package as everybody does, and its own neighbours": (TOOL, PUBLIC, []),
+        "It may not look behind the curtain": (TOOL, "from .._engine.run import Run", [A_RUN]),
+        "nor at a private name of the package": (
+            *(TOOL, "from trioserver import _secret"),
+            [A_SECRET, *uses("_secret", by=TOOL)],
         ),
-        (
-            "import trioserver._program.run",
-            ", a tool, imports _program/run.py of _program/run.py, which is private",
-        ),
-        (
-            "from trioserver import _secret",
-            ", a tool, imports _secret of __init__.py, which is private",
-        ),
-        ("server._bound_run()", " uses _bound_run, which is private to others"),
-        ("getattr(server, '_run')", " uses _run, which is private to others"),
-    ):
-        rooms = {"_engine__in__run": "", "_program__in__run": ""}
-        found = problems(package(tmp_path, testing__in___a=source, **rooms))
-        assert f"testing/_a.py{complaint}" in found, source
-
-
-def test_rooms_private_names_of_others(tmp_path):
-    """The core may use its own private names everywhere, and no others that are not listed."""
-    own = "class Run:\n    def _end(self): ...\nfrom .._servers import base\nbase._end()"
-    assert (
-        problems(
-            package(tmp_path, _engine__in__run=own.replace("from .._servers import base\n", ""))
-        )
-        == []
-    )
-    for source, name in (
-        ("task._cancel_status", "_cancel_status"),
-        ("getattr(task, '_cancel_status')", "_cancel_status"),
-        ("import trio._threads", "_threads"),
-        ("from trio._core import x", "_core"),
-        ("from sys import _current_frames", "_current_frames"),
-    ):
-        found = problems(package(tmp_path, _engine__in__run=source))
-        assert found == [f"_engine/run.py uses {name}, which is private to others"], source
+        "nor at an attribute": (TOOL, "server._bound_run()", uses("_bound_run", by=TOOL)),
+        "nor by its name": (TOOL, "getattr(server, '_run')", uses("_run", by=TOOL)),
+        "The core may use its own private names": (RUN, "class Run: _end = 1\nbase._end()", []),
+        "and of others none that is not listed": (RUN, "it._status", uses("_status")),
+        "be it in a string": (RUN, "getattr(it, '_status')", uses("_status")),
+        "a module": (RUN, "import trio._threads", uses("_threads")),
+        "that of a name": (RUN, "from trio._core import x", uses("_core")),
+        "or the name": (RUN, "from sys import _current_frames", uses("_current_frames")),
+    },
+)
+def test_problems(file, source, found, tmp_path):
+    """What breaks the order of the rooms is found, and nothing else is."""
+    empty = "__init__ _published _facts/config _engine/run testing/__init__ testing/_b"
+    files = {f"{name}.py": "" for name in f"{empty} testing/_memory/d".split()}
+    files |= {"_requests/connection.py": "from .sending import x", "_requests/sending.py": ""}
+    for name, text in (files | {file: source}).items():
+        path = tmp_path / "trioserver" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert problems(tmp_path / "trioserver") == found

@@ -11,6 +11,7 @@ from pathlib import Path
 import mutants
 import pytest
 from mutants import Mutant, Unfit
+from support.scenes import table
 
 import trioserver
 
@@ -31,38 +32,33 @@ SUMS = "# Sums.\n\ndef add(a, b):\n    # as ever\n    return a + b\n"
 
 
 @pytest.fixture
-def patch(tmp_path):
-    """A patch of a package with one file."""
-    file = tmp_path / "wrong-sums.patch"
-    file.write_text(PATCH, encoding="utf-8")
-    return file
+def patch(tmp_path, monkeypatch):
+    """A patch of a package with one file, in the place of ours, and no tests yet."""
+    root, patch = tmp_path / "repository", tmp_path / "wrong-sums.patch"
+    monkeypatch.setattr(mutants, "ROOT", root)
+    for folder in ("trioserver", "tests"):
+        (root / folder).mkdir(parents=True)
+    # pytest looks for its plugin where it is in the place of ours.
+    files = {"__init__.py": "", "pytest_plugin.py": "", "sums.py": SUMS}
+    for name, source in files.items():
+        (root / "trioserver" / name).write_text(source, "utf-8")
+    patch.write_text(PATCH, "utf-8")
+    return patch
 
 
-@pytest.fixture
-def package(tmp_path):
-    """That package, and a test of it, in the place of the repository."""
-    package = tmp_path / "repository" / "trioserver"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "pytest_plugin.py").touch()  # pytest looks for it where it is in the place of ours
-    (package / "sums.py").write_text(SUMS, encoding="utf-8")
-    return package
+def in_repository(*parts):
+    """A path in the place of ours."""
+    return mutants.ROOT.joinpath(*parts)
 
 
-@pytest.fixture
-def root(package, monkeypatch):
-    """The folder of that package, which has an empty folder of tests."""
-    monkeypatch.setattr(mutants, "ROOT", package.parent)
-    (package.parent / "tests").mkdir()
-    return package.parent
+def write_test(source):
+    """A test of that package."""
+    in_repository("tests", "test_sums.py").write_text(source, "utf-8")
 
 
-def write_test(root, *, expected):
+def sum_is(expected):
     """A test that knows the sum of 1 and 2."""
-    source = (
-        f"from trioserver.sums import add\ndef test_sum():\n    assert add(1, 2) == {expected}\n"
-    )
-    (root / "tests" / "test_sums.py").write_text(source.format(expected), encoding="utf-8")
+    return f"from trioserver.sums import add\ndef test_sum(): assert add(1, 2) == {expected}\n"
 
 
 def test_every_patch_applies_and_has_its_test():
@@ -83,73 +79,68 @@ def test_patch_is_read(patch):
     assert hunk.new.endswith("    return a - b\n")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (PATCH.partition("\n")[2], "must begin with"),
-        (PATCH.replace("killed", "noticed"), "must begin with"),
-        ("".join(PATCH.splitlines(keepends=True)[:2]), "changes nothing"),
-    ],
+STALE = "it does not apply any more: "
+
+
+@table(
+    "text, sums, message",
+    {
+        "no promise": (PATCH.partition("\n")[2], SUMS, "it must begin with"),
+        "no test": (PATCH.replace("killed", "noticed"), SUMS, "it must begin with"),
+        "no change": (PATCH[: PATCH.index("---")], SUMS, "it changes nothing"),
+        "its lines are not there": (
+            *(PATCH, SUMS.replace("as ever", "as always")),
+            f"{STALE}0 places in trioserver/sums.py",
+        ),
+        "or twice": (PATCH, SUMS * 2, f"{STALE}2 places in trioserver/sums.py"),
+        "nor is its file": (
+            PATCH.replace("sums.py", "no.py"),
+            "",
+            f"{STALE}.*No such file",
+        ),
+    },
 )
-def test_patch_that_is_not_written_as_it_should_be(text, message, patch):
-    """A patch without its two lines, or without any other, is named."""
-    patch.write_text(text, encoding="utf-8")
-    with pytest.raises(Unfit, match=f"wrong-sums: .*{message}"):
-        Mutant.read(patch)
+def test_unfit_patch(text, sums, message, patch):
+    """A patch that is not written as it should be, or does not apply, is named."""
+    patch.write_text(text, "utf-8")
+    in_repository("trioserver", "sums.py").write_text(sums, "utf-8")
+    with pytest.raises(Unfit, match=f"wrong-sums: {message}"):
+        Mutant.read(patch).apply(in_repository("trioserver"))
 
 
-@pytest.mark.parametrize(
-    ("sums", "message"),
-    [
-        (SUMS.replace("as ever", "as always"), "0 places in trioserver/sums.py"),
-        (SUMS * 2, "2 places in trioserver/sums.py"),
-        (None, "No such file"),
-    ],
-)
-def test_patch_that_does_not_apply(sums, message, patch, package):
-    """A patch whose lines are not there, or not only once, is named."""
-    if sums is None:
-        (package / "sums.py").unlink()
-    else:
-        (package / "sums.py").write_text(sums, encoding="utf-8")
-    with pytest.raises(Unfit, match=f"wrong-sums: it does not apply any more: .*{message}"):
-        Mutant.read(patch).apply(package)
-
-
-def test_patch_without_its_test(patch, package, root):
+def test_patch_without_its_test(patch):
     """A test that was renamed is missed at once, and checking has left the package alone."""
-    mutant = Mutant.read(patch)
+    mutant, package = Mutant.read(patch), in_repository("trioserver")
     with pytest.raises(Unfit, match=r"there is no test test_sum in tests/test_sums\.py"):
         mutant.check(package)
-    write_test(root, expected=3)
+    write_test(sum_is(3))
     mutant.check(package)
-    assert (package / "sums.py").read_text(encoding="utf-8") == SUMS
+    assert (package / "sums.py").read_text("utf-8") == SUMS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("expected", "word"), [(3, "killed"), (-1, "SURVIVED")])
-def test_verdict(expected, word, patch, package, root):
-    """A test that fails because of the patch kills it; one that passes has not noticed."""
-    write_test(root, expected=expected)
-    verdict = mutants.judge(Mutant.read(patch), package)
+@table(
+    "source, word",
+    {
+        "A test that fails because of the patch kills it": (sum_is(3), "killed"),
+        "One that passes has not noticed": (sum_is(-1), "SURVIVED"),
+        "No test that runs is no proof, either": ("import nowhere\n", "NOT TESTED"),
+    },
+)
+def test_verdict(source, word, patch):
+    """What became of a patch."""
+    write_test(source)
+    verdict = mutants.judge(Mutant.read(patch), in_repository("trioserver"))
     assert (verdict.word, verdict.ok) == (word, word == "killed")
 
 
 @pytest.mark.slow
-def test_test_that_fails_without_a_patch(patch, package, root):
+def test_test_that_fails_without_a_patch(patch):
     """A test that always fails proves nothing."""
-    write_test(root, expected=4)
-    [problem] = mutants.failing_unpatched([Mutant.read(patch)], package)
+    write_test(sum_is(4))
+    [problem] = mutants.failing_unpatched([Mutant.read(patch)], in_repository("trioserver"))
     assert "tests/test_sums.py does not pass without any patch" in problem
     assert "1 failed" in problem
-
-
-@pytest.mark.slow
-def test_verdict_without_a_test(patch, package, root):
-    """No test that runs is no proof, either."""
-    (root / "tests" / "test_sums.py").write_text("import nowhere\n", encoding="utf-8")
-    verdict = mutants.judge(Mutant.read(patch), package)
-    assert (verdict.ok, verdict.word) == (False, "NOT TESTED")
 
 
 def test_script(tmp_path):

@@ -18,15 +18,16 @@ import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
-from support import Upper, connect, plain_client, read_to_end, running
+from support import Upper, plain_client, read_to_end, running
+from support.memory import ask, come
 from support.pages import example
 from support.protocols import Delimited, Framed
+from support.scenes import heard_by, in_memory, on_tcp
 
 import trioserver
 from trioserver import Limits
-from trioserver.testing import MemoryServer, open_descriptors
+from trioserver.testing import open_descriptors
 
-MEMORY = ("memory", 1)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,11 +58,10 @@ async def reply_to(handler, pieces):
             await trio.testing.wait_all_tasks_blocked()
         await client.send_eof()
 
-    async with MemoryServer(MEMORY, handler).serving() as server:
+    async with in_memory(handler).serving() as server:
         async with await server.connect(("client", 1)) as client, trio.open_nursery() as nursery:
             nursery.start_soon(speak)
-            replies = await read_to_end(client)
-    return replies
+            return await read_to_end(client)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -82,8 +82,7 @@ def test_replies_do_not_depend_on_segments(name, data):
 async def test_urgent_byte_anywhere(position):
     """CM-12: wherever in a request an urgent byte comes, the reply is the same without it."""
     line = b"hello\n"
-    server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
-    async with running(server) as address:
+    async with running(on_tcp()) as address:
         with plain_client(address) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client.sendall(line[:position])
@@ -91,14 +90,12 @@ async def test_urgent_byte_anywhere(position):
             await trio.testing.wait_all_tasks_blocked()
             client.sendall(line[position:])
             client.shutdown(socket.SHUT_WR)
-            with client.makefile("rb") as replies:
-                assert await trio.to_thread.run_sync(replies.read) == line.upper()
+            assert await heard_by(client) == line.upper()
 
 
 async def test_queue_that_overflowed():
     """CM-18: after a flood of half-open clients is gone, a new one is served as ever."""
-    limits = Limits(requests=1)
-    server = trioserver.TCPServer(("127.0.0.1", 0), Upper, limits=limits, request_queue_size=3)
+    server = on_tcp(limits=Limits(requests=1), request_queue_size=3)
     async with running(server) as address:
         with contextlib.ExitStack() as flood:
             for _ in range(200):
@@ -107,9 +104,7 @@ async def test_queue_that_overflowed():
                 half_open.connect_ex(address)
             await trio.testing.wait_all_tasks_blocked()
             assert len(server.requests) == 1
-        async with await connect(server) as stream:
-            await stream.send_all(b"hello\n")
-            assert await stream.receive_some() == b"HELLO\n"
+        assert await ask(server) == b"HELLO\n"
 
 
 # What a connection costs ---------------------------------------------------------
@@ -117,13 +112,7 @@ async def test_queue_that_overflowed():
 
 async def test_idle_connections_cost_little():
     """BP-10: an idle connection in memory takes less than 16 KiB, both of its ends together."""
-
-    async def come(server, count):
-        clients = [await server.connect() for _ in range(count)]
-        await trio.testing.wait_all_tasks_blocked()
-        return clients
-
-    async with MemoryServer(MEMORY, Upper).serving(grace=0) as server:
+    async with in_memory().serving(grace=0) as server:
         warm_up = await come(server, 10)
         gc.collect()
         tracemalloc.start()
@@ -184,33 +173,29 @@ class Asks(trioserver.Observer):
         self.client.close()
 
 
-def run_programs(count):
-    """Run that many programs, each of which is one server for one client."""
-    for _ in range(count):
-        trioserver.run(trioserver.TCPServer(("127.0.0.1", 0), Quits, observers=[Asks()]))
+def come_and_go(programs, runs):
+    """Run so many programs, each of a server for one client, and one server so many times."""
+    for _ in range(programs):
+        trioserver.run(on_tcp(Quits, observers=[Asks()]))
+    trio.run(serve_many, runs)
 
 
 async def serve_many(count):
-    """Serve a server again and again; how many tasks there are before and after it."""
-    server = MemoryServer(MEMORY, Upper)
+    """Serve a server again and again; no task is left."""
+    server = in_memory()
     tasks = trio.lowlevel.current_statistics().tasks_living
     for _ in range(count):
         async with server.serving():
-            async with await server.connect() as client:
-                await client.send_all(b"hello\n")
-                assert await client.receive_some() == b"HELLO\n"
-    return tasks, trio.lowlevel.current_statistics().tasks_living
+            assert await ask(server) == b"HELLO\n"
+    assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
 @pytest.mark.slow
 def test_many_servers_leave_nothing():
     """LK-06: programs and servers come and go, and the process is as it was after the first."""
-    run_programs(2)
-    trio.run(serve_many, 2)
+    come_and_go(2, 2)
     things, objects, threads = things_of_the_process(), live_objects(), threading.active_count()
-    run_programs(60)
-    tasks_before, tasks_after = trio.run(serve_many, 300)
-    assert tasks_after == tasks_before
+    come_and_go(60, 300)
     assert things_of_the_process() == things
     assert live_objects() - objects == Counter()
     assert threading.active_count() <= threads
@@ -251,10 +236,8 @@ def test_suite_fails_for_what_is_left(tmp_path):
     """LK-05: an unclosed socket, a coroutine never awaited, an error in a finalizer fail a test."""
     (tmp_path / "test_leaks.py").write_text(LEAKS, encoding="utf-8")
     options = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options]
-    done = subprocess.run(
-        [*command, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     for leak in ("socket", "never_awaited", "unraisable", "thread"):
         assert f"::test_{leak} FAILED" in done.stdout, done.stdout
     for text in ("::test_clean PASSED", "ResourceWarning", "was never awaited"):
