@@ -7,6 +7,7 @@ import socket
 import struct
 from array import array
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -55,6 +56,7 @@ async def raises(kind, operation):
 
 
 FOUR = {"capacity": 4}
+narrow = partial(Dialogue, of=FOUR)
 
 
 @table(
@@ -96,12 +98,11 @@ FOUR = {"capacity": 4}
             "breaks_off; sendall b'x' -> PeerGone; sendall b'x' -> ConnectionError; "
             "send_eof -> PeerGone; send_eof -> BrokenResourceError"
         ),
-        "After half a message nothing is sent: the peer could not tell where it ends": Dialogue(
+        "After half a message nothing is sent: the peer could not tell where it ends": narrow(
             "sendall b'12345678' -> waits; sendall b'x' -> BrokenResourceError 'cut short'; "
             "send_eof -> BrokenResourceError 'cut short'; "
             "sendall b'' -> BrokenResourceError 'cut short'; hears -> b'1234'; hears -> None; "
-            "says b'x'; recv 1 -> b'x'",
-            FOUR,
+            "says b'x'; recv 1 -> b'x'"
         ),
         "A send that was cancelled before a byte went out can be repeated": Dialogue(
             "sendall b'full'; sendall b'again' -> waits; hears -> b'full'; sendall b'again'; "
@@ -125,10 +126,9 @@ FOUR = {"capacity": 4}
         "Whoever closes after a reset, too": Dialogue(
             "reset; aclose; close; reset; state -> 'closed'; hears -> ConnectionResetError"
         ),
-        "The counters count what the transport gave and took, read by the handler or not": Dialogue(
+        "The counters count what the transport gave and took, read by the handler or not": narrow(
             "says b'1234'; recv 1 -> b'1'; bytes_received -> 1; peek -> b'234'; "
-            "bytes_received -> 4; sendall b'123456' -> waits; bytes_sent -> 4",
-            FOUR,
+            "bytes_received -> 4; sendall b'123456' -> waits; bytes_sent -> 4"
         ),
         "CK-01: a connection in memory has no socket, no descriptor, and its addresses": Dialogue(
             "socket -> None; fileno -> -1; client_address -> ('client', 1); "

@@ -1,12 +1,12 @@
 """`rfile` and `wfile`: what they return, what they leave behind, when they let others run."""
 
-import functools
 import io
 import itertools
 import math
 from array import array
 from collections import deque
 from collections.abc import Iterable
+from functools import partial, wraps
 
 import attrs
 import pytest
@@ -14,7 +14,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Witness, read_to_end, running
+from support import read_to_end, running
+from support.memory import memory
 from support.pipes import Dialogue, does, end_over, pipe, waiting
 from support.scenes import Scene, table
 
@@ -124,10 +125,7 @@ class Expected:
             return trioserver.LimitExceeded
         return data if self._ended or len(data) == size else trioserver.IdleTimeout
 
-    def fill(self, size):
-        target = bytearray(size)
-        data = bytes(target[: self._file.readinto(target)])
-        return data if self._ended or len(data) == size else trioserver.IdleTimeout
+    fill = read
 
     def readexactly(self, size):
         data = self.read(size)
@@ -171,11 +169,6 @@ class Expected:
         return self.readline() or StopAsyncIteration
 
 
-def calls(*names, argument=None):
-    """Reads of these names, with such an argument, if any."""
-    return st.tuples(st.sampled_from(names), *([] if argument is None else [argument]))
-
-
 # Only \n ends a line, and only a whole delimiter counts.
 WORDS = st.sampled_from([b"a", b"ab", b";", b"\n", b"a\n", b"ab;\n", b"\n;\n", b"abab"])
 DELIMITERS = st.sampled_from([b"\n", b";", b"ab", b"\n;\n", b"abab"])
@@ -186,12 +179,13 @@ INPUT = st.builds(
     st.sampled_from(["after", "with", "never"]),
     st.builds(trioserver.Limits, line=st.integers(1, 8), read=st.integers(1, 32)),
 )
+NAMES, SIZES = st.sampled_from, st.integers(0, 12)
 OPERATIONS = st.lists(
     st.one_of(
-        calls("read", "readline", "fill", "readexactly", argument=st.integers(0, 12)),
-        calls("readlines", argument=st.integers(1, 24)),
-        calls("readuntil", argument=DELIMITERS),
-        calls("read", "readline", "readlines", "more", "__anext__"),
+        st.tuples(NAMES(["read", "readline", "fill", "readexactly"]), SIZES),
+        st.tuples(NAMES(["readlines"]), st.integers(1, 24)),
+        st.tuples(NAMES(["readuntil"]), DELIMITERS),
+        st.tuples(NAMES(["read", "readline", "readlines", "more", "__anext__"])),
     ),
     min_size=1,
     max_size=8,
@@ -201,51 +195,44 @@ OPERATIONS = st.lists(
 def in_virtual_time(function):
     """An async function, as a plain one that hypothesis can call."""
 
-    @functools.wraps(function)
+    @wraps(function)
     def run(*arguments, **named):
         clock = trio.testing.MockClock(autojump_threshold=0)
-        trio.run(functools.partial(function, *arguments, **named), clock=clock)
+        trio.run(partial(function, *arguments, **named), clock=clock)
 
     return run
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
-@given(INPUT, st.sampled_from([1, 2, 5, 65_536]), OPERATIONS)
+@settings(max_examples=450, deadline=None)
+@given(
+    *(INPUT, st.sampled_from([1, 2, 5, 65_536]), OPERATIONS),
+    st.sampled_from(["not interrupted", "cancelled", "timed out"]),
+)
 @in_virtual_time
-async def test_reads_do_not_depend_on_segments(given, portion, operations):
-    """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone."""
+async def test_reads_do_not_depend_on_segments(given, portion, operations, how):
+    """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone.
+
+    Those that are cancelled or time out at every wait and are tried again lose nothing.
+    """
     end, expected = given.end(portion), Expected(given)
-    for operation in operations:
-        result = await outcome(end.do(*operation))
-        assert (operation, result) == (operation, expected.of(*operation))
-
-
-@settings(max_examples=150, deadline=None)
-@given(INPUT, OPERATIONS, st.sampled_from(["cancelled", "timed out"]))
-@in_virtual_time
-async def test_interrupted_reads_lose_nothing(given, operations, how):
-    """Reads that are cancelled or time out at every wait and are tried again return the same."""
-    end, expected = given.end(), Expected(given)
-    scopes = []
     interrupted = False
 
     async def interrupt():
         nonlocal interrupted
         interrupted = True
         if how == "cancelled":
-            scopes[-1].cancel()
+            scope.cancel()
         else:
             await trio.sleep_forever()
 
-    end.request._transport.interrupted_by = interrupt
+    if how != "not interrupted":
+        end.request._transport.interrupted_by = interrupt
     for operation in operations:
-        wanted, result = expected.of(*operation), None
-        interrupted = True
+        wanted, result, interrupted = expected.of(*operation), None, True
         while interrupted:
             interrupted = False
-            scopes.append(trio.CancelScope())
-            with scopes[-1]:
+            with trio.CancelScope() as scope:
                 result = await outcome(end.do(*operation))
         assert (operation, result) == (operation, wanted)
 
@@ -286,39 +273,32 @@ def reads(data, steps, **fields):
     return Input(data, **fields), steps
 
 
+small = partial(reads, limits=SMALL)
+
+
 @pytest.mark.parametrize("ends", ["after", "with"])
 @table(
     "given, steps",
     {
-        "BP-08: a read without a size may be as long as `limits.read`": reads(
-            b"123456", "read -> b'123456'", limits=SMALL
+        "BP-08: a read without a size may be as long as `limits.read`": small(
+            b"123456", "read -> b'123456'"
         ),
-        "BP-08: one more is an error": reads(b"1234567", "read -> LimitExceeded", limits=SMALL),
-        "BP-08: a limit is named, and after it reads with a size get all that had come": reads(
+        "BP-08: a limit is named, and after it reads with a size get all that had come": small(
             b"123456789",
             "read -> LimitExceeded 'longer than 6 bytes (read)'; readlines -> LimitExceeded; "
             "readline -> LimitExceeded 'longer than 4 bytes (line)'; "
             r"readuntil b'\n' -> LimitExceeded; read 100 -> b'123456789'",
-            limits=SMALL,
         ),
-        "CM-05, BP-08: a line may have `limits.line` bytes with its end, and not one more": reads(
-            b"123\n1234\n12345",
+        "CM-05, BP-08: a line may have `limits.line` bytes with its end, and not one more": small(
+            b"123\n1234\n1234",
             r"readline -> b'123\n'; readline -> LimitExceeded; readline 5 -> b'1234\n'; "
-            "readline -> LimitExceeded; read -> b'12345'",
-            limits=SMALL,
+            "readline -> b'1234'",
         ),
-        "A line at the end of input may have as many": reads(
-            b"1234", "readline -> b'1234'; readline -> b''", limits=SMALL
+        "CM-05: a loop over lines raises `LimitExceeded`, and loses nothing": small(
+            b"ab\nabcdef", r"__anext__ -> b'ab\n'; __anext__ -> LimitExceeded; read -> b'abcdef'"
         ),
-        "CM-05: a loop over lines raises `LimitExceeded`, and loses nothing": reads(
-            b"ab\nabcdef",
-            r"__anext__ -> b'ab\n'; __anext__ -> LimitExceeded; read -> b'abcdef'",
-            limits=SMALL,
-        ),
-        "`readlines` with a hint that meets a limit has taken no line at all": reads(
-            b"ab\ncd\nabcdef",
-            r"readlines 100 -> LimitExceeded; readlines 4 -> [b'ab\n', b'cd\n']",
-            limits=SMALL,
+        "`readlines` with a hint that meets a limit has taken no line at all": small(
+            b"ab\ncd\nabcdef", r"readlines 100 -> LimitExceeded; readlines 4 -> [b'ab\n', b'cd\n']"
         ),
         "CM-07: when the input ends before the delimiter, the error has what there was": reads(
             b"half", r"readuntil b'\r\n\r\n' -> IncompleteRead b'half'; at_eof -> True"
@@ -401,24 +381,15 @@ async def test_read_without_a_size(size, autojump_clock):
 
 
 @pytest.mark.parametrize("name", ["readinto", "readinto1"])
-@pytest.mark.parametrize("size", [4, 8])
-@pytest.mark.parametrize("item", ["", "B", "H"])
-async def test_readinto_any_writable_buffer(name, size, item, autojump_clock):
-    """The size of a target is its size in bytes; at the end of input its rest is left alone."""
-    target = bytearray(b"........"[:size])
-    given = memoryview(target).cast(item) if item else target
-    assert await Input(b"abcdef").end().do(name, given) == min(size, 6)
-    assert target == b"abcdef.."[:size]
-
-
-@pytest.mark.parametrize("name", ["readinto", "readinto1"])
-@pytest.mark.parametrize("target", [b"read-only", memoryview(bytearray(8))[::2]])
-async def test_readinto_unfit_target(name, target, autojump_clock):
-    """A target that cannot be filled is refused before anything is read."""
-    end = Input(b"abcdefghij").end()
-    with pytest.raises((TypeError, ValueError, BufferError)):
-        await end.do(name, target)
-    assert await end.rfile.read() == b"abcdefghij"
+async def test_readinto_any_writable_buffer(name, autojump_clock):
+    """It has its size in bytes; the end of input leaves its rest alone; an unfit one is refused."""
+    for size, item in itertools.product([4, 8], "BH"):
+        end, target = Input(b"abcdef").end(), bytearray(b"........"[:size])
+        for unfit in (b"read-only", memoryview(bytearray(8))[::2]):
+            with pytest.raises((TypeError, ValueError, BufferError)):
+                await end.do(name, unfit)
+        assert await end.do(name, memoryview(target).cast(item)) == min(size, 6)
+        assert target == b"abcdef.."[:size]
 
 
 async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock):
@@ -435,6 +406,7 @@ async def test_readinto_cancelled_lets_go_of_its_target(autojump_clock):
 # Waits and writes ---------------------------------------------------------------------
 
 NARROW = {"capacity": 4, "wbufsize": 100}
+buffered, narrow = partial(Dialogue, of={"wbufsize": 100}), partial(Dialogue, of=NARROW)
 
 
 @table(
@@ -469,26 +441,19 @@ NARROW = {"capacity": 4, "wbufsize": 100}
         "CP-04: without a buffer, what was written is on its way when the write returns": Dialogue(
             "write b'abc' -> 3; hears -> b'abc'"
         ),
-        "All lines of one `writelines` go out together, in order": Dialogue(
-            r"writelines [b'a\n', b'b\n']; hears -> b'a\nb\n'"
+        "A write to a closed connection fails at once, not when the buffer is full": buffered(
+            "close; write b'x' -> ClosedResourceError; writelines [b'x'] -> ClosedResourceError"
         ),
-        "A write to a closed connection fails at once, not when the buffer is full": Dialogue(
-            "close; write b'x' -> ClosedResourceError; writelines [b'x'] -> ClosedResourceError",
-            {"wbufsize": 100},
-        ),
-        "What is not bytes is a mistake, and nothing of it is buffered": Dialogue(
+        "What is not bytes is a mistake, and nothing of it is buffered": buffered(
             "write 'text' -> TypeError; write 5 -> TypeError; write None -> TypeError; "
-            "flush; hears -> None",
-            {"wbufsize": 100},
+            "flush; hears -> None"
         ),
-        "What was buffered goes out before what is sent around the buffer": Dialogue(
+        "What was buffered goes out before what is sent around the buffer": buffered(
             "write b'first '; sendall b'second'; write b' third'; hears -> b'first second'; "
-            "flush; hears -> b' third'",
-            {"wbufsize": 100},
+            "flush; hears -> b' third'"
         ),
-        "And before the end of output": Dialogue(
-            "write b'last words'; send_eof; hears -> b'last words'; hears -> b''",
-            {"wbufsize": 100},
+        "And before the end of output": buffered(
+            "write b'last words'; send_eof; hears -> b'last words'; hears -> b''"
         ),
         "A buffer of 8 bytes is sent when it has 8 of them, not before": Dialogue(
             "write b'1234567'; hears -> None; write b'8'; hears -> b'12345678'; "
@@ -497,34 +462,28 @@ NARROW = {"capacity": 4, "wbufsize": 100}
             "write b'1234'; write b'5678'; write b'9'; hears -> b'12345678'",
             {"wbufsize": 8},
         ),
-        "A busy peer is answered, too: a read that finds its bytes waiting flushes": Dialogue(
-            r"write b'yours'; says b'mine\n'; readline -> b'mine\n'; hears -> b'yours'",
-            {"wbufsize": 100},
+        "A busy peer is answered, too: a read that finds its bytes waiting flushes": buffered(
+            r"write b'yours'; says b'mine\n'; readline -> b'mine\n'; hears -> b'yours'"
         ),
-        "A read that is answered from the buffer does not: replies go out together": Dialogue(
+        "A read that is answered from the buffer does not: replies go out together": buffered(
             r"says b'1\n2\n'; peek; readline -> b'1\n'; write b'1\n'; hears -> None; "
-            r"readline -> b'2\n'; write b'2\n'; hears -> None; flush; hears -> b'1\n2\n'",
-            {"wbufsize": 100},
+            r"readline -> b'2\n'; write b'2\n'; hears -> None; flush; hears -> b'1\n2\n'"
         ),
-        "A read that waits for the rest of a line flushes": Dialogue(
+        "A read that waits for the rest of a line flushes": buffered(
             "says b'half a '; write b'go on'; readline -> waits; hears -> b'go on'; "
-            r"says b'line\n'; readline -> b'half a line\n'",
-            {"wbufsize": 100},
+            r"says b'line\n'; readline -> b'half a line\n'"
         ),
-        "A flush that was cancelled before it sent keeps the buffer, for the next one": Dialogue(
+        "A flush that was cancelled before it sent keeps the buffer, for the next one": narrow(
             "sendall b'full'; write b'abc'; flush -> cancelled; flush -> waits; hears -> b'full'; "
-            "flush; hears -> b'abc'",
-            NARROW,
+            "flush; hears -> b'abc'"
         ),
-        "A flush cut short is never repeated: the peer would see bytes twice, or a gap": Dialogue(
+        "A flush cut short is never repeated: the peer would see bytes twice, or a gap": narrow(
             "write b'12345678'; flush -> waits; write b'x' -> BrokenResourceError 'cut short'; "
-            "hears -> b'1234'; hears -> None",
-            NARROW,
+            "hears -> b'1234'; hears -> None"
         ),
-        "Cancelled while it flushes, a read has taken no input and lost no output": Dialogue(
+        "Cancelled while it flushes, a read has taken no input and lost no output": narrow(
             "sendall b'full'; write b'abc'; says b'x'; readline -> waits; hears -> b'full'; "
-            r"says b'y\n'; readline -> b'xy\n'; hears -> b'abc'",
-            NARROW,
+            r"says b'y\n'; readline -> b'xy\n'; hears -> b'abc'"
         ),
     },
 )
@@ -737,17 +696,13 @@ async def test_files_in_a_server(scene, autojump_clock):
 
 async def test_last_flush_is_under_the_write_timeout(autojump_clock):
     """CM-10: a peer that does not take the last buffer is given up after ``timeouts.write``."""
-
-    class Narrow(MemoryServer):
-        memory_capacity = 4
-
-    witness = Witness()
-    timeouts = trioserver.Timeouts(write=7)
-    server = Narrow(("memory", 1), Greeter, timeouts=timeouts, observers=[witness])
+    narrow = type("Narrow", (MemoryServer,), {"memory_capacity": 4})
+    server = memory(Greeter, narrow, timeouts=trioserver.Timeouts(write=7))
     async with server.serving():
         client = await server.connect()
         await trio.sleep(8)
-        assert (witness.outcomes, witness.records[0].duration) == (["timed_out"], 7)
+        [record] = server.witness.records
+        assert (record.outcome, record.duration) == ("timed_out", 7)
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
 

@@ -7,7 +7,7 @@ r"""One end of a connection in memory, without a server, and what happens to it,
             r"says b'first\nsec'; readline -> b'first\n'; recv 9 -> b'sec'; recv 9 -> waits"
         ),
     })
-    async def test_reads(dialogue: Dialogue, autojump_clock: object) -> None:
+    async def test_reads(dialogue, autojump_clock):
         await dialogue.play()
 
 A step is what is called, with its arguments, and what comes of it after an arrow:
@@ -68,11 +68,9 @@ class End:
         self.far.receive_now(size)
 
     def says_bye(self):
-        """Have the peer end its output."""
         self.far.send_eof()
 
     def breaks_off(self):
-        """Have the peer reset."""
         self.far.reset()
 
     def hears(self):
@@ -80,7 +78,6 @@ class End:
         return self.far.receive_now(100_000)
 
     def now(self):
-        """What time it is."""
         return trio.current_time()
 
     async def fill(self, size, name="readinto"):
@@ -93,7 +90,6 @@ class End:
         return await do((self, self.rfile, self.wfile, self.request), name, *arguments)
 
     async def play(self, steps):
-        """Do all steps, and compare."""
         await play(steps, self, self.rfile, self.wfile, self.request)
 
 
@@ -115,7 +111,7 @@ async def do(owners, name, *arguments):
 
 
 async def play(steps, *owners):
-    """Do all steps, and compare."""
+    """Do all steps with these, and compare."""
     for step in steps.split("; "):
         call, _, expected = step.partition(" -> ")
         name, _, arguments = call.partition(" ")
@@ -139,8 +135,8 @@ async def play(steps, *owners):
             assert [await operation] == literals(expected) or not expected, step
 
 
-ERRORS = {**vars(builtins), **vars(trio), **vars(trioserver)}
-ERRORS = {name: kind for name, kind in ERRORS.items() if isinstance(kind, type)}
+EVERYTHING = {**vars(builtins), **vars(trio), **vars(trioserver)}
+ERRORS = {name: kind for name, kind in EVERYTHING.items() if isinstance(kind, type)}
 
 
 def literals(text):
@@ -148,18 +144,10 @@ def literals(text):
     return list(ast.literal_eval(f"({text},)")) if text else []
 
 
-def end_over(
-    transport,
-    far=None,
-    *,
-    wbufsize=0,
-    limits=None,
-    timeouts=None,
-):
+def end_over(transport, far=None, *, wbufsize=0, limits=None, timeouts=None):
     """The end that has a transport."""
     here = connection_over(transport, limits=limits, timeouts=timeouts)
-    files = trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize)
-    return End(here, *files, far)
+    return End(here, trioserver.RequestReader(here), trioserver.RequestWriter(here, wbufsize), far)
 
 
 def pipe(capacity=65_536, wbufsize=0, **timeouts):
@@ -170,27 +158,22 @@ def pipe(capacity=65_536, wbufsize=0, **timeouts):
 
 @attrs.frozen(eq=False)
 class Dialogue:
-    """What happens to one end of a pipe.
-
-    Attributes:
-      steps: in order; what the peer does in between is written there, too.
-      of: the fields of the `pipe`.
-      later: what happens in the meantime, at its instants.
-    """
+    """What happens to one end of a pipe: the steps, also of the peer, in order."""
 
     steps: str
-    of: Mapping[str, Any] = attrs.field(factory=dict)
-    later: Mapping[float, str] = attrs.field(factory=dict)
+    of: Mapping[str, Any] = attrs.field(factory=dict)  # the fields of the `pipe`
+    later: Mapping[float, str] = attrs.field(factory=dict)  # in the meantime, by instants
 
     async def play(self):
         """Do all steps, and compare."""
         end = pipe(**self.of)
+
+        async def go_on():
+            for instant, steps in self.later.items():
+                await trio.sleep_until(instant)
+                await end.play(steps)
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._go_on, end)
+            nursery.start_soon(go_on)
             await end.play(self.steps)
             nursery.cancel_scope.cancel()
-
-    async def _go_on(self, end):
-        for instant, steps in self.later.items():
-            await trio.sleep_until(instant)
-            await end.play(steps)

@@ -55,21 +55,15 @@ class Life:
     runs = judged = 0
 
     def __init__(self, data):
-        self.data = data
-        limits = {
-            "requests": self.draw(st.integers(1, 3)),
-            "when_full": self.draw(st.sampled_from(["wait", "refuse"])),
-            "per_client": self.draw(st.sampled_from([None, None, 1, 2])),
-        }
-        self.limits, self.witness = Limits(**limits), Witness()
-        self.timeouts = attrs.evolve(TIMEOUTS, request=self.draw(st.sampled_from([math.inf, 20])))
+        self.draw, self.witness = data.draw, Witness()
+        full, per_client = self.one_of("wait", "refuse"), self.one_of(None, None, 1, 2)
+        requests = self.one_of(1, 2, 3)
+        self.limits = Limits(requests=requests, when_full=full, per_client=per_client)
+        self.timeouts = attrs.evolve(TIMEOUTS, request=self.one_of(math.inf, 20))
         fields = {"limits": self.limits, "timeouts": self.timeouts, "observers": [self.witness]}
         self.server = self.SERVER(("memory", 1), self.HANDLER, **fields)
         self.server.working = self.server.most = 0
         self.clients, self.cancelled_ids = [], set()
-
-    def draw(self, strategy, label=None):
-        return self.data.draw(strategy, label)
 
     def one_of(self, *values):
         return self.draw(st.sampled_from(values))
@@ -103,20 +97,16 @@ class Life:
 
     def may(self, rule):
         """Whether that can happen now."""
-        match rule:
-            case "start":
-                return not self.running
-            case "shut_down":
-                return self.is_busy() or not self.runs
-            case "cancel":
-                return self.running and self.is_busy()
-            case "cancel_one":
-                return self.running and self.server.requests
-        return rule == "let_time_pass" or self.clients
-
-    def is_busy(self):
-        """Whether a run has something to end: lives are short, and most should not be empty."""
-        raise NotImplementedError
+        # Lives are short, and most runs should have something to end.
+        special = {
+            "start": not self.running,
+            "shut_down": self.is_busy() or not self.runs,
+            "cancel": self.running and self.is_busy(),
+            "cancel_one": self.running and self.server.requests,
+            "let_time_pass": True,
+            "connect": self.running,
+        }
+        return special.get(rule, self.clients)
 
     async def start(self):
         """Serve, for the first time or again."""
@@ -129,8 +119,7 @@ class Life:
         self.draining = self.cut = self.crowded = False
         self.nursery.start_soon(self.serve)
         await wait_all_tasks_blocked()
-        if self.ends_at_once:
-            assert not self.running
+        assert not (self.running and self.ends_at_once)
         self.ends_at_once = False
 
     async def serve(self):
@@ -169,16 +158,6 @@ class Life:
 
     # What holds after every step -----------------------------------------------
 
-    def look(self):
-        self.slots_are_exact()
-        self.books_agree()
-        self.snapshot_agrees()
-        self.ends_in_time()
-        self.ends_are_just()
-        self.clients_agree()
-        if self.runs and not self.running:
-            self.nothing_is_left()
-
     def queued(self):
         """How many clients nobody has accepted yet."""
         return len(self.server.listener._queue)
@@ -212,60 +191,50 @@ class Life:
             return "refused"
         return "started" if len(active) < self.limits.requests else "refused"
 
-    def slots_are_exact(self):
-        """Never one request more, and nobody waits for a slot that is free."""
-        active = self.active()
+    def look(self):
+        counts, records = self.server.statistics(), self.witness.records
+        active, ids = self.active(), [record.info.id for record in records]
+        # Never one request more, and nobody waits for a slot that is free.
         assert self.server.most <= self.limits.requests
         assert self.server.working <= len(active) == len(self.server.requests)
-        waiting = self.server.statistics().waiting
-        if waiting or (self.running and self.queued()):
+        if counts.waiting or (self.running and self.queued()):
             assert len(active) == self.limits.requests
-        if self.limits.per_client is not None:
-            by_host = Counter(address[0] for address in active)
-            assert max(by_host.values(), default=0) <= self.limits.per_client
-
-    def books_agree(self):
-        """One start and one record for each request; the counts are those of the records."""
-        counts, records = self.server.statistics(), self.witness.records
-        ids = [record.info.id for record in records]
+        by_host = Counter(address[0] for address in active)
+        assert max(by_host.values(), default=0) <= (self.limits.per_client or math.inf)
+        # One start and one record for each request; the counts are those of the records.
         assert len(set(ids)) == len(ids)
         assert set(ids) <= self.started()
         assert self.witness.names.count("request_started") == len(self.started()) == counts.accepted
         assert counts.outcomes == dict.fromkeys(Outcome, 0) | Counter(r.outcome for r in records)
-        assert counts.active == len(self.active()) == counts.accepted - len(records)
+        assert counts.active == len(active) == counts.accepted - len(records)
         assert counts.refused == len(self.turned_away(by_drain=False))
         assert counts.unaccepted == len(self.turned_away(by_drain=True))
         assert counts.bytes_received == sum(record.bytes_received for record in records)
         assert counts.bytes_sent == sum(record.bytes_sent for record in records)
-
-    def snapshot_agrees(self):
-        """A snapshot shows what there is, and what it is doing."""
+        # A snapshot shows what there is, and what it is doing.
         snapshot = self.server.snapshot()
         running = "draining" if self.draining else "serving"
         assert snapshot.state == (running if self.running else "unbound")
-        assert snapshot.statistics == self.server.statistics()
+        assert snapshot.statistics == counts
         working = {r.info.id for r in snapshot.requests if r.state != "closing"}
         assert working == {info.id for info in self.server.requests}
-        assert len(snapshot.requests) == len(working) + snapshot.statistics.lingering
+        assert len(snapshot.requests) == len(working) + counts.lingering
         if self.draining:
             idle = [r for r in snapshot.requests if r.state == "idle"]
             assert all(r.bytes_received == 0 and r.age < 0.5 + 1e-3 for r in idle)
-
-    def ends_in_time(self):
-        """A drain ends with its last request, and with its grace at the latest."""
+        # A drain ends with its last request, and with its grace at the latest.
         if self.running:
-            counts = self.server.statistics()
             assert trio.current_time() < self.ends_by
             assert not self.draining or counts.active + counts.waiting + counts.lingering
-
-    def ends_are_just(self):
-        """Nobody ends for a reason that was not there."""
-        for record in self.witness.records[self.judged :]:
+        # Nobody ends for a reason that was not there.
+        for record in records[self.judged :]:
             self.judge(record)
-        self.judged = len(self.witness.records)
-        unaccepted = self.turned_away(by_drain=True)
-        if unaccepted and self.limits.per_client is None and not self.crowded:
+        self.judged = len(records)
+        if counts.unaccepted and self.limits.per_client is None and not self.crowded:
             assert not self.running  # it was cut before their turn came
+        self.clients_agree()
+        if self.runs and not self.running:
+            self.nothing_is_left()
 
     def judge(self, record):
         match record.outcome:
@@ -276,8 +245,6 @@ class Life:
                 assert record.duration == pytest.approx(self.timeouts.request, abs=1e-3)
             case Outcome.REFUSED:
                 raise AssertionError(record)
-
-    # The end of a run, and of a life ---------------------------------------------
 
     def nothing_is_left(self):
         """When it has returned there is no task, no open request, and one report of it all."""
@@ -294,9 +261,6 @@ class Life:
         assert not report.statistics.lingering
         assert trio.lowlevel.current_statistics().tasks_living == self.tasks
         self.clients_are_left()
-
-    def clients_are_left(self):
-        """What must be true of the clients of a run that is over."""
 
 
 # Streams -----------------------------------------------------------------------------
@@ -384,9 +348,6 @@ class Client:
 class StreamLife(Life):
     SERVER, HANDLER = StreamServer, Lines
     RULES = (*Life.RULES, "connect", *("say", "say_the_rest", "end_output", "leave", "read"))
-
-    def may(self, rule):
-        return self.running if rule == "connect" else super().may(rule)
 
     def is_busy(self):
         return len(self.clients) > 2
@@ -477,7 +438,7 @@ class StreamLife(Life):
 
     def judge(self, record):
         super().judge(record)
-        (client,) = (c for c in self.clients if c.address == record.info.client_address)
+        [client] = [c for c in self.clients if c.address == record.info.client_address]
         lines = client.heard.splitlines()
         match record.outcome:
             case Outcome.COMPLETED:
@@ -544,6 +505,9 @@ class DatagramLife(Life):
 
     def is_busy(self):
         return self.runs > 0 and len(self.sent) > 4
+
+    def clients_are_left(self):
+        """They are there for the next run, too."""
 
     async def start(self):
         """Serve some clients who keep few replies until they read them."""
