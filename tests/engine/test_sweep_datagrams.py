@@ -67,26 +67,23 @@ class Contains(WatchedMixIn):
         await trio.lowlevel.checkpoint()
 
 
-class KernelClient:
-    """A socket to send and to receive with, at once, as clients in memory do."""
+class KernelClient(socket.socket):
+    """Sends and receives at once, as clients in memory do."""
 
     def __init__(self, server):
-        self._server_address = server.server_address
-        self._socket = socket.socket(server.address_family or socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._socket.bind(("127.0.0.1", 0) if isinstance(self._server_address, tuple) else "")
-        self.address = self._socket.getsockname()
+        super().__init__(server.address_family or socket.AF_INET, socket.SOCK_DGRAM)
+        self.setblocking(False)
+        self.to = server.server_address
+        self.bind(("127.0.0.1", 0) if isinstance(self.to, tuple) else "")
+        self.address = self.getsockname()
 
     def send_now(self, data):
-        self._socket.sendto(data, self._server_address)
+        self.sendto(data, self.to)
 
     def received(self):
         with suppress(BlockingIOError):
-            while self._socket.fileno() != -1:
-                yield self._socket.recv(1000)
-
-    def close(self):
-        self._socket.close()
+            while self.fileno() != -1:
+                yield self.recv(1000)
 
 
 class OnSockets(Contains):
@@ -180,8 +177,8 @@ class Setting(Serving):
 
     def let_in(self, server):
         """All the clients come; the second one may leave."""
-        for number in range(len(self.stages)):
-            self._all.append(Correspondent(server.client(capacity=100 if number else 2)))
+        capacities = [2, *[100] * (len(self.stages) - 1)]
+        self._all = [Correspondent(server.client(capacity=room)) for room in capacities]
         return self._all[1]
 
     def send_them_away(self):

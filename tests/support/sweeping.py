@@ -219,7 +219,7 @@ class OnTCP(OnSocketsMixIn, trioserver.TCPServer):
 
 
 class LeavesNoFile(WatchedMixIn):
-    """Watched, at a path of the current directory."""
+    """At a path of the current directory."""
 
     PLACE = "swept.socket"
     JUMP_AFTER = 0.0  # the kernel carries bytes from one socket to the other at once
@@ -261,7 +261,14 @@ class Client:
             stream, address = await self.server.dial()
             async with stream:
                 due, got = await self._converse(stream)
-            self._judge(address, due, got)
+            books = self.server.books
+            written, told_to_go = books.written[address], {*books.refused(), *books.cut}
+            if not ANSWERS.startswith(got):
+                books.errors.append(f"got {got!r}")
+            if got.count(b"\n") < written:
+                books.errors.append(f"{written} replies were sent, and {got!r} arrived")
+            if self.must_get and len(got) < due and address not in told_to_go:
+                books.errors.append(f"{due} bytes of replies were due, and {got!r} arrived")
 
     async def _converse(self, stream):
         """How many bytes were due, and what came."""
@@ -269,8 +276,7 @@ class Client:
         with suppress(trio.BrokenResourceError):
             for lines in [b"".join(LINES)] if self.pipelines else LINES:
                 await stream.send_all(lines)
-                if not self.server.draining:
-                    due += len(lines)
+                due += len(lines) * (not self.server.draining)
                 wanted = len(got) + len(lines)
                 while len(got) < wanted and (data := await stream.receive_some()):
                     got += data
@@ -280,29 +286,18 @@ class Client:
             await trio.lowlevel.checkpoint()
         return due, got
 
-    def _judge(self, address, due, got):
-        books = self.server.books
-        if not ANSWERS.startswith(got):
-            books.errors.append(f"got {got!r}")
-        if got.count(b"\n") < books.written[address]:
-            books.errors.append(f"{books.written[address]} replies were sent, and {got!r} arrived")
-        told_to_go = address in books.refused() or address in books.cut
-        if self.must_get and len(got) < due and not told_to_go:
-            books.errors.append(f"{due} bytes of replies were due, and {got!r} arrived")
-
 
 Fault = Callable[[Trial], object]
 
 
 # What is done to it, in the words of the tests' parameters.
-cancel, ctrl_c = Cancel(), CtrlC()
-shut_down, shut_down_at_once = ShutDown(5), ShutDown(0)
-NAMES = {
-    cancel: "cancel",
-    ctrl_c: "ctrl_c",
-    shut_down: "shut_down",
-    shut_down_at_once: "shut_down_at_once",
-}
+cancel, ctrl_c, shut_down, shut_down_at_once = FAULTS = Cancel(), CtrlC(), ShutDown(5), ShutDown(0)
+NAMES = dict(zip(FAULTS, ["cancel", "ctrl_c", "shut_down", "shut_down_at_once"], strict=True))
+
+
+def leave(trial):
+    """One of its clients is gone."""
+    trial.client.leave()
 
 
 @contextmanager
@@ -317,16 +312,15 @@ class Sweepable:
 
     def sweep(self, **options):
         """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
-        jump_after = self.kind.JUMP_AFTER
+        options |= {"faults": [tuple(self.faults)], "jump_after": self.kind.JUMP_AFTER}
         with folder_of_its_own():
-            return sweep(self, faults=[tuple(self.faults)], jump_after=jump_after, **options).runs
+            return sweep(self, **options).runs
 
     def one(self, *at, seed=0):
         """Try it once, with faults after these steps."""
-        jump_after = self.kind.JUMP_AFTER
-        faults = self.faults[: len(at)]
+        options = {"at": at, "seed": seed, "jump_after": self.kind.JUMP_AFTER}
         with folder_of_its_own():
-            return run_trial(self, *faults, at=at, seed=seed, jump_after=jump_after)
+            return run_trial(self, *self.faults[: len(at)], **options)
 
     def complaint(self):
         """What the sweep says, which has to find something."""
@@ -357,7 +351,11 @@ async def serve_one_by_one(server, listening):
 
 @attrs.define(eq=False)
 class Serving(Sweepable):
-    """A scenario: a server in the main task, and clients that nothing cancels."""
+    """A scenario: a server in the main task, and clients that nothing cancels.
+
+    Those have ``let_in``, when the server listens, which gives who is to do harm, if it is one
+    of them; ``clients``, what they do then; and ``send_them_away``, when it is over.
+    """
 
     HANDLER: ClassVar[Any]
 
@@ -409,15 +407,6 @@ class Serving(Sweepable):
             finally:
                 listening.set()
 
-    def let_in(self, server):
-        """The server listens; gives who is to do harm, if it is a client."""
-
-    async def clients(self, trial, server, listening):
-        """What the clients do, from when it listens; they shut it down afterwards."""
-
-    def send_them_away(self):
-        """Nobody needs to be there any more."""
-
     def are_right(self, outcomes):
         """Whether these are what comes of one that was cut, or of none."""
         return outcomes["cancelled"] == len(self.books.cut)
@@ -437,11 +426,6 @@ class Serving(Sweepable):
                     break
                 runs += 1
         return runs
-
-
-def leave(trial):
-    """One of its clients is gone."""
-    trial.client.leave()
 
 
 @attrs.define(eq=False)

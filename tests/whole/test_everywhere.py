@@ -16,13 +16,13 @@ import pytest
 import trio
 import trio.testing
 from support import Upper, hold, no_sockets, read_to_end, until
-from support.scenes import table
+from support.memory import ask
+from support.scenes import in_memory, on_tcp, table
 
 import trioserver
 from trioserver import Connection, Limits, Outcome, Timeouts
 from trioserver.testing import (
     Faults,
-    MemoryServer,
     open_test_server,
     run_trial,
 )
@@ -170,16 +170,10 @@ def test_same_seed_and_the_same_steps():
     """CK-03: a scenario in memory takes the same steps again; with another seed, others."""
 
     async def scenario(trial):
-        async with MemoryServer(("memory", 1), Upper).serving() as server:
+        async with in_memory().serving() as server, trio.open_nursery() as nursery:
             trial.arm()
-            async with trio.open_nursery() as nursery:
-                for number in range(3):
-                    nursery.start_soon(ask, server, b"%d\n" % number)
-
-    async def ask(server, line):
-        async with await server.connect() as client:
-            await client.send_all(line)
-            assert await client.receive_some() == line
+            for number in range(3):
+                nursery.start_soon(ask, server, b"%d\n" % number)
 
     first, again, another = [run_trial(scenario, seed=seed).trace for seed in (1, 1, 2)]
     assert first == again != another
@@ -389,16 +383,12 @@ async def say_busy(connection):
     await connection.sendall(b"busy\n")
 
 
-@table(
-    "when_full",
-    {
-        "BP-01: they wait until there is a slot": "wait",
-        "BP-02: they are refused at once, by a reset": "refuse",
-        "BP-02: they are told, also who has sent something that nobody reads": say_busy,
-    },
-)
+@pytest.mark.parametrize("when_full", ["wait", "refuse", say_busy])
 async def test_excess_clients(when_full, place, clock):
-    """The limit is exact; whoever comes, or waits, when there is a slot is served."""
+    """BP-01, BP-02: the limit is exact; who comes meanwhile waits, or is reset, or is told.
+
+    Whoever comes, or waits, when there is a slot is served.
+    """
     limits = Limits(requests=1, when_full=when_full)
     async with place.serve(begins_then_ends, limits=limits) as server:
         [first] = await begun(server, b"")
@@ -413,7 +403,7 @@ async def test_excess_clients(when_full, place, clock):
             assert patience.cancelled_caught
         else:
             excess = await server.connect()
-            await excess.send_all(b"x" * 10_000)
+            await excess.send_all(b"x" * 10_000)  # which nobody reads
             assert await read_to_end(excess) == b"busy\n"
             record = await only(server)
             assert record.outcome is Outcome.REFUSED
@@ -440,10 +430,8 @@ async def timed_out(server, place, seconds):
 async def test_a_day_of_silence(autojump_clock):
     """CK-04, TO-01: takes no time, and ends to the instant."""
     began = time.perf_counter()
-    day = trioserver.TCPServer(("127.0.0.1", 0), Upper, timeouts=Timeouts(idle=86_400))
-    async with open_test_server(day) as server:
-        client = await server.connect()
-        assert await read_to_end(client) == b""
+    async with open_test_server(on_tcp(timeouts=Timeouts(idle=86_400))) as server:
+        assert await read_to_end(await server.connect()) == b""
         assert trio.current_time() == 86_400
     assert time.perf_counter() - began < 1
 
@@ -536,8 +524,7 @@ async def test_drain_ends_a_new_client_s_wait(place, clock):
             server.server.shutdown(600)
             assert await read_to_end(client) == b""
         await client.aclose()
-        report = await server.server.wait_closed()
-    assert len(report.drained) == 1
+        assert len((await server.server.wait_closed()).drained) == 1
 
 
 async def test_request_that_outlives_the_grace(place, clock):
