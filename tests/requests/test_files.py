@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import read_to_end, running
+from support import read_to_end
 from support.memory import memory
 from support.pipes import Dialogue, does, end_over, pipe, waiting
 from support.scenes import Scene, table
@@ -211,7 +211,7 @@ def in_virtual_time(function):
 )
 @in_virtual_time
 async def test_reads_do_not_depend_on_segments(given, portion, operations, how):
-    """CM-04, BP-08: what reads return or raise depends on the bytes and the limits alone.
+    """CM-04, CM-05, BP-08: what reads return or raise depends on the bytes and the limits alone.
 
     Those that are cancelled or time out at every wait and are tried again lose nothing.
     """
@@ -280,25 +280,11 @@ small = partial(reads, limits=SMALL)
 @table(
     "given, steps",
     {
-        "BP-08: a read without a size may be as long as `limits.read`": small(
-            b"123456", "read -> b'123456'"
-        ),
         "BP-08: a limit is named, and after it reads with a size get all that had come": small(
             b"123456789",
             "read -> LimitExceeded 'longer than 6 bytes (read)'; readlines -> LimitExceeded; "
             "readline -> LimitExceeded 'longer than 4 bytes (line)'; "
             r"readuntil b'\n' -> LimitExceeded; read 100 -> b'123456789'",
-        ),
-        "CM-05, BP-08: a line may have `limits.line` bytes with its end, and not one more": small(
-            b"123\n1234\n1234",
-            r"readline -> b'123\n'; readline -> LimitExceeded; readline 5 -> b'1234\n'; "
-            "readline -> b'1234'",
-        ),
-        "CM-05: a loop over lines raises `LimitExceeded`, and loses nothing": small(
-            b"ab\nabcdef", r"__anext__ -> b'ab\n'; __anext__ -> LimitExceeded; read -> b'abcdef'"
-        ),
-        "`readlines` with a hint that meets a limit has taken no line at all": small(
-            b"ab\ncd\nabcdef", r"readlines 100 -> LimitExceeded; readlines 4 -> [b'ab\n', b'cd\n']"
         ),
         "CM-07: when the input ends before the delimiter, the error has what there was": reads(
             b"half", r"readuntil b'\r\n\r\n' -> IncompleteRead b'half'; at_eof -> True"
@@ -311,9 +297,6 @@ small = partial(reads, limits=SMALL)
             "read -> b''; read 0 -> b''; read 4 -> b''; read1 0 -> b''; read1 4 -> b''; "
             "readline -> b''; readline 4 -> b''; readlines -> []; fill 4 -> b''; peek -> b''; "
             "fill 4, 'readinto1' -> b''; more -> False; at_eof -> True; read -> b''",
-        ),
-        "A false start of the delimiter is not skipped over": reads(
-            b"aaabab", "readuntil b'aab' -> b'aaab'", cuts=[2, 4]
         ),
         "An empty delimiter and a negative size are mistakes, and say so": reads(
             b"x",
@@ -344,13 +327,6 @@ small = partial(reads, limits=SMALL)
 async def test_reads(given, steps, ends, autojump_clock):
     """Reads return what they say, whether the end comes with the last bytes or after them."""
     await attrs.evolve(given, ends=ends).end().play(steps)
-
-
-async def test_reads_that_need_not_know_the_end(autojump_clock):
-    """A line as long as the limit may still be the last one, and `read1(0)` needs nothing."""
-    end = Input(b"1234", ends="never", limits=SMALL).end()
-    await end.play("readline -> IdleTimeout; now -> 60; readline 4 -> b'1234'")
-    await end.play("read1 0 -> b''; now -> 60")
 
 
 async def test_limited_read_buffers_no_more_than_it_must(autojump_clock):
@@ -663,7 +639,7 @@ async def test_files_describe_themselves(autojump_clock):
     assert end.wfile.closed
 
 
-# In a server, and on real sockets -----------------------------------------------------------
+# In a server -----------------------------------------------------------
 
 
 GREETS = "write b'hello '; write b'world'"
@@ -705,14 +681,3 @@ async def test_last_flush_is_under_the_write_timeout(autojump_clock):
         assert (record.outcome, record.duration) == ("timed_out", 7)
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
-
-
-async def test_files_over_tcp():
-    """CM-04, CP-04: on the wire, too, a byte a segment is a line, and a read flushes the buffer."""
-    quiz = does(r"write b'6*7? '; readline -> b'42\n'; write b'right\n'", wbufsize=-1)
-    async with running(trioserver.TCPServer(("127.0.0.1", 0), quiz)) as address:
-        async with await trio.open_tcp_stream(*address) as client:
-            assert await client.receive_some(100) == b"6*7? "
-            for byte in b"42\n":
-                await client.send_all(bytes([byte]))
-            assert await read_to_end(client) == b"right\n"

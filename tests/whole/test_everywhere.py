@@ -516,17 +516,6 @@ async def test_drain_ends_waits_and_no_request(place, clock):
     assert report.duration < 300
 
 
-async def test_drain_ends_a_new_client_s_wait(place, clock):
-    """GS-04: half a second after its accept, in which it could have said something."""
-    async with place.serve(Upper) as server:
-        with place.takes(0.5):
-            client = await server.connect()
-            server.server.shutdown(600)
-            assert await read_to_end(client) == b""
-        await client.aclose()
-        assert len((await server.server.wait_closed()).drained) == 1
-
-
 async def test_request_that_outlives_the_grace(place, clock):
     """GS-02: is cut when it is over, and told of in the report."""
     async with place.serve(begins_then_holds) as server:
