@@ -7,6 +7,7 @@ socket; on real sockets it runs on the real clock, and time has only a lower bou
 import math
 import time
 from contextlib import contextmanager, nullcontext, suppress
+from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,7 +18,7 @@ import trio
 import trio.testing
 from support import Upper, hold, no_sockets, read_to_end, until
 from support.memory import ask
-from support.scenes import in_memory, on_tcp, table
+from support.scenes import does, in_memory, on_tcp, reset, sleep, table
 
 import trioserver
 from trioserver import Connection, Limits, Outcome, Timeouts
@@ -112,7 +113,6 @@ async def is_answered(client, says, answer):
 async def only(server):
     """The record of the only request, when it has ended."""
     [exchange] = await server.wait_requests()
-    assert exchange.record is not None
     return exchange.record
 
 
@@ -124,28 +124,10 @@ async def begun(server, *words):
     return clients
 
 
-async def is_refused(server):
-    """Nobody listens any more."""
-    with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
-        await server.connect()
-
-
-async def begins_then_ends(request, client_address, server):
-    """Says so, works until the client says something, and ends."""
-    await request.sendall(b"begun\n")
-    await request.recv(1)
-    await request.sendall(b"done\n")
-
-
-async def begins_then_holds(request, client_address, server):
-    """Says so, and works until it is cancelled."""
-    await request.sendall(b"begun\n")
-    await trio.sleep_forever()
-
-
-async def flood(request, client_address, server):
-    """Sends more than a client takes."""
-    await request.sendall(bytes(MUCH))
+RECEIVES = methodcaller("recv", 1)
+begins_then_ends = does(b"begun\n", RECEIVES, b"done\n")
+begins_then_holds = does(b"begun\n", sleep(math.inf))
+flood = does(bytes(MUCH))  # more than a client takes
 
 
 # The places themselves ----------------------------------------------------------------
@@ -187,23 +169,6 @@ async def at_the_end(request, client_address, server):
     await request.sendall(await read_to_end(request) * 500_000)
 
 
-async def replies_early(request, client_address, server):
-    """Does not read on."""
-    await request.recv(1)
-    await request.sendall(b"z" * 50_000)
-
-
-async def hangs_up(request, client_address, server):
-    """Closes before it ends."""
-    await request.sendall(b"no")
-    await request.aclose()
-
-
-async def resets(request, client_address, server):
-    """An end that no client takes for an orderly one."""
-    request.reset()
-
-
 class Unfriendly:
     async def verify_request(self, request, client_address):
         return False
@@ -215,6 +180,8 @@ class Undecided:
 
 
 LONG, REPLY = b"fits\n" + bytes(40_000), b"z" * 50_000
+replies_early = does(RECEIVES, REPLY)  # and does not read on
+hangs_up = does(b"no", methodcaller("aclose"))
 
 
 @table(
@@ -224,7 +191,7 @@ LONG, REPLY = b"fits\n" + bytes(40_000), b"z" * 50_000
         "CM-06: it ends its input first": (at_the_end, [], b"ab", b"ab" * 500_000, "completed"),
         "GS-14: it has sent too much": (replies_early, [], LONG, REPLY, "completed"),
         "its handler closes early": (hangs_up, [], b"", b"no", "completed"),
-        "its handler resets it": (resets, [], b"", None, "completed"),
+        "its handler resets it": (does(reset), [], b"", None, "completed"),
         "BP-08: a line is too long": (Upper, [], LONG, b"FITS\n", "refused line"),
         "it is not wanted": (Upper, [Unfriendly], b"", b"", "refused"),
         "TO-01: it is silent": (Upper, [], b"", b"", "timed_out idle"),
@@ -469,11 +436,7 @@ async def test_client_that_takes_nothing(place, clock):
 async def test_client_that_never_closes(place, clock):
     """TO-02: has the time of the linger; its slot is free before."""
     limit = 2 * place.moment
-
-    async def returns(request, client_address, server):
-        await request.sendall(b"done\n")
-
-    async with place.serve(returns, timeouts=Timeouts(linger=limit)) as server:
+    async with place.serve(does(b"done\n"), timeouts=Timeouts(linger=limit)) as server:
         with place.takes(limit):
             client = await server.connect()
             assert await read_to_end(client) == b"done\n"
@@ -506,7 +469,8 @@ async def test_drain_ends_waits_and_no_request(place, clock):
         reading, idle, working = clients = await begun(server, b"read\n", b"idle\n", b"work\n")
         server.server.shutdown(600)
         assert await read_to_end(reading) == await read_to_end(idle) == b"goodbye\n"
-        await is_refused(server)
+        with pytest.raises(OSError):  # noqa: PT011  (refused, or the file is gone)
+            await server.connect()
         assert await read_to_end(working) == b"done\ngoodbye\n"
         for client in clients:
             await client.aclose()
@@ -540,8 +504,6 @@ async def test_what_a_server_tells_of_itself(place, clock):
         gone, client = [await server.connect() for _ in range(2)]
         for one in (gone, client):
             await is_answered(one, b"hello\n", b"HELLO\n")
-        await gone.send_eof()
-        assert await read_to_end(gone) == b""
         await gone.aclose()
         await server.wait_requests()
         await until(lambda: not server.server.statistics().lingering)
