@@ -16,8 +16,6 @@ from trio.testing import wait_all_tasks_blocked
 import trioserver
 from trioserver.testing import MemoryDatagramListener, MemoryDatagramServer
 
-# Many at once -------------------------------------------------------------------
-
 
 async def test_addresses_are_never_crossed(autojump_clock):
     """UD-10: datagrams of one peer are handled side by side, each reply to its own sender."""
@@ -92,13 +90,10 @@ async def test_limit_of_one_client(unix, autojump_clock):
 @pytest.mark.slow
 async def test_flood_leaves_others_their_turn(autojump_clock):
     """UD-14: however many datagrams wait, other tasks have their turn after 64 of them."""
-
-    class Large(MemoryDatagramServer):
-        memory_capacity = 10_000
-
+    large = type("Large", (MemoryDatagramServer,), {"memory_capacity": 10_000})
     limits, turns = trioserver.Limits(requests=10_000), [0]
     words = [b"%d" % number for number in range(5000)]
-    async with exchange(echo, kind=Large, limits=limits, capacity=10_000) as it:
+    async with exchange(echo, kind=large, limits=limits, capacity=10_000) as it:
         for word in words:
             it.client.send_now(word)
         while turns[-1] < 5000:
@@ -108,9 +103,6 @@ async def test_flood_leaves_others_their_turn(autojump_clock):
         assert max(after - before for before, after in itertools.pairwise(turns)) <= 128
         await wait_all_tasks_blocked()
         assert sorted(it.client.received()) == sorted(words)
-
-
-# Hooks --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -256,15 +248,13 @@ async def test_drain_serves_what_is_queued(word, autojump_clock):
 async def test_drain_takes_in_a_bounded_number(requests, taken_in, autojump_clock):
     """UD-11: with a queue larger than any by default, the rest is dropped, and reported."""
     waits = trio.Event()
-
-    class Large(MemoryDatagramServer):
-        memory_capacity = requests + 5000
+    large = type("Large", (MemoryDatagramServer,), {"memory_capacity": requests + 5000})
 
     async def wait(request, client_address, server):
         await waits.wait()
 
     limits = trioserver.Limits(requests=requests)
-    async with exchange(wait, *[b"served"] * requests, kind=Large, limits=limits) as it:
+    async with exchange(wait, *[b"served"] * requests, kind=large, limits=limits) as it:
         for _ in range(5000):
             it.client.send_now(b"queued")
         it.server.shutdown()

@@ -160,9 +160,6 @@ async def test_send_all_takes_any_buffer(data, autojump_clock):
     assert end.request.bytes_sent == len(received)
 
 
-# Time-outs, and other errors ---------------------------------------------------
-
-
 async def test_write_timeout_that_meets_room_is_none(autojump_clock):
     """Room that is there at the instant of the time-out counts."""
 
@@ -300,9 +297,6 @@ async def test_peer_credentials(transport):
         mine = trioserver.PeerCredentials(os.getpid(), os.getuid(), os.getgid()), os.getuid()
         known = mine if transport == "unix" else (None, None)
         assert (request.peer_credentials, request.user_id()) == known
-
-
-# Facts ------------------------------------------------------------------------
 
 
 async def test_configuration_is_the_servers(autojump_clock):

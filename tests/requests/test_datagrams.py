@@ -4,16 +4,14 @@ import errno
 import os
 import random
 from functools import partial
-from operator import methodcaller
 
 import pytest
 import trio
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import hold, memory
 from support.datagrams import ask, echo, exchange, handler_of, receive
 from support.pipes import does
-from trio.testing import MockClock, wait_all_tasks_blocked
+from support.scenes import table
+from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver.testing import MemoryDatagramClient, MemoryDatagramServer
@@ -25,8 +23,6 @@ CLASSES = [
     trioserver.StreamRequestHandler,
 ]
 with_files = pytest.mark.parametrize("base", CLASSES[1:])
-
-# Bytes -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 8193, 65_506, LARGEST])
@@ -75,46 +71,32 @@ async def test_what_was_written_is_one_datagram(base, wbufsize, more, autojump_c
     assert (early, late) == (([], [b"one two three four"]) if more else ([b"one two three"], []))
 
 
-READS = [
-    *map(methodcaller, ["read", "readline", "readlines", "peek", "more", "__anext__"]),
-    *(methodcaller("read", 3), methodcaller("read1", 2), methodcaller("read", 0)),
-    *(methodcaller("readexactly", 4), methodcaller("readline", 2), methodcaller("readlines", 3)),
-    *(methodcaller("readuntil", b"ab"), methodcaller("readuntil", b"\n", limit=2)),
-]
+READS_OF_LINES = r"""
+    peek -> b'a\nb\nabab'; readline 1 -> b'a'; readline -> b'\n'; more -> True; read1 1 -> b'b';
+    readuntil b'ab' -> b'\nab'; readlines 100 -> [b'ab']; more -> False; read -> b''; at_eof -> True
+"""
+READS_OF_WORDS = r"""
+    read -> LimitExceeded; readline -> LimitExceeded; readuntil b'-' -> LimitExceeded;
+    readexactly 8 -> b'12345678'; __anext__ -> b'9012\n'; readexactly 9 -> IncompleteRead b'end';
+    readuntil b'-' -> IncompleteRead; readlines -> []; at_eof -> True
+"""
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    data=st.lists(st.sampled_from([b"a", b"b", b"\n", b"\r\n", b"abc"]), max_size=12).map(b"".join),
-    reads=st.lists(st.sampled_from(READS), max_size=6),
+@table(
+    "data, steps",
+    {
+        "lines": (b"a\nb\nabab", READS_OF_LINES),
+        "more than the limits": (b"123456789012\nend", READS_OF_WORDS),
+    },
 )
-def test_reads_like_a_stream(data, reads):
+async def test_reads_like_a_stream(data, steps, autojump_clock):
     """One class serves both: it reads of a datagram what it reads of a connection."""
-    all_results = []
-
-    async def read_as_told(handler):
-        rfile, results = handler.rfile, []
-        all_results.append(results)
-        for read in reads:
-            try:
-                results.append(await read(rfile))
-            except StopAsyncIteration:
-                results.append(None)
-            except (trioserver.IncompleteRead, trioserver.LimitExceeded) as error:
-                results.append((type(error), str(error), getattr(error, "partial", None)))
-        results.append([await rfile.read(100), await rfile.read(1), rfile.at_eof()])
-
-    async def both():
-        handler = handler_of(read_as_told, trioserver.StreamRequestHandler)
-        limits = trioserver.Limits(line=8, read=12)
-        async with memory.memory(handler, limits=limits).serving() as server:
-            await memory.ask(server, data)
-        async with exchange(handler, data, limits=limits):
-            connected, packed = all_results
-        assert packed == connected
-        assert len(connected) == len(reads) + 1
-
-    trio.run(both, clock=MockClock(autojump_threshold=0))
+    handler = does(" ".join(steps.split()))
+    limits = trioserver.Limits(line=8, read=12)
+    async with memory.memory(handler, limits=limits).serving() as server:
+        await memory.ask(server, data)
+    async with exchange(handler, data, limits=limits) as it:
+        assert server.witness.outcomes == it.witness.outcomes == ["completed"]
 
 
 def test_what_does_not_fit_a_server():
@@ -168,9 +150,6 @@ async def test_sendto_takes_bytes(data, autojump_clock):
 
     async with exchange(send, b"?") as it:
         assert it.client.received() == [b"12345678", b""]
-
-
-# Sending ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", ["reply {}", "write {}; write b'!'"])

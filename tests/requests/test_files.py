@@ -14,15 +14,11 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import read_to_end
-from support.memory import memory
 from support.pipes import Dialogue, does, end_over, pipe, waiting
 from support.scenes import Scene, table
 
 import trioserver
-from trioserver.testing import MemoryServer, memory_pipe
-
-# Input ---------------------------------------------------------------
+from trioserver.testing import memory_pipe
 
 
 class Segments:
@@ -639,9 +635,6 @@ async def test_files_describe_themselves(autojump_clock):
     assert end.wfile.closed
 
 
-# In a server -----------------------------------------------------------
-
-
 GREETS = "write b'hello '; write b'world'"
 Greeter = does(GREETS, wbufsize=1000)
 
@@ -668,16 +661,3 @@ class ForgetsTheBase(Greeter):
 async def test_files_in_a_server(scene, autojump_clock):
     """The files do for a handler what they do alone, and its last buffer goes out."""
     await scene.play()
-
-
-async def test_last_flush_is_under_the_write_timeout(autojump_clock):
-    """CM-10: a peer that does not take the last buffer is given up after ``timeouts.write``."""
-    narrow = type("Narrow", (MemoryServer,), {"memory_capacity": 4})
-    server = memory(Greeter, narrow, timeouts=trioserver.Timeouts(write=7))
-    async with server.serving():
-        client = await server.connect()
-        await trio.sleep(8)
-        [record] = server.witness.records
-        assert (record.outcome, record.duration) == ("timed_out", 7)
-        with pytest.raises(trio.BrokenResourceError):
-            await read_to_end(client)

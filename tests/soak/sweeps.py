@@ -5,9 +5,9 @@
     python tests/soak/sweeps.py --list
 
 The suite tries a sample of these: see test_sweep.py, test_sweep_arrival.py,
-test_sweep_datagrams.py, test_sweep_threads.py and test_sweep_processes.py for what must
-hold. Prints for each sweep its points (the steps of the scenario, in all schedules), the
-runs, the findings and the seconds, and what was found. Exits 1 if anything was.
+test_sweep_threads.py and test_sweep_processes.py for what must hold. Prints for each sweep
+its points (the steps of the scenario, in all schedules), the runs, the findings and the
+seconds, and what was found. Exits 1 if anything was.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ sys.path.extend(
 
 import test_sweep as starts
 import test_sweep_arrival as arrivals
-import test_sweep_datagrams as datagrams
 import test_sweep_processes as processes
 import test_sweep_threads as threads
 from support import sweeping as streams
+from support import sweeping_datagrams as datagrams
 from support.sweeping import NAMES, Serving, Sweepable, cancel, ctrl_c, shut_down, shut_down_at_once
 
 import trioserver
@@ -40,10 +40,10 @@ from trioserver.testing import ResetClient
 
 STREAMS = {"memory": streams.InMemory, "tcp": streams.OnTCP, "unix": streams.OnUnix}
 DATAGRAMS = {
-    "memory-datagrams": datagrams.InMemory,
+    "memory-datagrams": datagrams.PacketsInMemory,
     "udp": datagrams.OnUDP,
     "udp-wildcard": datagrams.OnWildcard,
-    "unix-datagrams": datagrams.OnUnix,
+    "unix-datagrams": datagrams.PacketsOnUnix,
 }
 THREADS = {"threads-tcp": threads.ThreadsOnTCP, "threads-unix": threads.ThreadsOnUnix}
 
@@ -150,19 +150,18 @@ def of_datagrams() -> Iterator[Sweep]:
             setting = partial(datagrams.Setting, kind, handler=handler)
             name = f"{where} {handler.__name__}"
             yield of(f"{name} cancel", setting([cancel]))
-            yield of(f"{name} shutdown", setting([shut_down], gentle=True, drains=True))
-            yield of(f"{name} shutdown-at-once", setting([shut_down_at_once], drains=True))
+            yield of(f"{name} shutdown", setting([shut_down], gentle=True))
+            yield of(f"{name} shutdown-at-once", setting([shut_down_at_once]))
             yield of(f"{name} ctrl-c", setting([ctrl_c]))
             yield of(f"{name} client-leaves", setting([streams.leave], gentle=True))
             yield of_one_request(name, setting([shut_down]))
         few = partial(datagrams.Setting, kind, limits=trioserver.Limits(requests=2))
         yield of(f"{where} few-slots cancel", few([cancel]))
-        yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True, drains=True))
+        yield of(f"{where} few-slots shutdown", few([shut_down], gentle=True))
         yield of(f"{where} block cancel", few([cancel], serve=streams.serve_in_a_block))
         yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
         for name, faults in pairs_of_faults():
-            fewer = datagrams.Setting(kind, faults, drains=True, stages=datagrams.FEWER)
-            yield of(f"{where} {name}", fewer)
+            yield of(f"{where} {name}", datagrams.Setting(kind, faults))
 
 
 def of_threads() -> Iterator[Sweep]:

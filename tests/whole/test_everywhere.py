@@ -130,9 +130,6 @@ begins_then_holds = does(b"begun\n", sleep(math.inf))
 flood = does(bytes(MUCH))  # more than a client takes
 
 
-# The places themselves ----------------------------------------------------------------
-
-
 async def test_no_socket_is_opened_in_memory(place, clock):
     """CK-01: in memory all of this suite runs where opening one is an error."""
     if place.transport == "memory":
@@ -223,9 +220,6 @@ async def test_one_client(visit, place, clock):
     place.assert_duration(record.duration, seconds)
 
 
-# Bytes --------------------------------------------------------------------------------
-
-
 async def test_server_that_does_not_read_stops_its_client(place, clock):
     """CK-02, BP-09: a network holds so much and no more; read at last, it is all there."""
     reads, sent = trio.Event(), trio.Event()
@@ -282,9 +276,6 @@ async def test_trio_s_contract_of_streams(place, faulty, clock):
         await trio.testing.check_half_closeable_stream(connect, None)
 
 
-# Errors -------------------------------------------------------------------------------
-
-
 async def test_error_of_one_client_harms_no_other(place, clock):
     """EX-01: its connection ends; the one beside it goes on, and new ones come."""
 
@@ -329,20 +320,21 @@ async def test_peer_that_breaks_off(place, clock):
     assert (record.outcome, record.bytes_sent) == (Outcome.DISCONNECTED, 6)
 
 
-async def test_half_a_reply_does_not_look_like_a_whole_one(place, clock):
-    """CX-03: of a request that was cancelled in the middle of a write."""
-    async with place.serve(flood) as server:
+@pytest.mark.parametrize("why", ["it was cancelled", "its client takes nothing"])
+async def test_half_a_reply_does_not_look_like_a_whole_one(why, place, clock):
+    """CX-03, TO-06: of a request that was ended in the middle of a write."""
+    limit = 2 * place.moment
+    async with place.serve(flood, timeouts=Timeouts(write=limit)) as server:
         client = await server.connect()
-        await reply(client, 1)
-        [info] = server.server.requests
-        assert server.server.cancel_request(info.id, "enough")
+        if why == "it was cancelled":
+            await reply(client, 1)
+            assert server.server.cancel_request(1, "enough")
+            assert (await only(server)).outcome is Outcome.CANCELLED
+        else:
+            assert "(write)" in await timed_out(server, place, limit)
+        assert 0 < (await only(server)).bytes_sent < MUCH
         with place.sees_a_break():
             assert len(await read_to_end(client)) < MUCH
-        record = await only(server)
-    assert (record.outcome, record.reason) == (Outcome.CANCELLED, "enough")
-
-
-# Limits -------------------------------------------------------------------------------
 
 
 async def say_busy(connection):
@@ -383,9 +375,6 @@ async def test_excess_clients(when_full, place, clock):
         assert len(server.exchanges) == (3 if when_full is say_busy else 2)
 
 
-# Time-outs ----------------------------------------------------------------------------
-
-
 async def timed_out(server, place, seconds):
     """The reason for which the only request has timed out, after so many seconds."""
     record = await only(server)
@@ -420,17 +409,6 @@ async def test_line_that_drips(place, clock):
             nursery.start_soon(drip)
             assert "(line)" in await timed_out(server, place, limit)
             nursery.cancel_scope.cancel()
-
-
-async def test_client_that_takes_nothing(place, clock):
-    """TO-06: it is cut, and does not get what looks like a whole reply."""
-    limit = 2 * place.moment
-    async with place.serve(flood, timeouts=Timeouts(write=limit)) as server:
-        client = await server.connect()
-        assert "(write)" in await timed_out(server, place, limit)
-        assert 0 < (await only(server)).bytes_sent < MUCH
-        with place.sees_a_break():
-            assert len(await read_to_end(client)) < MUCH
 
 
 async def test_client_that_never_closes(place, clock):
@@ -490,9 +468,6 @@ async def test_request_that_outlives_the_grace(place, clock):
     [record] = report.cancelled
     assert record.info is server.exchanges[0].info
     assert not report.clean
-
-
-# Facts --------------------------------------------------------------------------------
 
 
 async def test_what_a_server_tells_of_itself(place, clock):

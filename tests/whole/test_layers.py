@@ -55,18 +55,10 @@ PRIVATE = {
         "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
         "_target": "CPython: what a process that the fork server forks is to do",
     },
-    "_modes/processes/protocol/lifeline.py": {
-        "_exit": "documented: os._exit, a process ends at once",
-    },
-    "_modes/threads/own_thread.py": {
-        "_threads": "Trio: what from_thread asks for, in threads that Trio has not started",
-    },
-    "_modes/threads/thread_call.py": {
-        "_current_frames": "documented: sys._current_frames, where a thread is",
-    },
-    "pytest_plugin.py": {
-        "_trio_test_runner_wrapped": "pytest-trio: it has made the test an ordinary function",
-    },
+    "_modes/processes/protocol/lifeline.py": {"_exit": "documented: os._exit ends a process"},
+    "_modes/threads/own_thread.py": {"_threads": "Trio: what from_thread asks for, in any thread"},
+    "_modes/threads/thread_call.py": {"_current_frames": "documented: where a thread is"},
+    "pytest_plugin.py": {"_trio_test_runner_wrapped": "pytest-trio: it has made a test plain"},
     "testing/_looking/guard.py": {"_current_frames": "documented: sys._current_frames"},
     "testing/_sweeping/schedule.py": {
         "_core": "Trio: where its scheduler is",
@@ -141,9 +133,11 @@ def problems_of(file, imports):
         return
     for other, name in imports[file]:
         theirs = room_of(other)
+        is_public = other.endswith("__init__.py") and name[:1] != "_"
+        is_ours = other == SHARED or Path(file).parts[0] == Path(other).parts[0]
         if theirs is None or theirs > mine:
             yield f"{file} imports {other}, of a room below its own"
-        elif is_tool(file) and theirs != mine and not may_use(file, other, name):
+        elif is_tool(file) and theirs != mine and not (is_public or is_ours):
             yield f"{file}, a tool, imports {name or other} of {other}, which is private"
         elif file in reachable(imports, other):
             yield f"{file} and {other} import each other"
@@ -153,12 +147,6 @@ def is_tool(file):
     """Whether a file uses the package as people do, with its public names alone."""
     number = room_of(file)
     return number is not None and number > ROOMS.index("__init__.py")
-
-
-def may_use(file, other, name):
-    """Whether a tool may import that: it is public, or of its own package."""
-    is_public = other.endswith("__init__.py") and not name.startswith("_")
-    return is_public or other == SHARED or Path(file).parts[0] == Path(other).parts[0]
 
 
 def reachable(imports, file):

@@ -107,9 +107,6 @@ async def test_queue_that_overflowed():
         assert await ask(server) == b"HELLO\n"
 
 
-# What a connection costs ---------------------------------------------------------
-
-
 async def test_idle_connections_cost_little():
     """BP-10: an idle connection in memory takes less than 16 KiB, both of its ends together."""
     async with in_memory().serving(grace=0) as server:

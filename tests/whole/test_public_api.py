@@ -21,8 +21,6 @@ MODULES = (trioserver, trioserver.monitoring, trioserver.testing)
 EACH = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 SETTINGS = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text("utf-8"))
 
-# Looking ------------------------------------------------------------------------
-
 
 def public(thing):
     """The public names that the library gives to a module or class, as found on it."""
@@ -40,9 +38,6 @@ def python(*arguments):
     """Run a fresh interpreter, with the installed package, in which warnings are errors."""
     command = [sys.executable, "-P", "-W", "error", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-
-
-# Names ----------------------------------------------------------------------------
 
 
 @EACH
@@ -191,9 +186,6 @@ assert not logging.root.handlers
     finished = python("-X", "dev", "-c", code)
     assert (finished.stdout, finished.stderr) == ("", "")
     python("-OO", "-c", "import trioserver, trioserver.testing")  # without docstrings and asserts
-
-
-# What is shipped -----------------------------------------------------------------------------
 
 
 def test_what_is_shipped():

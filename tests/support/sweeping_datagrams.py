@@ -1,4 +1,4 @@
-"""A datagram server, with a fault after every step: handled completely or not at all.
+"""Datagram servers, and their clients, for a fault after every step: see `sweeping`.
 
 One task plays all the clients, with plain calls, so that it is known exactly
 what had been sent when the fault struck. Every datagram is another one, and so
@@ -8,21 +8,19 @@ is its reply.
 import itertools
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
 import attrs
-import pytest
 import trio
-from support import sweeping
-from support.scenes import table
-from support.sweeping import Serving, WatchedMixIn, cancel, ctrl_c, shut_down
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryDatagramServer
+from trioserver.testing import MemoryDatagramServer, ShutDown
+
+from . import sweeping
 
 LARGEST = 50
 
@@ -57,10 +55,7 @@ class Sends(Writes):
         await trio.lowlevel.checkpoint()
 
 
-# Servers and their clients -----------------------------------------------------------
-
-
-class Contains(WatchedMixIn):
+class Contains(sweeping.WatchedMixIn):
     FIELDS: ClassVar[Mapping[str, Any]] = {"max_packet_size": LARGEST}
 
     async def handle_error(self, request, client_address):
@@ -91,7 +86,7 @@ class OnSockets(Contains):
         return KernelClient(self)  # who has the room that the kernel gives it
 
 
-class InMemory(Contains, MemoryDatagramServer):
+class PacketsInMemory(Contains, MemoryDatagramServer):
     PLACE = ("memory", 1)
     JUMP_AFTER = 0.0
 
@@ -105,11 +100,10 @@ class OnWildcard(OnUDP):
     PLACE = ("0.0.0.0", 0)
 
 
-class OnUnix(sweeping.LeavesNoFile, OnSockets, trioserver.UnixDatagramServer): ...
+class PacketsOnUnix(sweeping.LeavesNoFile, OnSockets, trioserver.UnixDatagramServer): ...
 
 
-all_kinds = pytest.mark.parametrize("kind", [InMemory, OnUDP, OnUnix])
-both_handlers = pytest.mark.parametrize("handler", [Writes, Sends])
+KINDS = [PacketsInMemory, OnUDP, PacketsOnUnix]
 
 
 def some(client, letters):
@@ -161,14 +155,20 @@ class Correspondent:
 
 
 @attrs.define(eq=False)
-class Setting(Serving):
+class Setting(sweeping.Serving):
     """A scenario of datagrams, sent by several clients."""
 
     HANDLER = Writes
 
-    drains: bool = False  # what is sent after the fault must not be handled
-    stages: Sequence[Sequence[Sequence[bytes]]] = attrs.field(default=STAGES, repr=False)
     _all: list[Correspondent] = attrs.field(factory=list)
+
+    @property
+    def stages(self):
+        return FEWER if len(self.faults) > 1 else STAGES
+
+    def sweep(self, *, every=3, **options):
+        """There are many steps."""
+        return super().sweep(every=every, **options)
 
     async def __call__(self, trial):
         self._all = []
@@ -208,6 +208,8 @@ class Setting(Serving):
     def _faults(self, *, must_reply):
         """What went wrong."""
         books = self.books
+        # What is sent when it drains must not be handled.
+        drains = self.faults and isinstance(self.faults[0], ShutDown)
         handled = Counter({what: n for what, n in books.calls.items() if isinstance(what, bytes)})
         sent = [data for one_of_them in self._all for data in one_of_them.sent]
         for data in handled - Counter(sent):
@@ -223,7 +225,7 @@ class Setting(Serving):
             for data in one_of_them.sent:
                 if len(data) > LARGEST and any(data.startswith(it) for it in handled if it):
                     yield f"a part of {data!r} was handled"
-                if self.drains and data not in one_of_them.due and handled[data]:
+                if drains and data not in one_of_them.due and handled[data]:
                     yield f"{data!r} was sent when the server drained, and handled"
         for datagram in books.accepted:
             yield from self._disagreement(datagram)
@@ -243,124 +245,3 @@ class Setting(Serving):
             return
         if self.gentle and outcome == "failed" and b"fail" not in datagram.data:
             yield f"{datagram.data!r} has failed"
-
-
-# Faults ------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@both_handlers
-@all_kinds
-def test_cancelled_after_every_step(kind, handler):
-    """CX-09: wherever it is cancelled, each datagram has its one reply, or none and a record."""
-    assert Setting(kind, [cancel], handler).sweep(every=3) > 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("serve", [sweeping.serve_in_a_block, sweeping.serve_one_by_one])
-@all_kinds
-def test_block_cancelled_after_every_step(kind, serve):
-    """CX-09: the same around a ``serving`` block, and around ``handle_request`` in a loop."""
-    assert Setting(kind, [cancel], serve=serve).sweep(seeds=(0,), every=3) > 30
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("handler", "requests"),
-    [(Writes, 1000), (Sends, 1000), (Writes, 2)],
-    ids=["Writes", "Sends", "few slots"],
-)
-@all_kinds
-def test_shut_down_after_every_step(kind, handler, requests):
-    """CX-09, UD-11: what was sent before the drain is handled, in full; what comes later is not.
-
-    With few slots, datagrams wait for one, or are dropped and counted.
-    """
-    limits = trioserver.Limits(requests=requests)
-    setting = Setting(kind, [shut_down], handler, gentle=True, drains=True, limits=limits)
-    assert setting.sweep(every=3) > 100
-
-
-@pytest.mark.slow
-@all_kinds
-def test_ctrl_c_after_every_step(kind):
-    """CX-09: wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
-    assert Setting(kind, [ctrl_c]).sweep(every=5) > 50
-
-
-@pytest.mark.parametrize(
-    "second", [cancel, ctrl_c, sweeping.shut_down_at_once], ids=sweeping.NAMES.get
-)
-@all_kinds
-def test_second_fault_during_a_shutdown(kind, second):
-    """Whenever somebody loses patience with a drain, no datagram is answered by half.
-
-    A sample of the pairs; soak/sweeps.py tries them all.
-    """
-    setting = Setting(kind, [shut_down, second], drains=True, stages=FEWER)
-    assert setting.sweep(seeds=(0,), every=7) > 30
-
-
-@pytest.mark.slow
-@all_kinds
-def test_client_leaves_after_every_step(kind):
-    """CX-09, UX-12: whenever a client is gone, the others get their replies, and it its records."""
-    assert Setting(kind, [sweeping.leave], gentle=True).sweep(every=3) > 100
-
-
-@both_handlers
-@all_kinds
-def test_one_request_cancelled_after_every_step_of_its_own(kind, handler):
-    """CX-04, CX-09: wherever one request is cancelled, all the other datagrams are answered."""
-    assert Setting(kind, [shut_down], handler).sweep_one_request() >= 9
-
-
-# What is planted is found ---------------------------------------------------------------
-
-
-class Hasty(Sends):
-    async def handle(self):
-        half = reply_to(self.packet)[:2]
-        try:
-            await super().handle()
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                await self.request.reply(half)
-            raise
-
-
-class Repeats(Sends):
-    async def handle(self):
-        try:
-            await super().handle()
-        except trio.Cancelled:
-            if self.server.books.written[self.packet]:
-                with trio.CancelScope(shield=True):
-                    await self.request.reply(reply_to(self.packet))
-            raise
-
-
-class Forgetful(InMemory):
-    def get_request(self, listener):
-        if self.draining:
-            listener.accept_now()
-        return super().get_request(listener)
-
-
-@table(
-    "setting, complaint",
-    {
-        "A handler that sends what it has so far when it is cancelled": (
-            *(Setting(InMemory, [cancel], Hasty), "got Counter({b'<"),
-        ),
-        "A handler that replies once more when it is cancelled": (
-            *(Setting(InMemory, [cancel], Repeats), "got Counter({b'<"),
-        ),
-        "A server that forgets one of what the drain takes in": (
-            *(Setting(Forgetful, [shut_down], gentle=True), "sent in time, and not handled"),
-        ),
-    },
-)
-def test_a_planted_bug_is_found(setting, complaint):
-    """A client hears what it must not, or not what it must, and it is told."""
-    assert complaint in setting.complaint()
