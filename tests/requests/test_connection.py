@@ -261,17 +261,6 @@ async def test_peer_that_closed_has_ended_its_input():
         assert await read_to_end(request) == b"all of it"
 
 
-async def test_send_cut_short_resets_over_tcp():
-    """Half a reply ends in a reset, never in an orderly end that makes it look whole."""
-    async with both_ends("tcp") as connect:
-        request, client = await connect()
-        async with waiting(request.sendall(bytes(50_000_000))):
-            pass
-        await request.aclose()
-        with pytest.raises(trio.BrokenResourceError):
-            await read_to_end(client)
-
-
 async def test_socket_of_a_connection():
     """The kernel's socket is there for its options; the peer's address outlives it."""
     async with both_ends("tcp") as connect:
@@ -287,16 +276,6 @@ async def test_socket_of_a_connection():
         await request.aclose()
         assert [it.fileno() for it in (request, *files)] == [-1] * 3
         assert request.client_address == address
-
-
-@pytest.mark.parametrize("transport", ["unix", "tcp"])
-async def test_peer_credentials(transport):
-    """UX-09: a Unix peer's process, user and group are what they are; over TCP nobody can tell."""
-    async with both_ends(transport) as connect:
-        request, _ = await connect()
-        mine = trioserver.PeerCredentials(os.getpid(), os.getuid(), os.getgid()), os.getuid()
-        known = mine if transport == "unix" else (None, None)
-        assert (request.peer_credentials, request.user_id()) == known
 
 
 async def test_configuration_is_the_servers(autojump_clock):

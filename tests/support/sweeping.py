@@ -238,9 +238,6 @@ class OnUnix(OnSocketsMixIn, LeavesNoFile, trioserver.UnixStreamServer):
     FROM = ""  # any abstract name, so that the books know whose it is
 
 
-all_kinds = pytest.mark.parametrize("kind", [InMemory, OnTCP, OnUnix])
-
-
 LINES = [b"one\n", b"two\n", b"three\n"]
 ANSWERS = b"".join(LINES).upper()
 
