@@ -9,20 +9,19 @@ cut off.
 import socketserver
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import attrs
 
 import trioserver
 
 HOST = "127.0.0.1"
+OURS = trioserver.ThreadingTCPServer
 PATIENCE = 20
 """Seconds that a client waits for anything: more than any exchange can take."""
-
-QUEUE = 64
-"""Room for all clients in the queue of a listening socket."""
 
 LARGEST = 0xFFFF
 """Numbers fit into a register of Modbus."""
@@ -43,11 +42,9 @@ class App:
     def __init__(self, folder):
         self.folder = folder
         self._changed = threading.Condition()
-        self._holding = False
-        self._over = False
+        self._holding = self._over = False
         self._inside = 0
-        self._done = set()
-        self._asked = []
+        self._done, self._asked = set(), []
 
     def answer(self, number):
         """The answer to ``number``, when answers are not held back; called in a server's thread."""
@@ -55,7 +52,7 @@ class App:
             self._asked.append(number)
             self._inside += 1
             self._changed.notify_all()
-            assert self._changed.wait_for(lambda: not self._holding, PATIENCE)
+            self._wait(lambda: not self._holding)
             self._inside -= 1
             self._done.add(number)
             self._changed.notify_all()
@@ -63,45 +60,40 @@ class App:
 
     def asked(self):
         """The numbers that it was asked for, whether or not the answers have arrived."""
-        with self._changed:
-            return list(self._asked)
+        return self._asked
 
     def wait_done(self, number):
         """Wait for the answer to ``number``; false if the server has ended without it."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: number in self._done or self._over, PATIENCE)
-            return number in self._done
-
-    def hold(self):
-        """Hold answers back from now on."""
-        with self._changed:
-            self._holding = True
+        self._wait(lambda: number in self._done or self._over)
+        return number in self._done
 
     def wait_inside(self, count):
         """Wait until ``count`` exchanges wait for their answers."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: self._inside >= count, PATIENCE), (
-                f"{self._inside} of {count} exchanges have reached the application"
-            )
+        self._wait(lambda: self._inside >= count)
+
+    def hold(self):
+        """Hold answers back from now on."""
+        self._now(_holding=True)
 
     def release(self):
         """Let the answers go."""
-        with self._changed:
-            self._holding = False
-            self._changed.notify_all()
+        self._now(_holding=False)
+
+    def server_is_over(self):
+        """Nothing will be asked any more."""
+        self._now(_over=True)
 
     def close(self):
         """The test is over."""
 
-    def server_is_over(self):
-        """Nothing will be asked any more."""
+    def _now(self, **facts):
         with self._changed:
-            self._over = True
+            vars(self).update(facts)
             self._changed.notify_all()
 
-
-Ask = Callable[[int], int]
-"""One exchange: what a client asks with, and what it is answered with."""
+    def _wait(self, condition):
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), f"{self._inside} are inside"
 
 
 @attrs.frozen
@@ -110,8 +102,9 @@ class Case:
 
     Attributes:
       name: of the test.
-      theirs: makes their server, bound to a free port of ``HOST``.
-      client: connects to an address, for as many exchanges as wanted.
+      theirs: makes their server, bound to a free port of ``HOST``, given the application.
+      client: a generator, which connects to an address, given the application, too, and gives
+        what asks: for as many exchanges as wanted.
       ours: makes our server over their handler class; None if that needs more
         of their server than attributes.
       app: makes the application behind either, given its folder.
@@ -124,12 +117,60 @@ class Case:
 
     name: str
     theirs: Callable[[App], socketserver.BaseServer]
-    client: Callable[[Any, App], AbstractContextManager[Ask]]
+    client: Any = attrs.field(converter=contextmanager)
     ours: Callable[[App], trioserver.BaseServer] | None = None
-    app: Callable[[Path], App] = App
+    app: Any = App
     turned_away: tuple[type[Exception], ...] = (OSError,)
     drain: Callable[[Any], object] = lambda server: server.shutdown()
     clients_leave: bool = False
 
     def __str__(self):
         return self.name
+
+
+def make(kind, handler, **attributes):
+    """A server on a free port, with what its handlers ask of it."""
+    server = kind((HOST, 0), handler)
+    for name, value in attributes.items():
+        setattr(server, name, value)
+    return server
+
+
+def anew(ask):
+    """A client with a connection for each exchange, which is ``ask(address, app, number)``."""
+
+    def client(*address_and_app):
+        yield partial(ask, *address_and_app)
+
+    return client
+
+
+def over_wsgi(theirs):
+    """Our server, with the handlers of one of wsgiref's, and the attributes they ask for."""
+    with theirs:
+        facts = {"base_environ": theirs.base_environ, "get_app": theirs.get_app}
+        return make(OURS, theirs.RequestHandlerClass, **facts)
+
+
+def wsgi_case(name, theirs, client, **more):
+    """One of a server that is derived from wsgiref's."""
+    return Case(name, theirs, client, lambda app: over_wsgi(theirs(app)), **more)
+
+
+def server_of(program):
+    """What ``program`` would serve with, as it stands when it calls ``serve_forever``."""
+    built = []
+
+    def serve_forever(server, poll_interval=0.5):
+        built.append(server)
+
+    def server_close(server):
+        """Not now: some programs call it when ``serve_forever`` has returned."""
+
+    with (
+        mock.patch.object(socketserver.BaseServer, "serve_forever", serve_forever),
+        mock.patch.object(socketserver.TCPServer, "server_close", server_close),
+    ):
+        program()
+    (server,) = built
+    return server

@@ -1,57 +1,40 @@
 """Cases: packages that speak with machines and instruments."""
 
-import functools
 import socket
 import socketserver
-from contextlib import contextmanager
+from functools import partial
 
 import umodbus.client.tcp as modbus
-from case import HOST, PATIENCE, Case
+from case import HOST, OURS, PATIENCE, Case, make
 from pymodbus.client.sync import ModbusTcpClient, ModbusUdpClient
 from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext
 from pymodbus.datastore.store import BaseModbusDataBlock
 from pymodbus.exceptions import ModbusException
 from pymodbus.factory import ServerDecoder
-from pymodbus.server.sync import (
-    ModbusConnectedRequestHandler,
-    ModbusDisconnectedRequestHandler,
-    ModbusTcpServer,
-    ModbusUdpServer,
-)
+from pymodbus.server import sync as pymodbus
 from pymodbus.transaction import ModbusSocketFramer
 from pythonosc.dispatcher import Dispatcher
 from pythonosc.osc_server import ThreadingOSCUDPServer, _UDPHandler
 from pythonosc.osc_tcp_server import ThreadingOSCTCPServer, _TCPHandler1_1
 from pythonosc.tcp_client import SimpleTCPClient
 from pythonosc.udp_client import SimpleUDPClient
-from standard_library import LongQueue
-from umodbus.server.tcp import RequestHandler as ModbusHandler
-from umodbus.server.tcp import get_server
+from umodbus.server.tcp import RequestHandler, get_server
 
 import trioserver
 
 # uModbus: numbers are addresses of registers, answers their values. ------------------------
 
 
-def answer_registers(server, app):
+def modbus_server(kind, app):
+    server = get_server(kind, (HOST, 0), RequestHandler)
+
     @server.route(slave_ids=[1], function_codes=[3], addresses=range(0x10000))
     def read(slave_id, function_code, address):
         return app.answer(address)
 
-
-def their_modbus_server(app):
-    server = get_server(socketserver.ThreadingTCPServer, (HOST, 0), ModbusHandler)
-    answer_registers(server, app)
     return server
 
 
-def our_modbus_server(app):
-    server = get_server(trioserver.ThreadingTCPServer, (HOST, 0), ModbusHandler)
-    answer_registers(server, app)
-    return server
-
-
-@contextmanager
 def modbus_client(address, app):
     with socket.create_connection(address, PATIENCE) as connection:
 
@@ -82,25 +65,11 @@ def registers_of(app):
     return ModbusServerContext(store, single=True)
 
 
-class PymodbusTCPServer(LongQueue, ModbusTcpServer):
-    pass
-
-
-def their_pymodbus_server(kind, app):
-    return kind(registers_of(app), address=(HOST, 0))
-
-
 def our_pymodbus_server(kind, handler, app):
-    server = kind((HOST, 0), handler)
-    server.threads = []
-    server.decoder = ServerDecoder()
-    server.framer = ModbusSocketFramer
-    server.context = registers_of(app)
-    server.broadcast_enable = False
-    return server
+    facts = {"threads": [], "decoder": ServerDecoder(), "framer": ModbusSocketFramer}
+    return make(kind, handler, context=registers_of(app), broadcast_enable=False, **facts)
 
 
-@contextmanager
 def pymodbus_client(kind, address, app):
     with kind(*address, timeout=PATIENCE) as client, client.socket:  # not closed for UDP
 
@@ -123,13 +92,6 @@ def osc_dispatcher(app):
     return dispatcher
 
 
-def our_osc_server(kind, handler, app):
-    server = kind((HOST, 0), handler)
-    server.dispatcher = osc_dispatcher(app)
-    return server
-
-
-@contextmanager
 def osc_client(kind, address, app):
     with kind(*address) as client:
 
@@ -144,44 +106,41 @@ def osc_client(kind, address, app):
         yield ask
 
 
+OUR_UDP = trioserver.ThreadingUDPServer
 CASES = [
     Case(
         "uModbus",
-        their_modbus_server,
+        partial(modbus_server, socketserver.ThreadingTCPServer),
         modbus_client,
-        our_modbus_server,
+        partial(modbus_server, OURS),
         turned_away=(OSError, ValueError),
     ),
     Case(
         "pymodbus TCP",
-        functools.partial(their_pymodbus_server, PymodbusTCPServer),
-        functools.partial(pymodbus_client, ModbusTcpClient),
-        functools.partial(
-            our_pymodbus_server, trioserver.ThreadingTCPServer, ModbusConnectedRequestHandler
-        ),
+        lambda app: pymodbus.ModbusTcpServer(registers_of(app), address=(HOST, 0)),
+        partial(pymodbus_client, ModbusTcpClient),
+        partial(our_pymodbus_server, OURS, pymodbus.ModbusConnectedRequestHandler),
         turned_away=(ModbusException,),
     ),
     Case(
         "pymodbus UDP",
-        functools.partial(their_pymodbus_server, ModbusUdpServer),
-        functools.partial(pymodbus_client, ModbusUdpClient),
-        functools.partial(
-            our_pymodbus_server, trioserver.ThreadingUDPServer, ModbusDisconnectedRequestHandler
-        ),
+        lambda app: pymodbus.ModbusUdpServer(registers_of(app), address=(HOST, 0)),
+        partial(pymodbus_client, ModbusUdpClient),
+        partial(our_pymodbus_server, OUR_UDP, pymodbus.ModbusDisconnectedRequestHandler),
         turned_away=(ModbusException,),
         clients_leave=True,
     ),
     Case(
         "python-osc UDP",
         lambda app: ThreadingOSCUDPServer((HOST, 0), osc_dispatcher(app)),
-        functools.partial(osc_client, SimpleUDPClient),
-        functools.partial(our_osc_server, trioserver.ThreadingUDPServer, _UDPHandler),
+        partial(osc_client, SimpleUDPClient),
+        lambda app: make(OUR_UDP, _UDPHandler, dispatcher=osc_dispatcher(app)),
         clients_leave=True,
     ),
     Case(
         "python-osc TCP",
         lambda app: ThreadingOSCTCPServer((HOST, 0), osc_dispatcher(app)),
-        functools.partial(osc_client, SimpleTCPClient),
-        functools.partial(our_osc_server, trioserver.ThreadingTCPServer, _TCPHandler1_1),
+        partial(osc_client, SimpleTCPClient),
+        lambda app: make(OURS, _TCPHandler1_1, dispatcher=osc_dispatcher(app)),
     ),
 ]

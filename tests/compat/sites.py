@@ -1,30 +1,23 @@
 """Cases: programs with a site of their own, where the answers are."""
 
-import functools
 import re
 import select
 import socket
 import socketserver
 import ssl
 import sys
-import urllib.request
 import warnings
-from collections.abc import Callable
-from contextlib import contextmanager
+from functools import partial
 from unittest import mock
 
-import attrs
 import josepy
 import mkdocs.livereload
 import trustme
-from acme import challenges
+from acme.challenges import HTTP01
 from acme.standalone import HTTP01RequestHandler, HTTP01Server
-from case import HOST, PATIENCE, App, Case, answer_to
+from case import HOST, OURS, PATIENCE, App, Case, anew, answer_to, make, server_of, wsgi_case
 from cryptography.hazmat.primitives.asymmetric import ec
-from programs import server_of
-from standard_library import LongQueue, over_wsgi_handler, url_client
-
-import trioserver
+from standard_library import page, url_client
 
 # The copy of Bottle in pypiserver uses the module cgi, and leaves an import hook of an old kind
 # behind: Python 3.11 warns of both, and 3.12 of a class that Radicale needs.
@@ -39,43 +32,24 @@ with warnings.catch_warnings(), mock.patch.object(sys, "meta_path", sys.meta_pat
 
 # acme: challenges that are verified as a certificate authority does it. ----------------------
 
+ACCOUNT_KEY = josepy.JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
 
-class Validations:
+
+class Validations(dict):
     """The validations that the server has to show at present, while others come and go."""
 
-    def __init__(self):
-        self._resources = {}
-
     def __iter__(self):
-        return iter(list(self._resources.values()))
-
-    @contextmanager
-    def of(self, number, app):
-        """Have the server prove that it holds the key, for one challenge."""
-        challenge = challenges.HTTP01(token=number.to_bytes(challenges.HTTP01.TOKEN_SIZE, "big"))
-        response, text = challenge.response_and_validation(ACCOUNT_KEY)
-        validation = Validation(text, functools.partial(app.answer, number))
-        resource = HTTP01RequestHandler.HTTP01Resource(challenge, response, validation)
-        self._resources[number] = resource
-        try:
-            yield resource
-        finally:
-            del self._resources[number]
+        return iter(list(self.values()))
 
 
-@attrs.frozen
-class Validation:
+class Validation(str):
     """A text that asks the application when it is sent."""
 
-    text: str
-    ask: Callable[[], int]
+    __slots__ = ("ask",)
 
     def encode(self):
         self.ask()
-        return self.text.encode()
-
-
-ACCOUNT_KEY = josepy.JWKEC(key=ec.generate_private_key(ec.SECP256R1()))
+        return super().encode()
 
 
 class Account(App):
@@ -84,43 +58,32 @@ class Account(App):
         self.validations = Validations()
 
 
-class ChallengeServer(LongQueue, HTTP01Server):
-    pass
-
-
-def their_challenge_server(app):
-    return ChallengeServer((HOST, 0), app.validations)
-
-
 def our_challenge_server(app):
-    handler = HTTP01RequestHandler.partial_init(app.validations, PATIENCE)
-    return trioserver.ThreadingTCPServer((HOST, 0), handler)
+    return make(OURS, HTTP01RequestHandler.partial_init(app.validations, PATIENCE))
 
 
-@contextmanager
-def challenge_client(address, app):
+@anew
+def challenge_client(address, app, number):
     host, port = address
-
-    def ask(number):
-        with app.validations.of(number, app) as (challenge, response, _):
-            key = ACCOUNT_KEY.public_key()
-            if not response.simple_verify(challenge, host, key, port, PATIENCE):
-                raise ConnectionRefusedError  # it keeps the error to itself
-        return answer_to(number)
-
-    yield ask
+    challenge = HTTP01(token=number.to_bytes(HTTP01.TOKEN_SIZE, "big"))
+    response, text = challenge.response_and_validation(ACCOUNT_KEY)
+    shown = HTTP01RequestHandler.HTTP01Resource(challenge, response, Validation(text))
+    shown.validation.ask = partial(app.answer, number)
+    app.validations[number] = shown
+    try:
+        if not response.simple_verify(challenge, host, ACCOUNT_KEY.public_key(), port, PATIENCE):
+            raise ConnectionRefusedError  # it keeps the error to itself
+    finally:
+        del app.validations[number]
+    return answer_to(number)
 
 
 # MkDocs: a page for each exchange. --------------------------------------------------------------
 
 
-class LiveServer(LongQueue, mkdocs.livereload.LiveReloadServer):
-    pass
-
-
-def live_server(app):
+def their_live_server(app):
     """One that builds a page when it is asked for."""
-    server = LiveServer(lambda: None, HOST, 0, root=str(app.folder))
+    server = mkdocs.livereload.LiveReloadServer(lambda: None, HOST, 0, root=str(app.folder))
 
     def application(environ, start_response):
         number = environ["PATH_INFO"][1:]
@@ -128,19 +91,9 @@ def live_server(app):
         return server.serve_request(environ, start_response)
 
     server.set_app(application)
-    return server
-
-
-def their_live_server(app):
-    server = live_server(app)
     server.server_bind()
     server.server_activate()
     return server
-
-
-def our_live_server(app):
-    with live_server(app) as theirs:
-        return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
 
 
 # pypiserver: a project for each number, with one version. -------------------------------------
@@ -165,22 +118,11 @@ def their_index(app):
     return server
 
 
-def our_index(app):
-    with their_index(app) as theirs:
-        return over_wsgi_handler(theirs.RequestHandlerClass, theirs.get_app())
-
-
-@contextmanager
-def index_client(address, app):
-    host, port = address
-
-    def ask(number):
-        url = f"http://{host}:{port}/simple/number-{number}/"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-            (version,) = re.findall(rf">number-{number}-(\d+)\.tar\.gz<", response.read().decode())
-        return int(version)
-
-    yield ask
+@anew
+def index_client(address, app, number):
+    shown = page(address, f"simple/number-{number}/")
+    (version,) = re.findall(rf">number-{number}-(\d+)\.tar\.gz<", shown)
+    return int(version)
 
 
 # Radicale: a site beside its calendars, also over HTTPS. --------------------------------------
@@ -215,88 +157,61 @@ class Reaps:
         super().server_close()
 
 
-class CalendarServer(Reaps, LongQueue, radicale.server.ParallelHTTPServer):
+class CalendarServer(Reaps, radicale.server.ParallelHTTPServer):
     pass
 
 
-class CalendarServerHTTPS(Reaps, LongQueue, radicale.server.ParallelHTTPSServer):
+class CalendarServerHTTPS(Reaps, radicale.server.ParallelHTTPSServer):
     pass
-
-
-def calendars_of(app):
-    """The configuration: of a site alone, with a certificate for it."""
-    certificate = AUTHORITY.issue_cert(HOST)
-    certificate.private_key_pem.write_to_path(app.folder / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(app.folder / "certificate.pem")
-    AUTHORITY.cert_pem.write_to_path(app.folder / "authority.pem")
-    configuration = radicale.config.load()
-    configuration.update(
-        {
-            "server": {
-                "certificate": str(app.folder / "certificate.pem"),
-                "key": str(app.folder / "key.pem"),
-            },
-            "storage": {"filesystem_folder": str(app.folder)},
-            "web": {"type": functools.partial(Web, app)},
-        },
-        "the test",
-    )
-    return configuration
 
 
 def their_calendar_server(kind, app):
-    configuration = calendars_of(app)
+    """One that has a site alone, and a certificate for it."""
+    files = {name: app.folder / f"{name}.pem" for name in ("key", "certificate", "authority")}
+    certificate = AUTHORITY.issue_cert(HOST)
+    certificate.private_key_pem.write_to_path(files["key"])
+    certificate.cert_chain_pems[0].write_to_path(files["certificate"])
+    AUTHORITY.cert_pem.write_to_path(files.pop("authority"))
+    settings = {
+        "server": {name: str(file) for name, file in files.items()},
+        "storage": {"filesystem_folder": str(app.folder)},
+        "web": {"type": partial(Web, app)},
+    }
+    configuration = radicale.config.load()
+    configuration.update(settings, "the test")
     handler = radicale.server.RequestHandler
     server = kind(configuration, socket.AF_INET, (HOST, 0), handler)
     server.set_app(radicale.Application(configuration))
     return server
 
 
-def our_calendar_server(app):
-    application = radicale.Application(calendars_of(app))
-    return over_wsgi_handler(radicale.server.RequestHandler, application)
-
-
-@contextmanager
 def calendar_client(scheme, address, app):
-    host, port = address
     trust = ssl.create_default_context(cafile=app.folder / "authority.pem")
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust))
-
-    def ask(number):
-        url = f"{scheme}://{host}:{port}/.web/{number}"
-        with opener.open(url, timeout=PATIENCE) as response:
-            return int(response.read())
-
-    yield ask
+    yield lambda number: int(page(address, f".web/{number}", scheme, context=trust))
 
 
 CASES = [
     Case(
         "acme",
-        their_challenge_server,
+        lambda app: HTTP01Server((HOST, 0), app.validations),
         challenge_client,
         our_challenge_server,
         app=Account,
     ),
-    Case(
+    wsgi_case(
         "MkDocs",
         their_live_server,
         url_client,
-        our_live_server,
         # Its own shutdown() is for the thread that it has started itself.
         drain=socketserver.BaseServer.shutdown,
     ),
-    Case("pypiserver", their_index, index_client, our_index),
-    Case(
-        "Radicale",
-        functools.partial(their_calendar_server, CalendarServer),
-        functools.partial(calendar_client, "http"),
-        our_calendar_server,
+    wsgi_case("pypiserver", their_index, index_client),
+    wsgi_case(
+        "Radicale", partial(their_calendar_server, CalendarServer), partial(calendar_client, "http")
     ),
     Case(
         "Radicale HTTPS",
-        functools.partial(their_calendar_server, CalendarServerHTTPS),
-        functools.partial(calendar_client, "https"),
+        partial(their_calendar_server, CalendarServerHTTPS),
+        partial(calendar_client, "https"),
     ),
 ]

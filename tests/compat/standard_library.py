@@ -2,37 +2,18 @@
 
 import http.client
 import io
-import logging
 import logging.handlers
 import pickle
 import socketserver
 import struct
-import urllib.error
 import urllib.request
 import xmlrpc.client
-from contextlib import contextmanager
+from contextlib import closing
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from xmlrpc.server import (
-    SimpleXMLRPCDispatcher,
-    SimpleXMLRPCRequestHandler,
-    SimpleXMLRPCServer,
-)
+from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler, SimpleXMLRPCServer
 
-from case import HOST, PATIENCE, QUEUE, Case, answer_to
-
-import trioserver
-
-# With a connection for each exchange, 20 clients at once are too many for the 5 that
-# the queue of a classic server holds: the kernel drops what does not fit, and they
-# try again a second later.
-
-
-class LongQueue:
-    """Room for all clients in the queue."""
-
-    request_queue_size = QUEUE
-
+from case import HOST, OURS, PATIENCE, Case, anew, answer_to, make, wsgi_case
 
 # http.server: one keep-alive connection for each client. ----------------------------
 
@@ -57,42 +38,22 @@ class Numbers(Quiet, SimpleHTTPRequestHandler):
         return io.BytesIO(content)
 
 
-def their_http_server(app):
-    server = ThreadingHTTPServer((HOST, 0), Numbers)
-    server.app = app
-    return server
-
-
-def our_http_server(app):
-    server = trioserver.ThreadingTCPServer((HOST, 0), Numbers)
-    server.app = app
-    return server
-
-
-@contextmanager
 def http_client(address, app):
     """One connection, kept."""
-    connection = http.client.HTTPConnection(*address, timeout=PATIENCE)
+    with closing(http.client.HTTPConnection(*address, timeout=PATIENCE)) as connection:
 
-    def ask(number):
-        connection.request("GET", f"/{number}")
-        return int(connection.getresponse().read())
+        def ask(number):
+            connection.request("GET", f"/{number}")
+            return int(connection.getresponse().read())
 
-    try:
         yield ask
-    finally:
-        connection.close()
 
 
 # xmlrpc.server -------------------------------------------------------------------------
 
 
-class OneByOneXMLRPCServer(LongQueue, SimpleXMLRPCServer):
-    pass
-
-
 def their_xmlrpc_server(app):
-    server = OneByOneXMLRPCServer((HOST, 0), logRequests=False)
+    server = SimpleXMLRPCServer((HOST, 0), logRequests=False)
     server.register_function(app.answer)
     return server
 
@@ -100,13 +61,10 @@ def their_xmlrpc_server(app):
 def our_xmlrpc_server(app):
     dispatcher = SimpleXMLRPCDispatcher()
     dispatcher.register_function(app.answer)
-    server = trioserver.ThreadingTCPServer((HOST, 0), SimpleXMLRPCRequestHandler)
-    server._marshaled_dispatch = dispatcher._marshaled_dispatch
-    server.logRequests = False
-    return server
+    facts = {"_marshaled_dispatch": dispatcher._marshaled_dispatch, "logRequests": False}
+    return make(OURS, SimpleXMLRPCRequestHandler, **facts)
 
 
-@contextmanager
 def xmlrpc_client(address, app):
     host, port = address
     with xmlrpc.client.ServerProxy(f"http://{host}:{port}/") as proxy:
@@ -117,10 +75,6 @@ def xmlrpc_client(address, app):
 
 
 class QuietWSGIRequestHandler(Quiet, WSGIRequestHandler):
-    pass
-
-
-class OneByOneWSGIServer(LongQueue, WSGIServer):
     pass
 
 
@@ -137,36 +91,20 @@ def wsgi_app(app):
 
 
 def their_wsgi_server(app):
-    return make_server(HOST, 0, wsgi_app(app), OneByOneWSGIServer, QuietWSGIRequestHandler)
+    return make_server(HOST, 0, wsgi_app(app), WSGIServer, QuietWSGIRequestHandler)
 
 
-def our_wsgi_server(app):
-    return over_wsgi_handler(QuietWSGIRequestHandler, wsgi_app(app))
-
-
-def over_wsgi_handler(handler, application):
-    """Our server with the attributes that a handler of wsgiref asks for."""
-    server = trioserver.ThreadingTCPServer((HOST, 0), handler)
-    server.base_environ = {
-        "SERVER_NAME": HOST,
-        "SERVER_PORT": "0",
-        "SCRIPT_NAME": "",
-        "GATEWAY_INTERFACE": "CGI/1.1",
-    }
-    server.get_app = lambda: application
-    return server
-
-
-@contextmanager
-def url_client(address, app):
+def page(address, path, scheme="http", **options):
+    """The page of that path."""
     host, port = address
+    url = f"{scheme}://{host}:{port}/{path}"
+    with urllib.request.urlopen(url, timeout=PATIENCE, **options) as response:  # noqa: S310
+        return response.read().decode()
 
-    def ask(number):
-        url = f"http://{host}:{port}/{number}"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-            return int(response.read())
 
-    yield ask
+@anew
+def url_client(address, app, number):
+    return int(page(address, number))
 
 
 # The receiver of the logging cookbook: records and no answers, so a client asks the
@@ -190,45 +128,37 @@ class LogRecordStreamHandler(socketserver.StreamRequestHandler):
             self.server.app.answer(int(record.getMessage()))
 
 
-class LogRecordSocketReceiver(LongQueue, socketserver.ThreadingTCPServer):
+class LogRecordSocketReceiver(socketserver.ThreadingTCPServer):
     """Of the cookbook."""
 
     allow_reuse_address = True
 
 
-def their_log_receiver(app):
-    server = LogRecordSocketReceiver((HOST, 0), LogRecordStreamHandler)
-    server.app = app
-    return server
-
-
-def our_log_receiver(app):
-    server = trioserver.ThreadingTCPServer((HOST, 0), LogRecordStreamHandler)
-    server.app = app
-    return server
-
-
-@contextmanager
-def log_client(address, app):
-    def ask(number):
-        handler = logging.handlers.SocketHandler(*address)
-        try:
-            handler.createSocket()
-            if handler.sock is None:  # it keeps the error to itself
-                raise ConnectionRefusedError
-            handler.emit(logging.makeLogRecord({"msg": str(number)}))
-        finally:
-            handler.close()
-        if not app.wait_done(number):
-            raise ConnectionResetError
-        return answer_to(number)
-
-    yield ask
+@anew
+def log_client(address, app, number):
+    with closing(logging.handlers.SocketHandler(*address)) as handler:
+        handler.createSocket()
+        if handler.sock is None:  # it keeps the error to itself
+            raise ConnectionRefusedError
+        handler.emit(logging.makeLogRecord({"msg": str(number)}))
+    if not app.wait_done(number):
+        raise ConnectionResetError
+    return answer_to(number)
 
 
 CASES = [
-    Case("http.server", their_http_server, http_client, our_http_server),
+    Case(
+        "http.server",
+        lambda app: make(ThreadingHTTPServer, Numbers, app=app),
+        http_client,
+        lambda app: make(OURS, Numbers, app=app),
+    ),
     Case("xmlrpc.server", their_xmlrpc_server, xmlrpc_client, our_xmlrpc_server),
-    Case("wsgiref.simple_server", their_wsgi_server, url_client, our_wsgi_server),
-    Case("logging cookbook", their_log_receiver, log_client, our_log_receiver),
+    wsgi_case("wsgiref.simple_server", their_wsgi_server, url_client),
+    Case(
+        "logging cookbook",
+        lambda app: make(LogRecordSocketReceiver, LogRecordStreamHandler, app=app),
+        log_client,
+        lambda app: make(OURS, LogRecordStreamHandler, app=app),
+    ),
 ]

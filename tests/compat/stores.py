@@ -1,14 +1,14 @@
 """Cases: packages that keep something for others: repositories, databases, files."""
 
 import configparser
-import functools
 import socketserver
 import threading
-from contextlib import contextmanager
+from contextlib import closing
+from functools import partial
 
 import fakeredis
 import redis
-from case import HOST, LARGEST, PATIENCE, App, Case, answer_to
+from case import HOST, LARGEST, OURS, PATIENCE, App, Case, anew, answer_to, make
 from dulwich.client import TCPGitClient
 from dulwich.errors import GitProtocolError, HangupException
 from dulwich.objects import Blob, Commit, Tree
@@ -20,11 +20,10 @@ from impacket.nmb import NetBIOSError
 from impacket.smb import FILE_READ_DATA
 from impacket.smbconnection import SMBConnection
 from impacket.smbserver import SMBSERVER, SMBSERVERHandler
-from standard_library import LongQueue
-
-import trioserver
 
 # dulwich: fetches of repositories that are made when they are asked for. -------------------
+
+MASTER = b"refs/heads/master"
 
 
 class Repositories(Backend):
@@ -32,54 +31,32 @@ class Repositories(Backend):
         self.app = app
 
     def open_repository(self, path):
-        answer = self.app.answer(int(path.strip(b"/")))
-        return repository_with(str(answer).encode())
+        """One whose only commit has the answer as its message and its only file."""
+        answer = b"%d" % self.app.answer(int(path.strip(b"/")))
+        blob, tree, commit = Blob.from_string(answer), Tree(), Commit()
+        tree.add(b"answer", 0o100644, blob.id)
+        commit.tree, commit.message = tree.id, answer
+        commit.author = commit.committer = b"nobody <nobody@localhost>"
+        commit.author_time = commit.commit_time = 0
+        commit.author_timezone = commit.commit_timezone = 0
+        return MemoryRepo.init_bare([blob, tree, commit], {MASTER: commit.id})
 
 
-def repository_with(content):
-    """A repository whose only commit has ``content`` as its message and its only file."""
-    blob = Blob.from_string(content)
-    tree = Tree()
-    tree.add(b"answer", 0o100644, blob.id)
-    commit = Commit()
-    commit.tree = tree.id
-    commit.author = commit.committer = b"nobody <nobody@localhost>"
-    commit.author_time = commit.commit_time = 0
-    commit.author_timezone = commit.commit_timezone = 0
-    commit.message = content
-    repository = MemoryRepo()
-    for one in (blob, tree, commit):
-        repository.object_store.add_object(one)
-    repository.refs[b"refs/heads/master"] = commit.id
-    return repository
-
-
-class GitServer(LongQueue, TCPGitServer):
+class GitServer(TCPGitServer):
     # In a fetch the server speaks, and then waits for what the client wants.
     ends_idle_reads = False
 
 
-def their_git_server(app):
-    return GitServer(Repositories(app), HOST, 0)
-
-
 def our_git_server(app):
-    handler = functools.partial(TCPGitRequestHandler, DEFAULT_HANDLERS)
-    server = trioserver.ThreadingTCPServer((HOST, 0), handler, ends_idle_reads=False)
-    server.backend = Repositories(app)
-    return server
+    handler = partial(TCPGitRequestHandler, DEFAULT_HANDLERS)
+    return make(partial(OURS, ends_idle_reads=False), handler, backend=Repositories(app))
 
 
-@contextmanager
-def git_client(address, app):
-    host, port = address
-
-    def ask(number):
-        mine = MemoryRepo()
-        result = TCPGitClient(host, port).fetch(f"/{number}", mine)
-        return int(mine[result.refs[b"refs/heads/master"]].message)
-
-    yield ask
+@anew
+def git_client(address, app, number):
+    mine = MemoryRepo()
+    result = TCPGitClient(*address).fetch(f"/{number}", mine)
+    return int(mine[result.refs[MASTER]].message)
 
 
 # fakeredis: is the application itself. ------------------------------------------------------
@@ -88,44 +65,36 @@ def git_client(address, app):
 class Database(App):
     """What it was asked for stands in the database; its lock holds answers back."""
 
-    def serve(self, fake_server):
-        self._server = fake_server
-
     def asked(self):
-        client = fakeredis.FakeStrictRedis(server=self._server)
+        client = fakeredis.FakeStrictRedis(server=self.server)
         return [int(key) for key in client.scan_iter()]
 
     def hold(self):
-        self._server.lock.acquire()
+        self.server.lock.acquire()
 
     def wait_inside(self, count):
         pass
 
     def release(self):
-        self._server.lock.release()
+        self.server.lock.release()
 
 
 def their_redis_server(app):
     server = fakeredis.TcpFakeServer((HOST, 0))
-    app.serve(server.fake_server)
+    app.server = server.fake_server
     return server
 
 
 def our_redis_server(app):
-    server = trioserver.ThreadingTCPServer((HOST, 0), TCPFakeRequestHandler)
-    server.fake_server = fakeredis.FakeServer()
-    server.clients = {}
-    server._shutdown_event = threading.Event()
-    app.serve(server.fake_server)
-    return server
+    app.server = fakeredis.FakeServer()
+    facts = {"fake_server": app.server, "clients": {}, "_shutdown_event": threading.Event()}
+    return make(OURS, TCPFakeRequestHandler, **facts)
 
 
-@contextmanager
 def redis_client(address, app):
-    host, port = address
     options = {"retry": None, "socket_timeout": PATIENCE}
-    with redis.Redis(host, port, single_connection_client=True, **options) as client:
-        yield lambda number: client.incrby(number, 0xFFFF - number)
+    with redis.Redis(*address, single_connection_client=True, **options) as client:
+        yield lambda number: client.incrby(number, answer_to(number))
 
 
 # impacket: a file on a share, whose lines are the answers. ----------------------------------
@@ -134,14 +103,22 @@ LINE = 6
 """Bytes in a line."""
 
 
-class SMBServer(LongQueue, SMBSERVER):
-    pass
-
-
 def their_smb_server(app):
     lines = (f"{answer_to(number):{LINE - 1}}\n" for number in range(LARGEST + 1))
     (app.folder / "answers").write_text("".join(lines))
-    server = SMBServer((HOST, 0), config_parser=smb_configuration(app))
+    configuration = configparser.ConfigParser()
+    # What the manual has the server read from a file: one share, for everybody to read.
+    configuration["global"] = {
+        "server_name": "SERVER",
+        "server_os": "UNIX",
+        "server_domain": "WORKGROUP",
+        "log_file": "None",
+        "credentials_file": "",
+        "SMB2Support": "True",
+    }
+    share = {"comment": "", "read only": "yes", "share type": "0", "path": str(app.folder)}
+    configuration["SHARE"] = share
+    server = SMBSERVER((HOST, 0), config_parser=configuration)
     server.processConfigFile()
 
     def read(connection_id, smb_server, packet):
@@ -152,54 +129,25 @@ def their_smb_server(app):
     return server
 
 
-def smb_configuration(app):
-    """What the manual has the server read from a file: one share, for everybody to read."""
-    configuration = configparser.ConfigParser()
-    configuration["global"] = {
-        "server_name": "SERVER",
-        "server_os": "UNIX",
-        "server_domain": "WORKGROUP",
-        "log_file": "None",
-        "credentials_file": "",
-        "SMB2Support": "True",
-    }
-    configuration["SHARE"] = {
-        "comment": "",
-        "read only": "yes",
-        "share type": "0",
-        "path": str(app.folder),
-    }
-    return configuration
-
-
 def our_smb_server(app):
-    server = trioserver.ThreadingTCPServer((HOST, 0), SMBSERVERHandler)
+    names = ("log", "getServerName", "addConnection", "removeConnection", "processRequest")
     with their_smb_server(app) as theirs:
-        server.log = theirs.log
-        server.getServerName = theirs.getServerName
-        server.addConnection = theirs.addConnection
-        server.removeConnection = theirs.removeConnection
-        server.processRequest = theirs.processRequest
-    return server
+        return make(OURS, SMBSERVERHandler, **{name: getattr(theirs, name) for name in names})
 
 
-@contextmanager
 def smb_client(address, app):
     host, port = address
-    connection = SMBConnection(host, host, sess_port=port, timeout=PATIENCE)
-    try:
+    with closing(SMBConnection(host, host, sess_port=port, timeout=PATIENCE)) as connection:
         connection.login("", "")
         tree = connection.connectTree("SHARE")
         file = connection.openFile(tree, "answers", desiredAccess=FILE_READ_DATA)
         yield lambda number: int(connection.readFile(tree, file, number * LINE, LINE))
-    finally:
-        connection.close()
 
 
 CASES = [
     Case(
         "dulwich",
-        their_git_server,
+        lambda app: GitServer(Repositories(app), HOST, 0),
         git_client,
         our_git_server,
         turned_away=(OSError, GitProtocolError, HangupException),

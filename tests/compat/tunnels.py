@@ -1,16 +1,14 @@
 """Cases: sshtunnel. Who connects to it speaks with the application at the other end of SSH."""
 
-import functools
 import logging
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from functools import partial
 
 import paramiko
-from case import HOST, PATIENCE, QUEUE, App, Case
+from case import HOST, OURS, PATIENCE, App, Case, anew, make
 from sshtunnel import SSHTunnelForwarder
-
-import trioserver
 
 KEY = paramiko.ECDSAKey.generate()
 APPLICATION = ("application", 1)
@@ -73,15 +71,13 @@ def their_tunnel(app, *, threaded):
     forwarder = app.forwarder(threaded=threaded)
     forwarder._create_tunnels()
     (server,) = forwarder._server_list
-    server.socket.listen(QUEUE)
     return server
 
 
 def our_tunnel(app):
     forwarder = app.forwarder(threaded=True)
     forwarder._connect_to_gateway()
-    handler = forwarder._make_ssh_forward_handler_class(APPLICATION)
-    return trioserver.ThreadingTCPServer((HOST, 0), handler)
+    return make(OURS, forwarder._make_ssh_forward_handler_class(APPLICATION))
 
 
 def ask_line(connection, number):
@@ -93,27 +89,21 @@ def ask_line(connection, number):
     return int(line)
 
 
-@contextmanager
 def client(address, app):
     with socket.create_connection(address, PATIENCE) as connection:
-        yield functools.partial(ask_line, connection)
+        yield partial(ask_line, connection)
 
 
-@contextmanager
-def client_without_threads(address, app):
-    """A connection for each exchange."""
-
-    def ask(number):
-        with socket.create_connection(address, PATIENCE) as connection:
-            return ask_line(connection, number)
-
-    yield ask
+@anew
+def client_without_threads(address, app, number):
+    with socket.create_connection(address, PATIENCE) as connection:
+        return ask_line(connection, number)
 
 
 CASES = [
     Case(
         "sshtunnel",
-        functools.partial(their_tunnel, threaded=True),
+        partial(their_tunnel, threaded=True),
         client,
         our_tunnel,
         app=Gateway,
@@ -121,7 +111,7 @@ CASES = [
     ),
     Case(
         "sshtunnel without threads",
-        functools.partial(their_tunnel, threaded=False),
+        partial(their_tunnel, threaded=False),
         client_without_threads,
         app=Gateway,
     ),
