@@ -27,10 +27,9 @@ class Client:
         """Receives just that."""
         heard = b""
         with trio.fail_after(10):
-            while len(heard) < len(expected):
-                portion = await self.stream.receive_some(len(expected) - len(heard))
-                if not portion:
-                    break
+            while left := len(expected) - len(heard):
+                portion = await self.stream.receive_some(left)
+                assert portion, heard
                 heard += portion
         assert heard == expected
 
@@ -46,14 +45,17 @@ class Client:
         return heard
 
 
+def command_of(name, arguments):
+    """How a file, or an example, is run."""
+    path = name if isinstance(name, Path) else EXAMPLES / f"{name}.py"
+    return [sys.executable, "-X", "dev", str(path), *arguments]
+
+
 @asynccontextmanager
 async def program(name, *arguments):
     """A file, or an example, run as its docstring says; killed at the end if it is still there."""
-    path = name if isinstance(name, Path) else EXAMPLES / f"{name}.py"
-    command = [sys.executable, "-X", "dev", str(path), *arguments]
-    process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = await trio.lowlevel.open_process(command_of(name, arguments), **pipes)
     try:
         with trio.fail_after(20):
             yield process
@@ -62,24 +64,21 @@ async def program(name, *arguments):
         with trio.CancelScope(shield=True):
             await process.wait()
         for stream in (process.stdout, process.stderr):
-            assert stream is not None
             await stream.aclose()
 
 
 async def listening(process):
-    """The first address that a program says it listens on."""
-    assert process.stderr is not None
+    """The first address that a program says it listens on: host and port, or "unix" and path."""
     said = ""
-    while (found := re.search(r"listening on ([^,\s]+)[,\n]", said)) is None:
+    while (found := re.search(r"listening on ([^,\s]+):([^,\s]+)[,\n]", said)) is None:
         portion = await process.stderr.receive_some()
         assert portion, f"it ended and said {said!r}"
         said += portion.decode()
-    return found[1]
+    return found.groups()
 
 
 async def printed_lines(process, count):
     """The next lines that a program prints."""
-    assert process.stdout is not None
     printed = b""
     while printed.count(b"\n") < count:
         portion = await process.stdout.receive_some()
@@ -89,21 +88,18 @@ async def printed_lines(process, count):
 
 
 async def interrupted(process, by="SIGINT"):
-    """What becomes of a program at Ctrl-C: its status, what it printed, what it logged after it."""
-    assert process.stdout is not None
-    assert process.stderr is not None
+    """What a program prints and logs from Ctrl-C on, at which it ends in order."""
     process.send_signal(signal.Signals[by])
     printed, logged = await read_to_end(process.stdout), await read_to_end(process.stderr)
-    return await process.wait(), printed.decode(), logged.decode()
+    assert await process.wait() == 0
+    assert b"Traceback" not in logged
+    return printed.decode(), logged.decode()
 
 
 async def output(name, *arguments):
     """What an example prints that ends by itself."""
     with trio.fail_after(20):
-        done = await trio.run_process(
-            [sys.executable, "-X", "dev", str(EXAMPLES / f"{name}.py"), *arguments],
-            capture_stdout=True,
-        )
+        done = await trio.run_process(command_of(name, arguments), capture_stdout=True)
     return done.stdout.decode()
 
 
