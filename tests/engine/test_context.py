@@ -29,34 +29,33 @@ async def atells(request, client_address, server):
     var.set("another request's")
 
 
-async def seen_by_a_request(server):
-    """What a new client's request sees."""
-    return (await ask(server, b"")).decode()
+async def requests_see(server, value):
+    """Requests of new clients see just that."""
+    for _ in range(2):
+        assert await ask(server, b"") == value.encode()
 
 
-def in_tasks(kind=MemoryServer):
-    """A server with tasks."""
-    return kind(MEMORY, atells)
-
-
-def in_threads(kind=trioserver.ThreadingTCPServer):
-    """A server with threads."""
-    return kind(THERE, tells)
-
-
-KINDS = {in_tasks: MemoryServer, in_threads: trioserver.ThreadingTCPServer}
-modes = pytest.mark.parametrize("make", KINDS)
+in_tasks = partial(MemoryServer, MEMORY, atells)
+in_threads = partial(trioserver.ThreadingTCPServer, THERE, tells)
+modes = pytest.mark.parametrize("make", [in_tasks, in_threads], ids=["tasks", "threads"])
 
 
 @modes
 async def test_context_of_the_block(make):
-    """What is set in the block, before `serve_forever` is called in it, is seen."""
+    """What is set in the block, before `serve_forever` is called in it, is seen.
+
+    Each `handle_request` begins anew.
+    """
     with trio.fail_after(10):
         async with make() as server, trio.open_nursery() as nursery:
+            for value in ("first", "second"):
+                var.set(value)
+                nursery.start_soon(server.handle_request)
+                assert await ask(server, b"") == value.encode()
             var.set("block")
             await nursery.start(server.serve_forever)
             var.set("too late")
-            assert [await seen_by_a_request(server) for _ in range(3)] == ["block"] * 3
+            await requests_see(server, "block")
             server.shutdown()
 
 
@@ -71,7 +70,7 @@ async def test_context_of_the_task_that_serves(make):
     with trio.fail_after(10):
         async with make() as server, trio.open_nursery() as nursery:
             await nursery.start(serve)
-            assert await seen_by_a_request(server) == "this task"
+            await requests_see(server, "this task")
             server.shutdown()
     assert var.get() == "default"
 
@@ -81,32 +80,19 @@ async def test_context_of_the_task_that_serves(make):
 async def test_context_of_the_hooks_before_serving(make, hook):
     """What a hook sets that is called before serving is seen, by whichever way one serves."""
 
-    async def sets(self):
-        result = await getattr(KINDS[make], hook)(self)
-        var.set(hook)
-        return result
+    def sets(server, name):
+        var.set(name)
 
+    kind = noting(make.func, [hook], sets)
     with trio.fail_after(10):
-        async with make(type("Sets", (KINDS[make],), {hook: sets})).serving() as server:
-            assert await seen_by_a_request(server) == hook
+        async with kind(*make.args).serving() as server:
+            await requests_see(server, hook)
             server.shutdown()
             await server.wait_closed()
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
-            assert await seen_by_a_request(server) == hook
+            await requests_see(server, hook)
             server.shutdown()
-
-
-@modes
-async def test_context_of_handle_request(make):
-    """Each `handle_request` begins anew: it sees what holds then."""
-    with trio.fail_after(10):
-        async with make() as server:
-            for value in ("first", "second"):
-                var.set(value)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(server.handle_request)
-                    assert await seen_by_a_request(server) == value
 
 
 async def test_context_of_an_adopted_server():
@@ -140,7 +126,7 @@ async def test_context_of_all_that_is_called(autojump_clock):
         var.set("block")
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve_forever)
-            assert await seen_by_a_request(server) == ""
+            await requests_see(server, "")
             server.shutdown()
     assert seen == dict.fromkeys([*HOOKS, *EVENTS], "block")
 
@@ -148,8 +134,7 @@ async def test_context_of_all_that_is_called(autojump_clock):
 @pytest.mark.parametrize("whence", ["request", "thread", "task"])
 async def test_context_of_clients_that_a_drain_takes_in(whence, autojump_clock):
     """A drain accepts and starts clients in the server's context, whoever has begun it."""
-    seen = []
-    go = trio.Event()
+    seen, go = [], trio.Event()
 
     async def begin(server):
         var.set("who shuts down")
@@ -159,10 +144,9 @@ async def test_context_of_clients_that_a_drain_takes_in(whence, autojump_clock):
             server.shutdown()
 
     async def handles(request, client_address, server):
-        if request.info.id == 1:
-            await go.wait()
-            if whence == "request":
-                await begin(server)
+        await go.wait()
+        if whence == "request" and request.info.id == 1:
+            await begin(server)
         await atells(request, client_address, server)
 
     class Notes(MemoryServer):

@@ -1,78 +1,59 @@
 """What ``get_request`` is offered: the listener's face, and what was taken from it."""
 
 import pytest
-import trio
-from support import Upper, Witness, read_to_end
+from support import Upper
+from support.scenes import Scene, Visit, end
 
-import trioserver
 from trioserver.testing import MemoryListener, MemoryServer
 
+LINE = {0.1: [b"a\n", end]}
 
-async def serve(kind, clients=1):
-    """What clients get that come in one moment, and each send a line."""
-    witness, got = Witness(), []
-    server = kind(("memory", 1), Upper, observers=[witness])
-    with trio.fail_after(60):
-        async with server.serving():
-            streams = [server.listener.connect_now() for _ in range(clients)]
-            for stream in streams:
-                try:
-                    await stream.send_all(b"a\n")
-                    await stream.send_eof()
-                    got.append(await read_to_end(stream))
-                except trio.BrokenResourceError:
-                    got.append(b"reset")
-    return got, witness
+
+def of_two(get_request):
+    """Two clients that come in one moment, of a server with this override."""
+    kind = type("Takes", (MemoryServer,), {"get_request": get_request})
+    return Scene(Upper, LINE, kind=kind).beside(Visit(LINE).gives(b"A\n"))
 
 
 async def test_offer_has_the_listeners_face(autojump_clock):
     """An override can ask the listener whatever it has, of its own, too."""
     seen = []
 
-    class Looks(MemoryServer):
-        def get_request(self, listener):
-            seen.append((listener.connect_now, listener.address))
-            return super().get_request(listener)
+    def looks(self, listener):
+        seen.append((listener.connect_now.__self__, listener.address))
+        return MemoryServer.get_request(self, listener)
 
-    got, _ = await serve(Looks)
-    assert got == [b"A\n"]
-    assert {address for _, address in seen} == {("memory", 1)}
-    assert isinstance(seen[0][0].__self__, MemoryListener)
+    played = await of_two(looks).gives(b"A\n").play()
+    assert set(seen) == {(played.server.listener, ("memory", 1))}
 
 
 async def test_second_take_drops_the_first(autojump_clock):
     """An override that takes again refuses the client that it had."""
 
-    class TakesTwo(MemoryServer):
-        def get_request(self, listener):
-            super().get_request(listener)
-            return super().get_request(listener)
+    def takes_two(self, listener):
+        MemoryServer.get_request(self, listener)
+        return MemoryServer.get_request(self, listener)
 
-    got, witness = await serve(TakesTwo, clients=2)
-    assert got == [b"reset", b"A\n"]
-    assert witness.names.count("request_refused") == 1
+    played = await of_two(takes_two).gives(breaks=True, outcomes=["completed"]).play()
+    assert len(played.refusals) == 1
 
 
 async def test_what_was_not_offered(autojump_clock):
     """An override that passes on another listener is told so, and the server ends."""
 
-    class Strays(MemoryServer):
-        def get_request(self, listener):
-            return super().get_request(MemoryListener(("memory", 2)))
+    def strays(self, listener):
+        return MemoryServer.get_request(self, MemoryListener(("memory", 2)))
 
     with pytest.raises(TypeError, match="takes the listener that get_request was called with"):
-        await serve(Strays)
+        await of_two(strays).play()
 
 
 async def test_take_within_a_take(autojump_clock):
     """A get_request that shuts the server down is called from inside, with an offer of its own."""
 
-    class Closes(MemoryServer):
-        def get_request(self, listener):
-            taken = super().get_request(listener)
-            self.shutdown()
-            return taken
+    def closes(self, listener):
+        taken = MemoryServer.get_request(self, listener)
+        self.shutdown()
+        return taken
 
-    got, witness = await serve(Closes, clients=2)
-    assert got == [b"A\n", b"A\n"]
-    assert witness.outcomes == [trioserver.Outcome.COMPLETED] * 2
+    await of_two(closes).gives(b"A\n", outcomes=["completed"] * 2).play()

@@ -37,21 +37,11 @@ class ArrivingMixIn(WatchedMixIn):
         await super().process_request(request, client_address)
 
 
-class ArrivingInMemory(ArrivingMixIn, InMemory):
-    """The same, in memory."""
-
-
-class ArrivingOnTCP(ArrivingMixIn, OnTCP):
-    """The same, on TCP."""
-
-
-class ArrivingOnUnix(ArrivingMixIn, OnUnix):
-    """The same, on a Unix socket."""
-
-
-KINDS = [ArrivingInMemory, ArrivingOnTCP, ArrivingOnUnix]
+KINDS = [
+    type(f"Arriving{kind.__name__}", (ArrivingMixIn, kind), {})
+    for kind in (InMemory, OnTCP, OnUnix)
+]
 all_kinds = pytest.mark.parametrize("kind", KINDS)
-few = trioserver.Limits(requests=2, per_client=2)
 
 
 @pytest.mark.slow
@@ -62,19 +52,19 @@ def test_arrival_cut_after_every_step(kind, fault):
     assert Setting(kind, [fault]).sweep() > 200
 
 
-@pytest.mark.slow
-@all_kinds
-@pytest.mark.parametrize("limits", [trioserver.Limits(), few], ids=["many slots", "few slots"])
-def test_shutdown_in_an_arrival_loses_nothing(kind, limits):
-    """What was asked before the drain is answered, also when the drain comes first."""
-    assert Setting(kind, [shut_down], gentle=True, limits=limits).sweep() > 200
+FEW = trioserver.Limits(requests=2, per_client=2)
 
 
 @pytest.mark.slow
 @all_kinds
-def test_client_reset_in_its_arrival(kind):
-    """A client that leaves while it arrives ends its own request alone."""
-    assert Setting(kind, [ResetClient()], gentle=True).sweep() > 100
+@pytest.mark.parametrize(
+    ("fault", "limits"),
+    [(shut_down, trioserver.Limits()), (shut_down, FEW), (ResetClient(), trioserver.Limits())],
+    ids=["shutdown", "shutdown, few slots", "reset"],
+)
+def test_fault_in_an_arrival_loses_nothing(kind, fault, limits):
+    """What was asked before a drain is answered; who leaves ends its own request alone."""
+    assert Setting(kind, [fault], gentle=True, limits=limits).sweep() > 100
 
 
 def cut_in_its_arrival(kind, step):

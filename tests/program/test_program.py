@@ -9,12 +9,12 @@ import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
 
-import attrs
 import pytest
 import trio
 from support import Witness, hold, plain_client
+from support.memory import noting, raising
 from support.pipes import does
 
 import trioserver
@@ -23,10 +23,7 @@ from trioserver.testing import MemoryServer
 ADDRESS = ("memory", 1)
 IMPATIENT = trioserver.Timeouts(linger=0)
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-
-
-class OopsError(Exception):
-    """What these tests raise."""
+BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
 
 
 class Visited(MemoryServer):
@@ -52,22 +49,11 @@ class Deeds(trioserver.BaseRequestHandler):
         self.server.listener.fail(BROKEN)
         await trio.sleep_forever()
 
-    def leaves(self):
-        raise GONE
 
-    def fails(self):
-        raise OopsError
-
-    def ends(self):
-        self.server.shutdown(grace=0)
-
-
-BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
-
-
-def visited(steps, **fields):
-    """A server with a client, whose handler does this."""
-    return Visited(ADDRESS, does(steps, Deeds), **fields)
+def visited(handler, **fields):
+    """A server with a client, and a handler, or one that does these steps."""
+    handler = does(handler, Deeds) if isinstance(handler, str) else handler
+    return Visited(ADDRESS, handler, timeouts=IMPATIENT, **fields)
 
 
 TERMINATES = "signals 15; sleep_forever"
@@ -88,13 +74,10 @@ def current_handlers():
     return {number: signal.getsignal(number) for number in SIGNALS}
 
 
-# In this process -------------------------------------------------------------
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_first_signal_drains(number):
     """The first signal begins a drain: the request in flight finishes, and `run` returns."""
-    server = visited(f"signals {number:d}; send_all b'finished'", timeouts=IMPATIENT)
+    server = visited(f"signals {number:d}; send_all b'finished'")
     (report,) = trioserver.run(server)
     assert [(it.outcome, it.bytes_sent) for it in report.requests] == [("completed", 8)]
     assert report.grace == IMPATIENT.shutdown
@@ -137,7 +120,7 @@ def test_servers_drain_in_one_step():
         await until_draining(server)
         together.append([other.draining for other in servers])
 
-    servers = [Visited(ADDRESS, look, timeouts=IMPATIENT) for _ in range(3)]
+    servers = [visited(look) for _ in range(3)]
     trioserver.run(*servers)
     assert together[0] == [True, True, True]
 
@@ -147,10 +130,9 @@ def test_reports_are_in_order():
 
     async def outlast(request, client_address, server):
         signal.raise_signal(signal.SIGTERM)
-        while servers[1].snapshot().state != "unbound":
-            await trio.lowlevel.checkpoint()
+        await servers[1].wait_closed()
 
-    servers = [Visited(ADDRESS, outlast, timeouts=IMPATIENT), MemoryServer(ADDRESS, hold)]
+    servers = [visited(outlast), MemoryServer(ADDRESS, hold)]
     reports = trioserver.run(*servers)
     assert [report.statistics.accepted for report in reports] == [1, 0]
 
@@ -158,22 +140,22 @@ def test_reports_are_in_order():
 def test_server_that_ends_alone():
     """A server that is shut down by its own handler ends alone; the others go on."""
 
-    class Outlives(MemoryServer):
-        async def service_actions(self):
-            await first.wait_closed()
-            assert not self.draining
-            signal.raise_signal(signal.SIGTERM)
-            await until_draining(self)
+    async def outlives(server, hook):
+        await first.wait_closed()
+        assert not server.draining
+        signal.raise_signal(signal.SIGTERM)
+        await until_draining(server)
 
-    first = visited("shutdown", timeouts=IMPATIENT)
-    reports = trioserver.run(first, Outlives(ADDRESS, hold))
+    first = visited("shutdown")
+    other = noting(MemoryServer, ["service_actions"], outlives)(ADDRESS, hold)
+    reports = trioserver.run(first, other)
     assert [report.statistics.accepted for report in reports] == [1, 0]
 
 
-@pytest.mark.parametrize(("steps", "error"), [("breaks", BROKEN), ("leaves", GONE)])
-def test_server_that_fails(steps, error):
+@pytest.mark.parametrize(("handler", "error"), [("breaks", BROKEN), (raising(GONE), GONE)])
+def test_server_that_fails(handler, error):
     """It cancels the others, and its very error, or its handler's exit, is raised, bare."""
-    other, broken = visited("sleep_forever", observers=[witness := Witness()]), visited(steps)
+    other, broken = visited("sleep_forever", observers=[witness := Witness()]), visited(handler)
     with pytest.raises(type(error)) as caught:
         trioserver.run(other, broken)
     assert caught.value is error
@@ -199,35 +181,33 @@ def test_run_that_is_refused():
     assert server.snapshot().state == "unbound"
 
 
-def test_signal_before_the_server_listens():
-    """A signal while a server binds has it end as soon as it can, in order."""
+@pytest.mark.parametrize(
+    ("hook", "wait", "names"),
+    [
+        (
+            "server_bind",
+            trio.testing.wait_all_tasks_blocked,
+            ["server_listening", "draining", "server_closed"],
+        ),
+        ("server_bind", trio.sleep_forever, []),
+        ("server_activate", trio.sleep_forever, []),
+    ],
+)
+def test_signal_before_a_server_listens(hook, wait, names, monkeypatch):
+    """It ends as soon as it can, in order; one that would wait in vain, when the grace is over."""
 
-    class SlowToBind(MemoryServer):
-        async def server_bind(self):
-            signal.raise_signal(signal.SIGTERM)
-            await trio.testing.wait_all_tasks_blocked()
-            return await super().server_bind()
-
-    server = SlowToBind(ADDRESS, hold, observers=[witness := Witness()])
-    (report,) = trioserver.run(server)
-    assert report.clean
-    assert witness.names == ["server_listening", "draining", "server_closed"]
-
-
-@pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
-def test_signal_while_a_server_never_listens(hook, monkeypatch):
-    """One signal ends also a program that waits in vain to be bound, when the grace is over."""
-
-    async def waits(self):
+    async def interrupted(server, hook):
         signal.raise_signal(signal.SIGTERM)
-        await trio.sleep_forever()
+        await wait()
 
-    server = type("Stuck", (MemoryServer,), {hook: waits})(ADDRESS, hold)
+    server = noting(MemoryServer, [hook], interrupted)(ADDRESS, hold)
+    server.observers = [witness := Witness()]
     clock = trio.testing.MockClock(autojump_threshold=0)
     monkeypatch.setattr(trio, "run", partial(trio.run, clock=clock))
     (report,) = trioserver.run(server)
     assert report.clean
-    assert clock.current_time() == server.timeouts.shutdown
+    assert witness.names == names
+    assert clock.current_time() == (0 if names else server.timeouts.shutdown)
 
 
 class SignalsFirst(trio.abc.Instrument):
@@ -246,65 +226,52 @@ def test_signal_before_the_server_has_begun(monkeypatch):
     """A signal that arrives before the server's task has begun counts, in every run of it."""
     heard = []
 
-    class GivesUp(MemoryServer):
-        async def service_actions(self):
-            await trio.testing.wait_all_tasks_blocked()
-            heard.append(self.draining)
-            self.shutdown()
+    async def give_up(server, hook):
+        await trio.testing.wait_all_tasks_blocked()
+        heard.append(server.draining)
+        server.shutdown()
 
-    run = trio.run
+    run, kind = trio.run, noting(MemoryServer, ["service_actions"], give_up)
     for _ in range(20):  # Trio shuffles the tasks
         monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsFirst()]))
-        trioserver.run(GivesUp(ADDRESS, hold))
+        trioserver.run(kind(ADDRESS, hold))
     assert all(heard)
 
 
 @pytest.mark.parametrize(
-    ("steps", "error"),
-    [("ends", None), ("signals 15; signals 2; sleep_forever", SystemExit), ("fails", OopsError)],
+    ("handler", "error"),
+    [
+        ("shutdown 0", None),
+        ("signals 15; signals 2; sleep_forever", SystemExit),
+        (raising(BROKEN), OSError),
+    ],
 )
-def test_handlers_are_as_before(steps, error, handlers):
+def test_handlers_are_as_before(handler, error, handlers):
     """However it ends, the program has its signal handlers back."""
     during = []
-
-    class Looks(trioserver.Observer):
-        def server_listening(self, addresses):
-            during.append(current_handlers())
-
-    server = visited(steps, observers=[Looks()], propagate_errors=True)
+    looks = SimpleNamespace(server_listening=lambda _: during.append(current_handlers()))
+    server = visited(handler, observers=[looks], propagate_errors=True)
     with pytest.raises(error) if error else nullcontext():
         trioserver.run(server)
     assert current_handlers() == handlers
     assert during != [handlers]
 
 
-def test_run_in_another_thread(handlers):
-    """In another thread than the main one, `run` serves, and leaves all signals alone."""
-    during = []
-    reports = []
+def test_run_and_other_threads(handlers):
+    """In one, `run` serves, and leaves all signals alone; in one, `shutdown` can be called."""
+    during, reports = [], []
 
     async def look(request, client_address, server):
         during.append(current_handlers())
-        server.shutdown()
+        threading.Thread(target=server.shutdown).start()
 
-    server = Visited(ADDRESS, look, timeouts=IMPATIENT)
+    server = visited(look)
     thread = threading.Thread(target=lambda: reports.extend(trioserver.run(server)))
     thread.start()
     thread.join(10)
-    assert [report.statistics.accepted for report in reports] == [1]
-    assert during == [handlers]
-
-
-def test_run_ended_from_another_thread():
-    """A server that is shut down from a thread of the program's own ends `run`."""
-
-    class Starts(trioserver.Observer):
-        def server_listening(self, addresses):
-            threading.Thread(target=server.shutdown).start()
-
-    server = MemoryServer(ADDRESS, hold, observers=[Starts()])
-    (report,) = trioserver.run(server)
-    assert report.clean
+    reports += trioserver.run(server)
+    assert [report.statistics.accepted for report in reports] == [1, 1]
+    assert during[0] == handlers != during[1]
 
 
 # As a program ----------------------------------------------------------------
@@ -347,17 +314,10 @@ async def hold(request, client_address, server):
 
 async def stubborn(request, client_address, server):
     with trio.CancelScope(shield=True):
-        try:
-            await trio.sleep_forever()
-        finally:
-            print("never", flush=True)
+        await trio.sleep_forever()
 
 async def asleep(request, client_address, server):
     time.sleep(600)
-
-async def in_circles(request, client_address, server):
-    while True:
-        pass
 
 server = Says(("127.0.0.1", 0), globals()[sys.argv[1]], observers=[Tells()])
 reports = trioserver.run(server)
@@ -365,13 +325,14 @@ print(reports[0].clean, flush=True)
 """
 
 
-@attrs.define
 class Program:
     """A server in a process of its own, with one client in the middle of its request."""
 
-    process: subprocess.Popen[str]
-    client: socket.socket
-    address: Any
+    def __init__(self, process):
+        self.process = process
+        host, port = process.stdout.readline().split()
+        self.address = host, int(port)
+        self.client = plain_client(self.address)
 
     def send(self, number):
         """Send it a signal, and wait until that has arrived, whatever it says before."""
@@ -380,39 +341,30 @@ class Program:
 
     def says(self):
         """The next line that it prints, the empty one at its end."""
-        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
 
 @contextmanager
-def program(source, argument):
+def program(source, argument, greeting):
     """Run it, and connect once it tells where; killed if it does not end."""
     command = [sys.executable, "-W", "ignore", "-c", source, argument]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         watchdog = threading.Timer(20, process.kill)
         watchdog.start()
         try:
-            assert process.stdout is not None
-            host, port = process.stdout.readline().split()
-            with plain_client((host, int(port))) as client:
-                yield Program(process, client, (host, int(port)))
+            it = Program(process)
+            with it.client:
+                assert it.client.recv(5) == greeting
+                yield it
         finally:
             process.kill()
             watchdog.cancel()
 
 
-@contextmanager
-def handled(handler):
-    """Run `PROGRAM` with one of its handlers, which has begun."""
-    with program(PROGRAM, handler) as it:
-        assert it.client.recv(5) == b"hello"
-        yield it
-
-
 @pytest.mark.parametrize("number", SIGNALS)
 def test_program_drains(number):
     """A signal refuses new clients, lets the request finish, and ends the program with 0."""
-    with handled("echo") as it:
+    with program(PROGRAM, "echo", b"hello") as it:
         it.send(number)
         assert it.says() == "draining"
         with pytest.raises(ConnectionRefusedError):
@@ -428,7 +380,7 @@ def test_program_drains(number):
 @pytest.mark.parametrize("second", SIGNALS)
 def test_program_is_cancelled(second):
     """A second signal cancels the request, which cleans up, and the status tells which signal."""
-    with handled("hold") as it:
+    with program(PROGRAM, "hold", b"hello") as it:
         it.send(signal.SIGTERM)
         assert it.says() == "draining"
         it.send(second)
@@ -436,10 +388,10 @@ def test_program_is_cancelled(second):
         assert it.process.wait(10) == 128 + second
 
 
-@pytest.mark.parametrize("handler", ["stubborn", "asleep", "in_circles"])
+@pytest.mark.parametrize("handler", ["stubborn", "asleep"])
 def test_program_ends_on_the_spot(handler):
     """A third signal ends the process, whatever a handler does: shield itself, or block it all."""
-    with handled(handler) as it:
+    with program(PROGRAM, handler, b"hello") as it:
         for _ in range(2):
             it.send(signal.SIGTERM)
         assert it.process.poll() is None
@@ -454,9 +406,6 @@ import multiprocessing, os, signal, socketserver, sys, time, trioserver
 
 processes = multiprocessing.get_context("fork")
 
-def double(number):
-    return 2 * number
-
 def ends_them_at_once():
     for _ in range(20):
         child = processes.Process(target=time.sleep, args=[60])
@@ -464,10 +413,6 @@ def ends_them_at_once():
         child.terminate()
         child.join(5)
         assert child.exitcode == -signal.SIGTERM, child.exitcode
-
-def has_a_pool():
-    with processes.Pool(2) as pool:  # which it terminates
-        assert pool.map(double, [1, 2]) == [2, 4]
 
 def leaves_a_daemon():
     processes.Process(target=time.sleep, args=[60], daemon=True).start()
@@ -512,7 +457,7 @@ print("ended", flush=True)
 
 
 forks_there = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-DEEDS = ["ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it", "runs_trio_in_one"]
+DEEDS = ["ends_them_at_once", "leaves_a_daemon", "interrupts_it", "runs_trio_in_one"]
 
 
 @pytest.mark.slow
@@ -520,8 +465,7 @@ DEEDS = ["ends_them_at_once", "has_a_pool", "leaves_a_daemon", "interrupts_it", 
 @pytest.mark.parametrize("deed", DEEDS)
 def test_signals_of_a_child_that_a_handler_forks(deed):
     """They do what they did before `run`: what waits for them is the parent, and it alone."""
-    with program(FORKS, deed) as it:
-        assert it.client.recv(5) == b"done"
+    with program(FORKS, deed, b"done") as it:
         it.process.send_signal(signal.SIGTERM)
         assert (it.says(), it.says()) == ("ended", "")
         assert it.process.wait(10) == 0
@@ -547,5 +491,5 @@ def test_signal_handler_of_its_own_stays_in_a_child(handlers):
         server.shutdown()
 
     statuses = []
-    trioserver.run(Visited(ADDRESS, forks, timeouts=IMPATIENT))
+    trioserver.run(visited(forks))
     assert statuses == [0]
