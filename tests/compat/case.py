@@ -35,8 +35,7 @@ def answer_to(number):
 class App:
     """The application behind every server. It can hold its answers back.
 
-    Attributes:
-      folder: for what a program has in files, as long as the test lasts.
+    What a program has in files is in ``folder``, as long as the test lasts.
     """
 
     def __init__(self, folder):

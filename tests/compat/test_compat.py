@@ -9,16 +9,11 @@ from functools import partial
 from typing import Any
 
 import attrs
-import devices
 import protocols
 import pytest
 import sites
-import standard_library
-import stores
 import trio
 import trio.testing
-import tunnels
-import web
 from case import App, Case, answer_to
 
 import trioserver
@@ -33,8 +28,7 @@ CLIENTS = 20
 EXCHANGES = 10
 """Of each client, before the drain."""
 
-MODULES = (standard_library, web, sites, protocols, tunnels, stores, devices)
-CASES = [case for module in MODULES for case in module.CASES]
+CASES = [*sites.CASES, *protocols.CASES]
 
 
 @attrs.define

@@ -277,7 +277,7 @@ def test_run_and_other_threads(handlers):
 # As a program ----------------------------------------------------------------
 
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, sys, time, types
 import trio, trioserver
 
 install = signal.signal
@@ -291,37 +291,22 @@ def install_telling(number, handler):
 
 signal.signal = install_telling
 
-class Tells(trioserver.Observer):
-    def server_listening(self, addresses):
-        print(*addresses[0], flush=True)
-
-    def draining(self, grace):
-        print("draining", flush=True)
-
-class Says(trioserver.TCPServer):
-    async def finish_request(self, request, client_address):
-        await request.send_all(b"hello")
-        await super().finish_request(request, client_address)
-
-async def echo(request, client_address, server):
-    await request.send_all(await request.receive_some())
-
-async def hold(request, client_address, server):
+async def handle(request, client_address, server):
+    await request.send_all(b"hello")
     try:
-        await trio.sleep_forever()
+        with trio.CancelScope(shield=sys.argv[1] == "shields itself"):
+            if sys.argv[1] == "blocks it all":
+                time.sleep(600)
+            await request.send_all(await request.receive_some())
     finally:
         print("cleaned up", flush=True)
 
-async def stubborn(request, client_address, server):
-    with trio.CancelScope(shield=True):
-        await trio.sleep_forever()
-
-async def asleep(request, client_address, server):
-    time.sleep(600)
-
-server = Says(("127.0.0.1", 0), globals()[sys.argv[1]], observers=[Tells()])
-reports = trioserver.run(server)
-print(reports[0].clean, flush=True)
+tells = types.SimpleNamespace(
+    server_listening=lambda addresses: print(*addresses[0], flush=True),
+    draining=lambda grace: print("draining", flush=True),
+)
+server = trioserver.TCPServer(("127.0.0.1", 0), handle, observers=[tells])
+print(trioserver.run(server)[0].clean, flush=True)
 """
 
 
@@ -364,7 +349,7 @@ def program(source, argument, greeting):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_program_drains(number):
     """A signal refuses new clients, lets the request finish, and ends the program with 0."""
-    with program(PROGRAM, "echo", b"hello") as it:
+    with program(PROGRAM, "echoes", b"hello") as it:
         it.send(number)
         assert it.says() == "draining"
         with pytest.raises(ConnectionRefusedError):
@@ -373,14 +358,14 @@ def test_program_drains(number):
         it.client.shutdown(socket.SHUT_WR)
         assert it.client.recv(5) == b"late"
         assert it.client.recv(5) == b""
-        assert it.says() == "True"
+        assert (it.says(), it.says()) == ("cleaned up", "True")
         assert it.process.wait(10) == 0
 
 
 @pytest.mark.parametrize("second", SIGNALS)
 def test_program_is_cancelled(second):
     """A second signal cancels the request, which cleans up, and the status tells which signal."""
-    with program(PROGRAM, "hold", b"hello") as it:
+    with program(PROGRAM, "echoes", b"hello") as it:
         it.send(signal.SIGTERM)
         assert it.says() == "draining"
         it.send(second)
@@ -388,7 +373,7 @@ def test_program_is_cancelled(second):
         assert it.process.wait(10) == 128 + second
 
 
-@pytest.mark.parametrize("handler", ["stubborn", "asleep"])
+@pytest.mark.parametrize("handler", ["shields itself", "blocks it all"])
 def test_program_ends_on_the_spot(handler):
     """A third signal ends the process, whatever a handler does: shield itself, or block it all."""
     with program(PROGRAM, handler, b"hello") as it:
