@@ -27,8 +27,6 @@ from trioserver._engine.accept_errors import Tier, tier_of
 from trioserver._facts.verdict import _PEER_OUTCOMES
 from trioserver.testing import MemoryServer
 
-# The records that are shown ------------------------------------------------------
-
 
 async def test_shown_endings(autojump_clock, caplog):
     """The three endings in the explanation of errors are real records."""
@@ -70,9 +68,6 @@ async def test_shown_log(autojump_clock, caplog):
     shown = [f"{it.levelname}:{it.name}:{it.getMessage()}" for it in caplog.records]
     assert len(shown[:-2]) == 3  # and one for the drain, one for the end
     assert_shown("\n".join(shown[:-2]), "how-to/log")
-
-
-# The messages of tests that fail -------------------------------------------------
 
 
 def plain(text):
@@ -181,8 +176,6 @@ def test_findings(monkeypatch, snippet):
         assert_quoted(quoted, f"Finding: {found.value}")
 
 
-# What the pages cover ----------------------------------------------------------
-
 PUBLIC = (trioserver, trioserver.monitoring, trioserver.testing)
 DOCUMENTED = sorted(f"{module.__name__}.{name}" for module in PUBLIC for name in module.__all__)
 REFERENCE = [f"reference/{file.stem}" for file in sorted((DOCS / "reference").glob("*.rst"))]
@@ -246,41 +239,27 @@ def as_shown(default):
     return f'"{default}"' if isinstance(default, str) else repr(default)
 
 
-@pytest.mark.parametrize(
-    ("title", "cls", "base"),
-    [
-        ("`BaseServer`", trioserver.BaseServer, None),
-        ("`TCPServer`, besides", trioserver.TCPServer, trioserver.BaseServer),
-        ("`UDPServer`, besides", trioserver.UDPServer, trioserver.BaseServer),
-        ("`UnixStreamServer`, besides", trioserver.UnixStreamServer, trioserver.TCPServer),
-        ("`UnixDatagramServer`, besides", trioserver.UnixDatagramServer, trioserver.UDPServer),
-        ("`ThreadingMixIn`, besides", trioserver.ThreadingMixIn, trioserver.BaseServer),
-        ("`ProcessMixIn`, besides", trioserver.ProcessMixIn, trioserver.BaseServer),
-        ("`Timeouts`", trioserver.Timeouts, None),
-        ("`Limits`", trioserver.Limits, None),
-    ],
-)
-def test_field_table(title, cls, base):
-    """The tables of fields have every field, with its default, in order."""
-    inherited = set() if base is None else {field.name for field in attrs.fields(base)}
-    expected = [
-        [field.alias, [] if field.default is attrs.NOTHING else [as_shown(field.default)]]
-        for field in attrs.fields(cls)
-        if field.name not in inherited
-    ]
-    rows = table("reference/fields", f".. list-table:: {title}")
+WITH_FIELDS = ["BaseServer", "TCPServer", "UDPServer", "UnixStreamServer", "UnixDatagramServer"]
+WITH_FIELDS += ["ThreadingMixIn", "ProcessMixIn", "Timeouts", "Limits"]
+
+
+@pytest.mark.parametrize("name", WITH_FIELDS)
+def test_field_table(name):
+    """The tables of fields have every field, with its default, in order; so have docstrings."""
+    cls = getattr(trioserver, name)
+    title = re.search(rf"^\.\. list-table:: `{name}`.*$", page("reference/fields"), re.MULTILINE)
+    public = [base for base in cls.__mro__[1:] if base.__name__ in trioserver.__all__]
+    shared = {field.name for base in public for field in attrs.fields(base)}
+    documented = "".join(inspect.getdoc(base) or "" for base in cls.__mro__)
+    rows = table("reference/fields", title[0])
+    expected = []
+    for field in attrs.fields(cls):
+        assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
+        if field.name not in shared:
+            default = [] if field.default is attrs.NOTHING else [as_shown(field.default)]
+            expected.append([field.alias, default])
     assert [[literals(name)[0], literals(default)] for name, default, _ in rows] == expected
     assert all(meaning for _, _, meaning in rows)
-
-
-def test_docstrings_name_every_field():
-    """Every field is documented in its class, or in the one it comes from."""
-    servers = (trioserver.UnixStreamServer, trioserver.UnixDatagramServer)
-    mix_ins = (trioserver.ThreadingMixIn, trioserver.ProcessMixIn)
-    for cls in (*servers, *mix_ins, trioserver.Timeouts, trioserver.Limits):
-        documented = "".join(inspect.getdoc(base) or "" for base in cls.__mro__)
-        for field in attrs.fields(cls):
-            assert re.search(rf"^ +{field.alias}: ", documented, re.MULTILINE), field.alias
 
 
 def classic_names(cls):
@@ -290,6 +269,8 @@ def classic_names(cls):
 
 
 CLASSIC = sorted({"BaseServer", *socketserver.__all__})
+TITLES = re.findall(r"^(.+)\n~+$", page("how-to/porting"), re.MULTILINE)
+PORTING = {title: table("how-to/porting", title) for title in TITLES}
 
 
 def test_porting_covers_socketserver():
@@ -297,10 +278,8 @@ def test_porting_covers_socketserver():
 
     It has no other names.
     """
-    titles = re.findall(r"^(.+)\n~+$", page("how-to/porting"), re.MULTILINE)
     covered = {
-        title: {it for row in table("how-to/porting", title) for it in literals(row[0])}
-        for title in titles
+        title: {it for row in rows for it in literals(row[0])} for title, rows in PORTING.items()
     }
     known = {"bind_and_activate", "ForkingUnixStreamServer", "ForkingUnixDatagramServer"}
     for name in CLASSIC:
@@ -314,27 +293,21 @@ def test_porting_covers_socketserver():
 
 
 PORTED = {
-    "BaseServer": trioserver.BaseServer,
-    "TCPServer": trioserver.TCPServer,
-    "UDPServer": trioserver.UDPServer,
-    "UnixStreamServer, UnixDatagramServer": trioserver.UnixStreamServer,
-    "ThreadingMixIn": trioserver.ThreadingTCPServer,
-    "ForkingMixIn": trioserver.ForkingTCPServer,
-    "Ready-made servers": trioserver.TCPServer,
-    "BaseRequestHandler": trioserver.BaseRequestHandler,
-    "StreamRequestHandler": trioserver.StreamRequestHandler,
-    "DatagramRequestHandler": trioserver.DatagramRequestHandler,
+    "UnixStreamServer, UnixDatagramServer": "UnixStreamServer",
+    "ThreadingMixIn": "ThreadingTCPServer",
+    "ForkingMixIn": "ForkingTCPServer",
+    "Ready-made servers": "TCPServer",
 }
 
 
-@pytest.mark.parametrize("title", PORTED)
+@pytest.mark.parametrize("title", PORTING)
 def test_porting_says_what_is_there(title):
     """What a table calls the same is there, of the same colour; what is gone or to come is not."""
-    cls = PORTED[title]
+    cls = getattr(trioserver, PORTED.get(title, title))
     there = {"request", "client_address", "server", "connection", "packet", *dir(cls)}
     there.update(trioserver.__all__)
     there.update(field.alias for field in (attrs.fields(cls) if attrs.has(cls) else ()))
-    for names, here, _ in table("how-to/porting", title):
+    for names, here, _ in PORTING[title]:
         for name in literals(names):
             if "the same" in here:
                 assert name in there, name
@@ -359,11 +332,6 @@ def test_errnos_of_the_accept_tiers():
         assert (number in shown["capacity"]) == (tier is Tier.CAPACITY), errno.errorcode[number]
         nobody = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
         assert (number in nobody) == (tier is Tier.NOBODY), errno.errorcode[number]
-
-
-def pages():
-    """The names of all pages."""
-    return [str(file.relative_to(DOCS).with_suffix("")) for file in sorted(DOCS.rglob("*.rst"))]
 
 
 def test_outcomes_of_the_errors():
@@ -402,15 +370,17 @@ def test_glossary_has_only_words_that_are_used():
     terms = re.findall(r"^   (\w.*)$", page("glossary").partition(".. glossary::")[2], re.MULTILINE)
     assert len(terms) > 20
     assert terms == sorted(terms)
-    prose = " ".join(page(name) for name in pages() if name != "glossary")
+    files = [file for file in DOCS.rglob("*.rst") if file.stem != "glossary"]
+    prose = " ".join(file.read_text(encoding="utf-8") for file in files)
     words = " ".join(prose.split()).lower().replace("back-pressure*", "back-pressure")
     assert [term for term in terms if term not in words] == []
 
 
 def test_every_snippet_is_shown():
     """A snippet that no page includes is dead, unless it is the test of others."""
-    included = itertools.chain(*(re.findall(r"snippets/(\S+)", page(each)) for each in pages()))
+    shown = set()
+    for file in DOCS.rglob("*.rst"):
+        shown.update(re.findall(r"snippets/(\S+)", file.read_text(encoding="utf-8")))
     files = {file.name for file in (DOCS / "snippets").glob("*.py")}
     tests = {name for name in files if name.endswith("_test.py")}
-    shown = set(included)
     assert files - tests <= shown <= files

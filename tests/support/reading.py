@@ -17,30 +17,23 @@ PATIENCE = 10
 """Seconds that they wait for a request: more than any client needs."""
 
 
-# One line, and its answer ------------------------------------------------------------
-
-
 class Recv(socketserver.BaseRequestHandler):
-    """Receives."""
-
     def handle(self):
         self.request.sendall(self.request.recv(100))
 
 
 class File(socketserver.StreamRequestHandler):
-    """Reads from a file."""
-
     def handle(self):
         self.wfile.write(self.rfile.readline())
 
 
-class Selects(socketserver.BaseRequestHandler):
+class Selects(Recv):
     """Does not receive before the kernel says that something is there."""
 
     def handle(self):
         readable, _, _ = select.select([self.request], [], [], PATIENCE)
         if readable:
-            self.request.sendall(self.request.recv(100))
+            super().handle()
 
 
 class ByNumber(socketserver.BaseRequestHandler):
@@ -69,9 +62,6 @@ class Wraps(socketserver.BaseRequestHandler):
             tls.sendall(tls.recv(100))
 
 
-# Many, of clients that never wait long ------------------------------------------------
-
-
 class TwoLines(socketserver.StreamRequestHandler):
     """Answers every second line, and reads on only when the client has said something more."""
 
@@ -91,15 +81,16 @@ class AsyncTwoLines(trioserver.StreamRequestHandler):
 
     async def handle(self):
         async for line in self.rfile:
-            await self.rfile.readline()
-            await self.wfile.write(line.upper())
-            await trio.lowlevel.wait_readable(self.request.socket)
+            await self.answer(line)
+
+    async def answer(self, line):
+        await self.rfile.readline()
+        await self.wfile.write(line.upper())
+        await trio.lowlevel.wait_readable(self.request.socket)
 
 
-class AsyncIdleTwoLines(trioserver.StreamRequestHandler):
+class AsyncIdleTwoLines(AsyncTwoLines):
     """The same, with an idle block of its own."""
-
-    rbufsize = 1
 
     async def handle(self):
         while True:
@@ -107,6 +98,4 @@ class AsyncIdleTwoLines(trioserver.StreamRequestHandler):
                 line = await self.rfile.readline()
             if not line:
                 return
-            await self.rfile.readline()
-            await self.wfile.write(line.upper())
-            await trio.lowlevel.wait_readable(self.request.socket)
+            await self.answer(line)
