@@ -97,15 +97,13 @@ class App:
 
 @attrs.frozen
 class Case:
-    """One server, and how it is used.
+    """One server, and how it is used: made for an application, bound to a free port.
 
     Attributes:
       name: of the test.
-      theirs: makes their server, bound to a free port of ``HOST``, given the application.
-      client: a generator, which connects to an address, given the application, too, and gives
-        what asks: for as many exchanges as wanted.
-      ours: makes our server over their handler class; None if that needs more
-        of their server than attributes.
+      theirs: makes their server.
+      client: given an address and the application, yields what asks, as often as wanted.
+      ours: makes ours, over their handler class; None if that needs more than attributes of it.
       app: makes the application behind either, given its folder.
       turned_away: what the client's library raises when it cannot connect, or
         when its connection ends before an answer has begun.
@@ -144,16 +142,25 @@ def anew(ask):
     return client
 
 
-def over_wsgi(theirs):
-    """Our server, with the handlers of one of wsgiref's, and the attributes they ask for."""
-    with theirs:
-        facts = {"base_environ": theirs.base_environ, "get_app": theirs.get_app}
-        return make(OURS, theirs.RequestHandlerClass, **facts)
+def kept(connect, ask):
+    """A client with one connection, which asks with ``ask(connection, number)``."""
+
+    def client(address, app):
+        with connect(*address) as connection:
+            yield partial(ask, connection)
+
+    return client
 
 
 def wsgi_case(name, theirs, client, **more):
-    """One of a server that is derived from wsgiref's."""
-    return Case(name, theirs, client, lambda app: over_wsgi(theirs(app)), **more)
+    """One of a server that is derived from wsgiref's: ours has its handlers, and what they ask."""
+
+    def ours(app):
+        with theirs(app) as it:
+            facts = {"base_environ": it.base_environ, "get_app": it.get_app}
+            return make(OURS, it.RequestHandlerClass, **facts)
+
+    return Case(name, theirs, client, ours, **more)
 
 
 def server_of(program):

@@ -7,7 +7,7 @@ import logging
 import socket
 import socketserver
 import threading
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ import paramiko
 import redis
 import umodbus.client.tcp as modbus
 import websocket
-from case import HOST, LARGEST, OURS, PATIENCE, App, Case, anew, answer_to, make, server_of
+from case import HOST, LARGEST, OURS, PATIENCE, App, Case, anew, answer_to, kept, make, server_of
 from dnslib import QTYPE, RR, TXT, DNSRecord
 from dnslib.server import DNSHandler, DNSLogger, DNSServer
 from dulwich.client import TCPGitClient
@@ -49,6 +49,10 @@ from websocket_server import WebsocketServer
 import trioserver
 
 OUR_UDP = trioserver.ThreadingUDPServer
+
+
+def connected(*address):
+    return socket.create_connection(address, PATIENCE)
 
 
 # dnslib: names that are numbers, text records that are answers.
@@ -92,18 +96,18 @@ def their_websocket_server(app):
     return server
 
 
-def websocket_client(address, app):
-    host, port = address
+@contextmanager
+def websocket_of(host, port):
     connection = websocket.create_connection(f"ws://{host}:{port}/", timeout=PATIENCE)
-
-    def ask(number):
-        connection.send(str(number))
-        return int(connection.recv())
-
     try:
-        yield ask
+        yield connection
     finally:
         connection.shutdown()
+
+
+def ask_websocket(connection, number):
+    connection.send(str(number))
+    return int(connection.recv())
 
 
 # python-lsp-server: a command, and a connection for each exchange.
@@ -141,7 +145,7 @@ def call(file, method, **params):
 
 @anew
 def language_client(address, app, number):
-    with socket.create_connection(address, PATIENCE) as editor, editor.makefile("rwb") as file:
+    with connected(*address) as editor, editor.makefile("rwb") as file:
         call(file, "initialize", rootUri=app.folder.as_uri(), capabilities={})
         answer = call(file, "workspace/executeCommand", command="answer", arguments=[number])
         with suppress(OSError):  # a drain may be sooner
@@ -221,14 +225,9 @@ def ask_line(connection, number):
     return int(line)
 
 
-def tunnel_client(address, app):
-    with socket.create_connection(address, PATIENCE) as connection:
-        yield partial(ask_line, connection)
-
-
 @anew
 def tunnel_client_anew(address, app, number):
-    with socket.create_connection(address, PATIENCE) as connection:
+    with connected(*address) as connection:
         return ask_line(connection, number)
 
 
@@ -354,15 +353,9 @@ def modbus_server(kind, app):
     return server
 
 
-def modbus_client(address, app):
-    with socket.create_connection(address, PATIENCE) as connection:
-
-        def ask(number):
-            request = modbus.read_holding_registers(1, number, 1)
-            (value,) = modbus.send_message(request, connection)
-            return value
-
-        yield ask
+def ask_modbus(connection, number):
+    (value,) = modbus.send_message(modbus.read_holding_registers(1, number, 1), connection)
+    return value
 
 
 # pymodbus, of the versions that have synchronous servers.
@@ -379,17 +372,18 @@ def our_pymodbus_server(kind, handler, app):
     return make(kind, handler, context=registers_of(app), broadcast_enable=False, **facts)
 
 
-def pymodbus_client(kind, address, app):
-    with kind(*address, timeout=PATIENCE) as client, client.socket:  # not closed for UDP
+def ask_pymodbus(client, number):
+    result = client.read_holding_registers(number, 1, unit=1)
+    if result.isError():
+        raise result
+    (value,) = result.registers
+    return value
 
-        def ask(number):
-            result = client.read_holding_registers(number, 1, unit=1)
-            if result.isError():
-                raise result
-            (value,) = result.registers
-            return value
 
-        yield ask
+@contextmanager
+def over_udp(*address):
+    with ModbusUdpClient(*address, timeout=PATIENCE) as client, client.socket:  # else not closed
+        yield client
 
 
 # python-osc
@@ -399,18 +393,13 @@ def osc_dispatcher(app):
     return dispatcher
 
 
-def osc_client(kind, address, app):
-    with kind(*address) as client:
-
-        def ask(number):
-            client.send_message("/ask", number)
-            message = next(client.get_messages(PATIENCE), None)
-            if message is None:
-                raise ConnectionResetError("no reply")
-            (answer,) = message.params
-            return answer
-
-        yield ask
+def ask_osc(client, number):
+    client.send_message("/ask", number)
+    message = next(client.get_messages(PATIENCE), None)
+    if message is None:
+        raise ConnectionResetError("no reply")
+    (answer,) = message.params
+    return answer
 
 
 CASES = [
@@ -419,14 +408,14 @@ CASES = [
     Case(
         "websocket-server",
         their_websocket_server,
-        websocket_client,
+        kept(websocket_of, ask_websocket),
         turned_away=(OSError, websocket.WebSocketException),
     ),
     Case("python-lsp-server", their_language_server, language_client, our_language_server),
     Case(
         "sshtunnel",
         partial(their_tunnel, threaded=True),
-        tunnel_client,
+        kept(connected, ask_line),
         our_tunnel,
         app=Gateway,
         clients_leave=True,  # it waits with select(), for both of its sides
@@ -465,21 +454,21 @@ CASES = [
     Case(
         "uModbus",
         partial(modbus_server, socketserver.ThreadingTCPServer),
-        modbus_client,
+        kept(connected, ask_modbus),
         partial(modbus_server, OURS),
         turned_away=(OSError, ValueError),
     ),
     Case(
         "pymodbus TCP",
         lambda app: pymodbus.ModbusTcpServer(registers_of(app), address=(HOST, 0)),
-        partial(pymodbus_client, ModbusTcpClient),
+        kept(partial(ModbusTcpClient, timeout=PATIENCE), ask_pymodbus),
         partial(our_pymodbus_server, OURS, pymodbus.ModbusConnectedRequestHandler),
         turned_away=(ModbusException,),
     ),
     Case(
         "pymodbus UDP",
         lambda app: pymodbus.ModbusUdpServer(registers_of(app), address=(HOST, 0)),
-        partial(pymodbus_client, ModbusUdpClient),
+        kept(over_udp, ask_pymodbus),
         partial(our_pymodbus_server, OUR_UDP, pymodbus.ModbusDisconnectedRequestHandler),
         turned_away=(ModbusException,),
         clients_leave=True,
@@ -487,14 +476,14 @@ CASES = [
     Case(
         "python-osc UDP",
         lambda app: ThreadingOSCUDPServer((HOST, 0), osc_dispatcher(app)),
-        partial(osc_client, SimpleUDPClient),
+        kept(SimpleUDPClient, ask_osc),
         lambda app: make(OUR_UDP, _UDPHandler, dispatcher=osc_dispatcher(app)),
         clients_leave=True,
     ),
     Case(
         "python-osc TCP",
         lambda app: ThreadingOSCTCPServer((HOST, 0), osc_dispatcher(app)),
-        partial(osc_client, SimpleTCPClient),
+        kept(SimpleTCPClient, ask_osc),
         lambda app: make(OURS, _TCPHandler1_1, dispatcher=osc_dispatcher(app)),
     ),
 ]

@@ -29,7 +29,7 @@ import prometheus_client
 import trustme
 from acme.challenges import HTTP01
 from acme.standalone import HTTP01RequestHandler, HTTP01Server
-from case import HOST, OURS, PATIENCE, App, Case, anew, answer_to, make, server_of, wsgi_case
+from case import HOST, OURS, PATIENCE, App, Case, anew, answer_to, kept, make, server_of, wsgi_case
 from cryptography.hazmat.primitives.asymmetric import ec
 from django.conf import settings
 from django.core.servers import basehttp
@@ -54,7 +54,6 @@ with warnings.catch_warnings(), mock.patch.object(sys, "meta_path", sys.meta_pat
     from pypiserver.core import PkgFile
 
 
-# http.server: one keep-alive connection for each client.
 class Numbers(SimpleHTTPRequestHandler):
     """Serves the answer as if it were a file."""
 
@@ -68,15 +67,16 @@ class Numbers(SimpleHTTPRequestHandler):
         return io.BytesIO(content)
 
 
-def http_client(address, app):
-    """One connection, kept."""
-    with closing(http.client.HTTPConnection(*address, timeout=PATIENCE)) as connection:
+def ask_page(connection, number):
+    connection.request("GET", f"/{number}")
+    return int(connection.getresponse().read())
 
-        def ask(number):
-            connection.request("GET", f"/{number}")
-            return int(connection.getresponse().read())
 
-        yield ask
+def http_connection(host, port):
+    return closing(http.client.HTTPConnection(host, port, timeout=PATIENCE))
+
+
+http_client = kept(http_connection, ask_page)
 
 
 # xmlrpc.server

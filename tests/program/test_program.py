@@ -56,9 +56,6 @@ def visited(handler, **fields):
     return Visited(ADDRESS, handler, timeouts=IMPATIENT, **fields)
 
 
-TERMINATES = "signals 15; sleep_forever"
-
-
 @pytest.fixture(autouse=True)
 def handlers():
     """The signal handlers of the test's own: harmless, and as they were when it ends."""
@@ -74,19 +71,11 @@ def current_handlers():
     return {number: signal.getsignal(number) for number in SIGNALS}
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_first_signal_drains(number):
-    """The first signal begins a drain: the request in flight finishes, and `run` returns."""
-    server = visited(f"signals {number:d}; send_all b'finished'")
-    (report,) = trioserver.run(server)
-    assert [(it.outcome, it.bytes_sent) for it in report.requests] == [("completed", 8)]
-    assert report.grace == IMPATIENT.shutdown
-
-
 def test_grace_of_all():
     """`grace` is that of all servers; without it each has its own; `run` can be called again."""
     timeouts = [trioserver.Timeouts(shutdown=seconds) for seconds in (0, 3)]
-    first, second = visited(TERMINATES), MemoryServer(ADDRESS, hold, timeouts=timeouts[1])
+    first = visited("signals 15; sleep_forever")
+    second = MemoryServer(ADDRESS, hold, timeouts=timeouts[1])
     for _ in range(2):
         reports = trioserver.run(first, second, grace=0)
         assert [report.grace for report in reports] == [0, 0]
@@ -274,8 +263,6 @@ def test_run_and_other_threads(handlers):
     assert during[0] == handlers != during[1]
 
 
-# As a program ----------------------------------------------------------------
-
 PROGRAM = """
 import os, signal, sys, time, types
 import trio, trioserver
@@ -383,8 +370,6 @@ def test_program_ends_on_the_spot(handler):
         it.send(signal.SIGTERM)
         assert it.process.wait(10) == -signal.SIGTERM
 
-
-# A handler forks ---------------------------------------------------------------
 
 FORKS = """
 import multiprocessing, os, signal, socketserver, sys, time, trioserver
