@@ -71,15 +71,12 @@ class App:
         self._wait(lambda: self._inside >= count)
 
     def hold(self):
-        """Hold answers back from now on."""
         self._now(_holding=True)
 
     def release(self):
-        """Let the answers go."""
         self._now(_holding=False)
 
     def server_is_over(self):
-        """Nothing will be asked any more."""
         self._now(_over=True)
 
     def close(self):

@@ -2,7 +2,7 @@
 
 import pytest
 
-BEGINNING = """
+TESTS = """
 import pytest
 import trio
 import trioserver
@@ -10,13 +10,10 @@ from trioserver.testing import open_test_server
 
 pytestmark = pytest.mark.anyio
 
-
 @pytest.fixture
 def anyio_backend():
     return "trio"
-"""
 
-TESTS = """
 async def upper(request, client_address, server):
     await request.sendall((await request.recv(100)).upper())
 
@@ -44,35 +41,26 @@ async def test_crash():
     async with open_test_server(Breaks(("127.0.0.1", 0), upper)) as server:
         await ask(server)
         await trio.sleep(60)
+
+async def test_fixture(trio_server):
+    pass
 """
 
 
-@pytest.fixture
-def run(pytester):
-    """Runs tests under anyio's plugin, in a project that mostly does without pytest-trio."""
+@pytest.mark.parametrize("options", [["-p", "no:trio"], []], ids=["alone", "beside pytest-trio"])
+def test_anyio(options, pytester):
+    """`open_test_server` serves, is strict, and ends a test whose server fails, at once.
+
+    Fixtures are refused: they are pytest-trio's; the words say what to do instead.
+    """
     pytester.makeini("[pytest]\nfilterwarnings = error\n")
-
-    def run(tests, *options):
-        pytester.makepyfile(BEGINNING + tests)
-        return pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=60)
-
-    return run
-
-
-def test_block_in_the_test(run):
-    """`open_test_server` serves, is strict, and ends a test whose server fails, at once."""
-    result = run(TESTS, "-p", "no:trio")
-    result.assert_outcomes(passed=1, failed=2)
+    pytester.makepyfile(TESTS)
+    result = pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=60)
+    result.assert_outcomes(passed=1, failed=2, errors=1)
     result.stdout.fnmatch_lines(
-        ['*KeyError: "a handler\'s own"', "*RuntimeError: the server's own"]
+        [
+            "the fixture trio_server cannot be had here: it needs pytest-trio*",
+            '*KeyError: "a handler\'s own"',
+            "*RuntimeError: the server's own",
+        ]
     )
-
-
-def test_fixtures_are_refused(run):
-    """They are pytest-trio's; the words say what to do instead."""
-    for options in (["-p", "no:trio"], []):
-        result = run("async def test_it(trio_server):\n    pass\n", *options)
-        result.assert_outcomes(errors=1)
-        result.stdout.fnmatch_lines(
-            ["the fixture trio_server cannot be had here: it needs pytest-trio*"]
-        )

@@ -184,12 +184,9 @@ REFERENCE = [f"reference/{file.stem}" for file in sorted((DOCS / "reference").gl
 def described(name):
     """The names that a page of the reference describes, with their modules."""
     module, found = "", []
-    for line in page(name).splitlines():
-        directive = re.match(r"\.\. (\w+):: ([\w.]+)", line)
-        if directive is not None and directive[1] in {"currentmodule", "module"}:
-            module = directive[2]
-        elif directive is not None and directive[1].startswith("auto"):
-            found.append(f"{module}.{directive[2]}")
+    for kind, target in re.findall(r"^\.\. (\w+):: ([\w.]+)", page(name), re.MULTILINE):
+        module = target if kind in {"currentmodule", "module"} else module
+        found += [f"{module}.{target}"] * kind.startswith("auto")
     return found
 
 

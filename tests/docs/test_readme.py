@@ -22,14 +22,6 @@ def server():
     return names["server"]
 
 
-async def test_readme_first_example_serves(server, nursery):
-    """The first example answers line after line in upper case."""
-    await nursery.start(server.serve_forever)
-    async with await trio.open_tcp_stream(*server.server_address) as stream:
-        for line in (b"hello\n", b"again\n"):
-            await Client(stream).asks(line, line.upper())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 async def test_readme_first_example_drains_at_a_signal(name, tmp_path):
@@ -47,9 +39,10 @@ async def test_readme_first_example_drains_at_a_signal(name, tmp_path):
 
 
 async def stay(address, *, task_status):
-    """A client that asks once, and stays until it is let go."""
+    """A client that asks line after line, and stays until it is let go."""
     client = Client(await trio.open_tcp_stream(*address))
-    await client.asks(b"hello\n", b"HELLO\n")
+    for line in (b"hello\n", b"again\n"):
+        await client.asks(line, line.upper())
     task_status.started()
     assert await client.hears_all() == b""
 

@@ -133,15 +133,14 @@ def test_demo_fails_when_a_reply_is_wrong(handler, reply, wrong, monkeypatch, ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("handler", [_demo.Upper, _demo.UpperDatagram])
-def test_demo_ends_at_an_interrupt(handler, monkeypatch, capsys):
+def test_demo_ends_at_an_interrupt(monkeypatch, capsys):
     """Ctrl-C in the middle of a request ends it with one line and the usual status."""
 
     async def interrupt(self):
         signal.raise_signal(signal.SIGINT)
         await trio.sleep_forever()
 
-    monkeypatch.setattr(handler, "handle", interrupt)
+    monkeypatch.setattr(_demo.Upper, "handle", interrupt)
     monkeypatch.setattr(_demo, "PATIENCE", 1)
     assert __main__.main(["demo"]) == 130
     assert capsys.readouterr().out.endswith("\nInterrupted.\n")

@@ -384,9 +384,6 @@ def ends_them_at_once():
         child.join(5)
         assert child.exitcode == -signal.SIGTERM, child.exitcode
 
-def leaves_a_daemon():
-    processes.Process(target=time.sleep, args=[60], daemon=True).start()
-
 def interrupts_it():
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
@@ -427,7 +424,7 @@ print("ended", flush=True)
 
 
 forks_there = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-DEEDS = ["ends_them_at_once", "leaves_a_daemon", "interrupts_it", "runs_trio_in_one"]
+DEEDS = ["ends_them_at_once", "interrupts_it", "runs_trio_in_one"]
 
 
 @pytest.mark.slow

@@ -16,8 +16,6 @@ MEMORY = ("memory", 1)
 def example(name):
     """An example, imported."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -38,10 +36,7 @@ def assert_shown(lines, name):
 
 def in_memory(server):
     """The same server, in memory."""
-
-    class InMemory(MemoryMixIn, type(server)):
-        pass
-
+    kind = type("InMemory", (MemoryMixIn, type(server)), {})
     fields = attrs.fields_dict(type(server)).values()
     values = {field.alias: getattr(server, field.name) for field in fields}
-    return InMemory(**{**values, "server_address": MEMORY})
+    return kind(**{**values, "server_address": MEMORY})
