@@ -374,7 +374,10 @@ def since_1970(timestamp):
 
 
 async def test_ntp_tells_the_time(start):
-    """The answer is of the client's version, repeats its time, and has that of this machine."""
+    """The answer is of the client's version, repeats its time, and has that of this machine.
+
+    That is counted from 1900, and anew in 2036.
+    """
     async with datagram_client(await start("ntp", 0)) as client:
         for version, extension in ((1, b""), (2, b""), (3, b""), (4, b"an authenticator")):
             before = time.time() - 0.001  # for the float's precision, and a clock being adjusted
@@ -387,14 +390,7 @@ async def test_ntp_tells_the_time(start):
             assert asked_at == ASKED_AT
             assert before <= since_1970(received) <= since_1970(sent) <= after
             assert reference <= received
-
-
-def test_ntp_counts_from_1900():
-    """Its timestamps are those of RFC 5905's examples, and begin anew in 2036."""
-    timestamp = example("ntp").timestamp
-    assert timestamp(0) == 2_208_988_800 << 32
-    assert timestamp(946_684_800.5) == (3_155_673_600 << 32) + (1 << 31)  # in the year 2000
-    assert timestamp(2**32 - 2_208_988_800) == 0
+    assert example("ntp").timestamp(2**32 - 2_208_988_800) == 0
 
 
 async def test_ntp_ignores_the_rest(start):
@@ -464,14 +460,12 @@ async def test_syslog_receiver_makes_one_line_of_anything(autojump_clock, capsys
         assert client.received() == []
 
 
-async def test_syslog_receiver_is_a_part_of_a_program(start, folder):
-    """Started in a nursery it listens where it was told, with room for a burst."""
+async def test_syslog_receiver_is_a_part_of_a_program(start):
+    """Started in a nursery it listens, with room for a burst."""
     over_udp = await start("syslog_receiver", "0")
     room = trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as usual:
         assert over_udp.socket.getsockopt(*room) > usual.getsockopt(*room)
-    over_unix = await start("syslog_receiver", str(folder / "log"))
-    assert over_unix.server_address == str(folder / "log")
 
 
 async def test_unix_server_answers_its_user_alone(start, folder, capsys):

@@ -297,37 +297,31 @@ print(trioserver.run(server)[0].clean, flush=True)
 """
 
 
-class Program:
+class Program(subprocess.Popen):
     """A server in a process of its own, with one client in the middle of its request."""
-
-    def __init__(self, process):
-        self.process = process
-        host, port = process.stdout.readline().split()
-        self.address = host, int(port)
-        self.client = plain_client(self.address)
 
     def send(self, number):
         """Send it a signal, and wait until that has arrived, whatever it says before."""
-        self.process.send_signal(number)
+        self.send_signal(number)
         assert "got it" in iter(self.says, "")
 
     def says(self):
         """The next line that it prints, the empty one at its end."""
-        return self.process.stdout.readline().strip()
+        return self.stdout.readline().strip()
 
 
 @contextmanager
 def program(source, argument, greeting):
     """Run it, and connect once it tells where; killed if it does not end."""
     command = [sys.executable, "-W", "ignore", "-c", source, argument]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with Program(command, stdout=subprocess.PIPE, text=True) as process:
         watchdog = threading.Timer(20, process.kill)
         watchdog.start()
         try:
-            it = Program(process)
-            with it.client:
-                assert it.client.recv(5) == greeting
-                yield it
+            host, port = process.says().split()
+            with plain_client((host, int(port))) as process.client:
+                assert process.client.recv(5) == greeting
+                yield process
         finally:
             process.kill()
             watchdog.cancel()
@@ -340,13 +334,13 @@ def test_program_drains(number):
         it.send(number)
         assert it.says() == "draining"
         with pytest.raises(ConnectionRefusedError):
-            plain_client(it.address)
+            plain_client(it.client.getpeername())
         it.client.sendall(b"late")
         it.client.shutdown(socket.SHUT_WR)
         assert it.client.recv(5) == b"late"
         assert it.client.recv(5) == b""
         assert (it.says(), it.says()) == ("cleaned up", "True")
-        assert it.process.wait(10) == 0
+        assert it.wait(10) == 0
 
 
 @pytest.mark.parametrize("second", SIGNALS)
@@ -357,7 +351,7 @@ def test_program_is_cancelled(second):
         assert it.says() == "draining"
         it.send(second)
         assert it.says() == "cleaned up"
-        assert it.process.wait(10) == 128 + second
+        assert it.wait(10) == 128 + second
 
 
 @pytest.mark.parametrize("handler", ["shields itself", "blocks it all"])
@@ -366,9 +360,9 @@ def test_program_ends_on_the_spot(handler):
     with program(PROGRAM, handler, b"hello") as it:
         for _ in range(2):
             it.send(signal.SIGTERM)
-        assert it.process.poll() is None
+        assert it.poll() is None
         it.send(signal.SIGTERM)
-        assert it.process.wait(10) == -signal.SIGTERM
+        assert it.wait(10) == -signal.SIGTERM
 
 
 FORKS = """
@@ -423,22 +417,16 @@ print("ended", flush=True)
 """
 
 
-forks_there = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
-DEEDS = ["ends_them_at_once", "interrupts_it", "runs_trio_in_one"]
-
-
 @pytest.mark.slow
-@forks_there
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("deed", ["ends_them_at_once", "interrupts_it", "runs_trio_in_one"])
 def test_signals_of_a_child_that_a_handler_forks(deed):
     """They do what they did before `run`: what waits for them is the parent, and it alone."""
     with program(FORKS, deed, b"done") as it:
-        it.process.send_signal(signal.SIGTERM)
+        it.send_signal(signal.SIGTERM)
         assert (it.says(), it.says()) == ("ended", "")
-        assert it.process.wait(10) == 0
+        assert it.wait(10) == 0
 
 
-@forks_there
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of the threads of other tests
 def test_signal_handler_of_its_own_stays_in_a_child(handlers):
     """What the program has put in the place of ours since, a child has, too; and the mask."""
