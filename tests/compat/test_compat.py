@@ -55,7 +55,8 @@ class Traffic:
                         self._warm.release()
                     if self.case.clients_leave and self._draining.is_set():
                         break
-        except self.case.turned_away:
+        except Exception:
+            # Whatever its library raises when it cannot connect, or is hung up on.
             if not self._draining.is_set():
                 raise
 
