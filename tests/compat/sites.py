@@ -72,11 +72,9 @@ def ask_page(connection, number):
     return int(connection.getresponse().read())
 
 
-def http_connection(host, port):
-    return closing(http.client.HTTPConnection(host, port, timeout=PATIENCE))
-
-
-http_client = kept(http_connection, ask_page)
+http_client = kept(
+    lambda *address: closing(http.client.HTTPConnection(*address, timeout=PATIENCE)), ask_page
+)
 
 
 # xmlrpc.server

@@ -340,15 +340,11 @@ def test_outcomes_of_the_errors():
     assert shown == real
 
 
-def sections(name):
-    """The sections of a page, by their titles."""
-    _, *parts = re.split(r"^(\S.*)\n-{3,}$", page(name), flags=re.MULTILINE)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
-
-
 def test_promises_are_held_by_tests():
     """There are ten, by their numbers; each names tests, and all of them are there."""
-    promises = sections("explanation/promises")
+    titled = r"^(\S.*)\n-{3,}$"
+    _, *parts = re.split(titled, page("explanation/promises"), flags=re.MULTILINE)
+    promises = dict(zip(parts[::2], parts[1::2], strict=True))
     numbered = [title for title in promises if title[0].isdigit()]
     assert [int(title.partition(".")[0]) for title in numbered] == list(range(1, 11))
     for title in numbered:
