@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from support.processes import ENVIRONMENT, Missing
+from support.processes import ENVIRONMENT
 
 
 @pytest.fixture
@@ -20,9 +20,7 @@ def start(tmp_path):
         path.write_text(text)
         program = subprocess.Popen(
             [sys.executable, str(path), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
             text=True,
             process_group=0,
             env=ENVIRONMENT,
@@ -39,5 +37,5 @@ def start(tmp_path):
 
 @pytest.fixture
 def missing(tmp_path):
-    """It is there, for now."""
-    return Missing(tmp_path / "missing")
+    """What some workers cannot start with, while there is this file."""
+    return tmp_path / "missing"

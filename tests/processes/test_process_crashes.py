@@ -5,19 +5,16 @@ unless the worker was in the middle of sending, which must not look like a whole
 """
 
 import errno
-import importlib
+import math
 import os
 import random
 import signal
 import socket
-import sys
 import threading
-import time
 import types
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,35 +24,34 @@ from support import process_handlers as handlers
 from support.processes import (
     SOON,
     are_idle,
+    before_a_worker,
     both,
     busy,
-    fails_to_start,
+    by_method,
     is_running,
     is_served,
     is_there,
     kill_workers,
+    lasting,
     on_tcp,
     on_udp,
     stopped,
 )
 from support.scenes import table
-from support.threads import THERE, ask, met, shows, takes, witnessed
+from support.threads import ask, met, shows, takes, witnessed
 
 import trioserver
-from trioserver import Timeouts, WorkerCrashed, WorkerStartError
-from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING, SharedStatus
+from trioserver import Timeouts, WorkerCrashed
+from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING
 from trioserver._modes.processes.server import mixin, pool, setbacks
+from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.spawn import Spawned
-from trioserver._modes.processes.server.worker import Worker
 from trioserver._modes.processes.worker.synchronous import SeenSocket
 from trioserver._modes.threads.loan import Loan, LoanTerms
 from trioserver._requests.drain import Drain
 from trioserver.testing import open_descriptors
 
-
-def erring(handler=handlers.does, **fields):
-    """A server that keeps its errors."""
-    return handlers.Erring(THERE, handler, **{"min_children": 1, **fields})
+erring = partial(on_tcp, kind=handlers.Noting)
 
 
 def statuses(server):
@@ -74,55 +70,56 @@ async def bystander(server):
 
 
 # The matrix ---------------------------------------------------------------------------
-
-
 @both("does")
 @pytest.mark.parametrize(
     ("deed", "status"),
     [
-        ("exit3", 3),
-        ("exit0", 0),
-        ("sysexit", 4),
-        ("interrupt", 1),
-        ("segfault", -signal.SIGSEGV),
-        ("kill", -signal.SIGKILL),
-        ("fork-exit", 3),
+        *(("exit 3", 3), ("exit 0", 0), ("sysexit", 4), ("interrupt", 1), ("fork exit 3", 3)),
+        *(("segfault", -signal.SIGSEGV), ("kill", -signal.SIGKILL)),
+        *((f"say {nonsense}", -signal.SIGKILL) for nonsense in handlers.NONSENSE),
     ],
 )
-async def test_crash(handler, deed, status):
-    """PR-01: it ends one request, as ``failed``, with the status; the rest goes on."""
+async def test_crash(handler, deed, status, caplog):
+    """PR-01: it ends one request, as ``failed``, with the status; the rest goes on.
+
+    PR-14: a worker that talks nonsense is killed, as its client may have it in hand; the server
+    takes nothing from it.
+    """
     async with witnessed(server := erring(handler, min_children=2)) as witness:
         before = server.active_children
         async with bystander(server):
             with takes(SOON):
                 assert await ask(server, deed.encode()) == b"begun."
             await is_served(server)
+        assert statuses(server) == [status]
         [error] = server.errors
-        assert isinstance(error, WorkerCrashed)
-        assert error.status == status
         assert error.pid in before
         assert not is_there(error.pid)  # it was reaped
         assert error.pid not in server.active_children
     assert witness.outcomes == ["failed", "completed", "completed"]
     crashed = witness.records[0]
-    assert crashed.reason == f"WorkerCrashed: {error}"
+    how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
+    assert crashed.reason == f"WorkerCrashed: worker process {error.pid} has ended {how}"
     # What an asynchronous one did after its last wait nobody knows.
     assert crashed.bytes_received == len(deed)
     assert crashed.bytes_sent in ({6} if handler is handlers.does else {0, 6})
-
-
-def test_crashes_in_words():
-    """What stands in the record."""
-    assert str(WorkerCrashed(7, 3)) == "worker process 7 has ended with exit status 3"
-    assert str(WorkerCrashed(7, -9)) == "worker process 7 has ended by signal 9"
+    nonsense = f"worker process {error.pid} does not keep to the protocol"
+    assert caplog.text.count(nonsense) == deed.startswith("say")
 
 
 @pytest.mark.slow
 @both("does")
-@pytest.mark.parametrize("deed", ["sleep", "loop", "c", "fork-sleep"])
+@pytest.mark.parametrize("deed", ["sleep", "loop", "c", "fork sleep"])
 async def test_takes_too_long(handler, deed):
     """PR-03: whatever it does, also in C with the interpreter's lock, it is killed in time."""
-    server = handlers.Lenient(THERE, handler, min_children=2, timeouts=Timeouts(request=1))
+    server = erring(handler, min_children=2, timeouts=Timeouts(request=1))
+
+    async def verify_request(request, _):
+        if request.info.id == 1:  # the bystander
+            request.cancel_scope.deadline = math.inf
+        return True
+
+    server.verify_request = verify_request
     async with witnessed(server) as witness:
         before = server.active_children
         async with bystander(server):
@@ -135,16 +132,24 @@ async def test_takes_too_long(handler, deed):
     assert witness.records[0].reason == "the request took too long (request)"
 
 
-@both("Floods")
+@pytest.mark.parametrize(
+    "handler", [handlers.floods, handlers.afloods, handlers.floods_while_it_reads]
+)
 @table(
     ("outcome", "cleanup"),
     {"crashed": ("failed", 5), "cancelled": ("killed", 5), "nobody waits for it": ("killed", 0)},
 )
 async def test_half_a_reply_does_not_look_like_a_whole_one(handler, outcome, cleanup):
-    """Killed in the middle of a write, its connection is reset; what it has sent is counted."""
+    """Killed in the middle of a write, also while another thread reads, its connection is reset.
+
+    What it has sent is counted.
+    """
     server = on_tcp(handler, timeouts=Timeouts(cleanup=cleanup))
-    async with met(server) as (client, witness):
+    async with met(server, b"x") as (client, witness):
         await until(lambda: server.requests and server.snapshot().requests[0].bytes_sent)
+        if handler is handlers.floods_while_it_reads:
+            await shows(server, bytes_received=1)
+            await trio.testing.wait_all_tasks_blocked(0.02)  # until it reads again
         assert server.snapshot().requests[0].state == "writing"
         if outcome == "failed":
             kill_workers(server)
@@ -154,49 +159,43 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(handler, outcome, cle
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
     assert witness.outcomes == [outcome]
+    assert witness.records[0].reason == "enough" or outcome == "failed"
     assert witness.records[0].bytes_sent > 0
 
 
-async def test_half_a_reply_of_a_thread():
-    """The same while another thread of the handler reads."""
-    async with met(server := on_tcp(handlers.floods_while_it_reads)) as (client, witness):
-        await until(lambda: server.requests and server.snapshot().requests[0].bytes_sent)
-        await client.send_all(b"x")
-        await shows(server, bytes_received=1)
-        await trio.testing.wait_all_tasks_blocked(0.02)  # until it reads again
-        assert server.snapshot().requests[0].state == "writing"
-        server.cancel_request(1, "enough")
+@both("floods")
+async def test_write_timeout(handler):
+    """A client that takes nothing is reset, too; the worker lives."""
+    server = on_tcp(handler, timeouts=Timeouts(write=0.1))
+    async with lasting(server, "timed_out") as witness, await connect(server) as client:
         await until(lambda: witness.records)
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
+    assert "0.1 s (write)" in witness.records[0].reason
+    assert witness.records[0].bytes_sent > 0
 
 
 @pytest.mark.parametrize("way", ["sendall", "sendfile"])
 def test_all_pieces_of_a_write_are_one(way, tmp_path):
     """Between two pieces nobody is seen to do anything else: killed there, it is half a reply."""
-    seen = []
+    seen, size = [], 1_000_000
 
     class Notes(dict[int, int]):
         def __setitem__(self, cell, value):
             if cell == STATE:
                 seen.append(value)
 
-    info = trioserver.RequestInfo(
-        id=1, client_address=None, server_address=None, started=0.0, started_at=0.0
-    )
-    size = 1_000_000
+    addresses = {"client_address": None, "server_address": None}
+    info = trioserver.RequestInfo(id=1, **addresses, started=0.0, started_at=0.0)
     ours, theirs = socket.socketpair()
-    with ours, theirs:
+    zeros = tmp_path / "zeros"
+    zeros.write_bytes(bytes(size))
+    with ours, theirs, zeros.open("rb") as file:
         sock = SeenSocket.over(ours, Loan(LoanTerms(info, Drain())))
         sock.show_on(types.SimpleNamespace(cells=Notes()))
         reader = threading.Thread(target=theirs.recv, args=(size, socket.MSG_WAITALL))
         reader.start()
-        if way == "sendall":
-            sock.sendall(bytes(size))
-        else:
-            (tmp_path / "zeros").write_bytes(bytes(size))
-            with (tmp_path / "zeros").open("rb") as zeros:
-                sock.sendfile(zeros)
+        getattr(sock, way)(file if way == "sendfile" else bytes(size))
         reader.join()
         sock.end()
     *during, last = seen
@@ -205,17 +204,7 @@ def test_all_pieces_of_a_write_are_one(way, tmp_path):
     assert last == WORKING
 
 
-@both("does")
-async def test_kill_outside_of_a_write_ends_the_connection_in_order(handler):
-    """What it has sent arrives, and then the end: no reset."""
-    async with running(server := on_tcp(handler)), busy(server) as client:
-        kill_workers(server)
-        assert await read_to_end(client) == b""
-
-
 # Idle workers ------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 @both("does")
 async def test_idle_worker_is_killed(handler, caplog):
@@ -243,6 +232,7 @@ def is_given(server):
 @asynccontextmanager
 async def given(server):
     """A worker that has a request, and does not begin with it, and its client."""
+    await are_idle(server, 1)
     [pid] = server.active_children
     async with stopped(server), await connect(server) as client:
         await client.send_all(b"nothing")
@@ -256,21 +246,35 @@ def warnings(caplog):
 
 
 @both("does")
-async def test_worker_ends_before_it_has_begun(handler, caplog):
+async def test_worker_ends_before_it_has_begun(handler, caplog, monkeypatch):
     """The request is given to another one: nothing has happened yet that could happen twice.
 
-    It is told all the same.
+    It is told all the same. After some attempts the request fails, and the server goes on.
+    Cancelled then, a worker is killed with its request, whether that has begun or not.
     """
-    async with witnessed(server := on_tcp(handler)) as witness:
+    async with witnessed(server := erring(handler)) as witness:
         async with given(server) as (pid, client):
             os.kill(pid, signal.SIGKILL)
             answer = await read_to_end(client)
         assert int(answer.removeprefix(b"begun.")) != pid
-    assert witness.outcomes == ["completed"]
-    [record] = witness.records
-    assert (record.bytes_received, record.bytes_sent) == (7, len(answer))
-    ended = f"worker process {pid} has ended with exit status -9"
-    assert warnings(caplog) == [f"{ended} before it had begun with {record.info}"]
+        async with given(server):
+            server.cancel_request(2, "enough")
+            await until(lambda: len(witness.records) == 2)
+        await is_served(server)
+        assert server.errors == []
+        ended = "has ended with exit status -9 before it had begun with"
+        assert warnings(caplog) == [f"worker process {pid} {ended} {witness.records[0].info}"]
+        monkeypatch.setattr(mixin, "ATTEMPTS", 1)
+        async with given(server) as (pid, client):
+            os.kill(pid, signal.SIGKILL)
+            with suppress(trio.BrokenResourceError):  # a reset: its line is unread
+                assert await read_to_end(client) == b""
+        await is_served(server)
+    assert statuses(server) == [-signal.SIGKILL]
+    assert server.errors[0].pid == pid
+    assert witness.outcomes == ["completed", "killed", "completed", "failed", "completed"]
+    sizes = [(it.bytes_received, it.bytes_sent) for it in witness.records]
+    assert sizes[:2] == [(7, len(answer)), (0, 0)]
 
 
 @both("Back")
@@ -283,31 +287,6 @@ async def test_worker_of_a_datagram_ends_before_it_has_begun(handler):
                 await until(lambda: is_given(server))
                 kill_workers(server)
                 assert await client.recv(10) == b"cba"
-
-
-async def test_no_worker_ever_begins(monkeypatch):
-    """After some attempts the request fails, and the server goes on."""
-    monkeypatch.setattr(mixin, "ATTEMPTS", 1)
-    async with running(server := erring()):
-        async with given(server) as (pid, client):
-            os.kill(pid, signal.SIGKILL)
-            with suppress(trio.BrokenResourceError):  # a reset: its line is unread
-                assert await read_to_end(client) == b""
-        await until(lambda: server.errors)
-        await is_served(server)
-    assert statuses(server) == [-signal.SIGKILL]
-    assert server.errors[0].pid == pid
-
-
-async def test_cancelled_before_it_has_begun():
-    """A worker that was given a request is killed with it, whether it has begun or not."""
-    async with witnessed(server := on_tcp(handlers.does)) as witness:
-        async with given(server) as (pid, _):
-            server.cancel_request(1, "enough")
-            await until(lambda: witness.records)
-        assert await is_served(server) != pid
-    assert witness.outcomes == ["killed", "completed"]
-    assert witness.records[0].bytes_sent == 0
 
 
 @both("does")
@@ -347,261 +326,34 @@ async def test_worker_that_somebody_has_stopped(handler, monkeypatch, caplog):
     assert len(statuses(server)) == 1
 
 
-# Nonsense ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("nonsense", handlers.NONSENSE)
-async def test_worker_talks_nonsense(nonsense, caplog):
-    """PR-14: it is killed, as its client may have it in hand; the server takes nothing from it."""
-    async with witnessed(server := erring(min_children=2)) as witness:
-        async with bystander(server), busy(server, b"say " + nonsense.encode()) as client:
-            assert await read_to_end(client) == b""
-            await is_served(server)
-        assert statuses(server) == [-signal.SIGKILL]
-    assert witness.outcomes == ["failed", "completed", "completed"]
-    [record] = [it for it in caplog.records if it.levelname == "ERROR"]
-    pid = server.errors[0].pid
-    assert f"worker process {pid} does not keep to the protocol" in record.getMessage()
-
-
-# Starts that fail -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_worker_cannot_import_the_handler(method, tmp_path, monkeypatch):
-    """PR-10: the server does not start, and says why with the worker's own traceback."""
-    (tmp_path / "handlers_for_one.py").write_text(
-        "import multiprocessing\n"
-        "if multiprocessing.parent_process() is not None:\n"
-        "    raise ImportError('nothing for workers in here')\n"
-        "def handler(request, client_address, server): ...\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    handler = importlib.import_module("handlers_for_one").handler
-    message = await fails_to_start(on_tcp(handler, start_method=method))
-    assert "could not get ready: Traceback (most recent call last):" in message
-    assert "ImportError: nothing for workers in here" in message
-
-
-async def test_handler_that_only_the_server_has(monkeypatch):
-    """The same for a module that nobody can import."""
-    made = types.ModuleType("made_up")
-    exec("def handler(request, client_address, server): ...", vars(made))  # noqa: S102
-    monkeypatch.setitem(sys.modules, "made_up", made)
-    message = await fails_to_start(on_tcp(made.handler))
-    assert "No module named 'made_up'" in message
-
-
-@table(
-    ("make", "where"),
-    {
-        "a local class": (
-            lambda: on_tcp(type("Local", (handlers.Upper,), {})),
-            ".RequestHandlerClass",
-        ),
-        "a lambda": (lambda: on_tcp(lambda *_: None), ".RequestHandlerClass"),
-        "a field": (
-            lambda: on_tcp(handlers.Upper, handlers.Greeting, greeting=threading.Lock()),
-            ".greeting",
-        ),
-        "child_init": (lambda: on_tcp(handlers.Upper, child_init=lambda: None), ".child_init"),
-        "the server's class": (
-            lambda: on_tcp(handlers.Upper, type("Local", (trioserver.ProcessTCPServer,), {})),
-            "",
-        ),
-    },
-)
-async def test_what_does_not_pickle_is_named(make, where):
-    """PR-10: before any worker is started."""
-    server = make()
-    message = await fails_to_start(server, TypeError)
-    assert message.startswith(f"{type(server).__name__}{where} does not pickle, so no worker")
-
-
-@table(
-    ("init", "told", "least"),
-    {
-        "what child_init raises is what is told": (
-            *(handlers.init_fails, ["LookupError: no database there", "in init_fails"], 0),
-        ),
-        "PR-02: it ends without a word": (
-            *(partial(os._exit, 3), ["it ended with exit status 3, and did not say why"], 0),
-        ),
-        "it never gets ready, and is killed": (
-            *(partial(time.sleep, 60), ["it was not ready after 0.5 s (start_timeout)"], 0.5),
-        ),
-    },
-)
-async def test_worker_cannot_start(init, told, least):
-    """The server does not start, and says why."""
-    with takes(least + SOON, least):
-        server = on_tcp(handlers.Upper, child_init=init, start_timeout=0.5 if least else 60)
-        message = await fails_to_start(server)
-    for text in told:
-        assert text in message
-
-
-async def test_handle_request_whose_worker_cannot_start():
-    """It raises the same; the server stays bound, and works once the reason is gone."""
-    with trio.fail_after(10):
-        async with on_tcp(handlers.Upper, child_init=handlers.init_fails) as server:
-            with pytest.raises(WorkerStartError, match="no database there"):
-                await server.handle_request()
-            assert server.socket is not None
-            assert server.active_children == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["idle", "crash"])
-async def test_crash_loop_ends_the_server(how, missing, monkeypatch, caplog):
-    """PR-02: starts that fail are tried again, ever more slowly, and then the server fails."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
-    server = on_tcp(handlers.does, child_init=missing.init)
-
-    async def serves():
-        async with running(server):
-            missing.path.touch()
-            if how == "idle":
-                kill_workers(server)
-            else:
-                assert await ask(server, b"exit3") == b"begun."
-            await trio.sleep_forever()
-
-    with pytest.raises(WorkerStartError, match="LookupError: no database"):
-        await serves()
-    _, *failed = missing.calls()
-    assert setbacks.FAILURES - 1 <= len(failed) <= setbacks.FAILURES
-    pauses = [after - before for before, after in pairwise(failed)]
-    least = 0.02 * 2 ** (setbacks.FAILURES - 1 - len(pauses))
-    assert all(pause > least * 2**n for n, pause in enumerate(pauses))
-    assert caplog.text.count("cannot start workers, pausing: ") == 1
-    assert server.active_children == []
-
-
-@pytest.mark.slow
-async def test_crash_loop_that_ends_by_itself(missing, monkeypatch):
-    """What was missing comes back: who has waited meanwhile is served, and all is forgotten."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.02)
-    async with running(server := on_tcp(handlers.does, child_init=missing.init)):
-        for _ in range(3):
-            missing.path.touch()
-            before = len(missing.calls())
-            kill_workers(server)
-            async with await connect(server) as client:
-                await client.send_all(b"nothing")
-                await until(lambda before=before: len(missing.calls()) == before + 2)
-                missing.path.unlink()
-                assert (await read_to_end(client)).startswith(b"begun.")
-
-
-@pytest.mark.slow
-async def test_workers_that_end_idle_are_replaced_ever_more_slowly(
-    monkeypatch,
-):
-    """PR-02: workers that get ready, and then end, make no storm of starts either."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
-    seen = set()
-    async with running(server := on_tcp(handlers.does)):
-        # The first one, and the others after 0.05, 0.1 and 0.2 seconds more.
-        with takes(10, least=0.35):
-            while len(seen) < 4:
-                for worker in server._run.resources._idle:
-                    if worker.pid not in seen:
-                        seen.add(worker.pid)
-                        os.kill(worker.pid, signal.SIGKILL)
-                await trio.sleep(0.001)
-
-
-# How failures are counted ------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-async def test_workers_that_end_together(monkeypatch):
-    """Their successors wait once, and not each of them longer than the one before."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
-    async with running(server := on_tcp(handlers.does, min_children=8)):
-        with takes(4 * SOON, least=0.05):
-            before = kill_workers(server)
-            await until(lambda: not set(before) & set(server.active_children))
-            await are_idle(server, 8)
-
-
-@pytest.mark.slow
-async def test_starts_that_fail_together(missing, monkeypatch):
-    """They have failed once: what is missing for a moment does not end the server."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.05)
-    async with running(server := on_tcp(handlers.does, min_children=8, child_init=missing.init)):
-        missing.path.touch()
-        kill_workers(server)
-        await until(lambda: len(missing.calls()) >= 8 + 8)
-        missing.path.unlink()
-        await are_idle(server, 8)
-        await is_served(server)
-
-
-@pytest.mark.slow
-async def test_start_that_fails_after_workers_that_ended_idle(missing, monkeypatch):
-    """Those could be started, so this one is the first that could not."""
-    monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.001)
-    async with running(server := on_tcp(handlers.does, child_init=missing.init)):
-        for _ in range(setbacks.FAILURES):
-            await are_idle(server, 1)
-            kill_workers(server)
-            await are_idle(server, 0)
-        await are_idle(server, 1)
-        missing.path.touch()
-        before = len(missing.calls())
-        kill_workers(server)
-        await until(lambda: len(missing.calls()) > before)
-        missing.path.unlink()
-        await is_served(server)
-
-
-@pytest.mark.slow
-async def test_start_that_fails_while_the_server_ends(tmp_path, monkeypatch, caplog):
-    """It makes no difference any more."""
-    monkeypatch.setattr(setbacks, "FAILURES", 1)
-    path = tmp_path / "gone"
-    server = on_tcp(handlers.does, child_init=partial(handlers.init_fails_slowly_if, str(path)))
-    async with running(server):
-        path.touch()
-        [pid] = kill_workers(server)
-        workers = server._run.resources._workers
-        await until(lambda: any(it.why_not for number, it in workers.items() if number != pid))
-    assert "no database" not in caplog.text
-
-
 # Workers come and go --------------------------------------------------------------------------
-
-
 async def served_by(server, times):
-    """Who serves so many requests, one after the other."""
-    return [await is_served(server) for _ in range(times)]
+    """How many of so many requests, one after the other, each worker has served."""
+    return Counter([await is_served(server) for _ in range(times)])
 
 
-async def test_max_requests():
-    """A worker serves so many, and is replaced before its last one is over."""
-    async with witnessed(server := on_tcp(handlers.does, max_requests=3)) as witness:
-        counts = Counter(await served_by(server, 13))
-        assert list(counts.values()) == [3, 3, 3, 3, 1]
-        *gone, last = counts
-        await until(lambda: server.active_children == [last])
-        assert not any(is_there(pid) for pid in gone)
-    assert witness.outcomes == ["completed"] * 13
+async def test_max_requests(monkeypatch):
+    """A worker serves so many, and is replaced before its last one is over; then it is gone.
 
+    Each has its own number, by chance, so that not all are replaced at once.
+    """
+    numbers, asked = iter([0, 2, 1, 0]), []
 
-async def test_max_requests_with_jitter(monkeypatch):
-    """Each worker has its own number, so that not all are replaced at once."""
-    numbers = iter([0, 2, 1, 0])
-    asked = []
-
-    def randint(least, most):
-        asked.append((least, most))
+    def randint(*bounds):
+        asked.append(bounds)
         return next(numbers)
 
     monkeypatch.setattr("random.randint", randint)
-    async with running(server := on_tcp(handlers.does, max_requests=1, max_requests_jitter=2)):
-        assert list(Counter(await served_by(server, 6)).values()) == [1, 3, 2]
+    server = on_tcp(handlers.does, max_requests=2, max_requests_jitter=2)
+    async with running(server):
+        [first] = server._run.resources._workers.values()
+        assert first.phase is Phase.IDLE
+        counts = await served_by(server, 10)
+        assert list(counts.values()) == [2, 4, 3, 1]
+        *gone, last = counts
+        await until(lambda: server.active_children == [last])
+        assert first.phase is Phase.GONE
+        assert not any(is_there(pid) for pid in gone)
     assert set(asked) == {(0, 2)}
 
 
@@ -617,68 +369,53 @@ async def test_replacement_is_there_before_the_last_request_is_over():
 @pytest.mark.slow
 async def test_growth_and_shrinking():
     """As many workers as requests, up to ``max_children``; later as few as there have to be."""
-    async with running(server := on_tcp(handlers.does, max_children=4, child_idle=0.2)):
-        assert len(server.active_children) == 1
-        clients = [await connect(server) for _ in range(5)]
-        for client in clients:
-            await client.send_all(b"wait")
-        for client in clients[:4]:
-            assert await client.receive_some() == b"begun."
-        assert len(server.active_children) == 4
-        for client in clients[:4]:
-            await client.send_all(b"!")
-        assert await clients[4].receive_some() == b"begun."
-        with takes(10, least=0.15):
-            await clients[4].send_all(b"!")
+    fields = {"min_children": 0, "max_children": 4, "child_idle": 0.2}
+    async with running(server := on_tcp(handlers.does, **fields)):
+        assert server.active_children == []
+        async with AsyncExitStack() as stack:
+            busy_ones = [await stack.enter_async_context(busy(server, b"wait")) for _ in range(4)]
+            fifth = await stack.enter_async_context(await connect(server))
+            await fifth.send_all(b"wait")
             pids = server.active_children
-            for client in clients:
-                async with client:
-                    assert int((await read_to_end(client)).removeprefix(b"begun.")) in pids
-            assert len(server.active_children) == 4
-            await until(lambda: len(server.active_children) == 1)
-        await trio.sleep(0.3)
-        assert len(server.active_children) == 1
+            assert len(pids) == 4
+            for client in busy_ones:
+                await client.send_all(b"!")
+                assert int(await read_to_end(client)) in pids
+            await fifth.send_all(b"!")
+            answer = await read_to_end(fifth)
+            assert int(answer.removeprefix(b"begun.")) in pids
+            with takes(10, least=0.15):
+                assert len(server.active_children) == 4
+                await until(lambda: server.active_children == [])
         await is_served(server)
 
 
 async def test_last_worker_that_was_busy_is_the_next_one():
     """So that those can go for whom there is nothing to do."""
     async with running(server := on_tcp(handlers.does, min_children=3)):
-        assert len(set(await served_by(server, 6))) == 1
-
-
-async def test_no_worker_before_the_first_client():
-    """``min_children=0``: the first client waits for a start, and the last one leaves none."""
-    async with running(server := on_tcp(handlers.does, min_children=0, child_idle=0.05)):
-        for _ in range(2):
-            assert server.active_children == []
-            await is_served(server)
-            await until(lambda: server.active_children == [])
+        assert len(await served_by(server, 6)) == 1
 
 
 # What handlers leave behind --------------------------------------------------------------
-
-
 @both("does")
 async def test_what_is_printed_is_in_nobodys_way(handler):
     """PR-18: not a megabyte; with all of stdio closed, the worker serves on, and a print fails."""
-    async with witnessed(server := on_tcp(handler)) as witness:
-        [pid] = server.active_children
-        for deed in (b"print", b"print", b"print", b"stdio", b"nothing"):
-            assert await ask(server, deed) == b"begun.%d" % pid
+    outcomes = [*["completed"] * 5, "failed", "completed"]
+    async with lasting(server := on_tcp(handler), *outcomes):
+        for deed in (b"print", b"print", b"print", b"close_stdio", b"nothing"):
+            assert await ask(server, deed) == b"begun.%d" % server.active_children[0]
         assert await ask(server, b"print") == b"begun."
-        assert await is_served(server) == pid
-    assert witness.outcomes == [*["completed"] * 5, "failed", "completed"]
+        await is_served(server)
 
 
-def held_by(pid):
-    """What descriptors a process has."""
+def holds_a_socket(pid):
+    """Whether a process has a descriptor of one."""
     names = []
     for number in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # it has closed that one meanwhile: a file of its own
             names.append(str(number.readlink()))
     assert names
-    return names
+    return any(name.startswith("socket:") for name in names)
 
 
 async def test_program_that_a_handler_starts_holds_nothing():
@@ -686,7 +423,7 @@ async def test_program_that_a_handler_starts_holds_nothing():
     async with running(server := on_tcp(handlers.starts_a_program)):
         outlives = int(await ask(server, b""))
         try:
-            assert not any(name.startswith("socket:") for name in held_by(outlives))
+            assert not holds_a_socket(outlives)
         finally:
             os.kill(outlives, signal.SIGKILL)
         async with await connect(server) as client:
@@ -699,49 +436,34 @@ async def test_program_that_a_handler_starts_holds_nothing():
             await until(lambda: not is_running(pid))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-async def test_handler_forks(method):
-    """PR-12: the classic fork in a handler: its client sees the end, and so does the server."""
-    async with running(server := erring(start_method=method)):
+@by_method
+async def test_handler_forks(method, caplog):
+    """PR-12: the classic fork in a handler: its client sees the end, and so does the server.
+
+    A child that returns has the client's connection, and nothing else: it ends, and says nothing.
+    """
+    server = erring(handlers.does, start_method=method)
+    async with witnessed(server) as witness:
         [pid] = server.active_children
-        assert await ask(server, b"fork") == b"begun.%d" % pid
-        assert await is_served(server) == pid
-        assert await ask(server, b"fork-exit") == b"begun."
+        for deed in (b"fork", *[b"fork_return"] * 5):
+            assert (await ask(server, deed)).startswith(b"begun.")
+            assert await served_by(server, 5) == {pid: 5}
+        assert server.active_children == [pid]
+        assert await ask(server, b"fork exit 3") == b"begun."
         assert await is_served(server) != pid
-        assert statuses(server) == [3]
+    assert statuses(server) == [3]
+    assert witness.outcomes == [*["completed"] * 36, "failed", "completed"]
+    assert caplog.records == []
     assert server.active_children == []
 
 
-async def test_handler_forks_and_both_return(caplog):
-    """PR-12: the child has the client's connection, and nothing else: it ends, and says nothing."""
-    async with witnessed(server := on_tcp(handlers.does)) as witness:
-        [pid] = server.active_children
-        for _ in range(5):
-            assert (await ask(server, b"fork-return")).startswith(b"begun.")
-            assert await served_by(server, 5) == [pid] * 5
-        assert server.active_children == [pid]
-    assert witness.outcomes == ["completed"] * 30
-    assert caplog.records == []
-
-
 # The rest of the program -----------------------------------------------------------------------
+async def test_threads_of_the_program_are_all_busy(monkeypatch, caplog):
+    """Workers do not need them to be started, or reaped.
 
-
-async def test_threads_of_the_program_are_all_busy():
-    """Workers do not need them to be started, or reaped."""
-    async with running(server := erring()):
-        limiter = trio.to_thread.current_default_thread_limiter()
-        for _ in range(int(limiter.total_tokens)):
-            limiter.acquire_on_behalf_of_nowait(object())
-        with takes(SOON):
-            assert await ask(server, b"exit3") == b"begun."
-            await is_served(server)
-    assert statuses(server) == [3]
-
-
-async def test_no_thread_is_to_be_had(monkeypatch, caplog):
-    """A worker is reaped all the same, and its successor started when there are some again."""
+    When the system has no more threads, a worker is reaped all the same, and its successor
+    started when there are some again.
+    """
     monkeypatch.setattr(setbacks, "FIRST_PAUSE", 0.01)
     fails, run_sync = [1, 2], trio.to_thread.run_sync
 
@@ -751,11 +473,16 @@ async def test_no_thread_is_to_be_had(monkeypatch, caplog):
             raise RuntimeError("can't start new thread")
         return await run_sync(*arguments, **options)
 
-    async with running(server := erring()):
-        monkeypatch.setattr(trio.to_thread, "run_sync", run)
-        assert await ask(server, b"exit3") == b"begun."
-        await is_served(server)
-    assert statuses(server) == [3]
+    async with running(server := erring(handlers.does)):
+        limiter = trio.to_thread.current_default_thread_limiter()
+        for _ in range(int(limiter.total_tokens)):
+            limiter.acquire_on_behalf_of_nowait(object())
+        for _ in range(2):
+            with takes(SOON):
+                assert await ask(server, b"exit 3") == b"begun."
+                await is_served(server)
+            monkeypatch.setattr(trio.to_thread, "run_sync", run)
+    assert statuses(server) == [3, 3]
     assert "a worker process could not be started: can't start new thread" in caplog.text
 
 
@@ -765,13 +492,13 @@ async def test_somebody_else_reaps(method, status):
     """Or the system, where SIGCHLD is ignored: how a worker has ended nobody may know then."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        async with running(server := erring(start_method=method)):
+        async with running(server := erring(handlers.does, start_method=method)):
             await is_served(server)
             await until(lambda: not server.snapshot().requests)
             await are_idle(server, 1)
             in_between = len(open_descriptors())
             for _ in range(2):
-                assert await ask(server, b"exit3") == b"begun."
+                assert await ask(server, b"exit 3") == b"begun."
                 await is_served(server)
             await until(lambda: len(open_descriptors()) <= in_between)
     finally:
@@ -779,68 +506,62 @@ async def test_somebody_else_reaps(method, status):
     assert statuses(server) == [status] * 2
 
 
-async def test_hook_has_closed_the_connection():
-    """A worker is not even asked: the request fails at once, and says why."""
-    async with met(server := on_tcp(handlers.does, handlers.Closes)) as (client, witness):
-        before = server.active_children
-        assert await read_to_end(client) == b""
-        await until(lambda: witness.records)
-        assert server.active_children == before
-    assert witness.outcomes == ["failed"]
-    assert witness.records[0].reason.startswith("ClosedResourceError: ")
-
-
-async def test_system_does_not_pass_the_descriptor(monkeypatch):
-    """It may have too many on the way: this ends one request, and says why."""
+@table(
+    ("lets_go", "reason"),
+    {
+        "a hook has closed it, and a worker is not even asked": (True, "ClosedResourceError: "),
+        "the system does not pass it: it has too many on the way": (False, "OSError: "),
+    },
+)
+async def test_connection_that_cannot_be_given_to_a_worker(lets_go, reason, monkeypatch):
+    """This ends one request, and says why."""
 
     def refuses(*arguments):
         monkeypatch.undo()
         raise OSError(errno.ETOOMANYREFS, "too many references")
 
-    async with witnessed(server := on_tcp(handlers.does)) as witness:
-        monkeypatch.setattr(socket.socket, "sendmsg", refuses)
-        assert await ask(server, b"nothing") == b""
-        await is_served(server)
+    async def hook(request):
+        if request.info.id == 1 and lets_go:
+            await request.aclose()
+        elif request.info.id == 1:
+            monkeypatch.setattr(socket.socket, "sendmsg", refuses)
+
+    server = before_a_worker(on_tcp(handlers.does), hook)
+    async with witnessed(server) as witness:
+        before = server.active_children
+        async with await connect(server) as client:
+            assert await read_to_end(client) == b""
+        assert (await is_served(server) in before) == lets_go
     assert witness.outcomes == ["failed", "completed"]
-    assert "too many references" in witness.records[0].reason
+    assert reason in witness.records[0].reason
 
 
 # Workers that are slow -------------------------------------------------------------------------
-
-
 async def test_worker_that_a_kill_does_not_end(monkeypatch, caplog):
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
     monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.1)
     kill = Spawned.kill
-    async with running(server := erring()):
+    async with running(server := erring(handlers.does)):
         [pid] = server.active_children
         monkeypatch.setattr(Spawned, "kill", lambda it: None if it.pid == pid else kill(it))
         with takes(SOON):
-            assert await ask(server, b"say no frame") == b"begun."
+            assert await ask(server, b"say no_frame") == b"begun."
         assert statuses(server) == [-signal.SIGKILL]
         assert await is_served(server) != pid
         await until(lambda: not is_running(pid))  # its line to the server was cut
     assert f"worker process {pid} does not end, though it was killed" in caplog.text
 
 
-def test_worker_is_looked_at_while_it_is_reaped():
-    """Another thread may be about to close its page."""
-    page = SharedStatus(-1)
-    page.begin(1, 2, 3)
-    worker = Worker(types.SimpleNamespace(control=None, shared_status=page))
-    assert worker.facts(1) == (2, 3, "working")
-    page.cells.release()
-    assert worker.facts(1) is None
-    page.close()
-    assert worker.facts(1) is None
-
-
 async def test_drain_begins_while_a_request_is_given_away():
     """What was read before is much, and the worker slow: the drain is told after it."""
-    limits = trioserver.Limits(line=500_000)
-    server = on_tcp(handlers.Upper, handlers.ReadsAhead, limits=limits)
-    async with met(server) as (client, witness):
+
+    async def reads_ahead(request):
+        with suppress(trioserver.LimitExceeded):
+            await trioserver.RequestReader(request).readline()
+
+    server = on_tcp(handlers.Upper, limits=trioserver.Limits(line=500_000))
+    async with met(before_a_worker(server, reads_ahead)) as (client, witness):
         async with stopped(server):
             await client.send_all(b"x" * 500_001)
             await until(lambda: is_given(server))

@@ -8,7 +8,6 @@ from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
@@ -33,17 +32,43 @@ def on_udp(handler, **fields):
     return trioserver.ProcessUDPServer(THERE, handler, min_children=1, max_children=1, **fields)
 
 
+def before_a_worker(server, do):
+    """The same, whose hook does that with each request before a worker gets it."""
+
+    async def process_request(request, client_address):
+        await do(request)
+        await type(server).process_request(server, request, client_address)
+
+    server.process_request = process_request
+    return server
+
+
+by_method = pytest.mark.parametrize("method", ["forkserver", "spawn"])
+
+
+def on_unix_dgram(folder, handler, **fields):
+    """The same on a Unix socket."""
+    path, sizes = str(folder / "server"), {"min_children": 1, "max_children": 1}
+    return trioserver.ProcessUnixDatagramServer(path, handler, **sizes, **fields)
+
+
 @asynccontextmanager
-async def met_by_datagram(folder, handler, **fields):
-    """Such a server on a Unix socket, a client's socket, and what happens."""
-    path = str(folder / "server")
-    server = trioserver.ProcessUnixDatagramServer(
-        path, handler, min_children=1, max_children=1, **fields
-    )
+async def bound(path):
+    """A client's datagram socket there."""
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        await client.bind(str(path))
+        yield client
+
+
+@asynccontextmanager
+async def lasting(server, *outcomes):
+    """Serve; no worker of the beginning ends before that, and requests have these outcomes."""
     async with witnessed(server) as witness:
-        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            await client.bind(str(folder / "client"))
-            yield server, client, witness
+        pids = set(server.active_children)
+        yield witness
+        await until(lambda: len(witness.records) == len(outcomes))
+        assert pids <= set(server.active_children)
+    assert witness.outcomes == [*outcomes]
 
 
 @asynccontextmanager
@@ -97,20 +122,14 @@ async def fails_to_start(server, kind=WorkerStartError):
     return str(caught.value)
 
 
-@attrs.frozen
-class Missing:
-    """What no worker can start without, while there is a file."""
+def needs(missing):
+    """A ``child_init`` that fails while there is that file."""
+    return partial(handlers.init_fails_if, str(missing))
 
-    path: Path
 
-    @property
-    def init(self):
-        """The ``child_init`` that needs it."""
-        return partial(handlers.init_fails_if, str(self.path))
-
-    def calls(self):
-        """When that was called."""
-        return [float(line) for line in Path(f"{self.path}.calls").read_text().splitlines()]
+def calls_of_init(missing):
+    """When that was called."""
+    return [float(line) for line in Path(f"{missing}.calls").read_text().splitlines()]
 
 
 def kill_workers(server):
@@ -138,8 +157,7 @@ def is_running(pid):
 
 def all_processes():
     """The state of every process, and its parent."""
-    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    return {pid: state_of(pid) for pid in pids}
+    return {int(it.name): state_of(it.name) for it in Path("/proc").glob("[0-9]*")}
 
 
 def fork_servers():
@@ -153,9 +171,5 @@ async def are_idle(server, number):
     await until(lambda: len(server._run.resources._idle) == number)
 
 
-ENVIRONMENT = {
-    **os.environ,
-    "PYTHONPATH": os.pathsep.join(
-        filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
-    ),
-}
+_PATHS = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, _PATHS))}
