@@ -1,20 +1,30 @@
-"""What a server and its workers say to each other, as values."""
+"""What a server and its workers say to each other, as values; and what a worker may become."""
 
 import logging
 import os
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import attrs
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import process_handlers as handlers
 
 from trioserver import Outcome
 from trioserver._modes.processes.protocol import frames as wire
+from trioserver._modes.processes.protocol.channel import Channel
 from trioserver._modes.processes.protocol.frames import FrameError, Frames, Message
 from trioserver._modes.processes.protocol.log import as_facts, levels, log_here
+from trioserver._modes.processes.protocol.replies import Replies, as_answer
 from trioserver._modes.processes.protocol.result import Result
 from trioserver._modes.processes.protocol.status import SharedStatus, new_shared_status
+from trioserver._modes.processes.server.phase import Phase
+from trioserver._modes.processes.server.worker import Worker
 from trioserver._requests.stream_state import StreamState
 
 kinds = st.sampled_from(list(Message))
@@ -35,31 +45,20 @@ def test_frames_do_not_depend_on_segments(said, cuts):
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_frames_that_are_too_long_are_refused(size, longest):
-    """As soon as their length is known."""
-    head = wire.frame(Message.LOG, bytes(size))[:5]
-    frames = Frames(longest)
+    """As soon as their length is known; and what is no frame, with what it began with."""
+    head, frames = wire.frame(Message.LOG, bytes(size))[:5], Frames(longest)
     if size <= longest:
         assert frames.feed(head) == ([] if size else [(Message.LOG, b"")])
     else:
         with pytest.raises(FrameError, match=f"a frame of {size} bytes; {longest} are the most"):
             frames.feed(head)
-
-
-def test_what_is_no_frame_is_refused():
-    """With what it began with."""
     with pytest.raises(FrameError, match=r"no frame begins with b'\?'"):
         Frames().feed(b"?\0\0\0\0")
 
 
-@given(facts, st.binary())
-def test_a_worker_tells_facts_and_a_payload(said, payload):
-    """Of whatever bytes."""
-    assert wire.decode_facts(wire.encode_facts(payload, **said)) == (said, payload)
-
-
 @given(st.binary())
 def test_no_bytes_of_a_worker_break_the_server(body):
-    """Whoever takes a worker over can say what he likes: it is facts, or refused."""
+    """Whoever takes a worker over can say what he likes: it is facts, or refused, in words."""
     try:
         said, _ = wire.decode_facts(body)
     except FrameError:
@@ -70,37 +69,33 @@ def test_no_bytes_of_a_worker_break_the_server(body):
             reader(said)
 
 
-@pytest.mark.parametrize("body", [b"", b"\n", b"5\n", b"[]\n", b"{\n", b"\xff\n", b"{}{}\n"])
-def test_what_is_no_fact_is_refused(body):
-    """In words."""
-    with pytest.raises(FrameError, match="not what a worker says"):
-        wire.decode_facts(body)
+def test_what_is_no_fact_is_refused():
+    """Nor what is no address, on either side."""
+    for line in (b"", b"5", b"[1, 2]", b"{", b"\xff", b"{}{}", b"completed", b"[" * 100_000):
+        for body in (line, line + b"\n"):
+            with pytest.raises(FrameError, match="not what a worker says"):
+                wire.decode_facts(body)
+    for value in (None, 5, object(), [("x", 1)], {"bytes": "zz"}):
+        with pytest.raises(TypeError):
+            wire.address_to_json(value)
+        with pytest.raises(FrameError):
+            wire.address_from_json(value)
+    with pytest.raises(TypeError):
+        wire.address_to_json((1.5,))
 
 
 surrogates = st.text(st.characters(codec=None), min_size=1)
-addresses = (
-    st.tuples(texts, st.integers())
-    | st.tuples(texts, st.integers(), st.integers(), st.integers())
-    | surrogates
-    | st.binary()
-)
+numbers = st.integers()
+addresses = st.tuples(texts, numbers) | st.tuples(texts, *[numbers] * 3) | surrogates | st.binary()
 
 
-@given(addresses)
-def test_addresses_survive(address):
-    """Of every family: names in undecodable bytes, abstract names, scope ids."""
-    body = wire.encode_facts(to=wire.address_to_json(address))
-    assert wire.address_from_json(wire.decode_facts(body)[0]["to"]) == address
-
-
-@pytest.mark.parametrize("value", [None, 5, object(), [("x", 1)], (1.5,), {"bytes": "zz"}])
-def test_what_is_no_address_is_refused(value):
-    """On either side."""
-    with pytest.raises(TypeError):
-        wire.address_to_json(value)
-    if not isinstance(value, tuple):
-        with pytest.raises(FrameError):
-            wire.address_from_json(value)
+@given(facts, addresses, st.binary())
+def test_facts_and_a_payload_survive(said, address, payload):
+    """Addresses of every family: names in undecodable bytes, abstract names, scope ids."""
+    body = wire.encode_facts(payload, **{**said, "to": wire.address_to_json(address)})
+    found, rest = wire.decode_facts(body)
+    assert (wire.address_from_json(found.pop("to")), rest) == (address, payload)
+    assert found == {name: value for name, value in said.items() if name != "to"}
 
 
 @given(st.characters(codec=None), st.integers(0, 100_000))
@@ -112,23 +107,19 @@ def test_long_texts_are_cut(character, size):
     assert short == text or "characters ..." in short
 
 
+stream_states = st.builds(
+    StreamState,
+    **dict.fromkeys(("received", "sent"), st.integers(0)),
+    **dict.fromkeys(
+        ("at_eof", "output_ended", "ended_idle", "detached", "may_have_sent"), st.booleans()
+    ),
+    broken=st.none() | st.tuples(st.just(trio.BrokenResourceError), texts),
+)
 endings = st.builds(
     Result,
     outcome=st.sampled_from([one.value for one in Outcome]),
-    reason=texts,
-    stream=st.builds(
-        StreamState,
-        received=st.integers(0),
-        sent=st.integers(0),
-        at_eof=st.booleans(),
-        output_ended=st.booleans(),
-        broken=st.none() | st.tuples(st.just(trio.BrokenResourceError), texts),
-        ended_idle=st.booleans(),
-        detached=st.booleans(),
-        may_have_sent=st.booleans(),
-    ),
-    error=texts,
-    traceback=texts,
+    stream=stream_states,
+    **dict.fromkeys(("reason", "error", "traceback"), texts),
 )
 
 
@@ -152,30 +143,19 @@ def test_half_an_ending_is_refused(ending, name):
             Result.from_facts(facts)
 
 
-def test_an_error_is_told_in_words():
-    """Also one that cannot be told."""
-
-    class Mute(Exception):
-        def __str__(self):
-            raise RuntimeError("no words")
-
-    ending = Result()
-    try:
-        raise Mute
-    except Mute as error:
-        ending.note_error(error)
-    assert (ending.outcome, ending.error) == ("failed", "Mute")
-    assert "in test_an_error_is_told_in_words" in ending.traceback
-
-
 WHAT_RECORDS_TELL = (
     *("name", "levelname", "levelno", "pathname", "filename", "module", "lineno", "funcName"),
     *("created", "msecs", "thread", "threadName", "process", "processName", "stack_info"),
 )
 
 
+def passed_on(record):
+    """Log it here, as it comes from a worker."""
+    log_here(wire.decode_facts(wire.encode_facts(**as_facts(record)))[0])
+
+
 def test_a_record_is_logged_as_it_was(caplog):
-    """With its message, level, place, time and traceback."""
+    """With its message, level, place, time and traceback; if the server's loggers want it."""
     log = logging.getLogger("tests.process.wire")
     with caplog.at_level(logging.INFO):
         try:
@@ -184,10 +164,14 @@ def test_a_record_is_logged_as_it_was(caplog):
             log.warning("it is %s", "late", exc_info=True, stack_info=True)
         [sent] = caplog.records
         caplog.clear()
-        for name in ("created", "relativeCreated"):  # or it would be now
-            setattr(sent, name, getattr(sent, name) - (100.5 if name == "created" else 100_500))
+        sent.created -= 100.5  # or it would be now
+        sent.relativeCreated -= 100_500
         sent.msecs = float(int(sent.created % 1 * 1000))
-        log_here(wire.decode_facts(wire.encode_facts(**as_facts(sent)))[0])
+        with caplog.at_level(logging.ERROR, log.name):
+            assert levels()[log.name] == logging.ERROR
+            passed_on(sent)
+        assert not caplog.records
+        passed_on(sent)
     [record] = caplog.records
     for name in WHAT_RECORDS_TELL:
         assert getattr(record, name) == getattr(sent, name), name
@@ -197,32 +181,16 @@ def test_a_record_is_logged_as_it_was(caplog):
     assert record.exc_text.endswith("ValueError: on purpose")
 
 
-def test_a_record_below_the_level_is_not_logged(caplog):
-    """The server's loggers decide."""
-    log = logging.getLogger("tests.process.wire")
-    with caplog.at_level(logging.INFO):
-        log.info("seen")
-        [sent] = caplog.records
-        caplog.clear()
-        with caplog.at_level(logging.ERROR, "tests.process.wire"):
-            assert levels()["tests.process.wire"] == logging.ERROR
-            log_here(as_facts(sent))
-    assert not caplog.records
-
-
-def _make_nothing(monkeypatch):
-    """A record of a program that has told `logging` to leave out what it does not need."""
-    monkeypatch.setattr(logging, "logThreads", False)
-    monkeypatch.setattr(logging, "logProcesses", False)
-    return logging.LogRecord("app", logging.ERROR, "", 0, "so little", (), None, func=None)
-
-
-@pytest.mark.parametrize(
-    "made", [_make_nothing, lambda _: logging.makeLogRecord({"msg": "so little", "levelno": 40})]
-)
-def test_a_record_may_tell_little(made, monkeypatch, caplog):
+@pytest.mark.parametrize("by", ["a program that has logging leave out much", "makeLogRecord"])
+def test_a_record_may_tell_little(by, monkeypatch, caplog):
     """What is not there stays away, and is no nonsense."""
-    log_here(wire.decode_facts(wire.encode_facts(**as_facts(made(monkeypatch))))[0])
+    if by == "makeLogRecord":
+        record = logging.makeLogRecord({"msg": "so little", "levelno": 40})
+    else:
+        monkeypatch.setattr(logging, "logThreads", False)
+        monkeypatch.setattr(logging, "logProcesses", False)
+        record = logging.LogRecord("app", logging.ERROR, "", 0, "so little", (), None, func=None)
+    passed_on(record)
     [record] = caplog.records
     assert (record.getMessage(), record.levelno) == ("so little", logging.ERROR)
 
@@ -239,34 +207,79 @@ def test_a_record_fits_into_a_frame(character):
 
 def test_a_record_that_a_filter_fails_on():
     """That the program's own filter raises is no reason for the server to end."""
-
-    def fails(record):
-        raise LookupError
-
     log = logging.getLogger("tests.process.filter")
-    log.addFilter(fails)
-    log_here(as_facts(logging.makeLogRecord({"name": log.name, "levelno": logging.ERROR})))
+    log.addFilter(lambda record: 1 // 0)
+    passed_on(logging.makeLogRecord({"name": log.name, "levelno": logging.ERROR}))
+
+
+def test_replies_of_many_threads():
+    """One at a time, each thread gets its own answer.
+
+    Nor is the answer another one's for which a thread has given up to wait, by a signal.
+    """
+    near, far = socket.socketpair()
+    replies, given_up = Replies(Channel(near), None), threading.Event()
+
+    def answers():
+        frames = Frames(wire.LONGEST_FROM_WORKER)
+        while data := far.recv(1000):
+            for _, body in frames.feed(data):
+                _, payload = wire.decode_facts(body)
+                if payload == b"give up":
+                    given_up.wait(10)
+                far.sendall(wire.frame(Message.SENT, as_answer(ValueError(payload.decode()))))
+
+    with ThreadPoolExecutor() as threads, near, far:
+        threads.submit(answers)
+        sends = [threads.submit(replies.send, b"%d" % number, "x") for number in range(20)]
+        assert [str(send.exception(10)) for send in sends] == list(map(str, range(20)))
+        before = signal.signal(signal.SIGALRM, lambda *_: handlers.fails(InterruptedError))
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(InterruptedError):
+            replies.send(b"give up", "x")
+        signal.signal(signal.SIGALRM, before)
+        given_up.set()
+        with pytest.raises(ValueError, match="next"):
+            replies.send(b"next", "x")
 
 
 def test_a_page_is_shared():
-    """What one maps, another sees, and a closed one tells so."""
-
-    def seen():
-        return reader.request, reader.received, reader.sent, reader.state
-
+    """What one maps, another sees, and a closed one tells so, also while a worker is reaped."""
     number = new_shared_status()
     writer, reader = SharedStatus(number), SharedStatus(number)
     os.close(number)
-    assert seen() == (0, 0, 0, "working")
+    worker = Worker(SimpleNamespace(control=None, shared_status=reader))
+    assert (reader.request, reader.received, reader.sent, reader.state) == (0, 0, 0, "working")
     writer.begin(7)
     writer.publish(2**40, 3, "idle")
-    assert seen() == (7, 2**40, 3, "idle")
+    assert worker.facts(7) == (2**40, 3, "idle")
     writer.begin(8)  # of the request before, nothing is left to see
-    assert seen() == (8, 0, 0, "working")
+    assert (worker.facts(7), worker.facts(8)) == (None, (0, 0, "working"))
     writer.begin(9, 5, 6)
-    assert seen() == (9, 5, 6, "working")
+    assert worker.facts(9) == (5, 6, "working")
     writer.close()
     with pytest.raises(ValueError, match="released"):
         writer.request  # noqa: B018
     assert reader.request == 9
+    reader.cells.release()  # another thread may be about to close it
+    assert worker.facts(9) is None
     reader.close()
+    assert worker.facts(9) is None
+
+
+MAY = {
+    *(("STARTING", "IDLE"), ("IDLE", "BUSY"), ("BUSY", "IDLE")),
+    *(("IDLE", "LEAVING"), ("LEAVING", "IDLE"), ("ENDING", "GONE")),
+    *((name, "ENDING") for name in ("STARTING", "IDLE", "BUSY", "LEAVING")),
+}
+
+
+@pytest.mark.parametrize("phase", Phase, ids=lambda phase: phase.name)
+def test_only_these_transitions(phase):
+    """A worker that is busy is given no second request, and one that is gone never comes back."""
+    for following in Phase:
+        if (phase.name, following.name) in MAY:
+            assert phase.to(following) is following
+        else:
+            with pytest.raises(RuntimeError, match=f"from {phase.name} to {following.name}"):
+                phase.to(following)
