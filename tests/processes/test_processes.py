@@ -409,6 +409,8 @@ async def test_third_client_waits_in_the_kernel(handler, fields):
         server.cancel_request(1, "enough")
         assert await third.receive_some() == b"begun."
         assert len(server.requests) == 2
+        for number in (2, 3):
+            server.cancel_request(number, "enough")
 
 
 # What is logged ---------------------------------------------------------------------------
