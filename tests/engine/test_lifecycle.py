@@ -958,6 +958,17 @@ async def test_handle_request_after_a_shutdown(autojump_clock):
         assert await read_to_end(client) == b"done"
 
 
+async def test_handle_request_after_a_shutdown_in_handle_timeout(autojump_clock):
+    """The next call returns at once, which ends a loop, too."""
+    kind = noting(MemoryServer, ["handle_timeout"], lambda server, _: server.shutdown())
+    async with memory(nothing, kind, timeout=3) as server:
+        for _ in range(2):
+            assert not server.draining
+            await server.handle_request()
+        assert server.draining
+    assert trio.current_time() == 3
+
+
 # Hooks -----------------------------------------------------------------------
 
 

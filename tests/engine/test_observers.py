@@ -125,6 +125,11 @@ async def waits(server, request, client_address):
     await trio.sleep_forever()
 
 
+async def forgets(server, request, client_address):
+    """Does not await its handler."""
+    server.RequestHandlerClass(request, client_address, server)
+
+
 def hooked(**hooks):
     """A server class with other hooks."""
     return {"kind": type("Hooked", (MemoryServer,), hooks)}
@@ -148,6 +153,7 @@ def cancel_and_cut(server):
         "cancellation swallowed": (Scene(swallow, {}, 1, 0), "completed", ""),
         "error": (Scene(raising(ValueError("oops"))), "failed", "ValueError: oops"),
         "group": (Scene(raising(ExceptionGroup("all", [ValueError("one")]))), "failed", "one"),
+        "not awaited": (Scene(Upper, **hooked(finish_request=forgets)), "failed", "never"),
         "idle": (Scene(receive), "timed_out", "idle"),
         "write": (Scene(flood, reads_from=50, breaks=True), "timed_out", "write"),
         "request": (Scene(hold), "timed_out", "request"),
