@@ -191,10 +191,7 @@ async def test_forked_child_answers(stream):
         "the same of a task": (handlers.AsyncUpper, b"x\n", b"X\n", "timed_out", "0.1 s (idle)"),
         "an endless line, for a task": (handlers.AsyncUpper, b"x", b"", "timed_out", "(line)"),
         "a task cancels itself": (handlers.cancels_itself, b"", b"", "cancelled", "had enough"),
-        "a handler closes the descriptor, which is its own": pytest.param(
-            *(handlers.makes_a_file, b"", b"a file", "completed", ""),
-            marks=pytest.mark.xfail(reason="it ends when it ends the output of what is closed"),
-        ),
+        "a handler closes the descriptor": (handlers.makes_a_file, b"", b"a file", "completed", ""),
     },
 )
 async def test_worker_goes_on(stream, handler, says, gets, outcome, reason):

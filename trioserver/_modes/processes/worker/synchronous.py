@@ -116,8 +116,10 @@ class _Owner:
         loan.note_detached()
 
     def end_output(self, kind: tuple[int, int, int]) -> None:
-        """Tell the client that nothing more comes, and close."""
+        """Tell the client that nothing more comes, and close, unless it is another's by now."""
         number, self.number = self.number, -1
+        if number == -1:
+            return
         with suppress(OSError), socket_of(kind, number) as last:
             last.shutdown(socket.SHUT_WR)
 
