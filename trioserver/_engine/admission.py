@@ -257,6 +257,7 @@ class Admission:
             self._events.on_exit(error)
 
     def _take_in(self, listener: Listener) -> None:
+        most = self._server._waiting_room() + self._slots.free  # these do not have to wait
         for _ in range(most_queued(listener)):
             try:
                 somebody, task = self._next_in_row(listener, in_drain=True)
@@ -270,7 +271,7 @@ class Admission:
                 return
             if task is not None:
                 self.waiting.append(task)
-            if len(self.waiting) > self._server._waiting_room():
+            if len(self.waiting) > most:
                 self._leave_unserved(self.waiting.pop())
 
     def _turn_queue_away(self, listener: Listener) -> None:
