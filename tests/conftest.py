@@ -13,13 +13,16 @@ pytest.register_assert_rewrite("support")  # what they compare is told when it f
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_is_heeded():
-    """Also in a background job of a shell, which ignores it and hands that on to its children."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_heeded():
+    """Also in a background job of a shell, or under nohup, whose children ignore them, too."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in usual}
+    for number, handler in usual.items():
+        if before[number] is signal.SIG_IGN:
+            signal.signal(number, handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
