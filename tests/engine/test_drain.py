@@ -452,6 +452,21 @@ async def test_waiting_room(scene, autojump_clock):
     await scene.play()
 
 
+class ShutsDownFirst(MemoryServer):
+    def get_request(self, listener):
+        self.shutdown(5)
+        return super().get_request(listener)
+
+
+async def test_free_slot_is_no_place_to_wait(autojump_clock):
+    """Of two clients one is served at once, so the other has the only place in the room."""
+    server = ShutsDownFirst(("memory", 1), steps("sleep 1; sendall b'bye'"), limits=ONE_SLOT)
+    async with server:
+        clients = [server.listener.connect_now() for _ in range(2)]
+        await server.serve_forever()
+        assert [await client.receive_some() for client in clients] == [b"bye", b"bye"]
+
+
 class OnlyOne(trioserver.TCPServer):
     def get_request(self, listener):
         accepted = super().get_request(listener)
