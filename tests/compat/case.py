@@ -102,6 +102,8 @@ class Case:
       client: given an address and the application, yields what asks, as often as wanted.
       ours: makes ours, over their handler class; None if that needs more than attributes of it.
       app: makes the application behind either, given its folder.
+      turned_away: what the client's library raises when it cannot connect, or
+        when its connection ends before an answer has begun.
       drain: how their server is told to shut down.
       clients_leave: whether clients leave by themselves when the server drains,
         because nobody tells them: datagrams, and handlers that poll.
@@ -112,6 +114,7 @@ class Case:
     client: Any = attrs.field(converter=contextmanager)
     ours: Callable[[App], trioserver.BaseServer] | None = None
     app: Any = App
+    turned_away: tuple[type[Exception], ...] = (OSError,)
     drain: Callable[[Any], object] = lambda server: server.shutdown()
     clients_leave: bool = False
 

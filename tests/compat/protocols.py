@@ -20,17 +20,20 @@ from case import HOST, LARGEST, OURS, PATIENCE, App, Case, anew, answer_to, kept
 from dnslib import QTYPE, RR, TXT, DNSRecord
 from dnslib.server import DNSHandler, DNSLogger, DNSServer
 from dulwich.client import TCPGitClient
+from dulwich.errors import GitProtocolError, HangupException
 from dulwich.objects import Blob, Commit, Tree
 from dulwich.repo import MemoryRepo
 from dulwich.server import DEFAULT_HANDLERS, TCPGitRequestHandler, TCPGitServer
 from fakeredis._clients._tcp_server import TCPFakeRequestHandler
 from impacket import smb3structs
+from impacket.nmb import NetBIOSError
 from impacket.smb import FILE_READ_DATA
 from impacket.smbconnection import SMBConnection
 from impacket.smbserver import SMBSERVER, SMBSERVERHandler
 from pylsp.python_lsp import PythonLSPServer, start_tcp_lang_server
 from pymodbus.client.sync import ModbusTcpClient, ModbusUdpClient
 from pymodbus.datastore import ModbusServerContext, ModbusSlaveContext
+from pymodbus.exceptions import ModbusException
 from pymodbus.factory import ServerDecoder
 from pymodbus.server import sync as pymodbus
 from pymodbus.transaction import ModbusSocketFramer
@@ -402,7 +405,12 @@ def ask_osc(client, number):
 CASES = [
     dns_case("dnslib UDP", tcp=False),
     dns_case("dnslib TCP", tcp=True),
-    Case("websocket-server", their_websocket_server, kept(websocket_of, ask_websocket)),
+    Case(
+        "websocket-server",
+        their_websocket_server,
+        kept(websocket_of, ask_websocket),
+        turned_away=(OSError, websocket.WebSocketException),
+    ),
     Case("python-lsp-server", their_language_server, language_client, our_language_server),
     Case(
         "sshtunnel",
@@ -418,35 +426,51 @@ CASES = [
         tunnel_client_anew,
         app=Gateway,
     ),
-    Case("dulwich", lambda app: GitServer(repositories(app), HOST, 0), git_client, our_git_server),
+    Case(
+        "dulwich",
+        lambda app: GitServer(repositories(app), HOST, 0),
+        git_client,
+        our_git_server,
+        turned_away=(OSError, GitProtocolError, HangupException),
+    ),
     Case(
         "fakeredis",
         their_redis_server,
         redis_client,
         our_redis_server,
         app=Database,
+        turned_away=(redis.ConnectionError,),
         # Its own shutdown() has each handler leave, in the middle of an exchange, too.
         drain=socketserver.BaseServer.shutdown,
         clients_leave=True,
     ),
-    Case("impacket", their_smb_server, smb_client, our_smb_server),
+    Case(
+        "impacket",
+        their_smb_server,
+        smb_client,
+        our_smb_server,
+        turned_away=(OSError, NetBIOSError),
+    ),
     Case(
         "uModbus",
         partial(modbus_server, socketserver.ThreadingTCPServer),
         kept(connected, ask_modbus),
         partial(modbus_server, OURS),
+        turned_away=(OSError, ValueError),
     ),
     Case(
         "pymodbus TCP",
         lambda app: pymodbus.ModbusTcpServer(registers_of(app), address=(HOST, 0)),
         kept(partial(ModbusTcpClient, timeout=PATIENCE), ask_pymodbus),
         partial(our_pymodbus_server, OURS, pymodbus.ModbusConnectedRequestHandler),
+        turned_away=(ModbusException,),
     ),
     Case(
         "pymodbus UDP",
         lambda app: pymodbus.ModbusUdpServer(registers_of(app), address=(HOST, 0)),
         kept(over_udp, ask_pymodbus),
         partial(our_pymodbus_server, OUR_UDP, pymodbus.ModbusDisconnectedRequestHandler),
+        turned_away=(ModbusException,),
         clients_leave=True,
     ),
     Case(

@@ -55,8 +55,7 @@ class Traffic:
                         self._warm.release()
                     if self.case.clients_leave and self._draining.is_set():
                         break
-        except Exception:
-            # Whatever its library raises when it cannot connect, or is hung up on.
+        except self.case.turned_away:
             if not self._draining.is_set():
                 raise
 
