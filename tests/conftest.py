@@ -15,14 +15,14 @@ pytest.register_assert_rewrite("support")  # what they compare is told when it f
 @pytest.fixture(autouse=True, scope="session")
 def signals_are_heeded():
     """Also in a background job of a shell, or under nohup, whose children ignore them, too."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    before = {number: signal.getsignal(number) for number in usual}
-    for number, handler in usual.items():
-        if before[number] is signal.SIG_IGN:
-            signal.signal(number, handler)
+    usual = {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}
+    usual = {getattr(signal, name): usual[name] for name in usual if hasattr(signal, name)}
+    ignored = [number for number in usual if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, usual[number])
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

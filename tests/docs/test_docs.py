@@ -340,6 +340,14 @@ def test_outcomes_of_the_errors():
     assert shown == real
 
 
+def test_files_that_pages_name_are_there():
+    """A reader who follows a page into the source finds the file."""
+    for path in DOCS.rglob("*.rst"):
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"``((?:trioserver|tests|examples)/[\w/.-]+)``", text):
+            assert (DOCS.parent / name).exists(), (path.name, name)
+
+
 def test_promises_are_held_by_tests():
     """There are ten, by their numbers; each names tests, and all of them are there."""
     titled = r"^(\S.*)\n-{3,}$"

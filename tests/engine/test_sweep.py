@@ -35,6 +35,11 @@ def setting(kind, *arguments, **fields):
     return scenes.Setting(kind, *arguments, **fields)
 
 
+def least(kind, streams, datagrams):
+    """How many steps a sweep has at least: one that ended early would prove nothing."""
+    return datagrams if kind in PACKETS else streams
+
+
 def each_fault(name, *faults):
     """Each of them in turn, by its name."""
     return pytest.mark.parametrize(name, faults, ids=sweeping.NAMES.get)
@@ -53,7 +58,7 @@ def test_cancelled_after_every_step(kind, handler):
 
     A datagram has its one reply, or none.
     """
-    assert setting(kind, [cancel], handler).sweep() > 100
+    assert setting(kind, [cancel], handler).sweep() > least(kind, 200, 100)
 
 
 @pytest.mark.slow
@@ -79,7 +84,8 @@ def test_hooks_that_close_nothing_cancelled_after_every_step():
 )
 def test_block_cancelled_after_every_step(kind, serve):
     """CX-01, CX-09: the same around a ``serving`` block, or ``handle_request`` in a loop."""
-    assert setting(kind, [cancel], serve=serve).sweep(seeds=(0,)) > 30
+    steps = setting(kind, [cancel], serve=serve).sweep(seeds=(0,))
+    assert steps > least(kind, 50, 30)
 
 
 @pytest.mark.slow
@@ -96,7 +102,8 @@ def test_shut_down_after_every_step(kind, handler):
 
     Datagrams that come later are not handled.
     """
-    assert setting(kind, [shut_down], handler, gentle=True).sweep() > 100
+    steps = setting(kind, [shut_down], handler, gentle=True).sweep()
+    assert steps > least(kind, 200, 100)
 
 
 @pytest.mark.slow
@@ -111,7 +118,7 @@ def test_shut_down_after_every_step_with_few_slots(kind):
 @all_kinds
 def test_ctrl_c_after_every_step(kind):
     """CX-09: wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
-    assert setting(kind, [sweeping.ctrl_c]).sweep() > 100
+    assert setting(kind, [sweeping.ctrl_c]).sweep() > least(kind, 200, 100)
 
 
 @all_kinds
@@ -121,7 +128,8 @@ def test_second_fault_during_a_shutdown(kind, second):
 
     A sample of the pairs; soak/sweeps.py tries them all.
     """
-    assert setting(kind, [shut_down, second]).sweep(seeds=(0,), every=7) > 30
+    steps = setting(kind, [shut_down, second]).sweep(seeds=(0,), every=7)
+    assert steps > least(kind, 50, 30)
 
 
 @pytest.mark.slow
@@ -137,7 +145,7 @@ def test_client_reset_after_every_step(kind):
 )
 def test_one_request_cancelled_after_every_step_of_its_own(kind, handler):
     """CX-04, CX-09: wherever one request is cancelled, the others get all their replies."""
-    assert setting(kind, handler=handler).sweep_one_request() >= 9
+    assert setting(kind, handler=handler).sweep_one_request() >= least(kind, 16, 9)
 
 
 class Stubborn(Careful):

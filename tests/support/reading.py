@@ -13,6 +13,8 @@ import trio
 
 import trioserver
 
+from . import IdlesMixIn
+
 PATIENCE = 10
 """Seconds that they wait for a request: more than any client needs."""
 
@@ -89,13 +91,5 @@ class AsyncTwoLines(trioserver.StreamRequestHandler):
         await trio.lowlevel.wait_readable(self.request.socket)
 
 
-class AsyncIdleTwoLines(AsyncTwoLines):
+class AsyncIdleTwoLines(IdlesMixIn, AsyncTwoLines):
     """The same, with an idle block of its own."""
-
-    async def handle(self):
-        while True:
-            with self.idle():
-                line = await self.rfile.readline()
-            if not line:
-                return
-            await self.answer(line)

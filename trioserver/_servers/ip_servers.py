@@ -23,9 +23,10 @@ from .base import BaseServer
 from .fields import make_fields
 
 DATAGRAMS_TAKEN_IN = 4096
-"""Datagrams that a drain takes in, or ``limits.requests`` if that is more. The buffer that
-Linux gives a socket unless told otherwise (212 992 bytes) holds 278 of them at most, and
-the queue of a Unix socket 512 where systemd has set it."""
+"""Datagrams that a drain takes in although they have to wait for a slot, or
+``limits.requests`` if that is more. The buffer that Linux gives a socket unless told
+otherwise (212 992 bytes) holds 278 of them at most, and the queue of a Unix socket 512
+where systemd has set it."""
 
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
