@@ -1,5 +1,6 @@
 """Threads whose requests are cancelled: most end at once, and the others harm nobody."""
 
+import errno
 import logging
 import os
 import socket
@@ -8,6 +9,7 @@ import threading
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -31,6 +33,7 @@ from support.threads import (
 
 import trioserver
 from trioserver import Outcome, Timeouts
+from trioserver._requests import drain
 
 SOON = 0.5  # seconds, generously, for what happens at once: the wrong way takes seconds
 
@@ -39,6 +42,7 @@ class Waits(socketserver.StreamRequestHandler):
     """Waits in its own way, until something comes of it, and notes when that was over."""
 
     says = b""
+    may_end = None
     states = ("idle", "reading", "writing")
 
     def handle(self):
@@ -48,6 +52,7 @@ class Waits(socketserver.StreamRequestHandler):
                 pass
         finally:
             self.ended_at.append(time.perf_counter())
+            assert self.may_end is None or self.may_end.wait(10)
 
 
 def _reads_a_line(handler):
@@ -57,6 +62,10 @@ def _reads_a_line(handler):
 def _sends_a_file(handler):
     with Path("/dev/zero").open("rb") as zeros:
         handler.request.sendfile(zeros)
+
+
+def _writes_buffered(handler):
+    handler.wfile.write(MEGABYTE)
 
 
 def _asks(handler):
@@ -92,7 +101,7 @@ every_way = table(
         "in readline, with a time-out of its own": {"wait": _reads_a_line, "timeout": 60},
         "in sendall": {"wait": lambda it: it.request.sendall(MEGABYTE)},
         "in a buffered write, with a time-out of its own": {
-            "wait": lambda it: it.wfile.write(MEGABYTE) and None,
+            "wait": _writes_buffered,
             "timeout": 60,
             "wbufsize": -1,
         },
@@ -170,13 +179,45 @@ async def test_whoever_cancels(handler, by, reason):
     assert not (await server.wait_closed()).clean or by == "time"
 
 
-async def test_half_a_reply_does_not_look_like_a_whole_one():
-    """A client whose reply was cut sees an error, not an end."""
-    async with met(server := on_tcp(does("sends 20_000_000"))) as (client, _):
+def _writes_to_its_number(handler):
+    handler.request.fileno()
+    handler.request.sendall(MEGABYTE)
+
+
+@table(
+    "way",
+    {
+        "by sendall": {"wait": lambda it: it.request.sendall(MEGABYTE)},
+        "by sendall, knowing its number": {"wait": _writes_to_its_number},
+        "by send": {"wait": lambda it: it.request.send(MEGABYTE) and None},
+        "by a buffered write": {"wait": _writes_buffered, "wbufsize": -1},
+        "by sendfile": {"wait": _sends_a_file},
+    },
+)
+@pytest.mark.parametrize("takes_all", [False, True])
+async def test_half_a_reply_does_not_look_like_a_whole_one(handler, takes_all):
+    """A client whose reply was cut sees an error, not an end; also if it has taken all there is."""
+    handler.may_end, got = threading.Event(), 0
+    async with met(server := on_tcp(handler)) as (client, _):
         await shows(server, state="writing")
-        await cancelled(server)
+        assert server.cancel_request(1, "enough")
+        await until(lambda: handler.ended_at)
+        [cut] = server.snapshot().requests
+        while takes_all and got < cut.bytes_sent:
+            got += len(await client.receive_some())
+        handler.may_end.set()
         with pytest.raises(trio.BrokenResourceError):
             await read_to_end(client)
+
+
+@table("way", {"in sendall": {"wait": lambda it: it.request.sendall(MEGABYTE)}})
+async def test_cancelled_write_when_no_descriptor_is_left(handler, monkeypatch):
+    """Nothing can wake it then, but it looks now and then."""
+    monkeypatch.setattr(drain, "socket_pair", Mock(side_effect=OSError(errno.EMFILE, "too many")))
+    async with met(server := on_tcp(handler)):
+        await waits(server, handler)
+        with takes(SOON):
+            await cancelled(server)
 
 
 async def test_handler_cancels_another_request():

@@ -131,6 +131,7 @@ class Accounting(SharedDescriptor):
         deadline = None if own is None else time.monotonic() + own
         with memoryview(data).cast("B") as view:
             sent, size = 0, len(view)
+            self._loan.state.in_pieces = True
             try:
                 while True:
                     sent += self._write(
@@ -142,6 +143,8 @@ class Accounting(SharedDescriptor):
                 if sent and not stream.output_ended:
                     stream.broken = trio.BrokenResourceError, "an earlier send was cut short"
                 raise
+            finally:
+                self._loan.state.in_pieces = False
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None, /
@@ -153,7 +156,11 @@ class Accounting(SharedDescriptor):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As `socket.socket.sendfile`, by `send`: the kernel's way knows no time-out."""
-        return self.send_in_portions(file, offset, count)
+        self._loan.state.in_pieces = True
+        try:
+            return self.send_in_portions(file, offset, count)
+        finally:
+            self._loan.state.in_pieces = False
 
     # Files -------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Literal
 import trio
 
 from ..._requests.connection import Connection
+from ..._requests.drain import WakeupPipe
 from ..._sockets.descriptors import is_lost, lost
 from ..._sockets.making import twin_of
 from ..._sockets.stream_sockets import SocketTransport
@@ -61,7 +62,7 @@ class LentConnection(Connection):
             hand_over=self._hand_over,
             **bounds,
         )
-        loan = self._loan = Loan(terms, self._stream, state or LoanState())
+        loan = self._loan = Loan(terms, self._stream, state or LoanState(), WakeupPipe())
         # Others who would read or write meanwhile are told so: they would take what is the
         # borrower's.
         receiver.busy = sender.busy = True
@@ -82,7 +83,7 @@ class LentConnection(Connection):
             before.detach()
             loan.note_detached()
         if loan.interrupted:  # perhaps the other one, which was not there any more
-            self._shut_down()
+            self._shut_down(socket.SHUT_RDWR)
 
     def _take_back(self) -> None:
         """End the loan, as the borrower has ended. Twice is once."""
@@ -94,6 +95,8 @@ class LentConnection(Connection):
 
     def _give_away(self) -> None:
         """End the loan of a borrower that goes on: it keeps the descriptor, and closes it."""
+        if self._stream.broken is None:
+            self._shut_down(socket.SHUT_RDWR)
         loan = self._end_loan()
         if loan is not None:  # the borrower goes on writing the state that it has
             self._go_on_with(loan.stream.copy())
@@ -109,6 +112,8 @@ class LentConnection(Connection):
             return None
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
+        if loan.wakeup is not None:
+            loan.wakeup.close()
         if isinstance(self._transport, SocketTransport):
             self._transport.identity = self._transport.identity or loan.identity
         if self._stream.broken is not None:
@@ -116,15 +121,22 @@ class LentConnection(Connection):
         return loan
 
     def _interrupt(self) -> None:
-        """End whatever the borrower waits for in its socket, at once."""
-        if self._loan is not None:
-            self._loan.interrupted = True
-        self._shut_down()
+        """End whatever the borrower waits for in its socket, at once.
 
-    def _shut_down(self) -> None:
+        And its output, unless it has sent what may be half a reply: a client that has taken all
+        of that would see the end before the reset.
+        """
+        how = socket.SHUT_RDWR
+        if self._loan is not None:
+            self._loan.interrupt()
+            if self._loan.may_have_sent_half:
+                how = socket.SHUT_RD
+        self._shut_down(how)
+
+    def _shut_down(self, how: int) -> None:
         if isinstance(self._transport, SocketTransport) and not self._is_lost():
             with suppress(OSError):  # the peer is gone already
-                self._transport.socket.shutdown(socket.SHUT_RDWR)
+                self._transport.socket.shutdown(how)
 
     def _is_lost(self) -> bool:
         transport, loan = self._transport, self._loan

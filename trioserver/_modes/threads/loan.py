@@ -6,7 +6,9 @@ harm:
 
 * `LoanTerms` are fixed when the loan begins. Nobody writes them.
 * `LoanState`, and the `StreamState` of the connection, are the borrower's to write.
-* ``Loan.interrupted`` is the lender's to write, and the only thing that is.
+* ``Loan.interrupted`` is the lender's to write, and the only thing that is. A write first says
+  that it has begun, and then looks at it; who interrupts does it the other way round. So one of
+  the two sees the other.
 
 A wait for a request that has not begun is a wait for the drain, too. Whichever comes first,
 the handler's own thread sees it: nobody else could tell whether a request had begun by the
@@ -24,9 +26,13 @@ from typing import Literal, Protocol
 import attrs
 
 from ..._facts.events import RequestInfo
+from ..._requests.drain import WakeupPipe
 from ..._requests.stream_state import StreamState
 from ..._sockets.descriptors import Identity
 from .polling import wait_for
+
+_MOMENT = 0.05
+"""Seconds after which a write that nobody can wake looks whether it is to go on."""
 
 
 class HasFileno(Protocol):
@@ -83,6 +89,7 @@ class LoanState:
       write: the same for writes.
       reading: whether a read waits.
       writing: whether a write waits.
+      in_pieces: whether it is in the middle of what takes several writes.
       answered: whether nothing was read since the last write.
       peer_was_quiet: during a drain, whether the peer had sent nothing more when the last
         write began; see `Sender.peer_was_quiet`.
@@ -98,6 +105,7 @@ class LoanState:
     write: float | None = None
     reading: bool = False
     writing: bool = False
+    in_pieces: bool = False
     answered: bool = True
     peer_was_quiet: bool = False
     held: int = 0
@@ -114,24 +122,42 @@ class Loan:
       terms: what the lender has laid down.
       stream: what is known of the connection's bytes; the connection's own.
       state: what the borrower does.
-      interrupted: whether the request was cancelled; nothing is read any more.
+      wakeup: wakes a write that waits when the request is cancelled; None: nobody does that.
+      interrupted: whether the request was cancelled; nothing is read or written any more.
     """
 
     terms: LoanTerms = attrs.field(on_setattr=attrs.setters.frozen)
     stream: StreamState = attrs.field(factory=StreamState, on_setattr=attrs.setters.frozen)
     state: LoanState = attrs.field(factory=LoanState, on_setattr=attrs.setters.frozen)
+    wakeup: WakeupPipe | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)
     interrupted: bool = attrs.field(default=False, init=False)
 
     # For the lender, who looks ---------------------------------------------------
 
+    def interrupt(self) -> None:
+        """End the borrower's writes: the one that waits, and all that come."""
+        self.interrupted = True
+        if self.wakeup is not None:
+            self.wakeup.wake_all()
+
     @property
     def doing(self) -> Literal["working", "reading", "idle", "writing"]:
         """What the borrower does with the socket; ``idle`` is a wait between two requests."""
-        if self.state.writing:
+        if self.is_writing:
             return "writing"
         if not self.state.reading:
             return "working"
         return "idle" if self.is_between_requests() else "reading"
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the borrower has begun to write something, and is not done with it."""
+        return self.state.writing or self.state.in_pieces
+
+    @property
+    def may_have_sent_half(self) -> bool:
+        """Whether the last that was sent may be half a reply, and all writes end by `interrupt`."""
+        return self.is_writing or (self.stream.sent > 0 and not self.state.shown)
 
     @property
     def identity(self) -> Identity | None:
@@ -184,6 +210,28 @@ class Loan:
                 return False
             if deadline <= time.monotonic():
                 raise TimeoutError
+
+    def wait_for_room(self, number: int, deadline: float) -> None:
+        """Wait until the descriptor takes output, or the request is cancelled, or for a moment.
+
+        Args:
+          number: the descriptor.
+          deadline: until when, by `time.monotonic`.
+
+        Raises:
+          TimeoutError: neither happened in time.
+        """
+        wakeup, until = -1, deadline
+        if self.wakeup is not None:
+            self.wakeup.open()
+            wakeup = self.wakeup.fileno()
+            if self.interrupted:  # perhaps before there was something to wake us by
+                return
+            if wakeup == -1:  # there is no descriptor left for it
+                until = min(deadline, time.monotonic() + _MOMENT)
+        room = wait_for(number, until, output=True, wakeup=wakeup)
+        if not room and deadline <= time.monotonic():
+            raise TimeoutError
 
     def _request_may_come_until(self) -> float:
         """Until when a wait between requests may go on; ``inf`` while nothing drains."""

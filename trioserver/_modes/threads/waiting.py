@@ -21,7 +21,7 @@ from ..._facts.errors import IdleTimeout, PeerGone, WriteTimeout
 from ..._sockets.making import NOT_WAITING
 from .blame import blame_peer
 from .loan import Loan
-from .polling import has_input, wait_for
+from .polling import has_input
 
 T = TypeVar("T")
 
@@ -140,7 +140,7 @@ class Waiting:
         deadline: float | None,
     ) -> int:
         loan = self._loan
-        while True:
+        while not loan.interrupted:  # else a client that reads would be fed on
             try:
                 return function(*arguments)
             except BlockingIOError:
@@ -148,8 +148,8 @@ class Waiting:
                     raise
             if deadline is None:
                 deadline = self._deadline(loan.write)
-            if not wait_for(self._number(), deadline, output=True):
-                raise TimeoutError
+            loan.wait_for_room(self._number(), deadline)
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def _deadline(self, bound: float) -> float:
         """Until when to wait: the handler's own time-out, if it has set one, or the loan's."""
