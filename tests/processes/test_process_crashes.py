@@ -307,7 +307,7 @@ async def test_worker_has_no_descriptor_left(handler, caplog):
 @both("does")
 async def test_worker_that_somebody_has_stopped(handler, monkeypatch, caplog):
     """It looks at no time-out any more: it is told, and killed when it does not go on."""
-    monkeypatch.setattr("trioserver._modes.processes.server.stopped.BETWEEN_LOOKS", 0.02)
+    monkeypatch.setattr("trioserver._modes.processes.server.stopped_workers.BETWEEN_LOOKS", 0.02)
     async with running(server := erring(handler, min_children=2, timeouts=Timeouts(idle=1.5))):
         async with busy(server, b"wait") as client:
             [pid] = [it.pid for it in server._run.resources._workers.values() if it.job]
@@ -540,7 +540,7 @@ async def test_connection_that_cannot_be_given_to_a_worker(lets_go, reason, monk
 async def test_worker_that_a_kill_does_not_end(monkeypatch, caplog):
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
-    monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.1)
+    monkeypatch.setattr("trioserver._modes.processes.server.worker_process.LONGEST_KILL", 0.1)
     kill = Spawned.kill
     async with running(server := erring(handlers.does)):
         [pid] = server.active_children

@@ -30,7 +30,7 @@ from support.processes import (
 )
 from support.threads import ask, witnessed
 
-from trioserver._modes.processes.server.worker import Worker
+from trioserver._modes.processes.server.worker_process import Worker
 
 SERVES = """
 import ctypes, os, signal, sys, time

@@ -38,7 +38,7 @@ from trioserver import Timeouts, WorkerStartError
 from trioserver._modes.processes.server import pool, pool_config, setbacks, spawn, starter
 from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
-from trioserver._modes.processes.server.worker import Worker
+from trioserver._modes.processes.server.worker_process import Worker
 
 
 # When it is hopeless -------------------------------------------------------------------------
@@ -426,7 +426,7 @@ async def test_start_that_never_ends(monkeypatch, caplog):
     A worker that comes so late is ended.
     """
     monkeypatch.setattr(starter, "SOON", 0.1)
-    monkeypatch.setattr("trioserver._modes.processes.server.worker.LONGEST_KILL", 0.5)
+    monkeypatch.setattr("trioserver._modes.processes.server.worker_process.LONGEST_KILL", 0.5)
     goes_on, start, late = threading.Event(), spawn._start, []
 
     def hangs(process):

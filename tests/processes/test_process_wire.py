@@ -24,7 +24,7 @@ from trioserver._modes.processes.protocol.replies import Replies, as_answer
 from trioserver._modes.processes.protocol.result import Result
 from trioserver._modes.processes.protocol.status import SharedStatus, new_shared_status
 from trioserver._modes.processes.server.phase import Phase
-from trioserver._modes.processes.server.worker import Worker
+from trioserver._modes.processes.server.worker_process import Worker
 from trioserver._requests.stream_state import StreamState
 
 kinds = st.sampled_from(list(Message))

@@ -27,7 +27,7 @@ from trioserver._modes.processes.protocol.frames import Message
 from trioserver._modes.processes.protocol.status import SharedStatus
 from trioserver._modes.processes.protocol.task import DatagramTask
 from trioserver._modes.processes.server.job import Job
-from trioserver._modes.processes.server.worker import Worker
+from trioserver._modes.processes.server.worker_process import Worker
 from trioserver._requests.drain import WakeupPipe
 from trioserver._sockets import making
 from trioserver._sockets.making import new_socket, socket_of, socket_pair, twin_of

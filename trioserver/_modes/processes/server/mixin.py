@@ -31,7 +31,7 @@ from .job import Job, Outbox
 from .passed_connection import PassedConnection
 from .pool import Pool
 from .pool_config import PoolConfig
-from .worker import Worker
+from .worker_process import Worker
 
 ATTEMPTS = 3
 """Workers that a request is given to, if one after the other ends without having begun."""

@@ -14,7 +14,7 @@ from ...._sockets.stream_sockets import SocketTransport
 from ...threads.lent_connection import LentConnection
 from ..protocol.task import ConnectionTask
 from .job import Job
-from .worker import Worker
+from .worker_process import Worker
 
 
 class PassedConnection(LentConnection):

@@ -32,8 +32,8 @@ from .phase import Phase
 from .pool_config import PoolConfig
 from .setbacks import Setbacks
 from .starter import Starter
-from .stopped import end_stopped
-from .worker import SOON, Worker
+from .stopped_workers import end_stopped
+from .worker_process import SOON, Worker
 
 
 @attrs.define(eq=False)

@@ -17,7 +17,7 @@ import trio
 
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import ForkServerGone, WorkerStartError
-from .worker import SOON
+from .worker_process import SOON
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .spawn import Spawn, Spawned

@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from ...._facts.observers import error_log, log_safely
-from .worker import Worker
+from .worker_process import Worker
 
 BETWEEN_LOOKS = 5.0
 """Seconds between two looks whether somebody has stopped a worker that has a request."""
