@@ -62,7 +62,7 @@ class RequestEvents(Protocol):
     def on_close(self, task: RequestTask) -> None: ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class RequestTask:
     """The task of one request.
 

@@ -18,7 +18,7 @@ class KeepsSlot(Protocol):
         """Call ``after`` when the work is over, or now if it is."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class Fate:
     """What has become of a request so far, as far as it bears on its end.
 

@@ -238,7 +238,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         if self._stream.broken is not None and self._stream.sent:
             self.reset()  # half a reply must not look like a whole one
         else:
-            self._sender.closed = self._receiver.closed = True
+            self._sender.closed = True
             self._transport.close()
 
     def reset(self) -> None:
@@ -247,5 +247,5 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         Over a Unix socket on Linux there is no reset: the peer sees an orderly end, unless
         some of its input was left unread.
         """
-        self._sender.closed = self._receiver.closed = True
+        self._sender.closed = True
         self._transport.reset()

@@ -35,7 +35,7 @@ from .sending import Sender
 from .stream_state import StreamState
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class _Wait:
     """A receive that waits: its scope, and whether a drain may end it."""
 
@@ -43,7 +43,7 @@ class _Wait:
     between_requests: bool
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class Receiver:
     """Receives from one transport, for one task at a time.
 
@@ -52,9 +52,8 @@ class Receiver:
       stream: what is known of the connection's bytes.
       timeout: seconds a receive waits without a byte.
       portion: bytes that `fill` asks for at once.
-      closed: whether this side has closed the connection.
       wait: the receive that waits, if one does.
-      idle_blocks: the blocks of `Connection.idle` in which tasks are now.
+      idle_blocks: the blocks of `Connection.idle` in which tasks are now; None: there was none.
       busy: whether something else than a wait keeps others from receiving: a flush
         before it, or a loan of the socket.
       buffer: the ``pending`` input of the stream, the same object.
@@ -68,9 +67,8 @@ class Receiver:
     _new_since: float
     timeout: float = math.inf
     portion: int = LARGEST_PORTION
-    closed: bool = False
     wait: _Wait | None = None
-    idle_blocks: list[IdleBlock] = attrs.field(factory=list)
+    idle_blocks: list[IdleBlock] | None = None
     _reset: OSError | None = None
     busy: bool = False
     buffer: bytearray = attrs.field(init=False)
@@ -142,7 +140,7 @@ class Receiver:
         """
         left = most - len(self.buffer)
         self.buffer.clear()
-        while left > 0 and not self.closed:
+        while left > 0 and not self._sender.closed:
             data = self._transport.receive_now(min(left, LARGEST_PORTION))
             if data is None:
                 await self._transport.wait_readable()
@@ -159,7 +157,7 @@ class Receiver:
 
     def check(self) -> None:
         """Raise what a receive would raise before it did anything."""
-        if self.closed:
+        if self._sender.closed:
             raise trio.ClosedResourceError("the connection was closed by this side")
         if self.wait is not None or self.busy:
             raise trio.BusyResourceError("another task is receiving from this connection")
@@ -251,17 +249,16 @@ class Receiver:
             return
         if self.wait is not None and self.wait.between_requests:
             self.wait.scope.cancel(reason="the server drains")
-        for block in self.idle_blocks:
+        for block in self.idle_blocks or ():
             block.end()
 
     def _request_has_begun(self) -> bool:
-        return bool(self.buffer) or (
-            not self.closed and not self._sender.peer_was_quiet and self._transport.has_input()
-        )
+        may_come = not self._sender.closed and not self._sender.peer_was_quiet
+        return bool(self.buffer) or (may_come and self._transport.has_input())
 
     def _nothing_has_begun(self) -> bool:
         """Whether a wait that begins now would be for a request that may never come."""
-        if self.buffer or self.closed or self.busy or self.wait is not None:
+        if self.buffer or self._sender.closed or self.busy or self.wait is not None:
             return False
         if trio.current_time() < self.new_until:
             return False
@@ -270,18 +267,20 @@ class Receiver:
 
     def _note_in_idle_blocks(self) -> None:
         """Note that input was taken: in the blocks where that happened, a request has begun."""
-        for block in self.idle_blocks:
+        for block in self.idle_blocks or ():
             block.note_input()
 
     def end_by_drain(self) -> Draining:
         """End a wait by the drain, and the idle blocks of other tasks, too; what to raise in it."""
         self.stream.ended_idle = True
-        for block in self.idle_blocks:
+        for block in self.idle_blocks or ():
             block.end()
         return Draining("the server drains and no request has begun", info=self._info)
 
     def idle_block(self) -> IdleBlock:
         """A block for a wait between two requests; see `Connection.idle`."""
+        if self.idle_blocks is None:
+            self.idle_blocks = []
         return IdleBlock(self.idle_blocks, self._end_if_draining, self.end_by_drain)
 
     def _end_if_draining(self) -> None:

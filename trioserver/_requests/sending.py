@@ -27,7 +27,7 @@ from .drain import Drain
 from .stream_state import StreamState
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class Sender:
     """Sends to one transport, for one task at a time.
 
