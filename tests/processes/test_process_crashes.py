@@ -163,13 +163,15 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(handler, outcome, cle
     assert witness.records[0].bytes_sent > 0
 
 
-@both("floods")
+@pytest.mark.parametrize(
+    "handler", [handlers.floods, handlers.afloods, handlers.floods_beside_a_reader]
+)
 async def test_write_timeout(handler):
-    """A client that takes nothing is reset, too; the worker lives."""
+    """A client that takes nothing is reset, too, whoever else waits; the worker lives."""
     server = on_tcp(handler, timeouts=Timeouts(write=0.1))
     async with lasting(server, "timed_out") as witness, await connect(server) as client:
         await until(lambda: witness.records)
-        with pytest.raises(trio.BrokenResourceError):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
             await read_to_end(client)
     assert "0.1 s (write)" in witness.records[0].reason
     assert witness.records[0].bytes_sent > 0

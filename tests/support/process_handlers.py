@@ -386,6 +386,17 @@ def floods_while_it_reads(request, client_address, server):
         pass
 
 
+def floods_beside_a_reader(request, client_address, server):
+    """The other way round."""
+
+    def reads():
+        with suppress(OSError):
+            request.recv(1)
+
+    threading.Thread(target=reads, daemon=True).start()
+    request.sendall(bytes(50_000_000))
+
+
 def leaves_a_reader(request, client_address, server):
     """Told ``leave``, leaves a thread behind that reads after the next request has begun."""
 

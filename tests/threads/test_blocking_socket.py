@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 from support import connect, descriptors, read_to_end, until
+from support.process_handlers import floods_beside_a_reader
 from support.scenes import table
 from support.threads import (
     Upper,
@@ -101,7 +102,8 @@ async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
 
 
 @pytest.mark.parametrize(
-    "handler", [_sendall, _send, _sendfile, Writes, WritesBuffered, WritesInTime]
+    "handler",
+    [_sendall, _send, _sendfile, floods_beside_a_reader, Writes, WritesBuffered, WritesInTime],
 )
 async def test_write_timeout(handler, caplog):
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""
@@ -110,7 +112,7 @@ async def test_write_timeout(handler, caplog):
         timeouts, reason = Timeouts(), "the peer took nothing for too long: timed out"
     async with met(on_tcp(handler, timeouts=timeouts)) as (client, witness):
         await timed_out(witness, reason, caplog)
-        with pytest.raises(trio.BrokenResourceError):
+        with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
             await read_to_end(client)
 
 

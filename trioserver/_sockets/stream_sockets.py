@@ -99,6 +99,9 @@ class SocketTransport:
         with contextlib.suppress(OSError):
             if not self.is_lost():
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                # Another thread of the handler may wait in it, here or in a worker, and the
+                # connection lasts until it does not.
+                self.socket.shutdown(socket.SHUT_RD)
         self.close()
 
     def fileno(self) -> int:

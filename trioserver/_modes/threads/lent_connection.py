@@ -18,7 +18,6 @@ from typing import Literal
 import trio
 
 from ..._requests.connection import Connection
-from ..._requests.drain import WakeupPipe
 from ..._sockets.descriptors import is_lost, lost
 from ..._sockets.making import twin_of
 from ..._sockets.stream_sockets import SocketTransport
@@ -62,7 +61,7 @@ class LentConnection(Connection):
             hand_over=self._hand_over,
             **bounds,
         )
-        loan = self._loan = Loan(terms, self._stream, state or LoanState(), WakeupPipe())
+        loan = self._loan = Loan(terms, self._stream, state or LoanState())
         # Others who would read or write meanwhile are told so: they would take what is the
         # borrower's.
         receiver.busy = sender.busy = True
@@ -112,8 +111,7 @@ class LentConnection(Connection):
             return None
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
-        if loan.wakeup is not None:
-            loan.wakeup.close()
+        loan.wakeup.close()
         if isinstance(self._transport, SocketTransport):
             self._transport.identity = self._transport.identity or loan.identity
         if self._stream.broken is not None:

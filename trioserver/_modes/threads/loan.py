@@ -122,14 +122,14 @@ class Loan:
       terms: what the lender has laid down.
       stream: what is known of the connection's bytes; the connection's own.
       state: what the borrower does.
-      wakeup: wakes a write that waits when the request is cancelled; None: nobody does that.
+      wakeup: wakes a write that waits when the request is cancelled, or over.
       interrupted: whether the request was cancelled; nothing is read or written any more.
     """
 
     terms: LoanTerms = attrs.field(on_setattr=attrs.setters.frozen)
     stream: StreamState = attrs.field(factory=StreamState, on_setattr=attrs.setters.frozen)
     state: LoanState = attrs.field(factory=LoanState, on_setattr=attrs.setters.frozen)
-    wakeup: WakeupPipe | None = attrs.field(default=None, on_setattr=attrs.setters.frozen)
+    wakeup: WakeupPipe = attrs.field(factory=WakeupPipe, on_setattr=attrs.setters.frozen)
     interrupted: bool = attrs.field(default=False, init=False)
 
     # For the lender, who looks ---------------------------------------------------
@@ -137,8 +137,7 @@ class Loan:
     def interrupt(self) -> None:
         """End the borrower's writes: the one that waits, and all that come."""
         self.interrupted = True
-        if self.wakeup is not None:
-            self.wakeup.wake_all()
+        self.wakeup.wake_all()
 
     @property
     def doing(self) -> Literal["working", "reading", "idle", "writing"]:
@@ -221,14 +220,12 @@ class Loan:
         Raises:
           TimeoutError: neither happened in time.
         """
-        wakeup, until = -1, deadline
-        if self.wakeup is not None:
-            self.wakeup.open()
-            wakeup = self.wakeup.fileno()
-            if self.interrupted:  # perhaps before there was something to wake us by
-                return
-            if wakeup == -1:  # there is no descriptor left for it
-                until = min(deadline, time.monotonic() + _MOMENT)
+        self.wakeup.open()
+        if self.interrupted:  # perhaps before there was something to wake us by
+            return
+        wakeup, until = self.wakeup.fileno(), deadline
+        if wakeup == -1:  # there is no descriptor left for it
+            until = min(deadline, time.monotonic() + _MOMENT)
         room = wait_for(number, until, output=True, wakeup=wakeup)
         if not room and deadline <= time.monotonic():
             raise TimeoutError

@@ -119,6 +119,7 @@ class SharedDescriptor(Waiting, OpenSocket):
         Returns:
           The number of the descriptor, which stays open; -1 if it had none any more.
         """
+        self._loan.wakeup.close()  # another thread may wait in it, and keep the connection open
         return super().detach()
 
     def end_for_good(self) -> None:
