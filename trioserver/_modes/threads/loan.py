@@ -156,7 +156,9 @@ class Loan:
     @property
     def may_have_sent_half(self) -> bool:
         """Whether the last that was sent may be half a reply, and all writes end by `interrupt`."""
-        return self.is_writing or (self.stream.sent > 0 and not self.state.shown)
+        # In this order: a write that is cut says so before it says that it is over.
+        was_cut = self.is_writing or self.stream.broken is not None
+        return was_cut or (self.stream.sent > 0 and not self.state.shown)
 
     @property
     def identity(self) -> Identity | None:
