@@ -451,7 +451,7 @@ async def failure_of(server, harm):
     ids=repr,
 )
 async def test_fatal_error_leaves_bare(error):
-    """AE-04, AE-05: any other error ends the server, and leaves `serve_forever` as it is.
+    """AE-04, AE-05, LC-09: any other error ends the server, and leaves `serve_forever` as it is.
 
     A group that a listener raises is not taken for one of Trio's, and stays whole. All
     listeners and all connections are closed by then, and the report says why. Another listener

@@ -4,6 +4,7 @@ import errno
 import math
 import socket
 import threading
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -66,12 +67,6 @@ class Refuses(Noted):
         return False
 
 
-class TwoListeners(MemoryServer):
-    async def server_bind(self):
-        self.places = [MemoryListener(("memory", 1)), MemoryListener(("memory", 2))]
-        return self.places
-
-
 # Building and starting ----------------------------------------------------------
 
 
@@ -132,18 +127,20 @@ async def test_serving_twice_at_once_is_an_error(state, second, autojump_clock):
 async def test_error_before_started_leaves_start_bare(hook, autojump_clock):
     """What a hook raises before the server listens is that very object; it can be served later.
 
-    Then `nursery.start` returns the server, and a client that connects right then is served.
+    The block of `serving` is not entered. Then `nursery.start` returns the server, and a client
+    that connects right then is served.
     """
-    errors = [OOPS]
+    errors = [OOPS, OOPS]
 
-    async def fails_once(self):
+    async def fails_twice(self):
         if errors:
             raise errors.pop()
         return await getattr(MemoryServer, hook)(self)
 
-    server = memory(Upper, type("Failing", (MemoryServer,), {hook: fails_once}))
+    server = memory(Upper, type("Failing", (MemoryServer,), {hook: fails_twice}))
     async with trio.open_nursery() as nursery:
         await raises_bare(OOPS, nursery.start, server.serve_forever)
+        await raises_bare(OOPS, server.serving().__aenter__)
         assert server.snapshot().state == "unbound"
         assert await nursery.start(server.serve_forever) is server
         client = server.listener.connect_now()
@@ -201,16 +198,6 @@ async def test_start_in_a_cancelled_scope_leaves_nothing():
 # Shutting down ---------------------------------------------------------------
 
 
-def stuck_in(hook):
-    """A server whose ``hook`` has done its part, and never returns."""
-
-    async def waits(self):
-        await getattr(MemoryServer, hook)(self)
-        await trio.sleep_forever()
-
-    return memory(Upper, type("Stuck", (MemoryServer,), {hook: waits}))
-
-
 async def its_block(server):
     """Serve in the server's own block."""
     async with server:
@@ -242,8 +229,13 @@ async def test_shutdown_bounds_the_start(hook, serve, when, autojump_clock):
 
     It reports ready and ends in order; nobody was told of a listener, and none is left.
     """
-    server = stuck_in(hook)
-    server.timeouts = Timeouts(shutdown=1)
+
+    async def stuck(self):
+        await getattr(MemoryServer, hook)(self)
+        await trio.sleep_forever()
+
+    kind = type("Stuck", (MemoryServer,), {hook: stuck})
+    server = memory(Upper, kind, timeouts=Timeouts(shutdown=1))
     reports = []
 
     async def serves():
@@ -425,20 +417,6 @@ async def test_wait_closed_in_a_request_of_another_server(autojump_clock):
         assert await ask(server, b"") == b"stopped"
 
 
-async def test_listener_that_fails_ends_the_server(autojump_clock):
-    """LC-09: a listener that breaks closes the other one, and its very error is raised, bare."""
-    server = memory(hold, TwoListeners)
-    async with server, trio.open_nursery() as nursery:
-        first, second = server.places
-        nursery.start_soon(raises_bare, BROKEN, server.serve_forever)
-        await first.connect()
-        await wait_all_tasks_blocked()
-        second.fail(BROKEN)
-    assert [first.closed, second.closed] == [True, True]
-    assert server.witness.outcomes == ["cancelled"]
-    assert trio.current_time() == 0
-
-
 async def test_tasks_of_a_handler_end_with_the_server(autojump_clock):
     """LC-08: a connection stays for the tasks of its handler's nursery, which end with it."""
     ends = []
@@ -527,6 +505,7 @@ async def test_restart_on_one_port_under_clients():
 
 
 IN_ORDER = trio.lowlevel.checkpoint
+GROUP = ExceptionGroup("the block's own", [OOPS])
 
 
 @pytest.mark.parametrize("block", ["own", "of serving"])
@@ -535,9 +514,11 @@ IN_ORDER = trio.lowlevel.checkpoint
     {
         "left in order, it drains for the configured grace": (hold, IN_ORDER, 99, 4),
         "cancelled in that drain, it cuts what is left": (hold, IN_ORDER, 3, 3),
-        "left by an error, it cuts at once": (hold, oops, 99, 0),
+        "left by an error, it cuts at once": (hold, OOPS, 99, 0),
+        "by an exit, too": (hold, EXIT, 99, 0),
+        "by a group of one, which stays a group": (hold, GROUP, 99, 0),
         "cancelled, it cuts at once": (hold, trio.sleep_forever, 2, 2),
-        "it waits for a stubborn request": (stubborn, oops, 99, 60),
+        "it waits for a stubborn request": (stubborn, OOPS, 99, 60),
     },
 )
 async def test_block_ends_the_run(
@@ -545,7 +526,7 @@ async def test_block_ends_the_run(
 ):
     """However a block is left, of either kind, no task outlives it, and what is raised leaves."""
     server = memory(handler, timeouts=Timeouts(shutdown=4))
-    left_by = None
+    raised, left_by = None if callable(leave) else leave, None
     async with trio.open_nursery() as nursery:
         with trio.move_on_after(cancel_at) as scope:
             try:
@@ -553,15 +534,21 @@ async def test_block_ends_the_run(
                     if block == "own":
                         await nursery.start(server.serve_forever)
                     await come(server)
+                    if raised:
+                        raise raised
                     await leave()
-            except OopsError as error:
+            except (OopsError, SystemExit, ExceptionGroup) as error:
                 left_by = error
         assert trio.current_time() == ends_at
         assert server.snapshot().state == "unbound"
-    assert left_by is (OOPS if leave is oops else None)
+    assert getattr(left_by, "exceptions", left_by) == getattr(raised, "exceptions", raised)
     assert scope.cancelled_caught == (cancel_at == ends_at)
     assert len((await server.wait_closed()).requests) == 1
-    assert handler is not hold or server.witness.outcomes == ["cancelled"]
+    [record] = server.witness.records
+    assert record.outcome == ("cancelled" if handler is hold else "completed")
+    if raised and handler is hold:
+        by_block = {"own": "the server is being closed", "of serving": "left with an error"}
+        assert by_block[block] in record.reason
     assert ("has not ended 5 s after it was cancelled" in caplog.text) == (ends_at > 5)
 
 
@@ -595,32 +582,26 @@ async def test_server_close_ends_a_run_in_another_task(patience, autojump_clock)
 
 async def run_once(server, way, nursery):
     """Serve once, in one way or another, and end."""
-    match way.split(":"):
-        case ["serving", then]:
+    if way == "in the background":
+        await serving_block(server)
+        return
+    async with server if "block" in way else nullcontext():
+        if "serving" in way:
             await nursery.start(server.serve_forever)
-            if then == "shut down":
-                server.shutdown()
-            elif then == "cancelled":
-                nursery.cancel_scope.cancel()
-            else:
-                await server.server_close()
-        case ["block", then]:
-            async with server:
-                if then == "in another task":
-                    await nursery.start(server.serve_forever)
-                elif then == "one request":
-                    await server.connect()
-                    await server.handle_request()
-                elif then == "closed by hand":
-                    await server.server_close()
-        case _:
-            async with server.serving():
-                pass
+        if "shut down" in way:
+            server.shutdown()
+        elif "cancelled" in way:
+            nursery.cancel_scope.cancel()
+        elif "one request" in way:
+            await server.connect()
+            await server.handle_request()
+        elif "by hand" in way:
+            await server.server_close()
 
 
 WAYS = [
-    *["serving:shut down", "serving:cancelled", "in the background", "block:in another task"],
-    *["block:one request", "block:left", "serving:closed by hand", "block:closed by hand"],
+    *["serving, shut down", "serving, cancelled", "serving, closed by hand", "in the background"],
+    *["block", "block, serving", "block, one request", "block, closed by hand"],
 ]
 
 
@@ -702,23 +683,6 @@ async def test_serving_goes_on_after_a_shutdown(autojump_clock):
         assert await ask(server) == b"HELLO\n"
 
 
-GROUP = ExceptionGroup("the block's own", [OOPS])
-
-
-@pytest.mark.parametrize("error", [OOPS, EXIT, GROUP], ids=["error", "exit", "group of one"])
-async def test_serving_block_that_raises(error, autojump_clock):
-    """The block's own exception, or group, leaves as it was made; the server is cut at once."""
-    server = memory(hold)
-    with pytest.raises(type(error)) as caught:
-        async with server.serving():
-            await come(server)
-            raise error
-    assert getattr(caught.value, "exceptions", caught.value) == getattr(error, "exceptions", error)
-    [record] = server.witness.records
-    assert (record.outcome, trio.current_time()) == ("cancelled", 0)
-    assert "serving()" in record.reason
-
-
 async def test_serving_server_that_fails(autojump_clock):
     """A server that fails cancels the block, and is raised, bare; beside the block's own error."""
 
@@ -736,15 +700,6 @@ async def test_serving_server_that_fails(autojump_clock):
     with pytest.raises(ExceptionGroup) as caught:
         await serve(OOPS)
     assert set(caught.value.exceptions) == {BROKEN, OOPS}
-
-
-async def test_serving_that_cannot_bind():
-    """An error before the server listens leaves `async with` bare; the block is not entered."""
-    with socket.create_server(LOOPBACK) as taken:
-        server = trioserver.TCPServer(taken.getsockname(), Upper)
-        with pytest.raises(OSError, match="cannot listen on") as caught:
-            await server.serving().__aenter__()
-    assert caught.value.errno == errno.EADDRINUSE
 
 
 # handle_request --------------------------------------------------------------
@@ -810,16 +765,24 @@ async def test_handle_request_that_fails_in_a_drain(autojump_clock):
 
 
 async def test_handle_request_over_sockets():
-    """The classic loop, over two sockets: when a call returns, its connection is closed."""
+    """The classic loop, over two sockets, with all clients queued: each call takes just one.
+
+    When it returns, it has closed that connection.
+    """
     sockets = [socket.create_server(LOOPBACK) for _ in range(2)]
-    server = trioserver.TCPServer(sockets, Upper, timeout=0, timeouts=Timeouts(linger=0))
+    server = trioserver.TCPServer(sockets, Upper, timeout=0)
     with trio.fail_after(10):
         async with server:
-            for number in (0, 1, 1):
-                with plain_client(sockets[number].getsockname()) as client:
-                    client.sendall(b"hello\n")
-                    client.shutdown(socket.SHUT_WR)
-                    await server.handle_request()
+            clients = [plain_client(sockets[number].getsockname()) for number in (0, 1, 1)]
+            for client in clients:
+                client.sendall(b"hello\n")
+                client.shutdown(socket.SHUT_WR)
+            for number in (1, 2, 3):
+                await server.handle_request()
+                statistics = server.statistics()
+                assert (statistics.accepted, statistics.lingering) == (number, 0)
+            for client in clients:
+                with client:
                     assert await heard_by(client) == b"HELLO\n"
     assert server.statistics().outcomes[trioserver.Outcome.COMPLETED] == 3
 
@@ -882,22 +845,6 @@ async def test_handle_request_handles_one(
                 assert server.statistics().accepted == len(outcomes) + 1
 
 
-@pytest.mark.parametrize("kind", [MemoryServer, TwoListeners])
-async def test_handle_request_leaves_the_next_in_the_queue(kind, autojump_clock):
-    """Of two clients, of one listener or two, a call takes one, and has closed its connection."""
-    async with memory(Upper, kind) as server:
-        clients = []
-        for place in server.places if kind is TwoListeners else [server.listener] * 2:
-            clients.append(await place.connect())
-            await clients[-1].send_all(b"hello\n")
-            await clients[-1].send_eof()
-        for number in (1, 2):
-            await server.handle_request()
-            statistics = server.statistics()
-            assert (statistics.accepted, statistics.lingering) == (number, 0)
-        assert [await read_to_end(client) for client in clients] == [b"HELLO\n"] * 2
-
-
 async def test_handle_request_client_at_the_last_instant(autojump_clock):
     """A client that comes in the tick in which the time is up: served, or left for the next."""
     server = memory(nothing, timeout=1)
@@ -913,12 +860,6 @@ async def test_handle_request_client_at_the_last_instant(autojump_clock):
         if not server.statistics().accepted:
             await server.handle_request()
     assert server.witness.outcomes == ["completed"]
-
-
-async def test_handle_request_out_of_place_is_an_error():
-    """It needs the block, and says so."""
-    with pytest.raises(RuntimeError, match="async with server"):
-        await memory(nothing).handle_request()
 
 
 def test_handle_request_cancelled_at_every_step():
@@ -1001,23 +942,15 @@ PARTED = ["shutdown_request", "close_request"]
     },
 )
 async def test_hooks_in_order(handler, kind, notes, autojump_clock):
-    """`server_close` comes last, of whatever run."""
+    """`server_close` comes last, of whatever run. All of a request is one Trio task."""
+    tasks = set()
+    names = ["verify_request", "process_request", "finish_request", *PARTED]
+    kind = noting(kind, names, lambda *_: tasks.add(trio.lowlevel.current_task()))
     server = memory(handler, kind)
     async with server.serving(grace=0):
         await come(server)
     assert server.notes == [*notes, "server_close"]
-
-
-async def test_hooks_run_in_the_request_task(autojump_clock):
-    """From `verify_request` to `close_request`, all of a request is one Trio task."""
-    tasks = []
-    names = ["verify_request", "process_request", "finish_request", *PARTED]
-    kind = noting(MemoryServer, names, lambda *_: tasks.append(trio.lowlevel.current_task()))
-    server = memory(nothing, kind)
-    async with server.serving():
-        await come(server)
-    assert len(tasks) == 5
-    assert len(set(tasks)) == 1
+    assert len(tasks) == 1
 
 
 async def test_service_actions_every_poll_interval(autojump_clock):
@@ -1108,6 +1041,8 @@ async def test_facts_of_an_unbound_server():
         assert server.statistics() == trioserver.Statistics()
         assert not server.draining
         assert server.cancel_request(1, "nobody is there") is False
+        with pytest.raises(RuntimeError, match="async with server"):
+            await server.handle_request()
         with pytest.raises(RuntimeError, match="not bound"):
             server.fileno()
         async with server.serving():
