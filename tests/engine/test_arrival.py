@@ -10,7 +10,7 @@ import pytest
 import trio
 from support import Upper, hold
 from support.memory import raising
-from support.scenes import Scene, table
+from support.scenes import Scene, end, table
 
 import trioserver
 from trioserver import RequestInfo, Timeouts
@@ -49,6 +49,12 @@ def arriving(answer, seconds=0, learns=None):
         "one that is refused has that outcome": Scene(
             Upper, kind=arriving(False, 3), ends_at=3, **REFUSED
         ),
+        **{
+            f"EX-08: {answer!r} counts as what it is worth": Scene(
+                Upper, {0: [b"a\n", end]}, kind=arriving(answer)
+            ).gives(b"A\n" if answer else b"", 0, "completed" if answer else "refused")
+            for answer in ("yes", 0, None)
+        },
         "one that fails is an error of the hook": Scene(
             Upper, kind=arriving(ValueError("no"), 3), ends_at=3, **FAILED
         ),
