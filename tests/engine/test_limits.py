@@ -5,15 +5,16 @@ import random
 import socket
 import time
 import tracemalloc
-from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
 import trio
-from support import Upper, Witness, hold, plain_client, read_to_end, running
-from support.pipes import play
-from support.scenes import Scene, Visit, act, close, does, end, heard_by, in_memory, sleep, table
+from support import Upper, hold, plain_client, read_to_end, running
+from support.memory import ask, memory, raising
+from support.pipes import does as steps
+from support.scenes import Scene, Visit, act, close, does, end, heard_by, reset, sleep, table
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
@@ -66,7 +67,7 @@ class Crowd:
 async def crowd(count, kind=MemoryServer, **limits):
     """So many of them."""
     them = Crowd()
-    async with in_memory(them.keep, kind, limits=Limits(**limits)).serving(grace=0) as them.server:
+    async with memory(them.keep, kind, limits=Limits(**limits)).serving(grace=0) as them.server:
         await them.come(count)
         yield them
 
@@ -206,7 +207,7 @@ async def test_one_slot(scene, autojump_clock):
 
 async def test_refuse_leaves_others_their_turn():
     """BP-02: a flood of clients to refuse does not starve one who is served."""
-    async with in_memory(limits=REFUSE).serving() as server, await server.connect() as client:
+    async with memory(Upper, limits=REFUSE).serving() as server, await server.connect() as client:
         await wait_all_tasks_blocked()
         for _ in range(2000):
             server.listener.connect_now()
@@ -217,130 +218,72 @@ async def test_refuse_leaves_others_their_turn():
         assert server.statistics().refused == 2000
 
 
-def fail_for(client_address, name):
-    """Fail, if the client is called so."""
-    if client_address[0] == name:
-        raise ValueError(name)
+def of_the_first(special, others):
+    """What does this for the first request, and that for the others."""
+
+    async def either(*arguments):
+        first = trioserver.current_request().id == 1
+        return await (special if first else others)(*arguments)
+
+    return either
 
 
-class Obedient(trioserver.StreamRequestHandler):
-    """Does the steps that its client says, and fails where it is called."""
-
+class CannotBeMade(trioserver.BaseRequestHandler):
     def __init__(self, request, client_address, server):
-        fail_for(client_address, "init")
-        super().__init__(request, client_address, server)
-
-    async def setup(self):
-        fail_for(self.client_address, "setup")
-
-    async def handle(self):
-        if steps := await self.rfile.readline():
-            await play(steps.decode().strip(), self, self.rfile, self.wfile, self.request, trio)
-
-    async def fail(self):
-        raise ValueError("fail")
-
-    async def fail_apart(self):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.fail)
-            nursery.start_soon(self.fail)
-
-    async def cancel(self):
-        self.cancel_scope.cancel(reason="asked for")
-        await trio.sleep_forever()
-
-    async def talk(self):
-        await self.wfile.write(bytes(1_000_000))
-
-    async def finish(self):
-        await super().finish()
-        fail_for(self.client_address, "finish")
+        raise ValueError
 
 
-class Moody(MemoryServer):
-    """Turns clients away, and fails, by their names."""
-
-    async def verify_request(self, request, client_address):
-        fail_for(client_address, "verify")
-        if client_address[0] == "undecided":
-            await trio.sleep_forever()
-        return client_address[0] != "unwanted"
-
-    async def handle_error(self, request, client_address):
-        fail_for(client_address, "twice")
+FAILS, REFUSES = raising(ValueError()), does()  # None counts as no
+TALKS = steps(f"write {bytes(100_000)}")
 
 
-class Ending(NamedTuple):
-    """The outcome that it has, what a client says and is called, and how it leaves, if it does."""
-
-    outcome: str
-    says: bytes = b""
-    name: str = "anybody"
-    leaves: Any = None
-
-    async def visit(self, server):
-        """Be this client from beginning to end."""
-        async with await server.connect((self.name, 1)) as client:
-            with suppress(trio.BrokenResourceError):
-                if self.says:
-                    await client.send_all(self.says)
-                await wait_all_tasks_blocked()
-                if self.leaves:
-                    self.leaves(client)
-                    return
-                if self.says == b"talk\n":
-                    await trio.sleep(20)
-                await read_to_end(client)
-
-
-ENDINGS = (
-    Ending("completed", b"sleep 0\n"),
-    Ending("completed", b"aclose\n"),
-    Ending("completed", b"sleep 0", leaves=Connection.close),
-    Ending("completed", leaves=Connection.close),
-    Ending("failed", b"fail\n"),
-    Ending("failed", b"fail_apart\n"),
-    *(Ending("failed", b"sleep 0\n", name) for name in ("init", "setup", "finish", "verify")),
-    Ending("failed", b"fail\n", "twice"),
-    Ending("timed_out"),
-    Ending("timed_out", b"half a li"),
-    Ending("timed_out", b"sleep_forever\n"),
-    Ending("timed_out", b"talk\n"),
-    Ending("timed_out", name="undecided"),
-    Ending("disconnected", leaves=Connection.reset),
-    Ending("disconnected", b"talk\n", leaves=Connection.reset),
-    Ending("disconnected", b"readexactly 10\nto 9", leaves=Connection.close),
-    Ending("refused", name="unwanted"),
-    Ending("refused", b"x" * 101),
-    Ending("cancelled", b"cancel\n"),
+@table(
+    ("handler", "does", "outcome"),
+    {
+        "it returns": (steps("sleep 0"), [], "completed"),
+        "it closes": (steps("aclose"), [], "completed"),
+        "its client closes": (Upper, [sleep(1), close], "completed"),
+        "its client closes in a line": (Upper, [b"half a li", sleep(1), close], "completed"),
+        "its client closes in a part": (steps("readexactly 9"), [b"to 9", close], "disconnected"),
+        "its client resets": (Upper, [sleep(1), reset], "disconnected"),
+        "its client resets in a send": (TALKS, [sleep(1), reset], "disconnected"),
+        "its client is silent": (Upper, [], "timed_out"),
+        "its client is silent in a line": (Upper, [b"half a li"], "timed_out"),
+        "its client never reads": (TALKS, [], "timed_out"),
+        "its client sends too long a line": (Upper, [b"x" * 101], "refused"),
+        "it never ends": (hold, [], "timed_out"),
+        "it ends itself": (steps("cancel_request 1, 'so'; sleep_forever"), [], "cancelled"),
+        "it fails": (FAILS, [], "failed"),
+        "it fails in a group": (raising(ExceptionGroup("all", [ValueError()])), [], "failed"),
+        "it cannot be made": (CannotBeMade, [], "failed"),
+        "its setup fails": (steps("sleep 0", setup=stumbles), [], "failed"),
+        "its finish fails": (steps("sleep 0", finish=stumbles), [], "failed"),
+        "its handle_error fails": ({"handle_error": FAILS}, [], "failed"),
+        "its verification fails": ({"verify_request": FAILS}, [], "failed"),
+        "its verification refuses it": ({"verify_request": REFUSES}, [], "refused"),
+        "its verification never ends": ({"verify_request": hold}, [], "timed_out"),
+    },
 )
-
-
-@pytest.mark.parametrize("times", [1, pytest.param(50, marks=pytest.mark.slow)])
-async def test_slot_comes_back(autojump_clock, times):
-    """BP-01, BP-06, BP-07: however requests end, the only slot is free for the next client.
+async def test_slot_comes_back(handler, does, outcome, autojump_clock):
+    """BP-01, BP-06, BP-07: however a request ended, the only slot is free for the next client.
 
     And it may come again, and when it is gone it is forgotten.
     """
-    server = in_memory(
-        Obedient,
-        Moody,
-        limits=Limits(requests=1, line=100, per_client=1),
-        timeouts=Timeouts(handshake=1, idle=2, line=3, write=4, request=9, linger=0.5),
-        observers=[witness := Witness()],
-    )
-    endings = random.Random(3).sample(ENDINGS * times, len(ENDINGS) * times)
-    async with server.serving():
-        slots = server._bound_run().admission._slots
-        for ending in endings:
-            await ending.visit(server)
-            assert len(server.requests) <= 1
-            assert len(slots._by_client) <= 1
-            await ENDINGS[0].visit(server)
-            assert [str(it) for it in witness.outcomes[-2:]] == [ending.outcome, "completed"]
-        statistics = server.statistics()
-        assert (statistics.active, statistics.accepted) == (0, 2 * len(endings))
-        assert not slots._by_client
+    hooks, handler = (handler, FAILS) if isinstance(handler, dict) else ({}, handler)
+    hooks = {name: of_the_first(it, getattr(MemoryServer, name)) for name, it in hooks.items()}
+    limits = Limits(requests=1, line=100, per_client=1)
+    timeouts = Timeouts(handshake=1, idle=2, line=3, write=4, request=9, linger=0.5)
+    kind = type("Hooked", (MemoryServer,), hooks)
+    server = memory(of_the_first(handler, Upper), kind, limits=limits, timeouts=timeouts)
+    async with server.serving(grace=0):
+        client = await server.connect(("a", 1))
+        await act(client, *does)
+        await trio.sleep(10)
+        assert server.statistics().active == server.statistics().lingering == 0
+        with trio.fail_after(10):
+            assert await ask(server, address=("a", 2)) == b"HELLO\n"
+        assert not server._bound_run().admission._slots._by_client
+    assert server.witness.outcomes == [outcome, "completed"]
 
 
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
@@ -420,7 +363,7 @@ def lingering(server):
 
 async def test_lingering_connections_are_bounded():
     """BP-01: no more connections linger than there are slots; beyond it the oldest closes."""
-    async with in_memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
+    async with memory(leave_input, limits=Limits(requests=2)).serving(grace=0) as server:
         for newest in range(1, 6):
             await server.connect()
             await wait_all_tasks_blocked()
@@ -432,7 +375,7 @@ async def test_lingering_connections_are_bounded():
 async def test_lingering_connection_is_not_cut_for_one_that_is_gone(lingers):
     """BP-01: who has ended its side, or does not linger at all, takes no place from who lingers."""
     limits = Limits(requests=1 + lingers)
-    async with in_memory(leave_input, limits=limits).serving(grace=0) as server:
+    async with memory(leave_input, limits=limits).serving(grace=0) as server:
         await server.connect(("0", 1))
         async with await server.connect(("0" if lingers else "1", 1)):
             await wait_all_tasks_blocked()
@@ -508,7 +451,7 @@ async def test_limits_of_reads_are_exact(handler, sent, reply, reason, autojump_
 async def test_reader_takes_no_more_than_its_limit(handler, most):
     """BP-08, CM-05: of an endless request no more than the limit and a portion is ever taken in."""
     chunk = bytes(65_536)
-    server = in_memory(handler, observers=[witness := Witness()])
+    server = memory(handler)
     async with server.serving(), await server.connect() as client:
         tracemalloc.start()
         try:
@@ -518,7 +461,7 @@ async def test_reader_takes_no_more_than_its_limit(handler, most):
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    [record] = witness.records
+    [record] = server.witness.records
     assert record.outcome == "refused"
     assert most < record.bytes_received <= most + 65_536
     assert peak < 3 * most + 500_000
@@ -538,7 +481,7 @@ async def test_slow_reader_stops_its_client(handler):
 
     A handler between a fast sender and a slow reader holds one line, no more.
     """
-    async with in_memory(handler).serving(grace=0) as server:
+    async with memory(handler).serving(grace=0) as server:
         client = await server.connect()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, b"x" * 999 + b"\n" + b"line\n" * 2_000_000)
@@ -556,7 +499,7 @@ async def test_many_idle_connections():
 
     What they cost is measured in test_promises.py.
     """
-    async with in_memory(limits=Limits(requests=20_000)).serving(grace=0) as server:
+    async with memory(Upper, limits=Limits(requests=20_000)).serving(grace=0) as server:
         for _ in range(10_000):
             server.listener.connect_now()
         await wait_all_tasks_blocked()
