@@ -660,7 +660,10 @@ async def test_get_request_that_returns_a_nonsensical_pair(answer):
 
 
 async def test_get_request_without_an_accept():
-    """AE-05: an error before the accept, or a request that is made up, ends the server, bare."""
+    """AE-05: an error before the accept, or a request that is made up, ends the server, bare.
+
+    So does another listener than the one that it is called with.
+    """
     errors = [KeyError("mine")]
 
     def broken(get):
@@ -668,11 +671,29 @@ async def test_get_request_without_an_accept():
             raise error
         return object(), "nobody"
 
+    class Strays(MemoryServer):
+        def get_request(self, listener):
+            return super().get_request(MemoryListener(("memory", 2)))
+
     server = in_memory(Upper, overriding(broken))
     assert await failure_of(server, lambda server: server.listener.connect_now()) is errors.pop()
-    error = await failure_of(server, lambda server: server.listener.connect_now())
-    assert type(error) is TypeError
-    assert "super().get_request" in str(error)
+    for kind, says in ((type(server), "super().get_request"), (Strays, "the listener that")):
+        error = await failure_of(in_memory(Upper, kind), lambda it: it.listener.connect_now())
+        assert type(error) is TypeError
+        assert says in str(error)
+
+
+async def test_get_request_asks_the_listener(autojump_clock):
+    """An override can ask the listener for whatever it has, of its own, too."""
+    seen = set()
+
+    class Looks(MemoryServer):
+        def get_request(self, listener):
+            seen.add((listener.connect_now.__self__, listener.address))
+            return super().get_request(listener)
+
+    played = await Scene(Upper, {0: ASKS}, kind=Looks).gives(b"HELLO\n", 0).play()
+    assert seen == {(played.server.listener, ("memory", 1))}
 
 
 async def test_get_request_that_keeps_the_client_for_itself():
