@@ -118,12 +118,17 @@ BEGINS, ENDS = "cannot accept", "again"
     },
 )
 async def test_errors_that_end_nothing(errors, counted, delay, logs, autojump_clock):
-    """Whatever an accept raises, live clients are served, and those who wait after a delay."""
+    """Whatever an accept raises, live clients are served, and those who wait after a delay.
+
+    An observer is told of each error that is counted, with the listener's address.
+    """
+    errors = [error_of(it) if isinstance(it, str) else it for it in errors]
     waits = Visit({1.001: ASKS}, comes_at=1).gives(b"HELLO\n", about(max(1.001, 1 + delay)))
     scene = Scene(Upper, {1: b"one\n", 2: close}, meanwhile={1: fails(*errors)})
     scene = scene.beside(waits, waits).gives(b"ONE\n", 2, logs=logs)
     played = await scene.gives(accept_errors=counted, refused=0).play()
-    assert played.witness.names.count("accept_failed") == counted
+    failed = [event[1:] for event in played.witness.events if event[0] == "accept_failed"]
+    assert failed == [(("memory", 1), error) for error in errors][:counted]
     assert [it.at for it in played.log] == [1, about(1 + delay)][: len(logs)]
 
 

@@ -1005,7 +1005,7 @@ A_SECOND = staticmethod(partial(trio.sleep, 1))
     },
 )
 async def test_what_a_hook_does(hook, does, raised, ends_at, end, autojump_clock, caplog):
-    """It can stop, delay or break the run, which is ended after 5 s, and waited for."""
+    """TO-02: it can stop, delay or break the run, which is ended after 5 s, and waited for."""
     kind = type("Hooked", (MemoryServer,), {hook: does})
     server = memory(hold, kind, timeouts=Timeouts(shutdown=0, cleanup=2))
 

@@ -92,16 +92,6 @@ async def test_event_of_a_refused_client(when_full, autojump_clock, caplog):
         assert sorted(server.witness.outcomes) == ["cancelled", "refused"]
 
 
-async def test_event_of_a_failed_accept(autojump_clock):
-    """An error of an accept is told of with the listener's address."""
-    error = ConnectionAbortedError(103, "Software caused connection abort")
-    server = memory(Upper)
-    async with server.serving():
-        server.listener.fail(error)
-        assert await ask(server) == b"HELLO\n"
-    assert ("accept_failed", ("memory", 1), error) in server.witness.events
-
-
 # One start and one finish -------------------------------------------------------------
 
 
@@ -577,13 +567,6 @@ async def test_access_log_keeps_to_one_line(autojump_clock, caplog):
     assert "ValueError" in record.getMessage()
     assert "xxx..." in record.getMessage()
     assert len(record.getMessage()) < 800
-
-
-async def test_access_log_can_be_switched_off(autojump_clock, caplog):
-    """By default, at WARNING, the access log says nothing at all."""
-    caplog.set_level(logging.WARNING, logger="trioserver")
-    await asked(Upper)
-    assert caplog.records == []
 
 
 async def test_access_log_filter_that_raises(autojump_clock, caplog, monkeypatch):

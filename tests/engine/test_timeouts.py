@@ -11,7 +11,7 @@ import time
 
 import pytest
 import trio
-from support import Upper, Witness, hold, plain_client, read_to_end, running
+from support import Upper, Witness, plain_client, read_to_end, running
 from support.pipes import does as steps
 from support.scenes import Narrow, Scene, Visit, counts, does, drip, end, in_memory, on_tcp, table
 
@@ -430,18 +430,6 @@ async def test_handle_timeout_raises_or_sleeps(autojump_clock):
             await server.handle_request()
         assert trio.current_time() == 4 + 10
         await is_served(server)
-
-
-async def test_cleanup_bounds_server_close(autojump_clock):
-    """TO-02: a server_close that does not end is cut at the limit, and named."""
-
-    class Clinging(MemoryServer):
-        async def server_close(self):
-            await super().server_close()
-            await trio.sleep_forever()
-
-    named = ["server_close did not end within 5 s"]
-    await timed(hold, request=3, kind=Clinging, cleanup=5).gives(closed_at=8, logs=named).play()
 
 
 # Values (what is refused is in test_config.py), and clocks ------------------------------
