@@ -546,7 +546,7 @@ def raising_of_the_bad(name):
 @table(
     ("override", "refused"),
     {
-        "BP-02: None for a client that was accepted resets it, and counts it": (picky, 3),
+        "BP-02, AE-05: None for a client that was accepted resets it, and counts it": (picky, 3),
         "AE-05: of clients that are accepted one after the other, no one is forgotten": (choosy, 3),
         **{
             f"AE-01: {name} after the accept is about that client alone: closed, no pause": (
@@ -699,15 +699,6 @@ async def test_get_request_asks_the_listener(autojump_clock):
 
     played = await Scene(Upper, {0: ASKS}, kind=Looks).gives(b"HELLO\n", 0).play()
     assert seen == {(played.server.listener, ("memory", 1))}
-
-
-async def test_get_request_that_keeps_the_client_for_itself():
-    """AE-05: a client that an override neither returns nor closes is closed for it."""
-    kept = []
-    kind = overriding(lambda get: kept.append(get()), trioserver.TCPServer)
-    async with running(server := on_tcp(kind=kind)):
-        await is_reset(server)
-    assert kept[0][0].fileno() == -1
 
 
 # Without descriptors -------------------------------------------------------------------
