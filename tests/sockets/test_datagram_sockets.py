@@ -5,13 +5,12 @@ import errno
 import itertools
 import os
 import socket
-import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
 import pytest
 import trio
-from support import Witness, until
+from support import Witness, hold, until
 from support.datagrams import echo
 from support.listening import LOOPBACK, Later, Looks, bound, is_there, needs_ipv6, on_linux
 from support.scenes import table
@@ -54,26 +53,16 @@ def own_address(server):
 
 
 @contextmanager
-def client_of(server, *, has_address=True):
-    """A client's socket, of Trio's, that sends to the server unless told otherwise."""
+def client_of(server):
+    """A client's socket, of Trio's, with an address."""
     with trio.socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
-        if has_address:
-            client._sock.bind(own_address(server))
+        client._sock.bind(own_address(server))
         yield client
 
 
 def tell(client, data, server):
     """Send a datagram, now."""
     client._sock.sendto(data, server.server_address)
-
-
-def unread(client):
-    """What a client finds when it looks."""
-    found = []
-    with suppress(BlockingIOError):
-        while True:
-            found.append(client._sock.recv(9, socket.MSG_DONTWAIT))
-    return found
 
 
 async def ask(server, data=b"still there?"):
@@ -98,16 +87,11 @@ async def turns_in(seconds):
 
 @asynccontextmanager
 async def serving(where, handler, **fields):
-    """Serve there, with a client; nothing may be left afterwards, and no error was reported."""
-    (kind, address), errors = where, []
-    before = open_descriptors()
+    """Serve there, with a client; nothing may be left afterwards, and an error ends it all."""
+    (kind, address), before = where, open_descriptors()
     if isinstance(address, socket.socket):
         before.discard(address.fileno())  # adopted, and closed at the end
-
-    async def keep(self, request, client_address):
-        errors.append(sys.exception())
-
-    server = type("Loud", (kind,), {"handle_error": keep})(address, handler, **fields)
+    server = kind(address, handler, propagate_errors=True, **fields)
     server.witness = Witness()
     server.observers = [server.witness]
     with trio.fail_after(30):
@@ -115,7 +99,6 @@ async def serving(where, handler, **fields):
             with client_of(server) as client:
                 yield server, client
     assert open_descriptors() == before
-    assert errors == []
 
 
 async def test_datagram_of_any_size(where):
@@ -194,8 +177,8 @@ async def test_replies_from_the_address_asked(options):
 
 def unbound(server):
     """Has no address."""
-    with client_of(server, has_address=False) as client:
-        tell(client, b"?", server)
+    with socket.socket(server.socket.family, socket.SOCK_DGRAM) as client:
+        client.sendto(b"?", server.server_address)
 
 
 def gone(server, then=id):
@@ -293,7 +276,9 @@ async def test_unix_client_that_reads_slowly(where):
         while len(received) < 1000:
             await trio.lowlevel.checkpoint()
             await until(lambda: [r.state for r in server.snapshot().requests] != ["working"])
-            received += unread(client)
+            with suppress(BlockingIOError):
+                while True:
+                    received.append(client._sock.recv(9, socket.MSG_DONTWAIT))
         assert received == [b"%d" % number for number in range(1000)]
         # Some 90 waits; were each to begin where the last one ended, 100 ms each.
         assert trio.current_time() - began < 5
@@ -377,9 +362,8 @@ async def test_unix_clients_credentials(path):
 @on_unix
 async def test_passed_descriptors_do_not_stay(let_in, where):
     """UX-14: descriptors that a client passes unasked are closed, or never come in."""
-    later = Later()
-    later.go.set()
-    async with serving(where, later, max_packet_size=5) as (server, _):
+    look = Looks(lambda request: request.data)
+    async with serving(where, look, max_packet_size=5) as (server, _):
         if let_in:  # as where there are no credentials to fill the room for notes
             [listener] = server._run.listeners
             listener._room_for_notes += 512
@@ -389,7 +373,7 @@ async def test_passed_descriptors_do_not_stay(let_in, where):
             for turn in range(50):
                 client.sendmsg([b"%d" % turn], passed, 0, server.server_address)
                 client.sendmsg([b"too large"], passed, 0, server.server_address)
-                await until(lambda turn=turn: len(later.seen) == turn + 1)
+                await until(lambda turn=turn: len(look.seen) == turn + 1)
             await until(lambda: server.statistics().accept_errors == 50)
             assert open_descriptors() == before
 
@@ -442,17 +426,10 @@ async def test_drain_replies_through_a_socket_that_receives_no_more(where):
 
 async def test_drain_takes_in_all_that_is_queued(where):
     """UD-11: however much the kernel was made to hold, and whenever, the drain takes it in."""
-    go, number = trio.Event(), 0
-
-    async def later(request, client_address, server):
-        await go.wait()
-
+    number, limits = 0, Limits(requests=1)
     # So small for Unix, where what counts is how many, and larger than that for UDP.
     options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)]
-    async with serving(where, later, socket_options=options, limits=Limits(requests=1)) as (
-        server,
-        client,
-    ):
+    async with serving(where, hold, socket_options=options, limits=limits) as (server, client):
         tell(client, b"first", server)
         await until(lambda: len(server.requests) == 1)
         if server.socket.family != socket.AF_UNIX:
@@ -465,7 +442,7 @@ async def test_drain_takes_in_all_that_is_queued(where):
         statistics = server.statistics()
         assert (statistics.waiting, statistics.unaccepted) == (number, 0)
         assert number > 9
-        go.set()
+        server.shutdown(grace=0)
 
 
 @pytest.mark.slow
