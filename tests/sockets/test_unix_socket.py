@@ -13,6 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -253,24 +254,24 @@ async def test_lock_of_the_folder(folder, path, autojump_clock):
 # The end ---------------------------------------------------------------------
 
 
-def failing(name):
-    """A hook that fails when all is done."""
+ENDS = ["drains", "is cancelled", "fails", "exits", "listen", "server_bind", "server_activate"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_file_is_removed_at_the_end(end, path, monkeypatch):
+    """UX-08: however a server ends, its socket file is gone, and so are its descriptors.
+
+    So they are after a start that fails, be it between its bind and its listen, or in a hook.
+    """
 
     async def fails(self):
-        await getattr(UnixStreamServer, name)(self)
-        raise KeyError(name)
+        await getattr(UnixStreamServer, end)(self)
+        raise KeyError(end)
 
-    return {name: fails}
-
-
-HOOKS = {name: failing(name) for name in ("server_bind", "server_activate")}
-
-
-@pytest.mark.parametrize("end", ["drains", "is cancelled", "fails", "exits", *HOOKS])
-async def test_file_is_removed_at_the_end(end, path):
-    """UX-08: however a server ends, its socket file is gone, and so are its descriptors."""
-    kind = type("Server", (UnixStreamServer,), HOOKS.get(end, {}))
+    kind = type("Server", (UnixStreamServer,), {end: fails} if "server" in end else {})
     server = kind(path, raising(SystemExit()) if end == "exits" else Upper)
+    if end == "listen":
+        monkeypatch.setattr(socket.socket, "listen", mock.Mock(side_effect=KeyError))
     with trio.fail_after(10), trio.CancelScope() as scope, suppress(KeyError, SystemExit):
         async with server.serving():
             assert is_there(path)
@@ -284,19 +285,6 @@ async def test_file_is_removed_at_the_end(end, path):
                 case "exits":
                     with plain_client(path):
                         await trio.sleep_forever()
-    assert not is_there(path)
-
-
-async def test_file_is_removed_when_it_cannot_listen(path, monkeypatch):
-    """UX-08: a start that fails between its bind and its listen removes the file it made."""
-    listen = socket.socket.listen
-
-    def fail_once(sock, backlog):
-        monkeypatch.setattr(socket.socket, "listen", listen)
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-    monkeypatch.setattr(socket.socket, "listen", fail_once)
-    await fails_to_listen(UnixStreamServer(path, Upper))
     assert not is_there(path)
 
 
@@ -421,14 +409,11 @@ async def test_client_passes_descriptors(path):
 
 
 PROGRAM = """
-import sys, trioserver
+import sys, types, trioserver
 
-class Tells(trioserver.Observer):
-    def server_listening(self, addresses):
-        print(addresses[0], flush=True)
-
+tells = types.SimpleNamespace(server_listening=lambda addresses: print(addresses[0], flush=True))
 nothing = trioserver.StreamRequestHandler
-trioserver.run(trioserver.UnixStreamServer(sys.argv[1], nothing, observers=[Tells()]))
+trioserver.run(trioserver.UnixStreamServer(sys.argv[1], nothing, observers=[tells]))
 """
 
 
