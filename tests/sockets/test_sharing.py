@@ -150,7 +150,7 @@ def test_it_waits_for_who_is_about_to_leave(monkeypatch):
 
 
 PROGRAM = """
-import socket, sys, time
+import socket, sys, time, types
 import trioserver
 
 def serve(request, client_address, server):
@@ -158,13 +158,10 @@ def serve(request, client_address, server):
     time.sleep(0.02)
     request.sendall(b"served")
 
-class Told(trioserver.Observer):
-    def server_listening(self, addresses):
-        print(flush=True)
-
+told = types.SimpleNamespace(server_listening=lambda addresses: print(flush=True))
 sock = socket.socket(fileno=int(sys.argv[1]))
 limits = trioserver.Limits(requests=40)  # as many may wait in its waiting room
-fields = dict(limits=limits, max_threads=1, observers=[Told()])
+fields = dict(limits=limits, max_threads=1, observers=[told])
 trioserver.run(trioserver.ThreadingTCPServer(sock, serve, **fields))
 """
 
