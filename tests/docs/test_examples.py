@@ -9,6 +9,7 @@ import struct
 import time
 import xmlrpc.client
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from logging.handlers import SysLogHandler
 from wsgiref.validate import validator
 
@@ -72,14 +73,6 @@ async def ending(server):
     """The report of a server that ends."""
     with trio.fail_after(10):
         return await server.wait_closed()
-
-
-@asynccontextmanager
-async def running_to_its_end():
-    """A nursery whose tasks have to end by themselves."""
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            yield nursery
 
 
 @pytest.mark.slow
@@ -227,18 +220,15 @@ async def test_process_pool_counts_in_two_processes(connect):
 async def http_client(server):
     """Asks for pages over one connection, which it keeps as long as the server lets it."""
 
-    def ask_now(path, method, body):
+    def ask(path, method="GET", body=None):
         client.request(method, path, body)
         answer = client.getresponse()
         return answer.status, answer.read()
 
-    async def ask(path, method="GET", body=None):
-        return await trio.to_thread.run_sync(ask_now, path, method, body)
-
     port = server.server_address[1]
     with closing(http.client.HTTPConnection(HERE, port, timeout=10)) as client:
         with trio.fail_after(20):
-            yield ask
+            yield partial(trio.to_thread.run_sync, ask)
 
 
 @pytest.mark.slow
@@ -292,13 +282,10 @@ async def test_xmlrpc_server_is_called(start):
         with xmlrpc.client.ServerProxy(f"http://{HERE}:{server.server_address[1]}") as proxy:
             return getattr(proxy, name)(*arguments)
 
-    async def call(*name_and_arguments):
-        return await trio.to_thread.run_sync(call_now, *name_and_arguments)
-
     async def count():
         counts.append(await call("count"))
 
-    counts = []
+    call, counts = partial(trio.to_thread.run_sync, call_now), []
     with trio.fail_after(20):
         assert await call("add", 40, 2) == 42
         assert {"add", "count"} < {*await call("system.listMethods")}
@@ -336,12 +323,13 @@ async def test_adopt_existing_drains_at_ctrl_c(connect):
 
 async def test_handle_request_loop_ends_when_told(capsys, connect):
     """The loop serves one client after the other, and ends after the one that says stop."""
-    async with running_to_its_end() as nursery:
-        server = await nursery.start(example("handle_request_loop").main, 0)
-        for word in (b"hello", b"again", b"stop"):
-            client = await connect(server)
-            await client.says(word + b"\n")
-            assert await client.hears_all() == word.upper() + b"\n"
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(example("handle_request_loop").main, 0)
+            for word in (b"hello", b"again", b"stop"):
+                client = await connect(server)
+                await client.says(word + b"\n")
+                assert await client.hears_all() == word.upper() + b"\n"
     assert capsys.readouterr().out == "1 requests so far\n2 requests so far\n3 requests so far\n"
 
 
@@ -558,14 +546,15 @@ async def test_function_handler_greets_and_answers(start, connect):
 
 async def test_two_servers_end_together(connect):
     """One tells of the work, which goes on; told to stop, the other one ends both, and itself."""
-    async with running_to_its_end() as nursery:
-        public, admin = await nursery.start(example("two_servers").main, 0, 0)
-        boss, told = await connect(admin), b"0 pieces are done\n"
-        while told == b"0 pieces are done\n":
-            visitor = await connect(public)
-            told = await visitor.hears_all()
-        assert re.fullmatch(rb"\d+ pieces are done\n", told)
-        await boss.says(b"what?\nstop\n")
-        assert await boss.hears_all() == b"stopping\n"
-        for server in (public, admin):
-            assert (await ending(server)).clean
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            public, admin = await nursery.start(example("two_servers").main, 0, 0)
+            boss, told = await connect(admin), b"0 pieces are done\n"
+            while told == b"0 pieces are done\n":
+                visitor = await connect(public)
+                told = await visitor.hears_all()
+            assert re.fullmatch(rb"\d+ pieces are done\n", told)
+            await boss.says(b"what?\nstop\n")
+            assert await boss.hears_all() == b"stopping\n"
+            reports = [await server.wait_closed() for server in (public, admin)]
+    assert [report.clean for report in reports] == [True, True]
