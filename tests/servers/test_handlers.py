@@ -255,49 +255,6 @@ async def test_finish_after_setup_is_bounded(
     assert list(map(str, told)) == fail_in.split()
 
 
-class Long(BaseRequestHandler):
-    async def handle(self):
-        try:
-            raise KeyError("first")
-        except KeyError as error:
-            raise ValueError("second") from error
-
-    async def finish(self):
-        try:
-            raise OSError("third")
-        except OSError as error:
-            raise RuntimeError("fourth") from error
-
-
-class Again(Long):
-    async def handle(self):
-        try:
-            await super().handle()
-        except ValueError as error:
-            self.error = error
-            raise
-
-    async def finish(self):
-        raise self.error
-
-
-async def test_finish_error_never_replaces_the_handlers(autojump_clock):
-    """It comes after the whole chain, and is told with it; both stories can be read.
-
-    An error that `finish` raises again is no part of its own history.
-    """
-    first = [ValueError("second"), KeyError("first")]
-    second = [RuntimeError("fourth"), OSError("third")]
-    for handler, chain in ((Long, [*first, *second]), (Again, first)):
-        [error] = (await serve_one(handler)).errors
-        assert not hasattr(error, "__notes__") or handler is not Again
-        found = []
-        while error is not None:
-            found.append(repr(error))
-            error = error.__context__
-        assert found == list(map(repr, chain))
-
-
 # What a wrong one is told ------------------------------------------------------
 
 
