@@ -160,20 +160,15 @@ def test_run_that_is_refused():
     assert server.snapshot().state == "unbound"
 
 
+IN_ORDER = ["server_listening", "draining", "server_closed"]
+
+
 @pytest.mark.parametrize(
-    ("hook", "wait", "names"),
-    [
-        (
-            "server_bind",
-            trio.testing.wait_all_tasks_blocked,
-            ["server_listening", "draining", "server_closed"],
-        ),
-        ("server_bind", trio.sleep_forever, []),
-        ("server_activate", trio.sleep_forever, []),
-    ],
+    ("hook", "names"), [("server_bind", IN_ORDER), ("server_bind", []), ("server_activate", [])]
 )
-def test_signal_before_a_server_listens(hook, wait, names, monkeypatch):
+def test_signal_before_a_server_listens(hook, names, monkeypatch):
     """It ends as soon as it can, in order; one that would wait in vain, when the grace is over."""
+    wait = trio.testing.wait_all_tasks_blocked if names else trio.sleep_forever
 
     async def interrupted(server, hook):
         signal.raise_signal(signal.SIGTERM)
@@ -356,7 +351,7 @@ def test_program_ends_on_the_spot(handler):
 
 
 FORKS = """
-import multiprocessing, os, signal, socketserver, sys, time, trioserver
+import multiprocessing, os, signal, sys, time, types, trioserver
 
 processes = multiprocessing.get_context("fork")
 
@@ -392,17 +387,12 @@ def runs_trio_in_one():
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
-class Forks(socketserver.StreamRequestHandler):
-    def handle(self):
-        globals()[sys.argv[1]]()
-        self.wfile.write(b"done")
+def forks(request, client_address, server):
+    globals()[sys.argv[1]]()
+    request.sendall(b"done")
 
-class Tells(trioserver.ThreadingTCPServer):
-    async def server_activate(self):
-        await super().server_activate()
-        print(*self.server_address, flush=True)
-
-trioserver.run(Tells(("127.0.0.1", 0), Forks))
+tells = types.SimpleNamespace(server_listening=lambda addresses: print(*addresses[0], flush=True))
+trioserver.run(trioserver.ThreadingTCPServer(("127.0.0.1", 0), forks, observers=[tells]))
 print("ended", flush=True)
 """
 
