@@ -55,7 +55,7 @@ def connected(*address):
     return socket.create_connection(address, PATIENCE)
 
 
-# dnslib: names that are numbers, text records that are answers.
+# dnslib: names that are numbers, text records that are answers; a socket for each exchange.
 def resolver(app):
     def resolve(request, handler):
         answer = app.answer(int(request.q.qname.label[0]))
@@ -67,8 +67,6 @@ def resolver(app):
 
 
 def dns_case(name, *, tcp):
-    """The client has a socket for each exchange."""
-
     @anew
     def client(address, app, number):
         question = DNSRecord.question(str(number), "TXT")
@@ -126,14 +124,12 @@ def our_language_server(app):
 
 
 def send(file, message):
-    """Send a message of the language server's protocol."""
     content = json.dumps({"jsonrpc": "2.0", **message}).encode()
     file.write(b"Content-Length: %d\r\n\r\n%s" % (len(content), content))
     file.flush()
 
 
 def call(file, method, **params):
-    """Call a method of a language server."""
     send(file, {"id": method, "method": method, "params": params})
     headers = http.client.parse_headers(file)
     if not headers:

@@ -99,8 +99,6 @@ def xmlrpc_client(address, app):
 
 # wsgiref: a connection for each exchange.
 def wsgi_app(app):
-    """A WSGI application that is asked with its path."""
-
     def application(environ, start_response):
         content = str(app.answer(int(environ["PATH_INFO"][1:]))).encode()
         headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))]
@@ -111,7 +109,6 @@ def wsgi_app(app):
 
 
 def page(address, path, scheme="http", **options):
-    """The page of that path."""
     host, port = address
     url = f"{scheme}://{host}:{port}/{path}"
     with urllib.request.urlopen(url, timeout=PATIENCE, **options) as response:  # noqa: S310

@@ -44,7 +44,6 @@ class Traffic:
     _draining: threading.Event = attrs.field(factory=threading.Event)
 
     def client(self):
-        """What one of them does."""
         try:
             with self.case.client(self.address, self.app) as ask:
                 for count in itertools.count(1):
@@ -95,11 +94,6 @@ class Traffic:
         return report
 
 
-def of(cases):
-    """A test for each case."""
-    return pytest.mark.parametrize("case", cases, ids=str)
-
-
 @asynccontextmanager
 async def application(case, folder):
     """What stands behind a server, for a minute at most."""
@@ -107,7 +101,7 @@ async def application(case, folder):
         yield app
 
 
-@of([case for case in CASES if case.ours is not None])
+@pytest.mark.parametrize("case", [case for case in CASES if case.ours], ids=str)
 async def test_their_handler_on_our_server(case, tmp_path):
     """Their handler class runs on one of our servers, at least 200 exchanges and a drain."""
     async with application(case, tmp_path) as app, case.ours(app) as server:
@@ -130,13 +124,13 @@ async def adopted(case, folder, at_once):
         return await traffic.meets(serve, at_once, lambda: case.drain(server))
 
 
-@of(CASES)
+@pytest.mark.parametrize("case", CASES, ids=str)
 async def test_their_server_adopted(case, tmp_path):
     """Their server object is adopted as it is, at least 200 exchanges and a drain."""
     await adopted(case, tmp_path, CLIENTS)
 
 
-@of([case for case in CASES if not case.clients_leave])
+@pytest.mark.parametrize("case", [case for case in CASES if not case.clients_leave], ids=str)
 async def test_drain_while_clients_come_and_go(case, tmp_path):
     """Their server, adopted, drains whenever it is told to, at once, and cuts nobody off."""
     report = await adopted(case, tmp_path, 0)

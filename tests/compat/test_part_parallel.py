@@ -15,9 +15,8 @@ SNIPPETS = Path(__file__).resolve().parents[2] / "docs" / "snippets"
 async def test_part_of_a_request_in_another_process(monkeypatch):
     """Small and large requests are answered, in order; one without end ends with its request."""
     monkeypatch.syspath_prepend(SNIPPETS)  # worker processes import it, too
-    server = trioserver.TCPServer(
-        ("127.0.0.1", 0), importlib.import_module("part_parallel").Answers
-    )
+    answers = importlib.import_module("part_parallel").Answers
+    server = trioserver.TCPServer(("127.0.0.1", 0), answers)
     with trio.fail_after(60):
         async with trio_parallel.open_worker_context(), server.serving():
             async with await trio.open_tcp_stream(*server.server_address) as client:
