@@ -328,17 +328,6 @@ def test_program_drains(number):
         assert it.wait(10) == 0
 
 
-@pytest.mark.parametrize("second", SIGNALS)
-def test_program_is_cancelled(second):
-    """A second signal cancels the request, which cleans up, and the status tells which signal."""
-    with program(PROGRAM, "echoes", b"hello") as it:
-        it.send(signal.SIGTERM)
-        assert it.says() == "draining"
-        it.send(second)
-        assert it.says() == "cleaned up"
-        assert it.wait(10) == 128 + second
-
-
 @pytest.mark.parametrize("handler", ["shields itself", "blocks it all"])
 def test_program_ends_on_the_spot(handler):
     """A third signal ends the process, whatever a handler does: shield itself, or block it all."""
