@@ -292,6 +292,7 @@ NEVER = ["never awaited", "await self.RequestHandlerClass(...)"]
 Forgets = handler_of(name="Forgets", __init__=lambda *arguments: None)
 BASE_INIT = "Forgets.__init__ must call super().__init__(request, client_address, server)"
 TWICE = "Say was awaited twice for request 1"
+SECONDS = "must be a number of seconds"
 
 
 @table(
@@ -305,6 +306,8 @@ TWICE = "Say was awaited twice for request 1"
         "a lambda": (lambda *_: "text", None, TypeError, ["<lambda>", *CURE]),
         "a handler that a hook never awaits": (Say, forgets_to_await, RuntimeError, NEVER),
         "and one that it awaits twice": (Say, awaits_twice, RuntimeError, [TWICE]),
+        "a time-out of zero": (handler_of(timeout=0), None, ValueError, [SECONDS]),
+        "a time-out that is no number": (handler_of(timeout="5"), None, TypeError, [SECONDS]),
     },
 )
 async def test_handler_that_is_wrong(handler, hook, kind, words, autojump_clock):
@@ -402,13 +405,6 @@ def test_handler_with_the_wrong_parameters():
     wrapper = functools.wraps(four)(lambda request, client_address, server: None)
     for handler in (partial(four, database="x"), mock.Mock(), partial(int, "1"), wrapper):
         TCPServer(THERE, handler)
-
-
-@pytest.mark.parametrize("seconds", [0, "5"])
-async def test_timeout_of_a_handler_class_is_validated(seconds, autojump_clock):
-    """A time-out that makes no sense is an error of the request, and named."""
-    result = await serve_one(handler_of(timeout=seconds))
-    assert "must be a number of seconds" in str(result.errors)
 
 
 async def test_buffers_of_a_handler_class(autojump_clock):
