@@ -390,11 +390,9 @@ async def test_ntp_ignores_the_rest(start):
 
 
 LOGS = {
-    logging.DEBUG: ("looking for the door", "local3.debug looking for the door"),
     logging.INFO: ("the door is öffen", "local3.info the door is öffen"),
     logging.WARNING: ("it is cold\nand windy", r"local3.warning it is cold\nand windy"),
     logging.ERROR: ("the door is stuck", "local3.err the door is stuck"),
-    logging.CRITICAL: ("fire", "local3.crit fire"),
 }
 
 
