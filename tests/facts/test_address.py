@@ -9,6 +9,7 @@ from support import Upper
 from support.adopting import THERE, adopted
 from support.adopting import Upper as TheirUpper
 from support.listening import Looks, asked, needs_ipv6, on_linux
+from support.threads import hooked
 
 import trioserver
 from trioserver import Limits
@@ -82,15 +83,14 @@ def test_address_as_one_client():
     assert client_key(("192.0.2.1", 1), 1000) == client_key(("192.0.2.1", 2), None)
 
 
-def made_up(server_class, address):
+def made_up(kind, address):
     """A server class whose clients all have this address."""
 
-    class MadeUp(server_class):
-        def get_request(self, *listener):
-            got = super().get_request(*listener)
-            return got and (got[0], address)
+    def get_request(self, *listener):
+        got = kind.get_request(self, *listener)
+        return got and (got[0], address)
 
-    return MadeUp
+    return hooked(kind, get_request=get_request)
 
 
 async def test_made_up_address(autojump_clock):

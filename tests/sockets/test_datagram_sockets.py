@@ -26,7 +26,6 @@ UDP = (UDPServer, LOOPBACK)
 
 PLACES = ["ipv4", pytest.param("ipv6", marks=needs_ipv6), "unix", "abstract"]
 
-on_udp = pytest.mark.parametrize("where", PLACES[:2], indirect=True)
 on_unix = pytest.mark.parametrize("where", ["unix"], indirect=True)
 
 
@@ -225,7 +224,7 @@ async def test_unix_client_that_cannot_be_reached(leave, where):
 
 
 @on_linux
-@on_udp
+@pytest.mark.parametrize("where", PLACES[:2], indirect=True)
 async def test_refusals_that_the_kernel_keeps(where):
     """UX-12: with IP_RECVERR a refused reply is told to the next receive, which survives it."""
     option = (socket.IPPROTO_IP, IP_RECVERR, 1)

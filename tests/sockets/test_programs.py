@@ -18,6 +18,7 @@ import pytest
 import trio
 from support import Upper, process_handlers
 from support.adopting import THERE, OfMySockets, in_thread, over_tls, served, tls_client
+from support.reading import Detaches, File
 from support.scenes import table
 
 import trioserver
@@ -40,11 +41,6 @@ all_is_closed = pytest.mark.usefixtures("nothing_stays_open")
 # A handler closes its descriptor by the number: that is its error, and harms nobody else ---------
 
 
-def by_a_file(number):
-    """A file, which closes it when it is let go."""
-    os.fdopen(number, "wb", 0).write(b"bye\n")
-
-
 def and_fails(number):
     """A handler that has an error of its own, besides."""
     os.close(number)
@@ -52,7 +48,7 @@ def and_fails(number):
 
 
 WAYS = {
-    "file": (by_a_file, b"bye\n"),
+    "file": (lambda number: os.fdopen(number, "wb", 0).write(b"bye\n"), b"bye\n"),
     "socket": (lambda number: socket.socket(fileno=number).sendall(b"bye\n"), b"bye\n"),
     "close": (os.close, b""),
 }
@@ -193,32 +189,17 @@ def _restored():
     socket.setdefaulttimeout(None)
 
 
-class Once(socketserver.StreamRequestHandler):
-    """Answers one line, and leaves."""
-
-    def handle(self):
-        self.wfile.write(self.rfile.readline().upper())
-
-
-class Dup(socketserver.BaseRequestHandler):
-    """Goes on with a duplicate, and so does the server."""
-
-    def handle(self):
-        with socket.socket(fileno=self.request.detach()) as mine:
-            mine.sendall(mine.recv(100).upper())
-
-
 @all_is_closed
 @pytest.mark.parametrize("when", ["before", "after"])
 @table(
     "kind, handler",
     {
-        "adopt": (socketserver.ThreadingTCPServer, Once),
-        "adopt a subclass": (OfMySockets, Once),
+        "adopt": (socketserver.ThreadingTCPServer, File),
+        "adopt a subclass": (OfMySockets, File),
         "tasks": (trioserver.TCPServer, Upper),
-        "threads": (trioserver.ThreadingTCPServer, Once),
-        "detached": (trioserver.ThreadingTCPServer, Dup),
-        "TLS, where our socket is a duplicate, in the mode of theirs": (None, Once),
+        "threads": (trioserver.ThreadingTCPServer, File),
+        "detached": (trioserver.ThreadingTCPServer, Detaches),
+        "TLS, where our socket is a duplicate, in the mode of theirs": (None, File),
     },
 )
 async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when, context, trusting):
@@ -230,7 +211,7 @@ async def test_client_who_dawdles_does_not_stop_trio(kind, handler, when, contex
 
     def talk():
         client = connect()
-        client.sendall(b"x\n")
+        client.sendall(b"X\n")
         return client.recv(10), client
 
     if when == "before":
