@@ -86,8 +86,7 @@ def test_testing_suite(tmp_path):
     assert files == set(re.findall(r"^\| `(\S+)` \|", shown, re.MULTILINE))
 
 
-OTHERS = {"classic_tcp_client", "classic_udp_client"}
-OTHERS |= {"forking_tcp_server", "threaded_tcp_server"}
+OTHERS = {"classic_tcp_client", "classic_udp_client", "forking_tcp_server", "threaded_tcp_server"}
 ARGUMENTS = {
     "access_control": ["0", "127.0.0.0/8"],
     "function_handler": ["0", "good morning"],
