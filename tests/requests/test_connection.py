@@ -3,46 +3,19 @@
 import errno
 import math
 import os
+import socket
 from array import array
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
-import trio.testing
-from support import connection_over, plain_client, read_to_end, reset
+from support import connection_over, read_to_end
 from support.pipes import Dialogue, pipe, waiting
 from support.scenes import table
 
 import trioserver
+from trioserver._sockets.stream_sockets import SocketTransport
 from trioserver.testing import memory_pipe, open_test_server
-
-
-@asynccontextmanager
-async def both_ends(transport):
-    """Serve; gives a function that connects, and returns both ends."""
-    accepted, connections = trio.open_memory_channel[trioserver.Connection](0)
-
-    async def hand_out(request, client_address, server):
-        await accepted.send(request)
-        await trio.sleep_forever()
-
-    async def connect():
-        client = await server.connect()
-        return await connections.receive(), client
-
-    # Not strict: who has been handed out goes on until the server ends.
-    async with open_test_server(hand_out, transport=transport, strict=False) as server:
-        yield connect
-
-
-async def break_off(stream):
-    """Close so that the other side sees an error, and wait until it would."""
-    if isinstance(stream, trioserver.Connection):
-        stream.reset()
-    else:
-        reset(stream.socket)
-    await trio.testing.wait_all_tasks_blocked()
 
 
 async def raises(kind, operation):
@@ -91,9 +64,12 @@ narrow = partial(Dialogue, of=FOUR)
             {**FOUR, "write": 5},
             dict.fromkeys(range(4, 28, 4), "takes 1"),
         ),
-        "CM-13: a peer that broke off is `PeerGone` to this send and to every later one": Dialogue(
-            "breaks_off; sendall b'x' -> PeerGone; sendall b'x' -> ConnectionError; "
-            "send_eof -> PeerGone; send_eof -> BrokenResourceError"
+        "CM-13: a peer that broke off is `PeerGone` to this send and to whatever follows": Dialogue(
+            "breaks_off; sendall b'x' -> PeerGone; recv 1 -> PeerGone; "
+            "sendall b'x' -> ConnectionError; send_eof -> BrokenResourceError"
+        ),
+        "as it is to who ends its output": Dialogue(
+            "breaks_off; send_eof -> PeerGone; send_eof -> PeerGone"
         ),
         "After half a message nothing is sent: the peer could not tell where it ends": narrow(
             "sendall b'12345678' -> waits; sendall b'x' -> BrokenResourceError 'cut short'; "
@@ -217,65 +193,50 @@ async def test_errors_know_their_request(autojump_clock):
     assert not isinstance(error, trioserver.RequestEnded)
 
 
-# Over real sockets ------------------------------------------------------------
-
-over_both = pytest.mark.parametrize("transport", ["memory", "tcp"])
-
-
-@over_both
-async def test_peer_gone(transport):
-    """A reset is no end of input once a send was told of it, and nobody is there to be told."""
-    async with both_ends(transport) as connect:
-        for operations in ([("sendall", b"x"), ("recv", 1)], [("send_eof",)] * 2):
-            request, client = await connect()
-            await break_off(client)
-            for name, *arguments in operations:
-                await raises(trioserver.PeerGone, getattr(request, name)(*arguments))
-
-
-@over_both
-@pytest.mark.parametrize("who", ["the peer", "this side"])
-async def test_end_wakes_whoever_waits(transport, who):
+@pytest.mark.parametrize(
+    ("end", "kind"), [("breaks_off", trioserver.PeerGone), ("close", trio.ClosedResourceError)]
+)
+async def test_end_wakes_whoever_waits(end, kind, autojump_clock):
     """A reset, or a task that closes the connection, ends a waiting receive and a waiting send."""
-    async with both_ends(transport) as connect:
-        request, client = await connect()
-        kind = trioserver.PeerGone if who == "the peer" else trio.ClosedResourceError
-        async with (
-            waiting(raises(kind, request.recv(1))) as received,
-            waiting(raises(kind, request.sendall(bytes(50_000_000)))) as sent,
-        ):
-            if who == "the peer":
-                await break_off(client)
-            else:
-                request.close()
-        assert len(received) == len(sent) == 1
+    here = pipe(4)
+    async with (
+        waiting(raises(kind, here.request.recv(1))) as received,
+        waiting(raises(kind, here.request.sendall(b"too much"))) as sent,
+    ):
+        await here.play(end)
+    assert len(received) == len(sent) == 1
 
 
 async def test_peer_that_closed_has_ended_its_input():
     """What a peer sent before it closed is whole, although nothing can be sent to it any more."""
-    async with both_ends("unix") as connect:
-        request, client = await connect()
-        await client.send_all(b"all of it")
-        await client.aclose()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.sendall(b"all of it")
+    theirs.close()
+    async with connection_over(SocketTransport(ours)) as request:
         await raises(trioserver.PeerGone, request.sendall(b"x"))
         assert await read_to_end(request) == b"all of it"
 
 
 async def test_socket_of_a_connection():
     """The kernel's socket is there for its options; the peer's address outlives it."""
-    async with both_ends("tcp") as connect:
-        request, client = await connect()
+
+    async def look(request, client_address, server):
         assert request.socket is not None
+        assert request.socket.getpeername() == client_address
+        assert request.socket.getsockname() == request.server_address
         files = trioserver.RequestReader(request), trioserver.RequestWriter(request, 0)
         assert {file.fileno() for file in files} == {request.socket.fileno()}
         assert request.fileno() == request.socket.fileno() > 0
-        address = client.socket.getsockname()
-        assert request.socket.getpeername() == address
-        with plain_client(client.socket.getpeername()) as other:
-            assert other.getpeername() == request.server_address
         await request.aclose()
         assert [it.fileno() for it in (request, *files)] == [-1] * 3
-        assert request.client_address == address
+        assert request.client_address == client_address
+
+    async with open_test_server(look, transport="tcp") as server:
+        client = await server.connect()
+        assert await client.receive_some() == b""
+        [exchange] = await server.wait_requests()
+        assert exchange.info.client_address == client.socket.getsockname()
 
 
 async def test_configuration_is_the_servers(autojump_clock):
