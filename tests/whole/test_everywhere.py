@@ -5,8 +5,7 @@ socket; on real sockets it runs on the real clock, and time has only a lower bou
 """
 
 import math
-import time
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,17 +15,14 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from support import Upper, hold, no_sockets, read_to_end, until
+from support import Upper, hold, no_sockets, read_to_end
 from support.memory import ask
-from support.scenes import does, in_memory, on_tcp, reset, sleep, table
+from support.scenes import does, in_memory, reset, sleep, table
+from support.speaking import all_wait, says_and_hears
 
 import trioserver
 from trioserver import Connection, Limits, Outcome, Timeouts
-from trioserver.testing import (
-    Faults,
-    open_test_server,
-    run_trial,
-)
+from trioserver.testing import Faults, open_test_server, run_trial
 
 MUCH = 64 * 1024 * 1024
 """Bytes: more than any network holds on the way."""
@@ -96,20 +92,6 @@ async def place(transport):
             yield Place(transport, Path(folder))
 
 
-async def reply(client, size):
-    """So many bytes, or what comes until the end."""
-    received = b""
-    while len(received) < size and (more := await client.receive_some(size - len(received))):
-        received += more
-    return received
-
-
-async def is_answered(client, says, answer):
-    """The client is, as it should be, when it says that."""
-    await client.send_all(says)
-    assert await reply(client, len(answer)) == answer
-
-
 async def only(server):
     """The record of the only request, when it has ended."""
     [exchange] = await server.wait_requests()
@@ -120,7 +102,7 @@ async def begun(server, *words):
     """A client for each word, who has said it, and whose request has begun."""
     clients = [await server.connect() for _ in words]
     for client, word in zip(clients, words, strict=True):
-        await is_answered(client, word, b"begun\n")
+        await says_and_hears(client, word, b"begun\n")
     return clients
 
 
@@ -130,19 +112,11 @@ begins_then_holds = does(b"begun\n", sleep(math.inf))
 flood = does(bytes(MUCH))  # more than a client takes
 
 
-async def test_no_socket_is_opened_in_memory(place, clock):
-    """CK-01: in memory all of this suite runs where opening one is an error."""
-    if place.transport == "memory":
-        with pytest.raises(AssertionError, match="a socket is opened"):
-            trio.socket.socket()
-        with pytest.raises(AssertionError, match="a socket is opened"):
-            async with open_test_server(Upper, transport="unix", autojump="wait"):
-                pass
-    async with place.serve(Upper) as server:
-        request = await server.connect()
-        await request.send_all(b"hello\n")
-        assert await request.receive_some() == b"HELLO\n"
-        assert (server.server.socket is None) == (place.transport == "memory")
+async def test_no_socket_is_opened_in_memory():
+    """CK-01: all of this suite that is in memory runs where opening one is an error."""
+    with no_sockets(), pytest.raises(AssertionError, match="a socket is opened"):
+        async with open_test_server(Upper, transport="unix"):
+            pass
 
 
 def test_same_seed_and_the_same_steps():
@@ -192,6 +166,7 @@ hangs_up = does(b"no", methodcaller("aclose"))
         "BP-08: a line is too long": (Upper, [], LONG, b"FITS\n", "refused line"),
         "it is not wanted": (Upper, [Unfriendly], b"", b"", "refused"),
         "TO-01: it is silent": (Upper, [], b"", b"", "timed_out idle"),
+        "TO-02: it never ends its line": (Upper, [], b"half of it", b"", "timed_out line"),
         "TO-02: its handler never ends": (hold, [], b"", b"", "timed_out request"),
         "EX-08: nobody decides": (Upper, [Undecided], b"", b"", "timed_out handshake"),
     },
@@ -287,13 +262,13 @@ async def test_error_of_one_client_harms_no_other(place, clock):
 
     async with place.serve(Fragile) as server:
         other = await server.connect()
-        await is_answered(other, b"one\n", b"ONE\n")
+        await says_and_hears(other, b"one\n", b"ONE\n")
         async with server.expect_error(KeyError) as errors:
             guilty = await server.connect()
             await guilty.send_all(b"!")
             assert await read_to_end(guilty) == b""
         for client in (other, await server.connect()):
-            await is_answered(client, b"two\n", b"TWO\n")
+            await says_and_hears(client, b"two\n", b"TWO\n")
         failed = server.exchanges[1]
         assert (failed.outcome, failed.error) == (Outcome.FAILED, errors[0])
         assert server.server.statistics().active == 2
@@ -313,26 +288,28 @@ async def test_peer_that_breaks_off(place, clock):
 
     async with place.serve(told) as server:
         client = await server.connect()
-        await reply(client, 1)
+        await client.receive_some(1)
         await client.aclose()
         waits.set()
         record = await only(server)
     assert (record.outcome, record.bytes_sent) == (Outcome.DISCONNECTED, 6)
 
 
-@pytest.mark.parametrize("why", ["it was cancelled", "its client takes nothing"])
-async def test_half_a_reply_does_not_look_like_a_whole_one(why, place, clock):
+@pytest.mark.parametrize("outcome", ["cancelled", "timed_out"])
+async def test_half_a_reply_does_not_look_like_a_whole_one(outcome, place, clock):
     """CX-03, TO-06: of a request that was ended in the middle of a write."""
-    limit = 2 * place.moment
-    async with place.serve(flood, timeouts=Timeouts(write=limit)) as server:
+    seconds, reason = 2 * place.moment, "(write)"
+    async with place.serve(flood, timeouts=Timeouts(write=seconds)) as server:
         client = await server.connect()
-        if why == "it was cancelled":
-            await reply(client, 1)
-            assert server.server.cancel_request(1, "enough")
-            assert (await only(server)).outcome is Outcome.CANCELLED
-        else:
-            assert "(write)" in await timed_out(server, place, limit)
-        assert 0 < (await only(server)).bytes_sent < MUCH
+        if outcome == "cancelled":
+            seconds, reason = 0, "enough"
+            await client.receive_some(1)
+            assert server.server.cancel_request(1, reason)
+        record = await only(server)
+        assert record.outcome == outcome
+        assert reason in record.reason
+        place.assert_duration(record.duration, seconds)
+        assert 0 < record.bytes_sent < MUCH
         with place.sees_a_break():
             assert len(await read_to_end(client)) < MUCH
 
@@ -371,44 +348,8 @@ async def test_excess_clients(when_full, place, clock):
         await first.send_all(b"x")
         assert await read_to_end(first) == b"done\n"
         last = excess if when_full == "wait" else await server.connect()
-        assert await reply(last, 6) == b"begun\n"
+        assert await last.receive_some() == b"begun\n"
         assert len(server.exchanges) == (3 if when_full is say_busy else 2)
-
-
-async def timed_out(server, place, seconds):
-    """The reason for which the only request has timed out, after so many seconds."""
-    record = await only(server)
-    assert record.outcome is Outcome.TIMED_OUT
-    place.assert_duration(record.duration, seconds)
-    return record.reason
-
-
-async def test_a_day_of_silence(autojump_clock):
-    """CK-04, TO-01: takes no time, and ends to the instant."""
-    began = time.perf_counter()
-    async with open_test_server(on_tcp(timeouts=Timeouts(idle=86_400))) as server:
-        assert await read_to_end(await server.connect()) == b""
-        assert trio.current_time() == 86_400
-    assert time.perf_counter() - began < 1
-
-
-async def test_line_that_drips(place, clock):
-    """TO-02: a byte now and then keeps a client from being idle, and no line from its limit."""
-    limit = 2 * place.moment
-    timeouts = Timeouts(idle=100, line=limit, linger=0)
-    async with place.serve(Upper, timeouts=timeouts) as server:
-        client = await server.connect()
-
-        async def drip():
-            with suppress(trio.BrokenResourceError):  # the server has closed it
-                while True:
-                    await client.send_all(b"x")
-                    await trio.sleep(0.3 * place.moment)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
-            assert "(line)" in await timed_out(server, place, limit)
-            nursery.cancel_scope.cancel()
 
 
 async def test_client_that_never_closes(place, clock):
@@ -471,23 +412,13 @@ async def test_request_that_outlives_the_grace(place, clock):
 
 
 async def test_what_a_server_tells_of_itself(place, clock):
-    """Where it listens, whom it serves, what they wait for, and how many there were."""
+    """Where it listens, whom it serves, and what they wait for."""
     async with place.serve(Upper) as server:
-        assert server.server.snapshot().state == "serving"
-        [listener] = server.server.snapshot().listeners
-        assert (listener.address, listener.accepting) == (server.address, True)
-        gone, client = [await server.connect() for _ in range(2)]
-        for one in (gone, client):
-            await is_answered(one, b"hello\n", b"HELLO\n")
-        await gone.aclose()
-        await server.wait_requests()
-        await until(lambda: not server.server.statistics().lingering)
-        [request] = server.server.snapshot().requests
-        assert (request.info.id, request.state) == (2, "idle")
-        assert request.info.server_address == server.address
+        client = await server.connect()
+        await says_and_hears(client, b"hello\n", b"HELLO\n")
+        await all_wait()
+        snapshot = server.server.snapshot()
+        [listener], [request] = snapshot.listeners, snapshot.requests
+        assert (snapshot.state, request.state, listener.accepting) == ("serving", "idle", True)
+        assert listener.address == request.info.server_address == server.address
         assert (request.bytes_received, request.bytes_sent) == (6, 6)
-        assert request.time_left == math.inf
-        statistics = server.server.statistics()
-        assert (statistics.accepted, statistics.active) == (2, 1)
-        assert statistics.outcomes[Outcome.COMPLETED] == 1
-    assert server.server.snapshot().state == "unbound"
