@@ -288,31 +288,22 @@ async def test_pipe_holds_its_capacity():
     assert theirs.receive_now(100) == b"123456789a"
 
 
-GOES = ["close", "reset"]
-WAITS = ["wait_readable", "wait_writable"]
-INPUT = [("wait_readable", "send_eof"), ("wait_readable", "send_now", b"x")]
+THEY_GO = ["they 'close'", "they 'reset'"]
+WAITS = [
+    *itertools.product(["wait_readable"], ["they 'send_eof'", "they 'send_now', b'x'"]),
+    *itertools.product(["wait_readable", "wait_writable"], [*THEY_GO, "close", "reset"]),
+]
 
 
-@pytest.mark.parametrize("does", [*INPUT, *itertools.product(WAITS, GOES)])
-async def test_transport_wait_is_woken(ends, does):
-    """Bytes and the end end a wait for input; a close and a reset one for room, and sends fail."""
-    ours, theirs = ends
-    wait, act, *arguments = does
-    await clog(ours)
-    async with waiting(getattr(ours, wait)):
-        getattr(theirs, act)(*arguments)
-    if act in GOES:
-        assert isinstance(await send_until_error(ours), ConnectionError)
-
-
-@pytest.mark.parametrize("act", GOES)
-@pytest.mark.parametrize("wait", WAITS)
-async def test_transport_closed_while_waiting(ends, wait, act):
-    """Closing our own end ends its waits with `trio.ClosedResourceError`."""
+@pytest.mark.parametrize(("wait", "step"), WAITS)
+async def test_transport_wait_is_ended(ends, wait, step):
+    """Bytes and the end end a wait for input; a close or a reset any, our own with an error."""
     ours, _ = ends
     await clog(ours)
-    async with waiting(getattr(ours, wait), trio.ClosedResourceError):
-        getattr(ours, act)()
+    async with waiting(getattr(ours, wait), None if "they" in step else trio.ClosedResourceError):
+        await play(step, Line(*ends), ours)
+    if step in THEY_GO:
+        assert isinstance(await send_until_error(ours), ConnectionError)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
