@@ -26,6 +26,11 @@ async def echo(request, client_address, server):
         await request.sendall(data)
 
 
+async def fails(request, client_address, server):
+    """Fails with what its client has said."""
+    raise KeyError(await request.recv(100))
+
+
 async def speaks(server, said=b"hello\n", *, ends=False):
     """A new client of a test server that has said something, and ends its output if told to."""
     client = await server.connect()
