@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from support import Upper, process_handlers
-from support.speaking import ON_SOCKETS, Back
+from support.speaking import ON_SOCKETS, Back, fails
 
 import trioserver
 from trioserver.testing import (
@@ -46,11 +46,6 @@ def nothing_is_left(tmp_path, monkeypatch):
     assert server_threads() == []
     assert open_descriptors() == before
     assert list(tmp_path.iterdir()) == []
-
-
-async def fails(request, client_address, server):
-    """Reads a line's beginning, and fails."""
-    raise KeyError(await request.recv(100))
 
 
 async def holds(request, client_address, server):

@@ -271,7 +271,8 @@ def test_where_everybody_was():
     message = finding(waits_here, faults=[breaks])
     assert message.startswith("breaks after step 1, seed 0:\n  breaks itself failed: ")
     assert "where the tasks were when breaks came:\n<init>\n" in message
-    assert "in waits_here: async with trio.open_nursery() as nursery:" in message
+    # The child is under its parent.
+    assert "in waits_here: async with trio.open_nursery() as nursery:\n    trio.sleep\n" in message
     assert message.endswith("to run it again: run_trial(scenario, breaks, at=[1], seed=0)")
     message = finding(three_steps, faults=[breaks], jump_after=0.01)
     assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
