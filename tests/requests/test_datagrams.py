@@ -301,21 +301,14 @@ async def test_full_client_blocks_its_own_request_alone(handler, autojump_clock)
     assert it.server.errors == []
 
 
-class Mute(MemoryDatagramClient):
-    async def wait_for_room(self):
-        await trio.sleep_forever()
-
-
 @pytest.mark.parametrize("in_time", [True, False])
 async def test_last_look_when_the_time_is_up(in_time, autojump_clock):
     """A send looks once more when its time is up: room made in time counts."""
-    async with exchange(echo) as it:
-        it.server.listener.clients["mute"] = client = Mute("mute", it.server.listener, capacity=0)
-        client.send_now(b"?")
+    async with exchange(echo, b"?", capacity=0) as it:
         await trio.sleep(29)
-        client.capacity = int(in_time)
+        it.client.capacity = int(in_time)  # nobody is woken by that
         await trio.sleep(2)
-        assert client.received() == [b"?"] * in_time
+        assert it.client.received() == [b"?"] * in_time
     assert it.witness.outcomes == ["completed" if in_time else "timed_out"]
 
 
