@@ -312,9 +312,7 @@ async def test_clock_stands_still_for_each_server(autojump_clock):
             async with open_test_server(Upper, transport="tcp"):
                 pass
         async with open_test_server(Upper) as other:
-            client = await other.connect()
-            await client.send_all(b"hello\n")
-            assert await client.receive_some() == b"HELLO\n"
+            assert await answer(other) == b"HELLO\n"
         assert autojump_clock.autojump_threshold == math.inf
     assert autojump_clock.autojump_threshold == 0
 
@@ -322,8 +320,7 @@ async def test_clock_stands_still_for_each_server(autojump_clock):
 async def test_requests_that_cannot_come(autojump_clock):
     """Who waits for more than there will be is told so, and not kept."""
     async with open_test_server(Upper) as server:
-        client = await server.connect()
-        await client.aclose()
+        await (await server.connect()).aclose()
         await server.wait_requests(1)
         await server.stop()
         with pytest.raises(RuntimeError, match="has ended, and so have 1 requests: there will be"):

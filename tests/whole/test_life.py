@@ -339,10 +339,6 @@ class Client:
                 else:
                     self.got += data
 
-    def read(self, size):
-        with suppress(OSError):
-            self.got += self.transport.receive_now(size) or b""
-
 
 class StreamLife(Life):
     SERVER, HANDLER = StreamServer, Lines
@@ -418,7 +414,8 @@ class StreamLife(Life):
 
     async def read(self):
         if client := self.client():
-            client.read(self.one_of(1, 50, 1000))
+            with suppress(OSError):
+                client.got += client.transport.receive_now(self.one_of(1, 50, 1000)) or b""
 
     def clients_agree(self):
         """What a client has read is what it must read, as far as it goes."""
