@@ -1,37 +1,30 @@
 """Admission control: which clients become requests, are refused, or wait.
 
-The accept loops ask it whether there is room, and it turns what they find into requests. In
-a drain it is the waiting room for clients that the kernel had accepted already.
+The accept loops ask it whether there is room, and it decides what becomes of those that the
+acceptor has. In a drain it is the waiting room for clients that the kernel had accepted already.
 
 A client is a connection, or the sender of one datagram: a request. From the
-accept until its task owns it nothing here waits. Whatever ``get_request`` does in
-between, the client is either handed on or closed.
+accept until its task owns it nothing here waits.
 """
 
 from __future__ import annotations
 
 import enum
-import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
 
 import attrs
-import trio
 
-from .._facts.address import Address, client_key
-from .._facts.events import RequestInfo
+from .._facts.address import Address
 from .._facts.observers import error_log, log_safely
-from .._requests.any_request import AnyRequest
 from .._requests.drain import Drain
 from .._sockets.binding import most_queued
 from .._sockets.transport import Listener
-from .accept_errors import ReserveDescriptor, Tier, next_client, tier_of
+from .accept_errors import ReserveDescriptor, Tier, tier_of
+from .acceptor import Acceptor
 from .hooks import ServerHooks
-from .offer import Offer
 from .registry import RequestRegistry
 from .request_task import RequestEvents, RequestTask
 from .slots import Slots
@@ -59,21 +52,15 @@ class Admission:
     _events: RequestEvents
     _registry: RequestRegistry
     _drain: Drain
-    _overrides: Callable[[str], bool]
+    _acceptor: Acceptor
     _spawn: Callable[[RequestTask], None]
     waiting: deque[RequestTask] = attrs.field(factory=deque)
     takes: Takes = Takes.ALL
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
     _slots: Slots = attrs.field(init=False)
-    _arrives: bool = attrs.field(init=False)
-    _closes_by_default: bool = attrs.field(init=False)
-    _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
 
     def __attrs_post_init__(self) -> None:
         self._slots = Slots(self._server.limits, self._server._most_requests())
-        self._arrives = self._server._has_arrival()
-        closers = ("shutdown_request", "close_request")
-        self._closes_by_default = not any(map(self._overrides, closers))
 
     # For the accept loops ----------------------------------------------------
 
@@ -105,14 +92,14 @@ class Admission:
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
-        somebody, task = self._next_task(listener)
+        somebody, task = self._acceptor.next_task(listener)
         if task is not None:
             self._let_in(task)
         return somebody
 
     def shed(self, listener: Listener) -> bool:
         """Accept one client and turn it away; false when none is there."""
-        somebody, task = self._next_in_row(listener)
+        somebody, task = self._acceptor.next_in_row(listener)
         if task is not None:
             self._refuse(task, "out of descriptors")
         return somebody
@@ -121,91 +108,7 @@ class Admission:
         """Count an error of an accept on ``address``, and tell observers."""
         self._registry.accept_failed(address, error)
 
-    # From the accept to the task ----------------------------------------------
-
-    def _accept(self, listener: Listener) -> AnyRequest | None:
-        """Accept a client, if one is there; None during a drain, which takes in all by itself."""
-        return None if self._drain.began else self._accept_in_drain(listener)
-
-    def _accept_in_drain(self, listener: Listener) -> AnyRequest | None:
-        accepted = next_client(listener)
-        if accepted is None:
-            return None
-        transport, client_address = accepted
-        info = RequestInfo(
-            id=next(self._ids),
-            client_address=client_address,
-            server_address=listener.address,
-            mode=self._server._mode,
-            started=trio.current_time(),
-            started_at=time.time(),
-        )
-        return self._server._request_over(transport, info, self._drain)
-
-    def _next_task(
-        self, listener: Listener, *, in_drain: bool = False
-    ) -> tuple[bool, RequestTask | None]:
-        """Whether a client was there; and its task, unless ``get_request`` dropped it."""
-        accept = self._accept_in_drain if in_drain else self._accept
-        offer = Offer(listener, accept, self._drop)
-        try:
-            answer = self._server.get_request(cast("Listener", offer))
-            if answer is None and offer.request is None:
-                return False, None
-            task = self._task_for(offer.request, answer)
-        except BaseException as error:
-            if offer.request is None:
-                if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
-                    return False, None
-                raise
-            offer.request.reset()
-            if not isinstance(error, OSError):
-                raise
-            # The accept itself worked: this is about the client, not the listener.
-            self.accept_failed(listener.address, error)
-            return True, None
-        return True, task
-
-    def _next_in_row(
-        self, listener: Listener, *, in_drain: bool = False
-    ) -> tuple[bool, RequestTask | None]:
-        """Take the next client; an error of its own is counted, and does not hide the one after."""
-        try:
-            return self._next_task(listener, in_drain=in_drain)
-        except OSError as error:
-            if tier_of(error) is not Tier.CONNECTION:
-                raise
-            self.accept_failed(listener.address, error)
-            return True, None
-
-    def _task_for(
-        self, request: AnyRequest | None, answer: tuple[Any, Address] | None
-    ) -> RequestTask | None:
-        """Make the task for what ``get_request`` has taken and returned; None if it drops it."""
-        if request is None:
-            raise TypeError(
-                "get_request must return what super().get_request(listener) accepted, or None"
-            )
-        if answer is None:
-            self._drop(request)
-            return None
-        hook_argument, client_address = answer
-        task = RequestTask(
-            request,
-            hook_argument,
-            client_address,
-            self._server,
-            self._events,
-            arrives=self._arrives,
-            closes_by_default=self._closes_by_default and hook_argument is request,
-        )
-        if self._slots.counts_clients():
-            task.client_key = client_key(client_address, request.user_id())
-        return task
-
-    def _drop(self, request: AnyRequest) -> None:
-        request.reset()
-        self._registry.refused(request.info.client_address, "get_request")
+    # What becomes of it -------------------------------------------------------
 
     def _let_in(self, task: RequestTask) -> None:
         when_full = self._server.limits.when_full
@@ -260,7 +163,7 @@ class Admission:
         most = self._server._waiting_room() + self._slots.free  # these do not have to wait
         for _ in range(most_queued(listener)):
             try:
-                somebody, task = self._next_in_row(listener, in_drain=True)
+                somebody, task = self._acceptor.next_in_row(listener, in_drain=True)
             except OSError as error:
                 self.accept_failed(listener.address, error)
                 if tier_of(error) is Tier.FATAL:
@@ -276,7 +179,7 @@ class Admission:
 
     def _turn_queue_away(self, listener: Listener) -> None:
         for _ in range(most_queued(listener)):
-            somebody, task = self._next_in_row(listener, in_drain=True)
+            somebody, task = self._acceptor.next_in_row(listener, in_drain=True)
             if not somebody:
                 return
             if task is not None:

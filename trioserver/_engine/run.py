@@ -24,6 +24,7 @@ from .._facts.events import (
 )
 from .._facts.observers import Audience
 from .._requests.drain import Drain
+from .acceptor import Acceptor
 from .admission import Admission
 from .home_thread import HomeThread
 from .hooks import ServerHooks
@@ -86,12 +87,13 @@ class Run:
         self.requests = RequestNursery(type(self.server).__name__)
         audience = Audience.of(self.server.observers, self.requests.on_exit)
         self.registry = RequestRegistry(audience, self.listeners)
+        acceptor = Acceptor(self.server, self.requests, self.registry, self.drain, self.overrides)
         self.admission = Admission(
             self.server,
             events=self.requests,
             registry=self.registry,
             drain=self.drain,
-            overrides=self.overrides,
+            acceptor=acceptor,
             spawn=self.requests.spawn,
         )
         self.ending = Shutdown(

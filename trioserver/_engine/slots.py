@@ -46,10 +46,6 @@ class Slots:
         while not self.has_room():
             await self._changed.park()
 
-    def counts_clients(self) -> bool:
-        """Whether clients are told apart at all."""
-        return self._limits.per_client is not None
-
     def is_full_for(self, client: Hashable) -> bool:
         """Whether ``client`` holds as many slots as one client may."""
         return self._limits.per_client is not None and (

@@ -295,13 +295,3 @@ class BaseServer(Lifecycle):
     def _waiting_room(self) -> int:
         """How many clients that have to wait for a slot a drain takes in."""
         return self.limits.requests
-
-    def _idle_run(self) -> Run:
-        """The run, if it can be served now; a `RuntimeError` says why if it cannot."""
-        run = self._bound_run()
-        if run.work.is_going_on:
-            doing = "serving" if run.serving else "being bound"
-            raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
-        if run.drain.began:
-            raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
-        return run

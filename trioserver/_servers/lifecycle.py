@@ -191,6 +191,16 @@ class Lifecycle(DefaultHooks):
 
     # For those that come after ---------------------------------------------------
 
+    def _idle_run(self) -> Run:
+        """The run, if it can be served now; a `RuntimeError` says why if it cannot."""
+        run = self._bound_run()
+        if run.work.is_going_on:
+            doing = "serving" if run.serving else "being bound"
+            raise RuntimeError(f"this {type(self).__name__} is {doing} already: one run at a time")
+        if run.drain.began:
+            raise RuntimeError(f"this {type(self).__name__} was shut down: bind it again first")
+        return run
+
     def _keep(self, listeners: Sequence[Listener]) -> Sequence[Listener]:
         """Have the run own the listeners, even when an override fails before it returns them."""
         if self._run is not None:

@@ -1,0 +1,129 @@
+"""From a listener to the task of its next client, by way of ``get_request``.
+
+Nothing here waits. Whatever ``get_request`` does, the client that was accepted is either in
+the task that is returned, or closed and counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import attrs
+import trio
+
+from .._facts.address import Address, client_key
+from .._facts.events import RequestInfo
+from .._requests.any_request import AnyRequest
+from .._requests.drain import Drain
+from .._sockets.transport import Listener
+from .accept_errors import Tier, next_client, tier_of
+from .hooks import ServerHooks
+from .offer import Offer
+from .registry import RequestRegistry
+from .request_task import RequestEvents, RequestTask
+
+
+@attrs.define(eq=False)
+class Acceptor:
+    """Accepts clients one by one, and makes the tasks that will own them."""
+
+    _server: ServerHooks
+    _events: RequestEvents
+    _registry: RequestRegistry
+    _drain: Drain
+    _overrides: Callable[[str], bool]
+    _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _arrives: bool = attrs.field(init=False)
+    _closes_by_default: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._arrives = self._server._has_arrival()
+        closers = ("shutdown_request", "close_request")
+        self._closes_by_default = not any(map(self._overrides, closers))
+
+    def next_task(
+        self, listener: Listener, *, in_drain: bool = False
+    ) -> tuple[bool, RequestTask | None]:
+        """Whether a client was there; and its task, unless ``get_request`` dropped it."""
+        accept = self._accept_in_drain if in_drain else self._accept
+        offer = Offer(listener, accept, self._drop)
+        try:
+            answer = self._server.get_request(cast("Listener", offer))
+            if answer is None and offer.request is None:
+                return False, None
+            task = self._task_for(offer.request, answer)
+        except BaseException as error:
+            if offer.request is None:
+                if isinstance(error, OSError) and tier_of(error) is Tier.NOBODY:
+                    return False, None
+                raise
+            offer.request.reset()
+            if not isinstance(error, OSError):
+                raise
+            # The accept itself worked: this is about the client, not the listener.
+            self._registry.accept_failed(listener.address, error)
+            return True, None
+        return True, task
+
+    def next_in_row(
+        self, listener: Listener, *, in_drain: bool = False
+    ) -> tuple[bool, RequestTask | None]:
+        """Take the next client; an error of its own is counted, and does not hide the one after."""
+        try:
+            return self.next_task(listener, in_drain=in_drain)
+        except OSError as error:
+            if tier_of(error) is not Tier.CONNECTION:
+                raise
+            self._registry.accept_failed(listener.address, error)
+            return True, None
+
+    def _accept(self, listener: Listener) -> AnyRequest | None:
+        """Accept a client, if one is there; None during a drain, which takes in all by itself."""
+        return None if self._drain.began else self._accept_in_drain(listener)
+
+    def _accept_in_drain(self, listener: Listener) -> AnyRequest | None:
+        accepted = next_client(listener)
+        if accepted is None:
+            return None
+        transport, client_address = accepted
+        info = RequestInfo(
+            id=next(self._ids),
+            client_address=client_address,
+            server_address=listener.address,
+            mode=self._server._mode,
+            started=trio.current_time(),
+            started_at=time.time(),
+        )
+        return self._server._request_over(transport, info, self._drain)
+
+    def _task_for(
+        self, request: AnyRequest | None, answer: tuple[Any, Address] | None
+    ) -> RequestTask | None:
+        """Make the task for what ``get_request`` has taken and returned; None if it drops it."""
+        if request is None:
+            raise TypeError(
+                "get_request must return what super().get_request(listener) accepted, or None"
+            )
+        if answer is None:
+            self._drop(request)
+            return None
+        hook_argument, client_address = answer
+        task = RequestTask(
+            request,
+            hook_argument,
+            client_address,
+            self._server,
+            self._events,
+            arrives=self._arrives,
+            closes_by_default=self._closes_by_default and hook_argument is request,
+        )
+        if self._server.limits.per_client is not None:
+            task.client_key = client_key(client_address, request.user_id())
+        return task
+
+    def _drop(self, request: AnyRequest) -> None:
+        request.reset()
+        self._registry.refused(request.info.client_address, "get_request")
