@@ -227,6 +227,13 @@ def test_rooms_say_what_they_are_for():
         assert len(ast.unparse(says).split("\\n")) >= 3, folder
 
 
+def test_files_have_one_idea():
+    """At most 300 lines of it, or the walls are to be moved; but a request's life is told whole."""
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    long = {path.relative_to(PACKAGE).as_posix() for path in lines if lines[path] > 300}
+    assert long == {"_engine/request_task.py"}
+
+
 # The check itself -------------------------------------------------------------------
 
 
