@@ -74,17 +74,14 @@ class Witness(trioserver.Observer):
 
     @property
     def names(self):
-        """The names of the events, in order."""
         return [event[0] for event in self.events]
 
     @property
     def records(self):
-        """The record of every request that ended, in order."""
         return [event[3] for event in self.events if event[0] == "request_finished"]
 
     @property
     def outcomes(self):
-        """The outcome of every request that ended, in order."""
         return [str(record.outcome) for record in self.records]
 
 
@@ -105,26 +102,12 @@ def no_sockets():
         yield
 
 
-def connection_over(
-    transport,
-    *,
-    timeouts=None,
-    limits=None,
-):
+def connection_over(transport, *, timeouts=None, limits=None):
     """The server's end of a transport, without a server: request 7, from client:1."""
-    info = trioserver.RequestInfo(
-        id=7,
-        client_address=("client", 1),
-        server_address=("memory", 1),
-        started=trio.current_time(),
-        started_at=0.0,
-    )
-    return trioserver.Connection(
-        transport,
-        info,
-        timeouts=timeouts or trioserver.Timeouts(),
-        limits=limits or trioserver.Limits(),
-    )
+    addresses = {"client_address": ("client", 1), "server_address": ("memory", 1)}
+    info = trioserver.RequestInfo(id=7, **addresses, started=trio.current_time(), started_at=0.0)
+    timeouts, limits = timeouts or trioserver.Timeouts(), limits or trioserver.Limits()
+    return trioserver.Connection(transport, info, timeouts=timeouts, limits=limits)
 
 
 async def read_to_end(stream):

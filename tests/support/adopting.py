@@ -33,16 +33,13 @@ class Adoption:
 
     @property
     def records(self):
-        """The record of every request that ended."""
         return self.witness.records
 
     @property
     def outcomes(self):
-        """The outcome of every request that ended."""
         return self.witness.outcomes
 
     def client(self):
-        """A new client."""
         return plain_client(self.server.server_address)
 
     async def ask(self, question=b"hello\n"):

@@ -60,7 +60,6 @@ class End:
     far: MemoryTransport
 
     def says(self, data):
-        """Have the peer send something."""
         assert self.far.send_now(data) == len(data)
 
     def takes(self, size):
@@ -165,7 +164,6 @@ class Dialogue:
     later: Mapping[float, str] = attrs.field(factory=dict)  # in the meantime, by instants
 
     async def play(self):
-        """Do all steps, and compare."""
         end = pipe(**self.of)
 
         async def go_on():

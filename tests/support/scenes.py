@@ -73,7 +73,6 @@ class Visit:
         return attrs.evolve(self, gets=gets, ends_at=ends_at, **more)
 
     def compare(self, heard):
-        """See that what came of it is what had to."""
         assert (heard.error is not None) == self.breaks, heard
         if self.gets is not None:
             assert heard.got == self.gets
@@ -122,14 +121,13 @@ class Played:
 
 
 @attrs.frozen(eq=False)
-class Scene:
+class Scene(Visit):
     """Clients of a server in memory, on the virtual clock, and what has to come of it.
 
-    What is given of a client is of the first; there may be others.
+    It is the visit of the first client; there may be others.
 
     Attributes:
       handler: who serves them.
-      does: see `Visit`, which has all that is said of a client here.
       drain_at: when the server is shut down, after what the clients do then; None: at the end.
       grace: of that shutdown, in seconds.
       fields: of the server.
@@ -154,15 +152,8 @@ class Scene:
     timeouts: Timeouts = attrs.field(factory=Timeouts, kw_only=True)
     limits: Limits = attrs.field(factory=Limits, kw_only=True)
     kind: Any = attrs.field(default=MemoryServer, kw_only=True)
-    address: Any = attrs.field(default=None, kw_only=True)
-    comes_at: float = attrs.field(default=0, kw_only=True)
-    reads_from: float = attrs.field(default=0, kw_only=True)
-    stays: bool = attrs.field(default=False, kw_only=True)
     others: Sequence[Visit] = attrs.field(default=(), kw_only=True)
     meanwhile: Mapping[float, Callable[[Any], object]] = attrs.field(factory=dict, kw_only=True)
-    gets: bytes | None = attrs.field(default=None, kw_only=True)
-    breaks: bool = attrs.field(default=False, kw_only=True)
-    ends_at: float | None = attrs.field(default=None, kw_only=True)
     outcomes: Sequence[str] | None = attrs.field(default=None, kw_only=True)
     reason: str = attrs.field(default="", kw_only=True)
     duration: float | None = attrs.field(default=None, kw_only=True)
@@ -186,10 +177,7 @@ class Scene:
 
     @property
     def visits(self):
-        """All clients."""
-        names = ("address", "comes_at", "reads_from", "stays", "gets", "breaks", "ends_at")
-        facts = {name: getattr(self, name) for name in names}
-        return [Visit(self.does, **facts), *self.others]
+        return [self, *self.others]
 
     async def play(self):
         """Play it, and compare; what came of it is for what a row cannot say."""

@@ -4,20 +4,12 @@ import pytest
 import trio
 import trio.testing
 
-import trioserver
-
 from . import read_to_end
+from .process_handlers import AsyncBack as Back  # noqa: F401
 
 EVERYWHERE = pytest.mark.parametrize("where", ["memory", "tcp", "unix"])
 ON_THE_INTERNET = pytest.mark.parametrize("where", ["memory", "tcp"])
 ON_SOCKETS = pytest.mark.parametrize("where", ["tcp", "unix"])
-
-
-class Back(trioserver.DatagramRequestHandler):
-    """Answers every datagram with its bytes in reverse."""
-
-    async def handle(self):
-        await self.wfile.write((await self.rfile.read())[::-1])
 
 
 async def echo(request, client_address, server):

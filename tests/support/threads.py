@@ -2,7 +2,6 @@
 
 import os
 import socket
-import socketserver
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from functools import partial
@@ -14,16 +13,9 @@ import trio
 import trioserver
 from support import Witness, connect, read_to_end, running, until
 from support.pipes import ERRORS, literals
+from support.process_handlers import Upper  # noqa: F401  (of threads, too)
 
 THERE = ("127.0.0.1", 0)
-
-
-class Upper(socketserver.StreamRequestHandler):
-    """Answers every line with its upper-case form."""
-
-    def handle(self):
-        for line in self.rfile:
-            self.wfile.write(line.upper())
 
 
 def does(steps, **names):
