@@ -555,20 +555,30 @@ async def test_worker_that_a_kill_does_not_end(monkeypatch, caplog):
     assert f"worker process {pid} does not end, though it was killed" in caplog.text
 
 
-async def test_drain_begins_while_a_request_is_given_away():
-    """What was read before is much, and the worker slow: the drain is told after it."""
+@both("Upper")
+async def test_input_read_ahead_is_not_lost(handler):
+    """What a hook has received and not used goes on to the worker; all is counted.
 
-    async def reads_ahead(request):
+    When it is much, and the worker slow, a drain that begins then is told after it.
+    """
+
+    async def greets(request):
+        reader = trioserver.RequestReader(request)
+        assert await reader.readline() == b"hello\n"
+        await request.sendall(b"welcome\n")
         with suppress(trioserver.LimitExceeded):
-            await trioserver.RequestReader(request).readline()
+            await reader.readuntil(b"what never comes")
 
-    server = on_tcp(handlers.Upper, limits=trioserver.Limits(line=500_000))
-    async with met(before_a_worker(server, reads_ahead)) as (client, witness):
+    much = (b"x" * 999 + b"\n") * 500 + b"tw"
+    server = on_tcp(handler, limits=trioserver.Limits(line=500_000))
+    async with met(before_a_worker(server, greets)) as (client, witness):
         async with stopped(server):
-            await client.send_all(b"x" * 500_001)
+            await client.send_all(b"hello\n" + much)
             await until(lambda: is_given(server))
             server.shutdown(10)
         with takes(2 * SOON):
-            await client.send_all(b"\n")
-            assert await read_to_end(client) == b"X" * 500_001 + b"\n"
-    assert witness.outcomes == ["drained"]
+            await client.send_all(b"o\n")
+            assert await read_to_end(client) == b"welcome\n" + much.upper() + b"O\n"
+    [record] = witness.records
+    assert (str(record.outcome), record.bytes_received) == ("drained", 500_010)
+    assert record.bytes_sent == 500_012

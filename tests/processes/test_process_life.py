@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 
 import pytest
 import trio
-from support import connect, descriptors, plain_client, read_to_end, running, until
+from support import descriptors, plain_client, read_to_end, running, until
 from support import process_handlers as handlers
 from support.processes import (
     ENVIRONMENT,
@@ -28,7 +28,7 @@ from support.processes import (
     lasting,
     on_tcp,
 )
-from support.threads import ask, witnessed
+from support.threads import ask, crowd, witnessed
 
 from trioserver._modes.processes.server.worker_process import Worker
 
@@ -365,8 +365,7 @@ async def test_cancelled_while_they_wait_for_a_worker(tmp_path):
     gate.unlink()
     async with witnessed(server) as witness:
         for _ in range(10):
-            async with AsyncExitStack() as stack:
-                clients = [await stack.enter_async_context(await connect(server)) for _ in "x" * 20]
+            async with crowd(server, 20) as clients:
                 await until(lambda: len(server.requests) == 20)
                 for info in server.requests:
                     assert server.cancel_request(info.id, "enough")

@@ -151,6 +151,9 @@ class AsyncMeetsThenFails(trioserver.BaseRequestHandler):
 
 
 # What a handler sees -----------------------------------------------------------------
+visitor = contextvars.ContextVar("visitor", default="nobody")
+
+
 @of_both_colours
 async def tells(request, client_address, server):
     """Tells all that it sees."""
@@ -167,7 +170,9 @@ async def tells(request, client_address, server):
         "is_bound": server.socket is not None,
         "timeout": request.gettimeout() if hasattr(request, "gettimeout") else None,
         "init": os.environ.get("PROCESS_HANDLERS_INIT"),
+        "visitor": visitor.get(),
     }
+    visitor.set("the one before")
     server.my_visits = getattr(server, "my_visits", 0) + 1
     await request.sendall(json.dumps(facts).encode())
 
@@ -265,13 +270,9 @@ class Deeds:
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)  # pytest's own handler may be inherited
         ctypes.string_at(0)
 
-    def unpicklable():
-        error = ValueError("cannot travel")
-        error.lock = threading.Lock()
-        raise error
-
     def deep():
         error = ValueError("on purpose")
+        error.lock = threading.Lock()  # which does not pickle
         for _ in range(3000):
             error = ExceptionGroup("deep", [error])
         raise error
@@ -367,17 +368,6 @@ class ForksToAnswer(Upper):
         os.waitpid(child, 0)
 
 
-visitor = contextvars.ContextVar("visitor", default=b"nobody")
-
-
-@of_both_colours
-async def remembers(request, client_address, server):
-    """Notes who visits, and says who has before."""
-    before = visitor.get()
-    visitor.set(await request.recv(100))
-    await request.sendall(before)
-
-
 # Handlers with threads -------------------------------------------------------------------
 def floods_while_it_reads(request, client_address, server):
     """Sends more than the client takes, in one thread, and receives in another."""
@@ -418,14 +408,6 @@ def leaves_a_reader(request, client_address, server):
 async def floods(request, client_address, server):
     """Sends more than any client takes that does not read."""
     await request.sendall(bytes(50_000_000))
-
-
-@of_both_colours
-async def slowly(request, client_address, server):
-    """Takes a moment for whatever it is asked."""
-    data = await request.recv(100)
-    await pause(0.05)
-    await request.sendall(data.upper())
 
 
 async def cancels_itself(request, client_address, server):
