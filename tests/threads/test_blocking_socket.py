@@ -24,6 +24,7 @@ from support.threads import (
     ask,
     asked,
     does,
+    hooked,
     met,
     on_tcp,
     shows,
@@ -37,12 +38,7 @@ from trioserver import Timeouts
 from trioserver._modes.threads.loan import Loan, LoanState
 from trioserver._requests.stream_state import StreamState
 
-
-def _recv(request, client_address, server):
-    while request.recv(100):
-        pass
-
-
+_recv = does("recv 100; recv 100")
 _sendall = does("sends 30_000_000")
 
 
@@ -56,16 +52,6 @@ def _sendfile(request, client_address, server):
         request.sendfile(zeros)
 
 
-class Reads(socketserver.StreamRequestHandler):
-    def handle(self):
-        while self.rfile.readline():
-            pass
-
-
-class ReadsInTime(Reads):
-    timeout = 0.2
-
-
 class Writes(socketserver.StreamRequestHandler):
     def handle(self):
         self.wfile.write(bytes(30_000_000))
@@ -75,8 +61,7 @@ class WritesBuffered(Writes):
     wbufsize = -1
 
 
-class WritesInTime(Writes):
-    timeout = 0.2
+IN_TIME = {"timeout": 0.2}
 
 
 async def timed_out(witness, reason, caplog):
@@ -90,7 +75,7 @@ async def timed_out(witness, reason, caplog):
 
 @pytest.mark.parametrize("ends_idle_reads", [True, False])
 @pytest.mark.parametrize("says", [b"", b"half a line"])
-@pytest.mark.parametrize("handler", [_recv, Reads, ReadsInTime])
+@pytest.mark.parametrize("handler", [_recv, Upper, hooked(Upper, **IN_TIME)])
 async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
     """The peer's silence ends a read, the first or a later one."""
     timeouts, reason = Timeouts(idle=0.2), "no byte from the peer for 0.2 s (idle)"
@@ -103,7 +88,8 @@ async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
 
 @pytest.mark.parametrize(
     "handler",
-    [_sendall, _send, _sendfile, floods_beside_a_reader, Writes, WritesBuffered, WritesInTime],
+    [_sendall, _send, _sendfile, floods_beside_a_reader, Writes, WritesBuffered]
+    + [hooked(Writes, **IN_TIME)],
 )
 async def test_write_timeout(handler, caplog):
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""
@@ -117,24 +103,20 @@ async def test_write_timeout(handler, caplog):
 
 
 @pytest.mark.slow
-@table(
-    "steps",
-    {
-        "one that takes a little all the time makes progress": "sends 30_000_000",
-        "a time-out of the handler's own is for all of sendall": (
-            "settimeout 0.3; sends 30_000_000 -> TimeoutError"
-        ),
-    },
-)
-async def test_slow_reader(steps):
-    """``Timeouts.write`` is for a client that takes nothing."""
+@pytest.mark.parametrize("sets", ["", "settimeout 0.3; "])
+async def test_slow_reader(sets):
+    """``Timeouts.write`` is for a client that takes nothing: a little all the time is progress.
+
+    A time-out of the handler's own is for all of ``sendall``.
+    """
     got, began = 0, time.perf_counter()
-    async with met(on_tcp(does(steps), timeouts=Timeouts(write=0.3))) as (client, witness):
+    handler = does(f"{sets}sends 30_000_000{' -> TimeoutError' if sets else ''}")
+    async with met(on_tcp(handler, timeouts=Timeouts(write=0.3))) as (client, witness):
         with contextlib.suppress(trio.BrokenResourceError):
             while data := await client.receive_some(200_000):
                 got += len(data)
                 await trio.sleep(0.02 if time.perf_counter() - began < 1 else 0)
-    assert (got == 30_000_000) == ("settimeout" not in steps)
+    assert (got == 30_000_000) == (not sets)
     assert witness.outcomes == ["completed"]
 
 
@@ -357,16 +339,6 @@ async def test_duplicate_is_a_plain_socket():
     assert descriptors() == before
 
 
-async def test_default_timeout_is_for_handlers_too():
-    """What `socket.setdefaulttimeout` says holds for the handler's socket."""
-    socket.setdefaulttimeout(7)
-    try:
-        record = await asked(on_tcp(does("gettimeout -> 7.0; sendall b'hi'")), b"", b"hi")
-    finally:
-        socket.setdefaulttimeout(None)
-    assert record.outcome == "completed"
-
-
 async def test_files_keep_a_closed_socket_open():
     """As ever: the connection ends when the last file that was made of it is closed."""
 
@@ -391,13 +363,17 @@ TIMEOUTS = [None, 0, 5, 0.5, True, 9e9, -1, math.inf, -math.inf, math.nan, 1e10,
 
 
 async def test_timeout_is_taken_or_refused_as_by_a_socket():
-    """``settimeout`` takes what that of a plain socket takes, and raises what that raises."""
+    """``settimeout`` takes what that of a plain socket takes, and raises what that raises.
+
+    Before that, what `socket.setdefaulttimeout` says holds for the handler's socket.
+    """
 
     def timeouts(sock, value):
         sock.settimeout(value)
         return sock.gettimeout(), sock.getblocking()
 
     def compares(sock, client_address, server):
+        assert sock.gettimeout() == 7.0
         plain = socket.socket()
         for _ in ("open", "closed"):
             for value in TIMEOUTS:
@@ -408,7 +384,11 @@ async def test_timeout_is_taken_or_refused_as_by_a_socket():
             with pytest.raises(OSError, match="Bad file descriptor"):
                 sock.setblocking(flag)
 
-    assert (await asked(on_tcp(compares))).outcome == "completed"
+    socket.setdefaulttimeout(7)
+    try:
+        assert (await asked(on_tcp(compares))).outcome == "completed"
+    finally:
+        socket.setdefaulttimeout(None)
 
 
 async def test_detached_descriptor_outlives_its_request():
@@ -495,15 +475,9 @@ async def test_no_descriptor_left_for_the_wake_up_pipe(monkeypatch):
     assert witness.outcomes == ["cancelled"]
 
 
-@table(
-    "outcome",
-    {
-        "it works as ever": "completed",
-        "cancelled, it ends at once, though its socket is another one now": "cancelled",
-    },
-)
+@pytest.mark.parametrize("outcome", ["completed", "cancelled"])
 async def test_handler_wraps_its_socket_in_tls(outcome, context, trusting, caplog):
-    """A handler may agree on TLS with its client."""
+    """It may; cancelled, it ends at once as ever, though its socket is another one now."""
     caplog.set_level(logging.INFO, "trioserver.error")
 
     def upper(sock, client_address, server):
