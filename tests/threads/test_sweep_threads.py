@@ -6,15 +6,7 @@ import threading
 import pytest
 import trio
 from support.scenes import table
-from support.sweeping import (
-    OnTCP,
-    OnUnix,
-    Setting,
-    cancel,
-    ctrl_c,
-    shut_down,
-    shut_down_at_once,
-)
+from support.sweeping import OnTCP, OnUnix, Setting, cancel, ctrl_c, shut_down, shut_down_at_once
 
 import trioserver
 from trioserver.testing import ResetClient
@@ -59,16 +51,14 @@ class Calls(Careful):
             self.answer(trio.from_thread.run(upper, line))
 
 
-class ThreadsOnTCP(trioserver.ThreadingMixIn, OnTCP):
-    """Watched, on the loopback interface."""
-
+class InThreads(trioserver.ThreadingMixIn):
     JUMP_AFTER = 1.0  # the clock must not jump while a thread is at work
 
 
-class ThreadsOnUnix(trioserver.ThreadingMixIn, OnUnix):
-    """Watched, on a Unix socket."""
+class ThreadsOnTCP(InThreads, OnTCP): ...
 
-    JUMP_AFTER = 1.0
+
+class ThreadsOnUnix(InThreads, OnUnix): ...
 
 
 GENTLE = {"gentle": True}

@@ -90,6 +90,7 @@ def handler(way):
 
 
 MEGABYTE = bytes(1_000_000)
+BUFFERED = {"wait": _writes_buffered, "wbufsize": -1}
 WORKING = {"states": ("working",)}
 
 every_way = table(
@@ -100,11 +101,7 @@ every_way = table(
         "in readline, of a request that has begun": {"wait": _reads_a_line, "says": b"x"},
         "in readline, with a time-out of its own": {"wait": _reads_a_line, "timeout": 60},
         "in sendall": {"wait": lambda it: it.request.sendall(MEGABYTE)},
-        "in a buffered write, with a time-out of its own": {
-            "wait": _writes_buffered,
-            "timeout": 60,
-            "wbufsize": -1,
-        },
+        "in a buffered write, with a time-out of its own": {**BUFFERED, "timeout": 60},
         "in sendfile": {"wait": _sends_a_file},
         "in its computations, in which it asks now and then": {"wait": _asks, **WORKING},
         "TH-09: so when there is no socket left to shut": {"wait": _closes_and_asks, **WORKING},
@@ -190,7 +187,7 @@ def _knows_its_number(handler):
         "by sendall": {"wait": lambda it: it.request.sendall(MEGABYTE)},
         "by sendall, knowing its number": {"wait": _knows_its_number},
         "by send": {"wait": lambda it: it.request.send(MEGABYTE) and None},
-        "by a buffered write": {"wait": _writes_buffered, "wbufsize": -1},
+        "by a buffered write": BUFFERED,
         "by sendfile": {"wait": _sends_a_file},
     },
 )
@@ -280,7 +277,6 @@ class Deaf:
             yield server, witness
 
     async def ends(self):
-        """Let it end."""
         self.go.set()
         await until(self.is_over.is_set)
 

@@ -259,15 +259,12 @@ async def test_reads_that_do_not_wait_are_left_alone():
     assert witness.outcomes == ["completed"]
 
 
-@table(
+@pytest.mark.parametrize(
     ("handler", "timeouts"),
-    {
-        "its own": (hooked(Upper, timeout=0.3), Timeouts()),
-        "the server's": (Upper, Timeouts(idle=0.3)),
-    },
+    [(hooked(Upper, timeout=0.3), Timeouts()), (Upper, Timeouts(idle=0.3))],
 )
 async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
-    """In a request that has begun, and left to the grace, a silent client is timed out."""
+    """In a request that has begun, and left to the grace: the handler's own, or the server's."""
     async with met(server := on_tcp(handler, timeouts=timeouts), b"tw") as (_, witness):
         await shows(server, bytes_received=2)
         with takes(0.3 + SOON):

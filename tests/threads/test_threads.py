@@ -257,16 +257,12 @@ async def test_error_ends_the_server(error, at, fields):
     """It leaves ``serve_forever``."""
     before = descriptors()
     server = on_tcp(raising(error, at), **fields)
-
-    async def serve():
+    with pytest.raises(type(error)):
         async with met(server, at):
             if not at:
                 await shows(server, state="idle")
                 await cancelled(server)
             await trio.sleep_forever()
-
-    with pytest.raises(type(error)):
-        await serve()
     assert descriptors() == before
     assert server.socket is None
 
