@@ -34,10 +34,6 @@ def no_thread_stays():
             assert not thread.is_alive()
 
 
-def _answers_upper(self):
-    self.wfile.write(self.packet.upper())
-
-
 def of_kind(kind, folder, handler):
     """A server of that kind."""
     address = str(folder / "socket") if "Unix" in kind else THERE
@@ -61,7 +57,8 @@ async def test_stream_server(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
 async def test_datagram_server(kind, tmp_path):
     """Datagrams over UDP and Unix sockets."""
-    handler = hooked(socketserver.DatagramRequestHandler, handle=_answers_upper)
+    answers = {"handle": lambda it: it.wfile.write(it.packet.upper())}
+    handler = hooked(socketserver.DatagramRequestHandler, **answers)
     server = of_kind(kind, tmp_path, handler)
     with socket.socket(server.address_family, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
@@ -348,25 +345,22 @@ async def test_what_is_refused(make, options, error, fault):
 
 @pytest.mark.parametrize("kind", [socketserver.TCPServer, socketserver.UDPServer])
 async def test_server_that_is_not_ready_is_refused(kind):
-    """Not bound, not listening, closed: each says what to do, and nothing is closed."""
+    """Not bound, not listening, closed: each says what to do, and nothing is closed.
+
+    Nor is one that is being adopted: it goes on with who has it.
+    """
     server = kind(THERE, Upper, bind_and_activate=False)
     steps = [server.server_bind, server.server_activate]
     for make_ready in steps if kind is socketserver.TCPServer else steps[:1]:
         with pytest.raises(ValueError, match="not bound and listening"):
             await adopt(server)
         make_ready()
-    async with adopted(server):
-        pass
+    async with adopted(server) as it:
+        with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
+            await adopt(server)
+        assert kind is socketserver.UDPServer or await it.ask() == b"HELLO\n"
     with pytest.raises(ValueError, match="is closed"):
         await adopt(server)
-
-
-async def test_server_that_is_being_adopted_is_refused():
-    """And goes on with who has it."""
-    async with adopted(theirs()) as it:
-        with pytest.raises(RuntimeError, match="is being served by adopt\\(\\) already"):
-            await adopt(it.server)
-        assert await it.ask() == b"HELLO\n"
 
 
 class Own(socketserver.BaseServer):
@@ -439,23 +433,14 @@ class Tells:
     server_close = telling("server_close")
 
 
-class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
-    """Serves many at once."""
-
-
-class Picky(TellsOfMany):
-    """Serves nobody."""
-
-    def verify_request(self, request, client_address):
-        return super().verify_request(request, client_address) and False
+class TellsOfMany(Tells, socketserver.ThreadingTCPServer): ...
 
 
 class TellsOfAll(Tells, socketserver.TCPServer):
-    """Serves one after the other."""
-
     service_actions = telling("service_actions")
 
 
+Picky = hooked(TellsOfMany, verify_request=lambda *it: Tells.verify_request(*it) and False)
 SERVED = ["verify_request", "finish_request"]
 
 
