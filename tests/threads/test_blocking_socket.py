@@ -88,8 +88,10 @@ async def test_idle_timeout(handler, says, ends_idle_reads, caplog):
 
 @pytest.mark.parametrize(
     "handler",
-    [_sendall, _send, _sendfile, floods_beside_a_reader, Writes, WritesBuffered]
-    + [hooked(Writes, **IN_TIME)],
+    [
+        *(_sendall, _send, _sendfile, floods_beside_a_reader),
+        *(Writes, WritesBuffered, hooked(Writes, **IN_TIME)),
+    ],
 )
 async def test_write_timeout(handler, caplog):
     """A client that takes nothing is timed out; half a reply does not look like a whole one."""

@@ -194,9 +194,10 @@ def _knows_its_number(handler):
 @pytest.mark.parametrize("takes_all", [False, True])
 async def test_half_a_reply_does_not_look_like_a_whole_one(handler, takes_all):
     """A client whose reply was cut sees an error, not an end; also if it has taken all there is."""
-    handler.may_end, got = threading.Event(), 0
+    handler.may_end, handler.states, got = threading.Event(), ("writing",), 0
     async with met(server := on_tcp(handler)) as (client, _):
         await until(lambda: server.requests and server.snapshot().requests[0].bytes_sent)
+        await waits(server, handler)  # not between two writes
         assert server.cancel_request(1, "enough")
         await until(lambda: handler.ended_at)
         [cut] = server.snapshot().requests
