@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -306,7 +307,9 @@ class Deeds:
 
     def log_child():
         """Log in a child, as a library may that has forked."""
-        if (child := os.fork()) == 0:
+        with warnings.catch_warnings(action="ignore"):  # of threads, since Python 3.12
+            child = os.fork()
+        if child == 0:
             app_log.warning("seen in a child")
             app_log.info("not seen")
             os._exit(0)
