@@ -14,8 +14,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self, TypeVar
 
 import trio
 
@@ -27,11 +27,13 @@ from ..._sockets.making import (
     kind_of,
     object_of,
 )
-from .files import BufferedFile, RawFile
+from .files import BufferedFile, BufferedOutput, RawFile
 from .kernel_time_outs import OPTIONS, time_out_of
 from .loan import Loan
 from .shared_descriptor import SharedDescriptor
 from .waiting import PEEK
+
+T = TypeVar("T")
 
 # A plain int, as `PEEK` is.
 _ALL = int(getattr(socket, "MSG_WAITALL", 0))
@@ -126,12 +128,14 @@ class Accounting(SharedDescriptor):
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """As `socket.socket.sendall`."""
+        self.as_one_write(self._send_pieces, data, flags)
+
+    def _send_pieces(self, data: Any, flags: int) -> None:
         stream, own = self._loan.stream, self._loan.state.timeout
         # A time-out that the handler has set is for the whole.
         deadline = None if own is None else time.monotonic() + own
         with memoryview(data).cast("B") as view:
             sent, size = 0, len(view)
-            self._loan.state.in_pieces = True
             try:
                 while True:
                     sent += self._write(
@@ -143,8 +147,6 @@ class Accounting(SharedDescriptor):
                 if sent and not stream.output_ended:
                     stream.broken = trio.BrokenResourceError, "an earlier send was cut short"
                 raise
-            finally:
-                self._loan.state.in_pieces = False
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Any = (), flags: int = 0, address: Any = None, /
@@ -156,20 +158,27 @@ class Accounting(SharedDescriptor):
 
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """As `socket.socket.sendfile`, by `send`: the kernel's way knows no time-out."""
-        self._loan.state.in_pieces = True
+        return self.as_one_write(self.send_in_portions, file, offset, count)
+
+    def as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call what sends in pieces: a client that has not got all of them has half a reply."""
+        state = self._loan.state
+        state.in_pieces = True
         try:
-            return self.send_in_portions(file, offset, count)
+            return function(*arguments)
         finally:
-            self._loan.state.in_pieces = False
+            state.in_pieces = False
 
     # Files -------------------------------------------------------------------
 
     def makefile(self, mode: Any = "r", buffering: Any = None, **text: Any) -> Any:
         """As `socket.socket.makefile`."""
-        if mode not in {"rb", "br"} or buffering == 0:
+        if mode not in {"rb", "br", "wb", "bw"} or buffering == 0:
             return super().makefile(mode, buffering, **text)
         self.keep_open()
         size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
+        if "w" in mode:
+            return BufferedOutput(socket.SocketIO(self, "w"), size, self.as_one_write)
         return BufferedFile(RawFile(self, self._loan), size, self._loan)
 
     # Time-outs ---------------------------------------------------------------

@@ -1,9 +1,13 @@
-"""Buffered files over a lent socket, which note what they hold: it is part of a request."""
+"""Buffered files over a lent socket, which note what they hold: it is part of a request.
+
+And what they write is one write, in however many pieces it goes.
+"""
 
 from __future__ import annotations
 
 import io
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from .loan import Loan
@@ -51,3 +55,18 @@ class BufferedFile(io.BufferedReader):
     def _handed_out(self, data: bytes) -> bytes:
         self._loan.state.held -= len(data or b"")
         return data
+
+
+class BufferedOutput(io.BufferedWriter):
+    """A buffered file whose writes are noted as one each."""
+
+    def __init__(self, raw: socket.SocketIO, size: int, as_one_write: Callable[..., Any]) -> None:
+        super().__init__(raw, size)
+        self._as_one_write = as_one_write
+
+    def write(self, data: Any, /) -> int:
+        written: int = self._as_one_write(super().write, data)
+        return written
+
+    def flush(self) -> None:
+        self._as_one_write(super().flush)

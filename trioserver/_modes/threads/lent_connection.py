@@ -121,13 +121,13 @@ class LentConnection(Connection):
     def _interrupt(self) -> None:
         """End whatever the borrower waits for in its socket, at once.
 
-        And its output, unless it has sent what may be half a reply: a client that has taken all
-        of that would see the end before the reset.
+        And its output, unless that cuts a write: a client that has taken all of half a reply
+        would see the end before the reset.
         """
         how = socket.SHUT_RDWR
         if self._loan is not None:
             self._loan.interrupt()
-            if self._loan.may_have_sent_half:
+            if self._loan.cuts_write:
                 how = socket.SHUT_RD
         self._shut_down(how)
 

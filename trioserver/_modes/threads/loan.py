@@ -154,11 +154,10 @@ class Loan:
         return self.state.writing or self.state.in_pieces
 
     @property
-    def may_have_sent_half(self) -> bool:
-        """Whether the last that was sent may be half a reply, and all writes end by `interrupt`."""
+    def cuts_write(self) -> bool:
+        """Whether an interruption comes in the middle of a write, which is half a reply then."""
         # In this order: a write that is cut says so before it says that it is over.
-        was_cut = self.is_writing or self.stream.broken is not None
-        return was_cut or (self.stream.sent > 0 and not self.state.shown)
+        return self.is_writing or self.stream.broken is not None
 
     @property
     def identity(self) -> Identity | None:

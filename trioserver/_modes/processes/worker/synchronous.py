@@ -183,19 +183,11 @@ class SeenSocket(BlockingSocket):
         self._cells = _UNSEEN  # those that it had are of the next request by then
         return super().end()
 
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """As `socket.socket.sendall`: one write, in however many pieces."""
-        self._as_one_write(super().sendall, data, flags)
-
-    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
-        """As `socket.socket.sendfile`: one write, too."""
-        return self._as_one_write(super().sendfile, file, offset, count)
-
-    def _as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
-        # A client whose worker is killed between two pieces has half a reply.
+    def as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same, seen: its worker may be killed between two pieces."""
         self._afterwards = WRITING
         try:
-            return function(*arguments)
+            return super().as_one_write(function, *arguments)
         finally:
             self._cells[STATE] = self._afterwards = WORKING
 
