@@ -102,6 +102,8 @@ async def test_arrival_learns_who_the_client_is(scene, autojump_clock):
     """What it puts in the place of the request's facts is what the record says."""
     played = await scene.play()
     assert [record.info.client_address for record in played.witness.records] == [CLIENT]
+    told = [it for _, it, *_ in played.witness.events if isinstance(it, RequestInfo)]
+    assert {info.client_address for info in told} == {CLIENT}
 
 
 async def test_arriving_in_a_snapshot(autojump_clock):

@@ -60,6 +60,9 @@ class Witness(trioserver.Observer):
     def request_finished(self, info, outcome, record):
         self.events.append(("request_finished", info, outcome, record))
 
+    def arrival_failed(self, info, record):
+        self.events.append(("arrival_failed", info, record))
+
     def request_refused(self, client_address, reason):
         self.events.append(("request_refused", client_address, reason))
 
@@ -78,7 +81,8 @@ class Witness(trioserver.Observer):
 
     @property
     def records(self):
-        return [event[3] for event in self.events if event[0] == "request_finished"]
+        ends = {"request_finished", "arrival_failed"}
+        return [event[-1] for event in self.events if event[0] in ends]
 
     @property
     def outcomes(self):

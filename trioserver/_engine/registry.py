@@ -42,6 +42,7 @@ class RequestRegistry:
     _accepted: int = 0
     _refused: int = 0
     _accept_errors: int = 0
+    _arrivals_failed: int = 0
     _outcomes: Counter[Outcome] = attrs.field(factory=Counter)
     _bytes_received: int = 0
     _bytes_sent: int = 0
@@ -59,6 +60,7 @@ class RequestRegistry:
 
     def settled(self, task: RequestTask, record: RequestRecord) -> None:
         """Note that the request's outcome is decided, and count it."""
+        self._arrivals_failed += not task.has_arrived
         del self.active[task.info.id]
         self.closing[task.info.id] = task
         if task.request._must_linger:
@@ -68,6 +70,13 @@ class RequestRegistry:
         self._bytes_sent += record.bytes_sent
         if self._drain_began is not None:
             self._records.append(record)
+
+    def tell_of_end(self, task: RequestTask, record: RequestRecord) -> None:
+        """Tell observers: of a request that has arrived, they have heard that it began."""
+        if task.has_arrived:
+            self.audience.tell("request_finished", record.info, record.outcome, record)
+        else:
+            self.audience.tell("arrival_failed", record.info, record)
 
     def closed(self, task: RequestTask) -> None:
         """Note that the request's connection is closed: nothing of it is left."""
@@ -136,6 +145,7 @@ class RequestRegistry:
             refused=self._refused,
             unaccepted=len(self._unaccepted),
             accept_errors=self._accept_errors,
+            arrivals_failed=self._arrivals_failed,
             dropped=self.listeners.dropped,
             outcomes={outcome: self._outcomes[outcome] for outcome in Outcome},
             bytes_received=self._bytes_received,

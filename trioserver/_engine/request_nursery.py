@@ -92,7 +92,7 @@ class RequestNursery:
     # What becomes of a request ---------------------------------------------
 
     def on_start(self, task: RequestTask) -> None:
-        """Tell observers that the request's task runs."""
+        """Tell observers that the request has arrived."""
         self._registry.audience.tell("request_started", task.info)
 
     def on_fatal(self, task: RequestTask | None, reason: str) -> None:
@@ -130,7 +130,7 @@ class RequestNursery:
             self._admission.leave(task)
         else:
             thread.when_over(partial(self._admission.leave, task))
-        self._registry.audience.tell("request_finished", record.info, record.outcome, record)
+        self._registry.tell_of_end(task, record)
         self._ending.end_oldest_linger()
 
     def on_close(self, task: RequestTask) -> None:

@@ -78,6 +78,7 @@ class RequestTask:
         client that the server is full.
       client_key: the key under which ``Limits.per_client`` counts it.
       trio_task: Trio's task that serves it, once it runs.
+      has_arrived: whether it has come to where it is served, or told why it is not.
     """
 
     request: AnyRequest
@@ -91,6 +92,7 @@ class RequestTask:
     rejection: Callable[[Any], Awaitable[object]] | None = None
     client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
+    has_arrived: bool = False
     _phase: str = "arriving"
     _outcome: Outcome | None = None
     _reason: str = ""
@@ -115,7 +117,6 @@ class RequestTask:
         try:
             with self.request.cancel_scope:
                 try:
-                    self._events.on_start(self)
                     await self._converse()
                 finally:
                     cancelled = trio.current_effective_deadline() == -math.inf
@@ -165,8 +166,13 @@ class RequestTask:
             enter_request(info)
         return info is self.info
 
+    def _begin(self) -> None:
+        """Go on from the arrival: there is somebody to serve, or to say why not."""
+        self.has_arrived, self._phase = True, "working"
+        self._events.on_start(self)
+
     async def _process(self) -> None:
-        self._phase = "working"
+        self._begin()
         outcome, reason = Outcome.COMPLETED, ""
         try:
             await call_hook(self._hooks.process_request, self.hook_argument, self.client_address)
@@ -186,7 +192,7 @@ class RequestTask:
         self._decide(outcome, reason)
 
     async def _reject(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
-        self._phase = "working"
+        self._begin()
         self._decide(Outcome.REFUSED, "the server is full (requests)")
         with trio.move_on_after(self._hooks.timeouts.write):
             await call_hook(say_why, self.request)

@@ -139,6 +139,8 @@ class Statistics:
       unaccepted: clients turned away because the server drained.
       accept_errors: errors that an accept met, of all tiers; each datagram
         that was too large is one.
+      arrivals_failed: those of the accepted ones whose arrival failed, so that nobody
+        has served them: ``verify_request`` has refused them, raised, or took too long.
       dropped: datagrams that the kernel dropped unreceived, because they came
         faster than they were taken; only Linux tells, and for UDP.
       outcomes: how many requests ended how.
@@ -153,6 +155,7 @@ class Statistics:
     refused: int = 0
     unaccepted: int = 0
     accept_errors: int = 0
+    arrivals_failed: int = 0
     dropped: int = 0
     outcomes: Mapping[Outcome, int] = attrs.field(factory=lambda: dict.fromkeys(Outcome, 0))
     bytes_received: int = 0

@@ -37,10 +37,17 @@ class Observer:
         """The server listens on ``addresses``."""
 
     def request_started(self, info: RequestInfo) -> None:
-        """A connection was accepted and its task runs."""
+        """A request has arrived, and is going to be served; or, if all slots are taken, told so."""
 
     def request_finished(self, info: RequestInfo, outcome: Outcome, record: RequestRecord) -> None:
-        """The request's outcome is decided and its slot is free again."""
+        """The outcome of a request that had started is decided, and its slot is free again."""
+
+    def arrival_failed(self, info: RequestInfo, record: RequestRecord) -> None:
+        """A request has ended before it was to be served; its slot is free again.
+
+        In the place of both other calls: ``verify_request`` has refused it, say. The record
+        has its outcome, and the reason in words.
+        """
 
     def request_refused(self, client_address: Address, reason: str) -> None:
         """A client was turned away before it became a request."""
@@ -81,8 +88,11 @@ class LoggingObserver(Observer):
         log_safely(access_log, logging.INFO, "listening on %s", shown)
 
     def request_finished(self, info: RequestInfo, outcome: Outcome, record: RequestRecord) -> None:
+        self.arrival_failed(info, record)
+
+    def arrival_failed(self, info: RequestInfo, record: RequestRecord) -> None:
         if access_log.isEnabledFor(logging.INFO):
-            fields = {"client_address": info.client_address, "outcome": outcome.value}
+            fields = {"client_address": info.client_address, "outcome": record.outcome.value}
             log_safely(
                 access_log, logging.INFO, "%s", record, extra={"request_id": info.id, **fields}
             )

@@ -74,6 +74,7 @@ class Recorder(trioserver.Observer):
         self._changed = ParkingLot()
         self._is_over = False
         self._transcripts: dict[int, Transcript] = {}
+        self._arrival_errors: dict[int, BaseException] = {}
 
     def request_started(self, info: trioserver.RequestInfo) -> None:
         """Add an exchange."""
@@ -81,6 +82,14 @@ class Recorder(trioserver.Observer):
         exchange = self.open[info.id] = Exchange(info, transcript=transcript)
         self.exchanges.append(exchange)
         self._changed.unpark_all()
+
+    def arrival_failed(
+        self, info: trioserver.RequestInfo, record: trioserver.RequestRecord
+    ) -> None:
+        """Add an exchange that is over: nobody has served it."""
+        self.request_started(info)
+        self.open[info.id].error = self._arrival_errors.pop(info.id, None)
+        self.request_finished(info, record.outcome, record)
 
     def request_finished(
         self,
@@ -104,6 +113,8 @@ class Recorder(trioserver.Observer):
             self.errors.append(error)
             if info is not None and info.id in self.open:
                 self.open[info.id].error = error
+            elif info is not None:  # it is still arriving
+                self._arrival_errors[info.id] = error
             self._changed.unpark_all()
 
     def check(self) -> None:
