@@ -11,17 +11,20 @@ from ._facts.errors import (
     WriteTimeout,
 )
 from ._facts.events import (
-    ListenerSnapshot,
     Outcome,
     RequestInfo,
     RequestRecord,
-    RequestSnapshot,
-    ServerSnapshot,
     ShutdownReport,
     Statistics,
     current_request,
 )
 from ._facts.observers import Observer, RequestLogFilter
+from ._facts.proxy import ProxyInfo, ProxyProtocol, ProxyTLS
+from ._facts.snapshots import (
+    ListenerSnapshot,
+    RequestSnapshot,
+    ServerSnapshot,
+)
 from ._modes.adopted.adopt import adopt
 from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
 from ._modes.processes.server.mixin import ProcessMixIn
@@ -88,6 +91,9 @@ __all__ = [
     "ProcessUDPServer",
     "ProcessUnixDatagramServer",
     "ProcessUnixStreamServer",
+    "ProxyInfo",
+    "ProxyProtocol",
+    "ProxyTLS",
     "RequestEnded",
     "RequestInfo",
     "RequestLogFilter",

@@ -1,6 +1,9 @@
 """An arrival, with a fault after every step: the request has one end, and its slot comes back."""
 
+import itertools
+from contextlib import suppress
 from functools import partial
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -37,15 +40,43 @@ class ArrivingMixIn(WatchedMixIn):
         await super().process_request(request, client_address)
 
 
+class BehindMixIn(WatchedMixIn):
+    """Its clients come by way of a proxy, whose header comes in two portions."""
+
+    FIELDS: ClassVar = {"proxy_protocol": trioserver.ProxyProtocol()}
+    HEADER = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x05and\r\n"  # LOCAL: it keeps the address
+
+    async def dial(self):
+        stream, address = await super().dial()
+        with suppress(trio.BrokenResourceError):  # it says so again
+            await stream.send_all(self.HEADER[:7])
+            await stream.send_all(self.HEADER[7:])
+        return stream, address
+
+
+class OnThisMachine(InMemory):
+    """Whose clients have addresses that a server can trust."""
+
+    async def dial(self):
+        stream = await self.connect(("127.0.0.1", next(self.ports)))
+        return stream, stream.client_address
+
+    ports = itertools.count(1)
+
+
 KINDS = [
     type(f"Arriving{kind.__name__}", (ArrivingMixIn, kind), {})
     for kind in (InMemory, OnTCP, OnUnix)
+]
+BEHIND = [
+    type(f"Behind{kind.__name__}", (BehindMixIn, ArrivingMixIn, kind), {})
+    for kind in (OnThisMachine, OnTCP, OnUnix)
 ]
 all_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.mark.slow
-@all_kinds
+@pytest.mark.parametrize("kind", KINDS + BEHIND)
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 def test_arrival_cut_after_every_step(kind, fault):
     """Whatever ends the server in the midst of an arrival leaves no slot and no connection."""
@@ -69,6 +100,13 @@ FEW = trioserver.Limits(requests=2, per_client=2)
 def test_fault_in_an_arrival_loses_nothing(kind, fault, limits, least):
     """What was asked before a drain is answered; who leaves ends its own request alone."""
     assert Setting(kind, [fault], gentle=True, limits=limits).sweep() > least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BEHIND)
+def test_drain_while_headers_come_loses_nothing(kind):
+    """What was asked before a drain is answered, also by who is only being introduced."""
+    assert Setting(kind, [shut_down], gentle=True).sweep() > 200
 
 
 def cut_in_its_arrival(kind, step):

@@ -38,9 +38,12 @@ class Acceptor:
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _arrives: bool = attrs.field(init=False)
     _closes_by_default: bool = attrs.field(init=False)
+    _counts_at_once: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._arrives = self._server._has_arrival()
+        counts = self._server.limits.per_client is not None
+        self._counts_at_once = counts and not self._server._has_introduction()
         closers = ("shutdown_request", "close_request")
         self._closes_by_default = not any(map(self._overrides, closers))
 
@@ -92,6 +95,7 @@ class Acceptor:
         info = RequestInfo(
             id=next(self._ids),
             client_address=client_address,
+            peer_address=client_address,
             server_address=listener.address,
             mode=self._server._mode,
             started=trio.current_time(),
@@ -117,10 +121,11 @@ class Acceptor:
             client_address,
             self._server,
             self._events,
+            has_introduction=self._server._has_introduction(),
             arrives=self._arrives,
             closes_by_default=self._closes_by_default and hook_argument is request,
         )
-        if self._server.limits.per_client is not None:
+        if self._counts_at_once:
             task.client_key = client_key(client_address, request.user_id())
         return task
 

@@ -17,7 +17,7 @@ from functools import partial
 
 import attrs
 
-from .._facts.address import Address
+from .._facts.address import Address, client_key
 from .._facts.observers import error_log, log_safely
 from .._requests.drain import Drain
 from .._sockets.binding import most_queued
@@ -28,6 +28,8 @@ from .hooks import ServerHooks
 from .registry import RequestRegistry
 from .request_task import RequestEvents, RequestTask
 from .slots import Slots
+
+TOO_MANY = "too many of this client (per_client)"
 
 
 class Takes(enum.Enum):
@@ -116,7 +118,7 @@ class Admission:
             self.waiting.append(task)
             self.start_waiting()
         elif self._slots.is_full_for(task.client_key):
-            self._refuse(task, "too many of this client (per_client)")
+            self._refuse(task, TOO_MANY)
         elif self._slots.free:
             self._start(task)
         elif callable(when_full):
@@ -135,6 +137,17 @@ class Admission:
     def _refuse(self, task: RequestTask, reason: str) -> None:
         task.request.reset()
         self._registry.refused(task.client_address, reason)
+
+    def count_client(self, task: RequestTask) -> bool:
+        """Count a client that has its slot already; false if it has as many as it may."""
+        if self._server.limits.per_client is None:
+            return True
+        client = client_key(task.client_address, task.request.user_id())
+        if self._slots.is_full_for(client):
+            return False
+        self._slots.count(client)
+        task.client_key = client
+        return True
 
     def leave(self, task: RequestTask) -> None:
         """Free the place of a request whose outcome is decided, and start a waiting client."""

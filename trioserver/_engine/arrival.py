@@ -1,9 +1,10 @@
 """Arrival: the step between the accept of a request and ``process_request``.
 
-It runs in the request's own task, inside its slot and its scope, and has
-``timeouts.handshake`` seconds. So far it is `verify_request`, and before that, of an
-adopted server, its own ``get_request`` and TLS handshake. Whatever is to be agreed on
-with a client before anybody serves it belongs here.
+It runs in the request's own task, inside its slot and its scope. First the request is
+introduced, if a proxy has to say who the client is, within ``timeouts.proxy``. Then, within
+``timeouts.handshake``, there is `verify_request`, and before that, of an adopted server, its
+own ``get_request`` and TLS handshake. Whatever is to be agreed on with a client before anybody
+serves it belongs here.
 
 The rules that this file keeps:
 
@@ -14,31 +15,84 @@ The rules that this file keeps:
   connection, and it has the time of one for its first request once it has arrived.
 * The arrival may learn who the client is. ``request.info`` is where that is said: the task
   reads it again at the end, whether or not the arrival has failed.
-* ``per_client`` is counted before the arrival, in `Admission`, by the address that
-  ``get_request`` gave: a client that has its share is refused at once.
+* ``per_client`` is counted when it is known who the client is: in `Admission`, by the address
+  that ``get_request`` gave, or, by what a proxy has said, after the introduction.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
 
 import trio
 
 from .._facts.address import Address
-from .._facts.events import Outcome
+from .._facts.events import Outcome, RequestInfo, enter_request, same_request
+from .._requests.any_request import AnyRequest
 from .hooks import RequestHooks, call_hook
 
+T = TypeVar("T")
+Failure = tuple[Outcome, str]
 
-async def arrive(
-    hooks: RequestHooks, hook_argument: Any, client_address: Address
-) -> tuple[Outcome, str] | None:
+
+class Arriving(Protocol):
+    """What an arrival needs of the task of a request."""
+
+    request: AnyRequest
+    info: RequestInfo
+    hook_argument: Any
+    client_address: Address
+    has_introduction: bool
+
+    def is_refused(self) -> str:
+        """Count the client, now that it is known; why it is refused, or ``""``."""
+
+
+async def arrive(task: Arriving, hooks: RequestHooks) -> Failure | None:
     """Have a request arrive: None if it has, else its outcome and the reason.
 
     Raises:
       Exception: what a hook raises, which is for the request to judge.
+      RequestEnded: the peer has left before it was introduced, or the server drains.
+      RuntimeError: a hook has put the facts of another request in the place of this one's.
     """
+    if task.has_introduction and (failure := await _introduce(task, hooks)):
+        task.request._fate.must_not_linger = True
+        return failure
+    failure = await _learn_by(task, _verify(task, hooks))
+    if failure is None:
+        task.request._note_arrival()
+    return failure
+
+
+async def _introduce(task: Arriving, hooks: RequestHooks) -> Failure | None:
+    peer = task.info.client_address
+    with trio.move_on_after(hooks.timeouts.proxy):
+        why_not = await _learn_by(task, hooks._introduce(task.request))
+        if task.client_address == peer:  # else get_request knows better
+            task.client_address = task.info.client_address
+        why_not = why_not or task.is_refused()
+        return (Outcome.REFUSED, why_not) if why_not else None
+    return Outcome.TIMED_OUT, "no PROXY header came in time (proxy)"
+
+
+async def _verify(task: Arriving, hooks: RequestHooks) -> Failure | None:
     with trio.move_on_after(hooks.timeouts.handshake):
-        if await call_hook(hooks._arrive, hook_argument, client_address):
+        if await call_hook(hooks._arrive, task.hook_argument, task.client_address):
             return None
         return Outcome.REFUSED, "verify_request"
     return Outcome.TIMED_OUT, "verify_request took too long (handshake)"
+
+
+async def _learn_by(task: Arriving, step: Awaitable[T]) -> T:
+    """Await a step, and take over what the request has become by it, or has failed as."""
+    try:
+        result = await step
+    finally:
+        info = task.request.info
+        if info is not task.info and same_request(info, task.info):
+            task.info = info
+            enter_request(info)
+    if info is not task.info:
+        raise RuntimeError(f"request.info is now of another request: {info!r}")
+    return result

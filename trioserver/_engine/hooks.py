@@ -29,6 +29,9 @@ class RequestHooks(Protocol):
     async def shutdown_request(self, request: Any) -> None: ...
     async def handle_error(self, request: Any, client_address: Address) -> None: ...
 
+    async def _introduce(self, request: Any) -> str:
+        """Learn who the client is, and put it in ``request.info``; say why not, or ``""``."""
+
     async def _arrive(self, request: Any, client_address: Address) -> bool:
         """Do what comes between the accept and ``process_request``; say whether to serve it."""
 
@@ -48,8 +51,11 @@ class ServerHooks(RequestHooks, Protocol):
     ) -> AnyRequest:
         """Make what the handler gets, over what a listener has accepted."""
 
+    def _has_introduction(self) -> bool:
+        """Whether it is not known before `_introduce` who a client is."""
+
     def _has_arrival(self) -> bool:
-        """Whether `_arrive` does anything; a request that has no arrival saves its scope."""
+        """Whether one of both does anything; a request that has no arrival saves its scope."""
 
     def _waiting_room(self) -> int:
         """How many clients that have to wait for a slot a drain takes in."""

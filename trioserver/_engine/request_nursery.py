@@ -11,7 +11,7 @@ import trio
 
 from .._facts.events import RequestRecord
 from .._facts.verdict import describe_error
-from .admission import Admission
+from .admission import TOO_MANY, Admission
 from .registry import RequestRegistry
 from .request_task import RequestTask
 from .shutdown import Shutdown
@@ -90,6 +90,10 @@ class RequestNursery:
             task.cancel(reason)
 
     # What becomes of a request ---------------------------------------------
+
+    def on_introduction(self, task: RequestTask) -> str:
+        """Count the client, now that it is known; say why it is refused, or ``""``."""
+        return "" if self._admission.count_client(task) else TOO_MANY
 
     def on_start(self, task: RequestTask) -> None:
         """Tell observers that the request has arrived."""

@@ -36,11 +36,12 @@ from .._facts.events import (
     Outcome,
     RequestInfo,
     RequestRecord,
-    RequestSnapshot,
     enter_request,
-    same_request,
 )
 from .._facts.observers import error_log, log_lost, log_safely
+from .._facts.snapshots import (
+    RequestSnapshot,
+)
 from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
 from .arrival import arrive
@@ -54,6 +55,7 @@ T = TypeVar("T")
 class RequestEvents(Protocol):
     """What a request needs of its run."""
 
+    def on_introduction(self, task: RequestTask) -> str: ...
     def on_start(self, task: RequestTask) -> None: ...
     def on_exit(self, error: BaseException) -> None: ...
     def on_fatal(self, task: RequestTask, reason: str) -> None: ...
@@ -72,6 +74,7 @@ class RequestTask:
       hook_argument: what the hooks get as ``request``: the request itself, unless an
         override of ``get_request`` has wrapped it.
       client_address: what the hooks get as ``client_address``.
+      has_introduction: whether the client is not known yet, when it is accepted.
       arrives: whether there is a step between the accept and `process_request`.
       closes_by_default: whether no override has a say in how the request is closed.
       rejection: instead of the server's handler, the function that tells the
@@ -87,6 +90,7 @@ class RequestTask:
     client_address: Address
     _hooks: RequestHooks
     _events: RequestEvents
+    has_introduction: bool = False
     arrives: bool = False
     closes_by_default: bool = False
     rejection: Callable[[Any], Awaitable[object]] | None = None
@@ -146,25 +150,14 @@ class RequestTask:
 
     async def _arrive(self) -> bool:
         """Have the request arrive; false if it does not, which is its outcome then."""
-        try:
-            failure = await arrive(self._hooks, self.hook_argument, self.client_address)
-        finally:
-            is_learnt = self._learn_who_it_is()  # also for the record of an arrival that failed
-        if not is_learnt:
-            raise RuntimeError(f"request.info is now of another request: {self.request.info!r}")
+        failure = await arrive(self, self._hooks)
         if failure is not None:
             self._decide(*failure)
-            return False
-        self.request._note_arrival()
-        return True
+        return failure is None
 
-    def _learn_who_it_is(self) -> bool:
-        """Take over what the arrival has learnt; false if that is no info of this request."""
-        info = self.request.info
-        if info is not self.info and same_request(info, self.info):
-            self.info = info
-            enter_request(info)
-        return info is self.info
+    def is_refused(self) -> str:
+        """Count the client, now that it is known; why it is refused, or ``""``."""
+        return self._events.on_introduction(self)
 
     def _begin(self) -> None:
         """Go on from the arrival: there is somebody to serve, or to say why not."""

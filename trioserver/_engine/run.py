@@ -17,12 +17,14 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._facts.events import (
-    ListenerSnapshot,
-    ServerSnapshot,
     ShutdownReport,
     Statistics,
 )
 from .._facts.observers import Audience
+from .._facts.snapshots import (
+    ListenerSnapshot,
+    ServerSnapshot,
+)
 from .._requests.drain import Drain
 from .acceptor import Acceptor
 from .admission import Admission

@@ -38,6 +38,8 @@ class Timeouts:
     nothing.
 
     Args:
+      proxy: from the accept to the end of a PROXY header. The specification asks for 3 s
+        at least, one retransmission of TCP.
       handshake: for ``verify_request`` to decide. Longer than one 3 s TCP
         retransmission.
       idle: without a byte from the peer while a read waits, the first byte
@@ -58,6 +60,7 @@ class Timeouts:
         ``handle_error``, ``server_close``, and ``finish`` after a cancellation.
     """
 
+    proxy: float = attrs.field(default=3, validator=seconds())
     handshake: float = attrs.field(default=10, validator=seconds())
     idle: float = attrs.field(default=300, validator=seconds())
     line: float = attrs.field(default=60, validator=seconds())

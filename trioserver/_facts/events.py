@@ -1,7 +1,7 @@
 """What happens to requests, as values: infos, outcomes, records, counts, reports.
 
 Everything here is frozen. What changes while a request lives is on its
-connection, and in `trioserver.BaseServer.snapshot`, taken when asked for.
+connection, and in `trioserver.BaseServer.snapshot`, taken when asked for: see `snapshots`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from .address import Address, describe
+from .proxy import ProxyInfo
 
 Mode: TypeAlias = Literal["task", "thread", "process"]
 """Where a handler runs."""
@@ -43,18 +44,28 @@ class Outcome(enum.StrEnum):
     """It was cancelled, or took too long, and its thread has not ended since."""
 
 
+LEFT_IN_SILENCE = "the peer left without a byte"
+"""Why most arrivals fail: somebody looks whether the port is open, again and again."""
+
+
+def _same_as_client(info: RequestInfo) -> Address:
+    return info.client_address
+
+
 @attrs.frozen(kw_only=True)
 class RequestInfo:
     """The facts of a request that never change.
 
     Attributes:
       id: counts up from 1 in each run of a server.
-      client_address: the peer's address, as kept from the accept.
+      client_address: the client's address, as kept from the accept, or as a proxy has told it.
       server_address: the address of the listener that accepted it; of a
         datagram to a wildcard address, the very one it was sent to.
       mode: where its handler runs.
       started: when it was accepted, by the Trio clock.
       started_at: the same by the system's clock, as of `time.time`.
+      peer_address: who is at the other end of the socket: the client, or a proxy.
+      proxy: what the proxy has said in a PROXY header; None without one.
     """
 
     id: int
@@ -63,6 +74,10 @@ class RequestInfo:
     mode: Mode = "task"
     started: float
     started_at: float
+    peer_address: Address = attrs.field(
+        default=attrs.Factory(_same_as_client, takes_self=True), repr=False
+    )
+    proxy: ProxyInfo | None = attrs.field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"request {self.id} from {describe(self.client_address)}"
@@ -234,55 +249,3 @@ class ShutdownReport:
         lines += [f"  {record}" for record in self.requests]
         lines += [f"  client {describe(address)} unaccepted" for address in self.unaccepted]
         return "\n".join(lines)
-
-
-@attrs.frozen(kw_only=True)
-class RequestSnapshot:
-    """One request at one instant.
-
-    Attributes:
-      info: which request.
-      state: ``arriving``, ``working``, ``reading``, ``writing``, ``idle`` or
-        ``closing``.
-      age: seconds since the accept.
-      time_left: seconds until ``Timeouts.request`` (or the handler's own
-        deadline) ends it; ``inf`` if nothing does.
-      bytes_received: so far.
-      bytes_sent: so far.
-    """
-
-    info: RequestInfo
-    state: str
-    age: float
-    time_left: float
-    bytes_received: int
-    bytes_sent: int
-
-
-@attrs.frozen(kw_only=True)
-class ListenerSnapshot:
-    """One listener at one instant: its address, and whether it accepts."""
-
-    address: Address
-    accepting: bool
-
-
-@attrs.frozen(kw_only=True)
-class ServerSnapshot:
-    """A server and everything under it at one instant.
-
-    Attributes:
-      name: the class of the server.
-      state: ``unbound``, ``bound``, ``serving`` or ``draining``.
-      uptime: seconds since it was bound.
-      listeners: where it listens.
-      requests: what it serves, oldest first.
-      statistics: its counts.
-    """
-
-    name: str
-    state: str
-    uptime: float
-    listeners: tuple[ListenerSnapshot, ...]
-    requests: tuple[RequestSnapshot, ...]
-    statistics: Statistics

@@ -16,7 +16,14 @@ import attrs
 from .address import Address, describe
 from .callables import has_yield, is_async_callable
 from .chains import shows
-from .events import Outcome, RequestInfo, RequestRecord, ShutdownReport, current_request
+from .events import (
+    LEFT_IN_SILENCE,
+    Outcome,
+    RequestInfo,
+    RequestRecord,
+    ShutdownReport,
+    current_request,
+)
 from .validators import reject
 from .verdict import cancellations
 
@@ -91,11 +98,10 @@ class LoggingObserver(Observer):
         self.arrival_failed(info, record)
 
     def arrival_failed(self, info: RequestInfo, record: RequestRecord) -> None:
-        if access_log.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if record.reason.endswith(LEFT_IN_SILENCE) else logging.INFO
+        if access_log.isEnabledFor(level):
             fields = {"client_address": info.client_address, "outcome": record.outcome.value}
-            log_safely(
-                access_log, logging.INFO, "%s", record, extra={"request_id": info.id, **fields}
-            )
+            log_safely(access_log, level, "%s", record, extra={"request_id": info.id, **fields})
 
     def request_refused(self, client_address: Address, reason: str) -> None:
         log_safely(

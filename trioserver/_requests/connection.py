@@ -17,6 +17,7 @@ from trio.lowlevel import checkpoint
 
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
+from .._facts.proxy import ProxyInfo
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, Transport
 from .any_request import Fate
@@ -82,6 +83,11 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
     def info(self, info: RequestInfo) -> None:
         # For an arrival, which may learn who the client is. The errors of both halves tell, too.
         self._info = self._sender._info = self._receiver._info = info
+
+    @property
+    def proxy(self) -> ProxyInfo | None:
+        """What a PROXY header has said of the client; None without one."""
+        return self.info.proxy
 
     @property
     def bytes_received(self) -> int:

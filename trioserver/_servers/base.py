@@ -16,7 +16,6 @@ import trio
 
 from .._engine.run import Run
 from .._engine.serving import handle_one, serve
-from .._facts.address import Address
 from .._facts.chains import lone_errors
 from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo, ShutdownReport
@@ -280,13 +279,9 @@ class BaseServer(Lifecycle):
         """A block of what handlers need, entered before clients are let in, left after the last."""
         return nullcontext()
 
-    async def _arrive(self, request: Any, client_address: Address) -> bool:
-        """Do what comes between the accept and `process_request`; say whether to serve it."""
-        return await self.verify_request(request, client_address)
-
     def _has_arrival(self) -> bool:
-        """Whether clients have an arrival, so whether `_arrive` does anything."""
-        return self._overrides("verify_request")
+        """Whether clients have an arrival, so whether that does anything."""
+        return self._has_introduction() or self._overrides("verify_request")
 
     def _most_requests(self) -> int:
         """How many requests may be served at once."""

@@ -63,6 +63,18 @@ class DefaultHooks(Configured):
         request = listener.take()
         return None if request is None else (request, request.info.client_address)
 
+    async def _introduce(self, request: Any) -> str:
+        """Learn who the client is, and put it in ``request.info``; say why not, or ``""``."""
+        return ""
+
+    def _has_introduction(self) -> bool:
+        """Whether `_introduce` does anything."""
+        return False
+
+    async def _arrive(self, request: Any, client_address: Address) -> bool:
+        """Do what comes between the accept and `process_request`; say whether to serve it."""
+        return await self.verify_request(request, client_address)
+
     async def verify_request(self, request: Any, client_address: Address) -> bool:
         """Whether to serve this client; at most ``timeouts.handshake`` seconds."""
         return True

@@ -11,12 +11,15 @@ import attrs
 
 from .._facts.address import given_sockets, valid_ip_address
 from .._facts.events import RequestInfo
-from .._facts.validators import LARGEST_INT, count, reject, true_or_false
+from .._facts.proxy import ProxyProtocol
+from .._facts.validators import LARGEST_INT, count, instance_of, reject, true_or_false
 from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain
+from .._requests.proxy_header import read_proxy_header
 from .._sockets.binding import activate, bind_ip, listeners_of, use_sockets
 from .._sockets.datagram_listener import DatagramListener
+from .._sockets.proxy_protocol import BadHeader
 from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener
 from .base import BaseServer
@@ -107,6 +110,8 @@ class TCPServer(IPServer):
       allow_reuse_port: let other processes that say so, too, bind the same port.
       request_queue_size: clients that the kernel keeps until they are accepted;
         None is as many as it can.
+      proxy_protocol: that a proxy stands in front of the server, and says in a PROXY header
+        who each client is; None: nobody does.
     """
 
     socket_type: ClassVar[int] = socket.SOCK_STREAM
@@ -115,6 +120,30 @@ class TCPServer(IPServer):
     request_queue_size: int | None = attrs.field(
         default=None, validator=count(0, most=LARGEST_INT, optional=True)
     )
+
+    proxy_protocol: ProxyProtocol | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional(
+            instance_of(ProxyProtocol, "a trioserver.ProxyProtocol or None")
+        ),
+    )
+
+    def _has_introduction(self) -> bool:
+        return self.proxy_protocol is not None
+
+    async def _introduce(self, request: Any) -> str:
+        config, info = self.proxy_protocol, request.info
+        if config is None:
+            return ""
+        if not config.trusts(info.peer_address, request.user_id()):
+            return "PROXY: the peer is not trusted"
+        try:
+            header = await read_proxy_header(request._receiver, info)
+        except BadHeader as error:
+            return f"PROXY: {error}"
+        client = info.client_address if header.source is None else header.source
+        request.info = attrs.evolve(info, client_address=client, proxy=header)
+        return ""
 
     async def server_activate(self) -> None:
         """Listen, with a queue of ``request_queue_size``."""

@@ -13,8 +13,14 @@ from .._engine.hooks import ServerHooks
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
 from .._facts.bounded import Bounded
-from .._facts.events import RequestInfo, ServerSnapshot, Statistics
+from .._facts.events import (
+    RequestInfo,
+    Statistics,
+)
 from .._facts.observers import log_lost
+from .._facts.snapshots import (
+    ServerSnapshot,
+)
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener

@@ -159,6 +159,10 @@ class _WorkerSideHooks:
 
     # Hooks ---------------------------------------------------------------------
 
+    async def _introduce(self, request: Any) -> str:
+        """The server has learnt who the client is."""
+        return ""
+
     async def _arrive(self, request: Any, client_address: Address) -> bool:
         """True: the request has arrived at the server."""
         return True
@@ -178,6 +182,10 @@ class _WorkerSideHooks:
             self.result.note_error(error)
 
     # Events --------------------------------------------------------------------
+
+    def on_introduction(self, task: RequestTask) -> str:
+        """The server has counted the client."""
+        return ""
 
     def on_start(self, task: RequestTask) -> None:
         """Do nothing: the server has told its observers."""
