@@ -121,6 +121,7 @@ async def connection(request: trioserver.Connection) -> None:
     assert_type(request.info, trioserver.RequestInfo)
     assert_type(request.timeouts, trioserver.Timeouts)
     assert_type(request.limits, trioserver.Limits)
+    assert_type(request.proxy, trioserver.ProxyInfo | None)
     assert_type(request.socket, socket.socket | None)
     assert_type(request.peer_credentials, trioserver.PeerCredentials | None)
     assert_type(request.bytes_received + request.bytes_sent, int)

@@ -38,12 +38,14 @@ class Acceptor:
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _arrives: bool = attrs.field(init=False)
     _closes_by_default: bool = attrs.field(init=False)
+    _introduces: bool = attrs.field(init=False)
     _counts_at_once: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._arrives = self._server._has_arrival()
+        self._introduces = self._server._has_introduction()
         counts = self._server.limits.per_client is not None
-        self._counts_at_once = counts and not self._server._has_introduction()
+        self._counts_at_once = counts and not self._introduces
         closers = ("shutdown_request", "close_request")
         self._closes_by_default = not any(map(self._overrides, closers))
 
@@ -121,7 +123,7 @@ class Acceptor:
             client_address,
             self._server,
             self._events,
-            has_introduction=self._server._has_introduction(),
+            has_introduction=self._introduces,
             arrives=self._arrives,
             closes_by_default=self._closes_by_default and hook_argument is request,
         )
