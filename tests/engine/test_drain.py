@@ -5,7 +5,6 @@ import hashlib
 import math
 import signal
 import socket
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -83,7 +82,7 @@ unmoved = steps(r"readline; more -> False; more -> False; more -> False; write b
         "a byte that arrived in the very step of the drain begins a request": Scene(
             Upper, {0: b"one\n", 60: b"t", 64: b"wo\n"}, 60
         ).gives(b"ONE\nTWO\n", 64),
-        "pipelined requests that came in one piece are all answered, then it ends": Scene(
+        "CM-16: pipelined requests that came in one piece are all answered, then it ends": Scene(
             Slow, {0: b"one\ntwo\nthree\n"}, 0.5
         ).gives(b"ONE\nTWO\nTHREE\n", 3),
         "a request that waits in the kernel when more() is called is served": Scene(
@@ -572,23 +571,6 @@ async def test_adopted_listener_is_only_closed():
                 assert held.recv(1) == b""
 
 
-async def test_listener_in_the_step_of_the_drain(autojump_clock):
-    """GS-06: from that instant nobody can connect; who waited for a slot has been taken in."""
-
-    def look(server):
-        assert server.listener.closed
-        with pytest.raises(ConnectionRefusedError):
-            server.listener.connect_now()
-        assert server.draining
-        assert server.statistics().waiting == 1
-        snapshot = server.snapshot()
-        assert snapshot.state == "draining"
-        assert [listener.accepting for listener in snapshot.listeners] == [False]
-
-    scene = Scene(a_second, {}, 0.5, limits=ONE_SLOT, meanwhile={0.5: look}).gives(b"done", 1)
-    await scene.beside(Visit().gives(b"done", 2)).play()
-
-
 # The grace -----------------------------------------------------------------------
 
 
@@ -635,12 +617,6 @@ class AsTold(trioserver.StreamRequestHandler):
             await trio.sleep(float(line))
 
 
-async def swallows(request, client_address, server):
-    """Is not impressed by its cancellation, and returns."""
-    with suppress(trio.Cancelled):
-        await trio.sleep_forever()
-
-
 @table(
     {
         "GS-02: at exactly that instant, with the reason; others are unharmed": Scene(
@@ -654,9 +630,6 @@ async def swallows(request, client_address, server):
         "a grace of zero cuts whoever works, at once": Scene(hold, {}, 1, 0).gives(
             b"", outcomes=["cancelled"], reason="the grace is over", closed_at=1
         ),
-        "a handler that swallowed its cancellation and returned is completed": Scene(
-            swallows, {}, 1
-        ).gives(outcomes=["completed"], duration=6),
         "timeouts.request still counts in a drain": Scene(
             hold, {}, 1, 60, timeouts=Timeouts(request=3)
         ).gives(b"", 3, "timed_out"),
