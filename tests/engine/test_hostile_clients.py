@@ -137,7 +137,8 @@ async def test_clients_that_close_while_the_server_does():
 
 # They trickle, or stop half-way ---------------------------------------------------
 
-protocols = table(
+
+@table(
     ("handler", "sent", "reply"),
     {
         "lines": (Upper, b"hello\nworld\n\nlast", b"HELLO\nWORLD\n\nLAST"),
@@ -145,9 +146,6 @@ protocols = table(
         "delimited": (Delimited, b"a\r\r\n\r\nb\n\r\n\r\n", b"A\r\r\n\r\nB\n\r\n\r\n"),
     },
 )
-
-
-@protocols
 async def test_request_in_single_bytes(handler, sent, reply, autojump_clock):
     """CM-04: where a network holds a single byte, the reply is that to a request in one piece.
 
@@ -155,19 +153,6 @@ async def test_request_in_single_bytes(handler, sent, reply, autojump_clock):
     """
     kind = type("Single", (MemoryServer,), {"memory_capacity": 1})
     await Scene(handler, {0: [sent, end]}, kind=kind).gives(reply, 0).play()
-
-
-@protocols
-async def test_request_in_single_segments(handler, sent, reply):
-    """CM-04: over TCP, one byte a segment."""
-    async with running(on_tcp(handler)) as address:
-        with plain_client(address) as client:
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for byte in sent:
-                client.sendall(bytes([byte]))
-                await wait_all_tasks_blocked()
-            client.shutdown(socket.SHUT_WR)
-            assert await heard_by(client) == reply
 
 
 class Greeted(trioserver.StreamRequestHandler):
@@ -290,10 +275,3 @@ async def drop_all(client):
     """Read, and throw away."""
     with contextlib.suppress(trio.BrokenResourceError):
         await read_to_end(client)
-
-
-async def test_pipelined_requests():
-    """CM-16: requests in one segment are answered one by one, in order, without loss."""
-    lines = b"".join(b"line %d\n" % number for number in range(1000))
-    async with running(on_tcp()) as address:
-        assert await ask(address, lines) == lines.upper()
