@@ -75,25 +75,6 @@ async def test_phases_of_a_run(autojump_clock):
     ]
 
 
-async def test_phases_of_single_requests(autojump_clock):
-    """handle_request goes round; what is cancelled is cut, and the listeners stay open."""
-    async with memory(Upper) as server, trio.open_nursery() as nursery:
-        run = server._run
-        for _ in range(2):
-            assert run.phase.now is Phase.BOUND
-            nursery.start_soon(server.handle_request)
-            assert await ask(server) == b"HELLO\n"
-            await trio.sleep(1)
-        await server.connect()
-        with trio.move_on_after(1):
-            await server.handle_request()
-        assert run.phase.now is Phase.BOUND
-        server.shutdown()
-        await server.handle_request()
-        assert run.phase.now is Phase.DRAINING
-    assert run.phase.now is Phase.CLOSED
-
-
 @pytest.mark.parametrize("serve", ["serve_forever", "handle_request"])
 async def test_shutdown_before_it_serves(serve, autojump_clock):
     """It is kept until something serves, which then ends at once, and just that run.
