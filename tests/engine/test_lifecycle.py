@@ -167,22 +167,6 @@ async def test_second_listener_that_cannot_listen_closes_the_first():
     assert [listener.closed for listener in listeners] == [True, True]
 
 
-async def test_server_bind_that_fails_after_binding():
-    """LC-03: an override of `server_bind` that fails when the socket is bound leaves none open."""
-
-    class NeedsMore(trioserver.TCPServer):
-        async def server_bind(self):
-            await super().server_bind()
-            raise OopsError
-
-    before = open_descriptors()
-    with pytest.raises(OopsError) as caught:
-        await NeedsMore(LOOPBACK, Upper).serve_forever()
-    # The traceback still holds the frames, so this is no work of the garbage collector's.
-    assert caught.value.__traceback__
-    assert open_descriptors() == before
-
-
 async def test_start_in_a_cancelled_scope_leaves_nothing():
     """LC-13: served in a scope that is cancelled already, a server returns and is not bound."""
     server = trioserver.TCPServer(LOOPBACK, Upper)
@@ -843,23 +827,6 @@ async def test_handle_request_handles_one(
                 await server.connect()
                 await server.handle_request()
                 assert server.statistics().accepted == len(outcomes) + 1
-
-
-async def test_handle_request_client_at_the_last_instant(autojump_clock):
-    """A client that comes in the tick in which the time is up: served, or left for the next."""
-    server = memory(nothing, timeout=1)
-
-    async def client():
-        await trio.sleep(1)
-        await server.connect()
-
-    async with server:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client)
-            await server.handle_request()
-        if not server.statistics().accepted:
-            await server.handle_request()
-    assert server.witness.outcomes == ["completed"]
 
 
 def test_handle_request_cancelled_at_every_step():
