@@ -60,22 +60,6 @@ async def test_context_of_the_block(make):
 
 
 @modes
-async def test_context_of_the_task_that_serves(make):
-    """It is of the task that calls `serve_forever`, not of the one that has bound the server."""
-
-    async def serve(*, task_status):
-        var.set("this task")
-        await server.serve_forever(task_status=task_status)
-
-    with trio.fail_after(10):
-        async with make() as server, trio.open_nursery() as nursery:
-            await nursery.start(serve)
-            await requests_see(server, "this task")
-            server.shutdown()
-    assert var.get() == "default"
-
-
-@modes
 @pytest.mark.parametrize("hook", ["server_bind", "server_activate"])
 async def test_context_of_the_hooks_before_serving(make, hook):
     """What a hook sets that is called before serving is seen, by whichever way one serves."""
