@@ -691,9 +691,6 @@ polite = steps("sleep 3; write b'goodbye'")
         "a cancellation that comes while it cleans up after an error lets it end": Scene(
             handling(failing(ValueError("oops")), finish=polite), drain_at=1, grace=0
         ).gives(b"goodbye", 3, "failed"),
-        "setup() that was cancelled did not return, so there is nothing to give back": Scene(
-            handling(sleeps, setup=sleeps, finish=polite), timeouts=Timeouts(request=10)
-        ).gives(b"", 10, "timed_out"),
         "after a handle() that returned, it has the time of the request and no more": Scene(
             handling(steps("sleep 1"), finish=sleeps), timeouts=Timeouts(request=10)
         ).gives(b"", 10, "timed_out", duration=10),
