@@ -178,9 +178,6 @@ ENOUGH = {"cancels": lambda it: it.cancel_scope.cancel("enough")}
         "Closing early is no error, whatever `wfile` still had in its buffer": Scene(
             does("write b'never mind'; aclose", wbufsize=-1)
         ).gives(b"", 0, "completed"),
-        "A handler that caught its cancellation and returned has completed": Scene(
-            does("sleep_forever -> Cancelled"), meanwhile={1: lambda it: it.cancel_request(1, "x")}
-        ).gives(b"", 1, "completed"),
         "CM-13: one that caught `PeerGone` has completed, too; its buffer is forgotten": Scene(
             does("sleep 2; write b'too late for this' -> PeerGone", wbufsize=10), {1: reset}
         ).gives(outcomes=["completed"]),
