@@ -167,18 +167,6 @@ async def test_second_listener_that_cannot_listen_closes_the_first():
     assert [listener.closed for listener in listeners] == [True, True]
 
 
-async def test_start_in_a_cancelled_scope_leaves_nothing():
-    """LC-13: served in a scope that is cancelled already, a server returns and is not bound."""
-    server = trioserver.TCPServer(LOOPBACK, Upper)
-    before = open_descriptors()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await server.serve_forever()
-    assert scope.cancelled_caught
-    assert server.snapshot().state == "unbound"
-    assert open_descriptors() == before
-
-
 # Shutting down ---------------------------------------------------------------
 
 
