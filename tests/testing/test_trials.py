@@ -133,10 +133,6 @@ def test_ctrl_c_has_to_come_out():
 # What is found -------------------------------------------------------------------------
 
 
-async def unarmed(trial):
-    """A scenario that is never hurt proves nothing."""
-
-
 def when_cancelled(does):
     """A scenario that does something when it is cancelled."""
 
@@ -187,27 +183,13 @@ async def wrong(trial):
     trial.afterwards(lambda: ["and it rains"])
 
 
-def erratic():
-    """A scenario that takes other steps each time cannot be swept, and it is said where."""
-    lengths = iter(range(1, 100))
-
-    async def scenario(trial):
-        trial.arm()
-        for _ in range(next(lengths)):
-            await trio.lowlevel.checkpoint()
-
-    return scenario
-
-
 NEVER_AWAITED = "RuntimeWarning: coroutine 'three_steps' was never awaited"
 IT_HANGS = "it hangs; the tasks are here:"
-STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
 
 
 @pytest.mark.parametrize(
     ("scenario", "messages"),
     [
-        (unarmed, ["has never called arm()"]),
         (when_cancelled(raises), ["it raised KeyError('mine')"]),
         (when_cancelled(litters), ["Cancel() after step ", NEVER_AWAITED]),
         (when_cancelled(hangs), [IT_HANGS, "in hangs: await trio.sleep_forever()"]),
@@ -217,7 +199,6 @@ STEP_3 = "Step 3 was one of Runner.init, and then of Trial._scenario"
             [IT_HANGS, "it could not even be cancelled, as it is shielded"],
         ),
         (wrong, ["without any fault, seed 0:\n  it is Monday\n  and it rains\n"]),
-        (erratic(), ["the scenario is not deterministic", STEP_3]),
     ],
 )
 def test_what_is_found(scenario, messages, monkeypatch):
