@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 
 import pytest
 import trio
-from support import Witness, until
+from support import Witness
 from support.pages import EXAMPLES, example
 from support.programs import (
     Client,
@@ -173,15 +173,6 @@ async def test_talk(name, arguments, says, hears, start, connect):
     assert server.statistics().outcomes["refused"] == (hears == b"")
 
 
-async def test_classic_udp_answers_each_datagram(start, capsys):
-    """A datagram needs no end of line, and has one reply."""
-    async with datagram_client(await start("classic_udp", 0)) as client:
-        for word in (b"  hello", b"again\n"):
-            await client.send(word)
-            assert await client.recv(1024) == word.strip().upper()
-    assert capsys.readouterr().out == "127.0.0.1 wrote:\nb'hello'\n127.0.0.1 wrote:\nb'again'\n"
-
-
 FORKED = ("forking_tcp_server", "process: MainProcess", r"(ForkServer|Spawn)Process-\d+")
 
 
@@ -294,16 +285,6 @@ async def test_xmlrpc_server_is_called(start):
             for _ in range(30):
                 callers.start_soon(count)
     assert sorted(counts) == list(range(1, 31))
-
-
-async def test_adopt_existing_is_a_part_of_a_program(start):
-    """Started in a nursery it gives the object, which serves, and ends by its own shutdown."""
-    server = await start("adopt_existing", 0)
-    async with http_client(server) as ask:
-        for number in (1, 2, 3):
-            assert await ask("/") == (200, b"visit number %d\n" % number)
-        server.shutdown()
-        await until(lambda: server.fileno() == -1)
 
 
 @pytest.mark.slow
