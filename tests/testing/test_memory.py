@@ -278,16 +278,6 @@ async def test_transport_takes_a_bounded_amount(ends):
     assert got == [(bytes(sent) + b"x", "end")]
 
 
-async def test_pipe_holds_its_capacity():
-    """In memory, the bound is exact, and one byte read makes room for one."""
-    ours, theirs = memory_pipe(10)
-    assert ours.send_now(b"0123456789abc") == 10
-    assert ours.send_now(b"abc") == 0
-    assert theirs.receive_now(1) == b"0"
-    assert ours.send_now(b"abc") == 1
-    assert theirs.receive_now(100) == b"123456789a"
-
-
 THEY_GO = ["they 'close'", "they 'reset'"]
 WAITS = [
     *itertools.product(["wait_readable"], ["they 'send_eof'", "they 'send_now', b'x'"]),
