@@ -103,14 +103,6 @@ async def test_follows_the_script(where):
     assert [str(one.outcome) for one in exchanges] == ["completed", "completed"]
 
 
-@EVERYWHERE
-async def test_ends_its_output_after_the_last_step(where):
-    """What it has said arrives, though the client has not read and does not end its side."""
-    said = b"x" * 1_000_000
-    async with open_scripted_server(expect(b"GET\n"), reply(said), transport=where) as server:
-        assert await read_to_end(await speaks(server, b"GET\n")) == said
-
-
 async def test_the_end_waits_for_the_client(autojump_clock):
     """As long as any server does: then the connection is closed."""
     async with open_scripted_server(reply(b"bye\n")) as server:
