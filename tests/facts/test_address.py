@@ -2,12 +2,9 @@
 
 import itertools
 import socket
-import socketserver
 
 import pytest
 from support import Upper
-from support.adopting import THERE, adopted
-from support.adopting import Upper as TheirUpper
 from support.listening import Looks, asked, needs_ipv6, on_linux
 from support.threads import hooked
 
@@ -103,17 +100,6 @@ async def test_made_up_address(autojump_clock):
                     await client.send_all(b"hello\n")
                     assert await client.receive_some() == b"HELLO\n"
         assert not server._report.unaccepted
-
-
-async def test_made_up_address_of_an_adopted_server():
-    """The same under `adopt`: records and limits go by the connection's own address."""
-    for address in ODD:
-        theirs = made_up(socketserver.ThreadingTCPServer, address)(THERE, TheirUpper)
-        async with adopted(theirs, limits=Limits(per_client=2)) as it:
-            assert await it.ask() == b"HELLO\n"
-            await it.ended()
-        assert it.outcomes == ["completed"]
-        assert it.records[0].info.client_address[0] == "127.0.0.1"
 
 
 @needs_ipv6
