@@ -52,6 +52,7 @@ async def test_stream_server(kind, tmp_path):
     assert facts == {("thread", 6, 6)}
     assert it.report.clean
     assert it.server.fileno() == -1
+    await in_thread(it.server.shutdown)  # which returns at once by now
 
 
 @pytest.mark.parametrize("kind", ["UDP", "UnixDatagram", "ThreadingUDP", "ThreadingUnixDatagram"])
@@ -141,21 +142,6 @@ async def test_shutdown_before_serving():
         report = await adopt(server)
         await in_thread(thread.join)
     assert report.reason == "shutdown() was called"
-
-
-async def test_shutdown_runs_overrides():
-    """A subclass that does more in its shutdown() goes on doing it; afterwards it returns."""
-    told = []
-
-    def shutdown(self):
-        told.append("before")
-        socketserver.TCPServer.shutdown(self)
-        told.append("after")
-
-    async with adopted(theirs(shutdown=shutdown)) as it:
-        pass
-    assert told == ["before", "after"]
-    await in_thread(it.server.shutdown)
 
 
 async def test_idle_connection_is_drained():
@@ -433,7 +419,8 @@ class Tells:
     server_close = telling("server_close")
 
 
-class TellsOfMany(Tells, socketserver.ThreadingTCPServer): ...
+class TellsOfMany(Tells, socketserver.ThreadingTCPServer):
+    shutdown = telling("shutdown")
 
 
 class TellsOfAll(Tells, socketserver.TCPServer):
@@ -472,25 +459,9 @@ async def test_hooks_of_one_request_share_a_thread(kind, handler, answer, hooks,
             assert found == [(None, None)] + [(mine, mine)] * (len(hooks) - 1)
             await it.ended(number)
     assert threading.get_ident() not in server.threads
-    assert server.calls[-1][0] == "server_close"
+    assert [name for name, *_ in server.calls[-2:]] == ["shutdown", "server_close"]
     assert it.outcomes == [outcome] * 3
     assert server.errors == ["ValueError('no')"] * (3 if outcome == "failed" else 0)
-
-
-async def test_requests_at_the_same_time_have_a_thread_each():
-    """And see nothing of each other; as many as ``max_threads``."""
-    together, found = threading.Barrier(3), []
-
-    def meets(request, client_address, server):
-        local.client = client_address
-        together.wait(10)
-        found.append((local.client, client_address))
-
-    async with adopted(theirs(meets), max_threads=3) as it:
-        with it.client(), it.client(), it.client():
-            await until(lambda: len(found) == 3)
-    assert all(one == other for one, other in found)
-    assert len(set(found)) == 3
 
 
 async def test_plain_server_does_everything_in_one_thread():
