@@ -101,32 +101,6 @@ async def test_datagram_handler(datagram):
     assert (record.bytes_received, record.bytes_sent) == (5, 15)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-async def test_base_handler_in_order(stream, fails, caplog):
-    """Constructing it sets up, handles and finishes, all in one thread, also after an error."""
-    steps, idents = [], set()
-
-    def note(name):
-        steps.append(name)
-        idents.add(threading.get_ident())
-
-    def handle(self):
-        note("handle")
-        assert self.server is server
-        assert isinstance(self.request, socket.socket)
-        self.request.sendall(self.request.recv(3))
-        if fails:
-            raise ValueError("on purpose")
-
-    hooks = {"setup": lambda self: note("setup"), "finish": lambda self: note("finish")}
-    server = stream(hooked(socketserver.BaseRequestHandler, handle=handle, **hooks))
-    async with running(server):
-        assert await ask(server, b"hey") == b"hey"
-    assert steps == ["setup", "handle", "finish"]
-    assert len(idents - {threading.get_ident()}) == len(idents) == 1
-    assert ("ValueError: on purpose" in caplog.text) == fails
-
-
 _set_before = contextvars.ContextVar("_set_before", default="nothing")
 
 
