@@ -270,15 +270,3 @@ async def test_idle_timeout_counts_in_a_drain(handler, timeouts):
         with takes(0.3 + SOON):
             await drained(server)
     assert witness.outcomes == ["timed_out"]
-
-
-async def test_handle_request():
-    """A server that is served one request at a time drains as well."""
-    server = on_tcp(Upper)
-    with trio.fail_after(10):
-        async with server, trio.open_nursery() as nursery:
-            nursery.start_soon(server.handle_request)
-            async with crowd(server, 1) as [client]:
-                await say(client, b"one\n")
-                server.shutdown(8)
-                assert await read_to_end(client) == b""
