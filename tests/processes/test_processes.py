@@ -280,22 +280,6 @@ async def test_drain(stream, handler):
     assert ends == [("drained", size, size) for size in (8, 5, 0, 8)]
 
 
-@both("Upper")
-async def test_queued_clients_are_served(handler):
-    """A drain serves whom the kernel had accepted, one after the other; later ones are refused."""
-    async with running(server := on_tcp(handler, max_children=1)), crowd(server, 4) as clients:
-        for client in clients:
-            await client.send_all(b"me\n")
-        await until(lambda: server.requests)
-        server.shutdown(10)
-        with pytest.raises(ConnectionError):
-            plain_client(server.server_address)
-        assert [await read_to_end(client) for client in clients] == [b"ME\n"] * 4
-    report = await server.wait_closed()
-    assert report.clean
-    assert report.statistics.accepted == 4
-
-
 @both("does")
 async def test_grace_is_over(handler):
     """PR-13: who still works at the end of the grace is killed, and named in the report."""
