@@ -256,7 +256,6 @@ async def test_handshake(recipe, words, context, trusting):
     server = over_tls(context) if by_listener else theirs(kind=kind, get_request=get_request)
     with clients_of(server, 1) as [client]:
         async with adopted(server, timeouts=Timeouts(handshake=0.5, linger=0.1)) as it:
-            await it.started()
             client.sendall(words)
             await it.ended()
             if not words:
