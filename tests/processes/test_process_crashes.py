@@ -145,8 +145,9 @@ async def test_half_a_reply_does_not_look_like_a_whole_one(handler, outcome, cle
     What it has sent is counted.
     """
     server = on_tcp(handler, timeouts=Timeouts(cleanup=cleanup))
-    async with met(server, b"x") as (client, witness):
+    async with met(server) as (client, witness):
         await until(lambda: server.requests and server.snapshot().requests[0].bytes_sent)
+        await client.send_all(b"x")  # so that the write waits when it is read
         if handler is handlers.floods_while_it_reads:
             await shows(server, bytes_received=1)
             await trio.testing.wait_all_tasks_blocked(0.02)  # until it reads again
