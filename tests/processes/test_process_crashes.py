@@ -42,7 +42,7 @@ from support.threads import ask, met, shows, takes, witnessed
 
 import trioserver
 from trioserver import Timeouts, WorkerCrashed
-from trioserver._modes.processes.protocol.status import STATE, WORKING, WRITING
+from trioserver._modes.processes.protocol.status import SENT, STATE, WORKING, WRITING
 from trioserver._modes.processes.server import mixin, pool, setbacks
 from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.spawn import Spawned
@@ -187,6 +187,8 @@ def test_all_pieces_of_a_write_are_one(way, tmp_path):
         def __setitem__(self, cell, value):
             if cell == STATE:
                 seen.append(value)
+            elif cell == SENT and reader.ident is None:  # a first piece has gone, and no more
+                reader.start()
 
     addresses = {"client_address": None, "server_address": None}
     info = trioserver.RequestInfo(id=1, **addresses, started=0.0, started_at=0.0)
@@ -197,7 +199,6 @@ def test_all_pieces_of_a_write_are_one(way, tmp_path):
         sock = SeenSocket.over(ours, Loan(LoanTerms(info, Drain())))
         sock.show_on(types.SimpleNamespace(cells=Notes()))
         reader = threading.Thread(target=theirs.recv, args=(size, socket.MSG_WAITALL))
-        reader.start()
         if way == "makefile":
             with sock.makefile("wb") as output:
                 output.write(bytes(size))
