@@ -52,7 +52,7 @@ def _same_as_client(info: RequestInfo) -> Address:
     return info.client_address
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)  # 16 bytes less, of each idle connection
 class RequestInfo:
     """The facts of a request that never change.
 
