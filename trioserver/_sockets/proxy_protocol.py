@@ -71,7 +71,6 @@ def _missing_of_v1(data: bytes | bytearray) -> int:
 
 def _missing_of_v2(data: bytes | bytearray) -> int:
     if len(data) < _FIXED.size:
-        # Of nothing, version 1 may follow, which can be shorter.
         return _FIXED.size - len(data)
     length = int.from_bytes(data[14:16], "big")
     if length > MOST_OF_V2:
