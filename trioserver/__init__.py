@@ -3,6 +3,7 @@
 from ._facts.config import Limits, Timeouts
 from ._facts.errors import (
     Draining,
+    HandshakeFailed,
     IdleTimeout,
     IncompleteRead,
     LimitExceeded,
@@ -25,6 +26,7 @@ from ._facts.snapshots import (
     RequestSnapshot,
     ServerSnapshot,
 )
+from ._facts.tls import TLSInfo
 from ._modes.adopted.adopt import adopt
 from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
 from ._modes.processes.server.mixin import ProcessMixIn
@@ -58,6 +60,7 @@ from ._servers.base import BaseServer
 from ._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._servers.ip_servers import TCPServer, UDPServer
 from ._servers.unix_servers import UnixDatagramServer, UnixStreamServer
+from ._sockets.server_context import server_context
 from ._sockets.transport import DatagramTransport, Listener, PeerCredentials, Transport
 
 __all__ = [
@@ -75,6 +78,7 @@ __all__ = [
     "ForkingUnixDatagramServer",
     "ForkingUnixStreamServer",
     "HandlerFailed",
+    "HandshakeFailed",
     "IdleBlock",
     "IdleTimeout",
     "IncompleteRead",
@@ -106,6 +110,7 @@ __all__ = [
     "Statistics",
     "StreamRequestHandler",
     "TCPServer",
+    "TLSInfo",
     "ThreadingMixIn",
     "ThreadingTCPServer",
     "ThreadingUDPServer",
@@ -122,6 +127,7 @@ __all__ = [
     "adopt",
     "current_request",
     "run",
+    "server_context",
 ]
 
 _publish(__name__, globals(), __all__)

@@ -264,7 +264,8 @@ async def test_handshake(recipe, words, context, trusting):
                 answer = await in_thread(ask_secretly, trusting, server.server_address)
                 assert answer == b"SECRET\n"
             await it.ended(3)
-    assert it.outcomes == ["disconnected" if words else "timed_out", "completed", "completed"]
+    failed = ("refused" if by_listener else "disconnected") if words else "timed_out"
+    assert it.outcomes == [failed, "completed", "completed"]
     assert "get_request" in it.records[0].reason or not words or by_listener
     assert it.report.statistics.accept_errors == bool(words and not by_listener)
 

@@ -20,9 +20,10 @@ from support.sweeping import (
     shut_down,
     shut_down_at_once,
 )
+from support.tls import SERVER
 
 import trioserver
-from trioserver.testing import ResetClient, fire_at
+from trioserver.testing import ResetClient, TLSClient, fire_at
 
 
 class ArrivingMixIn(WatchedMixIn):
@@ -54,6 +55,19 @@ class BehindMixIn(WatchedMixIn):
         return stream, address
 
 
+class ByTLSMixIn(WatchedMixIn):
+    """Its clients agree with it on TLS."""
+
+    FIELDS: ClassVar = {"ssl_context": SERVER.context}
+
+    async def dial(self):
+        stream, address = await super().dial()
+        client = TLSClient(stream, SERVER.tls.client_context)
+        with suppress(trio.BrokenResourceError):  # it says so again
+            await client.do_handshake()
+        return client, address
+
+
 class OnThisMachine(InMemory):
     """Whose clients have addresses that a server can trust."""
 
@@ -72,14 +86,18 @@ BEHIND = [
     type(f"Behind{kind.__name__}", (BehindMixIn, ArrivingMixIn, kind), {})
     for kind in (OnThisMachine, OnTCP, OnUnix)
 ]
+BY_TLS = [
+    type(f"ByTLS{kind.__name__}", (ByTLSMixIn, ArrivingMixIn, kind), {})
+    for kind in (InMemory, OnTCP, OnUnix)
+]
 all_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS + BEHIND)
+@pytest.mark.parametrize("kind", KINDS + BEHIND + BY_TLS)
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 def test_arrival_cut_after_every_step(kind, fault):
-    """Whatever ends the server in the midst of an arrival leaves no slot and no connection."""
+    """CX-06: whatever ends the server amid an arrival leaves no slot and no connection."""
     assert Setting(kind, [fault]).sweep() > 200
 
 
@@ -103,8 +121,8 @@ def test_fault_in_an_arrival_loses_nothing(kind, fault, limits, least):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", BEHIND)
-def test_drain_while_headers_come_loses_nothing(kind):
+@pytest.mark.parametrize("kind", BEHIND + BY_TLS)
+def test_drain_while_clients_are_introduced_loses_nothing(kind):
     """What was asked before a drain is answered, also by who is only being introduced."""
     assert Setting(kind, [shut_down], gentle=True).sweep() > 200
 

@@ -303,7 +303,7 @@ def test_misspelt_field():
             TCPServer(ADDRESS, Upper, **dict.fromkeys(given.split(), 5))
         message = str(caught.value)
         assert says in message
-        assert message.endswith(", server_address, socket_options, timeout, timeouts")
+        assert message.endswith(", socket_options, ssl_context, timeout, timeouts")
         assert "attrs" not in message
 
 
@@ -457,6 +457,7 @@ HOOKS += ["process_request", "finish_request", "shutdown_request", "close_reques
 HOOKS += ["handle_error", "handle_timeout"]
 ASYNC = [*HOOKS, "serve_forever", "handle_request", "wait_closed"]
 PLAIN = ["get_request", "shutdown", "cancel_request", "fileno", "statistics", "snapshot", "evolve"]
+PLAIN += ["reload"]
 
 
 async def coroutine(self, *arguments):
@@ -491,7 +492,7 @@ def test_colours_of_hooks():
     refuses(r"Wrong\.handle_error must be an `async def`", right, handle_error=lambda self: None)
     for method in (coroutine, staticmethod(coroutine), classmethod(coroutine)):
         new("Right", **dict.fromkeys(HOOKS, method))
-    new("Right", server_bind=of_nothing, handle_timeout=of_nothing, greet=id, reload=coroutine)
+    new("Right", server_bind=of_nothing, handle_timeout=of_nothing, greet=id, refresh=coroutine)
 
 
 def test_hook_that_is_told_what_it_lacks():

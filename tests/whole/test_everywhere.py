@@ -1,4 +1,4 @@
-"""The same server in memory, over TCP and over a Unix socket: what both sides see is the same.
+"""The same server in memory, over TCP and a Unix socket, by TLS or not: all see the same.
 
 In memory all of it runs on a virtual clock, to the instant, and where nobody can open a
 socket; on real sockets it runs on the real clock, and time has only a lower bound.
@@ -22,7 +22,7 @@ from support.speaking import all_wait, says_and_hears
 
 import trioserver
 from trioserver import Connection, Limits, Outcome, Timeouts
-from trioserver.testing import Faults, open_test_server, run_trial
+from trioserver.testing import Faults, TLSClient, open_test_server, run_trial
 
 MUCH = 64 * 1024 * 1024
 """Bytes: more than any network holds on the way."""
@@ -33,6 +33,7 @@ class Place:
     """Where the servers of a test listen."""
 
     transport: Literal["memory", "tcp", "unix"]
+    tls: bool
     _folder: Path
 
     @property
@@ -46,7 +47,7 @@ class Place:
         base = trioserver.UnixStreamServer if unix else trioserver.TCPServer
         address = str(self._folder / "socket") if unix else ("127.0.0.1", 0)
         server = type("Served", (*hooks, base), {})(address, handler, **fields)
-        return open_test_server(server, transport=self.transport, faults=faults)
+        return open_test_server(server, transport=self.transport, faults=faults, tls=self.tls)
 
     @contextmanager
     def takes(self, seconds):
@@ -62,18 +63,30 @@ class Place:
         else:
             assert took >= seconds - 0.001
 
+    def sees_a_cut(self):
+        """What is done in the block meets the end of what was cut: by TLS it is a break."""
+        broken = (trio.BrokenResourceError, ConnectionResetError)
+        return pytest.raises(broken) if self.tls else nullcontext()
+
     def sees_a_break(self):
         """What is done in the block meets a reset.
 
-        On a Unix socket that is an end, unless somebody has left something unread.
+        On a Unix socket that is an end, unless somebody has left something unread. By TLS it is
+        none there, either.
         """
-        if self.transport != "unix":
+        if self.tls or self.transport != "unix":
             return pytest.raises((trio.BrokenResourceError, ConnectionResetError))
         return nullcontext()
 
 
 @pytest.fixture(params=["memory", "tcp", "unix"])
 def transport(request):
+    """Each in turn."""
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request):
     """Each in turn."""
     return request.param
 
@@ -85,11 +98,11 @@ def clock(transport):
 
 
 @pytest.fixture
-async def place(transport):
+async def place(transport, tls):
     """Each in turn; async, because Trio has opened a pair of sockets for itself by then."""
     with TemporaryDirectory(prefix="ts-") as folder:
         with no_sockets() if transport == "memory" else nullcontext():
-            yield Place(transport, Path(folder))
+            yield Place(transport, tls, Path(folder))
 
 
 async def only(server):
@@ -162,18 +175,20 @@ hangs_up = does(b"no", methodcaller("aclose"))
         "CM-06: it ends its input first": (at_the_end, [], b"ab", b"ab" * 500_000, "completed"),
         "GS-14: it has sent too much": (replies_early, [], LONG, REPLY, "completed"),
         "its handler closes early": (hangs_up, [], b"", b"no", "completed"),
-        "its handler resets it": (does(reset), [], b"", None, "completed"),
+        "its handler resets it": (does(reset), [], b"", Place.sees_a_break, "completed"),
         "BP-08: a line is too long": (Upper, [], LONG, b"FITS\n", "refused line"),
-        "it is not wanted": (Upper, [Unfriendly], b"", b"", "refused"),
+        "it is not wanted": (Upper, [Unfriendly], b"", Place.sees_a_cut, "refused"),
         "TO-01: it is silent": (Upper, [], b"", b"", "timed_out idle"),
         "TO-02: it never ends its line": (Upper, [], b"half of it", b"", "timed_out line"),
-        "TO-02: its handler never ends": (hold, [], b"", b"", "timed_out request"),
-        "EX-08: nobody decides": (Upper, [Undecided], b"", b"", "timed_out handshake"),
+        "TO-02: its handler never ends": (hold, [], b"", Place.sees_a_cut, "timed_out request"),
+        "EX-08: nobody decides": (Upper, [Undecided], b"", Place.sees_a_cut, "timed_out handshake"),
     },
 )
 async def test_one_client(visit, place, clock):
     """It gets all that it must, and then an end, or a break; a limit ends it when it is reached."""
     handler, hooks, says, gets, told = visit
+    sees = gets if callable(gets) else lambda _: nullcontext()
+    gets = b"" if callable(gets) else gets
     outcome, _, limit = told.partition(" ")
     fields = {"limits": Limits(line=1000)}
     seconds = 0.0
@@ -182,13 +197,13 @@ async def test_one_client(visit, place, clock):
         fields["timeouts"] = Timeouts(**{limit: seconds})
     async with place.serve(handler, *hooks, **fields) as server:
         with place.takes(seconds):
-            client = await server.connect()
-            await client.send_all(says)
-            if handler is at_the_end or says.endswith(b"end"):
-                await client.send_eof()
-            with place.sees_a_break() if gets is None else nullcontext():
-                assert await read_to_end(client) == (gets or b"")
-        await client.aclose()
+            with sees(place):
+                client = await server.connect()
+                await client.send_all(says)
+                if handler is at_the_end or says.endswith(b"end"):
+                    await client.send_eof()
+                assert await read_to_end(client) == gets
+                await client.aclose()
         record = await only(server)
     assert str(record.outcome) == outcome
     assert f"({limit})" in record.reason or not limit
@@ -288,8 +303,9 @@ async def test_peer_that_breaks_off(place, clock):
 
     async with place.serve(told) as server:
         client = await server.connect()
-        await client.receive_some(1)
-        await client.aclose()
+        beneath = client.transport_stream if place.tls else client
+        await beneath.receive_some(1)
+        await beneath.aclose()
         waits.set()
         record = await only(server)
     assert (record.outcome, record.bytes_sent) == (Outcome.DISCONNECTED, 6)
@@ -333,9 +349,10 @@ async def test_excess_clients(when_full, place, clock):
                 assert await read_to_end(await server.connect()) == b""
             assert server.server.statistics().refused == 1
         elif when_full == "wait":
-            excess = await server.connect()
+            beneath = await server.connect(tls=False)
+            excess = TLSClient(beneath, server.tls.client_context) if place.tls else beneath
             with trio.move_on_after(place.moment) as patience:
-                await excess.receive_some()
+                await beneath.receive_some()
             assert patience.cancelled_caught
         else:
             excess = await server.connect()
@@ -347,6 +364,8 @@ async def test_excess_clients(when_full, place, clock):
         assert server.server.statistics().active == 1
         await first.send_all(b"x")
         assert await read_to_end(first) == b"done\n"
+        if when_full == "wait" and place.tls:
+            await excess.do_handshake()
         last = excess if when_full == "wait" else await server.connect()
         assert await last.receive_some() == b"begun\n"
         assert len(server.exchanges) == (3 if when_full is say_busy else 2)
@@ -405,7 +424,8 @@ async def test_request_that_outlives_the_grace(place, clock):
         [client] = await begun(server, b"")
         with place.takes(2 * place.moment):
             report = await server.stop(grace=2 * place.moment)
-        assert await read_to_end(client) == b""
+        with place.sees_a_cut():
+            assert await read_to_end(client) == b""
     [record] = report.cancelled
     assert record.info is server.exchanges[0].info
     assert not report.clean

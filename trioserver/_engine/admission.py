@@ -121,8 +121,8 @@ class Admission:
             self._refuse(task, TOO_MANY)
         elif self._slots.free:
             self._start(task)
-        elif callable(when_full):
-            self._slots.turning_away = True
+        elif callable(when_full) and self._slots.may_turn_away():
+            self._slots.turning_away += 1
             task.rejection = when_full
             self._spawn(task)
         else:

@@ -2,9 +2,9 @@
 
 It runs in the request's own task, inside its slot and its scope. First the request is
 introduced, if a proxy has to say who the client is, within ``timeouts.proxy``. Then, within
-``timeouts.handshake``, there is `verify_request`, and before that, of an adopted server, its
-own ``get_request`` and TLS handshake. Whatever is to be agreed on with a client before anybody
-serves it belongs here.
+``timeouts.handshake``, there is `verify_request`, and after it the TLS handshake. Of an adopted
+server, its own ``get_request`` and TLS handshake come before that. Whatever is to be agreed on
+with a client before anybody serves it belongs here.
 
 The rules that this file keeps:
 
@@ -29,6 +29,7 @@ import trio
 from .._facts.address import Address
 from .._facts.events import Outcome, RequestInfo, enter_request, same_request
 from .._requests.any_request import AnyRequest
+from .._sockets.tls_records import NO_HANDSHAKE_IN_TIME
 from .hooks import RequestHooks, call_hook
 
 T = TypeVar("T")
@@ -65,6 +66,22 @@ async def arrive(task: Arriving, hooks: RequestHooks) -> Failure | None:
     return failure
 
 
+async def arrive_to_hear(task: Arriving, hooks: RequestHooks) -> bool:
+    """Have a request arrive that is to be told that the server is full; false if it fails.
+
+    Nobody asks whether to serve it, and it is not counted: it holds no slot.
+
+    Raises as `arrive` does.
+    """
+    if task.has_introduction:
+        why_not = await _learn_by(task, hooks._introduce(task.request))
+        if why_not:
+            task.request._fate.must_not_linger = True
+            return False
+    await hooks._secure_here(task.request)
+    return True
+
+
 async def _introduce(task: Arriving, hooks: RequestHooks) -> Failure | None:
     peer = task.info.client_address
     with trio.move_on_after(hooks.timeouts.proxy):
@@ -77,11 +94,14 @@ async def _introduce(task: Arriving, hooks: RequestHooks) -> Failure | None:
 
 
 async def _verify(task: Arriving, hooks: RequestHooks) -> Failure | None:
+    late = "verify_request took too long (handshake)"
     with trio.move_on_after(hooks.timeouts.handshake):
-        if await call_hook(hooks._arrive, task.hook_argument, task.client_address):
-            return None
-        return Outcome.REFUSED, "verify_request"
-    return Outcome.TIMED_OUT, "verify_request took too long (handshake)"
+        if not await call_hook(hooks._arrive, task.hook_argument, task.client_address):
+            return Outcome.REFUSED, "verify_request"
+        late = NO_HANDSHAKE_IN_TIME
+        await hooks._secure(task.request)
+        return None
+    return Outcome.TIMED_OUT, late
 
 
 async def _learn_by(task: Arriving, step: Awaitable[T]) -> T:

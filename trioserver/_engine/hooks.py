@@ -25,12 +25,17 @@ class RequestHooks(Protocol):
     timeouts: Timeouts
     propagate_errors: bool
 
-    async def process_request(self, request: Any, client_address: Address) -> None: ...
     async def shutdown_request(self, request: Any) -> None: ...
     async def handle_error(self, request: Any, client_address: Address) -> None: ...
 
     async def _introduce(self, request: Any) -> str:
         """Learn who the client is, and put it in ``request.info``; say why not, or ``""``."""
+
+    async def _secure(self, request: Any) -> None:
+        """Agree with the client on what protects the connection, if anything."""
+
+    async def _secure_here(self, request: Any) -> None:
+        """The same, in this process, of a client that is told that the server is full."""
 
     async def _arrive(self, request: Any, client_address: Address) -> bool:
         """Do what comes between the accept and ``process_request``; say whether to serve it."""
@@ -44,6 +49,8 @@ class ServerHooks(RequestHooks, Protocol):
     _mode: ClassVar[Mode]
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
+    async def process_request(self, request: Any, client_address: Address) -> None: ...
+    async def finish_request(self, request: Any, client_address: Address) -> None: ...
     async def service_actions(self) -> None: ...
 
     def _request_over(

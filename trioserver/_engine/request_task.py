@@ -44,7 +44,7 @@ from .._facts.snapshots import (
 )
 from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
 from .._requests.any_request import AnyRequest
-from .arrival import arrive
+from .arrival import arrive, arrive_to_hear
 from .hooks import RequestHooks, call_hook
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
@@ -74,6 +74,7 @@ class RequestTask:
       hook_argument: what the hooks get as ``request``: the request itself, unless an
         override of ``get_request`` has wrapped it.
       client_address: what the hooks get as ``client_address``.
+      process: `process_request`, or what that calls, if no override has a say in it.
       has_introduction: whether the client is not known yet, when it is accepted.
       arrives: whether there is a step between the accept and `process_request`.
       closes_by_default: whether no override has a say in how the request is closed.
@@ -90,6 +91,7 @@ class RequestTask:
     client_address: Address
     _hooks: RequestHooks
     _events: RequestEvents
+    process: Callable[[Any, Address], Awaitable[object]]
     has_introduction: bool = False
     arrives: bool = False
     closes_by_default: bool = False
@@ -168,7 +170,7 @@ class RequestTask:
         self._begin()
         outcome, reason = Outcome.COMPLETED, ""
         try:
-            await call_hook(self._hooks.process_request, self.hook_argument, self.client_address)
+            await call_hook(self.process, self.hook_argument, self.client_address)
         except Exception as error:
             # A handler that lets Draining out has ended properly, so its last reply is sent.
             outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
@@ -185,9 +187,11 @@ class RequestTask:
         self._decide(outcome, reason)
 
     async def _reject(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
-        self._begin()
         self._decide(Outcome.REFUSED, "the server is full (requests)")
         with trio.move_on_after(self._hooks.timeouts.write):
+            if self.arrives and not await arrive_to_hear(self, self._hooks):
+                return
+            self._begin()
             await call_hook(say_why, self.request)
             await self.request._flush()
 

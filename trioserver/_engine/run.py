@@ -26,6 +26,7 @@ from .._facts.snapshots import (
     ServerSnapshot,
 )
 from .._requests.drain import Drain
+from .._sockets.credentials import Credentials
 from .acceptor import Acceptor
 from .admission import Admission
 from .home_thread import HomeThread
@@ -62,6 +63,7 @@ class Run:
       ending: how it ends.
       everything: the scope around what is at work.
       stop: a shutdown that came before anything served.
+      credentials: for the TLS of new connections; None without TLS.
     """
 
     server: ServerHooks
@@ -80,6 +82,7 @@ class Run:
     ending: Shutdown = attrs.field(init=False)
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     stop: StopRequest | None = None
+    credentials: Credentials | None = None
     _home: HomeThread = attrs.field(factory=HomeThread)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)

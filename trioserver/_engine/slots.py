@@ -15,6 +15,10 @@ from trio.lowlevel import ParkingLot
 
 from .._facts.config import Limits
 
+MOST_TURNED_AWAY = 256
+"""Clients that are told at once that the server is full. More are reset: one that is slow to
+arrive, or to listen, must not keep the next one from being told."""
+
 
 @attrs.define(eq=False)
 class Slots:
@@ -22,13 +26,13 @@ class Slots:
 
     Attributes:
       free: slots that nobody holds.
-      turning_away: whether a ``when_full`` function has its one client.
+      turning_away: clients that a ``when_full`` function tells so, or that arrive for that.
     """
 
     _limits: Limits
     _most: int
     free: int = attrs.field(init=False)
-    turning_away: bool = False
+    turning_away: int = 0
     _by_client: Counter[Hashable] = attrs.field(factory=Counter)
     _changed: ParkingLot = attrs.field(factory=ParkingLot)
 
@@ -37,9 +41,11 @@ class Slots:
 
     def has_room(self) -> bool:
         """Whether one more client may be accepted, be it to turn it away."""
-        if self.free or self._limits.when_full == "refuse":
-            return True
-        return self._limits.when_full != "wait" and not self.turning_away
+        return self.free > 0 or self._limits.when_full != "wait"
+
+    def may_turn_away(self) -> bool:
+        """Whether one more client may be told that there is no slot."""
+        return self.turning_away < MOST_TURNED_AWAY
 
     async def wait_for_room(self) -> None:
         """Wait until one more client may be accepted. No checkpoint if it may be now."""
@@ -77,6 +83,5 @@ class Slots:
         self._changed.unpark_all()
 
     def turned_away(self) -> None:
-        """Let the ``when_full`` function have another client: it is done with the one it had."""
-        self.turning_away = False
-        self._changed.unpark_all()
+        """Note that a client was told; it never had a slot."""
+        self.turning_away -= 1

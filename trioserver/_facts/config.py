@@ -40,7 +40,7 @@ class Timeouts:
     Args:
       proxy: from the accept to the end of a PROXY header. The specification asks for 3 s
         at least, one retransmission of TCP.
-      handshake: for ``verify_request`` to decide. Longer than one 3 s TCP
+      handshake: for ``verify_request`` to decide and TLS to be agreed on. Longer than one 3 s TCP
         retransmission.
       idle: without a byte from the peer while a read waits, the first byte
         included. Nothing else counts: neither what we send nor what the
@@ -81,8 +81,8 @@ class Limits:
       when_full: ``"wait"`` leaves further clients in the kernel's queue, where
         they notice nothing but the delay; ``"refuse"`` accepts and resets
         them, so that they can go elsewhere; an async function of one
-        connection is given one such client at a time, to say why, for at most
-        ``Timeouts.write`` seconds.
+        connection is given such clients, each by itself, to say why, for at most
+        ``Timeouts.write`` seconds; beyond 256 at once they are reset.
       per_client: connections of one client at once; more are always refused.
         One client is an IPv4 address, an IPv6 /64 network (on a link, one
         address and its zone), or a user id of a Unix socket. Any other address

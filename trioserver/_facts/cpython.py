@@ -3,6 +3,7 @@
 A change of Python's, or another Python, is to be looked for here alone; what is missing is
 told by its name. There is no public way
 
+* to have a socket of another make be an `ssl.SSLSocket` that tells what was agreed on by TLS;
 * to be told that a socket and all files made of it are closed, to make a file that keeps the
   socket open, or to have ``sendfile`` send portion by portion;
 * to have the ``shutdown`` of a server of `socketserver` end a run of ours: it sets a flag, and
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -126,3 +128,16 @@ class OpenSocket(socket.socket):
 
     def _real_close(self, *_arguments: Any) -> None:
         self.close_at_last()
+
+
+def dress_as_tls_socket(sock: ssl.SSLSocket, tls: ssl.SSLObject) -> None:
+    """Have a socket tell of TLS what ``tls`` does: certificates, versions, ciphers.
+
+    Raises:
+      PythonHasChanged: see `_private`.
+    """
+    own: Any = sock
+    own._sslobj = _private(tls, "_sslobj", "TLS in threads")
+    own._context, own._session, own._connected = tls.context, None, True
+    own.server_side, own.server_hostname = True, None
+    own.do_handshake_on_connect = own.suppress_ragged_eofs = False

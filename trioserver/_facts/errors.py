@@ -55,6 +55,14 @@ class PeerGone(RequestEnded, trio.BrokenResourceError, ConnectionError):
     """
 
 
+class HandshakeFailed(RequestEnded, trio.BrokenResourceError, ConnectionError):
+    """The peer has not agreed on TLS: it speaks none, say, or has the wrong certificate.
+
+    Nothing is sent or received any more. The system's or OpenSSL's own error is the
+    ``__cause__``.
+    """
+
+
 class IncompleteRead(RequestEnded, EOFError):
     """The peer ended its sending side in the middle of what a read asked for.
 

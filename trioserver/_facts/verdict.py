@@ -16,6 +16,7 @@ from .address import printable
 from .chains import leaves
 from .errors import (
     Draining,
+    HandshakeFailed,
     IdleTimeout,
     IncompleteRead,
     LimitExceeded,
@@ -31,6 +32,7 @@ _PEER_OUTCOMES: tuple[tuple[type[RequestEnded], Outcome], ...] = (
     (IdleTimeout, Outcome.TIMED_OUT),
     (WriteTimeout, Outcome.TIMED_OUT),
     (LimitExceeded, Outcome.REFUSED),
+    (HandshakeFailed, Outcome.REFUSED),
     (PeerGone, Outcome.DISCONNECTED),
     (IncompleteRead, Outcome.DISCONNECTED),
     (Draining, Outcome.DRAINED),

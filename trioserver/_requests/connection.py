@@ -8,7 +8,10 @@ the two.
 
 from __future__ import annotations
 
+import math
 import socket
+import ssl
+from contextlib import suppress
 from typing import Literal
 
 import attrs
@@ -18,9 +21,12 @@ from trio.lowlevel import checkpoint
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._facts.proxy import ProxyInfo
+from .._facts.tls import TLSInfo
+from .._sockets.credentials import check_context
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, Transport
 from .any_request import Fate
+from .begin_tls import start_tls
 from .drain import Drain
 from .idle_block import IdleBlock
 from .receiving import Receiver
@@ -90,6 +96,11 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         return self.info.proxy
 
     @property
+    def tls(self) -> TLSInfo | None:
+        """What was agreed on by TLS; None without it, and before the end of its handshake."""
+        return None if self._tls is None else self._tls.info
+
+    @property
     def bytes_received(self) -> int:
         """Bytes the transport gave so far."""
         return self._stream.received
@@ -136,16 +147,16 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         Reading, writing or closing it behind the connection's back breaks
         every promise of this class.
         """
-        if not isinstance(self._transport, SocketTransport):
+        if not isinstance(self._wire, SocketTransport):
             return None
-        self._transport.show()
-        return self._transport.socket
+        self._wire.show()
+        return self._wire.socket
 
     def fileno(self) -> int:
         """The file descriptor; -1 once closed, and where there is none."""
-        if isinstance(self._transport, SocketTransport):
-            self._transport.show()
-        return self._transport.fileno()
+        if isinstance(self._wire, SocketTransport):
+            self._wire.show()
+        return self._wire.fileno()
 
     # Receiving -------------------------------------------------------------
 
@@ -227,6 +238,28 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         """
         await self._sender.send_eof()
 
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Begin TLS in the middle of the connection (STARTTLS), as the server.
+
+        What is buffered goes out before. From then on all input and output is protected.
+
+        Args:
+          context: an `ssl.SSLContext` for servers, as `server_context` makes them.
+
+        Raises:
+          HandshakeFailed: the peer does not agree, or has sent something after the request for
+            TLS in plain text, which may be an attacker's: then the connection is reset.
+          IdleTimeout: the handshake was not complete within ``Timeouts.handshake``.
+          PeerGone: the peer has left.
+          RuntimeError: the connection has TLS already.
+          TypeError, ValueError: this is no context, or one for clients.
+          trio.ClosedResourceError: this side was closed, or its sending half.
+          trio.BusyResourceError: another task is sending or receiving.
+
+        Cancelled, or failed, it leaves a connection that can only be closed.
+        """
+        await start_tls(self, check_context("context", context))
+
     # Closing ---------------------------------------------------------------
 
     async def aclose(self) -> None:
@@ -244,8 +277,17 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         if self._stream.broken is not None and self._stream.sent:
             self.reset()  # half a reply must not look like a whole one
         else:
+            if self._tls is not None and self._ends_in_order():
+                with suppress(OSError):
+                    self._transport.send_eof()
             self._sender.closed = True
             self._transport.close()
+
+    def _ends_in_order(self) -> bool:
+        """Whether to tell the peer, where the end of the output is more than the close."""
+        stream, cut = self._stream, trio.current_effective_deadline() == -math.inf
+        done = stream.output_ended or stream.broken is not None or self._sender.closed
+        return not (done or cut or self._fate.must_not_linger)
 
     def reset(self) -> None:
         """Close so that the peer sees an error (a reset, on TCP), not an orderly end.

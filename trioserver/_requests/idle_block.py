@@ -11,7 +11,11 @@ from .._facts.errors import Draining
 
 
 class IdleBlock:
-    """What `Connection.idle` returns: a context manager, for one use."""
+    """What `Connection.idle` returns: a context manager, for one use.
+
+    Attributes:
+      has_begun: whether a request has, inside it.
+    """
 
     def __init__(
         self,
@@ -30,7 +34,7 @@ class IdleBlock:
         self._on_enter = on_enter
         self._end_by_drain = end_by_drain
         self._task: trio.lowlevel.Task | None = None
-        self._request_began = False
+        self.has_begun: bool = False
         self._scope = trio.CancelScope()
 
     def __enter__(self) -> None:
@@ -46,11 +50,11 @@ class IdleBlock:
             nursery = task.parent_nursery
             task = None if nursery is None else nursery.parent_task
         if task is not None:
-            self._request_began = True
+            self.has_begun = True
 
     def end(self) -> None:
         """Have the block raise `Draining`, unless a request was begun inside it."""
-        if not self._request_began:
+        if not self.has_begun:
             self._scope.cancel(reason="the server drains")
 
     def __exit__(

@@ -70,8 +70,11 @@ class RequestReader(File):
     async def __anext__(self) -> bytes:
         """The next line; the loop ends when the peer's input does, or when the server drains."""
         if not self._receiver.buffer:
-            if not await self.more():
-                raise StopAsyncIteration
+            try:  # as `more` does, without a coroutine more in every idle connection
+                if not await self._receiver.fill(between_requests=True):
+                    raise StopAsyncIteration
+            except Draining:
+                raise StopAsyncIteration from None
             # That was a schedule point; commonly the whole line came at once.
             line = self._buffered_line()
             if line is not None:

@@ -28,7 +28,7 @@ from trio.lowlevel import checkpoint
 from .._facts.config import LARGEST_PORTION
 from .._facts.errors import Draining, IdleTimeout, PeerGone
 from .._facts.events import RequestInfo
-from .._sockets.transport import Transport
+from .._sockets.transport import Transport, UncleanEnd
 from .drain import NEW_CONNECTION_GRACE, Drain
 from .idle_block import IdleBlock
 from .sending import Sender
@@ -97,7 +97,8 @@ class Receiver:
             self.check()
             if self.buffer:
                 return self.take(max_bytes)
-            data = self._receive_now(max_bytes)
+            idles = any(not block.has_begun for block in self.idle_blocks or ())
+            data = self._receive_now(max_bytes, between_requests=idles)
             if data is not None:
                 self._note_in_idle_blocks()
                 return data
@@ -125,30 +126,19 @@ class Receiver:
                 raise self.end_by_drain()
             if len(self.buffer) > before:
                 return True  # a last look put it there
-            data = self._receive_now(self.portion)
+            data = self._receive_now(self.portion, between_requests=between_requests and not before)
             if data is not None:
                 self.buffer += data
                 return bool(data)
             await self._wait_for_input(between_requests=between_requests, deadline=deadline)
 
-    async def discard(self, most: int) -> None:
-        """Discard up to ``most`` bytes of input, what is buffered first, until it ends.
+    async def wait_for_input(self) -> None:
+        """Wait until the transport has something, be it no plain text; raises what `fill` does."""
+        await self._wait_for_input(between_requests=False, deadline=math.inf)
 
-        Raises:
-          OSError: the peer is gone.
-          trio.ClosedResourceError: the connection was closed meanwhile.
-        """
-        left = most - len(self.buffer)
-        self.buffer.clear()
-        while left > 0 and not self._sender.closed:
-            data = self._transport.receive_now(min(left, LARGEST_PORTION))
-            if data is None:
-                await self._transport.wait_readable()
-            elif data:
-                left -= len(data)
-                await checkpoint()
-            else:
-                return
+    def end_input(self, error: OSError) -> None:
+        """Have nothing be received any more, because of ``error``."""
+        self._reset = OSError(error.errno, error.strerror)
 
     def take(self, size: int) -> bytes:
         """Take up to ``size`` bytes from the buffer."""
@@ -178,6 +168,8 @@ class Receiver:
         between_requests = between_requests or not self.stream.received
         idle_deadline = trio.current_time() + self.timeout
         deadline = min(deadline, idle_deadline)
+        if self.drain.began and self._request_has_begun():
+            between_requests = False  # by half a TLS record, say, that was no text yet
         if between_requests and self.drain.began:
             deadline = min(deadline, self.new_until)
             if deadline <= trio.current_time():
@@ -199,13 +191,16 @@ class Receiver:
             )
         raise IdleTimeout("a line was not complete in time (line)", info=self._info)
 
-    def _receive_now(self, max_bytes: int) -> bytes | None:
+    def _receive_now(self, max_bytes: int, *, between_requests: bool = False) -> bytes | None:
         if self.stream.at_eof:
             return b""
         if self._reset is not None:
-            raise self._peer_gone(self._reset) from self._reset
+            return self._no_more(self._reset, between_requests=between_requests)
         try:
             data = self._transport.receive_now(max_bytes)
+        except UncleanEnd as error:
+            self._reset = UncleanEnd(str(error))
+            return self._no_more(self._reset, between_requests=between_requests)
         except OSError as error:
             # The kernel reports the error once, and "end of input" after that. What is kept is
             # a copy: the traceback of the original would hold this object.
@@ -221,6 +216,12 @@ class Receiver:
                 raise self._peer_gone(self._reset) from self._reset
             self.stream.at_eof = True
         return data
+
+    def _no_more(self, error: OSError, *, between_requests: bool) -> bytes:
+        """The end of input, where a peer may just leave; else what that means is raised."""
+        if between_requests and isinstance(error, UncleanEnd):
+            return b""
+        raise self._peer_gone(error) from error
 
     def _take_in(self) -> bool:
         """Buffer what the transport has now; whether it had anything, be it the end of input."""
@@ -263,7 +264,7 @@ class Receiver:
         if trio.current_time() < self.new_until:
             return False
         came_too_late = self._sender.peer_was_quiet and self._transport.has_input()
-        return came_too_late or not self._take_in()
+        return came_too_late or not (self._take_in() or self._transport.has_input())
 
     def _note_in_idle_blocks(self) -> None:
         """Note that input was taken: in the blocks where that happened, a request has begun."""

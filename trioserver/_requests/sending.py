@@ -22,7 +22,7 @@ from trio.lowlevel import checkpoint
 
 from .._facts.errors import PeerGone, RequestEnded, WriteTimeout
 from .._facts.events import RequestInfo
-from .._sockets.transport import Data, Transport
+from .._sockets.transport import Data, Transport, holds_output
 from .drain import Drain
 from .stream_state import StreamState
 
@@ -92,6 +92,7 @@ class Sender:
         await self.flush()
         self.check()
         self.send_eof_now()
+        await self.wait_for_end()
 
     def send_eof_now(self) -> None:
         """End the output without a look at the buffer."""
@@ -100,6 +101,15 @@ class Sender:
         except OSError as error:
             raise self._lose_peer(error) from error
         self.stream.output_ended = True
+
+    async def wait_for_end(self) -> None:
+        """Wait until the end of the output has gone, where that takes more than a system call."""
+        while holds_output(self._transport):
+            with trio.move_on_after(self.timeout) as patience:
+                await self._transport.wait_writable()
+            self._send_now(b"")
+            if patience.cancelled_caught and holds_output(self._transport):
+                raise self._took_nothing()
 
     def check(self) -> None:
         """Raise what a send would raise before it did anything."""
@@ -132,16 +142,20 @@ class Sender:
                     # made in time counts.
                     progress = self._send_now(view[sent:])
                     if not progress and patience.cancelled_caught:
-                        message = f"the peer took no byte for {self.timeout:g} s (write)"
-                        raise self._break_off(WriteTimeout, message)
+                        raise self._took_nothing()
                     sent += progress
         finally:
             self.busy = False
-            if 0 < sent < len(data) and self.stream.broken is None:
+            is_cut = 0 < sent < len(data) or holds_output(self._transport)
+            if is_cut and self.stream.broken is None:
                 self._break_off(
                     trio.BrokenResourceError,
                     "an earlier send was cut short: the connection can only be closed",
                 )
+
+    def _took_nothing(self) -> Exception:
+        message = f"the peer took no byte for {self.timeout:g} s (write)"
+        return self._break_off(WriteTimeout, message)
 
     def _lose_peer(self, error: OSError) -> Exception:
         if error.errno != errno.EPIPE:  # which also follows a peer's orderly end

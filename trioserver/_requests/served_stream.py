@@ -6,9 +6,10 @@ import contextlib
 
 import trio
 
-from .._facts.config import Limits, Timeouts
+from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._sockets.descriptors import lost
 from .._sockets.stream_sockets import SocketTransport
+from .._sockets.tls_transport import TLSTransport
 from .._sockets.transport import Transport
 from .any_request import Fate
 from .client import OfClient
@@ -27,6 +28,20 @@ class ServedStream(OfClient):
     _sender: Sender
     _receiver: Receiver
     _fate: Fate
+    _tls: TLSTransport | None = None
+
+    @property
+    def _wire(self) -> Transport:
+        """What moves the connection's bytes as they are on their way, by TLS or not."""
+        return self._transport if self._tls is None else self._tls.beneath
+
+    def _speak_by(self, tls: TLSTransport) -> None:
+        """Have all bytes go by way of TLS from now on."""
+        self._tls = self._transport = self._sender._transport = self._receiver._transport = tls
+
+    def reset(self) -> None:
+        """Close so that the peer sees an error; see `Connection.reset`."""
+        raise NotImplementedError
 
     async def linger(self) -> None:
         """End the output, then discard input until the peer ends it too.
@@ -44,9 +59,40 @@ class ServedStream(OfClient):
             return
         gone = contextlib.suppress(OSError, trio.ClosedResourceError)
         with trio.move_on_after(self.timeouts.linger), gone:
-            if not self._stream.output_ended:
-                self._sender.send_eof_now()
-            await self._receiver.discard(self.limits.linger)
+            await self.end_output()
+            await self._discard(self.limits.linger)
+
+    async def _discard(self, most: int) -> None:
+        """Discard up to ``most`` bytes of input, what is buffered first, until it ends.
+
+        By TLS, nothing is deciphered any more.
+
+        Raises:
+          OSError: the peer is gone.
+          trio.ClosedResourceError: the connection was closed meanwhile.
+        """
+        wire, buffer = self._wire, self._receiver.buffer
+        left = most - len(buffer)
+        buffer.clear()
+        while left > 0 and not self._sender.closed:
+            data = wire.receive_now(min(left, LARGEST_PORTION))
+            if data is None:
+                await wire.wait_readable()
+            elif data:
+                left -= len(data)
+                await trio.lowlevel.checkpoint()
+            else:
+                return
+
+    async def end_output(self) -> None:
+        """End the output in order, whatever is buffered. Twice is once.
+
+        Raises:
+          OSError: the peer is gone, or takes nothing any more.
+        """
+        if not self._stream.output_ended:
+            self._sender.send_eof_now()
+        await self._sender.wait_for_end()
 
     @property
     def _must_linger(self) -> bool:
@@ -61,7 +107,7 @@ class ServedStream(OfClient):
             return True
         # A drain does not wait for a client that was told nothing: it can lose nothing, and
         # sees an orderly end. Unless the kernel has input: then closing would reset.
-        return stream.sent > 0 or stream.may_have_sent or self._transport.has_input()
+        return stream.sent > 0 or stream.may_have_sent or self._wire.has_input()
 
     async def _flush(self) -> None:
         """Send what is buffered, unless the handler has closed the connection.
@@ -75,7 +121,7 @@ class ServedStream(OfClient):
             await self._sender.flush()
 
     def _is_lost(self) -> bool:
-        transport = self._transport
+        transport = self._wire
         return isinstance(transport, SocketTransport) and transport.is_lost()
 
     def _go_on_with(self, stream: StreamState) -> None:

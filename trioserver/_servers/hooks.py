@@ -75,8 +75,17 @@ class DefaultHooks(Configured):
         """Do what comes between the accept and `process_request`; say whether to serve it."""
         return await self.verify_request(request, client_address)
 
+    async def _secure(self, request: Any) -> None:
+        """Agree with the client on what protects the connection, if anything."""
+
+    async def _secure_here(self, request: Any) -> None:
+        """The same, in this process, of a client that is told that the server is full."""
+
     async def verify_request(self, request: Any, client_address: Address) -> bool:
-        """Whether to serve this client; at most ``timeouts.handshake`` seconds."""
+        """Whether to serve this client.
+
+        With a TLS handshake, which comes next, it has ``timeouts.handshake`` seconds.
+        """
         return True
 
     async def process_request(self, request: Any, client_address: Address) -> None:

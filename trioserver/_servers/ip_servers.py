@@ -11,19 +11,17 @@ import attrs
 
 from .._facts.address import given_sockets, valid_ip_address
 from .._facts.events import RequestInfo
-from .._facts.proxy import ProxyProtocol
-from .._facts.validators import LARGEST_INT, count, instance_of, reject, true_or_false
+from .._facts.validators import LARGEST_INT, count, reject, true_or_false
 from .._requests.any_request import AnyRequest
 from .._requests.datagram import Datagram
 from .._requests.drain import Drain
-from .._requests.proxy_header import read_proxy_header
 from .._sockets.binding import activate, bind_ip, listeners_of, use_sockets
 from .._sockets.datagram_listener import DatagramListener
-from .._sockets.proxy_protocol import BadHeader
 from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener
 from .base import BaseServer
 from .fields import make_fields
+from .stream_arrival import StreamArrival
 
 DATAGRAMS_TAKEN_IN = 4096
 """Datagrams that a drain takes in although they have to wait for a slot, or
@@ -91,7 +89,7 @@ class IPServer(BaseServer):
 
 
 @make_fields
-class TCPServer(IPServer):
+class TCPServer(IPServer, StreamArrival):
     """Serves TCP connections.
 
     ``server_address`` is ``(host, port)``, or IPv6's ``(host, port, flowinfo,
@@ -112,6 +110,10 @@ class TCPServer(IPServer):
         None is as many as it can.
       proxy_protocol: that a proxy stands in front of the server, and says in a PROXY header
         who each client is; None: nobody does.
+      ssl_context: have all connections be TLS: an `ssl.SSLContext` for servers, as
+        `server_context` makes them; or a plain function without arguments that returns one. It
+        is called when the server is bound, and by `TCPServer.reload`; a server with one that is
+        at the top of a module pickles. None: no TLS.
     """
 
     socket_type: ClassVar[int] = socket.SOCK_STREAM
@@ -121,29 +123,24 @@ class TCPServer(IPServer):
         default=None, validator=count(0, most=LARGEST_INT, optional=True)
     )
 
-    proxy_protocol: ProxyProtocol | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional(
-            instance_of(ProxyProtocol, "a trioserver.ProxyProtocol or None")
-        ),
-    )
+    def reload(self) -> None:
+        """Have the function that is ``ssl_context`` make the TLS context anew, now.
 
-    def _has_introduction(self) -> bool:
-        return self.proxy_protocol is not None
+        From any task or thread. New connections get the new context; those that there are
+        keep theirs.
 
-    async def _introduce(self, request: Any) -> str:
-        config, info = self.proxy_protocol, request.info
-        if config is None:
-            return ""
-        if not config.trusts(info.peer_address, request.user_id()):
-            return "PROXY: the peer is not trusted"
-        try:
-            header = await read_proxy_header(request._receiver, info)
-        except BadHeader as error:
-            return f"PROXY: {error}"
-        client = info.client_address if header.source is None else header.source
-        request.info = attrs.evolve(info, client_address=client, proxy=header)
-        return ""
+        Raises:
+          RuntimeError: the server is not bound, or ``ssl_context`` is no function.
+          TypeError, ValueError: the function returns something else than a context for servers.
+          Exception: what the function raises.
+
+        When it raises, everything is as before.
+        """
+        credentials = self._bound_run().credentials
+        if credentials is None:
+            name = type(self).__name__
+            raise RuntimeError(f"there is nothing to reload: {name}.ssl_context is None")
+        credentials.reload()
 
     async def server_activate(self) -> None:
         """Listen, with a queue of ``request_queue_size``."""

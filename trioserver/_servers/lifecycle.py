@@ -21,6 +21,7 @@ from .._facts.observers import log_lost
 from .._facts.snapshots import (
     ServerSnapshot,
 )
+from .._sockets.credentials import Credentials
 from .._sockets.datagram_listener import DatagramListener
 from .._sockets.stream_sockets import SocketListener
 from .._sockets.transport import Listener
@@ -41,6 +42,7 @@ class Lifecycle(DefaultHooks):
         try:
             stop, self._stop = self._stop, None
             with run.binding(stop):
+                run.credentials = self._credentials()
                 run.listeners.own(await self.server_bind())
                 if not run.listeners:
                     raise ValueError(f"{type(self).__name__}.server_bind returned no listeners")
@@ -194,6 +196,10 @@ class Lifecycle(DefaultHooks):
             requests=(),
             statistics=self.statistics(),
         )
+
+    def _credentials(self) -> Credentials | None:
+        """What the server shows its clients in a TLS handshake; None where there is none."""
+        return None
 
     # For those that come after ---------------------------------------------------
 

@@ -6,6 +6,8 @@ import contextlib
 import socket
 import struct
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import attrs
 import trio
@@ -68,11 +70,13 @@ class SocketTransport:
         except BlockingIOError:
             return 0
 
-    async def wait_readable(self) -> None:
-        await trio.lowlevel.wait_readable(self.socket)
+    # No coroutines of their own: of each idle connection that would be 200 bytes more.
 
-    async def wait_writable(self) -> None:
-        await trio.lowlevel.wait_writable(self.socket)
+    def wait_readable(self) -> Coroutine[Any, Any, None]:
+        return trio.lowlevel.wait_readable(self.socket)  # noqa: ASYNC105
+
+    def wait_writable(self) -> Coroutine[Any, Any, None]:
+        return trio.lowlevel.wait_writable(self.socket)  # noqa: ASYNC105
 
     def send_eof(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)

@@ -19,6 +19,16 @@ from .._facts.address import Address
 Data: TypeAlias = bytes | bytearray | memoryview
 
 
+class UncleanEnd(OSError):
+    """The input has ended, and not in the way that its protocol has for that."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(None, why)
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 @attrs.frozen
 class PeerCredentials:
     """Who is at the other end of a Unix socket, as the kernel saw it at connect.
@@ -36,6 +46,9 @@ class PeerCredentials:
 
 class Transport(Protocol):
     """One end of a byte stream. Errors are `OSError`, as a socket raises it.
+
+    It may also have ``holds_output``, whether a part of what `send_now` has not counted is on
+    its way already, so that nothing else can be sent in its place.
 
     Only what begins with ``wait_`` may wait, and cancelled it has changed nothing.
     """
@@ -74,6 +87,11 @@ class Transport(Protocol):
 
     def fileno(self) -> int:
         """The file descriptor, -1 where there is none."""
+
+
+def holds_output(transport: Transport) -> bool:
+    """Whether output that was not counted as sent is on its way; see `Transport`."""
+    return getattr(transport, "holds_output", False)
 
 
 class DatagramTransport(Protocol):

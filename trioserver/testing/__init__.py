@@ -35,6 +35,7 @@ from ._running.factory import ServerFactory, servers_of_a_test
 from ._running.in_thread import ThreadFaults, ThreadServer, serve_in_thread
 from ._running.open_server import Unfinished, open_test_server
 from ._running.server import RunningServer
+from ._running.tls import TestTLS, TLSClient
 from ._script.script import Unmet, open_scripted_server
 from ._script.steps import Step, eof, expect, expect_eof, pause, reply
 from ._sweeping.fire_at import fire_at
@@ -78,6 +79,8 @@ __all__ = [
     "Stall",
     "Step",
     "Swept",
+    "TLSClient",
+    "TestTLS",
     "ThreadFaults",
     "ThreadServer",
     "Transcript",

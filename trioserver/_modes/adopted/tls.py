@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..._facts.errors import PeerGone
+from ..._facts.errors import HandshakeFailed, PeerGone
+from ..._sockets.tls_records import MIDDLE_OF_HANDSHAKE, in_words
 
 T = TypeVar("T")
 
@@ -44,5 +45,6 @@ def shake_hands(request: Any, *, owed: bool) -> None:
     except OSError as error:  # ssl.SSLError is one
         if not owed:
             return
-        message = f"the client did not agree on TLS: {error.strerror or error}"
-        raise PeerGone(message, info=request.info) from error
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            raise HandshakeFailed(f"TLS: {in_words(error)}", info=request.info) from error
+        raise PeerGone(f"TLS: {MIDDLE_OF_HANDSHAKE}", info=request.info) from error

@@ -17,7 +17,7 @@ from ..._sockets.descriptors import Identity, identity_of, is_lost
 from ..._sockets.making import SENDING, do_not_wait, kind_of, socket_of, twin_of
 from ..._sockets.stream_sockets import SocketTransport
 from ..._sockets.transport import Data, PeerCredentials
-from ..threads.blocking_socket import Accounting
+from ..threads.accounting import Accounting
 from ..threads.lent_connection import LentConnection
 from ..threads.loan import Loan, LoanState
 from ..threads.own_thread import OwnThread

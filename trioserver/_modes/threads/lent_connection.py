@@ -21,6 +21,7 @@ from ..._requests.connection import Connection
 from ..._sockets.descriptors import is_lost, lost
 from ..._sockets.making import twin_of
 from ..._sockets.stream_sockets import SocketTransport
+from ..._sockets.tls_transport import TLSTransport
 from .kernel_time_outs import time_outs_of
 from .loan import Loan, LoanState, LoanTerms
 
@@ -43,16 +44,17 @@ class LentConnection(Connection):
         Raises:
           RuntimeError: the connection is over something else than a kernel socket.
         """
-        if not isinstance(self._transport, SocketTransport):
+        if not isinstance(self._wire, SocketTransport):
             raise RuntimeError(  # noqa: TRY004  (it is the server that is put together wrong)
                 "a handler outside of Trio needs a kernel socket, and this connection is over"
-                f" a {type(self._transport).__name__}"
+                f" a {type(self._wire).__name__}"
             )
         receiver, sender = self._receiver, self._sender
         if ends_idle and not receiver.drain.began:
             receiver.drain.wakeup.open()
         bounds = {"idle": receiver.timeout, "write": sender.timeout}
-        bounds |= time_outs_of(self._transport.socket)
+        bounds["handshake"] = self.timeouts.handshake
+        bounds |= time_outs_of(self._wire.socket)
         terms = LoanTerms(
             info=self.info,
             drain=receiver.drain,
@@ -61,7 +63,10 @@ class LentConnection(Connection):
             hand_over=self._hand_over,
             **bounds,
         )
-        loan = self._loan = Loan(terms, self._stream, state or LoanState())
+        records = None
+        if self._tls is not None:
+            records, _ = self._tls.records, self.tls  # asked for now: then they are the borrower's
+        loan = self._loan = Loan(terms, self._stream, state or LoanState(), records=records)
         # Others who would read or write meanwhile are told so: they would take what is the
         # borrower's.
         receiver.busy = sender.busy = True
@@ -69,7 +74,7 @@ class LentConnection(Connection):
 
     def _hand_over(self, loan: Loan) -> None:
         """Go on with another descriptor, as the borrower takes this one over. In its thread."""
-        transport = self._transport
+        transport = self._wire
         if self._loan is not loan or not isinstance(transport, SocketTransport):
             return  # it has been left to the borrower
         with _detach_lock:
@@ -86,7 +91,7 @@ class LentConnection(Connection):
 
     def _take_back(self) -> None:
         """End the loan, as the borrower has ended. Twice is once."""
-        loan, transport = self._end_loan(), self._transport
+        loan, transport = self._end_loan(), self._wire
         if loan is None or not isinstance(transport, SocketTransport) or transport.is_lost():
             return
         with suppress(OSError):
@@ -101,9 +106,9 @@ class LentConnection(Connection):
             self._go_on_with(loan.stream.copy())
         with _detach_lock:
             if loan is not None and loan.stream.detached:
-                self._transport.close()  # this one is ours
-            elif isinstance(self._transport, SocketTransport):
-                self._transport.give_away()
+                self._wire.close()  # this one is ours
+            elif isinstance(self._wire, SocketTransport):
+                self._wire.give_away()
 
     def _end_loan(self) -> Loan | None:
         loan, self._loan = self._loan, None
@@ -112,8 +117,10 @@ class LentConnection(Connection):
         receiver, sender = self._receiver, self._sender
         receiver.busy = sender.busy = False
         loan.wakeup.close()
-        if isinstance(self._transport, SocketTransport):
-            self._transport.identity = self._transport.identity or loan.identity
+        if isinstance(self._wire, SocketTransport):
+            self._wire.identity = self._wire.identity or loan.identity
+        if loan.records is not None and self._tls is None:  # the handler has begun it
+            self._speak_by(TLSTransport(self._wire, loan.records))
         if self._stream.broken is not None:
             sender.buffer.clear()
         return loan
@@ -132,12 +139,12 @@ class LentConnection(Connection):
         self._shut_down(how)
 
     def _shut_down(self, how: int) -> None:
-        if isinstance(self._transport, SocketTransport) and not self._is_lost():
+        if isinstance(self._wire, SocketTransport) and not self._is_lost():
             with suppress(OSError):  # the peer is gone already
-                self._transport.socket.shutdown(how)
+                self._wire.socket.shutdown(how)
 
     def _is_lost(self) -> bool:
-        transport, loan = self._transport, self._loan
+        transport, loan = self._wire, self._loan
         if loan is None or not isinstance(transport, SocketTransport):
             return super()._is_lost()
         return is_lost(transport.fileno(), loan.identity or transport.identity)

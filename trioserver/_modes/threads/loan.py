@@ -29,6 +29,7 @@ from ..._facts.events import RequestInfo
 from ..._requests.drain import WakeupPipe
 from ..._requests.stream_state import StreamState
 from ..._sockets.descriptors import Identity
+from ..._sockets.tls_records import TLSRecords
 from .polling import wait_for
 
 _MOMENT = 0.05
@@ -65,6 +66,7 @@ class LoanTerms:
       ends_idle: whether a drain may end a wait between two requests.
       idle: seconds that a read waits for a byte.
       write: seconds that a write waits for room.
+      handshake: seconds that a TLS handshake may take.
       hand_over: called with the loan by the borrower's thread, before that detaches the
         descriptor: the lender gets another one.
     """
@@ -75,6 +77,7 @@ class LoanTerms:
     ends_idle: bool = True
     idle: float = math.inf
     write: float = math.inf
+    handshake: float = math.inf
     hand_over: Callable[[Loan], object] = lambda _: None
 
 
@@ -94,6 +97,7 @@ class LoanState:
       peer_was_quiet: during a drain, whether the peer had sent nothing more when the last
         write began; see `Sender.peer_was_quiet`.
       held: bytes that files have read and not handed out.
+      hides_input: whether there is a file that may hold input, and nobody knows how much.
       number: the descriptor, once the handler has closed its socket.
       shown: whether the handler knows the descriptor's number, so that its mode is what the
         handler thinks it is.
@@ -109,6 +113,7 @@ class LoanState:
     answered: bool = True
     peer_was_quiet: bool = False
     held: int = 0
+    hides_input: bool = False
     number: int = -1
     shown: bool = False
     identity: Identity | None = None
@@ -123,6 +128,7 @@ class Loan:
       stream: what is known of the connection's bytes; the connection's own.
       state: what the borrower does.
       wakeup: wakes a write that waits when the request is cancelled, or over.
+      records: the TLS of the connection; None without it.
       interrupted: whether the request was cancelled; nothing is read or written any more.
     """
 
@@ -130,6 +136,7 @@ class Loan:
     stream: StreamState = attrs.field(factory=StreamState, on_setattr=attrs.setters.frozen)
     state: LoanState = attrs.field(factory=LoanState, on_setattr=attrs.setters.frozen)
     wakeup: WakeupPipe = attrs.field(factory=WakeupPipe, on_setattr=attrs.setters.frozen)
+    records: TLSRecords | None = None
     interrupted: bool = attrs.field(default=False, init=False)
 
     # For the lender, who looks ---------------------------------------------------

@@ -84,7 +84,7 @@ class ThreadingMixIn(BaseServer):
     async def _finish_connection(self, request: LentConnection, client_address: Address) -> None:
         await request._flush()
         loan = request._lend(ends_idle=self.ends_idle_reads)
-        sock = BlockingSocket.over(cast("SocketTransport", request._transport).socket, loan)
+        sock = BlockingSocket.over(cast("SocketTransport", request._wire).socket, loan)
         call = self._call_for(request, request._interrupt, clean_up=sock.end_for_good)
         try:
             handler = self.RequestHandlerClass

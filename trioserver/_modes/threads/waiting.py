@@ -42,6 +42,10 @@ class Waiting:
         """The descriptor; -1 if there is none any more."""
         raise NotImplementedError
 
+    def _has_input(self) -> bool:
+        """Whether a read would get something now, or the end."""
+        return has_input(self._number())
+
     # Reading -----------------------------------------------------------------
 
     def _receive(
@@ -122,7 +126,7 @@ class Waiting:
         loan, state = self._loan, self._loan.state
         state.writing = True
         if loan.terms.drain.began:
-            state.peer_was_quiet = not has_input(self._number())
+            state.peer_was_quiet = not self._has_input()
         try:
             sent = self._write_in_time(function, flags, arguments, deadline)
         except OSError as error:

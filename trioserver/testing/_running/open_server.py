@@ -29,6 +29,7 @@ from .exchanges import A_SECOND, Exchange, Recorder
 from .network import Network, Where, check_fit, server_for
 from .options import check_choice, check_flag
 from .server import RunningServer
+from .tls import with_tls
 
 
 @asynccontextmanager
@@ -39,6 +40,7 @@ async def open_test_server(
     faults: Faults | Sequence[Fault] | None = None,
     strict: bool = True,
     autojump: Literal["refuse", "wait"] = "refuse",
+    tls: bool = False,
     guard: float = 60.0,
 ) -> AsyncIterator[RunningServer]:
     """Serve in a block, for a test; gives a `RunningServer`.
@@ -55,16 +57,20 @@ async def open_test_server(
         refused, those of streams on a server of datagrams, say.
       autojump: what to do on a clock with autojump when kernel, threads or processes
         take part: refuse, or have it stand still while a request is open.
+      tls: whether the server speaks TLS, with a certificate of an authority that is made for
+        tests, and `RunningServer.connect` trusts. It needs trustme (the extra ``test``).
       guard: real seconds that the block may take; ``inf``: any number.
 
     Raises:
       ExceptionGroup: what handlers and hooks have raised.
       Unfinished: requests went on.
       Hung: the block took too long by the wall clock; says where every task was.
-      RuntimeError: the clock would jump while others work; or the server is bound already.
+      RuntimeError: the clock would jump while others work; or the server is bound already; or
+        there is no trustme.
       TypeError: this server cannot be served so.
     """
     check_flag("strict", strict)
+    check_flag("tls", tls)
     check_choice("autojump", autojump, ("refuse", "wait"))
     recorder = Recorder()
     with ExitStack() as stack:
@@ -80,9 +86,10 @@ async def open_test_server(
                     network = Network(transport, faults, recorder, tasks, strict=strict)
                     stack.enter_context(network.under(served))
                     stack.enter_context(_watched(served, recorder))
+                    agreed = stack.enter_context(with_tls(served)) if tls else None
                     try:
                         async with served.serving(grace=0):
-                            running = RunningServer(served, network, recorder)
+                            running = RunningServer(served, network, recorder, agreed)
                             try:
                                 yield running
                                 if strict:

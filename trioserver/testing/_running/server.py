@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from .._memory.datagrams import MemoryDatagramClient
 from .clients import KernelDatagramClient
 from .exchanges import A_SECOND, Exchange, Recorder
 from .network import Network
+from .tls import TestTLS, TLSClient
 
 
 class RunningServer:
@@ -25,11 +27,18 @@ class RunningServer:
       address: where it listens: ``(host, port, ...)``, or a path.
     """
 
-    def __init__(self, server: trioserver.BaseServer, network: Network, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        server: trioserver.BaseServer,
+        network: Network,
+        recorder: Recorder,
+        tls: TestTLS | None = None,
+    ) -> None:
         self.server = server
         self.address: Any = server.server_address
         self._network = network
         self._recorder = recorder
+        self._tls = tls
 
     def __repr__(self) -> str:
         return f"<trioserver.testing.RunningServer: {self.server!r}>"
@@ -60,13 +69,37 @@ class RunningServer:
         """Its requests so far, in the order in which they began."""
         return list(self._recorder.exchanges)
 
-    async def connect(self) -> trio.abc.HalfCloseableStream:
+    @property
+    def tls(self) -> TestTLS:
+        """The authority, and contexts for both sides.
+
+        Raises:
+          RuntimeError: the server was opened without TLS.
+        """
+        if self._tls is None:
+            raise RuntimeError("this server was opened without TLS: give tls=True")
+        return self._tls
+
+    async def connect(
+        self, *, tls: bool | None = None, client_context: ssl.SSLContext | None = None
+    ) -> trio.abc.HalfCloseableStream:
         """Connect; the stream is closed with the server at the latest.
+
+        Args:
+          tls: whether to speak TLS, as a `TLSClient`; None: if the server was opened so. False
+            gives the connection beneath it.
+          client_context: for TLS; None is that of `tls`.
 
         Raises:
           ConnectionRefusedError: nobody listens any more, or there is a `Refuse`.
+          trio.BrokenResourceError: the TLS handshake has failed.
         """
-        return await self._network.connect(self.address)
+        stream = await self._network.connect(self.address)
+        if not (self._tls is not None if tls is None else tls):
+            return stream
+        client = TLSClient(stream, client_context or self.tls.client_context)
+        await client.do_handshake()
+        return client
 
     async def client(self) -> MemoryDatagramClient | KernelDatagramClient:
         """Somebody who sends datagrams, and receives the replies; closed with the server."""

@@ -12,8 +12,8 @@ from typing import Any, Self
 import attrs
 import trio
 
-from ...._facts.events import Outcome
-from ...._facts.verdict import describe_error
+from ...._facts.events import Outcome, RequestInfo
+from ...._facts.verdict import as_errors, describe_error, peers_doing
 from ...._requests.stream_state import StreamState
 from .frames import FrameError, shorten
 
@@ -47,6 +47,15 @@ class Result:
         self.outcome = Outcome.FAILED.value
         self.error = shorten(describe_error(error))
         self.traceback = shorten(traceback_of(error))
+
+    def judge(self, error: BaseException, info: RequestInfo) -> None:
+        """Note what has ended the request: its peer, or an error of the handler's."""
+        theirs = peers_doing(error, info)
+        if theirs is None:
+            self.note_error(as_errors(error))
+        else:
+            outcome, reason = theirs
+            self.outcome, self.reason = outcome.value, shorten(reason)
 
     def as_facts(self) -> dict[str, Any]:
         """Values for `encode_facts`: the outcome, and what differs from the default."""

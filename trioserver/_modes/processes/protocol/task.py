@@ -48,6 +48,29 @@ class ConnectionTask:
 
 
 @attrs.frozen
+class ArrivalTask:
+    """A connection with whose client to agree on TLS, before it is served.
+
+    Attributes:
+      info: the facts of the request.
+      age: seconds since its accept.
+      kind: family, type and protocol of its socket.
+      ciphertext: what the client has sent so far.
+      generation: how often the server's TLS context was made.
+      until: when the time for it is over, by `time.monotonic`.
+      new_until: until when, by `time.monotonic`, a drain waits for the client.
+    """
+
+    info: RequestInfo
+    age: float
+    kind: tuple[int, int, int]
+    ciphertext: bytes
+    generation: int
+    until: float
+    new_until: float
+
+
+@attrs.frozen
 class DatagramTask:
     """A datagram to serve; see `ConnectionTask`."""
 
@@ -57,10 +80,12 @@ class DatagramTask:
     data: bytes
 
 
-WorkerTask: TypeAlias = ConnectionTask | DatagramTask
+WorkerTask: TypeAlias = ArrivalTask | ConnectionTask | DatagramTask
 
 _KINDS: dict[Message, type[WorkerTask]] = {
+    Message.ARRIVAL: ArrivalTask,
     Message.CONNECTION: ConnectionTask,
+    Message.GO_ON: ConnectionTask,
     Message.DATAGRAM: DatagramTask,
 }
 
@@ -70,7 +95,7 @@ _PARTS: dict[str, type[attrs.AttrsInstance]] = {"info": RequestInfo, "stream": S
 
 _names: dict[type, list[str]] = {
     kind: [field.name for field in attrs.fields(kind)]
-    for kind in (ConnectionTask, DatagramTask, *_PARTS.values())
+    for kind in (ArrivalTask, ConnectionTask, DatagramTask, *_PARTS.values())
 }
 _values_of = {kind: attrgetter(*names) for kind, names in _names.items()}
 _parts_of = {

@@ -50,6 +50,7 @@ class Job:
       result: how it went; None while the worker has not told.
       status: the exit status of the worker, if it ended without having told.
       begun: whether the worker has begun with it.
+      arrived: of an arrival, whether TLS is agreed on: the worker has the connection still.
       was_writing: whether it was ended in the middle of a write.
       received: bytes that it was last seen to have read, if it has not told.
       sent: bytes that it was last seen to have written, if it has not told.
@@ -63,6 +64,7 @@ class Job:
     result: Result | None = None
     status: int = 0
     begun: bool = False
+    arrived: bool = False
     was_writing: bool = False
     received: int = 0
     sent: int = 0

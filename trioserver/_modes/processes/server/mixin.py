@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,35 +14,30 @@ import trio
 
 from ...._facts.address import Address
 from ...._facts.callables import has_yield, is_async_callable, parameters_if_not_for
-from ...._facts.errors import Draining, IdleTimeout, LimitExceeded, PeerGone, RequestEnded
-from ...._facts.events import Mode, Outcome
+from ...._facts.events import Mode
 from ...._facts.validators import LARGEST_INT, as_tuple, count, reject, seconds, true_or_false
+from ...._requests.begin_tls import read_client_hello
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._servers.base import BaseServer
 from ...._servers.fields import make_fields
 from ...._servers.handler_checks import check_handler
 from ...threads.handlers import check_sync_handler, is_asynchronous
-from ..protocol.errors import HandlerFailed, Traceback, WorkerCrashed
 from ..protocol.frames import pack
 from ..protocol.setup import setup_of
-from ..protocol.task import DatagramTask, WorkerTask, check_address
+from ..protocol.task import ArrivalTask, ConnectionTask, DatagramTask, WorkerTask, check_address
+from .conclusion import conclude, error_of
 from .job import Job, Outbox
 from .passed_connection import PassedConnection
 from .pool import Pool
-from .pool_config import PoolConfig
+from .pool_config import START_METHOD, PoolConfig, processors
 from .worker_process import Worker
 
 ATTEMPTS = 3
 """Workers that a request is given to, if one after the other ends without having begun."""
 
-_ENDED: dict[str, type[RequestEnded]] = {
-    Outcome.TIMED_OUT: IdleTimeout,
-    Outcome.REFUSED: LimitExceeded,
-    Outcome.DISCONNECTED: PeerGone,
-    Outcome.DRAINED: Draining,
-}
-"""What a request ends with on the server, by the outcome that it had in its worker."""
+A_MOMENT = 0.5
+"""Seconds for a worker to say that a time that it knows is over."""
 
 
 def _valid_start_method(server: object, field: attrs.Attribute[Any], value: object) -> None:
@@ -157,7 +152,7 @@ class ProcessMixIn(BaseServer):
                 ends_output=self._may_end_output_first(),
             )
             try:
-                job = await self._work(task, request)
+                job = await self._serve_in_worker(task, request)
             finally:
                 request._come_back()
         elif isinstance(request, Datagram):
@@ -170,7 +165,36 @@ class ProcessMixIn(BaseServer):
                 f"get_request returned {request!r}: a handler in another process needs the"
                 " Connection or Datagram itself"
             )
-        await _conclude(job, request)
+        await conclude(job, request)
+
+    async def _secure(self, request: Any) -> None:
+        """Have a worker agree on TLS, and keep the connection until its handler is called."""
+        credentials = self._bound_run().credentials
+        if credentials is None:
+            return
+        # In this process, so that a silent client holds no worker.
+        ciphertext = await read_client_hello(request)
+        task = request._arrival_task(ciphertext, credentials.generation)
+        try:
+            job = await self._work(task, request)
+        except BaseException:
+            request._let_go()
+            request._come_back()
+            raise
+        if not job.arrived:
+            request._come_back()
+            await conclude(job, request)
+
+    async def _serve_in_worker(self, task: ConnectionTask, request: PassedConnection) -> Job:
+        worker = request._worker
+        if worker is None:
+            return await self._work(task, request)
+        job = Job(task, worker.pid)
+        async with self._killed_if_cut(worker, job, request):
+            request._give_to(worker, job)
+            await worker.go_on(job)
+            await job.over.wait()
+        return job
 
     def _may_end_output_first(self) -> bool:
         """Whether a worker may end the output before this process knows that the handler is done.
@@ -195,24 +219,35 @@ class ProcessMixIn(BaseServer):
         while True:
             worker, left = await pool.take(), left - 1
             job = Job(task, worker.pid)
-            try:
+            async with self._killed_if_cut(worker, job, request):
                 if isinstance(request, PassedConnection):
                     request._give_to(worker, job)
-                    await worker.begin(job, request._transport.fileno())
+                    await worker.begin(job, request._wire.fileno())
                 else:
                     await self._reply_for(worker, job, request)
                 await job.over.wait()
-            except BaseException:
-                if not job.over.is_set():  # else the worker has another request by now
-                    worker.kill()
-                    with trio.move_on_after(self.timeouts.cleanup, shield=True):
-                        await job.over.wait()
-                    if not job.over.is_set():
-                        worker.note(job)
-                    request._fate.was_killed = job.result is None
-                raise
             if job.begun or not left:
                 return job
+
+    @asynccontextmanager
+    async def _killed_if_cut(
+        self, worker: Worker, job: Job, request: PassedConnection | Datagram
+    ) -> AsyncIterator[None]:
+        """Have a worker work on a request in the block; it is killed if that is cut short."""
+        try:
+            yield
+        except BaseException:
+            if isinstance(job.task, ArrivalTask) and time.monotonic() >= job.task.until:
+                with trio.move_on_after(A_MOMENT, shield=True):  # it knows, and says so itself
+                    await job.over.wait()
+            if not job.over.is_set():  # else the worker has another request by now
+                worker.kill()
+                with trio.move_on_after(self.timeouts.cleanup, shield=True):
+                    await job.over.wait()
+                if not job.over.is_set():
+                    worker.note(job)
+                request._fate.was_killed = job.result is None
+            raise
 
     async def _reply_for(self, worker: Worker, job: Job, request: Datagram) -> None:
         """Have a worker begin with a datagram, and send for it."""
@@ -220,7 +255,7 @@ class ProcessMixIn(BaseServer):
         await worker.begin(job, None)
         async for data, address in replies:
             send = partial(request.socket.sendto, data, address)
-            worker.answer(await _error_of(send))
+            worker.answer(await error_of(send))
 
     def _most_requests(self) -> int:
         return min(self.limits.requests, self.max_children)
@@ -242,7 +277,7 @@ class ProcessMixIn(BaseServer):
     @asynccontextmanager
     async def _resources(self, *, for_one_request: bool) -> AsyncIterator[Pool]:
         """The workers, in the block: the first ones are ready."""
-        least = _processors() if self.min_children is None else self.min_children
+        least = processors() if self.min_children is None else self.min_children
         least = 1 if for_one_request else min(least, self._most_requests())
         handler = getattr(self.RequestHandlerClass, "__module__", None)
         config = PoolConfig(
@@ -251,7 +286,7 @@ class ProcessMixIn(BaseServer):
             idle=self.child_idle,
             max_requests=self.max_requests,
             max_requests_jitter=self.max_requests_jitter,
-            start_method=self.start_method or _START_METHOD,
+            start_method=self.start_method or START_METHOD,
             preload=("trioserver", *_IN_WORKERS, *filter(None, [handler]), *self.preload),
             start_timeout=self.start_timeout,
             patience=self.timeouts.cleanup if self.block_on_close else 0,
@@ -262,35 +297,4 @@ class ProcessMixIn(BaseServer):
             yield pool
 
 
-_START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
-
 _IN_WORKERS = ("trioserver._modes.processes.worker.preloaded",)
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-async def _conclude(job: Job, request: PassedConnection | Datagram) -> None:
-    """Raise what the request has ended with."""
-    result = job.result
-    if result is None:
-        raise WorkerCrashed(job.pid, job.status)
-    if result.error:
-        raise HandlerFailed(result.error) from Traceback(result.traceback)
-    if result.outcome == Outcome.CANCELLED:
-        request.cancel_scope.cancel(reason=result.reason)
-        await trio.lowlevel.checkpoint()
-    if result.outcome in _ENDED:
-        raise _ENDED[result.outcome](result.reason, info=request.info)
-
-
-async def _error_of(send: Callable[[], Any]) -> Exception | None:
-    """What sending raises, if anything: the handler's affair."""
-    try:
-        await send()
-    except Exception as error:  # noqa: BLE001  (the worker is told)
-        return error
-    return None

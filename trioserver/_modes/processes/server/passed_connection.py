@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal, cast
 
 import attrs
@@ -12,7 +13,8 @@ from ...._requests.stream_state import StreamState
 from ...._sockets.making import kind_of
 from ...._sockets.stream_sockets import SocketTransport
 from ...threads.lent_connection import LentConnection
-from ..protocol.task import ConnectionTask
+from ...threads.loan import Loan
+from ..protocol.task import ArrivalTask, ConnectionTask
 from .job import Job
 from .worker_process import Worker
 
@@ -43,10 +45,9 @@ class PassedConnection(LentConnection):
           trio.ClosedResourceError: a hook has closed it.
           RuntimeError: see `_lend`.
         """
-        if self._sender.closed:
-            raise trio.ClosedResourceError("the connection was closed by this side")
-        terms = self._lend(ends_idle=False).terms  # a worker is told of the drain by its line
-        sock = cast("SocketTransport", self._transport).socket
+        loan = self._loan if self._is_held else self._lend_to_worker()
+        assert loan is not None  # noqa: S101  (for the type)
+        terms, sock = loan.terms, cast("SocketTransport", self._wire).socket
         return ConnectionTask(
             info=self.info,
             age=trio.current_time() - self.info.started,
@@ -60,11 +61,56 @@ class PassedConnection(LentConnection):
             new_until=terms.new_until,
         )
 
+    def _arrival_task(self, ciphertext: bytes, generation: int) -> ArrivalTask:
+        """Lend the socket, and describe the connection to a worker, which agrees on TLS.
+
+        Raises as `_task` does.
+        """
+        terms, now = self._lend_to_worker().terms, trio.current_time()
+        return ArrivalTask(
+            info=self.info,
+            age=now - self.info.started,
+            kind=kind_of(cast("SocketTransport", self._wire).socket),
+            ciphertext=ciphertext,
+            generation=generation,
+            until=time.monotonic() + trio.current_effective_deadline() - now,
+            new_until=terms.new_until,
+        )
+
+    def _lend_to_worker(self) -> Loan:
+        if self._sender.closed:
+            raise trio.ClosedResourceError("the connection was closed by this side")
+        return self._lend(ends_idle=False)  # a worker is told of the drain by its line
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether TLS is agreed on in a worker, which has the connection, and no handler yet."""
+        return self._job is not None and self._job.arrived
+
+    @property
+    def _must_linger(self) -> bool:
+        return not self._is_held and super()._must_linger
+
+    def close(self) -> None:
+        """As `Connection.close`; a worker that has it, and no handler for it, says goodbye."""
+        self._let_go()
+        super().close()
+
+    def reset(self) -> None:
+        """As `Connection.reset`."""
+        self._let_go()
+        super().reset()
+
+    def _let_go(self) -> None:
+        if self._is_held and self._worker is not None:
+            self._worker.forget()
+            self._come_back()
+
     def _come_back(self) -> None:
         """Go on with the state in which the worker has left it, as no worker has it any more."""
         job, self._job, self._worker = self._job, None, None
         self._take_back()
-        if job is not None and job.begun:
+        if job is not None and job.begun and not job.arrived:
             self._go_on_with(_left_by(job, self._stream))
 
     # While a worker has it -------------------------------------------------------

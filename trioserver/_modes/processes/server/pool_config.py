@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import sys
 
 import attrs
 
@@ -29,3 +31,13 @@ class PoolConfig:
             return math.inf
         jitter = random.randint(0, self.max_requests_jitter)  # noqa: S311
         return self.max_requests + jitter
+
+
+START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
+
+
+def processors() -> int:
+    """How many processors can be used."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -31,7 +31,7 @@ from ..protocol.frames import (
 from ..protocol.log import log_here
 from ..protocol.replies import as_answer
 from ..protocol.result import Result
-from ..protocol.task import pack_task
+from ..protocol.task import ArrivalTask, ConnectionTask, DatagramTask, pack_task
 from .job import Job
 from .line import Line
 from .phase import Phase
@@ -41,6 +41,12 @@ if TYPE_CHECKING:  # it brings multiprocessing
 
 LONGEST_KILL = 5.0
 """Seconds that the system has to end a process that was killed, and may have in hand."""
+
+_FRAMES = {
+    ArrivalTask: Message.ARRIVAL,
+    ConnectionTask: Message.CONNECTION,
+    DatagramTask: Message.DATAGRAM,
+}
 
 SOON = 1.0
 """Seconds for what commonly takes none: the end of a worker that has hung up, say."""
@@ -99,8 +105,21 @@ class Worker:
             return
         self.job = job
         self.served += 1
-        kind = Message.DATAGRAM if descriptor is None else Message.CONNECTION
-        await self._line.send(kind, pack_task(job.task), descriptor)
+        await self._line.send(_FRAMES[type(job.task)], pack_task(job.task), descriptor)
+
+    async def go_on(self, job: Job) -> None:
+        """Have it serve the connection that has arrived there; see `begin`."""
+        arrival, self.job = self.job, job
+        if self.phase is Phase.GONE:
+            self.job = None
+            job.begun, job.status = True, 0 if arrival is None else arrival.status
+            job.finish()
+        else:
+            await self._line.send(Message.GO_ON, pack_task(job.task), None)
+
+    def forget(self) -> None:
+        """Have it end the connection that has arrived there, as nobody is going to serve it."""
+        self._line.send_now(Message.FORGET)
 
     def answer(self, error: Exception | None) -> None:
         """Tell it how the sending of its datagram went."""
@@ -169,6 +188,9 @@ class Worker:
             if job.replies is None:
                 raise FrameError("a datagram, for a connection")
             job.replies.put(payload, address_from_json(facts.get("to")))
+        elif kind is Message.ARRIVED and job is not None and isinstance(job.task, ArrivalTask):
+            job.arrived = job.begun = True
+            job.finish()
         elif kind is Message.DONE and job is not None:
             job.result, job.begun, self.job = Result.from_facts(facts), True, None
             job.finish()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -19,35 +20,41 @@ from ...._engine.request_task import RequestTask
 from ...._facts.address import Address
 from ...._facts.chains import lone_errors
 from ...._facts.config import Timeouts
-from ...._facts.events import RequestInfo, RequestRecord
+from ...._facts.events import Outcome, RequestInfo, RequestRecord
+from ...._requests.begin_tls import begin_tls
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._requests.drain import Drain
 from ...._servers.handlers import awaitable
 from ...._sockets.making import socket_of
-from ...._sockets.stream_sockets import SocketTransport
+from ...._sockets.tls_records import NO_HANDSHAKE_IN_TIME
 from ...._sockets.transport import Data, PeerCredentials
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
 from ..protocol.replies import Replies
 from ..protocol.result import Result
 from ..protocol.status import SharedStatus, State
-from ..protocol.task import DatagramTask, WorkerTask, unpack_task
+from ..protocol.task import (
+    ArrivalTask,
+    ConnectionTask,
+    DatagramTask,
+    WorkerTask,
+    unpack_task,
+)
+from .contexts import Contexts
+from .taken_connection import SharedTransport, TakenConnection
 
 
-async def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
+async def serve_all(
+    server: Any, channel: Channel, shared_status: SharedStatus, contexts: Contexts
+) -> None:
     """Serve each request that the server sends, until it hangs up."""
-    loop = _Loop(server, channel, shared_status)
+    loop = _Loop(server, channel, shared_status, contexts)
     trio.lowlevel.add_instrument(loop)
     with lone_errors():
         async with trio.open_nursery() as nursery:
             while (heard := await channel.listen_in_trio()) is not None:
-                kind, body = heard
-                if kind is Message.DRAIN:
-                    nursery.start_soon(loop.end_idle_waits)
-                else:
-                    loop.request = loop.request_for(task := unpack_task(kind, body))
-                    nursery.start_soon(loop.serve, task, loop.request)
+                nursery.start_soon(*loop.take_up(*heard))
             nursery.cancel_scope.cancel(reason="the server is gone")
 
 
@@ -63,32 +70,90 @@ class _Loop(trio.abc.Instrument):
     _server: Any
     _channel: Channel
     _shared_status: SharedStatus
+    _contexts: Contexts
     request: Connection | Datagram | None = None
     drain: Drain = attrs.field(factory=Drain)
 
+    def take_up(self, kind: Message, body: bytes) -> tuple[Any, ...]:
+        """What to do as the server says: an async function, and its arguments."""
+        if kind is Message.DRAIN:
+            return (self.end_idle_waits,)
+        arrived = self.request
+        if kind is Message.FORGET:
+            return self.end, arrived
+        task = unpack_task(kind, body)
+        if kind is Message.ARRIVAL:
+            self.request = self._connection_over(self._take(task.kind), task)
+            return self.arrive, task, self.request
+        if kind is Message.GO_ON and isinstance(arrived, TakenConnection):
+            self.request = self._after_arrival(arrived, task)
+        else:
+            self.request = self.request_for(task)
+        return self.serve, task, self.request
+
     def request_for(self, task: WorkerTask) -> Connection | Datagram:
         """The connection or datagram for the handler."""
-        # By the clock of this loop, which has another zero.
-        info = attrs.evolve(task.info, started=trio.current_time() - task.age)
-        limits, timeouts = (
-            self._server.limits,
-            attrs.evolve(self._server.timeouts, request=math.inf),
-        )
         if isinstance(task, DatagramTask):
+            info = _info_here(task)
             way_back = _WayBack(task.data, info, Replies(self._channel, info))
-            return Datagram(way_back, info, timeouts=timeouts, limits=limits)
-        sock = socket_of(task.kind, self._channel.take_descriptor())
-        timeouts = attrs.evolve(timeouts, idle=task.idle, write=task.write)
+            timeouts = attrs.evolve(self._server.timeouts, request=math.inf)
+            return Datagram(way_back, info, timeouts=timeouts, limits=self._server.limits)
+        return self._connection_over(self._take(task.kind), task)
+
+    def _take(self, kind: tuple[int, int, int]) -> SharedTransport:
+        return SharedTransport(socket_of(kind, self._channel.take_descriptor()))
+
+    def _connection_over(
+        self, transport: SharedTransport, task: ArrivalTask | ConnectionTask
+    ) -> TakenConnection:
+        timeouts, stream = attrs.evolve(self._server.timeouts, request=math.inf), None
+        if isinstance(task, ConnectionTask):
+            timeouts = attrs.evolve(timeouts, idle=task.idle, write=task.write)
+            stream = task.stream
         return TakenConnection(
-            _Shared(sock),
-            info,
+            transport,
+            _info_here(task),
             timeouts=timeouts,
-            limits=limits,
+            limits=self._server.limits,
             drain=self.drain,
-            stream=task.stream,
+            stream=stream,
         )
 
-    async def serve(self, task: WorkerTask, request: Connection | Datagram) -> None:
+    def _after_arrival(self, arrived: TakenConnection, task: ConnectionTask) -> TakenConnection:
+        """The connection for the handler, of a client with whom TLS is agreed on."""
+        request = self._connection_over(arrived.shared, task)
+        if arrived._tls is not None:
+            request._speak_by(arrived._tls)
+        return request
+
+    async def arrive(self, task: ArrivalTask, request: TakenConnection) -> None:
+        """Agree on TLS with a client, and tell the server how it went."""
+        self._shared_status.begin(task.info.id)
+        result = Result(stream=request._stream)
+        try:
+            with trio.move_on_after(max(0, task.until - time.monotonic())):
+                await begin_tls(request, self._contexts.of(task.generation), task.ciphertext)
+                self._channel.say(Message.ARRIVED)
+                return
+            result.outcome, result.reason = Outcome.TIMED_OUT.value, NO_HANDSHAKE_IN_TIME
+        except Exception as error:  # noqa: BLE001  (the server is told)
+            result.judge(error, request.info)
+        self._let_go(request, result)
+
+    async def end(self, request: TakenConnection) -> None:
+        """End a connection in order that nobody is going to serve."""
+        with trio.move_on_after(self._server.timeouts.linger), suppress(OSError):
+            await request.end_output()
+        self._let_go(request, Result(stream=request._stream))
+
+    def _let_go(self, request: TakenConnection, result: Result) -> None:
+        request.shared.is_over = True
+        request.close()
+        self._channel.say(Message.DONE, **result.as_facts())
+
+    async def serve(
+        self, task: ConnectionTask | DatagramTask, request: Connection | Datagram
+    ) -> None:
         """Handle one request, and tell the server how it went."""
         self._shared_status.begin(task.info.id, request.bytes_received, request.bytes_sent)
         hooks = _WorkerSideHooks(self._server, request, request.timeouts)
@@ -109,38 +174,16 @@ class _Loop(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:
         """Let the server see what the handler waits for, as the loop has nothing to do."""
         request = self.request
-        if isinstance(request, TakenConnection) and not request._transport.is_over:
+        if isinstance(request, TakenConnection) and not request.shared.is_over:
             state = request.state
             # A handler that has closed its connection works on.
             shown: State = "working" if state == "closed" else state
             self._shared_status.publish(request.bytes_received, request.bytes_sent, shown)
 
 
-@attrs.define(eq=False)
-class _Shared(SocketTransport):
-    """The transport of a connection whose descriptor the server has, too.
-
-    Attributes:
-      is_over: whether the handler has ended: the rest is left to the server.
-    """
-
-    is_over: bool = False
-
-    def close(self) -> None:
-        if not self.is_over:  # the server still has the descriptor, so the peer must be told
-            with suppress(OSError):
-                self.send_eof()
-        super().close()
-
-    def reset(self) -> None:
-        self.is_over = True  # the server's close is the reset: no orderly end before it
-        super().reset()
-
-
-class TakenConnection(Connection):
-    """A connection that the server has accepted, and perhaps read from."""
-
-    _transport: _Shared
+def _info_here(task: WorkerTask) -> RequestInfo:
+    """The facts of the request by the clock of this loop, which has another zero."""
+    return attrs.evolve(task.info, started=trio.current_time() - task.age)
 
 
 @attrs.define(eq=False)
@@ -155,13 +198,21 @@ class _WorkerSideHooks:
 
     def task(self, client_address: Address) -> RequestTask:
         """The task that serves the request by these hooks."""
-        return RequestTask(self._request, self._request, client_address, self, self)
+        return RequestTask(
+            self._request, self._request, client_address, self, self, self.process_request
+        )
 
     # Hooks ---------------------------------------------------------------------
 
     async def _introduce(self, request: Any) -> str:
         """The server has learnt who the client is."""
         return ""
+
+    async def _secure(self, request: Any) -> None:
+        """Do nothing: it has arrived."""
+
+    async def _secure_here(self, request: Any) -> None:
+        """Do nothing: it is not turned away."""
 
     async def _arrive(self, request: Any, client_address: Address) -> bool:
         """True: the request has arrived at the server."""
@@ -173,7 +224,10 @@ class _WorkerSideHooks:
         await awaitable(handler(request, client_address, self._server), handler)
 
     async def shutdown_request(self, request: Any) -> None:
-        """Do nothing: the server shuts the request down."""
+        """End the output of TLS, of which the server knows nothing. It shuts the rest down."""
+        if isinstance(request, TakenConnection) and request._tls is not None:
+            with trio.move_on_after(self.timeouts.linger), suppress(OSError):
+                await request.end_output()
 
     async def handle_error(self, request: Any, client_address: Address) -> None:
         """Note the error, for the server to handle."""
@@ -208,7 +262,7 @@ class _WorkerSideHooks:
             result.stream = request._stream
             # For the peer that is the end of the output: the server only lingers and closes.
             result.stream.output_ended |= request._sender.closed
-            request._transport.is_over = True
+            request.shared.is_over = True
 
     def on_close(self, task: RequestTask) -> None:
         """Do nothing: the server has a descriptor of its own."""

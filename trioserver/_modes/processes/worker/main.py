@@ -26,8 +26,8 @@ from ..protocol.result import traceback_of
 from ..protocol.setup import WorkerSetup
 from ..protocol.signals import do_nothing_at_signals
 from ..protocol.status import SharedStatus
-from ..protocol.task import unpack_task
 from . import asynchronous, synchronous
+from .contexts import Contexts
 
 
 def main(
@@ -78,15 +78,16 @@ def work(channel: Channel, shared_status: SharedStatus, setup: bytes) -> None:
     """
     try:
         server = prepare(unpack(setup), channel)
+        contexts = Contexts(server._credentials())  # now: who is ready, goes on with what it has
     except BaseException as error:  # noqa: BLE001  (the server is told, and raises it)
         channel.say(Message.NOT_READY, why=shorten(traceback_of(error)))
         raise SystemExit(1) from None
     channel.say(Message.READY)
     try:
         if server._handles_in_trio():
-            trio.run(partial(asynchronous.serve_all, server, channel, shared_status))
+            trio.run(partial(asynchronous.serve_all, server, channel, shared_status, contexts))
         else:
-            serve_all(server, channel, shared_status)
+            serve_all(server, channel, shared_status, contexts)
     except NoDescriptor as error:  # another one can: it has not begun
         channel.say(Message.NOT_READY, why=str(error))
         raise SystemExit(1) from None
@@ -108,12 +109,13 @@ def prepare(setup: WorkerSetup, channel: Channel) -> Any:
     return server
 
 
-def serve_all(server: Any, channel: Channel, shared_status: SharedStatus) -> None:
+def serve_all(
+    server: Any, channel: Channel, shared_status: SharedStatus, contexts: Contexts
+) -> None:
     """Serve each request that the server sends, until it hangs up."""
+    requests = synchronous.Requests(server, channel, shared_status, contexts)
     while (heard := channel.listen()) is not None:
         kind, body = heard
         if kind is not Message.DRAIN:
             # What a handler sets in context variables, the next one must not see.
-            copy_context().run(
-                synchronous.serve, server, unpack_task(kind, body), channel, shared_status
-            )
+            copy_context().run(requests.take_up, kind, body)

@@ -4,37 +4,122 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
+
+import attrs
 
 from ...._facts.events import enter_request
-from ...._facts.verdict import as_errors, peers_doing
-from ...._sockets.making import socket_of
-from ...threads.blocking_socket import BlockingSocket
+from ...._sockets.making import Kind, socket_of
+from ...._sockets.tls_records import TLSRecords
 from ...threads.handlers import SyncDatagramSocket, handle
 from ...threads.loan import Loan, LoanTerms
 from ..protocol.channel import Channel
-from ..protocol.frames import Message, shorten
+from ..protocol.frames import Message
 from ..protocol.replies import Replies
 from ..protocol.result import Result
-from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, SharedStatus
-from ..protocol.task import ConnectionTask, DatagramTask, WorkerTask
+from ..protocol.status import SharedStatus
+from ..protocol.task import ArrivalTask, ConnectionTask, DatagramTask, unpack_task
+from .contexts import Contexts
+from .seen_socket import SeenSocket, SeenTLSSocket
 
 T = TypeVar("T")
 
 
-def serve(server: Any, task: WorkerTask, channel: Channel, shared_status: SharedStatus) -> None:
-    """Handle one request, to its end, and tell the server how it went."""
-    enter_request(task.info)
-    if isinstance(task, DatagramTask):
-        shared_status.begin(task.info.id)
-        _tell(channel, _serve_datagram(server, task, channel))
-        return
+@attrs.define(eq=False)
+class Requests:
+    """The requests of one worker, one after the other."""
+
+    _server: Any
+    _channel: Channel
+    _shared_status: SharedStatus
+    _contexts: Contexts
+    _arrived: _Arrived | None = None
+
+    def take_up(self, kind: Message, body: bytes) -> None:
+        """Do what the server says, to its end, and tell the server how it went."""
+        arrived, self._arrived = self._arrived, None
+        if kind is Message.FORGET:
+            if arrived is not None:
+                self._end(arrived)
+            return
+        task = unpack_task(kind, body)
+        enter_request(task.info)
+        if kind is Message.ARRIVAL:
+            self._arrived = self._arrive(task)
+        elif kind is Message.DATAGRAM:
+            self._shared_status.begin(task.info.id)
+            _tell(self._channel, _serve_datagram(self._server, task, self._channel))
+        else:
+            _serve(self._server, task, self._channel, self._shared_status, arrived)
+
+    def _arrive(self, task: ArrivalTask) -> _Arrived | None:
+        """Agree on TLS with a client; None if that fails, of which the server was told."""
+        self._shared_status.begin(task.info.id)
+        owner = _Owner(self._channel.take_descriptor())
+        result = Result()
+        try:
+            records = TLSRecords(self._contexts.of(task.generation))
+            records.feed(task.ciphertext)
+            terms = LoanTerms(
+                info=task.info,
+                drain=_DrainOnPage(self._shared_status, self._channel),
+                new_until=task.new_until,
+                handshake=max(0, task.until - time.monotonic()),
+            )
+            loan = Loan(terms, result.stream, records=records)
+            sock = self._tls_socket(task.kind, owner.number, loan)
+            try:
+                sock.call(sock.shake_hands)
+            finally:
+                sock.end()
+        except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
+            result.judge(error, task.info)
+            owner.close()
+            _tell(self._channel, result)
+            return None
+        self._channel.say(Message.ARRIVED)
+        return _Arrived(task, owner, records)
+
+    def _tls_socket(self, kind: Kind, number: int, loan: Loan) -> SeenTLSSocket:
+        sock = SeenSocket.of(kind, number, loan)  # which is one by TLS, as the loan is
+        sock.show_on(self._shared_status)
+        return cast("SeenTLSSocket", sock)
+
+    def _end(self, arrived: _Arrived) -> None:
+        """End a connection in order that nobody is going to serve."""
+        terms = LoanTerms(arrived.task.info, _DrainOnPage(self._shared_status, self._channel))
+        with arrived.owner as owner:
+            loan = Loan(terms, records=arrived.records)
+            sock = self._tls_socket(arrived.task.kind, owner.number, loan)
+            sock.say_goodbye(self._server.timeouts.linger)
+            sock.end()
+        _tell(self._channel, Result(stream=loan.stream))
+
+
+@attrs.frozen(eq=False)
+class _Arrived:
+    """A connection with whose client TLS is agreed on, and that has no handler yet."""
+
+    task: ArrivalTask
+    owner: _Owner
+    records: TLSRecords
+
+
+def _serve(
+    server: Any,
+    task: ConnectionTask,
+    channel: Channel,
+    shared_status: SharedStatus,
+    arrived: _Arrived | None,
+) -> None:
+    """Handle the request of one connection."""
     shared_status.begin(task.info.id, task.stream.received, task.stream.sent)
-    with _Owner(channel.take_descriptor()) as owner:
-        result = _serve_connection(server, task, channel, shared_status, owner)
+    records = None if arrived is None else arrived.records
+    with _Owner(channel.take_descriptor()) if arrived is None else arrived.owner as owner:
+        result = _serve_connection(server, task, channel, shared_status, owner, records)
         ends_output = task.ends_output and result.is_orderly
         if not ends_output:
             owner.close()
@@ -57,7 +142,7 @@ def _serve_datagram(server: Any, task: DatagramTask, channel: Channel) -> Result
     try:
         handle(server.RequestHandlerClass, (task.data, way_back), task.client_address, server)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(result, error, task)
+        result.judge(error, task.info)
     finally:
         replies.close()
     return result
@@ -69,6 +154,7 @@ def _serve_connection(
     channel: Channel,
     shared_status: SharedStatus,
     owner: _Owner,
+    records: TLSRecords | None,
 ) -> Result:
     stream = task.stream
     result = Result(stream=stream)
@@ -79,19 +165,22 @@ def _serve_connection(
         ends_idle=task.ends_idle,
         idle=task.idle,
         write=task.write,
+        handshake=server.timeouts.handshake,
         hand_over=owner.hand_over,
     )
-    sock = SeenSocket.of(task.kind, owner.number, Loan(terms, stream))
+    sock = SeenSocket.of(task.kind, owner.number, Loan(terms, stream, records=records))
     sock.show_on(shared_status)
     try:
         handler = server.RequestHandlerClass
         work = partial(handle, handler, sock, task.client_address, server)
         sock.call(work, may_close_number=True)
     except (Exception, GeneratorExit) as error:  # noqa: BLE001  (the server is told)
-        _judge(result, error, task)
+        result.judge(error, task.info)
     finally:
         if sock.is_lost():
             owner.detach()  # it may be a file's by now that the handler has opened
+        elif isinstance(sock, SeenTLSSocket):  # here, as the server knows nothing of the TLS
+            sock.say_goodbye(server.timeouts.linger)
         sock.end()
     return result
 
@@ -137,15 +226,6 @@ class _Owner:
         self.close()
 
 
-def _judge(result: Result, error: BaseException, task: WorkerTask) -> None:
-    theirs = peers_doing(error, task.info)
-    if theirs is None:
-        result.note_error(as_errors(error))
-    else:
-        outcome, reason = theirs
-        result.outcome, result.reason = outcome.value, shorten(reason)
-
-
 class _DrainOnPage:
     """Whether the server drains, as a worker learns it.
 
@@ -161,55 +241,3 @@ class _DrainOnPage:
     def began(self) -> bool:
         """Whether the drain has begun; never for a child that the handler has forked."""
         return self._shared_status.drains and not self.wakeup.is_closed
-
-
-class SeenSocket(BlockingSocket):
-    """A blocking socket whose use the server can look at."""
-
-    __slots__ = ("_afterwards", "_cells")
-
-    # No other thread wants the interpreter. And to see that nothing drains, and then wait
-    # for what is there, took longer than all else that a short request needs.
-    _tries_always = True
-    _cells: memoryview
-    _afterwards: int
-
-    def show_on(self, shared_status: SharedStatus) -> None:
-        """Tell ``shared_status`` of every operation from now on."""
-        self._cells, self._afterwards = shared_status.cells, WORKING
-
-    def end(self) -> int:
-        """As `BlockingSocket.end`. A thread that still waits in it tells nothing any more."""
-        self._cells = _UNSEEN  # those that it had are of the next request by then
-        return super().end()
-
-    def as_one_write(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The same, seen: its worker may be killed between two pieces."""
-        self._afterwards = WRITING
-        try:
-            return super().as_one_write(function, *arguments)
-        finally:
-            self._cells[STATE] = self._afterwards = WORKING
-
-    def _receive(self, *arguments: Any) -> Any:
-        loan = self._loan
-        if self._afterwards != WRITING:  # else another thread is in the middle of a write
-            self._cells[STATE] = IDLE if loan.is_between_requests() else READING
-        try:
-            return super()._receive(*arguments)
-        finally:
-            cells = self._cells  # by now perhaps others
-            cells[RECEIVED] = loan.stream.received
-            cells[STATE] = self._afterwards
-
-    def _write(self, *arguments: Any, **options: Any) -> int:
-        self._cells[STATE] = WRITING
-        try:
-            return super()._write(*arguments, **options)
-        finally:
-            cells = self._cells
-            cells[SENT] = self._loan.stream.sent
-            cells[STATE] = self._afterwards
-
-
-_UNSEEN = SharedStatus(-1).cells

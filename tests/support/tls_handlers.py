@@ -1,0 +1,221 @@
+"""Handlers of servers by TLS, in either colour, for workers, too: nothing here imports pytest."""
+
+import json
+import socket
+import socketserver
+import ssl
+import threading
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trioserver
+
+
+def context_of(folder):
+    """The server's context of the files that are there now."""
+    return trioserver.server_context(Path(folder) / "cert.pem", Path(folder) / "key.pem")
+
+
+class Talks(socketserver.StreamRequestHandler):
+    """Answers lines, in capitals; some are orders."""
+
+    context = None
+
+    def handle(self):
+        for line in self.rfile:
+            match line.split():
+                case [b"agreed"]:
+                    self.wfile.write(json.dumps(self.agreed()).encode() + b"\n")
+                case [b"starttls"]:
+                    self.wfile.write(b"go on\n")
+                    self.request.start_tls(self.server.own_context())
+                case [b"send", size]:
+                    self.wfile.write(bytes(int(size)))
+                case [b"read"]:
+                    self.wfile.write(b"%d\n" % len(self.rfile.read()))
+                case [b"wait"]:
+                    self.request.recv(1)
+                case [b"close"]:
+                    self.request.close()
+                    return
+                case [b"fail"]:
+                    raise ValueError("on purpose")
+                case _:
+                    self.wfile.write(line.upper())
+
+    def agreed(self):
+        """Version, protocol and certificate, as ``ssl`` tells them."""
+        sock = self.request
+        certificate = sock.getpeercert() and sock.getpeercert()["subject"]
+        return [isinstance(sock, ssl.SSLSocket), sock.version(), certificate]
+
+
+class AsyncTalks(trioserver.StreamRequestHandler):
+    async def handle(self):
+        async for line in self.rfile:
+            match line.split():
+                case [b"agreed"]:
+                    await self.wfile.write(json.dumps(self.agreed()).encode() + b"\n")
+                case [b"starttls"]:
+                    await self.wfile.write(b"go on\n")
+                    await self.request.start_tls(self.server.own_context())
+                case [b"send", size]:
+                    await self.wfile.write(bytes(int(size)))
+                case [b"read"]:
+                    await self.wfile.write(b"%d\n" % len(await self.rfile.read()))
+                case [b"wait"]:
+                    await self.request.recv(1)
+                case [b"close"]:
+                    await self.request.aclose()
+                    return
+                case [b"fail"]:
+                    raise ValueError("on purpose")
+                case _:
+                    await self.wfile.write(line.upper())
+
+    def agreed(self):
+        """The same, as `TLSInfo` tells it."""
+        tls = self.request.tls
+        return [
+            tls is not None,
+            tls.version,
+            tls.peer_certificate and tls.peer_certificate["subject"],
+        ]
+
+
+class EndsOutput(socketserver.BaseRequestHandler):
+    """Ends its output, and goes on sending."""
+
+    def handle(self):
+        self.request.sendall(b"said")
+        self.request.shutdown(socket.SHUT_WR)
+        with suppress(BrokenPipeError):
+            self.request.sendall(b"in clear")
+            raise AssertionError
+        for refused in (self.request.unwrap, self.request.dup):
+            with suppress(ValueError, NotImplementedError):
+                refused()
+                raise AssertionError
+        assert self.request.recv(100) == b"heard"
+
+
+class Hides(socketserver.BaseRequestHandler):
+    """Has a file of text, which may hold what nobody sees, when it begins TLS."""
+
+    def handle(self):
+        with self.request.makefile("r") as file:
+            assert file.readline() == "one\n"
+            with suppress(RuntimeError):
+                self.request.start_tls(self.server.own_context())
+                raise AssertionError
+        self.request.sendall(b"refused")
+
+
+class BothWays(socketserver.BaseRequestHandler):
+    """Reads in one thread, and writes in another one."""
+
+    def handle(self):
+        reads = threading.Thread(target=self.read)
+        reads.start()
+        for _ in range(100):
+            self.request.sendall(bytes(20_000))
+        reads.join()
+        self.request.sendall(b"%d" % self.heard)
+
+    def read(self):
+        self.heard = 0
+        while data := self.request.recv(5000):
+            self.heard += len(data)
+
+
+def own_context(tls):
+    """What a handler begins TLS with, as something that pickles."""
+    return partial(trioserver.server_context, tls.certificate, tls.key)
+
+
+def who():
+    """Who the client is, and how it is known, as text."""
+    info = trioserver.current_request()
+    facts = {
+        "client": info.client_address,
+        "peer": info.peer_address[0],
+        "version": info.proxy.version,
+        "tls": info.proxy.tls and info.proxy.tls.version,
+    }
+    return json.dumps(facts).encode()
+
+
+class Who(socketserver.BaseRequestHandler):
+    """Says who its client is."""
+
+    def handle(self):
+        self.request.sendall(who())
+
+
+class AsyncWho(trioserver.BaseRequestHandler):
+    async def handle(self):
+        await self.request.sendall(who())
+
+
+def name_in(certificate):
+    """The common name of a client's certificate, if it has one."""
+    subject = {key: value for ((key, value),) in (certificate or {}).get("subject", ())}
+    return subject.get("commonName")
+
+
+class Facts(socketserver.BaseRequestHandler):
+    """Says what was agreed on."""
+
+    def handle(self):
+        sock = self.request
+        facts = {"version": sock.version(), "alpn": sock.selected_alpn_protocol()}
+        facts["who"] = name_in(sock.getpeercert())
+        sock.sendall(json.dumps(facts).encode())
+
+
+class AsyncFacts(trioserver.BaseRequestHandler):
+    async def handle(self):
+        tls = self.request.tls
+        facts = {"version": tls.version, "alpn": tls.alpn, "server_name": tls.server_name}
+        facts["who"] = name_in(tls.peer_certificate)
+        await self.request.sendall(json.dumps(facts).encode())
+
+
+PAGE = b"HTTP/1.0 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+
+
+class Page(socketserver.StreamRequestHandler):
+    """One page of HTTP."""
+
+    def handle(self):
+        while self.rfile.readline() != b"\r\n":
+            pass
+        self.wfile.write(PAGE)
+
+
+class AsyncPage(trioserver.StreamRequestHandler):
+    async def handle(self):
+        while await self.rfile.readline() != b"\r\n":
+            pass
+        await self.wfile.write(PAGE)
+
+
+class AsyncMail(trioserver.StreamRequestHandler):
+    """As much of SMTP as it takes to begin TLS."""
+
+    async def handle(self):
+        await self.wfile.write(b"220 ready\r\n")
+        async for line in self.rfile:
+            command = line.strip().upper()
+            if command.startswith(b"EHLO"):
+                await self.wfile.write(b"250-here\r\n250 STARTTLS\r\n")
+            elif command == b"STARTTLS":
+                await self.wfile.write(b"220 go ahead\r\n")
+                await self.request.start_tls(self.server.own_context())
+            elif command == b"QUIT":
+                await self.wfile.write(b"221 bye\r\n")
+                return
+            else:
+                by = self.request.tls.version.encode() if self.request.tls else b"nothing"
+                await self.wfile.write(b"250 " + command + b" by " + by + b"\r\n")

@@ -1,0 +1,348 @@
+"""TLS on real sockets, wherever handlers run: in tasks, in threads, and in worker processes."""
+
+import math
+import re
+import ssl
+from functools import partial
+
+import pytest
+import trio
+import trustme
+from support import read_to_end, until
+from support.scenes import table
+from support.tls import SERVER, Peer
+from support.tls_handlers import (
+    AsyncTalks,
+    BothWays,
+    EndsOutput,
+    Hides,
+    Talks,
+    context_of,
+    own_context,
+)
+
+import trioserver
+from trioserver import Timeouts
+from trioserver.testing import TLSClient, open_test_server
+
+MODES = {
+    "task": (trioserver.TCPServer, AsyncTalks),
+    "thread": (trioserver.ThreadingTCPServer, Talks),
+    "process": (trioserver.ProcessTCPServer, Talks),
+    "process, async": (trioserver.ProcessTCPServer, AsyncTalks),
+}
+LATE = r"TLS: no handshake in time \(handshake\)"
+in_every_mode = table("mode", {name: name for name in MODES})
+
+
+def serving(mode, handler=None, *, tls=True, **fields):
+    """A test server by TLS, in a mode; with one worker, if there are any."""
+    kind, own = MODES[mode]
+    handler = handler or own
+    if kind is trioserver.ProcessTCPServer:
+        fields["min_children"] = 1
+    server = kind(("127.0.0.1", 0), handler, **fields)
+    server.own_context = own_context(SERVER.tls)
+    return open_test_server(server, transport="tcp", tls=tls)
+
+
+async def asks(client, line, answer=None):
+    """Says a line, and hears an answer of one line."""
+    await client.send_all(line + b"\n")
+    heard = b""
+    while not heard.endswith(b"\n"):
+        heard += await client.receive_some()
+    assert answer is None or heard == answer + b"\n"
+    return heard
+
+
+def waits(server):
+    """Whether the first request waits for its client."""
+    return server.snapshot().requests[0].state in {"reading", "idle"}
+
+
+async def only(server):
+    """The record of the only request, when it has ended."""
+    [exchange] = await server.wait_requests()
+    return exchange.record
+
+
+@in_every_mode
+async def test_conversation(mode):
+    """TL-12: all comes through, whole and counted, and both ends are orderly."""
+    async with serving(mode) as server:
+        client = await server.connect()
+        assert await asks(client, b"agreed") == b'[true, "TLSv1.3", null]\n'
+        await client.send_all(b"one\ntwo\nsend 300000\nread\n" + b"x" * 200_000)
+        await client.send_eof()
+        assert await read_to_end(client) == b"ONE\nTWO\n" + bytes(300_000) + b"200000\n"
+        record = await only(server)
+    assert (str(record.outcome), record.reason) == ("completed", "")
+    assert record.bytes_received == 7 + 8 + 12 + 5 + 200_000
+    assert record.bytes_sent == 24 + 8 + 300_000 + 7
+
+
+@in_every_mode
+@table(
+    ("says", "outcome", "reason"),
+    {
+        "nothing": (None, "timed_out", LATE),
+        "half a record": (b"\x16\x03\x01\x02\x00abc", "timed_out", LATE),
+        "plain text": (b"GET / HTTP/1.0\r\n\r\n", "refused", "TLS: the peer speaks no TLS"),
+        "and leaves at once": (b"", "disconnected", "TLS: the peer left without a byte"),
+        "and leaves then": (
+            b"\x16\x03\x01",
+            "disconnected",
+            "TLS: the peer left in the middle of the handshake",
+        ),
+        "nonsense in a record": (b"\x16\x03\x01\x00\x04abcd", "refused", "TLS: .+"),
+    },
+)
+async def test_handshake_that_fails(mode, says, outcome, reason):
+    """Nobody is served, nobody else notices, and no worker ends by it."""
+    async with serving(mode, timeouts=Timeouts(handshake=0.2)) as server:
+        before = getattr(server.server, "active_children", None)
+        client = await server.connect(tls=False)
+        if says:
+            await client.send_all(says)
+        if outcome == "disconnected":
+            await client.send_eof()
+        await read_to_end(client)
+        record = await only(server)
+        assert str(record.outcome) == outcome
+        assert re.fullmatch(reason, record.reason), record.reason
+        await asks(await server.connect(), b"one", b"ONE")
+        assert getattr(server.server, "active_children", None) == before
+        assert server.server.statistics().arrivals_failed == 1
+
+
+@in_every_mode
+async def test_client_that_does_not_like_us(mode):
+    """It says so in the middle of the handshake, when a worker has it already."""
+    async with serving(mode) as server:
+        client = TLSClient(await server.connect(tls=False), ssl.create_default_context())
+        with pytest.raises(trio.BrokenResourceError):
+            await client.do_handshake()
+        record = await only(server)
+        assert (str(record.outcome), record.reason) == ("refused", "TLS: tlsv1 alert unknown ca")
+
+
+@in_every_mode
+@table(
+    ("last", "leaves_by", "outcome"),
+    {
+        "between two requests": (b"one\n", "transport", "completed"),
+        "in the middle of one": (b"one\ntw", "transport", "disconnected"),
+        "in the middle of one, in order": (b"one\ntw", "close_notify", "completed"),
+    },
+)
+async def test_client_that_leaves(mode, last, leaves_by, outcome):
+    """TL-06: without a close_notify it is an end between two requests only."""
+    async with serving(mode) as server:
+        client = await server.connect()
+        await client.send_all(last)
+        assert (await client.receive_some()).startswith(b"ONE\n")
+        if leaves_by == "close_notify":
+            await client.send_eof()
+        await client.transport_stream.send_eof()
+        assert str((await only(server)).outcome) == outcome
+
+
+@in_every_mode
+@table(
+    ("order", "orderly"),
+    {
+        "returns": (None, True),
+        "closes": (b"close\n", True),
+        "is cancelled": (b"wait\n", False),
+    },
+)
+async def test_own_end(mode, order, orderly):
+    """TL-07: in order with a close_notify, else without."""
+    async with serving(mode) as server:
+        client = await server.connect()
+        await asks(client, b"one", b"ONE")
+        if order is None:
+            await client.send_eof()
+        else:
+            await client.send_all(order)
+        if not orderly:
+            await until(partial(waits, server.server))
+            assert server.server.cancel_request(1, "enough")
+            with pytest.raises(trio.BrokenResourceError):
+                await read_to_end(client)
+        else:
+            assert await read_to_end(client) == b""
+        await only(server)
+
+
+@in_every_mode
+async def test_start_tls(mode):
+    """TL-09: in the middle, by the same files; what was injected before is never read."""
+    async with serving(mode, tls=False) as server:
+        for injected in (b"", b"evil\n"):
+            client = await server.connect()
+            await asks(client, b"one", b"ONE")
+            await client.send_all(b"starttls\n" + injected)
+            if injected:
+                with pytest.raises((trio.BrokenResourceError, ConnectionResetError)):
+                    await read_to_end(client)
+                continue
+            assert await client.receive_some() == b"go on\n"
+            secure = TLSClient(client, SERVER.client_context())
+            await secure.do_handshake()
+            assert await asks(secure, b"agreed") == b'[true, "TLSv1.3", null]\n'
+            await secure.send_all(b"send 100000\n")
+            await secure.send_eof()
+            assert await read_to_end(secure) == bytes(100_000)
+        records = [exchange.record for exchange in await server.wait_requests(2)]
+    assert [str(record.outcome) for record in records] == ["completed", "refused"]
+    assert records[1].reason == "TLS: input came before the handshake, in plain text"
+
+
+@in_every_mode
+@table(
+    ("texts", "now", "answer"),
+    {
+        "nothing": ([], 0, b""),
+        "a request": ([b"two\n"], math.inf, b"TWO\n"),
+        "half a record": ([b"two\n"], 9, b"TWO\n"),
+        "half a request": ([b"tw", b"o\n"], 24, b"TWO\n"),
+        "two requests in one record": ([b"two\n2\n"], math.inf, b"TWO\n2\n"),
+        "two requests": ([b"two\n", b"2\n"], math.inf, b"TWO\n2\n"),
+    },
+)
+async def test_drain_of_a_kept_connection(mode, texts, now, answer):
+    """GS-03: what has begun is answered, and once; an idle connection is let go."""
+    async with serving(mode) as server:
+        client = await server.connect()
+        await asks(client, b"one", b"ONE")
+        await until(partial(waits, server.server))
+        for text in texts:
+            client.ssl_object.write(text)
+        ciphertext = client._outgoing.read()
+        now = min(now, len(ciphertext))
+        await client.transport_stream.send_all(ciphertext[:now])
+        server.server.shutdown(60)
+        if now < len(ciphertext):
+            await trio.sleep(0.1)
+            await client.transport_stream.send_all(ciphertext[now:])
+        assert await read_to_end(client) == answer
+        await client.aclose()
+        report = await server.server.wait_closed()
+    assert report.clean
+    assert report.duration < 2
+
+
+@in_every_mode
+async def test_silent_handshakes_keep_nobody_waiting(mode):
+    """TL-01: 40 clients who say nothing, or half of something; the next one is served at once."""
+    sizes = {"limits": trioserver.Limits(requests=100)}
+    if mode != "task":
+        sizes |= {"max_threads": 100} if mode == "thread" else {"max_children": 100}
+    async with serving(mode, **sizes) as server:
+        hello = Peer()
+        hello.shakes()
+        half = hello._outgoing.read()[:60]
+        for number in range(40):
+            client = await server.connect(tls=False)
+            if number % 2:
+                await client.send_all(half)
+        with trio.fail_after(5):
+            await asks(await server.connect(), b"one", b"ONE")
+        if mode.startswith("process"):
+            assert len(server.server.active_children) <= 3
+
+
+OUTSIDE = pytest.mark.parametrize("mode", ["thread", "process"])
+
+
+@OUTSIDE
+async def test_nothing_goes_in_clear(mode):
+    """After a half-close a send fails, and the client gets TLS to the last byte."""
+    async with serving(mode, EndsOutput) as server:
+        client = await server.connect()
+        seen = b""
+        receive = client.transport_stream.receive_some
+
+        async def watched(size=None):
+            nonlocal seen
+            seen += (data := await receive(size))
+            return data
+
+        client.transport_stream.receive_some = watched
+        assert await read_to_end(client) == b"said"
+        await client.send_all(b"heard")
+        seen += await read_to_end(client.transport_stream)
+        assert str((await only(server)).outcome) == "completed"
+    assert b"clear" not in seen
+    at = 0
+    while at < len(seen):  # nothing but records
+        assert seen[at] in {21, 22, 23}
+        at += 5 + int.from_bytes(seen[at + 3 : at + 5])
+    assert at == len(seen)
+
+
+@OUTSIDE
+async def test_file_that_may_hide_input(mode):
+    """TL-09: with a file of text, nobody could tell what was injected; it is a mistake in words."""
+    async with serving(mode, Hides, tls=False) as server:
+        client = await server.connect()
+        await client.send_all(b"one\nevil\n")
+        assert await client.receive_some() == b"refused"
+
+
+@OUTSIDE
+async def test_both_ways_at_once(mode):
+    """One thread of a handler reads while another writes, and nothing is mixed up."""
+    async with serving(mode, BothWays) as server, trio.open_nursery() as nursery:
+        client = await server.connect()
+
+        async def send():
+            for _ in range(100):
+                await client.send_all(b"x" * 20_000)
+            await client.send_eof()
+
+        nursery.start_soon(send)
+        heard = await read_to_end(client)
+    assert heard == bytes(2_000_000) + b"2000000"
+
+
+@in_every_mode
+async def test_reload(mode, tmp_path):
+    """TL-11: new connections get the new certificate, and the others notice nothing."""
+    kind, handler = MODES[mode]
+    fields = {"min_children": 3} if kind is trioserver.ProcessTCPServer else {}
+    authority = trustme.CA()
+
+    def issue():
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+
+    async def connect():
+        client = TLSClient(await server.connect(), context)
+        await client.do_handshake()
+        await asks(client, b"one", b"ONE")
+        return client, client.ssl_object.getpeercert(binary_form=True)
+
+    issue()
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    made = partial(context_of, str(tmp_path))
+    served = kind(("127.0.0.1", 0), handler, ssl_context=made, **fields)
+    async with open_test_server(served, transport="tcp") as server:
+        old, first = await connect()
+        (tmp_path / "cert.pem").write_text("half of it")
+        with pytest.raises(ValueError, match="must have a certificate in PEM, and has none"):
+            served.reload()
+        again, second = await connect()
+        await again.aclose()
+        assert second == first
+        issue()
+        served.reload()
+        new, third = await connect()
+        assert third != first
+        for client in (old, new):
+            await asks(client, b"two", b"TWO")
+            await client.aclose()

@@ -1,0 +1,257 @@
+"""TLS as a function of bytes: ciphertext in, plain text out, and the other way round.
+
+There is no socket here, and nothing waits. OpenSSL does the work, over two buffers in memory
+(`ssl.SSLObject`); this is what it leaves open:
+
+* `ssl.SSLSocket` over the kernel's socket would do it all by itself, and breaks four promises: its
+  ``unwrap`` loses input that is pending; half a record that has left the kernel is seen nowhere,
+  so that a begun request looks idle to a drain; a short send reports 0 with 212 992 bytes on
+  the wire, and wants the very same buffer again; and it takes no ``MSG_DONTWAIT``.
+* An end of the input without the peer's close_notify is never told to OpenSSL, which Python has
+  take it for an orderly one (``OP_IGNORE_UNEXPECTED_EOF``). `read` tells the orderly end alone.
+* A close_notify of ours is followed by a look for that of the peer, in which OpenSSL loses input
+  that it has and nobody has read. So that is read before.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import attrs
+
+from .._facts.tls import TLSInfo
+from .transport import Data
+
+_HEADER = 5
+"""Bytes before each record, of which the last two are its length (RFC 8446, 5.1)."""
+
+_HANDSHAKE = 22
+"""The type of record that a client begins with (RFC 8446, 5.1)."""
+
+_AHEAD = 65_536
+
+# What OpenSSL says of a context without a certificate, of TLS 1.2 and 1.3.
+_OF_NO_CERTIFICATE = ("no shared cipher", "no suitable signature algorithm")
+
+# What it says of what is no TLS at all, from the first bytes.
+_OF_PLAIN_TEXT = ("http request", "https proxy request", "wrong version number")
+
+_NO_TLS = "the peer speaks no TLS"
+
+NO_HANDSHAKE_IN_TIME = "TLS: no handshake in time (handshake)"
+INPUT_BEFORE_HANDSHAKE = "TLS: input came before the handshake, in plain text"
+MIDDLE_OF_HANDSHAKE = "the peer left in the middle of the handshake"
+
+
+def missing_of_record(ciphertext: bytearray) -> int:
+    """Bytes that are missing of the first record; 0 if it is whole.
+
+    Raises:
+      TLSError: it is none of those with which a client begins.
+    """
+    if ciphertext and ciphertext[0] != _HANDSHAKE:
+        raise TLSError(_NO_TLS)
+    if len(ciphertext) < _HEADER:
+        return _HEADER - len(ciphertext)
+    size = _HEADER + int.from_bytes(ciphertext[3:_HEADER], "big")
+    return max(0, size - len(ciphertext))
+
+
+def in_words(error: ssl.SSLError) -> str:
+    """What OpenSSL says of a peer, without its file and line."""
+    why = (error.reason or str(error)).replace("_", " ").lower()
+    if why in _OF_PLAIN_TEXT:
+        return _NO_TLS
+    more = getattr(error, "verify_message", "")
+    if why in _OF_NO_CERTIFICATE:
+        more = "or the context has no certificate"
+    return f"{why}: {more}" if more else why
+
+
+class TLSError(OSError):
+    """TLS with this peer cannot go on; says why, in words."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(None, f"TLS: {why}")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@attrs.define(eq=False, weakref_slot=False)
+class TLSRecords:
+    """One side of one TLS connection: the server's.
+
+    Attributes:
+      has_begun: whether the peer has sent anything.
+      is_agreed: whether the handshake is complete.
+      held: output that is to go before anything else: the transport beneath has not taken it.
+      owed: bytes of plain text that count as sent when that has gone.
+      ends: whether the output beneath ends after it.
+      has_said_goodbye: whether this side has ended its output.
+      tls: OpenSSL's side of it.
+    """
+
+    _context: ssl.SSLContext
+    _incoming: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO)
+    _outgoing: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO)
+    tls: ssl.SSLObject = attrs.field(init=False)
+    _ahead: bytes = b""
+    has_begun: bool = False
+    is_agreed: bool = False
+    held: bytes | memoryview = b""
+    owed: int = 0
+    ends: bool = False
+    has_said_goodbye: bool = False
+    _speaks_tls: bool = True
+    _has_ended: bool = False
+    _failure: str = ""
+    _left: int = 0
+    _header: bytes = b""
+
+    def __attrs_post_init__(self) -> None:
+        self.tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    # Ciphertext ----------------------------------------------------------------
+
+    def feed(self, ciphertext: bytes) -> None:
+        """Take in what the peer has sent, at least one byte."""
+        if not self.has_begun:
+            self.has_begun, self._speaks_tls = True, ciphertext[0] == _HANDSHAKE
+        self._follow(ciphertext)
+        self._incoming.write(ciphertext)
+
+    def _follow(self, ciphertext: bytes) -> None:
+        """Follow where in a record the input has come to."""
+        size, at = len(ciphertext), self._left
+        if self._header:
+            ciphertext = self._header + ciphertext
+            size, at, self._header = len(ciphertext), 0, b""
+        while at + _HEADER <= size:
+            at += _HEADER + int.from_bytes(ciphertext[at + 3 : at + _HEADER], "big")
+        if at < size:
+            self._header = ciphertext[at:]
+        self._left = max(at - size, 0)
+
+    @property
+    def is_mid_record(self) -> bool:
+        """Whether the input ends within a record: the peer has begun to say something."""
+        return bool(self._left or self._header)
+
+    def take_output(self) -> bytes:
+        """The ciphertext to send, which is the caller's to send now."""
+        return self._outgoing.read()
+
+    # The handshake -------------------------------------------------------------
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake; whether it is complete.
+
+        Raises:
+          TLSError: it fails. There may be an alert to send.
+        """
+        if not self._speaks_tls:  # OpenSSL would wait for more, of most that is none
+            raise TLSError(_NO_TLS)
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+        self.is_agreed = True
+        return True
+
+    def _failed(self, error: ssl.SSLError) -> TLSError:
+        """What to raise for an error of OpenSSL's: of all that come, the first one."""
+        self._failure = self._failure or in_words(error)
+        return TLSError(self._failure)
+
+    def info(self) -> TLSInfo:
+        """What was agreed on in the handshake."""
+        tls = self.tls
+        return TLSInfo(
+            version=tls.version() or "",
+            cipher=(tls.cipher() or ("",))[0],
+            alpn=tls.selected_alpn_protocol(),
+            server_name=vars(tls).get(_SERVER_NAME),
+            peer_certificate=tls.getpeercert() or None,
+            session_reused=bool(tls.session_reused),
+        )
+
+    @property
+    def version(self) -> str | None:
+        """The version of the protocol, once it is agreed on."""
+        return self.tls.version()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the peer has said something, be it half a record, that nobody has read."""
+        return self.may_have_more or self.is_mid_record
+
+    # Plain text ----------------------------------------------------------------
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether `read` may have plain text, or the end, without any more input."""
+        known = self._ahead or self._has_ended
+        return bool(known) or self.tls.pending() > 0 or self._incoming.pending > 0
+
+    def read(self, most: int) -> bytes | None:
+        """Up to ``most`` bytes; ``b""`` at the peer's orderly end; None if more must come first.
+
+        Raises:
+          TLSError: what has come is wrong.
+        """
+        if self._ahead:
+            data, self._ahead = self._ahead[:most], self._ahead[most:]
+            return data
+        return self._read(most)
+
+    def _read(self, most: int) -> bytes | None:
+        if self._has_ended:
+            return b""
+        try:
+            data = self.tls.read(most)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLZeroReturnError:  # said so once both have ended their output
+            data = b""
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+        self._has_ended = not data
+        return data
+
+    def write(self, data: Data) -> None:
+        """Have ``data`` be output, all of it.
+
+        Raises:
+          TLSError: there cannot be any more output.
+        """
+        try:
+            self.tls.write(data)
+        except ssl.SSLError as error:
+            raise self._failed(error) from error
+
+    def write_end(self) -> None:
+        """Have the end of the output, a close_notify, be output. Reading goes on."""
+        self.has_said_goodbye = True
+        try:
+            while data := self._read(_AHEAD):
+                self._ahead += data
+            self.tls.unwrap()
+        except (TLSError, ssl.SSLError):
+            pass  # it has looked for the peer's, which has not come; or nothing goes any more
+
+
+_SERVER_NAME = "name_of_sni"
+
+
+def learn_server_name(context: ssl.SSLContext) -> None:
+    """Have the names that clients ask for be known, unless the context has its own use for them."""
+    if context.sni_callback is None:
+        context.sni_callback = _note_server_name
+
+
+def _note_server_name(tls: Any, name: str | None, _context: ssl.SSLContext) -> None:
+    setattr(tls, _SERVER_NAME, name)
