@@ -4,6 +4,7 @@ import http.client
 import logging
 import re
 import shutil
+import signal
 import stat
 import struct
 import time
@@ -15,6 +16,7 @@ from wsgiref.validate import validator
 
 import pytest
 import trio
+import trustme
 from support import Witness
 from support.pages import EXAMPLES, example
 from support.programs import (
@@ -27,8 +29,9 @@ from support.programs import (
     pytest_says,
 )
 from support.scenes import table
+from support.tls import SERVER
 
-from trioserver.testing import MemoryDatagramServer, MemoryMixIn
+from trioserver.testing import MemoryDatagramServer, MemoryMixIn, TLSClient
 
 NAMES = {path.stem for path in EXAMPLES.glob("*.py")}
 HERE = "127.0.0.1"
@@ -87,6 +90,7 @@ def test_testing_suite(tmp_path):
 
 
 OTHERS = {"classic_tcp_client", "classic_udp_client", "forking_tcp_server", "threaded_tcp_server"}
+OTHERS |= {"starttls_mail", "client_certificates"}
 ARGUMENTS = {
     "access_control": ["0", "127.0.0.0/8"],
     "function_handler": ["0", "good morning"],
@@ -99,7 +103,7 @@ ARGUMENTS = {
 async def test_example_runs_as_a_program(name, folder):
     """Each server takes its address from the command line, says where it is, and ends at Ctrl-C.
 
-    The four others are run in tests of their own.
+    The others are run in tests of their own.
     """
     path = str(folder / "socket")
     arguments = [path] if name == "unix_server" else ARGUMENTS.get(name, ["0"])
@@ -536,3 +540,71 @@ async def test_two_servers_end_together(connect):
             assert await boss.hears_all() == b"stopping\n"
             reports = [await server.wait_closed() for server in (public, admin)]
     assert [report.clean for report in reports] == [True, True]
+
+
+# By TLS ---------------------------------------------------------------------------------
+
+
+async def test_starttls_mail():
+    """As a program: mail is taken by TLS only, and who has said what before is forgotten."""
+    tls = SERVER.tls
+    async with program("starttls_mail", tls.certificate, tls.key, "0") as process:
+        _, port = await listening(process)
+        client = Client(await trio.open_tcp_stream(HERE, int(port)))
+        await client.hears(b"220 mail.example.org at your service\r\n")
+        await client.asks(b"MAIL FROM:<a@b>\r\n", b"530 must issue a STARTTLS command first\r\n")
+        await client.asks(b"EHLO me\r\n", b"250-STARTTLS\r\n250 hello me\r\n")
+        await client.asks(b"STARTTLS\r\n", b"220 go ahead\r\n")
+        secure = Client(TLSClient(client.stream, tls.client_context))
+        await secure.stream.do_handshake()
+        await secure.asks(b"EHLO me\r\n", b"250 hello me\r\n")
+        await secure.asks(b"MAIL FROM:<a@b>\r\n", b"250 mail of <a@b>\r\n")
+        await secure.says(b"QUIT\r\n")
+        assert await secure.hears_all() == b"221 bye\r\n"
+        await interrupted(process)
+
+
+async def test_client_certificates(tmp_path):
+    """As a program: it greets by name, and takes a new certificate at a SIGHUP, not a bad one."""
+    members = trustme.CA()
+    members.cert_pem.write_to_path(tmp_path / "ca.pem")
+    shutil.copy(SERVER.tls.certificate, tmp_path / "cert.pem")
+    shutil.copy(SERVER.tls.key, tmp_path / "key.pem")
+    context = SERVER.client_context()
+    members.issue_cert("ada@example.org", common_name="Ada").configure_cert(context)
+
+    async def served_by():
+        stream = TLSClient(await trio.open_tcp_stream(HERE, int(port)), context)
+        await stream.do_handshake()
+        assert await stream.receive_some() == b"hello Ada\n"
+        await stream.aclose()
+        return stream.ssl_object.getpeercert(binary_form=True)
+
+    async def hang_up(said):
+        process.send_signal(signal.SIGHUP)
+        heard = b""
+        while said not in heard:
+            heard += await process.stderr.receive_some()
+
+    names = ("cert.pem", "key.pem", "ca.pem")
+    async with program("client_certificates", *(tmp_path / it for it in names), "0") as process:
+        _, port = await listening(process)
+        first = await served_by()
+        (tmp_path / "key.pem").write_text("half of it")
+        await hang_up(b"the old certificate stays: key: ")
+        assert await served_by() == first
+        renewed = SERVER.tls.authority.issue_cert("localhost")
+        renewed.private_key_pem.write_to_path(tmp_path / "key.pem")
+        renewed.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+        await hang_up(b"new connections have the new certificate")
+        assert await served_by() != first
+        await interrupted(process)
+
+
+async def test_behind_haproxy(start):
+    """Who speaks as a proxy of this machine is believed."""
+    server = await start("behind_haproxy", 0)
+    client = Client(await trio.open_tcp_stream(HERE, server.server_address[1]))
+    await client.says(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n")
+    await client.hears(b"you are 192.0.2.7, port 5000\n")
+    await client.stream.aclose()

@@ -1,0 +1,65 @@
+"""A server by TLS that knows its clients by their certificates, and reads them anew at SIGHUP.
+
+    python examples/client_certificates.py CERTIFICATE KEY CLIENT_CA [PORT]
+
+Try `openssl s_client -quiet -connect localhost:4443 -cert ada.pem -key ada-key.pem`, and say
+something. Who has no certificate of that authority does not get as far as the handler.
+"""
+
+import logging
+import signal
+import sys
+from functools import partial
+
+import trio
+
+import trioserver
+
+log = logging.getLogger(__name__)
+
+
+class Greets(trioserver.StreamRequestHandler):
+    async def handle(self) -> None:
+        tls = self.request.tls
+        certificate = tls.peer_certificate if tls else None
+        subject = {key: value for ((key, value),) in (certificate or {})["subject"]}
+        await self.wfile.write(f"hello {subject.get('commonName')}\n".encode())
+        async for line in self.rfile:
+            await self.wfile.write(line.upper())
+
+
+def make_server(certificate: str, key: str, client_ca: str, port: int) -> trioserver.TCPServer:
+    make_context = partial(trioserver.server_context, certificate, key, client_ca=client_ca)
+    return trioserver.TCPServer(("", port), Greets, ssl_context=make_context)
+
+
+def reload_at_hangup(server: trioserver.TCPServer) -> None:
+    def reload(*_: object) -> None:
+        try:
+            server.reload()
+            log.info("new connections have the new certificate")
+        except (OSError, ValueError) as error:
+            log.warning("the old certificate stays: %s", error)
+
+    signal.signal(signal.SIGHUP, reload)
+
+
+async def main(
+    certificate: str,
+    key: str,
+    client_ca: str,
+    port: int,
+    *,
+    task_status: trio.TaskStatus[trioserver.TCPServer] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """For a bigger program: ``await nursery.start(main, certificate, key, client_ca, port)``."""
+    server = make_server(certificate, key, client_ca, port)
+    await server.serve_forever(task_status=task_status)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    certificate, key, client_ca, *port = sys.argv[1:]
+    server = make_server(certificate, key, client_ca, int(port[0]) if port else 4443)
+    reload_at_hangup(server)
+    trioserver.run(server)
