@@ -25,12 +25,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import trustme
 from machine import Bystanders, wait_until_quiet
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE / "peers"
 BUILD = HERE / "build"
 LOADGEN = BUILD / "loadgen"
+TLS_LOADGEN = HERE / "tls_loadgen.py"
+CERTIFICATE, KEY, AUTHORITY = (BUILD / name for name in ("cert.pem", "key.pem", "ca.pem"))
+# A peer that lives elsewhere can still import peers/_common.py; and a clone can be measured.
+PATH = os.pathsep.join([str(PEERS), *filter(None, [os.environ.get("PYTHONPATH")])])
 SERVER_LOG = BUILD / "server.err"
 
 # Counters of the load generator that must be 0.
@@ -54,8 +59,9 @@ class Scenario:
     """The load generator's mode and options."""
     service: Literal["line", "bulk"] = "line"
     unix: bool = False
-    figure: Literal["ops_s", "MB_s"] = "ops_s"
+    figure: Literal["ops_s", "MB_s", "ops_cpu_s"] = "ops_s"
     """What the peers are compared by."""
+    tls: bool = False
 
 
 SCENARIOS = {
@@ -70,6 +76,8 @@ SCENARIOS = {
     "connect-c8": Scenario("connect -c 8 -n 32 --close eof"),
     "connect-c32": Scenario("connect -c 32 -n 32 --close eof"),
     "connect-fin": Scenario("connect -c 32 -n 32 --close fin"),
+    "tls-pingpong-c50": Scenario("pingpong -c 50 -n 32", figure="ops_cpu_s", tls=True),
+    "tls-connect-c32": Scenario("connect -c 32 -n 32", figure="ops_cpu_s", tls=True),
     "bulk-c4": Scenario("bulk -c 4", service="bulk", figure="MB_s"),
 }
 
@@ -130,6 +138,16 @@ def build_loadgen() -> None:
         subprocess.run(["cc", "-O2", "-Wall", "-Wextra", "-o", LOADGEN, source], check=True)
 
 
+def make_certificates() -> None:
+    """Make what servers by TLS need, if it is not there."""
+    if not AUTHORITY.exists():
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        issued.private_key_pem.write_to_path(KEY)
+        issued.cert_chain_pems[0].write_to_path(CERTIFICATE)
+        authority.cert_pem.write_to_path(AUTHORITY)
+
+
 def pinned(core: str, *command: str | Path) -> list[str | Path]:
     """A command line that runs on these cores only."""
     return ["taskset", "-c", core, *command]
@@ -141,6 +159,8 @@ class Server:
     def __init__(self, peer: Peer, scenario: Scenario, options: Options) -> None:
         listen = f"unix:{BUILD}/{os.getpid()}.sock" if scenario.unix else "127.0.0.1:0"
         arguments = ["--listen", listen, "--service", scenario.service]
+        if scenario.tls:
+            arguments += ["--certificate", str(CERTIFICATE), "--key", str(KEY)]
         with SERVER_LOG.open("ab") as log:
             self._process = subprocess.Popen(
                 pinned(options.server_core, peer.python, peer.script, *arguments),
@@ -148,7 +168,7 @@ class Server:
                 stderr=log,
                 text=True,
                 # A peer that lives elsewhere can still import peers/_common.py.
-                env={**os.environ, "PYTHONPATH": str(PEERS), "PYTHONDONTWRITEBYTECODE": "1"},
+                env={**os.environ, "PYTHONPATH": PATH, "PYTHONDONTWRITEBYTECODE": "1"},
                 start_new_session=True,
             )
         self.pid = self._process.pid
@@ -195,8 +215,11 @@ def generate_load(
     """Run the load generator once; its figures."""
     where = ["--addr", address, "--pid", str(server_pid)]
     how_long = ["-t", str(options.seconds), "-u", str(options.warm_up)]
+    program: list[str | Path] = [LOADGEN]
+    if scenario.tls:
+        program, where = [sys.executable, TLS_LOADGEN], [*where, "--ca", str(AUTHORITY)]
     done = subprocess.run(
-        pinned(options.client_core, LOADGEN, *scenario.load.split(), *where, *how_long),
+        pinned(options.client_core, *program, *scenario.load.split(), *where, *how_long),
         capture_output=True,
         text=True,
         timeout=options.seconds + options.warm_up + 20,
@@ -301,7 +324,7 @@ COLUMNS: dict[str, Cell] = {
 def table(scenario: Scenario, runs: dict[str, list[Run]], reference: str) -> str:
     """A markdown table of the peers, the fastest first."""
     figure = scenario.figure
-    unit = {"ops_s": "ops/s", "MB_s": "MB/s"}[figure]
+    unit = {"ops_s": "ops/s", "MB_s": "MB/s", "ops_cpu_s": "ops/s of server CPU"}[figure]
     header = ["peer", f"{unit} (min-max)", "x ref, paired (min-max)", *COLUMNS]
     rows = [header, ["---", *["--:"] * (len(header) - 2), "---"]]
 
@@ -359,6 +382,7 @@ def main() -> None:
     options = Options(**{name: getattr(asked, name) for name in fields})
     peers = [Peer.parse(spec) for spec in asked.peers]
     build_loadgen()
+    make_certificates()
     results: dict[str, dict[str, list[dict[str, object]]]] = {}
     for name in asked.scenarios:
         scenario = SCENARIOS[name]

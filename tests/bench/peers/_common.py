@@ -1,8 +1,8 @@
 """What every peer does alike; nothing of it is on the hot path.
 
 A peer is a script ``NAME.py --listen 127.0.0.1:0|unix:/path --service line|bulk
-[--backlog N]`` that prints ``READY ADDRESS`` once it listens. At SIGTERM it
-closes every connection, prints ``STOPPED <ms>`` and exits.
+[--backlog N] [--certificate PEM --key PEM]`` that prints ``READY ADDRESS`` once
+it listens. At SIGTERM it closes every connection, prints ``STOPPED <ms>`` and exits.
 
 line: every line is answered with its upper-case form, one write a line, as
       ``for line in self.rfile: self.wfile.write(line.upper())`` does.
@@ -29,6 +29,8 @@ class Task:
     """``(host, port)``, or the path of a Unix socket."""
     service: str
     backlog: int
+    certificate: str
+    key: str
 
     @property
     def unix(self) -> bool:
@@ -42,10 +44,12 @@ def task() -> Task:
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--service", default="line", choices=["line", "bulk"])
     parser.add_argument("--backlog", type=int, default=1024)
+    parser.add_argument("--certificate", default="", help="of a server by TLS")
+    parser.add_argument("--key", default="")
     asked = parser.parse_args()
     host, _, rest = asked.listen.partition(":")
     address = rest if host == "unix" else (host, int(rest))
-    return Task(address, asked.service, asked.backlog)
+    return Task(address, asked.service, asked.backlog, asked.certificate, asked.key)
 
 
 def listener(asked: Task) -> socket.socket:

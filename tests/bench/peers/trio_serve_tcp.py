@@ -12,7 +12,7 @@ import trio
 from _common import CHUNK, Stopping, listener, ready, task
 
 
-async def line(stream: trio.SocketStream) -> None:
+async def line(stream: trio.abc.Stream) -> None:
     """Answer each line."""
     pending = bytearray()
     while data := await stream.receive_some(CHUNK):
@@ -28,6 +28,12 @@ async def bulk(stream: trio.SocketStream) -> None:
     """Echo."""
     while data := await stream.receive_some(CHUNK):
         await stream.send_all(data)
+
+
+async def serving_line(stream: trio.abc.Stream) -> None:
+    """The whole life of a connection; serve_listeners closes it."""
+    with contextlib.suppress(trio.BrokenResourceError):  # the client is gone
+        await line(stream)
 
 
 async def main() -> None:
@@ -55,4 +61,5 @@ async def main() -> None:
     stopping.done()
 
 
-trio.run(main)
+if __name__ == "__main__":
+    trio.run(main)

@@ -27,7 +27,8 @@ async def bulk(
         await request.sendall(data)
 
 
-asked = task()
-kind = trioserver.UnixStreamServer if asked.unix else trioserver.TCPServer
-handler = Line if asked.service == "line" else bulk
-trio.run(serve, kind(asked.address, handler, request_queue_size=asked.backlog))
+if __name__ == "__main__":
+    asked = task()
+    kind = trioserver.UnixStreamServer if asked.unix else trioserver.TCPServer
+    handler = Line if asked.service == "line" else bulk
+    trio.run(serve, kind(asked.address, handler, request_queue_size=asked.backlog))
