@@ -133,7 +133,7 @@ def of_streams() -> Iterator[Sweep]:
 
 def of_arrivals() -> Iterator[Sweep]:
     """Streams that wait before they are served."""
-    for kind in arrivals.KINDS:
+    for kind in arrivals.KINDS + arrivals.BY_TLS:
         setting, name = partial(streams.Setting, kind), kind.__name__
         yield of(f"{name} cancel", setting([cancel]))
         yield of(f"{name} shutdown", setting([shut_down], gentle=True))
