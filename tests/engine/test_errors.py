@@ -8,6 +8,7 @@ import asyncio
 import gc
 import io
 import logging
+import signal
 import socket
 import socketserver
 import sys
@@ -27,7 +28,7 @@ from support.memory import memory as in_memory
 from support.pipes import does
 from support.scenes import Narrow, Scene, Visit, act, close, end, table
 from support.scenes import reset as resets
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Limits, Timeouts
@@ -543,6 +544,51 @@ async def test_base_exception_stops_the_server(place, error, autojump_clock, cap
     assert len(server.errors) == (place == "handle_error")
     assert errors_logged(caplog) == [] or place == "handle_error"
     assert server.witness.names[-1] == "server_closed"
+
+
+WAITED = []  # the methods in which Ctrl-C has not struck at once
+
+
+def struck_in(name):
+    """A handler class that is interrupted in the method of that name, which never waits."""
+
+    def strike(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        WAITED.append(name)
+
+    async def strike_in_task(*arguments):
+        strike()
+
+    body = strike if name == "__init__" else strike_in_task
+    return type("Struck", (trioserver.StreamRequestHandler,), {name: body})
+
+
+@table(
+    ("handler", "hook"),
+    {
+        "a handler class": (struck_in("handle"), None),
+        "its constructor": (struck_in("__init__"), None),
+        "a function": (lambda *arguments: struck_in("handle").handle(), None),
+        "behind an override of finish_request": (struck_in("handle"), "finish_request"),
+        "behind one of process_request": (struck_in("handle"), "process_request"),
+    },
+)
+def test_ctrl_c_strikes_in_what_never_waits(handler, hook):
+    """EX-01: it does not wait until the handler does."""
+
+    async def passes_on(self, request, client_address):
+        await getattr(MemoryServer, hook)(self, request, client_address)
+
+    async def main():
+        server = in_memory(handler, hooked(**{hook: passes_on} if hook else {}))
+        async with server.serving():
+            await server.connect()
+            await trio.sleep(1)
+
+    WAITED.clear()
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert WAITED == []
 
 
 FINAL = SystemExit(3)

@@ -53,6 +53,9 @@ class ServerHooks(RequestHooks, Protocol):
     async def finish_request(self, request: Any, client_address: Address) -> None: ...
     async def service_actions(self) -> None: ...
 
+    def _handling(self, request: Any, client_address: Address) -> Awaitable[object]:
+        """Construct the handler; what to await then, in which Ctrl-C may strike, too."""
+
     def _request_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain
     ) -> AnyRequest:

@@ -42,10 +42,19 @@ from .._facts.observers import error_log, log_lost, log_safely
 from .._facts.snapshots import (
     RequestSnapshot,
 )
-from .._facts.verdict import cancellations, describe_error, lone, peers_doing, split
+from .._facts.verdict import (
+    as_errors,
+    cancellations,
+    describe_error,
+    lone,
+    peers_doing,
+    split,
+)
 from .._requests.any_request import AnyRequest
 from .arrival import arrive, arrive_to_hear
 from .hooks import RequestHooks, call_hook
+
+_COMPLETED = Outcome.COMPLETED, ""
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
 
@@ -74,7 +83,8 @@ class RequestTask:
       hook_argument: what the hooks get as ``request``: the request itself, unless an
         override of ``get_request`` has wrapped it.
       client_address: what the hooks get as ``client_address``.
-      process: `process_request`, or what that calls, if no override has a say in it.
+      process: calls `process_request`, as `call_hook` does; or constructs the handler, which
+        is what that comes to, if no override has a say in it.
       has_introduction: whether the client is not known yet, when it is accepted.
       arrives: whether there is a step between the accept and `process_request`.
       closes_by_default: whether no override has a say in how the request is closed.
@@ -146,9 +156,19 @@ class RequestTask:
             if self.rejection is not None:
                 await self._reject(self.rejection)
             elif not self.arrives or await self._arrive():
-                await self._process()
+                # It is all in here, as each coroutine deeper is 200 bytes of an idle connection.
+                self._begin()
+                end = _COMPLETED
+                try:
+                    await self.process(self.hook_argument, self.client_address)
+                except Exception as error:
+                    # A handler that lets Draining out has ended properly, so its reply is sent.
+                    end = peers_doing(error, self.info) or end
+                    if end[0] is not Outcome.DRAINED:
+                        raise
+                await self._complete(*end)
         except BaseException as error:  # noqa: BLE001  (it raises again what it must)
-            await self._contain(error)
+            await self._contain(as_errors(error))
 
     async def _arrive(self) -> bool:
         """Have the request arrive; false if it does not, which is its outcome then."""
@@ -166,16 +186,8 @@ class RequestTask:
         self.has_arrived, self._phase = True, "working"
         self._events.on_start(self)
 
-    async def _process(self) -> None:
-        self._begin()
-        outcome, reason = Outcome.COMPLETED, ""
-        try:
-            await call_hook(self.process, self.hook_argument, self.client_address)
-        except Exception as error:
-            # A handler that lets Draining out has ended properly, so its last reply is sent.
-            outcome, reason = peers_doing(error, self.info) or (Outcome.FAILED, "")
-            if outcome is not Outcome.DRAINED:
-                raise
+    async def _complete(self, outcome: Outcome, reason: str) -> None:
+        """Send the last reply of a handler that has ended properly."""
         if self.request._fate.handlers_not_awaited:
             raise RuntimeError(
                 "a handler was constructed and never awaited:"

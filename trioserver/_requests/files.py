@@ -63,6 +63,8 @@ class ReadableAndWritable(Protocol):
 class File:
     """What ``rfile`` and ``wfile`` have in common."""
 
+    __slots__ = ("_connection",)  # as below, 80 bytes less of each idle connection
+
     def __init__(self, connection: ReadableAndWritable) -> None:
         self._connection = connection
 

@@ -31,6 +31,8 @@ class RequestReader(File):
     complete ``Timeouts.line`` seconds after its first byte raises `IdleTimeout`.
     """
 
+    __slots__ = ("_receiver",)
+
     def __init__(self, connection: ReadableAndWritable) -> None:
         super().__init__(connection)
         self._receiver = connection._receiver

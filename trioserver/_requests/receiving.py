@@ -31,16 +31,9 @@ from .._facts.events import RequestInfo
 from .._sockets.transport import Transport, UncleanEnd
 from .drain import NEW_CONNECTION_GRACE, Drain
 from .idle_block import IdleBlock
+from .input_wait import Bound, InputWait
 from .sending import Sender
 from .stream_state import StreamState
-
-
-@attrs.frozen(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
-class _Wait:
-    """A receive that waits: its scope, and whether a drain may end it."""
-
-    scope: trio.CancelScope
-    between_requests: bool
 
 
 @attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
@@ -67,7 +60,7 @@ class Receiver:
     _new_since: float
     timeout: float = math.inf
     portion: int = LARGEST_PORTION
-    wait: _Wait | None = None
+    wait: InputWait | None = None
     idle_blocks: list[IdleBlock] | None = None
     _reset: OSError | None = None
     busy: bool = False
@@ -102,7 +95,9 @@ class Receiver:
             if data is not None:
                 self._note_in_idle_blocks()
                 return data
-            await self._wait_for_input(between_requests=False, deadline=math.inf)
+            with self._waiting(between_requests=False) as wait:
+                await self._transport.wait_readable()
+            self._judge(wait)
 
     async def fill(self, *, between_requests: bool = False, deadline: float = math.inf) -> bool:
         """Wait for more input and append it to the buffer.
@@ -130,11 +125,15 @@ class Receiver:
             if data is not None:
                 self.buffer += data
                 return bool(data)
-            await self._wait_for_input(between_requests=between_requests, deadline=deadline)
+            with self._waiting(between_requests=between_requests, deadline=deadline) as wait:
+                await self._transport.wait_readable()
+            self._judge(wait)
 
     async def wait_for_input(self) -> None:
         """Wait until the transport has something, be it no plain text; raises what `fill` does."""
-        await self._wait_for_input(between_requests=False, deadline=math.inf)
+        with self._waiting(between_requests=False) as wait:
+            await self._transport.wait_readable()
+        self._judge(wait)
 
     def end_input(self, error: OSError) -> None:
         """Have nothing be received any more, because of ``error``."""
@@ -163,29 +162,28 @@ class Receiver:
         finally:
             self.busy = False
 
-    async def _wait_for_input(self, *, between_requests: bool, deadline: float) -> None:
-        """Wait until the transport, or the buffer, has something."""
+    def _waiting(self, *, between_requests: bool, deadline: float = math.inf) -> InputWait:
+        """A block to wait in until the transport, or the buffer, has something."""
         between_requests = between_requests or not self.stream.received
-        idle_deadline = trio.current_time() + self.timeout
-        deadline = min(deadline, idle_deadline)
+        idle_until = trio.current_time() + self.timeout
+        bound: Bound = "idle" if idle_until <= deadline else "line"
+        deadline = min(deadline, idle_until)
         if self.drain.began and self._request_has_begun():
             between_requests = False  # by half a TLS record, say, that was no text yet
         if between_requests and self.drain.began:
             deadline = min(deadline, self.new_until)
             if deadline <= trio.current_time():
                 raise self.end_by_drain()
-        before = len(self.buffer)
-        with trio.CancelScope(deadline=deadline) as scope:
-            self.wait = _Wait(scope, between_requests)
-            try:
-                await self._transport.wait_readable()
-            finally:
-                self.wait = None
-        if not scope.cancelled_caught or len(self.buffer) > before or self._take_in():
+        scope = trio.CancelScope(deadline=deadline)
+        return InputWait(self, scope, between_requests, bound, len(self.buffer))
+
+    def _judge(self, wait: InputWait) -> None:
+        """Raise what has ended a wait, if it is not that there is more input than before."""
+        if not wait.was_ended or len(self.buffer) > wait.before or self._take_in():
             return
-        if between_requests and self.drain.began:
+        if wait.between_requests and self.drain.began:
             raise self.end_by_drain()
-        if deadline == idle_deadline:
+        if wait.bound == "idle":
             raise IdleTimeout(
                 f"no byte from the peer for {self.timeout:g} s (idle)", info=self._info
             )
@@ -249,7 +247,7 @@ class Receiver:
         if self._request_has_begun() or trio.current_time() < self.new_until:
             return
         if self.wait is not None and self.wait.between_requests:
-            self.wait.scope.cancel(reason="the server drains")
+            self.wait.end_by_drain()
         for block in self.idle_blocks or ():
             block.end()
 

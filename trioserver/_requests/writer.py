@@ -20,6 +20,8 @@ class RequestWriter(File):
     transport, and when the handler is done.
     """
 
+    __slots__ = ("_sender", "_size")
+
     def __init__(self, connection: ReadableAndWritable, size: int) -> None:
         super().__init__(connection)
         self._sender = connection._sender

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, TypeAlias, cast
 
 import trio
+from trio.lowlevel import disable_ki_protection
 
 from .._facts.address import Address
 from .._facts.callables import name_of
@@ -83,6 +84,7 @@ class BaseRequestHandler:
     def __await__(self) -> Generator[Any, None, None]:
         return self._serve().__await__()
 
+    @disable_ki_protection
     async def _serve(self) -> None:
         if self._awaited is None:
             raise TypeError(
@@ -204,7 +206,7 @@ class DatagramRequestHandler(BaseRequestHandler):
 
 
 def awaitable(handling: object, handler: object) -> Awaitable[object]:
-    """``handling``, if it is what a handler returns when called.
+    """``handling``, if it is what a handler returns when called. Ctrl-C may strike in it.
 
     Raises:
       TypeError: it cannot be awaited.
@@ -213,12 +215,17 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
         # A chain of coroutines, which the stack of a stuck task can follow.
         return cast("BaseRequestHandler", handling)._serve()
     if isinstance(handling, Awaitable):
-        return handling
+        return _interruptible(handling)
     name = name_of(handler)
     raise TypeError(
         f"RequestHandlerClass {name} returned {handling!r}, which cannot be awaited: in task mode"
         " a handler is an `async def` function or derives from trioserver.BaseRequestHandler"
     )
+
+
+@disable_ki_protection
+async def _interruptible(handling: Awaitable[object]) -> None:
+    await handling
 
 
 def _enable_nagle(sock: object) -> None:

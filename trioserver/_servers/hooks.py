@@ -9,8 +9,10 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
+
+from trio.lowlevel import disable_ki_protection
 
 from .._engine.offer import Offer
 from .._facts.address import Address, describe
@@ -94,8 +96,13 @@ class DefaultHooks(Configured):
 
     async def finish_request(self, request: Any, client_address: Address) -> None:
         """Construct the handler, and await it."""
-        handling = self.RequestHandlerClass(request, client_address, self)
-        await awaitable(handling, self.RequestHandlerClass)
+        await self._handling(request, client_address)
+
+    @disable_ki_protection
+    def _handling(self, request: Any, client_address: Address) -> Awaitable[object]:
+        """Construct the handler; what to await then, in which Ctrl-C may strike, too."""
+        handler = self.RequestHandlerClass
+        return awaitable(handler(request, client_address, self), handler)
 
     async def shutdown_request(self, request: Any) -> None:
         """End the request in order, then call `close_request`.

@@ -25,7 +25,6 @@ from ...._requests.begin_tls import begin_tls
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._requests.drain import Drain
-from ...._servers.handlers import awaitable
 from ...._sockets.making import socket_of
 from ...._sockets.tls_records import NO_HANDSHAKE_IN_TIME
 from ...._sockets.transport import Data, PeerCredentials
@@ -199,7 +198,7 @@ class _WorkerSideHooks:
     def task(self, client_address: Address) -> RequestTask:
         """The task that serves the request by these hooks."""
         return RequestTask(
-            self._request, self._request, client_address, self, self, self.process_request
+            self._request, self._request, client_address, self, self, self._server._handling
         )
 
     # Hooks ---------------------------------------------------------------------
@@ -217,11 +216,6 @@ class _WorkerSideHooks:
     async def _arrive(self, request: Any, client_address: Address) -> bool:
         """True: the request has arrived at the server."""
         return True
-
-    async def process_request(self, request: Any, client_address: Address) -> None:
-        """Construct the handler, and await it."""
-        handler = self._server.RequestHandlerClass
-        await awaitable(handler(request, client_address, self._server), handler)
 
     async def shutdown_request(self, request: Any) -> None:
         """End the output of TLS, of which the server knows nothing. It shuts the rest down."""
