@@ -22,7 +22,7 @@ from trioserver.testing import MemoryServer, TLSClient, open_test_server
 BY_TLS = {"ssl_context": SERVER.context}
 HELLO = Peer()
 HELLO.shakes()
-HELLO = HELLO._outgoing.read()
+HELLO = HELLO.output()
 
 
 async def never(request, client_address, server):

@@ -1,8 +1,9 @@
-"""TLS under many clients: stalled handshakes, and new certificates while clients come.
+"""TLS under many clients: stalled handshakes, new certificates while clients come, and drains.
 
-python tests/soak/tls.py                       # both, in every mode: two minutes
+python tests/soak/tls.py                       # all of it, in every mode: ten minutes
 python tests/soak/tls.py stalled --mode thread
 python tests/soak/tls.py reloads --reloads 1000
+python tests/soak/tls.py drains
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import trio
 import trustme
+from support.kept_alive import Idle, KeptAlive, Lines, More
+from support.scenes import in_memory, on_tcp
 from support.tls_handlers import AsyncTalks, Talks, context_of
 
 import trioserver
 from trioserver import Limits, Timeouts
+from trioserver.testing import ShutDown, sweep
 
 MODES = {
     "task": (trioserver.TCPServer, AsyncTalks, {}),
     "thread": (trioserver.ThreadingTCPServer, Talks, {"max_threads": 900}),
     "process": (trioserver.ProcessTCPServer, Talks, {"max_children": 900, "min_children": 2}),
 }
+WHAT = ["stalled", "reloads", "drains"]
 STALLED, DRIPPING, HANDSHAKE = 200, 500, 10.0
 
 
@@ -150,25 +155,46 @@ async def reloads(mode: str, files: Files, folder: str, number: int) -> bool:
     return not failed and kept == number // 10
 
 
-async def main() -> bool:
+def drains() -> None:
+    """Fifty keep-alive connections, drained after every step; raises what was lost."""
+    for make, jump_after in ((in_memory, 0), (on_tcp, 0.02)):
+        for handler in (Lines, More, Idle):
+            scenario = KeptAlive(make, handler, 50, by_tls=True)
+            swept = sweep(scenario, faults=[ShutDown(5)], seeds=(0,), jump_after=jump_after)
+            print(f"{make.__name__}, {handler.__name__}: {swept.runs} drains")
+
+
+async def under_load(what: list[str], modes: list[str], number: int) -> bool:
+    """Do what was asked for with servers that run; whether all of it held."""
+    held = True
+    with tempfile.TemporaryDirectory() as folder:
+        for mode in modes:
+            files = Files(folder)
+            if "stalled" in what:
+                held &= await stalled(mode, files, folder)
+            if "reloads" in what:
+                held &= await reloads(mode, files, folder, number)
+    return held
+
+
+def main() -> bool:
     """Do what was asked for; whether all of it held."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", choices=["stalled", "reloads"])
+    parser.add_argument("what", nargs="*", help=f"of {', '.join(WHAT)}; all without")
     parser.add_argument("--mode", choices=MODES)
     parser.add_argument("--reloads", type=int, default=1000)
     asked = parser.parse_args()
-    held = True
-    with tempfile.TemporaryDirectory() as folder:
-        for mode in [asked.mode] if asked.mode else MODES:
-            files = Files(folder)
-            if asked.what != "reloads":
-                held &= await stalled(mode, files, folder)
-            if asked.what != "stalled":
-                held &= await reloads(mode, files, folder, asked.reloads)
+    what = asked.what or WHAT
+    if unknown := set(what) - set(WHAT):
+        parser.error(f"it does {', '.join(WHAT)}, and not {', '.join(unknown)}")
+    modes = [asked.mode] if asked.mode else list(MODES)
+    held = trio.run(under_load, what, modes, asked.reloads)
+    if "drains" in what:
+        drains()
     return held
 
 
 if __name__ == "__main__":
-    if not trio.run(main):
+    if not main():
         sys.exit("BROKEN")
     print("ok")

@@ -44,10 +44,10 @@ class Peer:
     def shake_hands(self, records):
         """One more turn of a handshake with ``records``; whether both are done."""
         done = self.shakes()
-        if ciphertext := self._outgoing.read():
+        if ciphertext := self.output():
             records.feed(ciphertext)
         done &= records.shake_hands()
-        self._incoming.write(records.take_output())
+        self.takes(records.take_output())
         return done
 
     def shakes(self):
@@ -60,17 +60,29 @@ class Peer:
     def says(self, text):
         """Its ciphertext for a text."""
         self.tls.write(text)
-        return self._outgoing.read()
+        return self.output()
 
     def ends(self):
         """The ciphertext of its end."""
         with suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
+        return self.output()
+
+    def output(self):
+        """Its ciphertext that has still to go."""
         return self._outgoing.read()
+
+    def takes(self, ciphertext):
+        """Take in what the server has sent."""
+        self._incoming.write(ciphertext)
 
     def hears(self, records):
         """The text that it gets, and whether there was an orderly end."""
-        self._incoming.write(records.take_output())
+        self.takes(records.take_output())
+        return self.text()
+
+    def text(self):
+        """The text that it has got, and whether there was an orderly end."""
         text = b""
         while True:
             try:

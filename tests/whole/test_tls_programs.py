@@ -2,14 +2,24 @@
 
 import json
 import shutil
+from contextlib import asynccontextmanager
 from functools import partial
+from subprocess import PIPE, STDOUT
 
 import pytest
 import trio
 import trustme
 from support.scenes import table
 from support.tls import SERVER
-from support.tls_handlers import AsyncFacts, AsyncMail, AsyncPage, Facts, Page
+from support.tls_handlers import (
+    AsyncFacts,
+    AsyncMail,
+    AsyncPage,
+    AsyncTalks,
+    Facts,
+    Page,
+    Talks,
+)
 
 import trioserver
 from trioserver.testing import open_test_server
@@ -118,6 +128,42 @@ async def test_openssl_starttls():
     async with open_test_server(server, transport="tcp") as running:
         done = await runs(*s_client(running.port, "-starttls", "smtp"), says=b"NOOP\r\nQUIT\r\n")
     assert done.stdout.replace(b"\r\n", b"\n").endswith(b"250 NOOP by TLSv1.3\n221 bye\n")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_new_keys(mode):
+    """TL-08: -K: both sides have new keys, again and again, and nothing is lost."""
+    talks = {"task": AsyncTalks}.get(mode, Talks)
+    async with serving(mode, talks, ssl_context=SERVER.context) as server:
+        # A command is a write of its own that begins with its letter, and there are none in quiet.
+        command = [part for part in s_client(server.port) if part not in {"-quiet", "-ign_eof"}]
+        async with talking_to(*command) as (say, hear):
+            for number in range(3):
+                await say(b"K\n")
+                await hear(b"KEYUPDATE\n")
+                await say(b"after %d\n" % number)
+                await hear(b"AFTER %d\n" % number)
+            await say(b"Q\n")
+        [exchange] = await server.wait_requests()
+    assert exchange.outcome is trioserver.Outcome.COMPLETED
+    assert exchange.record.bytes_received == 3 * len(b"after 0\n")
+
+
+@asynccontextmanager
+async def talking_to(*command):
+    """How to say something to a program, at once, and to read up to an expected word."""
+    start = partial(trio.run_process, stdin=PIPE, stdout=PIPE, stderr=STDOUT, check=False)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            program = await nursery.start(start, [*map(str, command)])
+            heard = bytearray()
+
+            async def hear(word):
+                while word not in heard:
+                    heard.extend(await program.stdout.receive_some() or b"(it has ended)")
+                del heard[: heard.index(word) + len(word)]
+
+            yield program.stdin.send_all, hear
 
 
 @pytest.mark.parametrize("mode", MODES)
