@@ -155,6 +155,27 @@ async def test_per_client(autojump_clock):
     assert played.report.statistics.arrivals_failed == 1
 
 
+async def test_full_server_tells(autojump_clock):
+    """BP-02: who finds no slot is told so as who it is; one without a header holds up nobody."""
+
+    async def says_busy(connection):
+        assert current_request() is connection.info
+        await connection.sendall(f"busy, {connection.client_address[0]}".encode())
+
+    limits = Limits(requests=1, when_full=says_busy)
+    async with MemoryServer(("m", 1), Upper, limits=limits, **BEHIND).serving() as server:
+        first, silent = await server.connect(PROXY), await server.connect(PROXY)
+        await first.send_all(HEADER)
+        began = trio.current_time()
+        for _ in range(2):
+            told = await server.connect(PROXY)
+            await told.send_all(HEADER)
+            assert await read_to_end(told) == b"busy, 192.0.2.7"
+        assert trio.current_time() == began
+        assert await read_to_end(silent) == b""
+        assert trio.current_time() == began + server.timeouts.write
+
+
 class TellsInThread(socketserver.BaseRequestHandler):
     """The same, in a thread or a worker."""
 

@@ -254,6 +254,30 @@ async def test_silent_handshakes_keep_nobody_waiting(mode):
             assert len(server.server.active_children) <= 3
 
 
+async def says_busy(connection):
+    """What a client is told who finds no slot."""
+    await connection.sendall(b"busy by %s\n" % connection.tls.version.encode())
+
+
+@in_every_mode
+async def test_full_server_tells_by_tls(mode):
+    """BP-02: who finds no slot is told so by TLS, too; one that is silent holds up nobody."""
+    limits = trioserver.Limits(requests=1, when_full=says_busy)
+    async with serving(mode, limits=limits, timeouts=Timeouts(write=0.5)) as server:
+        first = await server.connect()
+        await asks(first, b"one", b"ONE")
+        silent = await server.connect(tls=False)
+        for _ in range(3):
+            assert await read_to_end(await server.connect()) == b"busy by TLSv1.3\n"
+        assert await read_to_end(silent) == b""
+        await asks(first, b"two", b"TWO")
+        await first.aclose()
+        outcomes = sorted(str(one.outcome) for one in await server.wait_requests(5))
+        assert outcomes == ["completed", *["refused"] * 4]
+        await until(lambda: not server.server.requests)
+        await asks(await server.connect(), b"one", b"ONE")
+
+
 OUTSIDE = pytest.mark.parametrize("mode", ["thread", "process"])
 
 

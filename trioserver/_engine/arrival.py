@@ -94,7 +94,7 @@ async def _introduce(task: Arriving, hooks: RequestHooks) -> Failure | None:
 
 
 async def _verify(task: Arriving, hooks: RequestHooks) -> Failure | None:
-    late = "verify_request took too long (handshake)"
+    late = hooks._LATE
     with trio.move_on_after(hooks.timeouts.handshake):
         if not await call_hook(hooks._arrive, task.hook_argument, task.client_address):
             return Outcome.REFUSED, "verify_request"

@@ -24,6 +24,8 @@ class RequestHooks(Protocol):
 
     timeouts: Timeouts
     propagate_errors: bool
+    _LATE: ClassVar[str]
+    """What an arrival says that had its time in `_arrive`."""
 
     async def shutdown_request(self, request: Any) -> None: ...
     async def handle_error(self, request: Any, client_address: Address) -> None: ...

@@ -116,6 +116,7 @@ class BaseServer(Lifecycle):
     # Where handlers run: the mix-ins say otherwise.
 
     _mode: ClassVar[Mode] = "task"
+    _LATE: ClassVar[str] = "verify_request took too long (handshake)"
     _connection_class: ClassVar[type[Connection]] = Connection
 
     @classmethod

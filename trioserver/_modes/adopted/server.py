@@ -51,6 +51,8 @@ T = TypeVar("T")
 class AdoptedServer(ThreadingMixIn):
     """Serves with the methods of a `socketserver` object."""
 
+    _LATE = "get_request, its TLS handshake, or verify_request took too long (handshake)"
+
     def __init__(self, theirs: Any, *, one_at_a_time: bool, **fields: Any) -> None:
         self.theirs = theirs
         self.socket_type: int = theirs.socket.type

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import trio
@@ -194,6 +194,7 @@ class _WorkerSideHooks:
     timeouts: Timeouts
     result: Result = attrs.field(factory=Result)
     propagate_errors: bool = False
+    _LATE: ClassVar[str] = "never: it has arrived at the server"
 
     def task(self, client_address: Address) -> RequestTask:
         """The task that serves the request by these hooks."""
