@@ -4,7 +4,7 @@
     python tests/soak/idle.py --silent               # ... that have never said a byte
     python tests/soak/idle.py --kind unix
 
-An idle connection costs less than 10 KiB of the server's process, the next
+An idle connection costs less than 8 KiB of the server's process, the next
 client has its answer within 50 ms (apart from the time that server or client
 wait for a processor that other programs have), each of the idle ones is still
 served, and a drain ends all of them in order within its grace.
@@ -40,7 +40,7 @@ from _common import (
 import trioserver
 
 PROCESSES, NEXT_ONES = 4, 200
-MOST_KIB, MOST_SECONDS = 10.0, 0.05
+MOST_KIB, MOST_SECONDS = 8.0, 0.05
 
 
 async def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> None:
