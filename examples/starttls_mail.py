@@ -36,9 +36,10 @@ class Mail(trioserver.StreamRequestHandler):
         async for line in self.rfile:
             verb, _, rest = line.strip().partition(b" ")
             match verb.upper():
+                case b"EHLO" if self.request.tls is None:
+                    await self.say(b"250-hello " + rest, b"250 STARTTLS")
                 case b"EHLO" | b"HELO":
-                    more = [] if self.request.tls else [b"250-STARTTLS"]
-                    await self.say(*more, b"250 hello " + rest)
+                    await self.say(b"250 hello " + rest)
                 case b"STARTTLS" if self.request.tls is None:
                     await self.say(b"220 go ahead")
                     await self.request.start_tls(self.server.make_context())

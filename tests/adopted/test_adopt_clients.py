@@ -271,6 +271,24 @@ async def test_handshake(recipe, words, context, trusting):
     assert it.report.statistics.accept_errors == bool(words and not by_listener)
 
 
+async def test_handshake_within_their_own_time(context, trusting):
+    """A time-out that get_request has set is what it is, and no client that has left."""
+
+    class Impatient(socketserver.ThreadingTCPServer):
+        def get_request(self):
+            sock, address = super().get_request()
+            sock.settimeout(0.2)
+            return sock, address
+
+    server = over_tls(context, kind=Impatient)
+    with clients_of(server, 1) as [client]:
+        async with adopted(server) as it:
+            await it.ended()
+            await it.ends_with(client)
+    assert it.outcomes == ["timed_out"]
+    assert it.records[0].reason == "TLS: no handshake within the time-out of get_request's socket"
+
+
 async def test_object_that_shakes_hands_itself(context, trusting):
     """It hears of a client that does not agree, as ever: it may have something to clean up."""
     told = []

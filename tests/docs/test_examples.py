@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 import signal
+import smtplib
 import stat
 import struct
 import time
@@ -553,7 +554,8 @@ async def test_starttls_mail():
         client = Client(await trio.open_tcp_stream(HERE, int(port)))
         await client.hears(b"220 mail.example.org at your service\r\n")
         await client.asks(b"MAIL FROM:<a@b>\r\n", b"530 must issue a STARTTLS command first\r\n")
-        await client.asks(b"EHLO me\r\n", b"250-STARTTLS\r\n250 hello me\r\n")
+        await client.asks(b"HELO me\r\n", b"250 hello me\r\n")
+        await client.asks(b"EHLO me\r\n", b"250-hello me\r\n250 STARTTLS\r\n")
         await client.asks(b"STARTTLS\r\n", b"220 go ahead\r\n")
         secure = Client(TLSClient(client.stream, tls.client_context))
         await secure.stream.do_handshake()
@@ -561,7 +563,16 @@ async def test_starttls_mail():
         await secure.asks(b"MAIL FROM:<a@b>\r\n", b"250 mail of <a@b>\r\n")
         await secure.says(b"QUIT\r\n")
         assert await secure.hears_all() == b"221 bye\r\n"
+        assert await trio.to_thread.run_sync(sent_by_smtplib, int(port)) == (250, b"mail of <a@b>")
         await interrupted(process)
+
+
+def sent_by_smtplib(port):
+    """What the library of Python's own gets for its sender, by TLS."""
+    with smtplib.SMTP(HERE, port, local_hostname="me", timeout=10) as client:
+        client.starttls(context=SERVER.client_context(check_hostname=False))
+        client.ehlo()
+        return client.mail("a@b")
 
 
 async def test_client_certificates(tmp_path):

@@ -196,6 +196,19 @@ async def test_other_modes(kind):
         assert await read_to_end(client) == b"192.0.2.7 192.0.2.7 1 hello"
 
 
+async def test_per_client_over_a_unix_socket(tmp_path):
+    """Clients of whom the header speaks are not all the one who runs the proxy."""
+    header = SIGNATURE + struct.pack("!BBH", 0x21, 0x31, 216)
+    limits = Limits(per_client=1)
+    server = trioserver.UnixStreamServer(
+        str(tmp_path / "s"), Upper, proxy_protocol=ProxyProtocol(("unix",)), limits=limits
+    )
+    async with running(server), await connect(server) as one, await connect(server) as another:
+        for client, path in ((one, b"/a"), (another, b"/b")):
+            await client.send_all(header + path.ljust(108, b"\0") + b"/".ljust(108, b"\0") + b"x\n")
+            assert await client.receive_some() == b"X\n"
+
+
 async def test_over_a_unix_socket(tmp_path):
     """A proxy on this machine connects by a Unix socket; it is believed by its user."""
     witness = Witness()

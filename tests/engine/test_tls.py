@@ -3,6 +3,7 @@
 import logging
 import re
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from operator import methodcaller
@@ -64,6 +65,9 @@ FAILED = {"report": {"arrivals_failed": 1, "bytes_received": 0}}
         "GS-09: who has said something has the time of the grace": by_tls(
             {0: HELLO[:100]}, drain_at=0.25, grace=4
         ).gives(b"", 4.25, outcomes=["cancelled"], **FAILED),
+        "GS-09: who has said hello, too, and was answered": by_tls(
+            {0: HELLO}, drain_at=0.25, grace=4
+        ).gives(None, 4.25, outcomes=["cancelled"], **FAILED),
     }
 )
 async def test_arrival_that_fails(scene, autojump_clock, caplog):
@@ -244,6 +248,11 @@ def choosy_of_nobody(context):
 # The end ------------------------------------------------------------------------------
 
 
+WAITS_IN_IDLE = {
+    "idle, recv": lambda handler: handler.request.recv(),
+    "idle, readline": lambda handler: handler.rfile.readline(),
+    "idle, read": lambda handler: handler.rfile.read1(),
+}
 READS = {
     "more": lambda handler: handler.rfile.more(),
     "for line": lambda handler: anext(handler.rfile, None),
@@ -255,19 +264,20 @@ READS = {
 
 @pytest.mark.parametrize("orderly", [True, False])
 @pytest.mark.parametrize("after", [b"", b"half a line"])
-@pytest.mark.parametrize("read", [*READS, "idle"])
+@pytest.mark.parametrize("read", [*READS, *WAITS_IN_IDLE])
 async def test_end_of_input(read, after, orderly, autojump_clock):
     """TL-06: without a close_notify, it is one between two requests only."""
     got = []
+    in_idle = WAITS_IN_IDLE.get(read)
 
     class Reads(trioserver.StreamRequestHandler):
         async def handle(self):
             await self.rfile.readline()
             await self.wfile.write(b"one\n")
             try:
-                if read == "idle":
+                if in_idle is not None:
                     with self.request.idle():
-                        got.append(await self.request.recv())
+                        got.append(await in_idle(self))
                     if got[0]:
                         got[0] = await self.request.recv()
                 else:
@@ -289,12 +299,50 @@ async def test_end_of_input(read, after, orderly, autojump_clock):
             await client.send_eof()
         await client.transport_stream.send_eof()
         [exchange] = await server.wait_requests()
-    between = not after and read in {"more", "for line", "idle"}
+    between = not after and (in_idle is not None or read in {"more", "for line"})
     if orderly or between:
         assert exchange.outcome is Outcome.COMPLETED
     else:
         assert exchange.outcome is Outcome.DISCONNECTED
         assert got[-1] == "the peer is gone: its output has ended without a TLS close_notify"
+
+
+async def test_end_in_the_middle_of_a_record(autojump_clock):
+    """TL-06: half a record is half a request, of which no wait for the next one makes an end."""
+    async with open_test_server(Upper, tls=True) as server:
+        client = await server.connect()
+        await client.send_all(b"one\n")
+        assert await client.receive_some() == b"ONE\n"
+        client.ssl_object.write(b"two\n")
+        await client.transport_stream.send_all(client._outgoing.read()[:12])
+        await client.transport_stream.send_eof()
+        [exchange] = await server.wait_requests()
+    assert exchange.outcome is Outcome.DISCONNECTED
+    assert "in the middle of a record" in exchange.record.reason
+
+
+async def test_end_of_input_beside_an_idle_block(autojump_clock):
+    """TL-06: that of another task says nothing of what this one is in the middle of."""
+
+    async def handle(request, client_address, server):
+        async def idles():
+            with request.idle():
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(idles)
+            assert await request.recv() == b"half"
+            with pytest.raises(trioserver.PeerGone, match="without a TLS close_notify"):
+                await request.recv()
+            nursery.cancel_scope.cancel()
+
+    async with open_test_server(handle, tls=True) as server:
+        client = await server.connect()
+        await client.send_all(b"half")
+        await trio.testing.wait_all_tasks_blocked()
+        await client.transport_stream.send_eof()
+        [exchange] = await server.wait_requests()
+    assert exchange.outcome is Outcome.COMPLETED
 
 
 class Replies:
@@ -377,6 +425,27 @@ async def test_close_notify_waits_for_room(autojump_clock):
         assert len(await read_to_end(client)) == 1_000_000
 
 
+@pytest.mark.parametrize("tls", [True, False])
+async def test_close_beside_a_send(tls, autojump_clock):
+    """Half a reply does not look like a whole one, because another task has closed."""
+
+    async def handle(request, client_address, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sends, request)
+            await trio.testing.wait_all_tasks_blocked()
+            request.close()
+
+    async def sends(request):
+        with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+            await request.sendall(bytes(1_000_000))
+
+    async with open_test_server(handle, tls=tls) as server:
+        client = await server.connect()
+        await server.wait_requests()
+        with pytest.raises((trio.BrokenResourceError, ConnectionResetError)):
+            await read_to_end(client)
+
+
 async def test_send_that_was_cut(autojump_clock):
     """REQ TLS-3: nothing is sent after it, not even of one byte whose record has begun to go."""
 
@@ -450,6 +519,12 @@ async def test_start_tls(autojump_clock):
             "TLS: input came before the handshake, in plain text",
         ),
         "text in its place": (b"", b"evil\n", "refused", "TLS: the peer speaks no TLS"),
+        "an end in its place": (
+            b"",
+            b"",
+            "disconnected",
+            "TLS: the peer left before the handshake",
+        ),
         "half of it, and an end": (
             b"",
             HELLO[:50],
@@ -465,11 +540,84 @@ async def test_start_tls_that_fails(injected, then, outcome, reason, autojump_cl
         client = await asks_for_tls(server, injected)
         if not injected:
             assert await client.receive_some() == b"go on\n"
-        if then:
+        if then is not None and not injected:
             await client.send_all(then)
             await client.send_eof()
         [exchange] = await server.wait_requests()
     assert (str(exchange.outcome), exchange.record.reason) == (outcome, reason)
+
+
+@pytest.mark.parametrize("cut", ["out of time", "cancelled"])
+async def test_start_tls_is_over_when_it_has_failed(cut, autojump_clock):
+    """TL-09: a handshake that comes then is not gone on with, and what is in it is not read."""
+    timeouts = Timeouts(handshake=1 if cut == "out of time" else 50, idle=1000)
+
+    class Tries(trioserver.StreamRequestHandler):
+        async def handle(self):
+            await self.rfile.readline()
+            with trio.move_on_after(5), suppress(trioserver.IdleTimeout):
+                await self.request.start_tls(SERVER.context())
+            with pytest.raises(trioserver.PeerGone, match="TLS: the handshake was cut short"):
+                await self.request.recv()
+            assert self.request.tls is None
+
+    async with open_test_server(MemoryServer(("m", 1), Tries, timeouts=timeouts)) as server:
+        client = await server.connect()
+        await client.send_all(b"starttls\n")
+        await trio.sleep(20)
+        secure = TLSClient(client, SERVER.client_context())
+        with pytest.raises(trio.BrokenResourceError):
+            await secure.do_handshake()
+        [exchange] = await server.wait_requests()
+    assert exchange.outcome is Outcome.COMPLETED
+
+
+async def test_start_tls_has_the_connection_to_itself(autojump_clock):
+    """Other tasks can neither read nor write meanwhile; lines that one has in hand are not lost."""
+    seen = []
+
+    class Shares(trioserver.StreamRequestHandler):
+        async def handle(self):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.request.start_tls, SERVER.context())
+                await trio.testing.wait_all_tasks_blocked()
+                for use in (self.request.recv, partial(self.request.sendall, b"x")):
+                    with pytest.raises(trio.BusyResourceError):
+                        await use()
+            seen.append(self.request.tls.server_name)
+            await self.wfile.write(await self.rfile.readline())
+
+    async with open_test_server(Shares) as server:
+        secure = TLSClient(await server.connect(), SERVER.client_context())
+        await trio.testing.wait_all_tasks_blocked()
+        await secure.do_handshake()
+        await secure.send_all(b"line\n")
+        assert await read_to_end(secure) == b"line\n"
+    assert seen == ["localhost"]
+
+
+async def test_lines_in_hand_are_no_input_of_a_handshake(autojump_clock):
+    """TL-09: lines that another task has read in part are in the way of a handshake."""
+
+    class Reads(trioserver.StreamRequestHandler):
+        async def handle(self):
+            await self.rfile.readline()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.reads)
+                await trio.lowlevel.checkpoint()
+                refused = (trioserver.HandshakeFailed, trio.BusyResourceError)  # who comes first
+                with pytest.raises(refused):
+                    await self.request.start_tls(SERVER.context())
+                nursery.cancel_scope.cancel()
+
+        async def reads(self):
+            with suppress(trio.ClosedResourceError):
+                await self.rfile.readlines(100)
+
+    async with open_test_server(Reads) as server:
+        client = await server.connect()
+        await client.send_all(b"starttls\nevil\n")
+        await server.wait_requests()
 
 
 class Misuses(trioserver.StreamRequestHandler):

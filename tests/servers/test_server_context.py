@@ -163,6 +163,24 @@ async def test_function_that_fails(make, error, autojump_clock):
         assert server._run.credentials.context is not before
 
 
+async def test_reload_amid_a_reload(autojump_clock):
+    """TL-11: one by a signal handler, say. It has seen the newer files, so its context holds."""
+    made = []
+
+    def make():
+        number = len(made)
+        made.append(SERVER.context())
+        if number == 1:
+            server.reload()
+        return made[number]
+
+    server = MemoryServer(("m", 1), Upper, ssl_context=make)
+    async with server.serving():
+        server.reload()
+        assert len(made) == 3
+        assert server._run.credentials.context is made[2]
+
+
 @table(
     ("value", "message"),
     {

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from support.scenes import table
 from support.tls import SERVER, Peer
 
-from trioserver._sockets.tls_records import TLSError, TLSRecords, missing_of_record
+from trioserver._sockets.client_hello import missing_of_hello
+from trioserver._sockets.tls_errors import TLSError
+from trioserver._sockets.tls_records import TLSRecords
 
 VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
@@ -92,21 +94,55 @@ def test_own_end_loses_nothing_of_the_peer_s(version, read_before, cut):
         "nothing yet": (b"", 5),
         "the type alone": (b"\x16", 4),
         "a header": (b"\x16\x03\x01\x02\x00", 512),
-        "most of it": (b"\x16\x03\x01\x00\x03ab", 1),
-        "all of it": (b"\x16\x03\x01\x00\x03abc", 0),
-        "and more": (b"\x16\x03\x01\x00\x03abcde", 0),
+        "most of a record": (b"\x16\x03\x01\x00\x06\x01\0\0\2a", 1),
+        "all of it": (b"\x16\x03\x01\x00\x06\x01\0\0\2ab", 0),
+        "and more": (b"\x16\x03\x01\x00\x06\x01\0\0\2abcde", 0),
+        "a whole record of one byte": (b"\x16\x03\x01\x00\x01\x01", 5),
+        "two records, the second with too little": (
+            b"\x16\x03\x01\x00\x01\x01\x16\x03\x01\x00\x05\0\0\3ab",
+            5,
+        ),
+        "and the third with the rest": (
+            b"\x16\x03\x01\x00\x01\x01\x16\x03\x01\x00\x05\0\0\3ab\x16\x03\x01\x00\x01c",
+            0,
+        ),
     },
 )
-def test_what_is_missing_of_the_first_record(ciphertext, missing):
-    """It is known without a look at what is in it."""
-    assert missing_of_record(bytearray(ciphertext)) == missing
+def test_what_is_missing_of_the_first_message(ciphertext, missing):
+    """It is known from its length, in however many records it comes."""
+    assert missing_of_hello(ciphertext) == missing
+    assert missing_of_hello(bytearray(ciphertext)) == missing
+
+
+@table(
+    ("ciphertext", "reason"),
+    {
+        "another message": (b"\x16\x03\x01\x00\x01\x02", "something else than a ClientHello"),
+        "a long one": (b"\x16\x03\x01\x00\x04\x01\xff\xff\xff", "of 16777219 bytes is too long"),
+        "empty records": (b"\x16\x03\x01\x00\x00" * 100, "comes in more than 64 records"),
+    },
+)
+def test_first_message_that_nobody_takes(ciphertext, reason):
+    """It is refused before anybody waits for the rest of it."""
+    with pytest.raises(TLSError, match=reason):
+        missing_of_hello(ciphertext)
+
+
+def test_first_message_of_a_client():
+    """That of OpenSSL, byte for byte: nothing is missing of the whole alone."""
+    peer = Peer()
+    peer.shakes()
+    hello = peer.output()
+    assert [size for size in range(len(hello) + 1) if not missing_of_hello(hello[:size])] == [
+        len(hello)
+    ]
 
 
 @pytest.mark.parametrize("says", [b"GET / HTTP/1.1\r\n", b"\x80\x2e\x01", b"\x15\x03\x01\x00\x02"])
 def test_what_is_no_handshake(says):
     """Whoever speaks no TLS is told from its first byte, before there is a record."""
     with pytest.raises(TLSError, match=r"^TLS: the peer speaks no TLS$"):
-        missing_of_record(bytearray(says))
+        missing_of_hello(bytearray(says))
     records = TLSRecords(SERVER.context())
     records.feed(says)
     for _ in range(2):  # the first reason stays

@@ -1,6 +1,8 @@
 """Handlers of servers by TLS, in either colour, for workers, too: nothing here imports pytest."""
 
 import json
+import os
+import select
 import socket
 import socketserver
 import ssl
@@ -219,3 +221,137 @@ class AsyncMail(trioserver.StreamRequestHandler):
             else:
                 by = self.request.tls.version.encode() if self.request.tls else b"nothing"
                 await self.wfile.write(b"250 " + command + b" by " + by + b"\r\n")
+
+
+class Selects(socketserver.BaseRequestHandler):
+    """Waits for the descriptor, as proxies do, and reads all that it is told of then."""
+
+    def handle(self):
+        sock, heard = self.request, b""
+        while heard.count(b"\n") < 3:
+            ready, _, _ = select.select([sock], [], [], 5)
+            assert ready, f"{heard} has come, and {sock.pending()} bytes are pending"
+            heard += sock.recv(4)
+            while sock.pending():
+                heard += sock.recv(sock.pending())
+        sock.sendall(heard)
+
+
+class SelectsRecords(socketserver.BaseRequestHandler):
+    """The same, with one read for each record, whatever is pending."""
+
+    def handle(self):
+        sock, heard = self.request, b""
+        while heard.count(b"\n") < 3:
+            ready, _, _ = select.select([sock], [], [], 5)
+            assert ready, f"{heard} has come"
+            heard += sock.recv(16_384)
+        sock.sendall(heard)
+
+
+class DoesNotWait(socketserver.BaseRequestHandler):
+    """Sees what `ssl` raises where nothing is there, and reads with its defaults."""
+
+    def handle(self):
+        sock = self.request
+        sock.settimeout(0)
+        for kind in (ssl.SSLWantReadError, BlockingIOError):
+            with suppress(kind):
+                sock.recv()
+                raise AssertionError
+        sock.sendall(b"go on")
+        sock.settimeout(None)
+        sock.sendall(sock.recv())
+
+
+class FillsAndEnds(socketserver.BaseRequestHandler):
+    """Fills the network, ends its output, and reads what the client says to that."""
+
+    def handle(self):
+        sock = self.request
+        sock.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(b"x" * 10_000)
+        sock.settimeout(10)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100) == b"heard"
+
+
+class FillsAndCloses(socketserver.BaseRequestHandler):
+    """Fills the network, and closes."""
+
+    def handle(self):
+        self.request.sendall(b"x" * 300_000)
+        self.request.close()
+
+
+class LeavesThread(socketserver.BaseRequestHandler):
+    """Leaves a thread behind, which goes on with the socket."""
+
+    def handle(self):
+        sock, over = self.request, threading.Event()
+
+        def go_on():
+            over.wait()
+            for use in (partial(sock.send, b"late"), partial(sock.recv, 10)):
+                with suppress(OSError):
+                    use()
+                    self.server.told.append("used")
+            self.server.told.append("done")
+
+        threading.Thread(target=go_on).start()
+        sock.sendall(b"in time")
+        self.server.over = over
+
+
+class ClosesNumber(socketserver.BaseRequestHandler):
+    """Closes the descriptor behind everybody's back."""
+
+    def handle(self):
+        self.request.recv(10)
+        os.close(self.request.fileno())
+
+
+class Dies(socketserver.BaseRequestHandler):
+    """Ends its worker."""
+
+    def handle(self):
+        self.request.recv(10)
+        os._exit(3)
+
+
+class AsyncDies(trioserver.BaseRequestHandler):
+    async def handle(self):
+        await self.request.recv(10)
+        os._exit(3)
+
+
+class DetachesAndCloses(socketserver.BaseRequestHandler):
+    """Takes the descriptor over, and closes it."""
+
+    def handle(self):
+        self.request.recv(10)
+        os.close(self.request.detach())
+
+
+class DiesByTLS(socketserver.StreamRequestHandler):
+    """Begins TLS by itself, and ends its worker."""
+
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"go on\n")
+        self.request.start_tls(self.server.own_context())
+        os._exit(3)
+
+
+class BuffersBefore(socketserver.StreamRequestHandler):
+    """Answers the request for TLS by a buffered file."""
+
+    wbufsize = -1
+
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"go on\n")
+        self.request.start_tls(self.server.own_context())
+        self.wfile.write(b"secret\n")

@@ -3,6 +3,7 @@
 import math
 import re
 import ssl
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -12,10 +13,22 @@ from support import read_to_end, until
 from support.scenes import table
 from support.tls import SERVER, Peer
 from support.tls_handlers import (
+    AsyncDies,
     AsyncTalks,
     BothWays,
+    BuffersBefore,
+    ClosesNumber,
+    DetachesAndCloses,
+    Dies,
+    DiesByTLS,
+    DoesNotWait,
     EndsOutput,
+    FillsAndCloses,
+    FillsAndEnds,
     Hides,
+    LeavesThread,
+    Selects,
+    SelectsRecords,
     Talks,
     context_of,
     own_context,
@@ -87,7 +100,8 @@ async def test_conversation(mode):
     ("says", "outcome", "reason"),
     {
         "nothing": (None, "timed_out", LATE),
-        "half a record": (b"\x16\x03\x01\x02\x00abc", "timed_out", LATE),
+        "half a record": (b"\x16\x03\x01\x02\x00\x01\x00", "timed_out", LATE),
+        "a whole record with half a hello": (b"\x16\x03\x01\x00\x01\x01", "timed_out", LATE),
         "plain text": (b"GET / HTTP/1.0\r\n\r\n", "refused", "TLS: the peer speaks no TLS"),
         "and leaves at once": (b"", "disconnected", "TLS: the peer left without a byte"),
         "and leaves then": (
@@ -243,11 +257,10 @@ async def test_silent_handshakes_keep_nobody_waiting(mode):
     async with serving(mode, **sizes) as server:
         hello = Peer()
         hello.shakes()
-        half = hello._outgoing.read()[:60]
+        said = [b"", hello.output()[:60], b"\x16\x03\x01\x00\x01\x01"]
         for number in range(40):
             client = await server.connect(tls=False)
-            if number % 2:
-                await client.send_all(half)
+            await client.send_all(said[number % 3])
         with trio.fail_after(5):
             await asks(await server.connect(), b"one", b"ONE")
         if mode.startswith("process"):
@@ -330,6 +343,129 @@ async def test_both_ways_at_once(mode):
         nursery.start_soon(send)
         heard = await read_to_end(client)
     assert heard == bytes(2_000_000) + b"2000000"
+
+
+@OUTSIDE
+@pytest.mark.parametrize("handler", [Selects, SelectsRecords])
+async def test_who_waits_for_the_descriptor(handler, mode):
+    """All that has come is seen there, or is ``pending``, in however few segments it came."""
+    async with serving(mode, handler) as server:
+        client = await server.connect()
+        for line in (b"one\n", b"two\n", b"three\n"):
+            client.ssl_object.write(line)
+        await client.transport_stream.send_all(client._outgoing.read())
+        assert await read_to_end(client) == b"one\ntwo\nthree\n"
+
+
+@OUTSIDE
+async def test_who_does_not_wait(mode):
+    """What `ssl` raises is raised, and has its defaults."""
+    async with serving(mode, DoesNotWait) as server:
+        client = await server.connect()
+        assert await client.receive_some() == b"go on"
+        await client.send_all(b"at last")
+        assert await client.receive_some() == b"at last"
+
+
+@OUTSIDE
+@pytest.mark.parametrize("handler", [FillsAndEnds, FillsAndCloses])
+async def test_end_that_finds_no_room(handler, mode):
+    """It waits for some as a write does, and is an orderly one; nobody waits for anything else."""
+    async with serving(mode, handler) as server:
+        client = await server.connect()
+        await trio.sleep(0.2)
+        with trio.fail_after(5):
+            assert set(await read_to_end(client)) == {ord("x")}
+            if handler is FillsAndEnds:
+                await client.send_all(b"heard")
+            assert str((await only(server)).outcome) == "completed"
+
+
+async def test_thread_that_was_left_behind():
+    """What it has of the socket is of no use any more, and nothing of it is on the wire."""
+
+    class Waits(trioserver.ThreadingTCPServer):
+        async def shutdown_request(self, request):
+            self.over.set()
+            await until(lambda: self.told[-1:] == ["done"])
+            await super().shutdown_request(request)
+
+    server = Waits(("127.0.0.1", 0), LeavesThread)
+    server.told = []
+    async with open_test_server(server, transport="tcp", tls=True) as running:
+        client = await running.connect()
+        await client.send_all(b"unread")
+        assert await read_to_end(client) == b"in time"
+        assert (await only(running)).bytes_sent == len(b"in time")
+    assert server.told == ["done"]
+
+
+class SaysMore(trioserver.ProcessTCPServer):
+    """Its hooks, in the server's process, know no TLS."""
+
+    async def handle_error(self, request, client_address):
+        await self.say(request)
+
+    async def shutdown_request(self, request):
+        await self.say(request)
+        await super().shutdown_request(request)
+
+    async def say(self, request):
+        self.refused.append(True)
+        with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+            await request.sendall(b"in clear")
+
+
+@pytest.mark.parametrize("handler", [Dies, AsyncDies, DetachesAndCloses, ClosesNumber, DiesByTLS])
+async def test_nothing_follows_a_workers_tls_in_clear(handler):
+    """However the worker has left the connection."""
+    server = SaysMore(("127.0.0.1", 0), handler, min_children=1)
+    server.own_context = own_context(SERVER.tls)
+    by_handler = handler is DiesByTLS
+    seen = b""
+    options = {"transport": "tcp", "tls": not by_handler, "strict": False}
+    async with open_test_server(server, **options) as running:
+        server.refused = []
+        client = await running.connect()
+        await client.send_all(b"x\n")
+        wire = client if by_handler else client.transport_stream
+        if by_handler:
+            assert await client.receive_some() == b"go on\n"
+            secure = TLSClient(client, SERVER.client_context())
+            with pytest.raises(trio.BrokenResourceError):
+                await secure.do_handshake()
+                await secure.receive_some()
+        with suppress(trio.BrokenResourceError):
+            seen = await read_to_end(wire)
+        await only(running)
+        await until(lambda: server.refused)
+    assert b"in clear" not in seen
+
+
+@OUTSIDE
+async def test_buffered_answer_to_starttls(mode):
+    """TL-09: it goes out before the handshake, in clear, and what comes after does not."""
+    async with serving(mode, BuffersBefore, tls=False) as server:
+        client = await server.connect()
+        await client.send_all(b"starttls\n")
+        assert await client.receive_some() == b"go on\n"
+        secure = TLSClient(client, SERVER.client_context())
+        await secure.do_handshake()
+        assert await read_to_end(secure) == b"secret\n"
+
+
+@OUTSIDE
+async def test_starttls_that_nobody_answers(mode):
+    """TL-09: that is what is said of it, although files are flushed at the end of the handler."""
+    async with serving(mode, BuffersBefore, tls=False, timeouts=Timeouts(handshake=0.2)) as server:
+        client = await server.connect()
+        await client.send_all(b"starttls\n")
+        assert await client.receive_some() == b"go on\n"
+        record = await only(server)
+    assert (str(record.outcome), record.reason) == (
+        "timed_out",
+        "TLS: no handshake in time (handshake)",
+    )
 
 
 @in_every_mode

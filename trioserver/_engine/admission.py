@@ -142,7 +142,9 @@ class Admission:
         """Count a client that has its slot already; false if it has as many as it may."""
         if self._server.limits.per_client is None:
             return True
-        client = client_key(task.client_address, task.request.user_id())
+        by_proxy = task.info.proxy is not None and task.info.proxy.source is not None
+        user_id = None if by_proxy else task.request.user_id()  # else it is the proxy's
+        client = client_key(task.client_address, user_id)
         if self._slots.is_full_for(client):
             return False
         self._slots.count(client)

@@ -29,7 +29,7 @@ import trio
 from .._facts.address import Address
 from .._facts.events import Outcome, RequestInfo, enter_request, same_request
 from .._requests.any_request import AnyRequest
-from .._sockets.tls_records import NO_HANDSHAKE_IN_TIME
+from .._sockets.tls_errors import NO_HANDSHAKE_IN_TIME
 from .hooks import RequestHooks, call_hook
 
 T = TypeVar("T")

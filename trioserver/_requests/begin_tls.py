@@ -16,22 +16,26 @@ import trio
 
 from .._facts.errors import HandshakeFailed, IdleTimeout, PeerGone
 from .._facts.events import LEFT_IN_SILENCE
-from .._sockets.tls_records import (
+from .._sockets.client_hello import missing_of_hello
+from .._sockets.credentials import check_context
+from .._sockets.tls_errors import (
+    CUT_SHORT,
     INPUT_BEFORE_HANDSHAKE,
     MIDDLE_OF_HANDSHAKE,
     NO_HANDSHAKE_IN_TIME,
     TLSError,
-    missing_of_record,
 )
+from .._sockets.tls_records import learn_server_name
 from .._sockets.tls_transport import TLSTransport
 from .._sockets.transport import UncleanEnd, holds_output
 from .served_stream import ServedStream
 
-_CUT_SHORT = trio.BrokenResourceError, "TLS: the handshake was cut short"
+_BROKEN = trio.BrokenResourceError, f"TLS: {CUT_SHORT}"
 
 
 async def start_tls(connection: ServedStream, context: ssl.SSLContext) -> None:
     """Agree on TLS in the middle of a connection; see `Connection.start_tls`."""
+    learn_server_name(check_context("context", context))
     await trio.lowlevel.checkpoint()
     with trio.move_on_after(connection.timeouts.handshake):
         await begin_tls(connection, context)
@@ -61,20 +65,27 @@ async def begin_tls(
     if ciphertext:
         tls.records.feed(ciphertext)
     connection._speak_by(tls)
-    broken, connection._stream.broken = connection._stream.broken, _CUT_SHORT
-    await _shake_hands(connection, tls)
-    connection._stream.broken = broken
+    broken, connection._stream.broken = connection._stream.broken, _BROKEN
+    connection._receiver.busy = connection._sender.busy = True
+    try:
+        await _shake_hands(connection, tls)
+        connection._stream.broken = broken
+    except BaseException:
+        tls.records.give_up()
+        raise
+    finally:
+        connection._receiver.busy = connection._sender.busy = False
 
 
 async def read_client_hello(connection: ServedStream) -> bytes:
-    """Read the ciphertext with which a client begins, its first record whole, for a worker.
+    """Read the ciphertext with which a client begins, its ClientHello whole, for a worker.
 
     Raises as `begin_tls` does.
     """
     await _flush(connection)
     receiver, info = connection._receiver, connection.info
     try:
-        while missing_of_record(receiver.buffer):
+        while missing_of_hello(receiver.buffer):
             if not await receiver.fill(between_requests=True):
                 why = MIDDLE_OF_HANDSHAKE if receiver.buffer else LEFT_IN_SILENCE
                 raise PeerGone(f"TLS: {why}", info=info)
@@ -94,6 +105,7 @@ async def _flush(connection: ServedStream) -> None:
         raise RuntimeError("TLS has begun on this connection: it begins once")
     receiver.check()
     await sender.flush()
+    receiver.check()
     sender.check()
     if receiver.buffer:
         connection.reset()
@@ -112,7 +124,9 @@ async def _shake_hands(connection: ServedStream, tls: TLSTransport) -> None:
         _say_no_more(connection, tls, error)
         raise HandshakeFailed(str(error), info=info) from error
     except UncleanEnd as error:
-        raise PeerGone(str(error), info=info) from error
+        is_silent = not (tls.records.has_begun or receiver.stream.received)
+        message = f"TLS: {LEFT_IN_SILENCE}" if is_silent else str(error)
+        raise PeerGone(message, info=info) from error
     except PeerGone:
         raise
     except OSError as error:

@@ -22,7 +22,6 @@ from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._facts.proxy import ProxyInfo
 from .._facts.tls import TLSInfo
-from .._sockets.credentials import check_context
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, Transport
 from .any_request import Fate
@@ -249,6 +248,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         Raises:
           HandshakeFailed: the peer does not agree, or has sent something after the request for
             TLS in plain text, which may be an attacker's: then the connection is reset.
+          Draining: the server drains, and the peer has never sent a byte.
           IdleTimeout: the handshake was not complete within ``Timeouts.handshake``.
           PeerGone: the peer has left.
           RuntimeError: the connection has TLS already.
@@ -258,7 +258,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
 
         Cancelled, or failed, it leaves a connection that can only be closed.
         """
-        await start_tls(self, check_context("context", context))
+        await start_tls(self, context)
 
     # Closing ---------------------------------------------------------------
 
@@ -274,7 +274,8 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """Close as `aclose` does, from plain code, without a checkpoint."""
-        if self._stream.broken is not None and self._stream.sent:
+        is_cut = self._stream.broken is not None and self._stream.sent
+        if is_cut or self._sender.is_midway:
             self.reset()  # half a reply must not look like a whole one
         else:
             if self._tls is not None and self._ends_in_order():

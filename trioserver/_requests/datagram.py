@@ -21,7 +21,7 @@ from .._sockets.transport import Data, DatagramTransport
 from .any_request import Fate
 from .client import OfClient
 from .datagram_socket import DatagramSocket
-from .receiving import cut
+from .stream_state import cut
 
 
 class _Pair(NamedTuple):

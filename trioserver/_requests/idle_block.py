@@ -44,13 +44,20 @@ class IdleBlock:
         self._on_enter()
 
     def note_input(self) -> None:
-        """Note that input was taken: in this block, if by its task or a child of that."""
+        """Note that input was taken: in this block, if it is the calling task's."""
+        self.has_begun = self.has_begun or self._is_of_this_task()
+
+    def idles_here(self) -> bool:
+        """Whether the calling task waits in it for a request that has not begun."""
+        return not self.has_begun and self._is_of_this_task()
+
+    def _is_of_this_task(self) -> bool:
+        """Whether the calling task is in it: its own, or a child of that."""
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
         while task is not None and task is not self._task:
             nursery = task.parent_nursery
             task = None if nursery is None else nursery.parent_task
-        if task is not None:
-            self.has_begun = True
+        return task is not None
 
     def end(self) -> None:
         """Have the block raise `Draining`, unless a request was begun inside it."""

@@ -146,13 +146,17 @@ class RequestReader(File):
             end = await self._find(b"\n", within=size, enough=size)
             return self._receiver.take(size if end is None else end)
         line = self._buffered_line()
-        if line is not None:
-            return line
-        limit = self._connection.limits.line
-        end = await self._find(b"\n", within=limit, enough=limit + 1)
-        if end is None and len(self._receiver.buffer) > limit:
+        return self._receiver.take(await self._end_of_line()) if line is None else line
+
+    async def _end_of_line(self, start: int = 0) -> int:
+        """Where the line ends that begins at ``start``; there, if the input has ended."""
+        limit, buffer = self._connection.limits.line, self._receiver.buffer
+        end = await self._find(b"\n", start=start, within=limit, enough=limit + 1)
+        if end is not None:
+            return end
+        if len(buffer) - start > limit:
             raise self._exceeded("a line", limit, "line")
-        return self._receiver.take(limit if end is None else end)
+        return len(buffer)
 
     def _buffered_line(self) -> bytes | None:
         """The next line, if all of it is buffered and it is within the limit."""
@@ -193,14 +197,11 @@ class RequestReader(File):
         """
         if hint is None or hint <= 0:
             return io.BytesIO(await self._read_all()).readlines()
-        lines: list[bytes] = []
-        try:
-            while sum(map(len, lines)) < hint and (line := await self.readline()):
-                lines.append(line)
-        except BaseException:
-            self._receiver.buffer[:0] = b"".join(lines)
-            raise
-        return lines
+        start, end = -1, 0
+        while start < end < hint:
+            await self._begin()
+            start, end = end, await self._end_of_line(end)
+        return io.BytesIO(self._receiver.take(end)).readlines()
 
     async def peek(self, size: int = 0) -> bytes:
         """What is buffered, without taking it, after at most one receive.
@@ -230,22 +231,24 @@ class RequestReader(File):
             if not await self._receiver.fill():
                 return
 
-    async def _find(self, delimiter: bytes, *, within: int, enough: int) -> int | None:
-        """The end of the first ``delimiter`` in the next ``within`` bytes.
+    async def _find(
+        self, delimiter: bytes, *, within: int, enough: int, start: int = 0
+    ) -> int | None:
+        """The end of the first ``delimiter`` in the next ``within`` bytes, from ``start`` on.
 
         None when they do not hold one: then ``enough`` bytes are buffered, or
         the input has ended.
         """
         receiver, buffer = self._receiver, self._receiver.buffer
-        searched, deadline = 0, math.inf
+        searched, deadline = start, math.inf
         while True:
-            at = buffer.find(delimiter, searched, within)
+            at = buffer.find(delimiter, searched, start + within)
             if at >= 0:
                 return at + len(delimiter)
-            if len(buffer) >= enough:
+            if len(buffer) >= start + enough:
                 return None
-            searched = max(0, len(buffer) - len(delimiter) + 1)
-            if buffer and deadline == math.inf:
+            searched = max(start, len(buffer) - len(delimiter) + 1)
+            if len(buffer) > start and deadline == math.inf:
                 deadline = trio.current_time() + self._connection.timeouts.line
             if not await receiver.fill(deadline=deadline):
                 return None

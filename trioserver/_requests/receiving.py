@@ -33,7 +33,7 @@ from .drain import NEW_CONNECTION_GRACE, Drain
 from .idle_block import IdleBlock
 from .input_wait import Bound, InputWait
 from .sending import Sender
-from .stream_state import StreamState
+from .stream_state import StreamState, cut
 
 
 @attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
@@ -90,8 +90,7 @@ class Receiver:
             self.check()
             if self.buffer:
                 return self.take(max_bytes)
-            idles = any(not block.has_begun for block in self.idle_blocks or ())
-            data = self._receive_now(max_bytes, between_requests=idles)
+            data = self._receive_now(max_bytes, between_requests=self._idles_here())
             if data is not None:
                 self._note_in_idle_blocks()
                 return data
@@ -121,7 +120,8 @@ class Receiver:
                 raise self.end_by_drain()
             if len(self.buffer) > before:
                 return True  # a last look put it there
-            data = self._receive_now(self.portion, between_requests=between_requests and not before)
+            may_leave = not before and (between_requests or self._idles_here())
+            data = self._receive_now(self.portion, between_requests=may_leave)
             if data is not None:
                 self.buffer += data
                 return bool(data)
@@ -264,6 +264,12 @@ class Receiver:
         came_too_late = self._sender.peer_was_quiet and self._transport.has_input()
         return came_too_late or not (self._take_in() or self._transport.has_input())
 
+    def _idles_here(self) -> bool:
+        """Whether the calling task is in an idle block in which no request has begun."""
+        if not self.idle_blocks:
+            return False  # as of every read but few
+        return any(block.idles_here() for block in self.idle_blocks)
+
     def _note_in_idle_blocks(self) -> None:
         """Note that input was taken: in the blocks where that happened, a request has begun."""
         for block in self.idle_blocks or ():
@@ -285,14 +291,3 @@ class Receiver:
     def _end_if_draining(self) -> None:
         if self.drain.began:
             self.end_idle_waits()
-
-
-def cut(buffer: bytearray, size: int) -> bytes:
-    """Take up to ``size`` bytes off the front of ``buffer``."""
-    if size >= len(buffer):
-        data = bytes(buffer)
-        buffer.clear()
-    else:
-        data = bytes(buffer[:size])
-        del buffer[:size]
-    return data

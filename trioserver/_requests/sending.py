@@ -41,6 +41,7 @@ class Sender:
         after the answer; the drain need not begin with that one.
       closed: whether this side has closed the connection.
       busy: whether a send waits, or the socket is lent.
+      is_midway: whether a part of what a send was given has gone, and not yet the rest.
     """
 
     _transport: Transport
@@ -53,6 +54,7 @@ class Sender:
     closed: bool = False
     busy: bool = False
     peer_was_quiet: bool = False
+    is_midway: bool = False
 
     async def send_all(self, data: Data) -> None:
         """Send the buffer, then ``data``. See `Connection.send_all`."""
@@ -136,6 +138,7 @@ class Sender:
         try:
             with memoryview(data) as view:
                 while sent < len(view):
+                    self.is_midway = sent > 0 or holds_output(self._transport)
                     with trio.move_on_after(self.timeout) as patience:
                         await self._transport.wait_writable()
                     # When the time is up, the transport is asked once more: room that was
@@ -145,7 +148,7 @@ class Sender:
                         raise self._took_nothing()
                     sent += progress
         finally:
-            self.busy = False
+            self.busy = self.is_midway = False
             is_cut = 0 < sent < len(data) or holds_output(self._transport)
             if is_cut and self.stream.broken is None:
                 self._break_off(

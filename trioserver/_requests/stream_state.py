@@ -47,3 +47,14 @@ class StreamState:
     def copy(self) -> StreamState:
         """A state of its own, for somebody else to write."""
         return attrs.evolve(self, pending=bytearray(self.pending))
+
+
+def cut(buffer: bytearray, size: int) -> bytes:
+    """Take up to ``size`` bytes off the front of ``buffer``."""
+    if size >= len(buffer):
+        data = bytes(buffer)
+        buffer.clear()
+    else:
+        data = bytes(buffer[:size])
+        del buffer[:size]
+    return data

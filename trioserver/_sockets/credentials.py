@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -47,13 +48,14 @@ class Credentials:
 
     Attributes:
       context: for new connections; those that there are have the one of their beginning.
-      generation: how often it was made; for those who have a copy of their own.
+      as_of: when the function was called that has made it, by `time.monotonic`; for workers,
+        who make their own.
     """
 
     _source: ContextSource
     _name: str
     context: ssl.SSLContext = attrs.field(init=False)
-    generation: int = 0
+    as_of: float = attrs.field(factory=time.monotonic)
     # A signal handler may reload amid a reload, in the same thread.
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
 
@@ -79,6 +81,8 @@ class Credentials:
                 f"{self._name}.ssl_context is a context, and would be the same again: give a"
                 " function that returns one, which reload() calls"
             )
-        with self._lock:  # of two that come at once, the later one holds
+        with self._lock:
+            as_of = time.monotonic()
             context = self._made()
-            self.context, self.generation = context, self.generation + 1
+            if as_of > self.as_of:  # else one that has come amid this one knows better
+                self.context, self.as_of = context, as_of

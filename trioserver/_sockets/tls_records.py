@@ -21,62 +21,11 @@ from typing import Any
 import attrs
 
 from .._facts.tls import TLSInfo
+from .client_hello import HANDSHAKE, HEADER
+from .tls_errors import CUT_SHORT, NO_TLS, TLSError, in_words
 from .transport import Data
 
-_HEADER = 5
-"""Bytes before each record, of which the last two are its length (RFC 8446, 5.1)."""
-
-_HANDSHAKE = 22
-"""The type of record that a client begins with (RFC 8446, 5.1)."""
-
 _AHEAD = 65_536
-
-# What OpenSSL says of a context without a certificate, of TLS 1.2 and 1.3.
-_OF_NO_CERTIFICATE = ("no shared cipher", "no suitable signature algorithm")
-
-# What it says of what is no TLS at all, from the first bytes.
-_OF_PLAIN_TEXT = ("http request", "https proxy request", "wrong version number")
-
-_NO_TLS = "the peer speaks no TLS"
-
-NO_HANDSHAKE_IN_TIME = "TLS: no handshake in time (handshake)"
-INPUT_BEFORE_HANDSHAKE = "TLS: input came before the handshake, in plain text"
-MIDDLE_OF_HANDSHAKE = "the peer left in the middle of the handshake"
-
-
-def missing_of_record(ciphertext: bytearray) -> int:
-    """Bytes that are missing of the first record; 0 if it is whole.
-
-    Raises:
-      TLSError: it is none of those with which a client begins.
-    """
-    if ciphertext and ciphertext[0] != _HANDSHAKE:
-        raise TLSError(_NO_TLS)
-    if len(ciphertext) < _HEADER:
-        return _HEADER - len(ciphertext)
-    size = _HEADER + int.from_bytes(ciphertext[3:_HEADER], "big")
-    return max(0, size - len(ciphertext))
-
-
-def in_words(error: ssl.SSLError) -> str:
-    """What OpenSSL says of a peer, without its file and line."""
-    why = (error.reason or str(error)).replace("_", " ").lower()
-    if why in _OF_PLAIN_TEXT:
-        return _NO_TLS
-    more = getattr(error, "verify_message", "")
-    if why in _OF_NO_CERTIFICATE:
-        more = "or the context has no certificate"
-    return f"{why}: {more}" if more else why
-
-
-class TLSError(OSError):
-    """TLS with this peer cannot go on; says why, in words."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(None, f"TLS: {why}")
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -85,6 +34,7 @@ class TLSRecords:
 
     Attributes:
       has_begun: whether the peer has sent anything.
+      speaks_tls: whether that may be TLS.
       is_agreed: whether the handshake is complete.
       held: output that is to go before anything else: the transport beneath has not taken it.
       owed: bytes of plain text that count as sent when that has gone.
@@ -97,14 +47,14 @@ class TLSRecords:
     _incoming: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO)
     _outgoing: ssl.MemoryBIO = attrs.field(factory=ssl.MemoryBIO)
     tls: ssl.SSLObject = attrs.field(init=False)
-    _ahead: bytes = b""
+    _ahead: bytearray | None = None
     has_begun: bool = False
     is_agreed: bool = False
     held: bytes | memoryview = b""
     owed: int = 0
     ends: bool = False
     has_said_goodbye: bool = False
-    _speaks_tls: bool = True
+    speaks_tls: bool = True
     _has_ended: bool = False
     _failure: str = ""
     _left: int = 0
@@ -118,7 +68,7 @@ class TLSRecords:
     def feed(self, ciphertext: bytes) -> None:
         """Take in what the peer has sent, at least one byte."""
         if not self.has_begun:
-            self.has_begun, self._speaks_tls = True, ciphertext[0] == _HANDSHAKE
+            self.has_begun, self.speaks_tls = True, ciphertext[0] == HANDSHAKE
         self._follow(ciphertext)
         self._incoming.write(ciphertext)
 
@@ -128,16 +78,26 @@ class TLSRecords:
         if self._header:
             ciphertext = self._header + ciphertext
             size, at, self._header = len(ciphertext), 0, b""
-        while at + _HEADER <= size:
-            at += _HEADER + int.from_bytes(ciphertext[at + 3 : at + _HEADER], "big")
+        while at + HEADER <= size:
+            at += HEADER + int.from_bytes(ciphertext[at + 3 : at + HEADER], "big")
         if at < size:
             self._header = ciphertext[at:]
         self._left = max(at - size, 0)
 
     @property
+    def missing(self) -> int:
+        """Bytes, at least one, that must still come of this record, or of the next one's header."""
+        return self._left or HEADER - len(self._header)
+
+    @property
     def is_mid_record(self) -> bool:
         """Whether the input ends within a record: the peer has begun to say something."""
         return bool(self._left or self._header)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of ciphertext that nobody has taken yet."""
+        return self._outgoing.pending
 
     def take_output(self) -> bytes:
         """The ciphertext to send, which is the caller's to send now."""
@@ -151,8 +111,10 @@ class TLSRecords:
         Raises:
           TLSError: it fails. There may be an alert to send.
         """
-        if not self._speaks_tls:  # OpenSSL would wait for more, of most that is none
-            raise TLSError(_NO_TLS)
+        if self._failure:
+            raise TLSError(self._failure)
+        if not self.speaks_tls:  # OpenSSL would wait for more, of most that is none
+            raise TLSError(NO_TLS)
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -161,6 +123,10 @@ class TLSRecords:
             raise self._failed(error) from error
         self.is_agreed = True
         return True
+
+    def give_up(self) -> None:
+        """Agree on nothing any more, whatever the peer has still to say."""
+        self._failure = self._failure or CUT_SHORT
 
     def _failed(self, error: ssl.SSLError) -> TLSError:
         """What to raise for an error of OpenSSL's: of all that come, the first one."""
@@ -186,7 +152,12 @@ class TLSRecords:
 
     @property
     def has_input(self) -> bool:
-        """Whether the peer has said something, be it half a record, that nobody has read."""
+        """Whether the peer has said something, be it half a record, that nobody has read.
+
+        As long as nothing is agreed on, that is so from the first byte on.
+        """
+        if not self.is_agreed:
+            return self.has_begun
         return self.may_have_more or self.is_mid_record
 
     # Plain text ----------------------------------------------------------------
@@ -204,7 +175,8 @@ class TLSRecords:
           TLSError: what has come is wrong.
         """
         if self._ahead:
-            data, self._ahead = self._ahead[:most], self._ahead[most:]
+            data = bytes(self._ahead[:most])
+            del self._ahead[:most]
             return data
         return self._read(most)
 
@@ -222,12 +194,25 @@ class TLSRecords:
         self._has_ended = not data
         return data
 
+    def read_ahead(self) -> int:
+        """Decipher all that has come; how many bytes `read` has without any more input.
+
+        Raises:
+          TLSError: what has come is wrong.
+        """
+        ahead = self._ahead = bytearray() if self._ahead is None else self._ahead
+        while data := self._read(_AHEAD):
+            ahead += data
+        return len(ahead)
+
     def write(self, data: Data) -> None:
         """Have ``data`` be output, all of it.
 
         Raises:
-          TLSError: there cannot be any more output.
+          TLSError: there cannot be any more output, or not yet.
         """
+        if not self.is_agreed:
+            raise TLSError(self._failure or "nothing is agreed on yet")
         try:
             self.tls.write(data)
         except ssl.SSLError as error:
@@ -237,8 +222,7 @@ class TLSRecords:
         """Have the end of the output, a close_notify, be output. Reading goes on."""
         self.has_said_goodbye = True
         try:
-            while data := self._read(_AHEAD):
-                self._ahead += data
+            self.read_ahead()
             self.tls.unwrap()
         except (TLSError, ssl.SSLError):
             pass  # it has looked for the peer's, which has not come; or nothing goes any more

@@ -23,14 +23,23 @@ from trio.lowlevel import checkpoint
 
 from .._facts.address import Address
 from .._facts.config import LARGEST_PORTION
-from .._facts.events import LEFT_IN_SILENCE
 from .._facts.tls import TLSInfo
-from .tls_records import MIDDLE_OF_HANDSHAKE, TLSError, TLSRecords
+from .client_hello import HEADER
+from .tls_errors import BEFORE_HANDSHAKE, MIDDLE_OF_HANDSHAKE, TLSError
+from .tls_records import TLSRecords
 from .transport import Data, PeerCredentials, Transport, UncleanEnd
 
+_MOST_AT_ONCE = 16 * LARGEST_PORTION
+"""Bytes that one send takes, a millisecond's work: a client that reads as fast as that would let
+no other task run, else."""
+
+_MOST_ANSWERS = 65_536
+"""Bytes of what TLS itself says to a peer (new keys, say) that may wait until that takes them."""
+
 _PIECE = 256
-"""Bytes of a handshake that are received at once. OpenSSL's buffer for input keeps the size that
-it once had, in each idle connection: a ClientHello of 1.8 kB would leave 2.4 kB."""
+"""Bytes of a handshake that are received at once, and never more than are missing of a record:
+what comes after the handshake is left to who reads it. OpenSSL's buffer for input keeps the size
+that it once had, in each idle connection: a ClientHello of 1.8 kB would leave 2.4 kB."""
 
 
 class Wire(Protocol):
@@ -65,7 +74,7 @@ class TLSOperations(Generic[W]):
           OSError: the peer is gone.
         """
         try:
-            return self.records.is_agreed or self._shake_hands()
+            return self._is_complete() if self.records.is_agreed else self._shake_hands()
         except TLSError:
             with contextlib.suppress(OSError):
                 self._flush()  # the alert
@@ -74,34 +83,64 @@ class TLSOperations(Generic[W]):
     def _shake_hands(self) -> bool:
         records = self.records
         while not records.shake_hands():
-            if not self._flush():
+            if not self._flush() or not self._take_in():
                 return False
-            ciphertext = self.beneath.receive_now(_PIECE)
-            if ciphertext is None:
-                return False
-            if not ciphertext:
-                why = MIDDLE_OF_HANDSHAKE if records.has_begun else LEFT_IN_SILENCE
-                raise UncleanEnd(f"TLS: {why}")
+        return self._is_complete()
+
+    def _take_in(self) -> bool:
+        """Take in a piece of a record; whether there was one."""
+        records = self.records
+        while ciphertext := self.beneath.receive_now(min(_PIECE, records.missing)):
             records.feed(ciphertext)
+            if len(ciphertext) != HEADER or not (records.speaks_tls and records.is_mid_record):
+                return True  # else a header, of which OpenSSL could make nothing
+        if ciphertext is not None:
+            why = MIDDLE_OF_HANDSHAKE if records.has_begun else BEFORE_HANDSHAKE
+            raise UncleanEnd(f"TLS: {why}")
+        return False
+
+    def _is_complete(self) -> bool:
+        """Whether what is left of the output has gone, once both have agreed."""
         # Of TLS 1.3 it is but tickets for later sessions. They go with the first output: a
         # system call less, and nothing for a peer that only ever writes.
-        return records.version == "TLSv1.3" or self._flush()
+        return self.records.version == "TLSv1.3" or self._flush()
 
     def receive_now(self, max_bytes: int) -> bytes | None:
-        """As `Transport.receive_now`; `UncleanEnd` at an end without a close_notify."""
+        """As `Transport.receive_now`; `UncleanEnd` at an end without a close_notify.
+
+        None also after input without any text: who sends much of that keeps no task from running.
+        """
         records = self.records
         if not records.is_agreed and not self.shake_hands_now():
             return None
-        data = records.read(max_bytes) if records.may_have_more else None
-        while data is None:
-            ciphertext = self.beneath.receive_now(LARGEST_PORTION)
-            if ciphertext is None:
-                return None
-            if not ciphertext:
-                raise UncleanEnd("its output has ended without a TLS close_notify")
-            records.feed(ciphertext)
-            data = records.read(max_bytes)
-        return data
+        data = self._read(max_bytes) if records.may_have_more else None
+        if data is not None:
+            return data
+        ciphertext = self.beneath.receive_now(LARGEST_PORTION)
+        if ciphertext is None:
+            return None
+        if not ciphertext:
+            if records.is_mid_record:
+                raise TLSError("its output has ended in the middle of a record")
+            raise UncleanEnd("its output has ended without a TLS close_notify")
+        records.feed(ciphertext)
+        return self._read(max_bytes)
+
+    def _read(self, max_bytes: int) -> bytes | None:
+        """As `TLSRecords.read`. What TLS itself says to what was read goes at once."""
+        records = self.records
+        before = records.unsent
+        try:
+            return records.read(max_bytes)
+        finally:
+            if records.unsent > before:
+                self._answer()
+
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):  # the next send meets it
+            self._flush()
+        if self.records.unsent > _MOST_ANSWERS:
+            raise TLSError("the peer asks for new keys again and again, and takes no answer")
 
     @property
     def holds_output(self) -> bool:
@@ -116,7 +155,7 @@ class TLSOperations(Generic[W]):
         if records.has_said_goodbye and len(data):
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         sent, records.owed = records.owed, 0
-        with memoryview(data) as view:
+        with memoryview(data) as whole, whole[:_MOST_AT_ONCE] as view:
             while sent < len(view):
                 portion = view[sent : sent + LARGEST_PORTION]
                 records.write(portion)

@@ -8,8 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..._facts.errors import HandshakeFailed, PeerGone
-from ..._sockets.tls_records import MIDDLE_OF_HANDSHAKE, in_words
+from ..._facts.errors import HandshakeFailed, IdleTimeout, PeerGone
+from ..._sockets.tls_errors import in_words
 
 T = TypeVar("T")
 
@@ -47,4 +47,7 @@ def shake_hands(request: Any, *, owed: bool) -> None:
             return
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
             raise HandshakeFailed(f"TLS: {in_words(error)}", info=request.info) from error
-        raise PeerGone(f"TLS: {MIDDLE_OF_HANDSHAKE}", info=request.info) from error
+        if isinstance(error, TimeoutError) and error.errno is None:
+            message = "TLS: no handshake within the time-out of get_request's socket"
+            raise IdleTimeout(message, info=request.info) from error
+        raise PeerGone("TLS: the peer left during the handshake", info=request.info) from error

@@ -165,11 +165,15 @@ class Accounting(SharedDescriptor):
         """As `socket.socket.makefile`."""
         if mode not in {"rb", "br", "wb", "bw"} or buffering == 0:
             self._loan.state.hides_input |= mode not in {"w", "wb", "bw"} and buffering != 0
-            return super().makefile(mode, buffering, **text)
+            file = super().makefile(mode, buffering, **text)
+            self._loan.state.note_file(file)
+            return file
         self.keep_open()
         size = io.DEFAULT_BUFFER_SIZE if buffering is None or buffering < 0 else buffering
         if "w" in mode:
-            return BufferedOutput(socket.SocketIO(self, "w"), size, self.as_one_write)
+            output = BufferedOutput(socket.SocketIO(self, "w"), size, self.as_one_write)
+            self._loan.state.note_file(output)
+            return output
         return BufferedFile(RawFile(self, self._loan), size, self._loan)
 
     # Time-outs ---------------------------------------------------------------

@@ -14,7 +14,8 @@ from ..._facts.cpython import require_private_names
 from ..._facts.errors import HandshakeFailed
 from ..._sockets.credentials import check_context
 from ..._sockets.making import RESET_ON_CLOSE, Kind, kind_of, object_of
-from ..._sockets.tls_records import INPUT_BEFORE_HANDSHAKE, TLSRecords
+from ..._sockets.tls_errors import INPUT_BEFORE_HANDSHAKE
+from ..._sockets.tls_records import TLSRecords
 from .accounting import Accounting
 from .loan import Loan
 from .tls_socket import TLSAccounting
@@ -63,6 +64,9 @@ class BlockingSocket(Accounting):
                 'a file of makefile("r") may hold what came in plain text, and it would be read as'
                 ' if it came by TLS: make such files after start_tls, or use makefile("rb")'
             )
+        for file in list(loan.state.files or ()):
+            if not file.closed and file.writable():
+                file.flush()
         if stream.pending or loan.state.held:
             super().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             stream.broken = HandshakeFailed, INPUT_BEFORE_HANDSHAKE

@@ -21,7 +21,8 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
+from weakref import WeakSet
 
 import attrs
 
@@ -97,6 +98,7 @@ class LoanState:
       peer_was_quiet: during a drain, whether the peer had sent nothing more when the last
         write began; see `Sender.peer_was_quiet`.
       held: bytes that files have read and not handed out.
+      files: those that may hold output; None: there was none.
       hides_input: whether there is a file that may hold input, and nobody knows how much.
       number: the descriptor, once the handler has closed its socket.
       shown: whether the handler knows the descriptor's number, so that its mode is what the
@@ -113,10 +115,17 @@ class LoanState:
     answered: bool = True
     peer_was_quiet: bool = False
     held: int = 0
+    files: WeakSet[Any] | None = None
     hides_input: bool = False
     number: int = -1
     shown: bool = False
     identity: Identity | None = None
+
+    def note_file(self, file: Any) -> None:
+        """Note that there is a file that may hold output."""
+        if self.files is None:
+            self.files = WeakSet()
+        self.files.add(file)
 
 
 @attrs.define(eq=False)

@@ -20,7 +20,7 @@ _STATES: Sequence[State] = get_args(State)
 WORKING, READING, IDLE, WRITING = range(len(_STATES))
 _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 
-REQUEST, RECEIVED, SENT, STATE, DRAINS = range(5)
+REQUEST, RECEIVED, SENT, STATE, DRAINS, TLS = range(6)
 
 
 class SharedStatus:
@@ -47,14 +47,18 @@ class SharedStatus:
         self.cells.release()
         self._memory.close()
 
-    def begin(self, request_id: int, received: int = 0, sent: int = 0) -> None:
+    def begin(
+        self, request_id: int, received: int = 0, sent: int = 0, *, tls: bool = False
+    ) -> None:
         """Note that the worker has begun with a request.
 
         Args:
           request_id: that of the request.
           received: bytes that the server has read of it already.
           sent: bytes that the server has written already.
+          tls: whether the worker speaks TLS with the client.
         """
+        self.cells[TLS] = tls
         # First, so that the server does not take the end of the request before for this one's.
         self.publish(received, sent, "working")
         self.cells[REQUEST] = request_id
@@ -64,6 +68,15 @@ class SharedStatus:
         self.cells[RECEIVED] = received
         self.cells[SENT] = sent
         self.cells[STATE] = _NUMBERS[state]
+
+    def tls_begins(self) -> None:
+        """Note that the worker speaks TLS with the client from now on."""
+        self.cells[TLS] = 1
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the worker speaks TLS with the client, or has."""
+        return bool(self.cells[TLS])
 
     @property
     def drains(self) -> bool:

@@ -56,7 +56,7 @@ class ArrivalTask:
       age: seconds since its accept.
       kind: family, type and protocol of its socket.
       ciphertext: what the client has sent so far.
-      generation: how often the server's TLS context was made.
+      as_of: when the server's TLS context was made, by `time.monotonic`.
       until: when the time for it is over, by `time.monotonic`.
       new_until: until when, by `time.monotonic`, a drain waits for the client.
     """
@@ -65,7 +65,7 @@ class ArrivalTask:
     age: float
     kind: tuple[int, int, int]
     ciphertext: bytes
-    generation: int
+    as_of: float
     until: float
     new_until: float
 

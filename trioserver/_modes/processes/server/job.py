@@ -52,6 +52,7 @@ class Job:
       begun: whether the worker has begun with it.
       arrived: of an arrival, whether TLS is agreed on: the worker has the connection still.
       was_writing: whether it was ended in the middle of a write.
+      by_tls: whether the worker has spoken TLS with the client.
       received: bytes that it was last seen to have read, if it has not told.
       sent: bytes that it was last seen to have written, if it has not told.
       over: set when all this is known.
@@ -66,6 +67,7 @@ class Job:
     begun: bool = False
     arrived: bool = False
     was_writing: bool = False
+    by_tls: bool = False
     received: int = 0
     sent: int = 0
     over: trio.Event = attrs.field(factory=trio.Event)

@@ -174,7 +174,7 @@ class ProcessMixIn(BaseServer):
             return
         # In this process, so that a silent client holds no worker.
         ciphertext = await read_client_hello(request)
-        task = request._arrival_task(ciphertext, credentials.generation)
+        task = request._arrival_task(ciphertext, credentials.as_of)
         try:
             job = await self._work(task, request)
         except BaseException:

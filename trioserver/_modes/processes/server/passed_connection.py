@@ -61,7 +61,7 @@ class PassedConnection(LentConnection):
             new_until=terms.new_until,
         )
 
-    def _arrival_task(self, ciphertext: bytes, generation: int) -> ArrivalTask:
+    def _arrival_task(self, ciphertext: bytes, as_of: float) -> ArrivalTask:
         """Lend the socket, and describe the connection to a worker, which agrees on TLS.
 
         Raises as `_task` does.
@@ -72,7 +72,7 @@ class PassedConnection(LentConnection):
             age=now - self.info.started,
             kind=kind_of(cast("SocketTransport", self._wire).socket),
             ciphertext=ciphertext,
-            generation=generation,
+            as_of=as_of,
             until=time.monotonic() + trio.current_effective_deadline() - now,
             new_until=terms.new_until,
         )
@@ -145,8 +145,18 @@ class PassedConnection(LentConnection):
 
 def _left_by(job: Job, before: StreamState) -> StreamState:
     """The state in which a worker that has begun with a connection has left it."""
-    if job.result is not None:
-        return job.result.stream
+    stream = _of_the_dead(job, before) if job.result is None else job.result.stream
+    if job.by_tls and not stream.output_ended and stream.broken is None:
+        # In clear nothing may follow, and whoever has the TLS has not ended it.
+        if stream.detached:
+            stream.output_ended = True  # for the server: the handler goes on by itself
+        else:
+            stream.broken = trio.BrokenResourceError, "TLS: only its worker could go on with it"
+    return stream
+
+
+def _of_the_dead(job: Job, before: StreamState) -> StreamState:
+    """The same of a worker that has ended without a word."""
     broken = before.broken
     if job.was_writing:  # half a reply must not look like a whole one
         broken = trio.BrokenResourceError, "its worker was ended in a send"

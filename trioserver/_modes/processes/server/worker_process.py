@@ -113,6 +113,7 @@ class Worker:
         if self.phase is Phase.GONE:
             self.job = None
             job.begun, job.status = True, 0 if arrival is None else arrival.status
+            job.by_tls = True
             job.finish()
         else:
             await self._line.send(Message.GO_ON, pack_task(job.task), None)
@@ -193,6 +194,7 @@ class Worker:
             job.finish()
         elif kind is Message.DONE and job is not None:
             job.result, job.begun, self.job = Result.from_facts(facts), True, None
+            job.by_tls = self._speaks_tls()
             job.finish()
             on_change(self)
         else:
@@ -277,6 +279,12 @@ class Worker:
         except ValueError:  # its memory is released, perhaps at this very moment, by a thread
             return None
 
+    def _speaks_tls(self) -> bool:
+        try:
+            return self._spawned.shared_status.speaks_tls
+        except ValueError:  # as above
+            return False
+
     @property
     def has_begun(self) -> bool:
         """Whether it has begun with the request that it has; true, too, if it has none."""
@@ -286,6 +294,6 @@ class Worker:
         """Note in ``job`` how far it has come with it, if it has begun."""
         facts = self.facts(job.task.info.id)
         if facts is not None:
-            job.begun = True
+            job.begun, job.by_tls = True, self._speaks_tls()
             job.received, job.sent, state = facts
             job.was_writing = state == "writing"

@@ -26,7 +26,7 @@ from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
 from ...._requests.drain import Drain
 from ...._sockets.making import socket_of
-from ...._sockets.tls_records import NO_HANDSHAKE_IN_TIME
+from ...._sockets.tls_errors import NO_HANDSHAKE_IN_TIME
 from ...._sockets.transport import Data, PeerCredentials
 from ..protocol.channel import Channel
 from ..protocol.frames import Message, shorten
@@ -109,7 +109,7 @@ class _Loop(trio.abc.Instrument):
         if isinstance(task, ConnectionTask):
             timeouts = attrs.evolve(timeouts, idle=task.idle, write=task.write)
             stream = task.stream
-        return TakenConnection(
+        taken = TakenConnection(
             transport,
             _info_here(task),
             timeouts=timeouts,
@@ -117,6 +117,8 @@ class _Loop(trio.abc.Instrument):
             drain=self.drain,
             stream=stream,
         )
+        taken._on_tls = self._shared_status.tls_begins
+        return taken
 
     def _after_arrival(self, arrived: TakenConnection, task: ConnectionTask) -> TakenConnection:
         """The connection for the handler, of a client with whom TLS is agreed on."""
@@ -127,11 +129,11 @@ class _Loop(trio.abc.Instrument):
 
     async def arrive(self, task: ArrivalTask, request: TakenConnection) -> None:
         """Agree on TLS with a client, and tell the server how it went."""
-        self._shared_status.begin(task.info.id)
+        self._shared_status.begin(task.info.id, tls=True)
         result = Result(stream=request._stream)
         try:
             with trio.move_on_after(max(0, task.until - time.monotonic())):
-                await begin_tls(request, self._contexts.of(task.generation), task.ciphertext)
+                await begin_tls(request, self._contexts.of(task.as_of), task.ciphertext)
                 self._channel.say(Message.ARRIVED)
                 return
             result.outcome, result.reason = Outcome.TIMED_OUT.value, NO_HANDSHAKE_IN_TIME
@@ -154,7 +156,9 @@ class _Loop(trio.abc.Instrument):
         self, task: ConnectionTask | DatagramTask, request: Connection | Datagram
     ) -> None:
         """Handle one request, and tell the server how it went."""
-        self._shared_status.begin(task.info.id, request.bytes_received, request.bytes_sent)
+        seen = request.bytes_received, request.bytes_sent
+        by_tls = isinstance(request, TakenConnection) and request._tls is not None
+        self._shared_status.begin(task.info.id, *seen, tls=by_tls)
         hooks = _WorkerSideHooks(self._server, request, request.timeouts)
         await hooks.task(task.client_address).serve()
         if self._channel.is_closed:  # this is a child that the handler has forked

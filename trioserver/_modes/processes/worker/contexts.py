@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 
 import attrs
@@ -20,23 +21,25 @@ class Contexts:
     """
 
     credentials: Credentials | None
-    _generation: int = 0
+    _told_of: float = -math.inf
 
-    def of(self, generation: int) -> ssl.SSLContext:
+    def of(self, as_of: float) -> ssl.SSLContext:
         """The context for a client.
 
         Args:
-          generation: how often the server had made its own anew when the client came. If that
-            is more than here, it is made anew here, too. If that fails, it is logged, and the
-            one that there is stays, as it would on the server.
+          as_of: when the server has made its own, by `time.monotonic`. If that was after the
+            one that there is here, it is made anew, too. If that fails, it is logged, once,
+            and tried again for the next client; the one that there is serves meanwhile.
         """
         credentials = self.credentials
         assert credentials is not None  # noqa: S101  (for the type: the server has some)
-        if generation != self._generation:
+        if credentials.as_of < as_of:
             try:
                 credentials.reload()
-                self._generation = generation
             except Exception as error:  # noqa: BLE001  (whatever somebody's own raises)
+                if self._told_of == as_of:
+                    return credentials.context
+                self._told_of = as_of
                 message = "a worker keeps the TLS context that it has: ssl_context() has raised"
                 log_safely(error_log, logging.ERROR, message, exc_info=error)
         return credentials.context

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...threads.blocking_socket import BlockingSocket, BlockingTLSSocket
-from ..protocol.status import IDLE, READING, RECEIVED, SENT, STATE, WORKING, WRITING, SharedStatus
+from ..protocol.status import (
+    IDLE,
+    READING,
+    RECEIVED,
+    SENT,
+    STATE,
+    TLS,
+    WORKING,
+    WRITING,
+    SharedStatus,
+)
 
 T = TypeVar("T")
 
@@ -23,6 +34,11 @@ class SeenSocket(BlockingSocket):
     def show_on(self, shared_status: SharedStatus) -> None:
         """Tell ``shared_status`` of every operation from now on."""
         self._cells, self._afterwards = shared_status.cells, WORKING
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """As `BlockingSocket.start_tls`. The server is not to send anything in clear then."""
+        self._cells[TLS] = 1
+        super().start_tls(context)
 
     def end(self) -> int:
         """As `BlockingSocket.end`. A thread that still waits in it tells nothing any more."""

@@ -57,11 +57,11 @@ class Requests:
 
     def _arrive(self, task: ArrivalTask) -> _Arrived | None:
         """Agree on TLS with a client; None if that fails, of which the server was told."""
-        self._shared_status.begin(task.info.id)
+        self._shared_status.begin(task.info.id, tls=True)
         owner = _Owner(self._channel.take_descriptor())
         result = Result()
         try:
-            records = TLSRecords(self._contexts.of(task.generation))
+            records = TLSRecords(self._contexts.of(task.as_of))
             records.feed(task.ciphertext)
             terms = LoanTerms(
                 info=task.info,
@@ -116,8 +116,9 @@ def _serve(
     arrived: _Arrived | None,
 ) -> None:
     """Handle the request of one connection."""
-    shared_status.begin(task.info.id, task.stream.received, task.stream.sent)
     records = None if arrived is None else arrived.records
+    stream, by_tls = task.stream, arrived is not None
+    shared_status.begin(task.info.id, stream.received, stream.sent, tls=by_tls)
     with _Owner(channel.take_descriptor()) if arrived is None else arrived.owner as owner:
         result = _serve_connection(server, task, channel, shared_status, owner, records)
         ends_output = task.ends_output and result.is_orderly

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import attrs
 
 from ...._requests.connection import Connection
 from ...._sockets.stream_sockets import SocketTransport
+from ...._sockets.tls_transport import TLSTransport
 
 
 @attrs.define(eq=False)
@@ -33,6 +35,12 @@ class SharedTransport(SocketTransport):
 
 class TakenConnection(Connection):
     """A connection that the server has accepted, and perhaps read from."""
+
+    _on_tls: Callable[[], object]
+
+    def _speak_by(self, tls: TLSTransport) -> None:
+        self._on_tls()  # the server is not to send anything in clear from now on
+        super()._speak_by(tls)
 
     @property
     def shared(self) -> SharedTransport:
