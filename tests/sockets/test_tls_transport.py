@@ -136,6 +136,37 @@ def test_send_has_an_end():
     assert len(wire.sent) < 1.1 * 2**20
 
 
+def test_answer_amid_a_send(tmp_path):
+    """What a read has had go counts in the send alone; until it does, the send is half done."""
+    operations, wire, peer = agreed(OwnRecords(tmp_path))
+    peer.takes_over()
+    assert operations.flush_now()
+    wire.room = 10
+    assert operations.send_now(b"a" * 20_000) == 0
+    wire.room = 1_000_000
+    for _ in range(2):
+        wire.incoming = peer.changes_keys(asks_too=True)
+        assert operations.receive_now(100) is None
+    assert not operations.records.held
+    assert operations.holds_output
+    assert operations.send_now(b"a" * 20_000) == 20_000
+    assert not operations.holds_output
+
+
+def test_wrong_record_stays_wrong():
+    """Also when somebody has looked ahead, and whatever comes then: it is never an end."""
+    operations, wire, peer = agreed()
+    wrong = bytearray(peer.says(b"wrong"))
+    wrong[-1] ^= 1
+    wire.incoming, wire.has_ended = bytes(wrong), True
+    operations.records.feed(operations.beneath.receive_now(1000))
+    assert operations.pending_now() == 0
+    assert wire.sent  # the alert
+    for _ in range(2):
+        with pytest.raises(TLSError, match="bad record mac"):
+            operations.receive_now(100)
+
+
 @pytest.mark.parametrize("size", [0, 3, 20])
 def test_end_of_the_wire(size):
     """In the middle of a record it cuts something; between two, it may be how somebody leaves."""

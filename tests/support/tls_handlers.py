@@ -355,3 +355,96 @@ class BuffersBefore(socketserver.StreamRequestHandler):
         self.wfile.write(b"go on\n")
         self.request.start_tls(self.server.own_context())
         self.wfile.write(b"secret\n")
+
+
+def narrowed(sock):
+    """The socket, which holds little output."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+    return sock
+
+
+NUMBERS = b"".join(b"%08d\n" % number for number in range(300_000))
+
+
+class SendsWhileItReads(socketserver.BaseRequestHandler):
+    """Sends much, and never waits; in between it looks whether there is something to read."""
+
+    def handle(self):
+        sock, at = narrowed(self.request), 0
+        sock.settimeout(0)
+        while at < len(NUMBERS):
+            with suppress(BlockingIOError):
+                at += sock.send(NUMBERS[at : at + 300_000])
+            with suppress(BlockingIOError):
+                sock.recv(100)
+
+
+class SendsBesideAReader(socketserver.BaseRequestHandler):
+    """The same with a thread for each."""
+
+    def handle(self):
+        reads = threading.Thread(target=self.read)
+        reads.start()
+        narrowed(self.request).sendall(NUMBERS)
+        self.request.shutdown(socket.SHUT_WR)
+        reads.join()
+
+    def read(self):
+        while self.request.recv(5):
+            pass
+
+
+class LooksAhead(socketserver.BaseRequestHandler):
+    """Asks what is pending, and reads on."""
+
+    def handle(self):
+        assert self.request.recv(3) == b"one"
+        self.request.sendall(b"go on")
+        assert self.request.pending() == 0
+        self.request.recv(100)
+
+
+class ShutsBoth(socketserver.BaseRequestHandler):
+    """Ends both directions, right after the reply."""
+
+    def handle(self):
+        for _ in range(30):
+            narrowed(self.request).sendall(b"x" * 10_000)
+        self.request.shutdown(socket.SHUT_RDWR)
+        self.request.shutdown(socket.SHUT_RDWR)
+
+
+class GivesUp(socketserver.BaseRequestHandler):
+    """Has a time-out of its own, which passes in the middle of a reply."""
+
+    def handle(self):
+        sock, portion = self.request, b"x" * 10_000
+        sock.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(portion)
+        sock.settimeout(0.1)
+        with suppress(TimeoutError):
+            sock.sendall(portion)
+            raise AssertionError
+
+
+class RefusedThenPlain(socketserver.StreamRequestHandler):
+    """Makes a mistake, and answers in clear; a file that it has detached is in nobody's way."""
+
+    def handle(self):
+        self.request.makefile("w").detach()
+        with suppress(TypeError):
+            self.request.start_tls(None)
+            raise AssertionError
+        self.wfile.write(bytes(1_000_000))
+
+
+class TriesOnce(socketserver.BaseRequestHandler):
+    """Reads when it is told that there is something, and only then."""
+
+    def handle(self):
+        sock = self.request
+        sock.settimeout(0)
+        select.select([sock], [], [])
+        sock.sendall(sock.recv(100))

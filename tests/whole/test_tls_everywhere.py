@@ -13,6 +13,7 @@ from support import read_to_end, until
 from support.scenes import table
 from support.tls import SERVER, Peer
 from support.tls_handlers import (
+    NUMBERS,
     AsyncDies,
     AsyncTalks,
     BothWays,
@@ -25,11 +26,18 @@ from support.tls_handlers import (
     EndsOutput,
     FillsAndCloses,
     FillsAndEnds,
+    GivesUp,
     Hides,
     LeavesThread,
+    LooksAhead,
+    RefusedThenPlain,
     Selects,
     SelectsRecords,
+    SendsBesideAReader,
+    SendsWhileItReads,
+    ShutsBoth,
     Talks,
+    TriesOnce,
     context_of,
     own_context,
 )
@@ -379,6 +387,81 @@ async def test_end_that_finds_no_room(handler, mode):
             if handler is FillsAndEnds:
                 await client.send_all(b"heard")
             assert str((await only(server)).outcome) == "completed"
+
+
+@OUTSIDE
+@pytest.mark.parametrize("handler", [SendsWhileItReads, SendsBesideAReader])
+async def test_reading_does_not_disturb_what_is_sent(handler, mode):
+    """Nothing is sent twice, and nothing is lost, where a read comes in the middle of a send."""
+    async with serving(mode, handler) as server, trio.open_nursery() as nursery:
+        client = await server.connect()
+
+        async def talk():
+            for _ in range(300):
+                await client.send_all(b"more?")
+            await client.send_eof()
+
+        nursery.start_soon(talk)
+        await trio.sleep(0.2)
+        assert await read_to_end(client) == NUMBERS
+
+
+@OUTSIDE
+async def test_record_that_is_wrong_is_no_end(mode):
+    """Also where `pending` has seen it first, between two requests."""
+    async with serving(mode, LooksAhead) as server:
+        client = await server.connect()
+        client.ssl_object.write(b"one")
+        first = client._outgoing.read()
+        client.ssl_object.write(b"two")
+        second = bytearray(client._outgoing.read())
+        second[-1] ^= 1
+        await client.transport_stream.send_all(first + second)
+        assert await client.receive_some() == b"go on"
+        with suppress(trio.BrokenResourceError):  # it has been told off already
+            await client.transport_stream.send_eof()
+        record = await only(server)
+    assert str(record.outcome) == "disconnected"
+    assert "decryption failed or bad record mac" in record.reason
+
+
+@OUTSIDE
+async def test_end_of_both_directions(mode):
+    """All of the reply goes before it, and nothing is raised."""
+    async with serving(mode, ShutsBoth) as server:
+        client = await server.connect()
+        await trio.sleep(0.1)
+        assert await read_to_end(client) == b"x" * 300_000
+        assert str((await only(server)).outcome) == "completed"
+
+
+@OUTSIDE
+async def test_half_a_reply(mode):
+    """It does not look like a whole one, though only a part of its first record has gone."""
+    async with serving(mode, GivesUp) as server:
+        client = await server.connect()
+        await only(server)
+        with pytest.raises((trio.BrokenResourceError, ConnectionResetError)):
+            await read_to_end(client)
+
+
+@OUTSIDE
+async def test_start_tls_that_is_refused(mode):
+    """The connection is a plain one, as before."""
+    async with serving(mode, RefusedThenPlain, tls=False) as server:
+        client = await server.connect()
+        await trio.sleep(0.1)
+        assert await read_to_end(client) == bytes(1_000_000)
+
+
+@OUTSIDE
+async def test_one_try_is_enough(mode):
+    """A whole record that is there is read, as by any socket that does not wait."""
+    async with serving(mode, TriesOnce) as server:
+        client = await server.connect()
+        await trio.sleep(0.1)
+        await client.send_all(b"a whole record")
+        assert await client.receive_some() == b"a whole record"
 
 
 async def test_thread_that_was_left_behind():

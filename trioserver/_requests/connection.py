@@ -115,8 +115,8 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         wait = self._receiver.wait
         if self._sender.closed:
             return "closed"
-        if self._sender.busy:
-            return "writing"
+        if self._sender.busy and not (self._receiver.busy and wait is not None):
+            return "writing"  # and not in the middle of a handshake
         if wait is not None and not wait.between_requests:
             return "reading"
         return "idle" if wait is not None or self._receiver.idle_blocks else "working"

@@ -16,6 +16,7 @@ There is no socket here, and nothing waits. OpenSSL does the work, over two buff
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -57,6 +58,7 @@ class TLSRecords:
     speaks_tls: bool = True
     _has_ended: bool = False
     _failure: str = ""
+    _is_wrong: bool = False
     _left: int = 0
     _header: bytes = b""
 
@@ -165,7 +167,7 @@ class TLSRecords:
     @property
     def may_have_more(self) -> bool:
         """Whether `read` may have plain text, or the end, without any more input."""
-        known = self._ahead or self._has_ended
+        known = self._ahead or self._has_ended or self._is_wrong
         return bool(known) or self.tls.pending() > 0 or self._incoming.pending > 0
 
     def read(self, most: int) -> bytes | None:
@@ -183,6 +185,8 @@ class TLSRecords:
     def _read(self, most: int) -> bytes | None:
         if self._has_ended:
             return b""
+        if self._is_wrong:  # OpenSSL says so once, and then that it wants more
+            raise TLSError(self._failure)
         try:
             data = self.tls.read(most)
         except ssl.SSLWantReadError:
@@ -190,19 +194,17 @@ class TLSRecords:
         except ssl.SSLZeroReturnError:  # said so once both have ended their output
             data = b""
         except ssl.SSLError as error:
+            self._is_wrong = True
             raise self._failed(error) from error
         self._has_ended = not data
         return data
 
     def read_ahead(self) -> int:
-        """Decipher all that has come; how many bytes `read` has without any more input.
-
-        Raises:
-          TLSError: what has come is wrong.
-        """
+        """Decipher all that has come; how many bytes `read` has without any more input."""
         ahead = self._ahead = bytearray() if self._ahead is None else self._ahead
-        while data := self._read(_AHEAD):
-            ahead += data
+        with suppress(TLSError):  # the next read but those tells of it
+            while data := self._read(_AHEAD):
+                ahead += data
         return len(ahead)
 
     def write(self, data: Data) -> None:

@@ -77,13 +77,13 @@ class TLSOperations(Generic[W]):
             return self._is_complete() if self.records.is_agreed else self._shake_hands()
         except TLSError:
             with contextlib.suppress(OSError):
-                self._flush()  # the alert
+                self.flush_now()  # the alert
             raise
 
     def _shake_hands(self) -> bool:
         records = self.records
         while not records.shake_hands():
-            if not self._flush() or not self._take_in():
+            if not self.flush_now() or not self._take_in():
                 return False
         return self._is_complete()
 
@@ -103,7 +103,7 @@ class TLSOperations(Generic[W]):
         """Whether what is left of the output has gone, once both have agreed."""
         # Of TLS 1.3 it is but tickets for later sessions. They go with the first output: a
         # system call less, and nothing for a peer that only ever writes.
-        return self.records.version == "TLSv1.3" or self._flush()
+        return self.records.version == "TLSv1.3" or self.flush_now()
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         """As `Transport.receive_now`; `UncleanEnd` at an end without a close_notify.
@@ -128,28 +128,36 @@ class TLSOperations(Generic[W]):
 
     def _read(self, max_bytes: int) -> bytes | None:
         """As `TLSRecords.read`. What TLS itself says to what was read goes at once."""
-        records = self.records
-        before = records.unsent
+        before = self.records.unsent
         try:
-            return records.read(max_bytes)
+            return self.records.read(max_bytes)
         finally:
-            if records.unsent > before:
-                self._answer()
+            self._answer(before)
 
-    def _answer(self) -> None:
+    def pending_now(self) -> int:
+        """Bytes that `receive_now` has without any more input."""
+        before = self.records.unsent
+        ahead = self.records.read_ahead()
+        self._answer(before)
+        return ahead
+
+    def _answer(self, before: int) -> None:
+        """Have what TLS itself has said go, if there is more of it than before."""
+        if self.records.unsent <= before:
+            return
         with contextlib.suppress(OSError):  # the next send meets it
-            self._flush()
+            self.flush_now()
         if self.records.unsent > _MOST_ANSWERS:
             raise TLSError("the peer asks for new keys again and again, and takes no answer")
 
     @property
     def holds_output(self) -> bool:
         """Whether a part of what `send_now` was given, and has not counted, is on its way."""
-        return len(self.records.held) > 0
+        return len(self.records.held) > 0 or self.records.owed > 0
 
     def send_now(self, data: Data) -> int:
         """As `Transport.send_now`."""
-        if not self._flush():
+        if not self.flush_now():
             return 0
         records = self.records
         if records.has_said_goodbye and len(data):
@@ -159,7 +167,7 @@ class TLSOperations(Generic[W]):
             while sent < len(view):
                 portion = view[sent : sent + LARGEST_PORTION]
                 records.write(portion)
-                if not self._flush():
+                if not self.flush_now():
                     records.owed = len(portion)
                     break
                 sent += len(portion)
@@ -169,10 +177,10 @@ class TLSOperations(Generic[W]):
         """As `Transport.send_eof`; as long as it `holds_output`, the end has not gone."""
         self.records.write_end()
         self.records.ends = True
-        self._flush()
+        self.flush_now()
 
-    def _flush(self) -> bool:
-        """Have output go; whether all of it has."""
+    def flush_now(self) -> bool:
+        """Have output go; whether all of it has. What a send was given counts only in a send."""
         records = self.records
         while held := records.held or records.take_output():
             records.held = held  # whatever the send raises

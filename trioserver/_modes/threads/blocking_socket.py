@@ -64,9 +64,7 @@ class BlockingSocket(Accounting):
                 'a file of makefile("r") may hold what came in plain text, and it would be read as'
                 ' if it came by TLS: make such files after start_tls, or use makefile("rb")'
             )
-        for file in list(loan.state.files or ()):
-            if not file.closed and file.writable():
-                file.flush()
+        loan.state.flush_files()
         if stream.pending or loan.state.held:
             super().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             stream.broken = HandshakeFailed, INPUT_BEFORE_HANDSHAKE

@@ -127,6 +127,16 @@ class LoanState:
             self.files = WeakSet()
         self.files.add(file)
 
+    def flush_files(self) -> None:
+        """Have what files hold go out."""
+        for file in list(self.files or ()):
+            try:
+                may_hold = not file.closed and file.writable()
+            except ValueError:
+                continue  # it was detached from what it has written to
+            if may_hold:
+                file.flush()
+
 
 @attrs.define(eq=False)
 class Loan:

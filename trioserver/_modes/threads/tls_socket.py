@@ -7,9 +7,7 @@ The rules that this file keeps:
 
 * Nothing goes out in clear. Where an `ssl.SSLSocket` falls back to plain text (after its
   ``shutdown``, and its ``unwrap``), this one does not.
-* Threads of a handler, of which one reads while another writes, take turns, whatever they ask.
-  Nobody waits for the peer meanwhile.
-* When this socket has ended, no thread uses the records any more: they are Trio's again.
+* What is done at once is in `Ciphering`; here is what waits for it, within bounds.
 """
 
 from __future__ import annotations
@@ -18,134 +16,19 @@ import errno
 import os
 import socket
 import ssl
-import threading
 import time
 from contextlib import suppress
 from typing import Any, ClassVar, NoReturn
 
-from ..._facts.cpython import dress_as_tls_socket
+import trio
+
 from ..._facts.errors import Draining, HandshakeFailed, IdleTimeout, PeerGone
-from ..._sockets.making import NOT_WAITING, SENDING
 from ..._sockets.tls_errors import NO_HANDSHAKE_IN_TIME, TLSError
-from ..._sockets.tls_records import TLSRecords
-from ..._sockets.tls_transport import TLSOperations
-from ..._sockets.transport import Data, UncleanEnd
+from ..._sockets.transport import UncleanEnd
 from .accounting import Accounting
-from .loan import Loan, LoanState
+from .ciphering import Ciphering, WantWrite
 
 _SSL: Any = ssl.SSLSocket
-
-
-class _WantRead(ssl.SSLWantReadError, BlockingIOError):
-    """As `ssl` says it of a socket that does not wait, and as all others do."""
-
-
-class _WantWrite(ssl.SSLWantWriteError, BlockingIOError):
-    """The same of a send."""
-
-
-class _Wire:
-    """What TLS needs of a transport beneath it: a socket's own operations."""
-
-    def __init__(self, sock: socket.socket, state: LoanState, records: TLSRecords) -> None:
-        self._socket, self._state, self._records = sock, state, records
-
-    def receive_now(self, max_bytes: int) -> bytes | None:
-        if self._state.shown:  # who waits for the descriptor is to see that there is more
-            max_bytes = min(max_bytes, self._records.missing)
-        try:
-            return socket.socket.recv(self._socket, max_bytes, NOT_WAITING)
-        except BlockingIOError:
-            return None
-
-    def send_now(self, data: Data) -> int:
-        try:
-            return socket.socket.send(self._socket, data, SENDING)
-        except BlockingIOError:
-            return 0
-
-    def send_eof(self) -> None:
-        socket.socket.shutdown(self._socket, socket.SHUT_WR)
-
-
-class Ciphering(ssl.SSLSocket):
-    """The operations of a socket by TLS, each tried once: `BlockingIOError` if it would wait."""
-
-    _loan: Loan
-    _tls: TLSOperations[_Wire]
-    _turn: threading.Lock
-    _promised: bytes
-
-    def cipher_by(self, records: TLSRecords) -> None:
-        """Have all go by TLS from now on."""
-        self._tls = TLSOperations(_Wire(self, self._loan.state, records), records)
-        self._turn, self._promised = threading.Lock(), b""
-        dress_as_tls_socket(self, records.tls)
-
-    def recv(self, size: int = 1024, flags: int = 0) -> bytes:
-        _check_flags("recv", flags & ~NOT_WAITING)
-        try:
-            with self._turn:
-                self._check_open()
-                if self._tls.holds_output:  # an end that did not wait for room
-                    with suppress(OSError):
-                        self._tls.send_now(b"")
-                data = self._tls.receive_now(size) if size else b""
-        except UncleanEnd as error:
-            if self._loan.stream.received and self._loan.is_between_requests():
-                return b""
-            raise _aborted(error) from error
-        except TLSError as error:
-            raise _aborted(error) from error
-        if data is not None:
-            return data
-        if self._tls.records.is_mid_record:
-            self._loan.state.answered = False  # half a record may be half a request
-        raise _WantRead(errno.EAGAIN, os.strerror(errno.EAGAIN))
-
-    def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
-        with memoryview(buffer).cast("B") as view:
-            data = Ciphering.recv(self, min(nbytes or len(view), len(view)), flags)
-            view[: len(data)] = data
-        return len(data)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        _check_flags("send", flags & ~SENDING)
-        try:
-            with self._turn, memoryview(data).cast("B") as view:
-                self._check_open()
-                sent = self._send_now(view)
-                blocks = not sent and len(view) > 0
-        except TLSError as error:
-            raise _aborted(error) from error
-        if blocks:
-            raise _WantWrite(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        return sent
-
-    def _send_now(self, view: memoryview) -> int:
-        promised = self._promised
-        if view[: len(promised)] != promised:  # OpenSSL demands it, too: a part is on its way
-            raise OSError(errno.EINVAL, "a send that would block must be tried again as it was")
-        sent = self._tls.send_now(view)
-        self._promised = bytes(view[sent : sent + self._tls.records.owed])
-        return sent
-
-    def shutdown(self, how: int) -> None:
-        with self._turn:
-            self._check_open()
-            if how != socket.SHUT_RD:
-                self._tls.send_eof()
-        if how != socket.SHUT_WR:
-            socket.socket.shutdown(self, how)
-
-    def detach(self) -> int:
-        with self._turn:  # whoever is in the middle of something is done with it
-            return socket.socket.detach(self)
-
-    def _check_open(self) -> None:
-        """Have nothing be done with records that are somebody else's by now. In one's turn."""
-        if socket.socket.fileno(self) == -1:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
 class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on top of each other
@@ -173,11 +56,20 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
 
     def pending(self) -> int:
         """As `ssl.SSLSocket.pending`: all that was received, and that nobody waits for."""
-        ahead = 0
-        with self._turn, suppress(TLSError):  # which a read tells of
-            if self._number() != -1:
-                ahead = self._tls.records.read_ahead()
+        with self._turn:
+            ahead = 0 if self._number() == -1 else self._tls.pending_now()
         return len(self._loan.stream.pending) + ahead
+
+    def _write(self, *arguments: Any, **options: Any) -> int:
+        try:
+            return super()._write(*arguments, **options)
+        except BlockingIOError:
+            raise  # it may be tried again
+        except BaseException:
+            stream = self._loan.stream
+            if self._tls.holds_output and not (stream.broken or stream.output_ended):
+                stream.broken = trio.BrokenResourceError, "an earlier send was cut short"
+            raise
 
     def shutdown(self, how: int, /) -> None:
         """As `ssl.SSLSocket.shutdown`, and in no case in clear: the end is a close_notify.
@@ -192,9 +84,8 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
     def _send_end(self) -> int:
         with self._turn:
             self._check_open()
-            self._tls.send_now(b"")
-            if self._tls.holds_output:
-                raise _WantWrite(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            if not self._tls.flush_now():
+                raise WantWrite(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return 0
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  (as in ssl)
@@ -278,12 +169,3 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
         with self._turn:
             self._check_open()
             return self._tls.shake_hands_now()
-
-
-def _check_flags(function: str, flags: int) -> None:
-    if flags:
-        raise ValueError(f"flags are not allowed by TLS, and {function} got {flags}")
-
-
-def _aborted(error: OSError) -> ConnectionAbortedError:
-    return ConnectionAbortedError(errno.ECONNABORTED, str(error))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ...._sockets.tls_records import TLSRecords
 from ...threads.blocking_socket import BlockingSocket, BlockingTLSSocket
 from ..protocol.status import (
     IDLE,
@@ -35,10 +35,9 @@ class SeenSocket(BlockingSocket):
         """Tell ``shared_status`` of every operation from now on."""
         self._cells, self._afterwards = shared_status.cells, WORKING
 
-    def start_tls(self, context: ssl.SSLContext) -> None:
-        """As `BlockingSocket.start_tls`. The server is not to send anything in clear then."""
-        self._cells[TLS] = 1
-        super().start_tls(context)
+    def _speak_by(self, records: TLSRecords) -> None:
+        self._cells[TLS] = 1  # the server is not to send anything in clear from now on
+        super()._speak_by(records)
 
     def end(self) -> int:
         """As `BlockingSocket.end`. A thread that still waits in it tells nothing any more."""
@@ -81,3 +80,4 @@ class SeenTLSSocket(SeenSocket, BlockingTLSSocket):  # type: ignore[misc]
 SeenSocket._by_tls = SeenTLSSocket
 
 _UNSEEN = SharedStatus(-1).cells
+SeenSocket._cells = _UNSEEN
