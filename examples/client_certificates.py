@@ -22,7 +22,7 @@ class Greets(trioserver.StreamRequestHandler):
     async def handle(self) -> None:
         tls = self.request.tls
         certificate = tls.peer_certificate if tls else None
-        subject = {key: value for ((key, value),) in (certificate or {})["subject"]}
+        subject = dict(pair for part in (certificate or {})["subject"] for pair in part)
         await self.wfile.write(f"hello {subject.get('commonName')}\n".encode())
         async for line in self.rfile:
             await self.wfile.write(line.upper())

@@ -23,8 +23,8 @@ def make_context_for_members():
 
 class MembersServer(trioserver.TCPServer):
     async def process_request(self, request, client_address):
-        subject = dict(pair for [pair] in request.tls.peer_certificate["subject"])
-        if subject.get("organizationalUnitName") != "members":
+        subject = [pair for part in request.tls.peer_certificate["subject"] for pair in part]
+        if ("organizationalUnitName", "members") not in subject:
             await request.sendall(b"members only\n")
         else:
             await super().process_request(request, client_address)

@@ -14,6 +14,7 @@ import trio.testing
 import trustme
 from support import Upper, read_to_end
 from support.scenes import Scene, does, end, table
+from support.scenes import reset as resets
 from support.tls import SERVER, Peer
 
 import trioserver
@@ -52,6 +53,9 @@ FAILED = {"report": {"arrivals_failed": 1, "bytes_received": 0}}
         ),
         "TL-04: one byte of it is enough to tell": by_tls({0: b"E"}, stays=True).gives(
             b"", 0, outcomes=["refused"], reason="TLS: the peer speaks no TLS", **FAILED
+        ),
+        "a reset before a byte, as of a port check": by_tls({0: [resets]}).gives(
+            b"", 0, outcomes=["disconnected"], reason="TLS: the peer left without a byte", **FAILED
         ),
         "half a handshake, and an end": by_tls({0: [HELLO[:100], end]}).gives(
             b"", 0, outcomes=["disconnected"], reason="in the middle of the handshake", **FAILED

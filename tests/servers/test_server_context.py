@@ -3,6 +3,7 @@
 import pickle
 import ssl
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trustme
@@ -28,6 +29,10 @@ def files(tmp_path, monkeypatch):
     other.private_key_pem.write_to_path("other.pem")
     AUTHORITY.cert_pem.write_to_path("ca.pem")
     (tmp_path / "empty.pem").write_bytes(b"")
+    whole, key = Path("cert.pem").read_bytes(), Path("key.pem").read_bytes()
+    (tmp_path / "half.pem").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "half-a-chain.pem").write_bytes(whole + whole[: len(whole) // 2])
+    (tmp_path / "half-a-key.pem").write_bytes(key[: len(key) // 2])
     (tmp_path / "binary.pem").write_bytes(bytes(range(256)))
     return tmp_path
 
@@ -57,7 +62,24 @@ def files(tmp_path, monkeypatch):
         ),
         "another one's key": (
             *(("cert.pem", "other.pem"), ValueError),
-            "key: other.pem is not the key of the certificate in cert.pem",
+            "key: other.pem is not the key of the first certificate in cert.pem",
+        ),
+        "half a certificate": (
+            *(("half.pem", "key.pem"), ValueError),
+            "certificate: half.pem must have whole certificates in PEM; it is damaged",
+        ),
+        "half a certificate after a whole one": (
+            *(("half-a-chain.pem", "key.pem"), ValueError),
+            "certificate: half-a-chain.pem must have whole certificates in PEM; it is damaged",
+        ),
+        "half a key": (
+            *(("cert.pem", "half-a-key.pem"), ValueError),
+            "key: half-a-key.pem must have a whole private key in PEM; it is damaged",
+        ),
+        "no name of a file": (("", "key.pem"), ValueError, "certificate must be the path of a PEM"),
+        "no name that a file has": (
+            *(("cert.pem", "key\0.pem"), ValueError),
+            "key must be the path of a PEM file, not 'key",
         ),
     },
 )
@@ -96,6 +118,8 @@ def serialised_with_a_password(key):
             "client_ca: empty.pem must have certificates",
         ),
         "no file of them": ({"client_ca": "no.pem"}, FileNotFoundError, "no.pem"),
+        "no protocols at all": ({"alpn": None}, TypeError, "not None"),
+        "protocols that can be read once": ({"alpn": iter(["h2"])}, TypeError, "not <"),
         "protocols as one text": ({"alpn": "h2"}, TypeError, "not 'h2'"),
         "protocols as bytes": ({"alpn": [b"h2"]}, TypeError, "not [b'h2']"),
         "an empty protocol": ({"alpn": [""]}, ValueError, "1 to 255 ASCII characters"),

@@ -244,7 +244,6 @@ def test_trusted(trusted, peer, believed):
         "text": ("127.0.0.1", TypeError),
         "a number": ([1], TypeError),
         "a name": (["localhost"], ValueError),
-        "bits beyond the prefix": (["10.0.0.1/8"], ValueError),
         "no user": (["unix:"], ValueError),
         "a user by name": (["unix:root"], ValueError),
     },
@@ -253,3 +252,19 @@ def test_trusted_is_checked(trusted, kind):
     """What is wrong is named, with what was expected."""
     with pytest.raises(kind, match=r"ProxyProtocol.trusted must be a sequence of addresses"):
         ProxyProtocol(trusted)
+
+
+@table(
+    ("peer", "message"),
+    {
+        "bits beyond the prefix": ("10.0.0.1/8", "the network is '10.0.0.0/8'"),
+        "an IPv4 address that looks like none": ("::ffff:192.0.2.1", "'192.0.2.1'"),
+        "a network of those": ("::ffff:10.0.0.0/104", "count by their own address"),
+        "a zone": ("fe80::1%eth0", "write no zone"),
+    },
+)
+def test_trusted_that_would_never_count(peer, message):
+    """Nor would it be what it looks like. What to write is said."""
+    with pytest.raises(ValueError, match=r"^ProxyProtocol.trusted: ") as error:
+        ProxyProtocol([peer])
+    assert message in str(error.value)

@@ -58,8 +58,8 @@ class PeerGone(RequestEnded, trio.BrokenResourceError, ConnectionError):
 class HandshakeFailed(RequestEnded, trio.BrokenResourceError, ConnectionError):
     """The peer has not agreed on TLS: it speaks none, say, or has the wrong certificate.
 
-    Nothing is sent or received any more. The system's or OpenSSL's own error is the
-    ``__cause__``.
+    Nothing is sent or received any more. OpenSSL's own error (`ssl.SSLError`), where it has one,
+    is the ``__cause__``.
     """
 
 

@@ -39,9 +39,23 @@ def _valid_trusted(config: ProxyProtocol, field: attrs.Attribute[Any], peers: ob
         if peer != "unix:" and _user_of(peer) is not None:
             continue
         try:
-            ipaddress.ip_network(peer)
+            network = ipaddress.ip_network(peer, strict=False)
         except ValueError:
             reject(ValueError, config, field, expected, peer)
+        if why := _why_never(peer, network):
+            raise ValueError(f"ProxyProtocol.trusted: {peer!r} {why}")
+
+
+def _why_never(peer: str, network: _Network) -> str:
+    """Why a network is not what it looks like; ``""`` if it is."""
+    first = network.network_address
+    if "%" in peer:
+        return "has a zone, and no peer can be told from those of other links: write no zone"
+    if isinstance(first, ipaddress.IPv6Address) and first.ipv4_mapped is not None:
+        return f"never counts, as IPv4 peers count by their own address: '{first.ipv4_mapped}'"
+    if "/" in peer and ipaddress.ip_address(peer.partition("/")[0]) != first:
+        return f"has bits set beyond its prefix: the network is '{network}'"
+    return ""
 
 
 @attrs.frozen
@@ -50,17 +64,18 @@ class ProxyProtocol:
 
     A header says who the client is, so it is believed only from peers that are trusted. A
     connection of any other peer is refused before a byte of it is looked at, and so is one of a
-    trusted peer that does not begin with a header: the specification forbids to guess.
+    trusted peer that does not begin with a header: the specification forbids guessing.
 
     Args:
       trusted: the peers, which are proxies: IP addresses and networks, as text; ``"unix"`` for
         whoever can connect to the server's Unix socket, or ``"unix:USERID"`` for the processes
-        of one user. An IPv4 client of an IPv6 socket counts by its IPv4 address.
+        of one user. An IPv4 client of an IPv6 socket counts by its IPv4 address. The default
+        is every process of this machine: loopback, and whoever can connect to a Unix socket.
 
     Raises:
       TypeError: ``trusted`` is no sequence of text.
       ValueError: one of them is no address, network or user; it is named. A network must have
-        no bits set beyond its prefix.
+        no bits set beyond its prefix, and an address no zone.
     """
 
     trusted: Sequence[str] = attrs.field(

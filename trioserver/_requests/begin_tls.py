@@ -87,9 +87,11 @@ async def read_client_hello(connection: ServedStream) -> bytes:
     try:
         while missing_of_hello(receiver.buffer):
             if not await receiver.fill(between_requests=True):
-                why = MIDDLE_OF_HANDSHAKE if receiver.buffer else LEFT_IN_SILENCE
-                raise PeerGone(f"TLS: {why}", info=info)
+                raise PeerGone("its output has ended", info=info)
         return bytes(receiver.buffer)
+    except PeerGone as error:
+        why = MIDDLE_OF_HANDSHAKE if receiver.buffer else LEFT_IN_SILENCE
+        raise PeerGone(f"TLS: {why}", info=info) from error
     except TLSError as error:
         receiver.end_input(error)
         raise HandshakeFailed(str(error), info=info) from error
@@ -122,15 +124,14 @@ async def _shake_hands(connection: ServedStream, tls: TLSTransport) -> None:
                 await receiver.wait_for_input()
     except TLSError as error:
         _say_no_more(connection, tls, error)
-        raise HandshakeFailed(str(error), info=info) from error
-    except UncleanEnd as error:
-        is_silent = not (tls.records.has_begun or receiver.stream.received)
-        message = f"TLS: {LEFT_IN_SILENCE}" if is_silent else str(error)
-        raise PeerGone(message, info=info) from error
+        raise HandshakeFailed(str(error), info=info) from error.__cause__ or error
     except PeerGone:
         raise
     except OSError as error:
-        message = f"TLS: the peer is gone: {error.strerror or error}"
+        unclean = isinstance(error, UncleanEnd)
+        message = str(error) if unclean else f"TLS: the peer is gone: {error.strerror or error}"
+        if not (tls.records.has_begun or receiver.stream.received):
+            message = f"TLS: {LEFT_IN_SILENCE}"  # in order or by a reset, as port checks do
         raise PeerGone(message, info=info) from error
 
 

@@ -246,17 +246,17 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
           context: an `ssl.SSLContext` for servers, as `server_context` makes them.
 
         Raises:
-          HandshakeFailed: the peer does not agree, or has sent something after the request for
-            TLS in plain text, which may be an attacker's: then the connection is reset.
+          HandshakeFailed: the peer does not agree, or has sent more in plain text after the
+            request for TLS, which may be an attacker's: then the connection is reset.
           Draining: the server drains, and the peer has never sent a byte.
           IdleTimeout: the handshake was not complete within ``Timeouts.handshake``.
           PeerGone: the peer has left.
           RuntimeError: the connection has TLS already.
           TypeError, ValueError: this is no context, or one for clients.
-          trio.ClosedResourceError: this side was closed, or its sending half.
-          trio.BusyResourceError: another task is sending or receiving.
+          trio.ClosedResourceError, trio.BusyResourceError: see `send_all`, `receive_some`.
+          WriteTimeout, trio.BrokenResourceError: what an earlier send has met.
 
-        Cancelled, or failed, it leaves a connection that can only be closed.
+        Cancelled, or failed, once the handshake has begun, it can only be closed.
         """
         await start_tls(self, context)
 

@@ -51,10 +51,16 @@ def server_context(
 
 
 def _check_readable(name: str, file: object) -> None:
+    message = f"{name} must be the path of a PEM file, not {file!r}"
     if not isinstance(file, (str, os.PathLike)):
-        raise TypeError(f"{name} must be the path of a PEM file, not {file!r}")
-    with Path(file).open("rb"):
-        pass  # OSError says which file, and why; ssl would only say that there is none
+        raise TypeError(message)
+    try:
+        if not os.fspath(file):
+            raise ValueError(message)
+        with Path(file).open("rb"):
+            pass  # OSError says which file, and why; ssl would only say that there is none
+    except ValueError:
+        raise ValueError(message) from None
 
 
 def _load_chain(context: ssl.SSLContext, certificate: _File, key: _File) -> None:
@@ -72,15 +78,26 @@ def _explain(certificate: _File, key: _File, error: ssl.SSLError) -> NoReturn:
     """Raise an error that says which of the two files is wrong, and what was expected."""
     certificate, key = os.fspath(certificate), os.fspath(key)
     if error.reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"}:
-        message = f"key: {key} is not the key of the certificate in {certificate}"
+        message = f"key: {key} is not the key of the first certificate in {certificate}"
     elif "-----BEGIN CERTIFICATE-----" not in _text(certificate):
         message = f"certificate: {certificate} must have a certificate in PEM, and has none"
     elif "PRIVATE KEY-----" not in _text(key):
         message = f"key: {key} must have a private key in PEM, and has none"
+    elif not _has_whole_certificates(certificate):
+        message = f"certificate: {certificate} must have whole certificates in PEM; it is damaged"
     else:
-        why = (error.reason or str(error)).replace("_", " ").lower()
-        message = f"certificate: {certificate}, or key: {key}, cannot be used: {why}"
+        message = f"key: {key} must have a whole private key in PEM; it is damaged"
     raise ValueError(message) from error
+
+
+def _has_whole_certificates(file: str) -> bool:
+    """Whether all that the file has can be read."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)
+    except ssl.SSLError:
+        return False
+    text = _text(file)
+    return text.count("-----BEGIN CERTIFICATE-----") == text.count("-----END CERTIFICATE-----")
 
 
 def _text(file: str) -> str:
@@ -99,9 +116,10 @@ def _load_authorities(context: ssl.SSLContext, client_ca: _File) -> None:
         ) from error
 
 
-def _checked(alpn: Sequence[str]) -> list[str]:
+def _checked(alpn: object) -> list[str]:
     expected = "alpn must be a sequence of protocol names of 1 to 255 ASCII characters each"
-    if isinstance(alpn, (str, bytes)) or not all(isinstance(name, str) for name in alpn):
+    is_text = isinstance(alpn, (str, bytes))
+    if is_text or not isinstance(alpn, Sequence) or not all(isinstance(it, str) for it in alpn):
         raise TypeError(f"{expected}, not {alpn!r}")
     if not all(name.isascii() and 0 < len(name) <= 255 for name in alpn):
         raise ValueError(f"{expected}, not {alpn!r}")

@@ -128,7 +128,7 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
         except TLSError as error:
             with suppress(OSError):
                 socket.socket.shutdown(self, socket.SHUT_WR)
-            raise HandshakeFailed(str(error), info=info) from error
+            raise HandshakeFailed(str(error), info=info) from error.__cause__ or error
         except UncleanEnd as error:
             stream.broken = PeerGone, str(error)
             raise PeerGone(str(error), info=info) from error

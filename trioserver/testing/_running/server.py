@@ -71,7 +71,7 @@ class RunningServer:
 
     @property
     def tls(self) -> TestTLS:
-        """The authority, and contexts for both sides.
+        """The authority, the server's files, and a context for clients.
 
         Raises:
           RuntimeError: the server was opened without TLS.
