@@ -3,10 +3,12 @@
 import json
 import os
 import select
+import signal
 import socket
 import socketserver
 import ssl
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -427,6 +429,91 @@ class GivesUp(socketserver.BaseRequestHandler):
         with suppress(TimeoutError):
             sock.sendall(portion)
             raise AssertionError
+
+
+class GivesUpAndCloses(GivesUp):
+    """The same, and closes."""
+
+    def handle(self):
+        super().handle()
+        time.sleep(0.5)  # meanwhile the client takes what has come
+        self.request.close()
+
+
+class TriesAgain(socketserver.BaseRequestHandler):
+    """Has a time-out of its own, after which it tries again."""
+
+    def handle(self):
+        sock, left = narrowed(self.request), memoryview(b"x" * 300_000)
+        sock.settimeout(0.05)
+        while left:
+            with suppress(TimeoutError):
+                left = left[sock.send(left) :]
+
+
+class WakesReader(socketserver.BaseRequestHandler):
+    """Wakes its other thread, which waits, when all is said."""
+
+    def handle(self):
+        self.ended = []
+        reads = threading.Thread(target=self.read)
+        self.request.sendall(b"x" * 200_000)
+        reads.start()
+        while not self.ended:
+            time.sleep(0.01)
+        self.request.shutdown(socket.SHUT_RDWR)
+        reads.join()
+        assert self.ended == [b"go on", b""]
+
+    def read(self):
+        while not self.ended or self.ended[-1]:
+            self.ended.append(self.request.recv(5))
+
+
+class FillsAndClosesAtOnce(socketserver.BaseRequestHandler):
+    """Never waits, and closes when the network is full."""
+
+    def handle(self):
+        sock = narrowed(self.request)
+        sock.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(b"x" * 10_000)
+        sock.close()
+
+
+class ReadsSlowly(socketserver.BaseRequestHandler):
+    """Waits for a record that comes in pieces."""
+
+    def handle(self):
+        self.request.sendall(b"%d" % len(self.request.recv(100_000)))
+
+
+class Alarmed(socketserver.BaseRequestHandler):
+    """Uses its socket while signals come, whose handler raises."""
+
+    def handle(self):
+        self.is_armed = False
+        before = signal.signal(signal.SIGALRM, self.alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            with suppress(InterruptedError):
+                self.use(until)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        self.request.sendall(b"still here")
+
+    def alarm(self, *_):
+        if self.is_armed:
+            self.is_armed = False
+            raise InterruptedError
+
+    def use(self, until):
+        self.is_armed = True
+        while time.monotonic() < until:
+            self.request.pending()
+        self.is_armed = False
 
 
 class RefusedThenPlain(socketserver.StreamRequestHandler):

@@ -56,6 +56,7 @@ PRIVATE = {
         "_real_close": "CPython: what closes a socket in the end",
         "_sendfile_use_send": "CPython: sendfile() of what is no regular file",
         "_session": "CPython: the session of a TLS socket",
+        "_is_owned": "CPython: whether it is the calling thread that has a lock",
         "_sslobj": "CPython: what a TLS socket asks for all that was agreed on",
         "_target": "CPython: what a process that the fork server forks is to do",
     },

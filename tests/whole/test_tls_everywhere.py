@@ -14,6 +14,7 @@ from support.scenes import table
 from support.tls import SERVER, Peer
 from support.tls_handlers import (
     NUMBERS,
+    Alarmed,
     AsyncDies,
     AsyncTalks,
     BothWays,
@@ -25,11 +26,14 @@ from support.tls_handlers import (
     DoesNotWait,
     EndsOutput,
     FillsAndCloses,
+    FillsAndClosesAtOnce,
     FillsAndEnds,
     GivesUp,
+    GivesUpAndCloses,
     Hides,
     LeavesThread,
     LooksAhead,
+    ReadsSlowly,
     RefusedThenPlain,
     Selects,
     SelectsRecords,
@@ -37,7 +41,9 @@ from support.tls_handlers import (
     SendsWhileItReads,
     ShutsBoth,
     Talks,
+    TriesAgain,
     TriesOnce,
+    WakesReader,
     context_of,
     own_context,
 )
@@ -436,13 +442,64 @@ async def test_end_of_both_directions(mode):
 
 
 @OUTSIDE
-async def test_half_a_reply(mode):
+@pytest.mark.parametrize("handler", [GivesUp, GivesUpAndCloses])
+async def test_half_a_reply(handler, mode):
     """It does not look like a whole one, though only a part of its first record has gone."""
-    async with serving(mode, GivesUp) as server:
+    async with serving(mode, handler) as server:
         client = await server.connect()
-        await only(server)
+        await trio.sleep(0.3)
         with pytest.raises((trio.BrokenResourceError, ConnectionResetError)):
             await read_to_end(client)
+        await only(server)
+
+
+@OUTSIDE
+async def test_send_that_is_tried_again(mode):
+    """After a time-out of the handler's own; then the reply is a whole one."""
+    async with serving(mode, TriesAgain) as server:
+        client = await server.connect()
+        await trio.sleep(0.5)
+        assert await read_to_end(client) == b"x" * 300_000
+        assert str((await only(server)).outcome) == "completed"
+
+
+@OUTSIDE
+async def test_reader_that_is_woken(mode):
+    """By this side, which is no fault of the client's."""
+    async with serving(mode, WakesReader) as server:
+        client = await server.connect()
+        await client.send_all(b"go on")
+        await trio.sleep(0.2)
+        assert await read_to_end(client) == b"x" * 200_000
+        assert str((await only(server)).outcome) == "completed"
+
+
+@OUTSIDE
+async def test_close_that_finds_no_room(mode):
+    """Of a handler that never waits: what it was told has gone goes, and the end is orderly."""
+    async with serving(mode, FillsAndClosesAtOnce) as server:
+        client = await server.connect()
+        await trio.sleep(0.2)
+        assert set(await read_to_end(client)) == {ord("x")}
+
+
+@OUTSIDE
+async def test_record_that_comes_slowly(mode):
+    """TO-01: as long as something comes, a read is not out of time."""
+    async with serving(mode, ReadsSlowly, timeouts=Timeouts(idle=0.4)) as server:
+        client = await server.connect()
+        client.ssl_object.write(b"x" * 10_000)
+        ciphertext = client._outgoing.read()
+        for at in range(0, len(ciphertext), 1500):
+            await client.transport_stream.send_all(ciphertext[at : at + 1500])
+            await trio.sleep(0.1)
+        assert await client.receive_some() == b"10000"
+
+
+async def test_signals_in_the_middle_of_its_use():
+    """An exception of a signal handler's leaves no lock behind."""
+    async with serving("process", Alarmed) as server:
+        assert await read_to_end(await server.connect()) == b"still here"
 
 
 @OUTSIDE

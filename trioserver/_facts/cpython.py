@@ -4,6 +4,7 @@ A change of Python's, or another Python, is to be looked for here alone; what is
 told by its name. There is no public way
 
 * to have a socket of another make be an `ssl.SSLSocket` that tells what was agreed on by TLS;
+* to know whether the calling thread has a lock, so that a signal handler does not wait for it;
 * to be told that a socket and all files made of it are closed, to make a file that keeps the
   socket open, or to have ``sendfile`` send portion by portion;
 * to have the ``shutdown`` of a server of `socketserver` end a run of ours: it sets a flag, and
@@ -128,6 +129,15 @@ class OpenSocket(socket.socket):
 
     def _real_close(self, *_arguments: Any) -> None:
         self.close_at_last()
+
+
+def is_owned(lock: threading.RLock) -> bool:
+    """Whether the calling thread has a lock.
+
+    Raises:
+      PythonHasChanged: see `_private`.
+    """
+    return bool(_private(lock, "_is_owned", "TLS in threads")())
 
 
 def dress_as_tls_socket(sock: ssl.SSLSocket, tls: ssl.SSLObject) -> None:

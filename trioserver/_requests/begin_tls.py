@@ -125,7 +125,7 @@ async def _shake_hands(connection: ServedStream, tls: TLSTransport) -> None:
     except TLSError as error:
         _say_no_more(connection, tls, error)
         raise HandshakeFailed(str(error), info=info) from error.__cause__ or error
-    except PeerGone:
+    except (PeerGone, IdleTimeout):
         raise
     except OSError as error:
         unclean = isinstance(error, UncleanEnd)

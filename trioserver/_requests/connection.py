@@ -23,7 +23,7 @@ from .._facts.events import RequestInfo
 from .._facts.proxy import ProxyInfo
 from .._facts.tls import TLSInfo
 from .._sockets.stream_sockets import SocketTransport
-from .._sockets.transport import Data, Transport
+from .._sockets.transport import Data, Transport, holds_output
 from .any_request import Fate
 from .begin_tls import start_tls
 from .drain import Drain
@@ -251,10 +251,9 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
           Draining: the server drains, and the peer has never sent a byte.
           IdleTimeout: the handshake was not complete within ``Timeouts.handshake``.
           PeerGone: the peer has left.
-          RuntimeError: the connection has TLS already.
-          TypeError, ValueError: this is no context, or one for clients.
+          RuntimeError, TypeError, ValueError: it has TLS already; or this is no server's context.
           trio.ClosedResourceError, trio.BusyResourceError: see `send_all`, `receive_some`.
-          WriteTimeout, trio.BrokenResourceError: what an earlier send has met.
+          WriteTimeout, trio.BrokenResourceError: see `send_all`.
 
         Cancelled, or failed, once the handshake has begun, it can only be closed.
         """
@@ -274,7 +273,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
 
     def close(self) -> None:
         """Close as `aclose` does, from plain code, without a checkpoint."""
-        is_cut = self._stream.broken is not None and self._stream.sent
+        is_cut = self._stream.broken and (self._stream.sent or holds_output(self._transport))
         if is_cut or self._sender.is_midway:
             self.reset()  # half a reply must not look like a whole one
         else:
@@ -287,7 +286,8 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
     def _ends_in_order(self) -> bool:
         """Whether to tell the peer, where the end of the output is more than the close."""
         stream, cut = self._stream, trio.current_effective_deadline() == -math.inf
-        done = stream.output_ended or stream.broken is not None or self._sender.closed
+        gone = self._sender.closed or stream.detached  # and then it is the handler's to end
+        done = gone or stream.output_ended or stream.broken is not None
         return not (done or cut or self._fate.must_not_linger)
 
     def reset(self) -> None:

@@ -19,7 +19,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from ..._facts.cpython import dress_as_tls_socket
+from ..._facts.cpython import dress_as_tls_socket, is_owned
 from ..._sockets.making import NOT_WAITING, SENDING
 from ..._sockets.tls_errors import TLSError
 from ..._sockets.tls_records import TLSRecords
@@ -29,11 +29,23 @@ from .loan import Loan
 
 
 class WantRead(ssl.SSLWantReadError, BlockingIOError):
-    """As `ssl` says it of a socket that does not wait, and as all others do."""
+    """As `ssl` says it of a socket that does not wait, and as all others do.
+
+    Attributes:
+      has_moved: whether a part of a record has, so that a time-out begins anew.
+    """
+
+    def __init__(self, *, has_moved: bool = False) -> None:
+        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self.has_moved = has_moved
 
 
 class WantWrite(ssl.SSLWantWriteError, BlockingIOError):
     """The same of a send."""
+
+    def __init__(self, *, has_moved: bool = False) -> None:
+        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self.has_moved = has_moved
 
 
 class _Wire:
@@ -41,10 +53,12 @@ class _Wire:
 
     Attributes:
       is_empty: whether there was nothing to receive the last time.
+      sent: bytes that the socket took so far.
     """
 
     def __init__(self, sock: socket.socket, records: TLSRecords) -> None:
-        self._socket, self._records, self.is_empty = sock, records, False
+        self._socket, self._records = sock, records
+        self.is_empty, self.sent = False, 0
 
     def receive_now(self, max_bytes: int) -> bytes | None:
         # Not beyond a record, as OpenSSL itself does not: who waits for the descriptor is to
@@ -60,30 +74,14 @@ class _Wire:
 
     def send_now(self, data: Data) -> int:
         try:
-            return socket.socket.send(self._socket, data, SENDING)
+            sent = socket.socket.send(self._socket, data, SENDING)
         except BlockingIOError:
             return 0
+        self.sent += sent
+        return sent
 
     def send_eof(self) -> None:
         socket.socket.shutdown(self._socket, socket.SHUT_WR)
-
-
-class _Turn:
-    """Each thread in its turn; not one that a signal has interrupted in its own."""
-
-    def __init__(self) -> None:
-        self._lock, self._owner = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        here = threading.get_ident()
-        if self._owner == here:
-            raise RuntimeError("a signal handler uses a TLS connection in the middle of its use")
-        self._lock.acquire()
-        self._owner = here
-
-    def __exit__(self, *_error: object) -> None:
-        self._owner = 0
-        self._lock.release()
 
 
 class Ciphering(ssl.SSLSocket):
@@ -91,18 +89,27 @@ class Ciphering(ssl.SSLSocket):
 
     _loan: Loan
     _tls: TLSOperations[_Wire]
-    _turn: _Turn
+    _lock: threading.RLock
     _promised: bytes
+    _input_ended: bool = False
 
     def cipher_by(self, records: TLSRecords) -> None:
         """Have all go by TLS from now on."""
         self._tls = TLSOperations(_Wire(self, records), records)
-        self._turn, self._promised = _Turn(), b""
+        self._lock, self._promised = threading.RLock(), b""
         dress_as_tls_socket(self, records.tls)
+
+    @property
+    def _turn(self) -> Any:
+        """A block for one thread at a time; not for a signal handler that has interrupted it."""
+        # A lock of C's: `with` takes it and leaves it without a moment in between for a signal.
+        if is_owned(self._lock):
+            raise RuntimeError("a signal handler uses a TLS connection in the middle of its use")
+        return self._lock
 
     def recv(self, size: int = 1024, flags: int = 0) -> bytes:
         _check_flags("recv", flags & ~NOT_WAITING)
-        data = None
+        data, moved = None, False
         try:
             while data is None:
                 with self._turn:
@@ -113,17 +120,19 @@ class Ciphering(ssl.SSLSocket):
                     data = self._tls.receive_now(size) if size else b""
                     if self._tls.beneath.is_empty:
                         break
-        except UncleanEnd as error:
-            if self._loan.stream.received and self._loan.is_between_requests():
+                    moved = True
+        except (UncleanEnd, TLSError) as error:
+            if self._input_ended:  # by this side
                 return b""
-            raise _aborted(error) from error
-        except TLSError as error:
+            is_end = isinstance(error, UncleanEnd)
+            if is_end and self._loan.stream.received and self._loan.is_between_requests():
+                return b""
             raise _aborted(error) from error
         if data is not None:
             return data
         if self._tls.records.is_mid_record:
             self._loan.state.answered = False  # half a record may be half a request
-        raise WantRead(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise WantRead(has_moved=moved)
 
     def recv_into(self, buffer: Any, nbytes: int | None = None, flags: int = 0) -> int:
         with memoryview(buffer).cast("B") as view:
@@ -136,12 +145,14 @@ class Ciphering(ssl.SSLSocket):
         try:
             with self._turn, memoryview(data).cast("B") as view:
                 self._check_open()
+                before = self._tls.beneath.sent
                 sent = self._send_now(view)
+                moved = self._tls.beneath.sent > before
                 blocks = not sent and len(view) > 0
         except TLSError as error:
             raise _aborted(error) from error
         if blocks:
-            raise WantWrite(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise WantWrite(has_moved=moved)
         return sent
 
     def _send_now(self, view: memoryview) -> int:
@@ -155,8 +166,10 @@ class Ciphering(ssl.SSLSocket):
     def shutdown(self, how: int) -> None:
         with self._turn:
             self._check_open()
-            if how != socket.SHUT_RD:
-                self._tls.send_eof()
+            if how != socket.SHUT_WR:
+                self._input_ended = True
+            if how != socket.SHUT_RD and self._loan.stream.broken is None:
+                self._tls.send_eof()  # and never after half a reply
         if how != socket.SHUT_WR:
             socket.socket.shutdown(self, socket.SHUT_RD)  # the output ends when all has gone
 

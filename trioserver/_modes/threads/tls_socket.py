@@ -29,6 +29,7 @@ from .accounting import Accounting
 from .ciphering import Ciphering, WantWrite
 
 _SSL: Any = ssl.SSLSocket
+_CUT = trio.BrokenResourceError, "an earlier send was cut short"
 
 
 class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on top of each other
@@ -61,15 +62,18 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
         return len(self._loan.stream.pending) + ahead
 
     def _write(self, *arguments: Any, **options: Any) -> int:
+        stream = self._loan.stream
         try:
-            return super()._write(*arguments, **options)
+            sent = super()._write(*arguments, **options)
         except BlockingIOError:
             raise  # it may be tried again
         except BaseException:
-            stream = self._loan.stream
             if self._tls.holds_output and not (stream.broken or stream.output_ended):
-                stream.broken = trio.BrokenResourceError, "an earlier send was cut short"
+                stream.broken = _CUT
             raise
+        if stream.broken is _CUT:  # it was tried again
+            stream.broken = None
+        return sent
 
     def shutdown(self, how: int, /) -> None:
         """As `ssl.SSLSocket.shutdown`, and in no case in clear: the end is a close_notify.
@@ -77,7 +81,7 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
         It waits for room as a write does, if the end does not go at once.
         """
         super().shutdown(how)
-        if how != socket.SHUT_RD:
+        if how != socket.SHUT_RD and self._loan.stream.broken is None:
             with suppress(BlockingIOError):  # it goes with the next read, or at last
                 self._write(self._send_end, 0)
 
@@ -85,7 +89,7 @@ class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on
         with self._turn:
             self._check_open()
             if not self._tls.flush_now():
-                raise WantWrite(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise WantWrite
         return 0
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  (as in ssl)

@@ -94,9 +94,11 @@ class Waiting:
             if tries_first or deadline is not None or flags & NOT_WAITING:
                 try:
                     return function(*arguments)
-                except BlockingIOError:
+                except BlockingIOError as error:
                     if flags & NOT_WAITING or not self._waits():
                         raise
+                    if _has_moved(error) and state.timeout is None:
+                        deadline = None
             if deadline is None:
                 deadline = self._deadline(loan.idle)
             if not loan.wait_for_input(self._number(), deadline):
@@ -147,9 +149,11 @@ class Waiting:
         while not loan.interrupted:  # else a client that reads would be fed on
             try:
                 return function(*arguments)
-            except BlockingIOError:
+            except BlockingIOError as error:
                 if flags & NOT_WAITING or not self._waits():
                     raise
+                if _has_moved(error) and loan.state.timeout is None:
+                    deadline = None
             if deadline is None:
                 deadline = self._deadline(loan.write)
             loan.wait_for_room(self._number(), deadline)
@@ -191,6 +195,11 @@ class Waiting:
         message = f"the peer took no byte for {loan.write:g} s (write)"
         loan.stream.broken = WriteTimeout, message
         return WriteTimeout(message, info=info)
+
+
+def _has_moved(error: BlockingIOError) -> bool:
+    """Whether something has moved, although the operation has still to wait: half a TLS record."""
+    return getattr(error, "has_moved", False)
 
 
 def _size_of(got: object) -> int:

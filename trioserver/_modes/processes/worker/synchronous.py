@@ -181,7 +181,10 @@ def _serve_connection(
         if sock.is_lost():
             owner.detach()  # it may be a file's by now that the handler has opened
         elif isinstance(sock, SeenTLSSocket):  # here, as the server knows nothing of the TLS
-            sock.say_goodbye(server.timeouts.linger)
+            if sock._number() == -1 and owner.number != -1:  # closed, and its end may wait for room
+                sock = SeenSocket.of(task.kind, owner.number, sock._loan)
+                sock.show_on(shared_status)
+            cast("SeenTLSSocket", sock).say_goodbye(server.timeouts.linger)
         sock.end()
     return result
 
