@@ -106,7 +106,7 @@ class TLSClient(trio.abc.HalfCloseableStream):
     ) -> None:
         self.transport_stream = transport_stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl_object = context.wrap_bio(
+        self.ssl_object: ssl.SSLObject = context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=server_hostname
         )
         self._ahead = bytearray()
