@@ -26,6 +26,7 @@ import trio
 import trustme
 from support.kept_alive import Idle, KeptAlive, Lines, More
 from support.scenes import in_memory, on_tcp
+from support.tls import Peer
 from support.tls_handlers import AsyncTalks, Talks, context_of
 
 import trioserver
@@ -50,12 +51,9 @@ class Files:
         self.client = ssl.create_default_context()
         self.authority.configure_trust(self.client)
         self.issue()
-        hello = ssl.MemoryBIO()
-        tls = self.client.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="localhost")
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self.hello = hello.read()
+        peer = Peer(context=self.client)
+        peer.shakes()
+        self.hello = peer.output()
 
     def issue(self) -> None:
         """Make a new one."""

@@ -56,8 +56,6 @@ class Credentials:
     _name: str
     context: ssl.SSLContext = attrs.field(init=False)
     as_of: float = attrs.field(factory=time.monotonic)
-    _begun: int = 0
-    _holds: int = 0
     # A signal handler may reload amid a reload, in the same thread.
     _lock: threading.RLock = attrs.field(factory=threading.RLock)
 
@@ -84,8 +82,7 @@ class Credentials:
                 " function that returns one, which reload() calls"
             )
         with self._lock:
-            self._begun = number = self._begun + 1
-            as_of = time.monotonic()
+            before, as_of = self.context, time.monotonic()
             context = self._made()
-            if number > self._holds:  # else one that has come amid this one knows better
-                self.context, self.as_of, self._holds = context, as_of, number
+            if self.context is before:  # else one that has come amid this one knows better
+                self.context, self.as_of = context, as_of

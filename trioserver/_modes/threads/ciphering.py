@@ -26,26 +26,15 @@ from ..._sockets.tls_records import TLSRecords
 from ..._sockets.tls_transport import TLSOperations
 from ..._sockets.transport import Data, UncleanEnd
 from .loan import Loan
+from .waiting import WouldBlock
 
 
-class WantRead(ssl.SSLWantReadError, BlockingIOError):
-    """As `ssl` says it of a socket that does not wait, and as all others do.
-
-    Attributes:
-      has_moved: whether a part of a record has, so that a time-out begins anew.
-    """
-
-    def __init__(self, *, has_moved: bool = False) -> None:
-        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        self.has_moved = has_moved
+class WantRead(WouldBlock, ssl.SSLWantReadError):
+    """As `ssl` says it of a socket that does not wait, and as all others do."""
 
 
-class WantWrite(ssl.SSLWantWriteError, BlockingIOError):
+class WantWrite(WouldBlock, ssl.SSLWantWriteError):
     """The same of a send."""
-
-    def __init__(self, *, has_moved: bool = False) -> None:
-        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        self.has_moved = has_moved
 
 
 class _Wire:

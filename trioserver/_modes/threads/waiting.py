@@ -29,6 +29,19 @@ T = TypeVar("T")
 PEEK = int(socket.MSG_PEEK)
 
 
+class WouldBlock(BlockingIOError):
+    """An operation was tried, and would wait.
+
+    Attributes:
+      has_moved: whether something has moved all the same, half a TLS record, say: a time-out
+        begins anew.
+    """
+
+    def __init__(self, *, has_moved: bool = False) -> None:
+        super().__init__(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self.has_moved = has_moved
+
+
 class Waiting:
     """Reads and writes of one loan, for what has a descriptor and is told how to try them."""
 
@@ -198,8 +211,7 @@ class Waiting:
 
 
 def _has_moved(error: BlockingIOError) -> bool:
-    """Whether something has moved, although the operation has still to wait: half a TLS record."""
-    return getattr(error, "has_moved", False)
+    return isinstance(error, WouldBlock) and error.has_moved
 
 
 def _size_of(got: object) -> int:

@@ -17,7 +17,22 @@ from trio.lowlevel import checkpoint
 
 import trioserver
 
-_PORTION = 65_536
+PORTION = 65_536
+"""Bytes that a client receives at most, unless it says how many."""
+
+
+def portion_of(max_bytes: object) -> int:
+    """How many bytes to receive at most, as Trio's streams are told.
+
+    Raises:
+      TypeError, ValueError: ``max_bytes`` is neither None nor a number of at least 1.
+    """
+    portion = PORTION if max_bytes is None else max_bytes
+    if not isinstance(portion, int):
+        raise TypeError(f"max_bytes must be an int or None, not {max_bytes!r}")
+    if portion < 1:
+        raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+    return portion
 
 
 class ClientEnd(trioserver.Connection):
@@ -50,11 +65,7 @@ class ClientEnd(trioserver.Connection):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As `trio.SocketStream.receive_some`."""
-        portion = _PORTION if max_bytes is None else max_bytes
-        if not isinstance(portion, int):
-            raise TypeError(f"max_bytes must be an int or None, not {max_bytes!r}")
-        if portion < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        portion = portion_of(max_bytes)
         with self._alone("receiving"):
             await checkpoint()
             with _as_on_a_socket():

@@ -16,6 +16,7 @@ from .._memory.datagrams import MemoryDatagramClient
 from .clients import KernelDatagramClient
 from .exchanges import A_SECOND, Exchange, Recorder
 from .network import Network
+from .options import check_flag
 from .tls import TestTLS, TLSClient
 
 
@@ -92,10 +93,14 @@ class RunningServer:
 
         Raises:
           ConnectionRefusedError: nobody listens any more, or there is a `Refuse`.
+          TypeError: ``tls`` is none of these.
           trio.BrokenResourceError: the TLS handshake has failed.
         """
+        if tls is None:
+            tls = self._tls is not None
+        check_flag("tls", tls)
         stream = await self._network.connect(self.address)
-        if not (self._tls is not None if tls is None else tls):
+        if not tls:
             return stream
         client = TLSClient(stream, client_context or self.tls.client_context)
         await client.do_handshake()

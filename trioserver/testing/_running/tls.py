@@ -16,10 +16,10 @@ from trio.lowlevel import checkpoint
 
 import trioserver
 
+from .._memory.client_end import PORTION, portion_of
+
 NAMES = ("localhost", "127.0.0.1", "::1")
 """For whom the certificates of servers under test are."""
-
-_PORTION = 65_536
 
 
 @attrs.frozen
@@ -133,11 +133,7 @@ class TLSClient(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive bytes; ``b""`` at the server's close_notify."""
-        most = _PORTION if max_bytes is None else max_bytes
-        if not isinstance(most, int):
-            raise TypeError(f"max_bytes must be an int or None, not {max_bytes!r}")
-        if most < 1:
-            raise ValueError(f"max_bytes must be at least 1, not {max_bytes!r}")
+        most = portion_of(max_bytes)
         await checkpoint()
         while (data := self._read(most)) is None:
             await self._feed()
@@ -162,7 +158,7 @@ class TLSClient(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError(str(error)) from error
 
     async def _feed(self) -> None:
-        ciphertext = await self.transport_stream.receive_some(_PORTION)
+        ciphertext = await self.transport_stream.receive_some(PORTION)
         if not ciphertext:
             raise trio.BrokenResourceError("the server's output has ended without close_notify")
         self._incoming.write(ciphertext)
@@ -172,8 +168,8 @@ class TLSClient(trio.abc.HalfCloseableStream):
         if self._has_ended:
             raise trio.ClosedResourceError("this side has ended its output")
         with memoryview(data).cast("B") as view:
-            for at in range(0, len(view), _PORTION):
-                self._encipher(view[at : at + _PORTION])
+            for at in range(0, len(view), PORTION):
+                self._encipher(view[at : at + PORTION])
                 await self._flush()
         await checkpoint()
 
@@ -201,7 +197,7 @@ class TLSClient(trio.abc.HalfCloseableStream):
         self._has_ended = True
         try:
             # It looks for the server's, and what has come before that would be lost.
-            while data := self._decipher(_PORTION):
+            while data := self._decipher(PORTION):
                 self._ahead += data
             self.ssl_object.unwrap()
         except (ssl.SSLError, trio.BrokenResourceError):
