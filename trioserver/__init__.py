@@ -60,6 +60,7 @@ from ._servers.base import BaseServer
 from ._servers.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from ._servers.ip_servers import TCPServer, UDPServer
 from ._servers.unix_servers import UnixDatagramServer, UnixStreamServer
+from ._sockets.inherited import inherited_sockets
 from ._sockets.server_context import server_context
 from ._sockets.transport import DatagramTransport, Listener, PeerCredentials, Transport
 
@@ -126,6 +127,7 @@ __all__ = [
     "WriteTimeout",
     "adopt",
     "current_request",
+    "inherited_sockets",
     "run",
     "server_context",
 ]

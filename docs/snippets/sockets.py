@@ -1,5 +1,4 @@
-import os
-import socket
+from contextlib import contextmanager
 
 import trioserver
 
@@ -13,12 +12,20 @@ def on_a_path(path):
     return trioserver.UnixStreamServer(path, whoami, mode=0o660)
 
 
-FIRST = 3  # of the descriptors that systemd passes, as of sd_listen_fds(3)
-
-
 def inherited(handler):
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        raise RuntimeError("no sockets were passed to this process")
-    count = int(os.environ["LISTEN_FDS"])
-    sockets = [socket.socket(fileno=FIRST + number) for number in range(count)]
-    return trioserver.TCPServer(sockets, handler)
+    address = trioserver.inherited_sockets("web") or ("127.0.0.1", 8000)
+    return trioserver.TCPServer(address, handler)
+
+
+async def succeed(nursery, server, next_handler):
+    successor = trioserver.TCPServer(server.hand_over(), next_handler)
+    return await nursery.start(successor.serve_forever)
+
+
+@contextmanager
+def without_new_clients(server):
+    server.suspend()
+    try:
+        yield
+    finally:
+        server.resume()

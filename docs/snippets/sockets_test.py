@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import trio
+import trioserver
 
 import sockets
 import stop
@@ -22,12 +23,35 @@ async def test_unix(tmp_path):
 
 
 async def test_inherited(monkeypatch, capsys):
-    """Sockets that a parent bound are found by their numbers, and served."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        monkeypatch.setattr(sockets, "FIRST", os.dup(bound.fileno()))
-        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-        monkeypatch.setenv("LISTEN_FDS", "1")
-        with trio.fail_after(10):
-            async with sockets.inherited(stop.Upper).serving():
-                await stop.talk_to(bound.getsockname())
+    """Sockets that were passed by this name are served; without any, it binds its own."""
+    assert sockets.inherited(stop.Upper).server_address == ("127.0.0.1", 8000)
+    bound = socket.create_server(("127.0.0.1", 0))
+    passed = {"web": (bound,)}
+    monkeypatch.setattr(trioserver, "inherited_sockets", passed.get)
+    with trio.fail_after(10):
+        async with sockets.inherited(stop.Upper).serving() as server:
+            await stop.talk_to(server.server_address)
     assert capsys.readouterr().out == "b'HELLO\\n'\n"
+
+
+async def test_next_server(capsys):
+    """The next server has the port of the first, whose clients notice nothing."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            first = trioserver.TCPServer(("127.0.0.1", 0), stop.Upper)
+            await nursery.start(first.serve_forever)
+            where = first.server_address
+            second = await sockets.succeed(nursery, first, stop.Upper)
+            assert second.server_address == where
+            await stop.talk_to(where)
+            second.shutdown()
+    assert (await second.wait_closed()).statistics.accepted == 1
+    assert capsys.readouterr().out == "b'HELLO\\n'\n"
+
+
+async def test_suspended():
+    """In the block nobody is let in."""
+    async with trioserver.TCPServer(("127.0.0.1", 0), stop.Upper).serving() as server:
+        with sockets.without_new_clients(server):
+            assert server.snapshot().state == "suspended"
+        assert server.snapshot().state == "serving"

@@ -82,7 +82,7 @@ class Books:
         if names.count("server_listening") != names.count("server_closed"):
             yield f"a beginning and no end, or the reverse: {names}"
         if self.run is not None:
-            slots, ledger = self.run.admission._slots, self.run.registry
+            slots, ledger = self.run.admission.slots, self.run.registry
             if slots.free != slots._most or slots.turning_away or slots._by_client:
                 yield f"slots were not given back, or too many: {slots}"
             if ledger.here() or ledger.lingering:
@@ -300,6 +300,21 @@ NAMES = dict(zip(FAULTS, ["cancel", "ctrl_c", "shut_down", "shut_down_at_once"],
 def leave(trial):
     """One of its clients is gone."""
     trial.client.leave()
+
+
+def suspend_a_while(trial):
+    """Nobody is let in for a few rounds."""
+    token = trio.lowlevel.current_trio_token()
+
+    def go_on(rounds):
+        if rounds:
+            token.run_sync_soon(go_on, rounds - 1)
+        elif trial.server.snapshot().state != "unbound":
+            trial.server.resume()
+
+    if trial.server.snapshot().state != "unbound":
+        trial.server.suspend()
+        go_on(5)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def accept_now(listener: Listener, admission: Admission) -> None:
       OSError: of the fatal tier.
     """
     for _ in range(most_queued(listener)):
-        if not admission.is_open():
+        if not admission.is_open() or admission.slots.suspended:
             return
         try:
             if not admission.admit(listener):

@@ -48,6 +48,7 @@ class Admission:
       waiting: clients accepted by the drain and not yet started.
       takes: how many requests may still begin.
       reserve: the descriptor for the time when there are no others.
+      slots: how many of them may be served at once.
     """
 
     _server: ServerHooks
@@ -59,10 +60,10 @@ class Admission:
     waiting: deque[RequestTask] = attrs.field(factory=deque)
     takes: Takes = Takes.ALL
     reserve: ReserveDescriptor = attrs.field(factory=ReserveDescriptor)
-    _slots: Slots = attrs.field(init=False)
+    slots: Slots = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._slots = Slots(self._server.limits, self._server._most_requests())
+        self.slots = Slots(self._server.limits, self._server._most_requests())
 
     # For the accept loops ----------------------------------------------------
 
@@ -86,11 +87,11 @@ class Admission:
 
     def has_room(self) -> bool:
         """Whether one more client may be accepted now, be it to turn it away."""
-        return self._slots.has_room()
+        return self.slots.has_room()
 
     async def wait_for_room(self) -> None:
         """Wait until one more client may be accepted. No checkpoint if it may be now."""
-        await self._slots.wait_for_room()
+        await self.slots.wait_for_room()
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
@@ -117,19 +118,19 @@ class Admission:
         if self._drain.began:
             self.waiting.append(task)
             self.start_waiting()
-        elif self._slots.is_full_for(task.client_key):
+        elif self.slots.is_full_for(task.client_key):
             self._refuse(task, TOO_MANY)
-        elif self._slots.free:
+        elif self.slots.free:
             self._start(task)
-        elif callable(when_full) and self._slots.may_turn_away():
-            self._slots.turning_away += 1
+        elif callable(when_full) and self.slots.may_turn_away():
+            self.slots.turning_away += 1
             task.rejection = when_full
             self._spawn(task)
         else:
             self._refuse(task, "the server is full (requests)")
 
     def _start(self, task: RequestTask) -> None:
-        self._slots.take(task.client_key)
+        self.slots.take(task.client_key)
         if self.takes is Takes.ONE:
             self.take_nobody()
         self._spawn(task)
@@ -145,18 +146,18 @@ class Admission:
         by_proxy = task.info.proxy is not None and task.info.proxy.source is not None
         user_id = None if by_proxy else task.request.user_id()  # else it is the proxy's
         client = client_key(task.client_address, user_id)
-        if self._slots.is_full_for(client):
+        if self.slots.is_full_for(client):
             return False
-        self._slots.count(client)
+        self.slots.count(client)
         task.client_key = client
         return True
 
     def leave(self, task: RequestTask) -> None:
         """Free the place of a request whose outcome is decided, and start a waiting client."""
         if task.rejection is None:
-            self._slots.give_back(task.client_key)
+            self.slots.give_back(task.client_key)
         else:
-            self._slots.turned_away()
+            self.slots.turned_away()
         self.start_waiting()
 
     # The waiting room -----------------------------------------------------------
@@ -175,7 +176,7 @@ class Admission:
             self._events.on_exit(error)
 
     def _take_in(self, listener: Listener) -> None:
-        most = self._server._waiting_room() + self._slots.free  # these do not have to wait
+        most = self._server._waiting_room() + self.slots.free  # these do not have to wait
         for _ in range(most_queued(listener)):
             try:
                 somebody, task = self._acceptor.next_in_row(listener, in_drain=True)
@@ -202,9 +203,9 @@ class Admission:
 
     def start_waiting(self) -> None:
         """Start the requests in the waiting room, as far as there are slots."""
-        while self.waiting and self._slots.free:
+        while self.waiting and self.slots.free:
             task = self.waiting.popleft()
-            if self._slots.is_full_for(task.client_key):
+            if self.slots.is_full_for(task.client_key):
                 self._leave_unserved(task)
             else:
                 self._start(task)

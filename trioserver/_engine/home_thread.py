@@ -15,13 +15,16 @@ class HomeThread:
 
     _token: trio.lowlevel.TrioToken = attrs.field(factory=trio.lowlevel.current_trio_token)
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one."""
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:  # a thread without Trio
+            return False
+
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call ``function`` in Trio's thread: now, if this is that thread; else soon."""
-        try:
-            is_here = trio.lowlevel.current_trio_token() is self._token
-        except RuntimeError:  # a thread without Trio
-            is_here = False
-        if is_here:
+        if self.is_here():
             function(*arguments)
         else:
             # When its trio.run has ended, there is nothing left to end.

@@ -8,6 +8,7 @@ doing meanwhile, and the file `serving` has the functions that serve it.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -64,6 +65,7 @@ class Run:
       everything: the scope around what is at work.
       stop: a shutdown that came before anything served.
       credentials: for the TLS of new connections; None without TLS.
+      home: the thread in which it is served.
     """
 
     server: ServerHooks
@@ -83,7 +85,7 @@ class Run:
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     stop: StopRequest | None = None
     credentials: Credentials | None = None
-    _home: HomeThread = attrs.field(factory=HomeThread)
+    home: HomeThread = attrs.field(factory=HomeThread)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _is_announced: bool = False
@@ -139,7 +141,7 @@ class Run:
 
     def shutdown(self, seconds: float) -> None:
         """Begin the drain, from any task or thread."""
-        self._home.call(self.begin_drain, seconds)
+        self.home.call(self.begin_drain, seconds)
 
     @enable_ki_protection
     def begin_drain(self, seconds: float) -> None:
@@ -163,6 +165,42 @@ class Run:
         self.stop = stop.counted_from(trio.current_time()).and_earlier(self.stop)
         self.everything.deadline = self.stop.ends_at
 
+    @enable_ki_protection
+    def hand_over(self, seconds: float) -> tuple[socket.socket, ...]:
+        """Begin the drain, and return the listening sockets, which stay open with their queues.
+
+        Raises:
+          RuntimeError: it does not listen any more, or on something else than sockets.
+          OSError: there is no descriptor left; nothing has changed.
+        """
+        if self.drain.began or self.listeners.are_given_away:
+            name = type(self.server).__name__
+            raise RuntimeError(f"this {name} has stopped accepting: nothing is left to hand over")
+        sockets = self.listeners.duplicates()
+        self.listeners.are_given_away = True
+        self.begin_drain(seconds)
+        self.listeners.leave()  # after the loops that waited for them were cancelled
+        return sockets
+
+    # Suspending ----------------------------------------------------------------
+
+    def suspend(self) -> None:
+        """Accept nobody until `resume`. Who is there goes on, and who comes waits in the queue."""
+        self.admission.slots.suspend()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.admission.slots.resume()
+
+    @property
+    def state(self) -> str:
+        """What it is doing, in the words of `ServerSnapshot`."""
+        if self.drain.began:
+            return "draining"
+        if not self.serving:
+            return "bound"
+        return "suspended" if self.admission.slots.suspended else "serving"
+
     # Ending at once ----------------------------------------------------------
 
     def cancel(self, reason: str) -> None:
@@ -178,7 +216,7 @@ class Run:
         """Cancel one request; false if there is none of that id, or its outcome is decided."""
         if request_id not in self.registry.active:
             return False
-        self._home.call(self.requests.cancel, request_id, reason)
+        self.home.call(self.requests.cancel, request_id, reason)
         return True
 
     def close(self) -> ShutdownReport:
@@ -202,7 +240,7 @@ class Run:
     def snapshot(self) -> ServerSnapshot:
         """The run at this instant. A handler in a thread may call this, too."""
         now = self._clock.current_time()
-        state = "draining" if self.drain.began else "serving" if self.serving else "bound"
+        state = self.state
         return ServerSnapshot(
             name=type(self.server).__name__,
             state=state,

@@ -78,11 +78,12 @@ class Shutdown:
         # Before the listeners are closed: the loops that wait for them are
         # then cancelled, instead of finding them closed.
         self._cancel_loops("the server drains")
-        for listener in self._listeners:
-            if not listener.shared:  # else what is queued is for the others, too
-                seal(listener)
-                self._admission.take_in_queue(listener)
-            listener.close()
+        if not self._listeners.are_given_away:
+            for listener in self._listeners:
+                if not listener.shared:  # else what is queued is for the others, too
+                    seal(listener)
+                    self._admission.take_in_queue(listener)
+                listener.close()
         self._end_idle_waits()
         self._registry.drain_began(seconds)
         self._admission.start_waiting()

@@ -26,12 +26,14 @@ class Slots:
 
     Attributes:
       free: slots that nobody holds.
+      suspended: whether there is room for nobody, for now.
       turning_away: clients that a ``when_full`` function tells so, or that arrive for that.
     """
 
     _limits: Limits
     _most: int
     free: int = attrs.field(init=False)
+    suspended: bool = False
     turning_away: int = 0
     _by_client: Counter[Hashable] = attrs.field(factory=Counter)
     _changed: ParkingLot = attrs.field(factory=ParkingLot)
@@ -41,7 +43,7 @@ class Slots:
 
     def has_room(self) -> bool:
         """Whether one more client may be accepted, be it to turn it away."""
-        return self.free > 0 or self._limits.when_full != "wait"
+        return not self.suspended and (self.free > 0 or self._limits.when_full != "wait")
 
     def may_turn_away(self) -> bool:
         """Whether one more client may be told that there is no slot."""
@@ -51,6 +53,15 @@ class Slots:
         """Wait until one more client may be accepted. No checkpoint if it may be now."""
         while not self.has_room():
             await self._changed.park()
+
+    def suspend(self) -> None:
+        """Have no room until `resume`, whatever is free."""
+        self.suspended = True
+
+    def resume(self) -> None:
+        """Have room again, and wake all tasks that wait for it."""
+        self.suspended = False
+        self._changed.unpark_all()
 
     def is_full_for(self, client: Hashable) -> bool:
         """Whether ``client`` holds as many slots as one client may."""

@@ -45,7 +45,7 @@ class ServerSnapshot:
 
     Attributes:
       name: the class of the server.
-      state: ``unbound``, ``bound``, ``serving`` or ``draining``.
+      state: ``unbound``, ``bound``, ``serving``, ``suspended`` or ``draining``.
       uptime: seconds since it was bound.
       listeners: where it listens.
       requests: what it serves, oldest first.

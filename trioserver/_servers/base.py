@@ -33,7 +33,7 @@ from .._requests.connection import Connection
 from .._requests.drain import Drain
 from .handler_checks import check_callable, check_handler
 from .handlers import Handler
-from .lifecycle import Lifecycle
+from .listening import Listening
 
 
 def _valid_handler(server: Any, _field: attrs.Attribute[Any], value: object) -> None:
@@ -55,7 +55,7 @@ def _valid_address(server: object, field: attrs.Attribute[Any], value: object) -
     kw_only=True,
     on_setattr=attrs.setters.NO_OP,
 )
-class BaseServer(Lifecycle):
+class BaseServer(Listening):
     """The base class of all servers; derive from one of the socket servers instead.
 
     Building a server does no I/O. Its fields can be assigned until it is bound. A method

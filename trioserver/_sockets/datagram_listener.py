@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from socket import socket as KernelSocket  # noqa: N812  (the class has an attribute of that name)
 
 import attrs
 import trio
@@ -174,6 +175,15 @@ class DatagramListener:
         if self._identity is None:
             self._identity = identity_of(self.fileno())
         return self.fileno()
+
+    def duplicate(self) -> KernelSocket:
+        """One more socket for the same queue."""
+        return self.socket.dup()
+
+    def leave(self) -> None:
+        """Receive no more, and leave the queue, and its file, to somebody else."""
+        self.path, self.was_given = None, True
+        self.close()
 
     def close(self) -> None:
         """Receive no more. The socket stays open as long as there are ways back."""

@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from collections.abc import Coroutine
+from socket import socket as KernelSocket  # noqa: N812  (the class has an attribute of that name)
 from typing import Any
 
 import attrs
@@ -162,6 +163,13 @@ class SocketListener:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    def duplicate(self) -> KernelSocket:
+        return self.socket.dup()
+
+    def leave(self) -> None:
+        self.path = None
+        self.close()
 
     def close(self) -> None:
         if self.socket.fileno() == -1:

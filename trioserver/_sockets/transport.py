@@ -10,7 +10,8 @@ kernel's are in `stream_sockets` and `datagram_listener`, those in memory in
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+import socket
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -130,8 +131,10 @@ class Listener(Protocol):
 
     It may also have ``most_queued``, how many clients can be queued at once,
     which bounds what a drain takes in; ``dropped``, how many were lost before
-    anybody could take them; and ``seal()``, which lets nobody else into the
-    queue, while `accept_now` takes in who is there.
+    anybody could take them; ``seal()``, which lets nobody else into the
+    queue, while `accept_now` takes in who is there; and, so that it can be handed
+    over, ``duplicate()``, one more socket for the same queue, and ``leave()``, a
+    `close` that leaves the queue, and whatever shows the way to it, as they are.
 
     Only what begins with ``wait_`` may wait, and cancelled it has accepted nobody.
     """
@@ -163,3 +166,14 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Refuse clients from now on, now. Twice is once."""
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """What a `Listener` has whose queue can be given to somebody else."""
+
+    def duplicate(self) -> socket.socket:
+        """One more socket for the same queue, non-blocking. Raises `OSError`."""
+
+    def leave(self) -> None:
+        """Close, but leave the queue, and whatever shows the way to it, as they are."""
