@@ -36,6 +36,10 @@ async def echo(request, client_address, server):
         await request.sendall(data)
 
 
+def behind_a_balancer(server, checks=("127.0.0.1", 8081)):
+    trioserver.run(server, ready_off=10, health=checks)
+
+
 async def as_a_task(server):
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve_forever)  # returns once it listens

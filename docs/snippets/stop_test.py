@@ -49,6 +49,38 @@ async def test_by_signal(server):
     assert not server.draining
 
 
+class Balancer(trioserver.Observer):
+    """Looks whether the program is ready, has it told to end, and looks again."""
+
+    def __init__(self, checks):
+        self.checks, self.answers = checks, []
+
+    def server_listening(self, addresses):
+        if "checks" not in addresses[0]:
+            trio.lowlevel.spawn_system_task(self._look)
+
+    async def _look(self):
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):  # the second signal cuts the pause short
+            self.answers.append(await self._check())
+            signal.raise_signal(signal.SIGTERM)
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def _check(self):
+        async with await trio.open_unix_socket(self.checks) as stream:
+            await stream.send_all(b"GET /ready HTTP/1.1\r\n\r\n")
+            return await stream.receive_some()
+
+
+def test_behind_a_balancer(server, tmp_path):
+    """It says that it is not ready before it drains."""
+    balancer = Balancer(tmp_path / "checks")
+    stop.behind_a_balancer(server.evolve(observers=[balancer]), balancer.checks)
+    ready, unready = balancer.answers
+    assert ready.startswith(b"HTTP/1.1 200 OK")
+    assert unready.endswith(b"not ready: it is about to end\n")
+
+
 @table(
     "scene",
     {

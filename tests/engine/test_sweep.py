@@ -117,7 +117,7 @@ def test_shut_down_after_every_step_with_few_slots(kind):
 @pytest.mark.slow
 @all_kinds
 def test_ctrl_c_after_every_step(kind):
-    """CX-09: wherever it strikes, `KeyboardInterrupt` comes out, and everything is closed first."""
+    """CX-09, SG-02: wherever it strikes, `KeyboardInterrupt` comes out; all is closed first."""
     assert setting(kind, [sweeping.ctrl_c]).sweep() > least(kind, 200, 100)
 
 

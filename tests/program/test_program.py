@@ -14,61 +14,34 @@ from types import SimpleNamespace
 import pytest
 import trio
 from support import Witness, hold, plain_client
+from support.in_memory_programs import ADDRESS, Deeds, until_draining, visited
 from support.memory import noting, raising
-from support.pipes import does
 
 import trioserver
 from trioserver.testing import MemoryServer
 
-ADDRESS = ("memory", 1)
-IMPATIENT = trioserver.Timeouts(linger=0)
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+HEEDED = [*SIGNALS, signal.SIGHUP, signal.SIGUSR1]
 BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
 
 
-class Visited(MemoryServer):
-    async def server_activate(self):
-        await super().server_activate()
-        self.listener.connect_now()
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
-async def until_draining(server):
-    """Return when the server drains."""
-    while not server.draining:
-        await trio.lowlevel.checkpoint()
-
-
-class Deeds(trioserver.BaseRequestHandler):
-    """What handlers of this program do."""
-
-    async def signals(self, number):
-        signal.raise_signal(number)
-        await until_draining(self.server)
+class Breaks(Deeds):
+    """And this one."""
 
     async def breaks(self):
         self.server.listener.fail(BROKEN)
         await trio.sleep_forever()
 
 
-def visited(handler, **fields):
-    """A server with a client, and a handler, or one that does these steps."""
-    handler = does(handler, Deeds) if isinstance(handler, str) else handler
-    return Visited(ADDRESS, handler, timeouts=IMPATIENT, **fields)
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """The signal handlers of the test's own: harmless, and as they were when it ends."""
-    harmless = {number: (lambda number, frame: None) for number in SIGNALS}
-    before = {number: signal.signal(number, harmless[number]) for number in SIGNALS}
-    yield harmless
-    for number in SIGNALS:
-        signal.signal(number, before[number])
+visited = partial(visited, deeds=Breaks)
 
 
 def current_handlers():
     """The handlers that signals have now."""
-    return {number: signal.getsignal(number) for number in SIGNALS}
+    return {number: signal.getsignal(number) for number in HEEDED}
 
 
 def test_grace_of_all():
@@ -166,7 +139,7 @@ IN_ORDER = ["server_listening", "draining", "server_closed"]
 @pytest.mark.parametrize(
     ("hook", "names"), [("server_bind", IN_ORDER), ("server_bind", []), ("server_activate", [])]
 )
-def test_signal_before_a_server_listens(hook, names, monkeypatch):
+def test_signal_before_a_server_listens(hook, names, virtual_clock):
     """It ends as soon as it can, in order; one that would wait in vain, when the grace is over."""
     wait = trio.testing.wait_all_tasks_blocked if names else trio.sleep_forever
 
@@ -176,23 +149,27 @@ def test_signal_before_a_server_listens(hook, names, monkeypatch):
 
     server = noting(MemoryServer, [hook], interrupted)(ADDRESS, hold)
     server.observers = [witness := Witness()]
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    monkeypatch.setattr(trio, "run", partial(trio.run, clock=clock))
     (report,) = trioserver.run(server)
     assert report.clean
     assert witness.names == names
-    assert clock.current_time() == (0 if names else server.timeouts.shutdown)
+    assert virtual_clock.current_time() == (0 if names else server.timeouts.shutdown)
 
 
 class SignalsFirst(trio.abc.Instrument):
-    """Sends a signal as soon as there is somebody to hear it, before any server has begun."""
+    """Sends a signal after so many steps of tasks, before any server has begun; 0: before all."""
+
+    def __init__(self, step):
+        self._left = step
 
     def before_run(self):
-        self._deaf = current_handlers()
+        self._signal_if_due()
 
     def after_task_step(self, task):
-        if current_handlers() != self._deaf:
-            trio.lowlevel.remove_instrument(self)
+        self._left -= 1
+        self._signal_if_due()
+
+    def _signal_if_due(self):
+        if not self._left:
             signal.raise_signal(signal.SIGTERM)
 
 
@@ -206,8 +183,8 @@ def test_signal_before_the_server_has_begun(monkeypatch):
         server.shutdown()
 
     run, kind = trio.run, noting(MemoryServer, ["service_actions"], give_up)
-    for _ in range(20):  # Trio shuffles the tasks
-        monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsFirst()]))
+    for attempt in range(40):  # Trio shuffles the tasks
+        monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsFirst(attempt % 4)]))
         trioserver.run(kind(ADDRESS, hold))
     assert all(heard)
 
@@ -221,7 +198,7 @@ def test_signal_before_the_server_has_begun(monkeypatch):
     ],
 )
 def test_handlers_are_as_before(handler, error, handlers):
-    """However it ends, the program has its signal handlers back."""
+    """SG-07: however it ends, the program has its signal handlers back."""
     during = []
     looks = SimpleNamespace(server_listening=lambda _: during.append(current_handlers()))
     server = visited(handler, observers=[looks], propagate_errors=True)
@@ -232,7 +209,7 @@ def test_handlers_are_as_before(handler, error, handlers):
 
 
 def test_run_and_other_threads(handlers):
-    """In one, `run` serves, and leaves all signals alone; in one, `shutdown` can be called."""
+    """SG-06: in one, `run` serves, and leaves signals alone; in one, `shutdown` can be called."""
     during, reports = [], []
 
     async def look(request, client_address, server):
@@ -259,7 +236,9 @@ def install_telling(number, handler):
         os.write(1, b"got it\\n")
         handler(number, frame)
 
-    return install(number, tell if callable(handler) else handler)
+    tell.is_telling = True  # Trio installs SIGINT's anew, as it is, to see whether it may
+    telling = callable(handler) and not hasattr(handler, "is_telling")
+    return install(number, tell if telling else handler)
 
 signal.signal = install_telling
 
@@ -314,7 +293,7 @@ def program(source, argument, greeting):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_program_drains(number):
-    """A signal refuses new clients, lets the request finish, and ends the program with 0."""
+    """SG-01: a signal refuses new clients, lets the request finish, and the program ends with 0."""
     with program(PROGRAM, "echoes", b"hello") as it:
         it.send(number)
         assert it.says() == "draining"

@@ -22,9 +22,9 @@ ROOMS = (
     "_modes/processes/worker/",
     "_modes/processes/server/",
     "_modes/adopted/",
+    "monitoring/",
     "_program/",
     "__init__.py",
-    "monitoring/",
     "testing/_memory/",
     "testing/_faults/",
     "testing/_looking/",
@@ -37,7 +37,8 @@ ROOMS = (
 """A file imports from its own room, and from rooms that stand above that in this table.
 
 Files of one room may import each other, but not in circles. From ``__init__.py`` on they are
-what people use, or use as people do: those import public names alone.
+what people use, or use as people do: those import public names alone. ``monitoring/`` is public,
+too, and stands above since it needs Trio's names alone, and programs show their tasks with it.
 """
 
 SHARED = "_published.py"

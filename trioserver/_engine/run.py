@@ -197,7 +197,7 @@ class Run:
         """What it is doing, in the words of `ServerSnapshot`."""
         if self.drain.began:
             return "draining"
-        if not self.serving:
+        if self.phase.now is not Phase.SERVING:
             return "bound"
         return "suspended" if self.admission.slots.suspended else "serving"
 

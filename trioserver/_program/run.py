@@ -1,122 +1,153 @@
-"""`run`: a whole program that is nothing but its servers."""
+"""`run`: a whole program that is nothing but its servers.
+
+::
+
+    signals, the service manager     from the first instant to the last
+      Trio
+        everything                     what the second signal cancels
+          health                         is the first to be there, and the last to go
+            beside                         signs of life, and what else goes on meanwhile
+              servers                        side by side; when one fails, all are cancelled
+"""
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
-import attrs
 import trio
 
 from .._facts.chains import lone_errors
 from .._facts.events import ShutdownReport
-from .._facts.signals import Disposition, dispositions, installed
+from .._facts.observers import log_safely
 from .._facts.validators import check_seconds
 from .._servers.base import BaseServer
+from .application import servers_of
+from .health import health_server
+from .notices import Notices, program_log
+from .program import Program
+from .service_manager import told_by_environment
+from .signals import SignalRelay
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HEALTH_GRACE = 1.0
+"""Seconds that a health check which has begun has to end, when everything else has ended."""
 
 
-def run(*servers: BaseServer, grace: float | None = None) -> tuple[ShutdownReport, ...]:
+def run(
+    *servers: BaseServer | str,
+    grace: float | None = None,
+    ready_off: float = 0.0,
+    health: Any = None,
+) -> tuple[ShutdownReport, ...]:
     """Serve until a signal, as the main job of a program.
 
     The first SIGTERM or SIGINT (Ctrl-C) drains all servers, the second cancels
     what is left, a third ends the process on the spot, even one whose handler
-    never lets go of the processor.
+    never lets go of the processor. SIGHUP has every server `reload <TCPServer.reload>` that
+    can; SIGUSR1 writes all tasks, and where they wait, to the log ``trioserver.program``.
+
+    A service manager, such as systemd, that wants to hear of it (``NOTIFY_SOCKET``) is told when
+    all servers listen, reload and drain, and why the end takes so long; and that Trio's loop
+    turns, if it wants signs of life (``WATCHDOG_USEC``).
 
     Args:
       servers: at least one; they are served side by side. When one fails, the
-        others are cancelled.
+        others are cancelled. ``"module:attribute"`` is imported when signals are heard already:
+        a server, several, or a plain function without arguments that returns them.
       grace: seconds for the drain; None is each server's ``timeouts.shutdown``.
+      ready_off: seconds between the first signal and the drain. Meanwhile health checks are
+        told that the program is not ready, and whoever comes is served all the same: so a
+        balancer has the time to send clients elsewhere. One more signal cuts that short.
+      health: where health checks are answered: ``(host, port)``, or a path of a Unix socket.
+        By HTTP, ``GET /live`` is answered with 200 as long as Trio's loop turns, ``GET /ready``
+        only if every listener accepts and no server drains or is suspended, and else with 503
+        and the reason. None: nowhere.
 
     Returns:
-      The reports, in the order of the servers, when all have drained. The
-      process then goes on, and commonly ends with status 0.
+      The reports, in the order of the servers, when all have drained; what the grace has cut
+      is in the log, too. The process then goes on, and commonly ends with status 0.
 
     Raises:
       SystemExit: of status 128 + N when a second signal, of number N, had to
         cancel them.
       BaseException: what a server failed with, bare.
+      TypeError, ValueError: an argument is wrong, and named.
+      ImportError, AttributeError: there is no such module, or no such attribute in it.
 
     Signal handlers are as before when it returns or raises, and in every child
-    that the program forks meanwhile. In another thread than the main one there
-    are no signals to wait for, and none are touched.
+    that the program forks meanwhile; and so is the environment, in which children do not find
+    what a service manager has put there for this program. In another thread than the main one
+    there are no signals to wait for, and none are touched.
     """
     if not servers:
         raise TypeError("run() needs at least one server")
     check_seconds("grace", grace, zero=True, optional=True)
+    check_seconds("ready_off", ready_off, zero=True)
+    relay = SignalRelay(orders_left=3 if ready_off else 2)
     # Before Trio comes, which has its own idea of Ctrl-C.
-    return trio.run(_serve_all, servers, grace, dispositions(_SIGNALS))
+    with told_by_environment() as manager, relay.installed():
+        found = [server for given in servers for server in servers_of(given)]
+        program = Program(found, grace, ready_off, relay, Notices(manager))
+        checks = None if health is None else health_server(health, program.why_not_ready)
+        reports = trio.run(_serve, program, checks)
+    for server, report in zip(found, reports, strict=True):
+        _tell_of_cut_requests(server, report)
+    return reports
 
 
-async def _serve_all(
-    servers: tuple[BaseServer, ...], grace: float | None, before: Mapping[int, Disposition]
-) -> tuple[ShutdownReport, ...]:
+async def _serve(program: Program, checks: BaseServer | None) -> tuple[ShutdownReport, ...]:
+    """Serve everything; the reports, in the order of the servers."""
     reports: dict[int, ShutdownReport] = {}
-
-    async def serve(number: int, server: BaseServer) -> None:
-        if obedience.draining:  # it came before there was anything to shut down
-            server._stop_next_run(server.timeouts.shutdown if grace is None else grace)
-        async with server:
-            reports[number] = await server.serve_forever()
-
-    everything = trio.CancelScope()
-    obedience = _Obedience(servers, grace, everything)
-    with _signals_go_to(obedience.obey, before), everything, lone_errors():
-        async with trio.open_nursery() as nursery:
-            for number, server in enumerate(servers):
-                nursery.start_soon(serve, number, server)
-    if obedience.cancelled_by is not None:
-        raise SystemExit(128 + obedience.cancelled_by)
-    return tuple(reports[number] for number in range(len(servers)))
+    with program.everything, lone_errors():
+        async with _health(checks), trio.open_nursery() as program.beside:
+            program.relay.connect(program.obey)
+            program.beside.start_soon(program.notices.give_signs_of_life)
+            with lone_errors():
+                async with trio.open_nursery() as nursery:
+                    for number in range(len(program.servers)):
+                        nursery.start_soon(_start, nursery, program, number, reports)
+            program.beside.cancel_scope.cancel(reason="the servers have ended")
+    if program.cancelled_by is not None:
+        raise SystemExit(128 + program.cancelled_by)
+    return tuple(reports[number] for number in sorted(reports))
 
 
-@attrs.define
-class _Obedience:
-    """What signals do: the first drains, the second cancels."""
-
-    _servers: tuple[BaseServer, ...]
-    _grace: float | None
-    _everything: trio.CancelScope
-    draining: bool = False
-    cancelled_by: int | None = None
-
-    def obey(self, number: int) -> None:
-        if not self.draining:
-            self.draining = True
-            # In one step, so that all have stopped accepting before any waits.
-            for server in self._servers:
-                server.shutdown(self._grace)
-        else:
-            self.cancelled_by = number
-            self._everything.cancel(reason=f"a second signal: {signal.Signals(number).name}")
+async def _start(
+    nursery: trio.Nursery, program: Program, number: int, reports: dict[int, ShutdownReport]
+) -> None:
+    await nursery.start(_serve_one, program, number, reports)
+    program.one_more_listens()
 
 
-@contextmanager
-def _signals_go_to(
-    obey: Callable[[int], None], before: Mapping[int, Disposition]
-) -> Iterator[None]:
-    """Have ``obey`` called in the Trio thread with the first two signals; the third kills.
+async def _serve_one(
+    program: Program,
+    number: int,
+    reports: dict[int, ShutdownReport],
+    *,
+    task_status: trio.TaskStatus[BaseServer],
+) -> None:
+    server = program.servers[number]
+    if program.is_draining:  # the order came before there was anything to shut down
+        server._stop_next_run(program.grace_of(server))
+    async with server:
+        reports[number] = await server.serve_forever(task_status=task_status)
 
-    Not `trio.open_signal_receiver`, because the third is for a program whose
-    handler keeps the Trio thread: Python runs this between two of its bytecodes.
-    """
-    if threading.current_thread() is not threading.main_thread():
+
+@asynccontextmanager
+async def _health(checks: BaseServer | None) -> AsyncIterator[None]:
+    """Answer health checks around the block, if there is a server for them."""
+    if checks is None:
         yield
         return
-    token = trio.lowlevel.current_trio_token()
-    arrived = 0
-
-    def handle(number: int, _frame: object) -> None:
-        nonlocal arrived
-        arrived += 1
-        if arrived <= 2:
-            token.run_sync_soon(obey, number)
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-
-    with installed(handle, before):
+    async with checks.serving(grace=HEALTH_GRACE):
         yield
+
+
+def _tell_of_cut_requests(server: BaseServer, report: ShutdownReport) -> None:
+    if report.cancelled:
+        message = "the grace of %g s was over: %s has cancelled %d requests"
+        name = type(server).__name__
+        values = (report.grace, name, len(report.cancelled))
+        log_safely(program_log, logging.WARNING, message, *values)

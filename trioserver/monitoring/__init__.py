@@ -1,7 +1,7 @@
 """Looking at what runs: the tree of all tasks of a Trio program.
 
-Made of public names alone, of Trio's and of the library's, so it works in every Trio
-program. It must not know how a server serves.
+Made of Trio's public names alone, so it works in every Trio program. It must not know that
+there are servers.
 """
 
 from .._published import publish as _publish

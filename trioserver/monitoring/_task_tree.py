@@ -11,12 +11,11 @@ from types import CodeType
 import attrs
 import trio
 
-import trioserver
-
 _SHOWN_LINES = 3
 """Lines of a task's stack that are shown: the last ones."""
 
-_TRIO, _OURS = (str(Path(file).parent) + os.sep for file in (trio.__file__, trioserver.__file__))
+_TRIO = str(Path(trio.__file__).parent) + os.sep
+_OURS = str(Path(__file__).parents[1]) + os.sep
 
 
 @attrs.frozen

@@ -1,0 +1,93 @@
+"""What a program says of itself while it starts, serves and ends, and when.
+
+To its log, and to a service manager, if there is one: that waits for it to be ready, and for
+its end, and wants to know why either takes so long.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from .._facts.observers import log_safely
+from .service_manager import ServiceManager
+
+program_log = logging.getLogger("trioserver.program")
+
+EXTENSION = 5.0
+"""Seconds by which the end is put off at a time. Short, because a program that hangs cannot ask
+for the next ones: it is then killed soon."""
+
+_TWICE = 2  # as often as is needed: one message may be late
+
+
+@attrs.define(eq=False)
+class Notices:
+    """Says it.
+
+    Attributes:
+      manager: who is told, beside the log.
+    """
+
+    manager: ServiceManager
+    _status: str = "it starts"
+    _is_ready: bool = False
+
+    def ready(self, serves: str) -> None:
+        """Everything listens."""
+        self._is_ready = True
+        self._say(f"serves {serves}", "READY=1")
+
+    def leaving(self, seconds: float) -> None:
+        """It is going to drain after so many seconds."""
+        self._say(f"says that it is not ready, and drains in {seconds:g} s")
+
+    def draining(self) -> None:
+        """Nobody else is let in."""
+        self._say("drains", "STOPPING=1")
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """It reloads in the block."""
+        # The instant tells the service manager that this comes after its own order, and which.
+        instant = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.manager.tell("RELOADING=1", f"MONOTONIC_USEC={instant}", "STATUS=reloads")
+        try:
+            yield
+        finally:
+            if self._is_ready:
+                self.manager.tell("READY=1", f"STATUS={self._status}")
+
+    def _say(self, status: str, *lines: str) -> None:
+        self._status = status
+        log_safely(program_log, logging.INFO, "the program %s", status)
+        self.manager.tell(*lines, f"STATUS={status}")
+
+    async def give_signs_of_life(self) -> None:
+        """Tell the service manager that Trio's loop turns, as often as it wants that."""
+        if self.manager.watchdog is None:
+            return
+        while True:
+            self.manager.tell("WATCHDOG=1", wait=False)
+            await trio.sleep(self.manager.watchdog / _TWICE)
+
+    async def put_the_end_off(self, seconds: float, what_is_left: Callable[[], str]) -> None:
+        """Have the service manager wait for the end, for so many seconds at most.
+
+        Args:
+          seconds: until everything is over, by the program's own bounds.
+          what_is_left: says what it still waits for.
+        """
+        if self.manager.address is None:
+            return
+        ends_at = trio.current_time() + seconds
+        while (left := ends_at - trio.current_time()) > 0:
+            usec = round(min(EXTENSION, left) * 1e6)
+            status = f"STATUS=drains: {what_is_left()}"
+            self.manager.tell(f"EXTEND_TIMEOUT_USEC={usec}", status)
+            await trio.sleep(EXTENSION / _TWICE)
