@@ -5,58 +5,19 @@ import re
 import socket
 import sys
 import time
-from contextlib import contextmanager
 
 import pytest
 import trio
 from support import until
 from support.in_memory_programs import on_visit, order, until_draining
 from support.scenes import table
+from support.service_manager import stand_in
 
 import trioserver
 from trioserver import Timeouts
 from trioserver.testing import MemoryServer
 
 pytestmark = pytest.mark.usefixtures("handlers")
-
-
-class StandIn:
-    """A service manager that writes down what it hears."""
-
-    def __init__(self, address):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(address)
-        self.socket.setblocking(False)
-        self._heard = []
-
-    @property
-    def heard(self):
-        """All messages so far, a dictionary each."""
-        while True:
-            try:
-                message = self.socket.recv(4096).decode()
-            except BlockingIOError:
-                return self._heard
-            self._heard.append(dict(line.split("=", 1) for line in message.splitlines()))
-
-    def values(self, name):
-        """All that it has heard of a variable."""
-        return [message[name] for message in self.heard if name in message]
-
-    def but_signs_of_life(self):
-        """The names of the variables of each message."""
-        return [[*message] for message in self.heard if "WATCHDOG" not in message]
-
-
-@contextmanager
-def stand_in(address, monkeypatch, **variables):
-    """One that says where it is in the environment."""
-    manager = StandIn(address)
-    told = address if isinstance(address, str) else "@" + address[1:].decode()
-    for name, value in {"NOTIFY_SOCKET": told, **variables}.items():
-        monkeypatch.setenv(name, value)
-    with manager.socket:
-        yield manager
 
 
 @pytest.fixture

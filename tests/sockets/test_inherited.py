@@ -1,7 +1,6 @@
 """Sockets that a service manager passes to a program, which finds them by name, each once."""
 
 import ast
-import json
 import os
 import shutil
 import socket
@@ -12,42 +11,23 @@ from contextlib import ExitStack
 import pytest
 import trio
 from support.listening import asked, on_linux
+from support.running_programs import passing
 from support.scenes import table
 
 from trioserver._sockets.inherited import passed_to_us
 
 pytestmark = on_linux
 
-PASSING = """
-import json, os, sys
-numbers, environment, *command = sys.argv[1:]
-numbers = json.loads(numbers)
-for place, number in enumerate(numbers):
-    os.dup2(number, 100 + place)
-for place, number in enumerate(numbers):
-    os.dup2(100 + place, 3 + place)
-    os.close(100 + place)
-for name, value in json.loads(environment).items():
-    identity = os.fstat(os.pidfd_open(os.getpid())).st_ino
-    os.environ[name] = value.format(pid=os.getpid(), identity=identity)
-os.execv(command[0], command)
-"""
-"""Puts descriptors where a program looks for them, and becomes that program."""
-
-TOLD = {"LISTEN_PID": "{pid}"}
-
 
 def program_with(files, names, source, **environment):
     """What a program prints, as a value, to which these open files are passed."""
-    numbers = [file.fileno() for file in files]
-    environment = {**TOLD, "LISTEN_FDS": str(len(files)), **environment}
+    environment = {"LISTEN_FDS": str(len(files)), **environment}
     if names is not None:
         environment["LISTEN_FDNAMES"] = names
+    numbers = [file.fileno() for file in files]
     program = [sys.executable, "-c", f"import os, trioserver\n{source}"]
-    passing = [sys.executable, "-c", PASSING, json.dumps(numbers), json.dumps(environment)]
-    done = subprocess.run(
-        [*passing, *program], pass_fds=numbers, stdout=subprocess.PIPE, check=True, timeout=20
-    )
+    command = passing(numbers, program, environment)
+    done = subprocess.run(command, pass_fds=numbers, stdout=subprocess.PIPE, check=True, timeout=20)
     return ast.literal_eval(done.stdout.decode())
 
 

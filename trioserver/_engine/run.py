@@ -177,10 +177,15 @@ class Run:
             name = type(self.server).__name__
             raise RuntimeError(f"this {name} has stopped accepting: nothing is left to hand over")
         sockets = self.listeners.duplicates()
+        self.give_away(seconds)
+        return sockets
+
+    @enable_ki_protection
+    def give_away(self, seconds: float) -> None:
+        """Begin the drain, and leave the queues to somebody else, who has the sockets, too."""
         self.listeners.are_given_away = True
         self.begin_drain(seconds)
         self.listeners.leave()  # after the loops that waited for them were cancelled
-        return sockets
 
     # Suspending ----------------------------------------------------------------
 

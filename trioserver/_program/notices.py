@@ -51,6 +51,11 @@ class Notices:
         """Nobody else is let in."""
         self._say("drains", "STOPPING=1")
 
+    def handed_over(self, process: int) -> None:
+        """Another process takes the place of this one, and speaks for the program from now on."""
+        self._say(f"goes on as process {process}", f"MAINPID={process}")
+        self.manager = ServiceManager()
+
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """It reloads in the block."""

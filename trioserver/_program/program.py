@@ -3,6 +3,8 @@
 ::
 
     SERVING -> LEAVING -> DRAINING -> CANCELLED
+       |                     |
+       +---> HANDED_OVER ----+
 
 LEAVING is left out unless the program has said for how long it is to be found unready first
 (`ready_off`). No order takes a program back.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +26,12 @@ from .._facts.address import describe
 from .._facts.observers import error_log, log_safely
 from .._servers.base import BaseServer
 from .._servers.ip_servers import TCPServer
+from .._sockets.inherited import inheritance
 from ..monitoring import task_tree
 from .notices import Notices, program_log
+from .places import Places
 from .signals import ENDING, SignalRelay
+from .successor import Successor, tell_ready
 
 
 class Stage(enum.Enum):
@@ -33,6 +39,7 @@ class Stage(enum.Enum):
 
     SERVING = "its servers start, or serve"
     LEAVING = "it says that it is not ready, and serves whoever comes all the same"
+    HANDED_OVER = "another process lets clients in; requests may end, within the grace"
     DRAINING = "nobody else is let in; requests may end by themselves, within the grace"
     CANCELLED = "what is left is cancelled"
 
@@ -45,23 +52,29 @@ class Program:
       servers: which.
       grace: seconds of a drain; None: each server has its own.
       ready_off: seconds between the first order to end and the drain.
+      start_timeout: seconds that a successor has to get ready.
       relay: where its orders come from.
       notices: who is told how it is.
       stage: how far it is.
       everything: the scope around all of it.
       beside: the nursery of what goes on beside the servers, and ends with them.
+      checks: the server that answers health checks.
       cancelled_by: the signal that has cancelled it.
     """
 
     servers: Sequence[BaseServer]
     grace: float | None
     ready_off: float
+    start_timeout: float
     relay: SignalRelay
     notices: Notices
     stage: Stage = Stage.SERVING
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     beside: trio.Nursery = attrs.field(init=False)
+    checks: BaseServer | None = None
     cancelled_by: int | None = None
+    _places: Places = attrs.field(init=False)
+    _successor: Successor | None = None
     _listening: int = 0
 
     # Its servers --------------------------------------------------------------------
@@ -75,11 +88,37 @@ class Program:
         """How many seconds a server has for its drain."""
         return server.timeouts.shutdown if self.grace is None else self.grace
 
+    @property
+    def all_servers(self) -> Sequence[BaseServer]:
+        """Its servers, and the one that answers health checks."""
+        return [*self.servers, *([] if self.checks is None else [self.checks])]
+
+    def claim_sockets(self) -> None:
+        """Have each server find what an earlier program has left for it."""
+        self._places = Places.of(self.all_servers)
+        self._places.claim()
+
     def one_more_listens(self) -> None:
         """Note that one more of the servers lets clients in."""
         self._listening += 1
-        if self._listening == len(self.servers) and self.stage is Stage.SERVING:
-            self.notices.ready(self._addresses())
+        if self._is_listening and self.stage is Stage.SERVING:
+            self._is_ready()
+
+    @property
+    def _is_listening(self) -> bool:
+        return self._listening == len(self.servers)
+
+    def _is_ready(self) -> None:
+        manager = self.notices.manager
+        for name in inheritance.close_unclaimed():
+            manager.let_go(name)
+        if manager.keeps_sockets:
+            for descriptor, name in self._places.keep():
+                manager.keep(descriptor, name)
+        self.notices.ready(self._addresses())
+        if inheritance.ready is not None:
+            tell_ready(inheritance.ready)
+            inheritance.ready = None
 
     def why_not_ready(self) -> str:
         """Why nobody should send clients here now, in words; ``""``: they should."""
@@ -99,12 +138,16 @@ class Program:
             self.end(number)
         elif number == signal.SIGHUP:
             self.reload()
+        elif number == signal.SIGUSR2:
+            self.hand_over()
         else:
             self.show_tasks()
 
     def end(self, number: int) -> None:
         """Go one step further towards the end."""
-        if self.is_draining:
+        if self.stage is Stage.HANDED_OVER:
+            self.stage = Stage.DRAINING  # which has begun already
+        elif self.is_draining:
             self._cancel(number)
         elif self.stage is Stage.SERVING and self.ready_off:
             self.stage = Stage.LEAVING
@@ -121,6 +164,8 @@ class Program:
 
     def _drain(self) -> None:
         self.stage = Stage.DRAINING
+        if self._successor is not None:
+            self._successor.terminate()
         # In one step, so that all have stopped accepting before any waits.
         for server in self.servers:
             server.shutdown(self.grace)
@@ -147,6 +192,51 @@ class Program:
             done = sum(_reloads(server) for server in able)
         message = "SIGHUP: %d of %d servers that can have reloaded"
         log_safely(program_log, logging.INFO, message, done, len(able))
+
+    # Handing over -------------------------------------------------------------------
+
+    def hand_over(self) -> None:
+        """Start the program anew, to take the place of this one as soon as it is ready."""
+        if why_not := self._why_not_hand_over():
+            message = "SIGUSR2: this program does not hand over: %s"
+            log_safely(error_log, logging.ERROR, message, why_not)
+        else:
+            self.beside.start_soon(self._hand_over)
+
+    def _why_not_hand_over(self) -> str:
+        if self.stage is not Stage.SERVING:
+            return "it is about to end"
+        if not self._is_listening:
+            return "not all of its servers listen yet"
+        if self._successor is not None:
+            return "a successor is being started already"
+        if os.getpid() == 1:
+            return "it is process 1 of a container, which ends with it: replace the container"
+        return ""
+
+    async def _hand_over(self) -> None:
+        try:
+            self._successor = successor = Successor.start(self._places.named())
+        except Exception as error:  # noqa: BLE001  (whatever it is, nothing has changed)
+            log_safely(error_log, logging.ERROR, "SIGUSR2: cannot hand over: %s", error)
+            return
+        try:
+            is_ready = await successor.is_ready(self.start_timeout)
+        finally:
+            self._successor = None
+        if not is_ready:
+            return
+        if self.is_draining:  # it was told to end in this very step
+            successor.terminate()
+        else:
+            self.stage = Stage.HANDED_OVER
+            self.notices.handed_over(successor.pid)
+            for server in self.all_servers:
+                if server.snapshot().state != "unbound":
+                    server._give_away(self.grace_of(server))
+        successor.let_go()
+
+    # Looking ------------------------------------------------------------------------
 
     def show_tasks(self) -> None:
         """Log all tasks, and where they wait; so that it is seen where nobody set up a log."""

@@ -40,6 +40,7 @@ def run(
     grace: float | None = None,
     ready_off: float = 0.0,
     health: Any = None,
+    start_timeout: float = 60.0,
 ) -> tuple[ShutdownReport, ...]:
     """Serve until a signal, as the main job of a program.
 
@@ -48,9 +49,16 @@ def run(
     never lets go of the processor. SIGHUP has every server `reload <TCPServer.reload>` that
     can; SIGUSR1 writes all tasks, and where they wait, to the log ``trioserver.program``.
 
+    SIGUSR2 hands over to new code: the program starts itself anew, by the command, in the
+    directory and with the environment that it was started with itself, and passes its listening
+    sockets on. When that successor lets clients in, this program drains and returns, and no
+    client was turned away. One that fails to get ready is logged, and nothing has changed.
+
     A service manager, such as systemd, that wants to hear of it (``NOTIFY_SOCKET``) is told when
     all servers listen, reload and drain, and why the end takes so long; and that Trio's loop
-    turns, if it wants signs of life (``WATCHDOG_USEC``).
+    turns, if it wants signs of life (``WATCHDOG_USEC``). If it keeps descriptors (``FDSTORE``), it
+    keeps the listening sockets, and the program finds them when it is started again: clients
+    that connect after a crash wait, and are served.
 
     Args:
       servers: at least one; they are served side by side. When one fails, the
@@ -64,6 +72,7 @@ def run(
         By HTTP, ``GET /live`` is answered with 200 as long as Trio's loop turns, ``GET /ready``
         only if every listener accepts and no server drains or is suspended, and else with 503
         and the reason. None: nowhere.
+      start_timeout: seconds that a successor has to get ready; see SIGUSR2.
 
     Returns:
       The reports, in the order of the servers, when all have drained; what the grace has cut
@@ -85,23 +94,26 @@ def run(
         raise TypeError("run() needs at least one server")
     check_seconds("grace", grace, zero=True, optional=True)
     check_seconds("ready_off", ready_off, zero=True)
+    check_seconds("start_timeout", start_timeout)
     relay = SignalRelay(orders_left=3 if ready_off else 2)
     # Before Trio comes, which has its own idea of Ctrl-C.
     with told_by_environment() as manager, relay.installed():
         found = [server for given in servers for server in servers_of(given)]
-        program = Program(found, grace, ready_off, relay, Notices(manager))
-        checks = None if health is None else health_server(health, program.why_not_ready)
-        reports = trio.run(_serve, program, checks)
+        program = Program(found, grace, ready_off, start_timeout, relay, Notices(manager))
+        if health is not None:
+            program.checks = health_server(health, program.why_not_ready)
+        program.claim_sockets()
+        reports = trio.run(_serve, program)
     for server, report in zip(found, reports, strict=True):
         _tell_of_cut_requests(server, report)
     return reports
 
 
-async def _serve(program: Program, checks: BaseServer | None) -> tuple[ShutdownReport, ...]:
+async def _serve(program: Program) -> tuple[ShutdownReport, ...]:
     """Serve everything; the reports, in the order of the servers."""
     reports: dict[int, ShutdownReport] = {}
     with program.everything, lone_errors():
-        async with _health(checks), trio.open_nursery() as program.beside:
+        async with _health(program.checks), trio.open_nursery() as program.beside:
             program.relay.connect(program.obey)
             program.beside.start_soon(program.notices.give_signs_of_life)
             with lone_errors():

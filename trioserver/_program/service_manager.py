@@ -20,7 +20,7 @@ import attrs
 from .._facts.address import printable
 from .._facts.observers import error_log, log_safely
 
-VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE")
 """What it puts in the environment of a program; not for the programs that this one starts."""
 
 PATIENCE = 1.0
@@ -35,16 +35,28 @@ class ServiceManager:
     Attributes:
       address: of its socket; None: there is nobody to tell.
       watchdog: seconds within which it wants a sign of life; None: it does not.
+      keeps_sockets: whether it keeps descriptors for the next start, after a crash, say.
     """
 
     address: str | bytes | None = None
     watchdog: float | None = None
+    keeps_sockets: bool = False
     _has_failed: bool = False
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str]) -> ServiceManager:
         """The one that the variables describe; those that make no sense are logged."""
-        return cls(_address(environment), _watchdog(environment))
+        keeps_sockets = environment.get("FDSTORE", "0") != "0"
+        return cls(_address(environment), _watchdog(environment), keeps_sockets)
+
+    def keep(self, descriptor: int, name: str) -> None:
+        """Have it keep a descriptor for the next start; one that it has already is kept once."""
+        # It would let go of it at once if it found it ready in some way.
+        self.tell("FDSTORE=1", f"FDNAME={name}", "FDPOLL=0", descriptors=[descriptor])
+
+    def let_go(self, name: str) -> None:
+        """Have it keep the descriptors of this name no longer."""
+        self.tell("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def tell(self, *lines: str, descriptors: Sequence[int] = (), wait: bool = True) -> None:
         """Say this, ``VARIABLE=value`` each; whatever goes wrong is logged once.

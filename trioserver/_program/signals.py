@@ -21,7 +21,7 @@ from .._facts.signals import dispositions, installed
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
 _OTHERS = tuple(
-    getattr(signal, name) for name in ("SIGHUP", "SIGUSR1") if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )  # Windows has none of them
 
 

@@ -10,10 +10,9 @@ once, and ``__init__`` is an ordinary method that calls the generated one.
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 import socketserver
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 import attrs
@@ -21,8 +20,10 @@ import attrs
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
 from .._facts.callables import has_yield, is_async_callable
-from .._facts.config import Limits, Timeouts
+from .._facts.config import Timeouts
 from .._facts.events import ShutdownReport
+from .._sockets.left_sockets import LeftSocket
+from .field_names import arguments_of, by_name, check_known, check_names, fields_of
 from .handlers import Handler
 
 _LIBRARY = __name__.partition(".")[0]
@@ -45,6 +46,7 @@ class Configured:
     _run: Run | None = None
     _report: ShutdownReport | None = None
     _stop: StopRequest | None = None
+    _left: Sequence[LeftSocket] = ()  # for the next run, by an earlier program
     _is_built: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -59,11 +61,11 @@ class Configured:
     if not TYPE_CHECKING:  # checkers take the signature from the fields
 
         def __init__(self, *arguments: Any, **given: Any) -> None:
-            given = _by_name(type(self), arguments, given)
+            given = by_name(type(self), arguments, given)
             # What a subclass has assigned before it calls this, as socketserver lets one.
             assigned = self._take_assigned()
             given = {field.alias: value for field, value in assigned if field.init} | given
-            _check_names(type(self), given)
+            check_names(type(self), given)
             self._is_built = True
             self.__attrs_init__(**given)
             for field, value in assigned:
@@ -98,7 +100,7 @@ class Configured:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        for name in ("_run", "_report", "_stop", "_is_built"):
+        for name in ("_run", "_report", "_stop", "_left", "_is_built"):
             state.pop(name, None)
         return state
 
@@ -120,67 +122,14 @@ class Configured:
           TypeError: there is no such field; or as building one does.
           ValueError: as building one does.
         """
-        fields = _arguments_of(type(self))
-        _check_known(type(self), changes)
+        fields = arguments_of(type(self))
+        check_known(type(self), changes)
         twin = copy.copy(self)
         for alias, value in changes.items():
             field = fields[alias]
             vars(twin)[field.name] = attrs.setters.convert(twin, cast("Any", field), value)
         attrs.validate(cast("Any", twin))  # all of them, now that they are all there
         return twin
-
-
-# What is given by name --------------------------------------------------------------
-
-_POSITIONAL = ("server_address", "RequestHandlerClass")
-
-
-def _arguments_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
-    """The fields that can be given when a server is built, by the names of the arguments."""
-    return {str(field.alias): field for field in fields_of(cls).values() if field.init}
-
-
-def _by_name(cls: type, arguments: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
-    if "bind_and_activate" in given or len(arguments) > len(_POSITIONAL):
-        raise TypeError(
-            f"{cls.__name__} takes two positional arguments, server_address and"
-            " RequestHandlerClass. There is no bind_and_activate: building a server binds"
-            " nothing, `async with server:` does"
-        )
-    positional = dict(zip(_POSITIONAL, arguments, strict=False))
-    if twice := positional.keys() & given.keys():
-        raise TypeError(f"{cls.__name__} got {' and '.join(sorted(twice))} twice")
-    return positional | given
-
-
-def _check_names(cls: type, given: Iterable[str]) -> None:
-    """Refuse what is no field, and the lack of one that is needed."""
-    _check_known(cls, given)
-    needed = [
-        alias for alias, field in _arguments_of(cls).items() if field.default is attrs.NOTHING
-    ]
-    if missing := [alias for alias in needed if alias not in given]:
-        how = ", ".join(alias if alias in _POSITIONAL else f"{alias}=..." for alias in needed)
-        raise TypeError(
-            f"{cls.__name__} needs {' and '.join(missing)}: build it as {cls.__name__}({how})"
-        )
-
-
-def _check_known(cls: type, given: Iterable[str]) -> None:
-    """Refuse what is no field, with what may have been meant."""
-    names = _arguments_of(cls)
-    if unknown := sorted(name for name in given if name not in names):
-        hints = "; ".join(f"{name}{_hint(name, names)}" for name in unknown)
-        raise TypeError(f"{cls.__name__} has no field {hints}. It has {', '.join(sorted(names))}")
-
-
-def _hint(name: str, names: Iterable[str]) -> str:
-    for part in (Timeouts, Limits):
-        if name in attrs.fields_dict(part):
-            whole = part.__name__
-            return f" (it is one of {whole}: {whole.lower()}={whole}({name}=...))"
-    close = difflib.get_close_matches(name, names, n=2)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 # Where a class comes to them ----------------------------------------------------------
@@ -289,11 +238,6 @@ def _check_colours(cls: type) -> None:
 
 def _without_yield(mine: object) -> str:
     return " without a `yield`" if has_yield(mine) else ""
-
-
-def fields_of(cls: type) -> dict[str, attrs.Attribute[Any]]:
-    """The fields of a server class, by the names of its attributes."""
-    return attrs.fields_dict(cast("type[attrs.AttrsInstance]", cls))
 
 
 def _is_ours(cls: type) -> bool:

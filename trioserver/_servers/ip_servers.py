@@ -72,6 +72,8 @@ class IPServer(BaseServer):
             families = _IP_FAMILIES if self.address_family is None else (self.address_family,)
             used = use_sockets(sockets, families, self.socket_type)
             return self._keep(listeners_of(used, partial(self._listener, was_given=True)))
+        if left := self._listeners_of_left():
+            return self._keep(left)
         bound = await bind_ip(
             *self._server_address,
             kind=self.socket_type,
@@ -82,6 +84,11 @@ class IPServer(BaseServer):
         )
         # Not shared, even with reuse_port: each such socket has a queue of its own.
         return self._keep(listeners_of(bound, self._listener))
+
+    def _listeners_of_left(self) -> Sequence[Listener]:
+        """Listeners over the sockets that an earlier program has left for this server."""
+        left, self._left = self._left, ()
+        return [self._listener(it.socket, was_given=True, path=it.path) for it in left]
 
     def _listener(self, sock: socket.socket, **facts: Any) -> Listener:
         """A listener over a bound socket."""

@@ -72,6 +72,10 @@ class Listening(Lifecycle):
             raise RuntimeError(f"this {type(self).__name__} is being bound: it has no sockets yet")
         return run.hand_over(self.timeouts.shutdown if grace is None else grace)
 
+    def _give_away(self, grace: float) -> None:
+        """Begin the drain, and leave the queues to somebody who has the sockets already."""
+        self._bound_run().give_away(grace)
+
     def _run_here(self, method: str) -> Run:
         """The run, of a server that is bound, to a method that was called in its own thread."""
         run = self._bound_run()

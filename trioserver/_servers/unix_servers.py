@@ -58,6 +58,8 @@ class UnixServer(IPServer):
         """
         if given_sockets(self._server_address):
             return await super().server_bind()
+        if left := self._listeners_of_left():
+            return self._keep(left)
         sock, path = await bind_unix(
             self._server_address,
             mode=self.mode,

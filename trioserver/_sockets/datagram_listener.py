@@ -56,6 +56,7 @@ class DatagramListener:
         is received: they are an `OSError` of `accept_now`, EMSGSIZE.
       was_given: whether somebody else has bound the socket, who may have it still.
       path: the socket file to remove.
+      is_kept: whether a service manager keeps it; see `SocketListener`.
       address: the bound address.
       most_queued: datagrams that the kernel can hold at once, so that a drain
         under a flood comes to an end; 0 once the socket is closed.
@@ -68,6 +69,7 @@ class DatagramListener:
     largest: int
     was_given: bool = False
     path: BoundPath | None = None
+    is_kept: bool = attrs.field(default=False, kw_only=True)
     address: Address = attrs.field(init=False)
     dropped: int = 0
     closed: bool = False
@@ -87,7 +89,7 @@ class DatagramListener:
 
     @property
     def shared(self) -> bool:
-        return self.was_given and others_hold(self.socket)
+        return self.was_given and not self.is_kept and others_hold(self.socket)
 
     @property
     def most_queued(self) -> int:
@@ -190,9 +192,9 @@ class DatagramListener:
         if self.closed:
             return
         self.closed = True
-        if self.path is not None:
+        if self.path is not None and not self.is_kept:
             self.path.unlink()  # before the close
-        if self._ways_back and self.is_unix() and not self.was_given:
+        if self._ways_back and self.is_unix() and not (self.was_given or self.is_kept):
             # Tells who sends from now on (EPIPE), and who waits to; UDP cannot.
             with suppress(OSError):
                 self.socket.shutdown(socket.SHUT_RD)

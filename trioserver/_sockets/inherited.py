@@ -1,9 +1,10 @@
-"""Sockets that a service manager has bound, and passed to this program (sd_listen_fds(3)).
+"""Sockets that somebody else has bound, and passed to this program.
 
-It passes them once, to one process: the environment says to whom. So they are looked for at
-the first call, whose descriptors then close in every program that this one starts, and whose
-variables are taken out of its environment: a child that found them there would believe that
-it has those descriptors, too.
+A service manager (sd_listen_fds(3)), or the program in whose place this one comes. They are
+passed once, to one process: the environment says to whom. So they are looked for at the first
+call, whose descriptors then close in every program that this one starts, and whose variables
+are taken out of its environment: a child that found them there would believe that it has those
+descriptors, too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 
 import attrs
+
+from .handover import Handover
+from .left_sockets import PREFIX, LeftSocket, Place
 
 FIRST = 3
 """The first descriptor: ``SD_LISTEN_FDS_START`` of ``<systemd/sd-daemon.h>``."""
@@ -33,23 +37,72 @@ class Passed:
 
 @attrs.define
 class Inheritance:
-    """What was passed to this process and is nobody's yet."""
+    """What was passed to this process, and whose it is by now.
 
+    Attributes:
+      taken: the names of those that the program has taken, by their numbers.
+      ready: the descriptor on which an earlier program, which has started this one to take
+        its place, waits for it to be ready; None: nobody has.
+    """
+
+    taken: dict[int, str] = attrs.field(factory=dict)
+    ready: int | None = None
     _left: list[Passed] | None = None
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def take(self, name: str | None) -> tuple[socket.socket, ...]:
-        """The sockets of this name, or all that are left; they are the caller's."""
+        """The sockets of this name, or all that are left and not for a server's place."""
+        named = self._take(lambda it: it.name == name if name else not it.name.startswith(PREFIX))
+        self.taken.update((sock.fileno(), its_name) for its_name, sock in named)
+        return tuple(sock for _, sock in named)
+
+    def take_for(self, place: Place) -> Sequence[LeftSocket]:
+        """The sockets that were left for a server, IPv4 first."""
+        named = self._take(lambda it: place.is_of(it.name))
+        found = [place.left_as(name, sock) for name, sock in named]
+        left = [it for it in found if it is not None]
+        return sorted(left, key=lambda it: it.socket.family != socket.AF_INET)
+
+    def take_number(self, number: int) -> socket.socket:
+        """The socket of a descriptor that somebody says was passed to this program.
+
+        Raises:
+          ValueError: it is no open socket.
+        """
+        ((_, sock),) = _as_sockets([Passed(number, f"fd://{number}")])
+        os.set_inheritable(number, False)
+        self.taken[number] = ""
+        return sock
+
+    def close_unclaimed(self) -> Sequence[str]:
+        """Close what was left for servers that there are not any more; their names."""
+        named = self._take(lambda it: it.name.startswith(PREFIX))
+        for _, sock in named:
+            sock.close()
+        return [name for name, _ in named]
+
+    def load(self) -> None:
+        """Look what was passed; once."""
         with self._lock:
             if self._left is None:
                 self._left = passed_to_us(os.environ)
-            wanted = [it for it in self._left if name is None or it.name == name]
+                handover = Handover.to_us(os.environ)
+                if handover is not None:
+                    self.ready = handover.ready
+                    self._left += [Passed(number, name) for number, name in handover.sockets]
+
+    def _take(self, is_wanted: Callable[[Passed], bool]) -> Sequence[tuple[str, socket.socket]]:
+        self.load()
+        with self._lock:
+            left = self._left or []
+            wanted = [it for it in left if is_wanted(it)]
             sockets = _as_sockets(wanted)
-            self._left = [it for it in self._left if it not in wanted]
+            self._left = [it for it in left if it not in wanted]
             return sockets
 
 
-_ours = Inheritance()
+inheritance = Inheritance()
+"""This process's own."""
 
 
 def inherited_sockets(name: str | None = None) -> tuple[socket.socket, ...]:
@@ -75,7 +128,7 @@ def inherited_sockets(name: str | None = None) -> tuple[socket.socket, ...]:
       ValueError: what the environment says does not make sense, or something that was
         passed is no open socket. Nothing is taken then.
     """
-    return _ours.take(name)
+    return inheritance.take(name)
 
 
 def passed_to_us(environment: MutableMapping[str, str]) -> list[Passed]:
@@ -133,16 +186,16 @@ def _identity_of_process() -> int | None:
         os.close(descriptor)
 
 
-def _as_sockets(passed: Iterable[Passed]) -> tuple[socket.socket, ...]:
-    made: list[socket.socket] = []
+def _as_sockets(passed: Iterable[Passed]) -> Sequence[tuple[str, socket.socket]]:
+    made: list[tuple[str, socket.socket]] = []
     for it in passed:
         try:
-            made.append(socket.socket(fileno=it.number))
+            made.append((it.name, socket.socket(fileno=it.number)))
         except OSError as error:
-            for sock in made:
+            for _, sock in made:
                 sock.detach()
             raise ValueError(_no_socket(it)) from error
-    return tuple(made)
+    return made
 
 
 def _no_socket(passed: Passed) -> str:

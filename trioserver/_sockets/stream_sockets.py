@@ -119,11 +119,15 @@ class SocketListener:
 
     Attributes:
       was_given: whether somebody else has bound it, who may have it still.
+      path: the socket file to remove.
+      is_kept: whether a service manager keeps it, and its file, for the next program: it does
+        not accept from it meanwhile, so a drain serves who is queued, and shuts nobody out.
     """
 
     socket: socket.socket
     was_given: bool = False
     path: BoundPath | None = None
+    is_kept: bool = attrs.field(default=False, kw_only=True)
     address: Address = attrs.field(init=False)
     _identity: Identity | None = attrs.field(init=False)
 
@@ -139,10 +143,11 @@ class SocketListener:
 
     @property
     def shared(self) -> bool:
-        return self.was_given and others_hold(self.socket)
+        return self.was_given and not self.is_kept and others_hold(self.socket)
 
     def seal(self) -> None:
-        seal(self.socket)
+        if not self.is_kept:
+            seal(self.socket)
 
     def listen(self, backlog: int) -> None:
         self.socket.listen(backlog)
@@ -174,6 +179,6 @@ class SocketListener:
     def close(self) -> None:
         if self.socket.fileno() == -1:
             return
-        if self.path is not None:
+        if self.path is not None and not self.is_kept:
             self.path.unlink()  # before the close
         close_socket(self.socket, self._identity)

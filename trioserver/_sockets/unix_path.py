@@ -56,6 +56,14 @@ class BoundPath:
         found = os.lstat(path)
         return cls(os.path.abspath(path), found.st_dev, found.st_ino)  # noqa: PTH100  (bytes)
 
+    def is_there(self) -> bool:
+        """Whether the file is still ours."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == (self.device, self.inode)
+
     def unlink(self) -> None:
         """Remove the file if it is still ours; gone or replaced is no error.
 
@@ -67,8 +75,7 @@ class BoundPath:
         """
         lock = _lock_now(self.path)
         try:
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+            if self.is_there():
                 os.unlink(self.path)  # noqa: PTH108  (bytes)
         except FileNotFoundError:
             pass

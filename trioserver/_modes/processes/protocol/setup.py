@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import attrs
 
 from ...._facts.observers import error_log, log_safely
-from ...._servers.fields import fields_of
+from ...._servers.field_names import fields_of
 from ...._servers.hooks import DefaultHooks
 from .log import levels
 
