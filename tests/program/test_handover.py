@@ -179,13 +179,17 @@ def test_end_in_the_middle(tmp_path):
         address = where_is(program, tmp_path)
         sleeps = "logging.info('sleeps')\ntime.sleep(60)\n"
         path.write_text(path.read_text().replace("server =", f"{sleeps}server ="))
-        program.order("SIGUSR2")
-        (new,) = program.says(r"^(\d+) sleeps")
-        program.order("SIGUSR2")
-        program.says("does not hand over: a successor is being started already")
-        program.order("SIGTERM")
+        with plain_client(address) as client:
+            client.sendall(b"half a ")
+            program.order("SIGUSR2")
+            (new,) = program.says(r"^(\d+) sleeps")
+            program.order("SIGUSR2")
+            program.says("does not hand over: a successor is being started already")
+            program.order("SIGTERM")
+            program.has_gone(int(new))
+            client.sendall(b"line\n")
+            assert heard(client, b"half a line\n") == program.process.pid
         program.ends()
-        program.has_gone(int(new))
         with pytest.raises(ConnectionRefusedError):
             plain_client(address)
 

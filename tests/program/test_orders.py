@@ -109,7 +109,8 @@ print("imported", flush=True)
 def test_signals_while_a_module_is_imported(signals, status, prints, tmp_path):
     """SG-08: they are heard before anything else happens."""
     (tmp_path / "slow.py").write_text(SLOW)
-    program = "import trioserver; print(trioserver.run('slow:server')[0].clean)"
+    program = "import sys; sys.path.insert(0, '.')\n"
+    program += "import trioserver; print(trioserver.run('slow:server')[0].clean)"
     command = [sys.executable, "-c", program, *signals]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20

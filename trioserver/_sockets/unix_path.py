@@ -62,6 +62,9 @@ class BoundPath:
             found = os.lstat(self.path)
         except OSError:
             return False
+        return self._is(found)
+
+    def _is(self, found: os.stat_result) -> bool:
         return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
     def unlink(self) -> None:
@@ -75,7 +78,7 @@ class BoundPath:
         """
         lock = _lock_now(self.path)
         try:
-            if self.is_there():
+            if self._is(os.lstat(self.path)):
                 os.unlink(self.path)  # noqa: PTH108  (bytes)
         except FileNotFoundError:
             pass
