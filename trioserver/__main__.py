@@ -1,32 +1,24 @@
-"""``python -m trioserver``: what the library can show of itself."""
+"""``python -m trioserver``, and the script ``trioserver``: the command line."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from ._demo import demo
+from ._cli.commands import parsed
+from ._cli.program import Status, in_words, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trioserver",
-        description="The classic socketserver framework, rebuilt on Trio.",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    demonstration = commands.add_parser(
-        "demo",
-        help="serve, talk and drain, before your eyes",
-        description="Serve streams and datagrams, over IP and Unix sockets; talk; drain.",
-    )
-    demonstration.set_defaults(command=demo)
-    command = getattr(parser.parse_args(arguments), "command", None)
-    if command is None:
-        parser.print_help()
-        return 0
-    status: int = command()
+    typed = parsed(arguments)
+    if typed is None:
+        return Status.DONE
+    try:
+        status: int = typed.chosen.main(typed)
+    except (ValueError, TypeError) as error:
+        say(f"error: {in_words(error)}")
+        return Status.USAGE
     return status
 
 

@@ -175,7 +175,7 @@ def test_bad_command(tmp_path):
 def test_end_in_the_middle(tmp_path):
     """Who is told to end while its successor starts, ends it, too."""
     path = tmp_path / "program.py"
-    with running_program(path, ON_TCP) as program:
+    with running_program(path, ON_TCP.replace("=8", "=60")) as program:
         address = where_is(program, tmp_path)
         sleeps = "logging.info('sleeps')\ntime.sleep(60)\n"
         path.write_text(path.read_text().replace("server =", f"{sleeps}server ="))

@@ -111,13 +111,11 @@ def is_running(pid):
 
 
 @contextmanager
-def running_program(path, source, passed=(), **environment):
-    """Run this program from a file, in the folder of that; whatever is left of it is killed.
+def running(command, folder, passed=(), **environment):
+    """Run a command in a folder; whatever is left of it, and of what it starts, is killed.
 
     It is passed the descriptors of ``passed``, pairs of a name and a number, as systemd does.
     """
-    path.write_text(PRELUDE + source)
-    command = [sys.executable, "-W", "error::ResourceWarning", path.name]
     numbers = [number for _, number in passed]
     if passed:
         names = ":".join(name for name, _ in passed)
@@ -125,10 +123,11 @@ def running_program(path, source, passed=(), **environment):
         command = passing(numbers, command, told)
     with subprocess.Popen(
         command,
-        cwd=path.parent,
+        cwd=folder,
         env={**os.environ, **environment},
         pass_fds=numbers,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that all of them can be ended, and nobody else
@@ -145,6 +144,15 @@ def running_program(path, source, passed=(), **environment):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             reader.join(SECONDS)
+
+
+@contextmanager
+def running_program(path, source, passed=(), **environment):
+    """Run this program from a file, in the folder of that; see `running`."""
+    path.write_text(PRELUDE + source)
+    command = [sys.executable, "-W", "error::ResourceWarning", path.name]
+    with running(command, path.parent, passed, **environment) as program:
+        yield program
 
 
 def who_answers(address):

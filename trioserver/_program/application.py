@@ -1,52 +1,45 @@
-"""Servers that are given by their place in the code: ``"module:attribute"``."""
+"""Servers that are named by their place in the code, or made when signals are heard already."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
-from typing import Any, cast
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, cast
 
 from .._servers.base import BaseServer
 
+Made: TypeAlias = BaseServer | Sequence[BaseServer]
+Given: TypeAlias = "BaseServer | str | Callable[[], Made]"
 
-def servers_of(given: BaseServer | str) -> Sequence[BaseServer]:
+
+def servers_of(given: Given) -> Sequence[BaseServer]:
     """The servers that are meant.
 
     Args:
-      given: a server, or ``"module:attribute"``, which is one, several, or a plain function
-        without arguments that returns them.
+      given: a server; a plain function without arguments that returns one, or several; or
+        ``"module:attribute"``, where one of all these is.
 
     Raises:
       ValueError: it is a text of another form.
-      TypeError: it is something else, or what is found there is.
+      TypeError: it is something else, or what is found there, or returned, is.
       ImportError, AttributeError: there is no such module or attribute.
     """
-    if not isinstance(given, str):
-        return _checked(given, f"{given!r}")
-    found = attribute_of(given)
-    if callable(found) and not isinstance(found, (BaseServer, type)):
-        return _checked(found(), f"what {given} returns")
-    return _checked(found, given)
+    if isinstance(given, str):
+        return _made(_found_at(given), f"what {given} is")
+    return _made(given, "what run() serves")
 
 
-def attribute_of(place: str) -> Any:
-    """What stands at ``"module:attribute"``; an attribute may have dots.
-
-    Raises:
-      ValueError: it is a text of another form.
-      ImportError, AttributeError: there is no such module or attribute.
-    """
-    module, _, path = place.partition(":")
-    if not module or not path:
+def _found_at(place: str) -> object:
+    module, _, attribute = place.partition(":")
+    if not module or not attribute:
         raise ValueError(f"{place!r} must be module:attribute, as in my_package.servers:server")
-    found: Any = importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found
+    return pkgutil.resolve_name(place)
 
 
-def _checked(found: object, what: str) -> Sequence[BaseServer]:
-    servers = found if isinstance(found, (list, tuple)) else [found]
+def _made(given: object, what: str) -> Sequence[BaseServer]:
+    if callable(given) and not isinstance(given, (BaseServer, type)):
+        given = given()
+    servers = given if isinstance(given, (list, tuple)) else [given]
     if not servers or not all(isinstance(server, BaseServer) for server in servers):
-        raise TypeError(f"{what} must be a server, or several, not {found!r}")
+        raise TypeError(f"{what} must be a server, or several, not {given!r}")
     return cast("Sequence[BaseServer]", servers)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
+from .._facts.address import Address, describe
 from .._facts.observers import log_safely
 from .service_manager import ServiceManager
 
@@ -32,16 +33,20 @@ class Notices:
 
     Attributes:
       manager: who is told, beside the log.
+      on_ready: who is told by the program itself, once, where it serves.
     """
 
     manager: ServiceManager
+    on_ready: Callable[[tuple[Address, ...]], object] | None = None
     _status: str = "it starts"
     _is_ready: bool = False
 
-    def ready(self, serves: str) -> None:
+    def ready(self, addresses: tuple[Address, ...]) -> None:
         """Everything listens."""
         self._is_ready = True
-        self._say(f"serves {serves}", "READY=1")
+        self._say(f"serves {', '.join(map(describe, addresses))}", "READY=1")
+        if self.on_ready is not None:
+            self.on_ready(addresses)
 
     def leaving(self, seconds: float) -> None:
         """It is going to drain after so many seconds."""

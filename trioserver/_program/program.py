@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 import trio
 
-from .._facts.address import describe
+from .._facts.address import Address
 from .._facts.observers import error_log, log_safely
 from .._servers.base import BaseServer
 from .._servers.ip_servers import TCPServer
@@ -177,9 +177,9 @@ class Program:
     def _what_is_left(self) -> str:
         return f"{sum(len(server.requests) for server in self.servers)} requests are left"
 
-    def _addresses(self) -> str:
-        listeners = (one for server in self.servers for one in server.snapshot().listeners)
-        return ", ".join(describe(one.address) for one in listeners)
+    def _addresses(self) -> tuple[Address, ...]:
+        shown = (one for server in self.servers for one in server.snapshot().listeners)
+        return tuple(one.address for one in shown)
 
     def _cancel(self, number: int) -> None:
         self.stage, self.cancelled_by = Stage.CANCELLED, number

@@ -13,18 +13,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
+from .._facts.address import Address
 from .._facts.chains import lone_errors
 from .._facts.events import ShutdownReport
 from .._facts.observers import log_safely
 from .._facts.validators import check_seconds
 from .._servers.base import BaseServer
-from .application import servers_of
+from .application import Given, servers_of
 from .health import health_server
 from .notices import Notices, program_log
 from .program import Program
@@ -36,11 +37,12 @@ HEALTH_GRACE = 1.0
 
 
 def run(
-    *servers: BaseServer | str,
+    *servers: Given,
     grace: float | None = None,
     ready_off: float = 0.0,
     health: Any = None,
     start_timeout: float = 60.0,
+    on_ready: Callable[[tuple[Address, ...]], object] | None = None,
 ) -> tuple[ShutdownReport, ...]:
     """Serve until a signal, as the main job of a program.
 
@@ -62,8 +64,9 @@ def run(
 
     Args:
       servers: at least one; they are served side by side. When one fails, the
-        others are cancelled. ``"module:attribute"`` is imported when signals are heard already:
-        a server, several, or a plain function without arguments that returns them.
+        others are cancelled. Instead of a server it can be a plain function without arguments
+        that returns one, or several, and is called when signals are heard already; or
+        ``"module:attribute"``, which is imported then.
       grace: seconds for the drain; None is each server's ``timeouts.shutdown``.
       ready_off: seconds between the first signal and the drain. Meanwhile health checks are
         told that the program is not ready, and whoever comes is served all the same: so a
@@ -73,6 +76,8 @@ def run(
         only if every listener accepts and no server drains or is suspended, and else with 503
         and the reason. None: nowhere.
       start_timeout: seconds that a successor has to get ready; see SIGUSR2.
+      on_ready: a plain function that is called once, with the addresses of all listeners, when
+        all servers let clients in. None: nobody is told.
 
     Returns:
       The reports, in the order of the servers, when all have drained; what the grace has cut
@@ -99,7 +104,8 @@ def run(
     # Before Trio comes, which has its own idea of Ctrl-C.
     with told_by_environment() as manager, relay.installed():
         found = [server for given in servers for server in servers_of(given)]
-        program = Program(found, grace, ready_off, start_timeout, relay, Notices(manager))
+        notices = Notices(manager, on_ready)
+        program = Program(found, grace, ready_off, start_timeout, relay, notices)
         if health is not None:
             program.checks = health_server(health, program.why_not_ready)
         program.claim_sockets()

@@ -24,6 +24,9 @@ FIRST = 3
 """The first descriptor: ``SD_LISTEN_FDS_START`` of ``<systemd/sd-daemon.h>``."""
 
 _VARIABLES = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
+BY_NUMBER = "fd://"
+"""How a name begins that is the number of a descriptor, whoever has passed it."""
+
 _NAMELESS = "unknown"  # as sd_listen_fds_with_names(3) calls them
 
 
@@ -52,6 +55,8 @@ class Inheritance:
 
     def take(self, name: str | None) -> tuple[socket.socket, ...]:
         """The sockets of this name, or all that are left and not for a server's place."""
+        if name is not None and name.startswith(BY_NUMBER):
+            return (self._take_number(name),)
         named = self._take(lambda it: it.name == name if name else not it.name.startswith(PREFIX))
         self.taken.update((sock.fileno(), its_name) for its_name, sock in named)
         return tuple(sock for _, sock in named)
@@ -63,15 +68,11 @@ class Inheritance:
         left = [it for it in found if it is not None]
         return sorted(left, key=lambda it: it.socket.family != socket.AF_INET)
 
-    def take_number(self, number: int) -> socket.socket:
-        """The socket of a descriptor that somebody says was passed to this program.
-
-        Raises:
-          ValueError: it is no open socket.
-        """
-        ((_, sock),) = _as_sockets([Passed(number, f"fd://{number}")])
+    def _take_number(self, name: str) -> socket.socket:
+        number = _number("the descriptor", name.removeprefix(BY_NUMBER))
+        ((_, sock),) = _as_sockets([Passed(number, name)])
         os.set_inheritable(number, False)
-        self.taken[number] = ""
+        self.taken[number] = name
         return sock
 
     def close_unclaimed(self) -> Sequence[str]:
@@ -119,6 +120,7 @@ def inherited_sockets(name: str | None = None) -> tuple[socket.socket, ...]:
     Args:
       name: return those of this name alone (``FileDescriptorName=`` of the unit, which
         is the unit's own name unless it says otherwise); None returns all that are left.
+        ``"fd://3"`` is the socket of that descriptor, whoever has passed it.
 
     Returns:
       The sockets in the order in which they were passed; none if there are none, or if they
@@ -199,5 +201,7 @@ def _as_sockets(passed: Iterable[Passed]) -> Sequence[tuple[str, socket.socket]]
 
 
 def _no_socket(passed: Passed) -> str:
+    if passed.name.startswith(BY_NUMBER):
+        return f"an open socket was expected at {passed.name}, and is not there"
     it = f"descriptor {passed.number} ({passed.name!r})"
     return f"{it} was passed to this program; an open socket was expected there, and is not"

@@ -1,0 +1,191 @@
+"""Wrong arguments: one line that says what was wrong, and what was expected; no traceback."""
+
+import os
+import socket
+
+import pytest
+from support.scenes import table
+
+from trioserver.__main__ import main
+
+APP = """
+import trioserver
+
+class Upper(trioserver.StreamRequestHandler):
+    async def handle(self):
+        async for line in self.rfile:
+            await self.wfile.write(line.upper())
+
+class Blocks(trioserver.StreamRequestHandler):
+    def handle(self):
+        pass
+
+def make():
+    return server
+
+def make_none():
+    return None
+
+server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
+both = [server, server.evolve()]
+number = 5
+"""
+BROKEN = "raise KeyError('no such thing')"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """With modules of servers, called app and broken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    for name in [name for name in os.environ if name.startswith("TRIOSERVER_")]:
+        monkeypatch.delenv(name)
+
+
+def ends(arguments, capsys):
+    """The status, and the one line that it says."""
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    return status, lines[0]
+
+
+SERVE = {
+    "nothing to serve": ("", "the following arguments are required: MODULE:ATTRIBUTE"),
+    "no attribute": ("app", "MODULE:ATTRIBUTE was expected, as in my_module:Handler, not 'app'"),
+    "no such module": ("nowhere:X", "cannot use nowhere:X: ModuleNotFoundError: No module named"),
+    "no such attribute": ("app:Y", "cannot use app:Y: AttributeError: module 'app' has no attri"),
+    "a module that fails": ("broken:X", "cannot use broken:X: KeyError: 'no such thing'"),
+    "no handler": ("app:number", "RequestHandlerClass must be"),
+    "a plain handler in tasks": ("app:Blocks", "handle"),
+    "a factory that makes nothing": ("app:make_none --factory", "RequestHandlerClass must be"),
+    "a factory that is none": (
+        "app:number --factory",
+        "cannot use app:number: 'int' object is not",
+    ),
+    "no address": ("app:Upper -b here", "argument -b/--bind: an address was expected, such as"),
+    "no port": ("app:Upper -b :70000", "argument -b/--bind: a port is at most 65535, unlike"),
+    "no descriptor": ("app:Upper -b fd://9999", "an open socket was expected at fd://9999"),
+    "no such sockets": ("app:Upper -b inherited:web", "inherited:web: no such sockets were passed"),
+    "no time": ("app:Upper --grace 5parsecs", "argument --grace: a time was expected, such as"),
+    "no time at all": ("app:Upper --timeout-idle 0", "Timeouts.idle must be a number of seconds g"),
+    "no number": ("app:Upper --limit-requests x", "argument --limit-requests: a whole number was"),
+    "too small": ("app:Upper --limit-requests 0", "Limits.requests must be a whole number of at"),
+    "no mode": ("app:Upper --mode fast", "argument --mode: invalid choice: 'fast' (choose from"),
+    "no certificate": (
+        "app:Upper --tls-cert nowhere.pem",
+        "No such file or directory: nowhere.pem",
+    ),
+    "a key alone": ("app:Upper --tls-key x", "--tls-cert was expected, too: without it nothing"),
+    "no network": ("app:Upper --proxy-protocol me", "ProxyProtocol.trusted must be"),
+    "no place for checks": ("app:Upper --health x", "argument --health: an address was expected"),
+    "no level": ("app:Upper --log-level loud", "argument --log-level: invalid choice: 'loud'"),
+    "no such option": ("app:Upper --fast", "unrecognized arguments: --fast"),
+    "a mode for a server": ("app:server --mode thread", "app:server is a server, whose class says"),
+    "a place for several": ("app:both -b :0", "app:both are several servers: --bind is for one"),
+    "a path for a TCP server": ("app:server -b unix:x", "TCPServer.server_address must be"),
+}
+
+
+@table(("arguments", "message"), SERVE)
+def test_serve(arguments, message, capsys):
+    """Status 2, before anything is served."""
+    status, said = ends(["serve", *arguments.split()], capsys)
+    assert status == 2
+    assert message in said
+    assert said.startswith(("trioserver: error: ", "trioserver serve: error: "))
+
+
+@table(
+    ("arguments", "message"),
+    {
+        "no such command": ("frobnicate", "argument COMMAND: invalid choice: 'frobnicate'"),
+        "exec of nothing": ("exec", "the following arguments are required: PROGRAM"),
+        "exec of no program": ("exec -- nosuchprogram", "there is no program 'nosuchprogram', or"),
+        "adopt of nothing": ("adopt", "the following arguments are required: MODULE:FACTORY"),
+        "adopt of a number": ("adopt app:number", "cannot use app:number: 'int' object is not"),
+        "adopt of no server": (
+            "adopt app:make_none",
+            "app:make_none must be a server of socketser",
+        ),
+        "echo with no address": ("echo -b x", "argument -b/--bind: an address was expected"),
+        "time with an argument": ("time now", "unrecognized arguments: now"),
+        "check of nothing": ("check", "the following arguments are required: ADDRESS"),
+        "check of no address": ("check x", "argument ADDRESS: an address was expected"),
+        "check with no time": ("check :1 --timeout x", "argument --timeout: a time was expected"),
+    },
+)
+def test_other_commands(arguments, message, capsys):
+    """Status 2, and one line, too."""
+    status, said = ends(arguments.split(), capsys)
+    assert status == 2
+    assert message in said
+
+
+@table(
+    ("name", "text", "message"),
+    {
+        "no time": ("GRACE", "soon", "TRIOSERVER_GRACE: a time was expected, such as"),
+        "no mode": ("MODE", "fast", "TRIOSERVER_MODE: one of task, thread, process was expected"),
+        "no switch": ("UDP", "maybe", "TRIOSERVER_UDP: 1 or 0 was expected, not 'maybe'"),
+        "no address": ("BIND", ":1 here", "TRIOSERVER_BIND: an address was expected"),
+    },
+)
+def test_environment(name, text, message, monkeypatch, capsys):
+    """A variable is named as an option is."""
+    monkeypatch.setenv(f"TRIOSERVER_{name}", text)
+    status, said = ends(["serve", "app:Upper"], capsys)
+    assert status == 2
+    assert message in said
+
+
+def test_port_that_is_taken(capsys):
+    """Status 3."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, said = ends(["serve", "app:Upper", "-b", f"127.0.0.1:{port}"], capsys)
+    assert status == 3
+    assert said == (f"trioserver: error: Address already in use: cannot listen on 127.0.0.1:{port}")
+
+
+def test_traceback(capsys):
+    """Only if one asks for it."""
+    assert main(["serve", "broken:X", "--traceback"]) == 2
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.endswith("trioserver: error: cannot use broken:X: KeyError: 'no such thing'\n")
+
+
+def test_check_of_nobody(capsys):
+    """Nobody there: status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    status, said = ends(["check", f"127.0.0.1:{port}"], capsys)
+    assert (status, said.startswith(f"trioserver: error: 127.0.0.1:{port}: ")) == (1, True)
+
+
+def test_check_of_somebody_silent(capsys):
+    """A program that does not answer in time: status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        status, said = ends(["check", f"127.0.0.1:{port}", "--timeout", "50ms"], capsys)
+    assert status == 1
+    assert said == f"trioserver: error: 127.0.0.1:{port}: no answer within 0.05 s"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["serve", "--help"], ["exec", "--help"]])
+def test_help(arguments, capsys):
+    """It is printed, and that is no error."""
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    assert (status or 0) == 0
+    assert "usage: trioserver" in capsys.readouterr().out

@@ -1,0 +1,65 @@
+"""``trioserver check ADDRESS``: a health check, for probes of containers that have no curl(1)."""
+
+from __future__ import annotations
+
+import argparse
+
+import trio
+
+from . import values
+from .program import Status, in_words, say
+
+LONGEST_ANSWER = 65_536
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whom to ask, and what."""
+    parser.add_argument(
+        "address",
+        metavar="ADDRESS",
+        type=values.address,
+        help="where the program answers health checks (--health): host:port, or unix:PATH",
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="ask whether it lives, not whether it is ready"
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=values.seconds,
+        default=5.0,
+        help="time that the whole check may take (default: 5s)",
+    )
+
+
+def main(typed: argparse.Namespace) -> int:
+    """Ask, and print the answer: status 0 if it is yes, 1 if it is no, or there is none."""
+    path = "/live" if typed.live else "/ready"
+    try:
+        answer = trio.run(_ask, typed.address, path, typed.timeout)
+    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        where = values.shown(typed.address)
+        why = f"no answer within {typed.timeout:g} s" if _is_late(error) else in_words(error)
+        say(f"error: {where}: {why}")
+        return Status.FAILED
+    head, _, text = answer.partition("\r\n\r\n")
+    say(text.strip() or "it ended the connection without an answer")
+    return Status.DONE if head.startswith("HTTP/1.1 200 ") else Status.FAILED
+
+
+def _is_late(error: BaseException) -> bool:
+    return isinstance(error, trio.TooSlowError)
+
+
+async def _ask(address: values.Address, path: str, patience: float) -> str:
+    with trio.fail_after(patience):
+        if isinstance(address, tuple):
+            stream: trio.SocketStream = await trio.open_tcp_stream(*address)
+        else:
+            stream = await trio.open_unix_socket(address)
+        async with stream:
+            await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = b""
+            while len(answer) < LONGEST_ANSWER and (data := await stream.receive_some()):
+                answer += data
+            return answer.decode(errors="backslashreplace")

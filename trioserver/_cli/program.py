@@ -1,0 +1,113 @@
+"""Running servers as a program of the command line: its log, its ready line, its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+import trioserver
+
+from . import values
+
+
+class Status(enum.IntEnum):
+    """How a command ends; one that a signal has cut ends with 128 and its number."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    CANNOT_BIND = 3
+
+
+@attrs.define
+class _Readiness:
+    """Tells people when everything listens.
+
+    Attributes:
+      is_ready: whether it does.
+      is_made: whether there are servers.
+    """
+
+    prints: bool
+    is_ready: bool = False
+    is_made: bool = False
+
+    def tell(self, addresses: tuple[Any, ...]) -> None:
+        """Say where."""
+        self.is_ready = True
+        shown = [values.shown(address) for address in addresses]
+        say(f"ready on {', '.join(shown)}")
+        if self.prints:
+            print(*shown, sep="\n", flush=True)
+
+
+def run_program(
+    make: Callable[[], Sequence[trioserver.BaseServer]], typed: argparse.Namespace
+) -> int:
+    """Make servers and run them until a signal; the exit status.
+
+    Args:
+      make: makes them, when signals are heard already.
+      typed: the options.
+    """
+    set_up_logging(typed.log_level or "info")
+    readiness = _Readiness(prints=bool(typed.print_address))
+
+    def made() -> Sequence[trioserver.BaseServer]:
+        servers = make()
+        readiness.is_made = True
+        return servers
+
+    times = {"grace": typed.grace, "ready_off": typed.ready_off}
+    times["start_timeout"] = typed.start_timeout
+    options = {name: value for name, value in times.items() if value is not None}
+    try:
+        trioserver.run(made, health=typed.health, on_ready=readiness.tell, **options)
+    except Exception as error:  # noqa: BLE001  (all of them end the program, each with its status)
+        return _tell(error, readiness, show=bool(typed.traceback))
+    return Status.DONE
+
+
+def _tell(error: Exception, readiness: _Readiness, *, show: bool) -> Status:
+    """Say what has ended the program; what status that is."""
+    if show:
+        traceback.print_exception(error)
+    if readiness.is_ready:
+        say(f"error: a server failed: {in_words(error)}")
+        if not show:
+            say("use --traceback to see where that comes from")
+        return Status.FAILED
+    say(f"error: {in_words(error)}")
+    if readiness.is_made and isinstance(error, OSError):
+        return Status.CANNOT_BIND
+    return Status.USAGE if not readiness.is_made else Status.FAILED
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line: its kind, unless it is one that speaks for itself."""
+    told = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        told = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    text = " ".join(told.split())
+    if isinstance(error, (ValueError, TypeError, OSError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def say(text: str) -> None:
+    """Say something to whoever has started the program, on stderr."""
+    print(f"trioserver: {text}", file=sys.stderr, flush=True)
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )

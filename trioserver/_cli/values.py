@@ -1,0 +1,124 @@
+"""What people type, as values: addresses, times, numbers. Each error says what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import attrs
+
+import trioserver
+
+Address: TypeAlias = Any
+
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_TIME = re.compile(r"(\d+\.?\d*|\.\d+)(\D*)", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:]*)):(?P<port>[^:]+)")
+
+
+def seconds(text: str) -> float:
+    """A time: seconds, or with a unit of ``ms``, ``s``, ``m`` or ``h``; or ``inf``."""
+    if text == "inf":
+        return math.inf
+    found = _TIME.fullmatch(text)
+    if found is None or found[2] not in _SECONDS:
+        raise argparse.ArgumentTypeError(
+            f"a time was expected, such as 2.5, 300ms, 10s, 5m, 1h or inf, not {text!r}"
+        )
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def count(text: str) -> int:
+    """A whole number."""
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"a whole number was expected, not {text!r}")
+    return int(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words, with commas in between."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+@attrs.frozen
+class Bind:
+    """Where to listen.
+
+    Attributes:
+      text: as it was typed.
+      address: a path, a host and port; or None: ``inherited`` is the name of sockets.
+      inherited: of sockets that were passed; None: the address counts.
+    """
+
+    text: str
+    address: Address = None
+    inherited: str | None = None
+
+    @property
+    def is_path(self) -> bool:
+        """Whether it is an address of a Unix socket."""
+        return isinstance(self.address, (str, bytes))
+
+    def sockets(self) -> Sequence[socket.socket]:
+        """The sockets that were passed.
+
+        Raises:
+          ValueError: there are none of this name, or one is no socket.
+        """
+        sockets = trioserver.inherited_sockets(self.inherited or None)
+        if not sockets:
+            raise ValueError(
+                f"{self.text}: no such sockets were passed to this program; a service manager"
+                " was expected to have (LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES)"
+            )
+        return sockets
+
+
+def bind(text: str) -> Bind:
+    """Where to listen: ``host:port``, ``unix:PATH``, ``fd://N`` or ``inherited:NAME``."""
+    if text.startswith("fd://"):
+        if not text.removeprefix("fd://").isdecimal():
+            raise argparse.ArgumentTypeError(f"fd://N was expected, as in fd://3, not {text!r}")
+        return Bind(text, inherited=text)
+    if text.startswith("inherited:"):
+        return Bind(text, inherited=text.removeprefix("inherited:"))
+    return Bind(text, address(text))
+
+
+def address(text: str) -> Address:
+    """Where a server is: ``host:port``, or ``unix:PATH``; ``@`` begins an abstract name."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path:
+            raise argparse.ArgumentTypeError(f"unix:PATH was expected, not {text!r}")
+        return "\0" + path[1:] if path.startswith("@") else path
+    if text.isascii() and text.isdecimal():
+        text = f"127.0.0.1:{text}"
+    found = _HOST_AND_PORT.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            "an address was expected, such as 127.0.0.1:8000, [::1]:8000, :8000 (every interface),"
+            f" or unix:PATH, not {text!r}"
+        )
+    host = found["ipv6"] if found["ipv6"] is not None else found["host"]
+    port = found["port"]
+    if not port.isdecimal():
+        return host, port
+    if int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"a port is at most 65535, unlike that of {text!r}")
+    return host, int(port)
+
+
+def shown(address: Address) -> str:
+    """An address as it can be typed again."""
+    match address:
+        case (str(host), port, *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case bytes():
+            return f"unix:@{address[1:].decode(errors='backslashreplace')}"
+        case _:
+            return f"unix:{address}"
