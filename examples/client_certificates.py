@@ -7,15 +7,12 @@ something. Who has no certificate of that authority does not get as far as the h
 """
 
 import logging
-import signal
 import sys
 from functools import partial
 
 import trio
 
 import trioserver
-
-log = logging.getLogger(__name__)
 
 
 class Greets(trioserver.StreamRequestHandler):
@@ -31,17 +28,6 @@ class Greets(trioserver.StreamRequestHandler):
 def make_server(certificate: str, key: str, client_ca: str, port: int) -> trioserver.TCPServer:
     make_context = partial(trioserver.server_context, certificate, key, client_ca=client_ca)
     return trioserver.TCPServer(("", port), Greets, ssl_context=make_context)
-
-
-def reload_at_hangup(server: trioserver.TCPServer) -> None:
-    def reload(*_: object) -> None:
-        try:
-            server.reload()
-            log.info("new connections have the new certificate")
-        except (OSError, ValueError) as error:
-            log.warning("the old certificate stays: %s", error)
-
-    signal.signal(signal.SIGHUP, reload)
 
 
 async def main(
@@ -61,5 +47,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     certificate, key, client_ca, *port = sys.argv[1:]
     server = make_server(certificate, key, client_ca, int(port[0]) if port else 4443)
-    reload_at_hangup(server)
     trioserver.run(server)

@@ -7,16 +7,21 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-HEEDED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
+ENDING = [signal.SIGINT, signal.SIGTERM]
+OTHERS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 @pytest.fixture
 def handlers():
-    """The signal handlers of the test's own: harmless, and as they were when it ends."""
-    harmless = {number: (lambda number, frame: None) for number in HEEDED}
-    before = {number: signal.signal(number, harmless[number]) for number in HEEDED}
-    yield harmless
-    for number in HEEDED:
+    """The signal handlers of the test's own: harmless, and as they were when it ends.
+
+    Signals that a program heeds only if nobody else does have none.
+    """
+    own = {number: (lambda number, frame: None) for number in ENDING}
+    own |= dict.fromkeys(OTHERS, signal.SIG_DFL)
+    before = {number: signal.signal(number, own[number]) for number in own}
+    yield own
+    for number in own:
         signal.signal(number, before[number])
 
 

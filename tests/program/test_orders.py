@@ -183,9 +183,16 @@ def test_reload(log, caplog):
     assert "SIGHUP: 1 of 2 servers that can have reloaded" in caplog.text
 
 
-def test_hangup_that_is_ignored(log):
-    """Under nohup(1) it is ignored, and stays so."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@table(
+    "disposition",
+    {
+        "under nohup(1) it is ignored": signal.SIG_IGN,
+        "the program has a handler of its own": lambda number, frame: None,
+    },
+)
+def test_hangup_that_is_not_for_us(disposition, log):
+    """It stays so."""
+    signal.signal(signal.SIGHUP, disposition)
 
     class ReloadsOnVisit(Reloads, Visited):
         pass
@@ -197,7 +204,7 @@ def test_hangup_that_is_ignored(log):
 
     trioserver.run(on_visit(hang_up, ReloadsOnVisit))
     assert log == []
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) is disposition
 
 
 # Showing the tasks ------------------------------------------------------------------

@@ -21,7 +21,7 @@ import trioserver
 from trioserver.testing import MemoryServer
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
-HEEDED = [*SIGNALS, signal.SIGHUP, signal.SIGUSR1]
+HEEDED = [*SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 BROKEN, GONE = OSError(errno.EBADF, "broken"), SystemExit(3)
 
 

@@ -253,7 +253,8 @@ def test_sockets_have_no_time_out_of_the_programs():
 MAKES_SOCKETS = {"socket", "socketpair", "dup", "fromfd", "create_connection", "create_server"}
 
 MAY = {
-    ("_demo.py", "socket"): "a client, with a time-out of its own",
+    ("_cli/demo.py", "socket"): "a client, with a time-out of its own",
+    ("_cli/super_server.py", "socketpair"): "a program's terminal; nobody's code is imported there",
     ("testing/_running/clients.py", "socket"): "clients, with a time-out of their own, and Trio's",
 }
 """Who makes sockets elsewhere, and why that is right."""

@@ -32,7 +32,7 @@ ROOMS = (
     "testing/_script/",
     "testing/_sweeping/",
     "testing/",
-    "pytest_plugin.py _demo.py",
+    "pytest_plugin.py",
     "_cli/ __main__.py",
 )
 """A file imports from its own room, and from rooms that stand above that in this table.

@@ -38,9 +38,9 @@ class Command:
 
 
 def _demo(_typed: argparse.Namespace) -> int:
-    from .._demo import demo  # noqa: PLC0415  (nobody else pays for it)
+    from . import demo  # noqa: PLC0415  (nobody else pays for it)
 
-    return demo()
+    return demo.demo()
 
 
 _UDP = (Option("--udp", "serve datagrams", is_switch=True),)

@@ -49,7 +49,8 @@ def run(
     The first SIGTERM or SIGINT (Ctrl-C) drains all servers, the second cancels
     what is left, a third ends the process on the spot, even one whose handler
     never lets go of the processor. SIGHUP has every server `reload <TCPServer.reload>` that
-    can; SIGUSR1 writes all tasks, and where they wait, to the log ``trioserver.program``.
+    can; SIGUSR1 writes all tasks, and where they wait, to the log ``trioserver.program``. These
+    and the next one are heeded only where the program does not handle them itself.
 
     SIGUSR2 hands over to new code: the program starts itself anew, by the command, in the
     directory and with the environment that it was started with itself, and passes its listening

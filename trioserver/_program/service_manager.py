@@ -19,6 +19,7 @@ import attrs
 
 from .._facts.address import printable
 from .._facts.observers import error_log, log_safely
+from .._sockets.making import new_socket
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE")
 """What it puts in the environment of a program; not for the programs that this one starts."""
@@ -70,7 +71,7 @@ class ServiceManager:
             return
         message = "\n".join(printable(line) for line in lines).encode()
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            with new_socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(PATIENCE if wait else 0)
                 sock.connect(self.address)
                 socket.send_fds(sock, [message], descriptors) if descriptors else sock.send(message)

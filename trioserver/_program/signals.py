@@ -42,7 +42,8 @@ class SignalRelay:
     def installed(self) -> Iterator[None]:
         """Listen to signals in the block; in another thread than the main one, to none.
 
-        A program that was started with SIGHUP ignored, by nohup(1) say, goes on ignoring it.
+        Of those that do not end it, only to signals with which nobody does anything else: the
+        program has no handler of its own, and was not started by nohup(1), say.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -51,7 +52,7 @@ class SignalRelay:
         heeded = {
             number: disposition
             for number, disposition in before.items()
-            if number in ENDING or disposition is not signal.SIG_IGN
+            if number in ENDING or disposition is signal.SIG_DFL
         }
         with installed(self._on_signal, heeded):
             yield

@@ -21,7 +21,7 @@ from .._facts.address import Address, describe
 from .._facts.backoff import Backoff
 from .ancillary import Ancillary, AncillaryItem, enable_ancillary, is_unix
 from .descriptors import Identity, close_socket, identity_of
-from .making import NO_SIGNAL
+from .making import NO_SIGNAL, duplicate_of
 from .sharing import others_hold
 from .transport import Data, DatagramTransport, PeerCredentials
 from .unix_path import BoundPath
@@ -180,7 +180,7 @@ class DatagramListener:
 
     def duplicate(self) -> KernelSocket:
         """One more socket for the same queue."""
-        return self.socket.dup()
+        return duplicate_of(self.socket)
 
     def leave(self) -> None:
         """Receive no more, and leave the queue, and its file, to somebody else."""

@@ -19,6 +19,7 @@ import attrs
 
 from .handover import Handover
 from .left_sockets import PREFIX, LeftSocket, Place
+from .making import socket_at
 
 FIRST = 3
 """The first descriptor: ``SD_LISTEN_FDS_START`` of ``<systemd/sd-daemon.h>``."""
@@ -192,7 +193,7 @@ def _as_sockets(passed: Iterable[Passed]) -> Sequence[tuple[str, socket.socket]]
     made: list[tuple[str, socket.socket]] = []
     for it in passed:
         try:
-            made.append((it.name, socket.socket(fileno=it.number)))
+            made.append((it.name, socket_at(it.number)))
         except OSError as error:
             for _, sock in made:
                 sock.detach()

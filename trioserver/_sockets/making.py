@@ -90,6 +90,25 @@ def twin_of(sock: socket.socket) -> socket.socket:
     return socket_of(kind_of(sock), socket.dup(sock.fileno()))
 
 
+def duplicate_of(sock: socket.socket) -> socket.socket:
+    """The same for somebody else, non-blocking as its descriptor is."""
+    twin = twin_of(sock)
+    twin.setblocking(False)
+    return twin
+
+
+def socket_at(number: int) -> socket.socket:
+    """A socket for a descriptor of unknown kind; whether that blocks is as it was.
+
+    Raises:
+      OSError: it is no socket.
+    """
+    blocks = _blocks(number)
+    sock = socket.socket(fileno=number)
+    sock.setblocking(blocks is not False)
+    return sock
+
+
 def do_not_wait(sock: socket.socket) -> None:
     """Have Python not wait by itself: its time-outs know nothing of a drain."""
     if NOT_WAITING:

@@ -21,6 +21,7 @@ from .making import (
     SENDING,
     bytes_queued,
     do_not_wait,
+    duplicate_of,
     spare_the_program,
 )
 from .sealing import seal
@@ -170,7 +171,7 @@ class SocketListener:
         return self.socket.fileno()
 
     def duplicate(self) -> KernelSocket:
-        return self.socket.dup()
+        return duplicate_of(self.socket)
 
     def leave(self) -> None:
         self.path = None

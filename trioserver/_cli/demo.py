@@ -180,4 +180,4 @@ def say(who: str, does: str, what: str = "") -> None:
 
 def tell(line: str) -> None:
     """Print at once, also into a pipe."""
-    print(line, flush=True)  # noqa: T201  (a demonstration is for people to read)
+    print(line, flush=True)
