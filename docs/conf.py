@@ -23,12 +23,14 @@ release = metadata.version("trioserver")
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinxarg.ext",  # the reference of the command line, from its parser
     "sphinxcontrib_trio",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"trioserver {release}"
 
+smartquotes = False  # an option begins with two hyphens
 default_role = "obj"  # `trioserver.Limits` is a link, in docstrings as here
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True

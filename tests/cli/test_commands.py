@@ -218,6 +218,28 @@ def test_grace_that_is_over(arguments, command):
         program.says("the grace of 0.1 s was over: .* has cancelled 1 requests")
 
 
+@table(
+    "arguments",
+    {
+        "in a task": "app:Upper",
+        "in a thread": "app:Blocking --mode thread",
+        "in a process": "app:Blocking --mode process",
+        "behind a proxy": "app:Upper --proxy-protocol 127.0.0.1",
+    },
+)
+def test_client_that_had_connected(arguments, command):
+    """Who had connected before the signal, and speaks 0, 50 or 200 ms after it, is answered."""
+    greeting = b"PROXY UNKNOWN\r\n" if "proxy" in arguments else b""
+    for delay in (0, 0.05, 0.2):
+        with command("serve", arguments, ANY) as program:
+            with plain_client(where_is(program)) as client:
+                program.order("SIGTERM")
+                time.sleep(delay)
+                client.sendall(greeting + b"hello\n")
+                assert client.recv(100) == b"HELLO\n"
+            program.ends()
+
+
 def test_server_that_fails(command):
     """Status 1, and one line, unless one asks for more."""
     for arguments, traces in (("", False), ("--traceback", True)):

@@ -24,9 +24,10 @@ import attrs
 
 sys.path.extend(
     str(Path(__file__).resolve().parents[1] / folder)
-    for folder in ("", "engine", "threads", "processes")
+    for folder in ("", "engine", "sockets", "threads", "processes")
 )
 
+import test_handing_over as successions
 import test_sweep as starts
 import test_sweep_arrival as arrivals
 import test_sweep_processes as processes
@@ -103,6 +104,7 @@ def of_one_request(name: str, setting: Serving, cut: Any = None) -> Sweep:
 def all_sweeps() -> Iterator[Sweep]:
     """All of them."""
     yield from of_streams()
+    yield from of_listening()
     yield from of_arrivals()
     yield from of_datagrams()
     yield from of_threads()
@@ -129,6 +131,16 @@ def of_streams() -> Iterator[Sweep]:
         yield of(f"{where} handle_request cancel", few([cancel], serve=streams.serve_one_by_one))
         for name, faults in pairs_of_faults():
             yield of(f"{where} {name}", streams.Setting(kind, faults))
+
+
+def of_listening() -> Iterator[Sweep]:
+    """Servers that are suspended for a while, or handed over to the next one."""
+    for where, kind in {**STREAMS, **THREADS}.items():
+        handler = threads.Careful if where in THREADS else streams.Careful
+        suspended = streams.Setting(kind, [streams.suspend_a_while], handler, gentle=True)
+        yield of(f"{where} suspend", suspended)
+    for where in ("tcp", "unix"):
+        yield of(f"{where} hand-over", successions.Succession(STREAMS[where]))
 
 
 def of_arrivals() -> Iterator[Sweep]:

@@ -99,8 +99,8 @@ def parser() -> Parser:
     """The parser of the whole command line."""
     whole = Parser(
         prog="trioserver",
-        description="Servers on Trio, from the command line. Options can come from the environment,"
-        " too, as TRIOSERVER_ and their name; what is typed wins.",
+        description="Servers on Trio, from the command line. Every option of a command can come"
+        " from the environment, too: --grace from TRIOSERVER_GRACE. What is typed wins.",
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():

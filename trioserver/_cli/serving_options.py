@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import attrs
 
 import trioserver
+from trioserver import Limits, Timeouts
 
 from . import values
 from .options import Option
@@ -35,6 +37,15 @@ _HOW_MANY = {
     "linger": "bytes of unread input that are discarded after the last reply",
 }
 
+
+def _with_default(what: str, of: type, name: str) -> str:
+    """What an option does, and what holds without it."""
+    default = attrs.fields_dict(of)[name].default
+    if default is None or default == math.inf:
+        return f"{what} (default: no limit)"
+    return f"{what} (default: {default:g}{'s' if of is Timeouts else ''})"
+
+
 LISTENING = (
     Option(
         "--bind",
@@ -52,7 +63,12 @@ LISTENING = (
 )
 LIMITS = (
     *(
-        Option(f"--limit-{name.replace('_', '-')}", what, values.count, "N")
+        Option(
+            f"--limit-{name.replace('_', '-')}",
+            _with_default(what, Limits, name),
+            values.count,
+            "N",
+        )
         for name, what in _HOW_MANY.items()
     ),
     Option(
@@ -62,7 +78,9 @@ LIMITS = (
     ),
 )
 TIMEOUTS = tuple(
-    Option(f"--timeout-{name}", f"time {what}", values.seconds, "TIME")
+    Option(
+        f"--timeout-{name}", _with_default(f"time {what}", Timeouts, name), values.seconds, "TIME"
+    )
     for name, what in _WHAT.items()
 )
 PROTECTION = (
@@ -133,7 +151,7 @@ GROUPS = {
 
 def fields_of(typed: argparse.Namespace, of: Any) -> dict[str, Any]:
     """The fields of `Timeouts` or `Limits` that were given, by their names."""
-    prefix = {trioserver.Timeouts: "timeout", trioserver.Limits: "limit"}[of]
+    prefix = {Timeouts: "timeout", Limits: "limit"}[of]
     given = {name: getattr(typed, f"{prefix}_{name}", None) for name in attrs.fields_dict(of)}
     return {name: value for name, value in given.items() if value is not None}
 

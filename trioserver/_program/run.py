@@ -13,19 +13,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
-from .._facts.address import Address
 from .._facts.chains import lone_errors
 from .._facts.events import ShutdownReport
 from .._facts.observers import log_safely
 from .._facts.validators import check_seconds
 from .._servers.base import BaseServer
-from .application import Given, servers_of
+from .application import servers_of
 from .health import health_server
 from .notices import Notices, program_log
 from .program import Program
@@ -37,12 +36,12 @@ HEALTH_GRACE = 1.0
 
 
 def run(
-    *servers: Given,
+    *servers: BaseServer | str | Callable[[], BaseServer | Sequence[BaseServer]],
     grace: float | None = None,
     ready_off: float = 0.0,
     health: Any = None,
     start_timeout: float = 60.0,
-    on_ready: Callable[[tuple[Address, ...]], object] | None = None,
+    on_ready: Callable[[tuple[Any, ...]], object] | None = None,
 ) -> tuple[ShutdownReport, ...]:
     """Serve until a signal, as the main job of a program.
 
