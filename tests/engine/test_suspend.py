@@ -67,7 +67,7 @@ one = {0: [b"one\n", end]}
     }
 )
 async def test_suspended(scene, autojump_clock):
-    """Who is there, who comes, and who waits."""
+    """LC-10: who is there, who comes, and who waits."""
     await scene.play()
 
 

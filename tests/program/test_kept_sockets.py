@@ -32,7 +32,8 @@ def manager(tmp_path, monkeypatch):
 def keeps(manager, count):
     """Wait until it keeps so many descriptors, and has heard that the program is ready."""
     until = time.monotonic() + SECONDS / 2
-    while not ((heard := manager.heard) and "READY" in heard[-1] and len(manager.kept) == count):
+    while not (manager.values("READY") and len(manager.kept) == count):
+        heard = manager.heard
         assert time.monotonic() < until, (heard, manager.kept)
         time.sleep(0.01)
 
@@ -132,8 +133,12 @@ def test_unit_that_keeps_nothing(manager, tmp_path, monkeypatch):
 
 
 def test_handover_of_kept_sockets(manager, tmp_path):
-    """The service manager hears who the main process is now, and keeps each socket once."""
-    with running_program(tmp_path / "program.py", BOTH) as program:
+    """The service manager hears who the main process is now, and keeps each socket once.
+
+    Signs of life come from the successor, whose number is another one.
+    """
+    watchdog = {"WATCHDOG_USEC": "100000"}
+    with running_program(tmp_path / "program.py", BOTH, **watchdog) as program:
         port_of(program)
         keeps(manager, 2)
         program.order("SIGUSR2")
@@ -142,4 +147,10 @@ def test_handover_of_kept_sockets(manager, tmp_path):
         assert manager.values("MAINPID") == [new]
         assert manager.values("STOPPING") == []
         assert len(manager.kept) == 2
+        before = len(manager.values("WATCHDOG"))
+        until = time.monotonic() + SECONDS / 2
+        while len(manager.values("WATCHDOG")) < before + 3:
+            assert time.monotonic() < until
+            time.sleep(0.01)
         assert who_answers(str(tmp_path / "socket")) == int(new)
+    assert not [line for line in program.said if "Traceback" in line]

@@ -25,7 +25,7 @@ TERM = 128 + signal.SIGTERM
 
 
 def test_unready_before_it_drains(virtual_clock):
-    """With `ready_off`, the first signal lets everybody in for so many seconds more."""
+    """GS-15: with `ready_off`, the first signal lets everybody in for so many seconds more."""
     drains_at = []
 
     async def look(server):
@@ -205,6 +205,38 @@ def test_hangup_that_is_not_for_us(disposition, log):
     trioserver.run(on_visit(hang_up, ReloadsOnVisit))
     assert log == []
     assert signal.getsignal(signal.SIGHUP) is disposition
+
+
+def test_reload_of_a_program_that_drains(log):
+    """Nobody comes any more to whom it would make a difference."""
+
+    class ReloadsOnVisit(Reloads, Visited):
+        pass
+
+    async def reload(server):
+        order("SIGTERM")
+        await until_draining(server)
+        order("SIGHUP")
+        await trio.testing.wait_all_tasks_blocked()
+
+    trioserver.run(on_visit(reload, ReloadsOnVisit))
+    assert log == []
+
+
+def test_servers_that_end_before_all_listen(virtual_clock):
+    """One that its own handler ends is missed by nobody."""
+
+    async def end(server):
+        server.shutdown()
+
+    class Slow(Visited):
+        async def server_bind(self):
+            await trio.sleep(3)
+            return await super().server_bind()
+
+    ready = []
+    trioserver.run(on_visit(end), on_visit(end, Slow), on_ready=ready.append)
+    assert ready == [(("memory", 1),)]
 
 
 # Showing the tasks ------------------------------------------------------------------

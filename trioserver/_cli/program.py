@@ -92,6 +92,8 @@ def _tell(error: Exception, readiness: _Readiness, *, show: bool) -> Status:
 
 def in_words(error: BaseException) -> str:
     """An error in one line: its kind, unless it is one that speaks for itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(in_words, error.exceptions))
     told = str(error)
     if isinstance(error, OSError) and error.strerror:
         told = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

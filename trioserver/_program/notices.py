@@ -64,14 +64,16 @@ class Notices:
     @contextmanager
     def reloading(self) -> Iterator[None]:
         """It reloads in the block."""
+        if not self._is_ready:
+            yield
+            return
         # The instant tells the service manager that this comes after its own order, and which.
         instant = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.manager.tell("RELOADING=1", f"MONOTONIC_USEC={instant}", "STATUS=reloads")
         try:
             yield
         finally:
-            if self._is_ready:
-                self.manager.tell("READY=1", f"STATUS={self._status}")
+            self.manager.tell("READY=1", f"STATUS={self._status}")
 
     def _say(self, status: str, *lines: str) -> None:
         self._status = status
@@ -80,11 +82,9 @@ class Notices:
 
     async def give_signs_of_life(self) -> None:
         """Tell the service manager that Trio's loop turns, as often as it wants that."""
-        if self.manager.watchdog is None:
-            return
-        while True:
+        while (seconds := self.manager.watchdog) is not None:
             self.manager.tell("WATCHDOG=1", wait=False)
-            await trio.sleep(self.manager.watchdog / _TWICE)
+            await trio.sleep(seconds / _TWICE)
 
     async def put_the_end_off(self, seconds: float, what_is_left: Callable[[], str]) -> None:
         """Have the service manager wait for the end, for so many seconds at most.

@@ -67,7 +67,7 @@ class Places:
 
     def _listeners(self) -> Iterator[tuple[Any, Place | None]]:
         for server, place in zip(self._servers, self._places, strict=True):
-            for listener in server._bound_run().listeners:
+            for listener in () if server._run is None else server._run.listeners:
                 yield listener, place
 
     def _named(self, listener: Any, place: Place | None) -> tuple[int, str]:

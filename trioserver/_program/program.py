@@ -125,9 +125,8 @@ class Program:
         if self.stage is not Stage.SERVING:
             return "it is about to end"
         for server in self.servers:
-            shown = server.snapshot()
-            if not shown.listeners or not all(one.accepting for one in shown.listeners):
-                return f"{shown.name} is {shown.state}"
+            if server._state != "serving":
+                return f"{type(server).__name__} is {server._state}"
         return ""
 
     # Its orders ---------------------------------------------------------------------
@@ -146,7 +145,7 @@ class Program:
     def end(self, number: int) -> None:
         """Go one step further towards the end."""
         if self.stage is Stage.HANDED_OVER:
-            self.stage = Stage.DRAINING  # which has begun already
+            self.stage = Stage.DRAINING  # as it has begun to already
         elif self.is_draining:
             self._cancel(number)
         elif self.stage is Stage.SERVING and self.ready_off:
@@ -187,6 +186,8 @@ class Program:
 
     def reload(self) -> None:
         """Have each server that can read its files anew do so; one that fails goes on as it was."""
+        if self.stage not in {Stage.SERVING, Stage.LEAVING}:
+            return  # nobody comes any more to whom that would make a difference
         able = [server for server in self.servers if _can_reload(server)]
         with self.notices.reloading():
             done = sum(_reloads(server) for server in able)
@@ -200,8 +201,13 @@ class Program:
         if why_not := self._why_not_hand_over():
             message = "SIGUSR2: this program does not hand over: %s"
             log_safely(error_log, logging.ERROR, message, why_not)
+            return
+        try:
+            self._successor = Successor.start(self._places.named())
+        except Exception as error:  # noqa: BLE001  (whatever it is, nothing has changed)
+            log_safely(error_log, logging.ERROR, "SIGUSR2: cannot hand over: %s", error)
         else:
-            self.beside.start_soon(self._hand_over)
+            self.beside.start_soon(self._hand_over_to, self._successor)
 
     def _why_not_hand_over(self) -> str:
         if self.stage is not Stage.SERVING:
@@ -214,26 +220,21 @@ class Program:
             return "it is process 1 of a container, which ends with it: replace the container"
         return ""
 
-    async def _hand_over(self) -> None:
+    async def _hand_over_to(self, successor: Successor) -> None:
         try:
-            self._successor = successor = Successor.start(self._places.named())
-        except Exception as error:  # noqa: BLE001  (whatever it is, nothing has changed)
-            log_safely(error_log, logging.ERROR, "SIGUSR2: cannot hand over: %s", error)
-            return
-        try:
-            is_ready = await successor.is_ready(self.start_timeout)
+            if not await successor.is_ready(self.start_timeout):
+                return
         finally:
             self._successor = None
-        if not is_ready:
-            return
-        if self.is_draining:  # it was told to end in this very step
-            successor.terminate()
-        else:
+        if self.stage is Stage.SERVING:
             self.stage = Stage.HANDED_OVER
+            self.relay.orders_left = 2  # as of a program without `ready_off`
             self.notices.handed_over(successor.pid)
             for server in self.all_servers:
-                if server.snapshot().state != "unbound":
+                if server._state != "unbound":
                     server._give_away(self.grace_of(server))
+        else:  # it was told to end in this very step
+            successor.terminate()
         successor.let_go()
 
     # Looking ------------------------------------------------------------------------
@@ -245,10 +246,11 @@ class Program:
 
 def _can_reload(server: BaseServer) -> bool:
     """Whether a server is bound, and has anything to reload."""
-    if not isinstance(server, TCPServer):
-        return hasattr(server, "reload") and server.snapshot().state != "unbound"
-    has_more = type(server).reload is not TCPServer.reload or callable(server.ssl_context)
-    return has_more and server.snapshot().state != "unbound"
+    if server._state == "unbound" or not hasattr(server, "reload"):
+        return False
+    if not isinstance(server, TCPServer) or type(server).reload is not TCPServer.reload:
+        return True  # it is the program's own
+    return callable(server.ssl_context)
 
 
 def _reloads(server: Any) -> bool:

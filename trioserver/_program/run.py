@@ -5,9 +5,9 @@
     signals, the service manager     from the first instant to the last
       Trio
         everything                     what the second signal cancels
-          health                         is the first to be there, and the last to go
-            beside                         signs of life, and what else goes on meanwhile
-              servers                        side by side; when one fails, all are cancelled
+          beside                         signs of life, and what else goes on meanwhile
+          health                         is the first to listen, and the last to end
+            servers                        side by side; when one fails, all are cancelled
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def run(
         if health is not None:
             program.checks = health_server(health, program.why_not_ready)
         program.claim_sockets()
+        relay.has_begun = True
         reports = trio.run(_serve, program)
     for server, report in zip(found, reports, strict=True):
         _tell_of_cut_requests(server, report)
@@ -119,13 +120,14 @@ async def _serve(program: Program) -> tuple[ShutdownReport, ...]:
     """Serve everything; the reports, in the order of the servers."""
     reports: dict[int, ShutdownReport] = {}
     with program.everything, lone_errors():
-        async with _health(program.checks), trio.open_nursery() as program.beside:
+        async with trio.open_nursery() as program.beside:
             program.relay.connect(program.obey)
             program.beside.start_soon(program.notices.give_signs_of_life)
-            with lone_errors():
-                async with trio.open_nursery() as nursery:
-                    for number in range(len(program.servers)):
-                        nursery.start_soon(_start, nursery, program, number, reports)
+            async with _health(program.checks):
+                with lone_errors():
+                    async with trio.open_nursery() as nursery:
+                        for number in range(len(program.servers)):
+                            nursery.start_soon(_start, nursery, program, number, reports)
             program.beside.cancel_scope.cancel(reason="the servers have ended")
     if program.cancelled_by is not None:
         raise SystemExit(128 + program.cancelled_by)

@@ -31,9 +31,11 @@ class SignalRelay:
 
     Attributes:
       orders_left: how many ending signals are orders yet; one more ends the process.
+      has_begun: whether there is anything that could be cancelled.
     """
 
     orders_left: int
+    has_begun: bool = False
     _obey: Callable[[int], None] | None = None
     _token: trio.lowlevel.TrioToken | None = None
     _early: list[int] = attrs.field(factory=list)
@@ -72,7 +74,7 @@ class SignalRelay:
         if self._token is not None and self._obey is not None:
             with suppress(trio.RunFinishedError):  # there is nothing left to end
                 self._token.run_sync_soon(self._obey, number)
-        elif number in ENDING and not self.orders_left:
-            raise SystemExit(128 + number)  # there is nothing yet that could be cancelled
+        elif number in ENDING and not (self.orders_left or self.has_begun):
+            raise SystemExit(128 + number)
         else:
             self._early.append(number)

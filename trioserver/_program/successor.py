@@ -55,7 +55,7 @@ class Successor:
             handover.put_into(environment)
             process = subprocess.Popen(  # noqa: S603  (the very command that has started this one)
                 sys.orig_argv,
-                executable=sys.executable,
+                executable=sys.executable or None,
                 cwd=DIRECTORY,
                 env=environment,
                 pass_fds=handover.descriptors(),

@@ -168,6 +168,11 @@ class Lifecycle(DefaultHooks):
         return tuple(one.socket for one in listeners if isinstance(one, kernels))
 
     @property
+    def _state(self) -> str:
+        """What it is doing, in the words of `ServerSnapshot`."""
+        return "unbound" if self._run is None else self._run.state
+
+    @property
     def draining(self) -> bool:
         """Whether the server has stopped accepting, and waits for its requests to end."""
         return self._run is not None and self._run.drain.began

@@ -41,7 +41,11 @@ class Handover:
         text = environment.pop(VARIABLE, None)
         if text is None:
             return None
-        told = cls(**json.loads(text))
+        try:
+            told = cls(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            message = f"{VARIABLE} is {text!r}; what a program tells its successor was expected"
+            raise ValueError(message) from error
         if told.parent != os.getppid():
             return None  # it was for a parent of ours, which has passed its environment on
         for number in (told.ready, *(number for number, _ in told.sockets)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 
 import attrs
@@ -21,6 +22,8 @@ from .unix_path import BoundPath
 
 PREFIX = "trioserver-"
 """How such names begin; they are not for `inherited_sockets`."""
+
+_FILE = re.compile(rf"{PREFIX}[0-9a-f]+-([0-9a-f]+)-([0-9a-f]+)")
 
 
 @attrs.frozen
@@ -65,10 +68,10 @@ class Place:
         None if its file is gone, or is another one by now: nobody reaches it any more, and
         it is closed.
         """
-        _, _, file = name.removeprefix(PREFIX).partition("-")
-        if not file:
+        file = _FILE.fullmatch(name)
+        if file is None:
             return LeftSocket(sock, None)
-        device, inode = (int(part, 16) for part in file.split("-"))
+        device, inode = (int(part, 16) for part in file.groups())
         path = BoundPath(os.fsencode(self._absolute()), device, inode)
         if path.is_there():
             return LeftSocket(sock, path)
