@@ -212,6 +212,7 @@ def test_ended_with_all_that_it_has_started(options, words, act, command):
         if act != "drain":
             program.order("SIGTERM")
         program.ends()
+    assert not any("Traceback" in line for line in program.said)
 
 
 def test_silence_is_that_of_both(command):

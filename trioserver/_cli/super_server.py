@@ -92,6 +92,8 @@ class RunsProgram:
         finally:
             await end_group(process, self.cleanup)
             stream.socket.close()
+            if process.stderr is not None:
+                await process.stderr.aclose()
         if process.returncode:
             raise ProgramFailed(f"{self.command[0]} has ended {_in_words(process.returncode)}")
 
@@ -105,12 +107,15 @@ class _Conversation:
     _process: trio.Process
     _silence: float
     _cleanup: float
-    _last_byte: float = attrs.field(factory=trio.current_time)
+    _ends_at: float = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._ends_at = self._client.cancel_scope.deadline  # of --timeout-request
+        self._somebody_speaks()
 
     async def take_place(self) -> None:
         """Pass everything on, until the program has ended, and what it has said is on its way."""
         async with trio.open_nursery() as others:
-            others.start_soon(self._end_when_silent)
             others.start_soon(self._client_to_program)
             async with trio.open_nursery() as outputs:
                 outputs.start_soon(self._log_errors)
@@ -122,7 +127,7 @@ class _Conversation:
 
     async def _client_to_program(self) -> None:
         while data := await self._client.receive_some(PORTION):
-            self._last_byte = trio.current_time()
+            self._somebody_speaks()
             try:
                 await self._program.send_all(data)
             except trio.BrokenResourceError:
@@ -133,13 +138,14 @@ class _Conversation:
     async def _program_to_client(self) -> None:
         with suppress(trio.BrokenResourceError):  # reset: it has ended with input unread
             while data := await self._program.receive_some(PORTION):
-                self._last_byte = trio.current_time()
+                self._somebody_speaks()
                 await self._client.send_all(data)
+        await self._client.send_eof()
 
-    async def _end_when_silent(self) -> None:
-        while (ends_at := self._last_byte + self._silence) > trio.current_time():  # noqa: ASYNC110
-            await trio.sleep_until(ends_at)
-        raise trioserver.IdleTimeout(f"nobody said anything for {self._silence:g} s")
+    def _somebody_speaks(self) -> None:
+        """Put the end of the request off: it comes when nobody has said anything for a while."""
+        scope = self._client.cancel_scope
+        scope.deadline = min(self._ends_at, trio.current_time() + self._silence)
 
     async def _log_errors(self) -> None:
         errors, rest = self._process.stderr, b""
