@@ -272,7 +272,7 @@ async def test_slot_comes_back(handler, does, outcome, autojump_clock):
         assert server.statistics().active == server.statistics().lingering == 0
         with trio.fail_after(10):
             assert await ask(server, address=("a", 2)) == b"HELLO\n"
-        assert not server._bound_run().admission._slots._by_client
+        assert not server._bound_run().admission.slots._by_client
     assert server.witness.outcomes == [outcome, "completed"]
 
 

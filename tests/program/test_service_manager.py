@@ -238,7 +238,7 @@ def test_variables_that_make_no_sense(variables, message, monkeypatch, caplog):
 def test_full_queue(tmp_path, monkeypatch, caplog):
     """Somebody who does not listen costs a second, and neither the end nor a client."""
     monkeypatch.setattr("trioserver._program.service_manager.PATIENCE", 0.05)
-    with stand_in(str(tmp_path / "n"), monkeypatch) as manager:
+    with stand_in(str(tmp_path / "n"), monkeypatch, listens=False) as manager:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as flood:
             flood.setblocking(False)
             with pytest.raises(BlockingIOError):
