@@ -224,6 +224,24 @@ def test_a_fault_that_fails(fault, message):
         run_trial(three_steps, fault, at=[1000]).check()
 
 
+@pytest.mark.parametrize("options", [{}, {"jump_after": 0.01}])
+def test_faults_that_come_too_late(options):
+    """Where threads or the kernel take part, some may; those are not counted, and not all may."""
+
+    async def ends_sooner(trial):
+        trial.varies = not options
+        trial.arm()
+        for _ in range(lengths.pop() if lengths else 0):
+            await trio.lowlevel.checkpoint()
+
+    without_fault = 1 if options else 2
+    twice = {"faults": [Cancel()], "seeds": (9,), "every": 10, **options}  # after 10 and 20
+    lengths = [20] * (without_fault + 1)
+    assert sweep(ends_sooner, **twice).runs == 1
+    lengths = [20] * without_fault
+    assert "seed 9: each of 2 runs was over before its faults" in finding(ends_sooner, **twice)
+
+
 def test_a_descriptor():
     """A socket that is left open, and known to somebody, is a leak."""
     kept = []

@@ -33,7 +33,7 @@ class Swept:
 
     Attributes:
       steps: of the scenario without a fault, in all its schedules.
-      runs: how often it was run with faults.
+      runs: how often it was run, and all faults came.
       is_repeatable: whether schedules were fixed, which this version of Trio may not
         let anybody do: then steps vary, and what is found may not come again.
     """
@@ -70,11 +70,12 @@ def sweep(
       every: 1 for all steps; 7, say, for a seventh of them.
       jump_after: real seconds without a task that can run after which the clock
         jumps. More than 0 where the kernel carries bytes, which may take a moment; then
-        it is not asked whether the scenario is deterministic.
+        it is not asked whether the scenario is deterministic, and a fault may come too late.
 
     Raises:
       Finding: a fault did harm; or the scenario is wrong without any, or unfit: it was
-        never armed, or two runs on one schedule took different steps.
+        never armed, two runs on one schedule took different steps, or each run was over
+        before a fault came.
       RuntimeError: called in a Trio program.
       TypeError: a fault is none.
       ValueError: by these arguments, no fault would ever come.
@@ -89,8 +90,7 @@ def sweep(
         for fault in faults:
             chain = fault if isinstance(fault, tuple) else (fault,)
             trials = _places_for(chain, scenario, least, seed, every, jump_after)
-            _run_all(scenario, chain, trials, seed=seed, jump_after=jump_after)
-            runs += len(trials)
+            runs += _run_all(scenario, chain, trials, seed=seed, jump_after=jump_after)
     if not runs:
         raise ValueError("nothing was swept: no fault, no seed, or no step for them")
     return Swept(steps, runs, is_repeatable=_schedule.is_there())
@@ -182,19 +182,26 @@ def _run_all(
     *,
     seed: int,
     jump_after: float,
-) -> None:
+) -> int:
+    """Have the faults of a chain come at all these places; how many have come in time."""
+    came = 0
     with _all_else_kept():
         for start in range(0, len(trials), RUNS_PER_COLLECTION):
             batch = trials[start : start + RUNS_PER_COLLECTION]
             with _collection_of_garbage() as brought_to_light:
                 for at in batch:
-                    run_trial(scenario, *chain, at=at, seed=seed, jump_after=jump_after).check()
+                    trial = run_trial(scenario, *chain, at=at, seed=seed, jump_after=jump_after)
+                    trial.check()
+                    came += trial.is_harmed_by_all
             if brought_to_light:
                 for at in batch:
                     with _collection_of_garbage() as found:
                         trial = run_trial(scenario, *chain, at=at, seed=seed, jump_after=jump_after)
                     trial.judge(found)
                 raise Finding(f"somewhere in {batch}, with seed {seed}: {brought_to_light}")
+    if trials and not came:
+        raise Finding(f"seed {seed}: each of {len(trials)} runs was over before its faults came")
+    return came
 
 
 @contextmanager

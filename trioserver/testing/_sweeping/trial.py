@@ -45,7 +45,8 @@ class Trial:
       scope: what `Cancel` cancels.
       client: whom `ResetClient` resets.
       varies: to be set by a scenario that does not take the same steps in every run,
-        because threads or processes take part: then a fault may come too late.
+        because threads or processes take part: then a fault may come too late. So it
+        may where the kernel takes part, which ``jump_after`` says.
       steps: how many there were since `arm`.
       trace: whose steps they were.
       error: what the scenario has raised.
@@ -96,6 +97,11 @@ class Trial:
     def is_harmed(self) -> bool:
         """Whether a fault has come by now."""
         return bool(self._fired)
+
+    @property
+    def is_harmed_by_all(self) -> bool:
+        """Whether all faults have come by now."""
+        return len(self._fired) == len(self.at)
 
     def complain(self, about: str) -> None:
         """Something that must not be is."""
@@ -149,8 +155,7 @@ class Trial:
         found = list(self._complaints)
         for check in self._checks:
             found += check()
-        all_fired = len(self._fired) == len(self.at)
-        if not all_fired and not self.varies and schedule.is_there():
+        if not self.is_harmed_by_all and self._is_repeatable:
             found.append(f"only {len(self._fired)} of {len(self.at)} faults came")
         expected = self._raised_by_faults()
         if not expected:
@@ -160,6 +165,11 @@ class Trial:
             wanted = " or ".join(kind.__name__ for kind in expected)
             found.append(f"it raised {_in_short(self.error)} instead of {wanted}")
         return found
+
+    @property
+    def _is_repeatable(self) -> bool:
+        """Whether every run takes the same steps."""
+        return schedule.is_there() and not self.varies and not self.jump_after
 
     def _raised_by_faults(self) -> list[type[BaseException]]:
         """What the faults that have come have the scenario raise."""
