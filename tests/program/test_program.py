@@ -16,6 +16,7 @@ import trio
 from support import Witness, hold, plain_client
 from support.in_memory_programs import ADDRESS, Deeds, until_draining, visited
 from support.memory import noting, raising
+from support.scenes import table
 
 import trioserver
 from trioserver.testing import MemoryServer
@@ -155,11 +156,16 @@ def test_signal_before_a_server_listens(hook, names, virtual_clock):
     assert virtual_clock.current_time() == (0 if names else server.timeouts.shutdown)
 
 
-class SignalsFirst(trio.abc.Instrument):
-    """Sends a signal after so many steps of tasks, before any server has begun; 0: before all."""
+class SignalsAt(trio.abc.Instrument):
+    """Sends a signal after so many steps of tasks; 0: before all of them."""
 
     def __init__(self, step):
         self._left = step
+
+    @property
+    def has_sent(self):
+        """Whether there were so many."""
+        return self._left <= 0
 
     def before_run(self):
         self._signal_if_due()
@@ -184,9 +190,31 @@ def test_signal_before_the_server_has_begun(monkeypatch):
 
     run, kind = trio.run, noting(MemoryServer, ["service_actions"], give_up)
     for attempt in range(40):  # Trio shuffles the tasks
-        monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsFirst(attempt % 4)]))
+        monkeypatch.setattr(trio, "run", partial(run, instruments=[SignalsAt(attempt % 4)]))
         trioserver.run(kind(ADDRESS, hold))
     assert all(heard)
+
+
+@table(
+    "options",
+    {
+        "nothing else": {},
+        "unready first": {"ready_off": 5},
+        "health checks": {"health": ("127.0.0.1", 0)},
+    },
+)
+def test_signal_after_every_step(options, monkeypatch):
+    """Whenever it comes, the program ends in order: also when it was about to end by itself."""
+    run, sent, step = trio.run, True, 0
+    while sent:
+        # Health checks come by the kernel, which takes a moment.
+        clock = trio.testing.MockClock(autojump_threshold=0.02 if "health" in options else 0)
+        signals = SignalsAt(step)
+        monkeypatch.setattr(trio, "run", partial(run, instruments=[signals], clock=clock))
+        (report,) = trioserver.run(visited("shutdown"), **options)
+        assert report.clean
+        sent, step = signals.has_sent, step + 1
+    assert step > 20
 
 
 @pytest.mark.parametrize(

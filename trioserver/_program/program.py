@@ -2,12 +2,13 @@
 
 ::
 
-    SERVING -> LEAVING -> DRAINING -> CANCELLED
+    SERVING -> LEAVING -> DRAINING -> CANCELLED -> OVER
        |                     |
        +---> HANDED_OVER ----+
 
 LEAVING is left out unless the program has said for how long it is to be found unready first
-(`ready_off`). No order takes a program back.
+(`ready_off`). No order takes a program back, and OVER comes from every stage: the servers may end
+by themselves.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Stage(enum.Enum):
     HANDED_OVER = "another process lets clients in; requests may end, within the grace"
     DRAINING = "nobody else is let in; requests may end by themselves, within the grace"
     CANCELLED = "what is left is cancelled"
+    OVER = "the servers have ended, and nobody is left to obey an order"
 
 
 @attrs.define(eq=False)
@@ -133,6 +135,8 @@ class Program:
 
     def obey(self, number: int) -> None:
         """Do what a signal orders, in Trio's thread."""
+        if self.stage is Stage.OVER:
+            return
         if number in ENDING:
             self.end(number)
         elif number == signal.SIGHUP:
@@ -179,6 +183,11 @@ class Program:
     def _addresses(self) -> tuple[Address, ...]:
         shown = (one for server in self.servers for one in server.snapshot().listeners)
         return tuple(one.address for one in shown)
+
+    def close(self) -> None:
+        """End what goes on beside the servers, which have ended; no order is obeyed any more."""
+        self.stage = Stage.OVER
+        self.beside.cancel_scope.cancel(reason="the servers have ended")
 
     def _cancel(self, number: int) -> None:
         self.stage, self.cancelled_by = Stage.CANCELLED, number

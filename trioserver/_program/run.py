@@ -123,15 +123,21 @@ async def _serve(program: Program) -> tuple[ShutdownReport, ...]:
         async with trio.open_nursery() as program.beside:
             program.relay.connect(program.obey)
             program.beside.start_soon(program.notices.give_signs_of_life)
-            async with _health(program.checks):
-                with lone_errors():
-                    async with trio.open_nursery() as nursery:
-                        for number in range(len(program.servers)):
-                            nursery.start_soon(_start, nursery, program, number, reports)
-            program.beside.cancel_scope.cancel(reason="the servers have ended")
+            try:
+                await _serve_all(program, reports)
+            finally:
+                program.close()
     if program.cancelled_by is not None:
         raise SystemExit(128 + program.cancelled_by)
     return tuple(reports[number] for number in sorted(reports))
+
+
+async def _serve_all(program: Program, reports: dict[int, ShutdownReport]) -> None:
+    async with _health(program.checks):
+        with lone_errors():
+            async with trio.open_nursery() as nursery:
+                for number in range(len(program.servers)):
+                    nursery.start_soon(_start, nursery, program, number, reports)
 
 
 async def _start(
