@@ -34,6 +34,11 @@ class Packets(trioserver.DatagramRequestHandler):
         await self.wfile.write(self.packet.upper())
 
 
+class Blocks(trioserver.StreamRequestHandler):
+    def handle(self):
+        pass
+
+
 async def who(request, client_address, server):
     await request.sendall(repr(client_address).encode())
 
@@ -56,24 +61,38 @@ async def fails(request, client_address, server):
 server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
 fragile = trioserver.TCPServer(("127.0.0.1", 0), fails, propagate_errors=True)
 both = [server, trioserver.UnixStreamServer("both", Upper)]
+number = 5
 
 
 def make():
     return server.evolve(timeouts=trioserver.Timeouts(idle=0.2))
 
 
+def make_none():
+    return None
+
+
 def classic():
-    return socketserver.ThreadingTCPServer(("127.0.0.1", 0), Blocking)
+    port = int(os.environ.get("APP_PORT", 0))
+    return socketserver.ThreadingTCPServer(("127.0.0.1", port), Blocking)
 '''
+BROKEN = "raise KeyError('no such thing')"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """That of the test, with modules of servers, called app and broken; no option is set."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TRIOSERVER_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Run ``trioserver`` in a folder with a module of handlers, called app."""
-    (tmp_path / "app.py").write_text(APP)
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("TRIOSERVER_")]:
-        monkeypatch.delenv(name)
+def command(tmp_path):
+    """Run ``trioserver`` there."""
 
     @contextmanager
     def run(*arguments, passed=(), **environment):

@@ -19,27 +19,11 @@ pytestmark = on_linux
 ANY = "--bind 127.0.0.1:0"
 
 
-def where_is(program, nth=0):
-    """The address that it is ready on."""
-    (text,) = program.says(r"trioserver: ready on (.*)")
-    text = text.split(", ")[nth]
-    if text.startswith("unix:"):
-        return text.removeprefix("unix:")
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
 def answer(address, line=b"hello\n", kind=socket.SOCK_STREAM):
     """What a new client is answered."""
     with plain_client(address, kind) as client:
         client.sendall(line)
         return client.recv(100)
-
-
-def stops(program):
-    """It drains at a signal, and ends with 0."""
-    program.order("SIGTERM")
-    program.ends()
 
 
 # serve ------------------------------------------------------------------------------
@@ -58,44 +42,44 @@ def stops(program):
 def test_serve(arguments, command):
     """Whatever it is, it is served."""
     with command("serve", arguments, ANY) as program:
-        assert answer(where_is(program)) == b"HELLO\n"
-        stops(program)
+        assert answer(program.address()) == b"HELLO\n"
+        program.stops()
 
 
 def test_serve_datagrams(command):
     """A handler of datagrams is served by UDP; another one, if one says so."""
     for arguments, word in (("app:Packets", b"HELLO\n"), ("app:Upper --udp", b"HELLO\n")):
         with command("serve", arguments, ANY) as program:
-            assert answer(where_is(program), kind=socket.SOCK_DGRAM) == word
-            stops(program)
+            assert answer(program.address(), kind=socket.SOCK_DGRAM) == word
+            program.stops()
 
 
 def test_several_places(command, tmp_path):
     """A server for each, all with the same handler; the file of one is removed."""
     with command("serve app:Upper", ANY, "-b unix:one -b unix:@two", "--print-address") as program:
-        one, two = where_is(program), where_is(program, 1)
+        one, two = program.address(), program.address(1)
         assert [answer(one), answer(two)] == [b"HELLO\n"] * 2
         printed = [program.process.stdout.readline() for _ in range(3)]
         assert printed == [f"127.0.0.1:{one[1]}\n", "unix:one\n", "unix:@two\n"]
-        stops(program)
+        program.stops()
     assert not (tmp_path / "one").exists()
 
 
 def test_several_servers(command):
     """A module may have them in a list."""
     with command("serve app:both") as program:
-        assert [answer(where_is(program, nth)) for nth in (0, 1)] == [b"HELLO\n"] * 2
-        stops(program)
+        assert [answer(program.address(nth)) for nth in (0, 1)] == [b"HELLO\n"] * 2
+        program.stops()
 
 
 def test_server_with_other_settings(command):
     """What is typed wins over what the server has; what is not stays."""
     with command("serve app:make --factory -b 127.0.0.2:0 --timeout-line 3") as program:
-        host, port = where_is(program)
+        host, port = program.address()
         assert host == "127.0.0.2"
         with plain_client((host, port)) as client:
             assert client.recv(1) == b""  # after the 0.2 s that `make` says
-        stops(program)
+        program.stops()
 
 
 @table(
@@ -115,7 +99,7 @@ def test_passed_sockets(arguments, environment, command):
         with command("serve app:Upper", arguments, passed=passed, **environment) as program:
             program.says("ready on")
             assert answer(one.getsockname()) == b"HELLO\n"
-            stops(program)
+            program.stops()
 
 
 def test_environment(command):
@@ -123,10 +107,10 @@ def test_environment(command):
     told = {"TRIOSERVER_BIND": "127.0.0.2:0", "TRIOSERVER_PRINT_ADDRESS": "1"}
     with command("serve app:Upper", **told) as program:
         assert program.process.stdout.readline().startswith("127.0.0.2:")
-        stops(program)
+        program.stops()
     with command("serve app:Upper", ANY, **told) as program:
-        assert where_is(program)[0] == "127.0.0.1"
-        stops(program)
+        assert program.address()[0] == "127.0.0.1"
+        program.stops()
 
 
 def test_tls(command, tmp_path):
@@ -147,21 +131,21 @@ def test_tls(command, tmp_path):
 
     renew("one.example")
     with command("serve app:Upper", ANY, "--tls-cert server.pem") as program:
-        address = where_is(program)
+        address = program.address()
         assert greets("one.example", address) == b"HELLO\n"
         renew("two.example")
         program.order("SIGHUP")
         program.says("SIGHUP: 1 of 1 servers that can have reloaded")
         assert greets("two.example", address) == b"HELLO\n"
-        stops(program)
+        program.stops()
 
 
 def test_proxy_protocol(command):
     """The client's address is the one that a trusted proxy tells."""
     with command("serve app:who", ANY, "--proxy-protocol 127.0.0.0/8,unix") as program:
         header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n"
-        assert answer(where_is(program), header) == b"('192.0.2.1', 1234)"
-        stops(program)
+        assert answer(program.address(), header) == b"('192.0.2.1', 1234)"
+        program.stops()
 
 
 def test_health_and_check(command):
@@ -173,7 +157,7 @@ def test_health_and_check(command):
         return done.returncode, done.stderr
 
     with command("serve app:Upper", ANY, "--health unix:checks --ready-off 1h") as program:
-        where_is(program)
+        program.address()
         assert check("unix:checks") == (0, "trioserver: ready\n")
         assert check("unix:checks", "--live") == (0, "trioserver: live\n")
         program.order("SIGTERM")
@@ -196,7 +180,7 @@ def test_health_and_check(command):
 def test_stuck_client(arguments, signals, command):
     """The second signal cuts it, and the status says which that was."""
     with command("serve", arguments, ANY, "--grace 1h") as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert client.recv(5) == b"stuck"
             program.order(signals[0])
             program.says("the program drains")
@@ -212,9 +196,9 @@ def test_stuck_client(arguments, signals, command):
 def test_grace_that_is_over(arguments, command):
     """The grace cuts it, too; the log says so, and the status is 0."""
     with command("serve", arguments, ANY, "--grace 100ms") as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert client.recv(5) == b"stuck"
-            stops(program)
+            program.stops()
         program.says("the grace of 0.1 s was over: .* has cancelled 1 requests")
 
 
@@ -232,7 +216,7 @@ def test_client_that_had_connected(arguments, command):
     greeting = b"PROXY UNKNOWN\r\n" if "proxy" in arguments else b""
     for delay in (0, 0.05, 0.2):
         with command("serve", arguments, ANY) as program:
-            with plain_client(where_is(program)) as client:
+            with plain_client(program.address()) as client:
                 program.order("SIGTERM")
                 time.sleep(delay)
                 client.sendall(greeting + b"hello\n")
@@ -244,7 +228,7 @@ def test_server_that_fails(command):
     """Status 1, and one line, unless one asks for more."""
     for arguments, traces in (("", False), ("--traceback", True)):
         with command("serve app:fragile --log-level critical", arguments) as program:
-            plain_client(where_is(program)).close()
+            plain_client(program.address()).close()
             program.says("trioserver: error: a server failed: it broke")
             program.ends(1)
         assert any("Traceback" in line for line in program.said) == traces
@@ -253,7 +237,7 @@ def test_server_that_fails(command):
 def test_handover(command):
     """SIGUSR2 starts the same command, which finds its sockets, whatever the port."""
     with command("serve app:Upper", ANY) as program:
-        address = where_is(program)
+        address = program.address()
         program.order("SIGUSR2")
         (new,) = program.says(r"goes on as process (\d+)")
         program.ends()
@@ -287,27 +271,27 @@ def test_small_services(name, is_right, kind, command):
     """Each says what its RFC wants, by TCP and by UDP."""
     udp = "--udp" if kind == socket.SOCK_DGRAM else ""
     with command(name, ANY, udp) as program:
-        assert is_right(answer(where_is(program), kind=kind))
-        stops(program)
+        assert is_right(answer(program.address(), kind=kind))
+        program.stops()
 
 
 def test_discard(command):
     """It takes whatever comes, says nothing, and ends when the client does."""
     with command("discard", ANY) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             client.sendall(b"x" * 1_000_000)
             client.shutdown(socket.SHUT_WR)
             assert client.recv(1) == b""
-        stops(program)
+        program.stops()
 
 
 def test_idle_client_of_echo(command):
     """Who only waits holds no drain up."""
     with command("echo", ANY, "--grace 1h") as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             client.sendall(b"x")
             assert client.recv(1) == b"x"
-            stops(program)
+            program.stops()
 
 
 # adopt, demo ------------------------------------------------------------------------
@@ -316,18 +300,18 @@ def test_idle_client_of_echo(command):
 def test_adopt(command):
     """An object of socketserver is served as it is."""
     with command("adopt app:classic") as program:
-        assert answer(where_is(program)) == b"HELLO\n"
-        stops(program)
+        assert answer(program.address()) == b"HELLO\n"
+        program.stops()
 
 
 def test_adopted_server_that_is_stuck(command):
     """The second signal cuts it."""
     with command("adopt app:classic --grace 1h") as program:
-        with plain_client(where_is(program)) as client:
-            client.sendall(b"half a line")
-            time.sleep(0.7)  # beyond what a drain gives a new connection
+        with plain_client(program.address()) as client:
+            client.sendall(b"a line\nhalf a line")
+            assert client.recv(100) == b"A LINE\n"  # so it is none that has just come
             program.order("SIGTERM")
-            time.sleep(0.1)
+            program.says("INFO draining")
             program.order("SIGINT")
             program.ends(128 + signal.SIGINT)
 

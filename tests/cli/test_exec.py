@@ -16,12 +16,6 @@ pytestmark = on_linux
 ANY = "--bind 127.0.0.1:0"
 
 
-def where_is(program):
-    """The address that it is ready on."""
-    (port,) = program.says(r"trioserver: ready on 127.0.0.1:(\d+)")
-    return "127.0.0.1", int(port)
-
-
 def shell(script):
     """The arguments that run a script of the shell."""
     return ["--", "sh", "-c", script]
@@ -35,17 +29,11 @@ def all_of(client):
     return got
 
 
-def stops(program):
-    """It drains at a signal, and ends with 0."""
-    program.order("SIGTERM")
-    program.ends()
-
-
 def test_program_whose_terminal_is_the_client(command):
     """What the client says is its input, to the end; what it prints goes back, all of it."""
     with command("exec", ANY, "-- tr a-z A-Z") as program:
         for text in (b"hello\n", b"", b"x" * 3_000_000):
-            with plain_client(where_is(program)) as client:
+            with plain_client(program.address()) as client:
                 sending = memoryview(text)
                 client.setblocking(False)
                 got = bytearray()
@@ -68,13 +56,13 @@ def test_program_whose_terminal_is_the_client(command):
                     except BlockingIOError:
                         time.sleep(0.001)
                 assert got == text.upper()
-        stops(program)
+        program.stops()
 
 
 def test_many_at_once(command):
     """Each client has a program of its own, as many as there are slots."""
     with command("exec", ANY, "--limit-requests 3", "-- cat") as program:
-        clients = [plain_client(where_is(program)) for _ in range(4)]
+        clients = [plain_client(program.address()) for _ in range(4)]
         for number, client in enumerate(clients):
             client.sendall(b"%d" % number)
         assert [client.recv(1) for client in clients[:3]] == [b"0", b"1", b"2"]
@@ -86,19 +74,19 @@ def test_many_at_once(command):
         assert clients[3].recv(1) == b"3"
         for client in clients:
             client.close()
-        stops(program)
+        program.stops()
 
 
 def test_environment(command):
     """Who the client is stands there; what is the server's own does not."""
     script = 'echo "$PROTO $TCPREMOTEIP:$TCPREMOTEPORT $TCPLOCALIP:$TCPLOCALPORT $NOTIFY_SOCKET."'
     with command("exec", ANY, shell(script), NOTIFY_SOCKET="/nowhere") as program:
-        address = where_is(program)
+        address = program.address()
         with plain_client(address) as client:
             host, port = client.getsockname()
             told = f"TCP {host}:{port} {address[0]}:{address[1]} .\n"
             assert all_of(client).decode() == told
-        stops(program)
+        program.stops()
 
 
 def test_environment_on_a_path(command):
@@ -108,28 +96,28 @@ def test_environment_on_a_path(command):
         program.says("ready on unix:socket")
         with plain_client("socket") as client:
             assert all_of(client).decode() == f"IPC {os.getuid()} {os.getgid()} socket\n"
-        stops(program)
+        program.stops()
 
 
 def test_descriptors(command):
     """It has the three that every program has, and none of the server's."""
     with command("exec", ANY, "--health unix:checks", shell("ls /proc/self/fd")) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client).split() == [b"0", b"1", b"2", b"3"]  # the last one is of ls
-        stops(program)
+        program.stops()
 
 
 def test_errors_go_to_the_log(command):
     """Line by line, whatever is in them; a long one in pieces."""
     script = r"printf 'one\ntwo \033[31m\n' >&2; head -c 9000 /dev/zero | tr '\0' x >&2; echo done"
     with command("exec", ANY, shell(script)) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client) == b"done\n"
         program.says(r"INFO request 1 from 127.0.0.1:\d+: 'one'$")
         program.says(r"INFO request 1 from 127.0.0.1:\d+: 'two \\x1b\[31m'$")
         program.says(r"'x{4096}'$", times=2)
         program.says(r"'x{808}'$")
-        stops(program)
+        program.stops()
 
 
 @table(
@@ -142,10 +130,10 @@ def test_errors_go_to_the_log(command):
 def test_program_that_fails(script, why, command):
     """The log says how; what it had said before has arrived."""
     with command("exec", ANY, shell(script)) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client) == b"bye\n"
         program.says(f"WARNING request 1 from .*: {why}")
-        stops(program)
+        program.stops()
     assert not any("Traceback" in line for line in program.said)
 
 
@@ -155,13 +143,13 @@ def test_program_that_is_gone(command, tmp_path):
     script.write_text("#!/bin/sh\necho here\n")
     script.chmod(0o755)
     with command("exec", ANY, ["--", str(script)]) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client) == b"here\n"
         script.unlink()
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client) == b""
         program.says("cannot start .*script: No such file or directory")
-        stops(program)
+        program.stops()
 
 
 # How it is ended --------------------------------------------------------------------
@@ -199,7 +187,7 @@ def goes(client, act):
 def test_ended_with_all_that_it_has_started(options, words, act, command):
     """SIGTERM, and SIGKILL when `--timeout-cleanup` is over, go to its whole group."""
     with command("exec", ANY, options, family(*words)) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             pids = members_of(client)
             assert len(pids) == 2
             goes(client, act)
@@ -219,15 +207,15 @@ def test_silence_is_that_of_both(command):
     """A program that says something now and then is not ended for a client that does not."""
     script = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"
     with command("exec", ANY, "--timeout-idle 700ms", shell(script)) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             assert all_of(client) == b"1\n2\n3\n4\n5\n6\n"
-        stops(program)
+        program.stops()
 
 
 def test_second_signal(command):
     """It cuts everybody, and nothing is left."""
     with command("exec", ANY, "--grace 1h", family()) as program:
-        with plain_client(where_is(program)) as client:
+        with plain_client(program.address()) as client:
             pids = members_of(client)
             program.order("SIGTERM")
             program.says("the program drains")

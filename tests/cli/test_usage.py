@@ -1,47 +1,11 @@
 """Wrong arguments: one line that says what was wrong, and what was expected; no traceback."""
 
-import os
 import socket
 
 import pytest
 from support.scenes import table
 
 from trioserver.__main__ import main
-
-APP = """
-import trioserver
-
-class Upper(trioserver.StreamRequestHandler):
-    async def handle(self):
-        async for line in self.rfile:
-            await self.wfile.write(line.upper())
-
-class Blocks(trioserver.StreamRequestHandler):
-    def handle(self):
-        pass
-
-def make():
-    return server
-
-def make_none():
-    return None
-
-server = trioserver.TCPServer(("127.0.0.1", 0), Upper)
-both = [server, server.evolve()]
-number = 5
-"""
-BROKEN = "raise KeyError('no such thing')"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """With modules of servers, called app and broken."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "broken.py").write_text(BROKEN)
-    for name in [name for name in os.environ if name.startswith("TRIOSERVER_")]:
-        monkeypatch.delenv(name)
 
 
 def ends(arguments, capsys):
@@ -90,6 +54,8 @@ SERVE = {
     "no such option": ("app:Upper --fast", "unrecognized arguments: --fast"),
     "a mode for a server": ("app:server --mode thread", "app:server is a server, whose class says"),
     "a place for several": ("app:both -b :0", "app:both are several servers: --bind is for one"),
+    "a header for datagrams": ("app:Upper --udp --proxy-protocol unix", "datagrams have no TLS, n"),
+    "a backlog for datagrams": ("app:Upper --udp --backlog 5", "datagrams have no TLS, no PROXY"),
     "a path for a TCP server": ("app:server -b unix:x", "TCPServer.server_address must be"),
 }
 
@@ -146,18 +112,31 @@ def test_environment(name, text, message, monkeypatch, capsys):
     assert message in said
 
 
-def test_port_that_is_taken(capsys):
-    """Status 3."""
+@table(
+    ("command", "message"),
+    {
+        "of a server": ("serve app:Upper -b 127.0.0.1:{}", "cannot listen on 127.0.0.1:{}"),
+        "of an adopted one": (
+            "adopt app:classic",
+            "cannot use app:classic: Address already in use",
+        ),
+    },
+)
+def test_port_that_is_taken(command, message, monkeypatch, capsys):
+    """Status 3, whoever binds it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        status, said = ends(["serve", "app:Upper", "-b", f"127.0.0.1:{port}"], capsys)
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("APP_PORT", port)
+        status, said = ends(command.format(port).split(), capsys)
     assert status == 3
-    assert said == (f"trioserver: error: Address already in use: cannot listen on 127.0.0.1:{port}")
+    assert "Address already in use" in said
+    assert message.format(port) in said
 
 
-def test_traceback(capsys):
+@pytest.mark.parametrize("command", ["serve", "adopt"])
+def test_traceback(command, capsys):
     """Only if one asks for it."""
-    assert main(["serve", "broken:X", "--traceback"]) == 2
+    assert main([command, "broken:X", "--traceback"]) == 2
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert printed.endswith("trioserver: error: cannot use broken:X: KeyError: 'no such thing'\n")

@@ -35,7 +35,7 @@ def test_wrong_addresses(text):
     """They are shown, with what was expected."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"expected|at most") as caught:
         values.address(text)
-    assert repr(text) in str(caught.value) or text == "999999"
+    assert repr(text) in str(caught.value)
 
 
 @table(
@@ -84,16 +84,15 @@ def test_wrong_times(text):
 
 
 @table(
-    ("address", "text"),
+    ("address", "text", "typed"),
     {
-        "IPv4": (("127.0.0.1", 80), "127.0.0.1:80"),
-        "IPv6": (("::1", 80, 0, 0), "[::1]:80"),
-        "a path": ("/run/x", "unix:/run/x"),
-        "an abstract name": (b"\0name", "unix:@name"),
+        "IPv4": (("127.0.0.1", 80), "127.0.0.1:80", ("127.0.0.1", 80)),
+        "IPv6": (("::1", 80, 0, 0), "[::1]:80", ("::1", 80)),
+        "a path": ("/run/x", "unix:/run/x", "/run/x"),
+        "an abstract name": (b"\0name", "unix:@name", "\0name"),
     },
 )
-def test_shown(address, text):
+def test_shown(address, text, typed):
     """They can be typed again."""
     assert values.shown(address) == text
-    host_or_path = address if isinstance(address, str) else values.address(text)
-    assert values.address(text)[:1] == host_or_path[:1]
+    assert values.address(text) == typed

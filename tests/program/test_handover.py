@@ -18,35 +18,17 @@ RUN = "trioserver.run(server, start_timeout=8)\n"
 ON_TCP = f'server = trioserver.TCPServer(("127.0.0.1", 0), handle)\n{RUN}'
 ON_A_PATH = f'server = trioserver.UnixStreamServer("socket", handle)\n{RUN}'
 
-READY = r"^(\d+) the program serves"
-
-
-def where_is(program, tmp_path):
-    """The address of its server."""
-    port, path = program.says(r"serves (?:127.0.0.1:(\d+)|unix:(\w+))")
-    return ("127.0.0.1", int(port)) if port else str(tmp_path / path)
-
-
-def handed_over(program):
-    """Order that, and wait until it is done; the new process."""
-    times = sum("the program serves" in line for line in program.said)
-    old = program.says(READY, times)[0]
-    program.order("SIGUSR2", int(old))
-    (new,) = program.says(READY, times + 1)
-    program.says(rf"^{old} the program goes on as process {new}")
-    return int(new)
-
 
 @table("source", {"on TCP": ON_TCP, "on a path": ON_A_PATH})
 def test_handed_over(source, tmp_path):
     """Who is there is served to the end by the old program; everybody else, by the new one."""
     with running_program(tmp_path / "program.py", source) as program:
-        address, old = where_is(program, tmp_path), program.process.pid
+        address, old = program.address(), program.process.pid
         with plain_client(address) as client:
             client.sendall(b"hello\n")
             assert heard(client, b"hello\n") == old
             client.sendall(b"half a ")
-            new = handed_over(program)
+            new = program.hands_over()
             assert who_answers(address) == new != old
             client.sendall(b"line\n")
             assert heard(client, b"half a line\n") == old
@@ -61,10 +43,10 @@ def test_handed_over(source, tmp_path):
 def test_handed_over_again_and_again(tmp_path):
     """Each successor has one of its own, and the port stays."""
     with running_program(tmp_path / "program.py", ON_TCP) as program:
-        address = where_is(program, tmp_path)
+        address = program.address()
         processes = [program.process.pid]
         for _ in range(3):
-            processes.append(handed_over(program))
+            processes.append(program.hands_over())
             assert who_answers(address) == processes[-1]
             program.has_gone(processes[-2])
         program.order("SIGTERM", processes[-1])
@@ -87,7 +69,7 @@ def test_servers_of_a_kind(tmp_path):
     """Each finds its own sockets, whatever else there is; health checks come along."""
     with running_program(tmp_path / "program.py", SEVERAL) as program:
         ports = program.says(r"serves 127.0.0.1:(\d+), 127.0.0.1:(\d+), 127.0.0.1:(\d+)")
-        new = handed_over(program)
+        new = program.hands_over()
         assert (
             program.says(r"serves unix:new, 127.0.0.1:(\d+), 127.0.0.1:(\d+), 127.*:(\d+)") == ports
         )
@@ -121,7 +103,7 @@ if "LISTEN_FDS" not in os.environ and "TRIOSERVER_HANDOVER" not in os.environ:
 """
     with running_program(tmp_path / "program.py", passing + INHERITED) as program:
         ports = program.says(r"serves 127.0.0.1:(\d+), 127.0.0.1:(\d+)")
-        new = handed_over(program)
+        new = program.hands_over()
         assert program.says(r"serves 127.0.0.1:(\d+), 127.0.0.1:(\d+)", times=2) == ports
         assert who_answers(("127.0.0.1", int(ports[1]))) == new
 
@@ -149,14 +131,14 @@ def test_bad_successor(fault, why, tmp_path):
     path = tmp_path / "program.py"
     source = ON_TCP.replace("start_timeout=8", "start_timeout=1.5")
     with running_program(path, source) as program:
-        address, old = where_is(program, tmp_path), program.process.pid
+        address, old = program.address(), program.process.pid
         good = path.read_text()
         path.write_text(good.replace("server =", f"{fault}\nserver ="))
         program.order("SIGUSR2")
         program.says(f"^{old} the successor .*{why}: this program serves on")
         assert who_answers(address) == old
         path.write_text(good)
-        new = handed_over(program)
+        new = program.hands_over()
         assert who_answers(address) == new
         program.ends()
 
@@ -165,7 +147,7 @@ def test_bad_command(tmp_path):
     """A program whose code is gone cannot start another one."""
     path = tmp_path / "program.py"
     with running_program(path, ON_TCP) as program:
-        address, old = where_is(program, tmp_path), program.process.pid
+        address, old = program.address(), program.process.pid
         path.unlink()
         program.order("SIGUSR2")
         program.says("the successor has ended before it was ready, with status 2")
@@ -176,7 +158,7 @@ def test_end_in_the_middle(tmp_path):
     """Who is told to end while its successor starts, ends it, too."""
     path = tmp_path / "program.py"
     with running_program(path, ON_TCP.replace("=8", "=60")) as program:
-        address = where_is(program, tmp_path)
+        address = program.address()
         sleeps = "logging.info('sleeps')\ntime.sleep(60)\n"
         path.write_text(path.read_text().replace("server =", f"{sleeps}server ="))
         with plain_client(address) as client:
@@ -204,7 +186,7 @@ trioserver.run(server, start_timeout=8)
 def test_socket_of_its_own_making(tmp_path):
     """The next program would make another one; so it is refused, and says what to do."""
     with running_program(tmp_path / "program.py", OWN) as program:
-        address = where_is(program, tmp_path)
+        address = program.address()
         program.order("SIGUSR2")
         program.says("cannot hand over: the socket at .* was made by the program itself")
         assert who_answers(address) == program.process.pid
@@ -265,4 +247,4 @@ def test_variable_of_somebody_else(tmp_path):
     """Who finds it by accident, in the environment of its parent, does not believe it."""
     told = '{"parent": 1, "ready": 9, "sockets": []}'
     with running_program(tmp_path / "program.py", ON_TCP, TRIOSERVER_HANDOVER=told) as program:
-        assert who_answers(where_is(program, tmp_path)) == program.process.pid
+        assert who_answers(program.address()) == program.process.pid

@@ -75,26 +75,15 @@ class Crowd:
             time.sleep(0.005)
 
 
-def handed_over(program: Any) -> int:
-    """Order it, and wait until it is done; the new process."""
-    times = len([line for line in program.said if "the program serves" in line])
-    (old,) = program.says(r"^(\d+) the program serves", times)
-    program.order("SIGUSR2", int(old))
-    (new,) = program.says(r"^(\d+) the program serves", times + 1)
-    program.says(rf"^{old} the program goes on as process {new}")
-    return int(new)
-
-
 def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> None:
     """Do it."""
     running_programs.SECONDS = 3600
     path, began = Path(folder) / "program.py", time.monotonic()
     source = PROGRAM.replace("TIMEOUT", "30" if not options.bad else "2")
     with running_program(path, source) as program:
-        (port,) = program.says(r"serves 127.0.0.1:(\d+)")
-        crowd, processes = Crowd(("127.0.0.1", int(port))), [program.process.pid]
+        crowd, processes = Crowd(program.address()), [program.process.pid]
         with crowd.visiting():
-            processes += [handed_over(program) for _ in range(options.handovers)]
+            processes += [program.hands_over() for _ in range(options.handovers)]
             print(f"{options.handovers} handovers in {time.monotonic() - began:.0f} s")
             print(f"clients: {in_words(crowd.outcomes)}")
             for name, fault in BAD.items():

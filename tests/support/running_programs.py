@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import attrs
 
@@ -17,6 +18,9 @@ from . import plain_client
 
 SECONDS = 20
 """After which a program, and all that it has started, is killed."""
+
+READY = "the program serves"
+"""What programs log when they do, behind their number (see `PRELUDE`)."""
 
 PRELUDE = """
 import logging, os, sys, time
@@ -62,10 +66,12 @@ class RunningProgram:
 
     Attributes:
       process: the first of them.
+      folder: where it runs.
       said: all that they have logged so far.
     """
 
     process: subprocess.Popen
+    folder: Path
     said: list[str] = attrs.field(factory=list)
     _changed: threading.Condition = attrs.field(factory=threading.Condition)
 
@@ -85,6 +91,15 @@ class RunningProgram:
                     return found[times - 1].groups()
                 assert self._changed.wait(until - time.monotonic()), self.said
 
+    def address(self, nth=0):
+        """The nth address that its first process serves, by the ready line or by its log."""
+        (text,) = self.says(r"(?:ready on|program serves) (.*)")
+        text = text.split(", ")[nth]
+        if text.startswith("unix:"):
+            return str(Path(self.folder, text.removeprefix("unix:")))
+        host, _, port = text.rpartition(":")
+        return host, int(port)
+
     def order(self, name, pid=None):
         """Send it, or its successor, a signal."""
         os.kill(pid or self.process.pid, signal.Signals[name])
@@ -92,6 +107,20 @@ class RunningProgram:
     def ends(self, status=0):
         """Wait for the end of the first program."""
         assert self.process.wait(SECONDS / 2) == status, self.said
+
+    def stops(self):
+        """Drain it by a signal, and wait for its end, with status 0."""
+        self.order("SIGTERM")
+        self.ends()
+
+    def hands_over(self):
+        """Order a handover, and wait until it is done; the new process."""
+        times = sum(READY in line for line in self.said)
+        old = self.says(rf"^(\d+) {READY}", times)[0]
+        self.order("SIGUSR2", int(old))
+        (new,) = self.says(rf"^(\d+) {READY}", times + 1)
+        self.says(rf"^{old} the program goes on as process {new}")
+        return int(new)
 
     def has_gone(self, pid):
         """Wait for the end of a successor, which is nobody's child here."""
@@ -132,7 +161,7 @@ def running(command, folder, passed=(), **environment):
         text=True,
         start_new_session=True,  # so that all of them can be ended, and nobody else
     ) as process:
-        program = RunningProgram(process)
+        program = RunningProgram(process, folder)
         reader = threading.Thread(target=program._read, daemon=True)
         reader.start()
         kill = threading.Timer(SECONDS, os.killpg, [process.pid, signal.SIGKILL])

@@ -16,7 +16,7 @@ import trioserver
 from . import serving_options as options
 from . import values
 from .options import Option
-from .program import Status, say, set_up_logging
+from .program import Progress, Status, set_up_logging
 from .serve import resolve
 
 OPTIONS = (Option("--max-threads", "threads at once (default: 40)", values.count, "N"),)
@@ -41,25 +41,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(typed: argparse.Namespace) -> int:
     """Serve it until a signal."""
     set_up_logging(typed.log_level or "info")
-    theirs = resolve(typed.place)
-    if not isinstance(theirs, socketserver.BaseServer):
-        theirs = resolve(typed.place, call=True)
-    if not isinstance(theirs, socketserver.BaseServer):
-        raise TypeError(
-            f"{typed.place} must be a server of socketserver, or a function that makes one, not"
-            f" {theirs!r}"
-        )
-    adoption = _Adoption(theirs, _fields(typed))
-    trio.run(adoption.serve)
+    progress = Progress()
+    try:
+        adoption = _Adoption(_server_at(typed.place), _fields(typed), progress)
+        progress.is_made = True
+        trio.run(adoption.serve)
+    except Exception as error:  # noqa: BLE001  (all of them end the program, each with its status)
+        return progress.ended_by(error, show=bool(typed.traceback))
     return Status.DONE if adoption.cut_by is None else 128 + adoption.cut_by
 
 
+def _server_at(place: str) -> socketserver.BaseServer:
+    theirs = resolve(place)
+    if not isinstance(theirs, socketserver.BaseServer):
+        theirs = resolve(place, call=True)
+    if not isinstance(theirs, socketserver.BaseServer):
+        raise TypeError(
+            f"{place} must be a server of socketserver, or a function that makes one, not"
+            f" {theirs!r}"
+        )
+    return theirs
+
+
 def _fields(typed: argparse.Namespace) -> Mapping[str, Any]:
-    times = options.fields_of(typed, trioserver.Timeouts)
+    timeouts = options.timeouts(typed)
     if typed.grace is not None:
-        times["shutdown"] = typed.grace
-    limits = trioserver.Limits(**options.fields_of(typed, trioserver.Limits))
-    fields = {"timeouts": trioserver.Timeouts(**times), "limits": limits}
+        timeouts = attrs.evolve(timeouts, shutdown=typed.grace)
+    fields = {"timeouts": timeouts, "limits": options.limits(typed)}
     return fields if typed.max_threads is None else {**fields, "max_threads": typed.max_threads}
 
 
@@ -73,6 +81,7 @@ class _Adoption:
 
     _theirs: socketserver.BaseServer
     _fields: Mapping[str, Any]
+    _progress: Progress
     cut_by: int | None = None
 
     async def serve(self) -> None:
@@ -80,7 +89,7 @@ class _Adoption:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._adopt, nursery.cancel_scope)
-                say(f"ready on {values.shown(self._theirs.server_address)}")
+                self._progress.tell([self._theirs.server_address])
                 await self._obey(signals, nursery.cancel_scope)
 
     async def _adopt(

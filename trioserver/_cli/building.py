@@ -39,6 +39,7 @@ def servers_for(
     mode: str = "task",
     udp: bool = False,
     mix_in: type | None = None,
+    timeouts: trioserver.Timeouts | None = None,
 ) -> Sequence[trioserver.BaseServer]:
     """A server for each place, with this handler.
 
@@ -48,21 +49,22 @@ def servers_for(
       mode: where handlers run.
       udp: whether to serve datagrams.
       mix_in: a class with hooks of its own.
+      timeouts: other ones than the options say.
 
     Raises:
       TypeError, ValueError: something does not go together; it is named.
     """
     kind = _DATAGRAM if udp else _STREAM
+    fields = options.stream_fields(typed)
+    if udp and fields:
+        raise ValueError("datagrams have no TLS, no PROXY header and no backlog: leave that out")
+    fields["timeouts"] = options.timeouts(typed) if timeouts is None else timeouts
+    fields["limits"] = options.limits(typed)
     built = []
     for address, is_path in _addresses(options.places(typed), kind):
         cls = KINDS[mode, kind, is_path]
         if mix_in is not None:
             cls = type(cls.__name__, (mix_in, cls), {})
-        fields = {} if udp else options.stream_fields(typed)
-        fields |= {
-            "timeouts": trioserver.Timeouts(**options.fields_of(typed, trioserver.Timeouts)),
-            "limits": trioserver.Limits(**options.fields_of(typed, trioserver.Limits)),
-        }
         built.append(cls(address, handler, **fields))
     return built
 

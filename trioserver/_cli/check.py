@@ -37,18 +37,18 @@ def main(typed: argparse.Namespace) -> int:
     path = "/live" if typed.live else "/ready"
     try:
         answer = trio.run(_ask, typed.address, path, typed.timeout)
-    except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        where = values.shown(typed.address)
-        why = f"no answer within {typed.timeout:g} s" if _is_late(error) else in_words(error)
-        say(f"error: {where}: {why}")
-        return Status.FAILED
+    except trio.TooSlowError:
+        return _no_answer(typed, f"no answer within {typed.timeout:g} s")
+    except (OSError, trio.BrokenResourceError) as error:
+        return _no_answer(typed, in_words(error))
     head, _, text = answer.partition("\r\n\r\n")
     say(text.strip() or "it ended the connection without an answer")
     return Status.DONE if head.startswith("HTTP/1.1 200 ") else Status.FAILED
 
 
-def _is_late(error: BaseException) -> bool:
-    return isinstance(error, trio.TooSlowError)
+def _no_answer(typed: argparse.Namespace, why: str) -> Status:
+    say(f"error: {values.shown(typed.address)}: {why}")
+    return Status.FAILED
 
 
 async def _ask(address: values.Address, path: str, patience: float) -> str:

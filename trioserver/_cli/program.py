@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import errno
 import logging
 import sys
 import traceback
@@ -16,6 +17,9 @@ import trioserver
 
 from . import values
 
+_NO_SUCH_PLACE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+"""What bind(2) alone says, also to code of the user's that binds a server when it makes it."""
+
 
 class Status(enum.IntEnum):
     """How a command ends; one that a signal has cut ends with 128 and its number."""
@@ -27,25 +31,40 @@ class Status(enum.IntEnum):
 
 
 @attrs.define
-class _Readiness:
-    """Tells people when everything listens.
+class Progress:
+    """How far a program is: what an error means, that ends it, depends on that.
 
     Attributes:
-      is_ready: whether it does.
+      prints: whether addresses go to stdout, too.
       is_made: whether there are servers.
+      is_ready: whether they listen.
     """
 
-    prints: bool
-    is_ready: bool = False
+    prints: bool = False
     is_made: bool = False
+    is_ready: bool = False
 
-    def tell(self, addresses: tuple[Any, ...]) -> None:
-        """Say where."""
+    def tell(self, addresses: Sequence[Any]) -> None:
+        """Say where it listens."""
         self.is_ready = True
         shown = [values.shown(address) for address in addresses]
         say(f"ready on {', '.join(shown)}")
         if self.prints:
             print(*shown, sep="\n", flush=True)
+
+    def ended_by(self, error: Exception, *, show: bool) -> Status:
+        """Say what has ended the program, with a traceback or without; what status that is."""
+        if show:
+            traceback.print_exception(error)
+        if self.is_ready:
+            say(f"error: a server failed: {in_words(error)}")
+            if not show:
+                say("use --traceback to see where that comes from")
+            return Status.FAILED
+        say(f"error: {in_words(error)}")
+        if isinstance(error, OSError) and (self.is_made or error.errno in _NO_SUCH_PLACE):
+            return Status.CANNOT_BIND
+        return Status.FAILED if self.is_made else Status.USAGE
 
 
 def run_program(
@@ -58,36 +77,21 @@ def run_program(
       typed: the options.
     """
     set_up_logging(typed.log_level or "info")
-    readiness = _Readiness(prints=bool(typed.print_address))
+    progress = Progress(prints=bool(typed.print_address))
 
     def made() -> Sequence[trioserver.BaseServer]:
         servers = make()
-        readiness.is_made = True
+        progress.is_made = True
         return servers
 
     times = {"grace": typed.grace, "ready_off": typed.ready_off}
     times["start_timeout"] = typed.start_timeout
     options = {name: value for name, value in times.items() if value is not None}
     try:
-        trioserver.run(made, health=typed.health, on_ready=readiness.tell, **options)
+        trioserver.run(made, health=typed.health, on_ready=progress.tell, **options)
     except Exception as error:  # noqa: BLE001  (all of them end the program, each with its status)
-        return _tell(error, readiness, show=bool(typed.traceback))
+        return progress.ended_by(error, show=bool(typed.traceback))
     return Status.DONE
-
-
-def _tell(error: Exception, readiness: _Readiness, *, show: bool) -> Status:
-    """Say what has ended the program; what status that is."""
-    if show:
-        traceback.print_exception(error)
-    if readiness.is_ready:
-        say(f"error: a server failed: {in_words(error)}")
-        if not show:
-            say("use --traceback to see where that comes from")
-        return Status.FAILED
-    say(f"error: {in_words(error)}")
-    if readiness.is_made and isinstance(error, OSError):
-        return Status.CANNOT_BIND
-    return Status.USAGE if not readiness.is_made else Status.FAILED
 
 
 def in_words(error: BaseException) -> str:

@@ -64,6 +64,7 @@ def resolve(place: str, *, call: bool = False) -> Any:
 
     Raises:
       ValueError: it is a text of another form; or it cannot be had, whatever the reason.
+      OSError: it cannot be had, since the system refuses something.
     """
     module, _, attribute = place.partition(":")
     if not module or not attribute:
@@ -73,6 +74,8 @@ def resolve(place: str, *, call: bool = False) -> Any:
     try:
         found = pkgutil.resolve_name(place)
         return found() if call else found
+    except OSError as error:
+        raise OSError(error.errno, f"cannot use {place}: {in_words(error)}") from error
     except Exception as error:
         raise ValueError(f"cannot use {place}: {in_words(error)}") from error
 

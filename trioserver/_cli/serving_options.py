@@ -156,6 +156,16 @@ def fields_of(typed: argparse.Namespace, of: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def timeouts(typed: argparse.Namespace) -> Timeouts:
+    """Those that were given, and the library's own for the rest."""
+    return Timeouts(**fields_of(typed, Timeouts))
+
+
+def limits(typed: argparse.Namespace) -> Limits:
+    """The same, of limits."""
+    return Limits(**fields_of(typed, Limits))
+
+
 def stream_fields(typed: argparse.Namespace) -> dict[str, Any]:
     """The fields of stream servers that were given: TLS, PROXY, backlog."""
     found: dict[str, Any] = {}

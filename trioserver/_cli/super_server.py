@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -68,24 +68,7 @@ class RunsProgram:
         self, request: trioserver.Connection, client_address: Any, server: Any
     ) -> None:
         """Run it."""
-        environment = {**os.environ, **_about(request, client_address)}
-        ours, theirs = socket.socketpair()
-        try:
-            process = await trio.lowlevel.open_process(
-                list(self.command),
-                stdin=theirs,
-                stdout=theirs,
-                stderr=subprocess.PIPE,
-                env=environment,
-                start_new_session=True,  # so that all that it starts can be ended with it
-            )
-        except OSError as error:
-            ours.close()
-            raise ProgramFailed(f"cannot start {self.command[0]}: {error.strerror}") from error
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        stream, process = await self._start(_about(request, client_address))
         try:
             conversation = _Conversation(request, stream, process, self.silence, self.cleanup)
             await conversation.take_place()
@@ -96,6 +79,27 @@ class RunsProgram:
                 await process.stderr.aclose()
         if process.returncode:
             raise ProgramFailed(f"{self.command[0]} has ended {_in_words(process.returncode)}")
+
+    async def _start(self, about: Mapping[str, str]) -> tuple[trio.SocketStream, trio.Process]:
+        """Start it; our end of what is its standard input and output, and the process."""
+        with ExitStack() as unless_started:
+            try:
+                ours, theirs = socket.socketpair()
+                unless_started.callback(ours.close)
+                with theirs:
+                    process = await trio.lowlevel.open_process(
+                        list(self.command),
+                        stdin=theirs,
+                        stdout=theirs,
+                        stderr=subprocess.PIPE,
+                        env={**os.environ, **about},
+                        start_new_session=True,  # so that all that it starts can be ended with it
+                    )
+            except OSError as error:
+                raise ProgramFailed(f"cannot start {self.command[0]}: {error.strerror}") from error
+            unless_started.pop_all()
+        ours.setblocking(False)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours)), process
 
 
 @attrs.define(eq=False)
@@ -231,9 +235,10 @@ def main(typed: argparse.Namespace) -> int:
 
 
 def _servers(typed: argparse.Namespace) -> Sequence[trioserver.BaseServer]:
-    times = trioserver.Timeouts(**options.fields_of(typed, trioserver.Timeouts))
+    times = options.timeouts(typed)
     if shutil.which(typed.program) is None:
         raise ValueError(f"there is no program {typed.program!r}, or it cannot be executed")
     handler = RunsProgram([typed.program, *typed.arguments], times.idle, times.cleanup)
-    typed.timeout_idle = math.inf  # of both directions together: see RunsProgram
-    return servers_for(handler, typed, mix_in=SuperServerMixIn)
+    # Silence is that of both directions together: see RunsProgram.
+    timeouts = attrs.evolve(times, idle=math.inf)
+    return servers_for(handler, typed, mix_in=SuperServerMixIn, timeouts=timeouts)

@@ -96,9 +96,8 @@ def address(text: str) -> Address:
         if not path:
             raise argparse.ArgumentTypeError(f"unix:PATH was expected, not {text!r}")
         return "\0" + path[1:] if path.startswith("@") else path
-    if text.isascii() and text.isdecimal():
-        text = f"127.0.0.1:{text}"
-    found = _HOST_AND_PORT.fullmatch(text)
+    is_port = text.isascii() and text.isdecimal()
+    found = _HOST_AND_PORT.fullmatch(f"127.0.0.1:{text}" if is_port else text)
     if found is None:
         raise argparse.ArgumentTypeError(
             "an address was expected, such as 127.0.0.1:8000, [::1]:8000, :8000 (every interface),"

@@ -61,7 +61,7 @@ class Places:
     def keep(self) -> Iterator[tuple[int, str]]:
         """Leave the sockets that the servers have bound to who keeps them; as `named` has them."""
         for listener, place in self._listeners():
-            if place is not None and isinstance(listener, (SocketListener, DatagramListener)):
+            if place is not None and isinstance(listener, KernelListener):
                 listener.is_kept = True
                 yield listener.fileno(), place.name_for(listener.path)
 
@@ -72,7 +72,7 @@ class Places:
 
     def _named(self, listener: Any, place: Place | None) -> tuple[int, str]:
         where = describe(listener.address)
-        if not isinstance(listener, (SocketListener, DatagramListener)):
+        if not isinstance(listener, KernelListener):
             raise RuntimeError(f"the listener at {where} has no socket to hand over")  # noqa: TRY004
         if place is not None:
             return listener.fileno(), place.name_for(listener.path)
