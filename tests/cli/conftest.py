@@ -72,6 +72,10 @@ def make_none():
     return None
 
 
+def forking():
+    return socketserver.ForkingTCPServer(("127.0.0.1", 0), Blocking)
+
+
 def classic():
     port = int(os.environ.get("APP_PORT", 0))
     return socketserver.ThreadingTCPServer(("127.0.0.1", port), Blocking)

@@ -135,7 +135,7 @@ def test_tls(command, tmp_path):
         assert greets("one.example", address) == b"HELLO\n"
         renew("two.example")
         program.order("SIGHUP")
-        program.says("SIGHUP: 1 of 1 servers that can have reloaded")
+        program.says("SIGHUP: reloaded 1 of the 1 servers that can")
         assert greets("two.example", address) == b"HELLO\n"
         program.stops()
 
@@ -301,6 +301,26 @@ def test_adopt(command):
     """An object of socketserver is served as it is."""
     with command("adopt app:classic") as program:
         assert answer(program.address()) == b"HELLO\n"
+        program.stops()
+
+
+def test_adopted_server_that_forks(command):
+    """Its handlers run in threads, if one says so."""
+    with command("adopt app:forking --forking threads") as program:
+        assert answer(program.address()) == b"HELLO\n"
+        program.stops()
+
+
+def test_other_orders_to_an_adopted_server(command):
+    """They end nothing: one shows the tasks, and of the others nothing comes, which is told."""
+    with command("adopt app:classic") as program:
+        address = program.address()
+        for name in ("SIGHUP", "SIGUSR2"):
+            program.order(name)
+            program.says(f"WARNING {name}: an adopted server neither reloads nor hands over")
+        program.order("SIGUSR1")
+        program.says("WARNING SIGUSR1: the tasks are")
+        assert answer(address) == b"HELLO\n"
         program.stops()
 
 

@@ -203,6 +203,15 @@ def test_ended_with_all_that_it_has_started(options, words, act, command):
     assert not any("Traceback" in line for line in program.said)
 
 
+def test_silence_is_told(command):
+    """The log says what it was that ended it."""
+    with command("exec", ANY, "--timeout-idle 300ms", "-- cat") as program:
+        with plain_client(program.address()) as client:
+            assert all_of(client) == b""
+        program.says(r"timed_out \(no byte from either side for 0.3 s \(idle\)\)")
+        program.stops()
+
+
 def test_silence_is_that_of_both(command):
     """A program that says something now and then is not ended for a client that does not."""
     script = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"

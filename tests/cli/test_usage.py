@@ -1,6 +1,7 @@
 """Wrong arguments: one line that says what was wrong, and what was expected; no traceback."""
 
 import socket
+import threading
 
 import pytest
 from support.scenes import table
@@ -25,11 +26,14 @@ SERVE = {
     "nothing to serve": ("", "the following arguments are required: MODULE:ATTRIBUTE"),
     "no attribute": ("app", "MODULE:ATTRIBUTE was expected, as in my_module:Handler, not 'app'"),
     "no such module": ("nowhere:X", "cannot use nowhere:X: ModuleNotFoundError: No module named"),
+    "a file": ("app.py:Upper", "(a module was expected, as in app:Upper)"),
     "no such attribute": ("app:Y", "cannot use app:Y: AttributeError: module 'app' has no attri"),
     "a module that fails": ("broken:X", "cannot use broken:X: KeyError: 'no such thing'"),
-    "no handler": ("app:number", "RequestHandlerClass must be"),
-    "a plain handler in tasks": ("app:Blocks", "handle"),
-    "a factory that makes nothing": ("app:make_none --factory", "RequestHandlerClass must be"),
+    "no handler": ("app:number", "cannot serve app:number: RequestHandlerClass must be"),
+    "a plain handler in tasks": ("app:Blocks", "so its handle() must be an `async def`, not a"),
+    "a classic handler in tasks": ("app:Blocking", "; or give --mode thread"),
+    "a factory that makes nothing": ("app:make_none --factory", "cannot serve app:make_none: Req"),
+    "a server of socketserver": ("app:classic --factory", "see `trioserver adopt`"),
     "a factory that is none": (
         "app:number --factory",
         "cannot use app:number: 'int' object is not",
@@ -39,13 +43,19 @@ SERVE = {
     "no descriptor": ("app:Upper -b fd://9999", "an open socket was expected at fd://9999"),
     "no such sockets": ("app:Upper -b inherited:web", "inherited:web: no such sockets were passed"),
     "no time": ("app:Upper --grace 5parsecs", "argument --grace: a time was expected, such as"),
-    "no time at all": ("app:Upper --timeout-idle 0", "Timeouts.idle must be a number of seconds g"),
+    "no time at all": (
+        "app:Upper --timeout-idle 0",
+        "--timeout-idle must be a number of seconds g",
+    ),
+    "an abbreviation": ("app:Upper --limit-request 7", "unrecognized arguments: --limit-request 7"),
+    "no size": ("app:Upper --limit-line 64k", "argument --limit-line: a number of bytes was expec"),
+    "no key": ("app:Upper --tls-cert app.py", "certificate: app.py must have a certificate in PEM"),
     "no number": ("app:Upper --limit-requests x", "argument --limit-requests: a whole number was"),
-    "too small": ("app:Upper --limit-requests 0", "Limits.requests must be a whole number of at"),
+    "too small": ("app:Upper --limit-requests 0", "--limit-requests must be a whole number of at"),
     "no mode": ("app:Upper --mode fast", "argument --mode: invalid choice: 'fast' (choose from"),
     "no certificate": (
         "app:Upper --tls-cert nowhere.pem",
-        "No such file or directory: nowhere.pem",
+        "--tls-cert nowhere.pem: No such file or directory",
     ),
     "a key alone": ("app:Upper --tls-key x", "--tls-cert was expected, too: without it nothing"),
     "no network": ("app:Upper --proxy-protocol me", "ProxyProtocol.trusted must be"),
@@ -73,8 +83,20 @@ def test_serve(arguments, message, capsys):
     ("arguments", "message"),
     {
         "no such command": ("frobnicate", "argument COMMAND: invalid choice: 'frobnicate'"),
-        "exec of nothing": ("exec", "the following arguments are required: PROGRAM"),
-        "exec of no program": ("exec -- nosuchprogram", "there is no program 'nosuchprogram', or"),
+        "exec of nothing": (
+            "exec --",
+            "a program was expected, as in: trioserver exec -- tr a-z A-Z",
+        ),
+        "exec of no program": (
+            "exec -- nosuchprogram",
+            "the program 'nosuchprogram' was found nowhere",
+        ),
+        "exec of a text": ("exec ./broken.py", "the program './broken.py' cannot be executed"),
+        "adopt of a forking one": ("adopt app:forking", "forks, which a running Trio program must"),
+        "adopt with what it has not": (
+            "adopt app:classic --limit-line 5",
+            "unrecognized arguments",
+        ),
         "adopt of nothing": ("adopt", "the following arguments are required: MODULE:FACTORY"),
         "adopt of a number": ("adopt app:number", "cannot use app:number: 'int' object is not"),
         "adopt of no server": (
@@ -112,6 +134,16 @@ def test_environment(name, text, message, monkeypatch, capsys):
     assert message in said
 
 
+def test_unknown_variable(monkeypatch, capsys):
+    """One that is spelt wrongly is told of; what is for programs that hand over is none."""
+    monkeypatch.setenv("TRIOSERVER_LIMT_REQUESTS", "5")
+    with pytest.raises(SystemExit):
+        main(["serve", "app:Upper", "--no-such-option"])
+    assert main(["serve", "app:number"]) == 2
+    warning = "warning: TRIOSERVER_LIMT_REQUESTS is in the environment, and no command has such an"
+    assert capsys.readouterr().err.count(warning) == 1
+
+
 @table(
     ("command", "message"),
     {
@@ -147,7 +179,36 @@ def test_check_of_nobody(capsys):
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     status, said = ends(["check", f"127.0.0.1:{port}"], capsys)
-    assert (status, said.startswith(f"trioserver: error: 127.0.0.1:{port}: ")) == (1, True)
+    assert (status, said) == (1, f"trioserver: error: 127.0.0.1:{port}: Connection refused")
+
+
+@table(
+    ("answer", "why"),
+    {
+        "another server": (
+            b"HTTP/1.1 404 Not Found\r\n\r\n<html>\n<p>no\n",
+            "no health checks are answered there, but 'HTTP/1.1 404 Not Found'",
+        ),
+        "no server of HTTP": (b"220 mail\r\n", "are answered there, but '220 mail'"),
+        "one that leaves": (b"", "it has ended the connection without an answer"),
+    },
+)
+def test_check_of_somebody_else(answer, why, capsys):
+    """Status 1, and one line, whatever it says."""
+
+    def answer_one():
+        with listener.accept()[0] as client:
+            client.recv(1000)
+            client.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_one)
+        thread.start()
+        port = listener.getsockname()[1]
+        status, said = ends(["check", f"127.0.0.1:{port}"], capsys)
+        thread.join()
+    assert status == 1
+    assert why in said
 
 
 def test_check_of_somebody_silent(capsys):

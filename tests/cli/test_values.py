@@ -84,6 +84,28 @@ def test_wrong_times(text):
 
 
 @table(
+    ("text", "number"),
+    {
+        "bytes": ("4096", 4096),
+        "with a unit": ("64KiB", 65_536),
+        "a larger one": ("16MiB", 16 * 1024 * 1024),
+    },
+)
+def test_sizes(text, number):
+    """They are bytes, and are shown as they can be typed."""
+    assert values.size(text) == number
+    assert values.size(values.shown_size(number)) == number
+
+
+@pytest.mark.parametrize("text", ["", "64k", "1 MiB", "1.5MiB", "-1", "KiB", "1GiB"])
+def test_wrong_sizes(text):
+    """They are shown, with what was expected."""
+    with pytest.raises(argparse.ArgumentTypeError, match="a number of bytes was exp") as caught:
+        values.size(text)
+    assert repr(text) in str(caught.value)
+
+
+@table(
     ("address", "text", "typed"),
     {
         "IPv4": (("127.0.0.1", 80), "127.0.0.1:80", ("127.0.0.1", 80)),

@@ -607,7 +607,7 @@ async def test_client_certificates(tmp_path):
         renewed = SERVER.tls.authority.issue_cert("localhost")
         renewed.private_key_pem.write_to_path(tmp_path / "key.pem")
         renewed.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-        await hang_up(b"SIGHUP: 1 of 1 servers that can have reloaded")
+        await hang_up(b"SIGHUP: reloaded 1 of the 1 servers that can")
         assert await served_by() != first
         await interrupted(process)
 

@@ -146,9 +146,11 @@ class Reloads(MemoryServer):
 
 
 class ReloadsInVain(Reloads):
+    error = ValueError("line 3 is wrong")
+
     def reload(self):
         super().reload()
-        raise ValueError("line 3 is wrong")
+        raise self.error
 
 
 @pytest.fixture
@@ -163,8 +165,16 @@ async def nobody(request, client_address, server):
     raise AssertionError
 
 
-def test_reload(log, caplog):
+@table(
+    ("error", "is_shown"),
+    {
+        "a file that is wrong says so": (ValueError("line 3 is wrong"), False),
+        "a fault of the program has a traceback": (LookupError("line 3 is wrong"), True),
+    },
+)
+def test_reload(error, is_shown, log, caplog, monkeypatch):
     """SG-04: each server that can reload does; one that fails says so, and all serve on."""
+    monkeypatch.setattr(ReloadsInVain, "error", error)
 
     async def reload(server):
         order("SIGHUP")
@@ -177,10 +187,11 @@ def test_reload(log, caplog):
     with caplog.at_level(logging.INFO, "trioserver"):
         trioserver.run(on_visit(reload), *others)
     assert log == ["ReloadsInVain", "Reloads", "serving"]
-    (error,) = [it for it in caplog.records if it.levelno == logging.ERROR]
-    assert error.getMessage() == "ReloadsInVain could not reload, and goes on as it was"
-    assert str(error.exc_info[1]) == "line 3 is wrong"
-    assert "SIGHUP: 1 of 2 servers that can have reloaded" in caplog.text
+    (told,) = [it for it in caplog.records if it.levelno == logging.ERROR]
+    expected = "ReloadsInVain could not reload, and goes on as it was: line 3 is wrong"
+    assert told.getMessage() == expected
+    assert bool(told.exc_info) == is_shown
+    assert "SIGHUP: reloaded 1 of the 2 servers that can" in caplog.text
 
 
 @table(

@@ -69,6 +69,15 @@ def servers_for(
     return built
 
 
+def why_not_served(handler: Any, *, mode: str, udp: bool) -> str:
+    """What a server of this mode says of a handler that it cannot have; ``""`` if it can."""
+    try:
+        KINDS[mode, _DATAGRAM if udp else _STREAM, False](("", 0), handler)  # which does nothing
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
 def evolved(
     server: trioserver.BaseServer, typed: argparse.Namespace
 ) -> Sequence[trioserver.BaseServer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import trio
 
@@ -10,6 +11,9 @@ from . import values
 from .program import Status, in_words, say
 
 LONGEST_ANSWER = 65_536
+
+_ANSWERS = {"live\n", "ready\n"}
+_NOT_READY = "not ready: "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +44,24 @@ def main(typed: argparse.Namespace) -> int:
     except trio.TooSlowError:
         return _no_answer(typed, f"no answer within {typed.timeout:g} s")
     except (OSError, trio.BrokenResourceError) as error:
-        return _no_answer(typed, in_words(error))
+        return _no_answer(typed, _in_short(error))
     head, _, text = answer.partition("\r\n\r\n")
-    say(text.strip() or "it ended the connection without an answer")
-    return Status.DONE if head.startswith("HTTP/1.1 200 ") else Status.FAILED
+    status = head.partition("\r\n")[0]
+    if not answer:
+        return _no_answer(typed, "it has ended the connection without an answer")
+    if text not in _ANSWERS and not text.startswith(_NOT_READY):
+        return _no_answer(typed, f"no health checks are answered there, but {status[:80]!r}")
+    say(text.strip())
+    return Status.DONE if status.startswith("HTTP/1.1 200 ") else Status.FAILED
+
+
+def _in_short(error: Exception) -> str:
+    """What has kept the connection from being, without the address, which is told already."""
+    cause = error.__cause__ or error  # of all addresses that a name has
+    each = cause.exceptions if isinstance(cause, BaseExceptionGroup) else [cause]
+    numbers = [getattr(one, "errno", None) for one in each]
+    known = dict.fromkeys(os.strerror(number) for number in numbers if number is not None)
+    return in_words(cause) if None in numbers else "; ".join(known)
 
 
 def _no_answer(typed: argparse.Namespace, why: str) -> Status:

@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from . import adopt, check, classic, serve, serving_options, super_server
-from .options import Option, Parser, complete
+from .options import Option, Parser, complete, unknown_variables
+from .program import say
 
 
 @attrs.frozen
@@ -83,7 +84,7 @@ COMMANDS: Mapping[str, Command] = {
     "check": Command(
         "ask a program whether it is ready",
         "Ask a program that answers health checks (--health) whether it is ready. The status is 0"
-        " if it is, and else 1.",
+        " if it is, and 1 if it is not, or does not answer.",
         check.main,
         add_arguments=check.add_arguments,
     ),
@@ -123,4 +124,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace | None:
         whole.print_help()
         return None
     complete(typed.parser, typed.chosen.options, typed)
+    everything = (option for command in COMMANDS.values() for option in command.options)
+    for name in unknown_variables(everything):
+        say(f"warning: {name} is in the environment, and no command has such an option")
     return typed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import attrs
@@ -22,7 +22,13 @@ _SWITCH = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong."""
+    """A parser that says in one line what is wrong, and takes no abbreviations.
+
+    One that is right today could mean two options tomorrow.
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(allow_abbrev=False, **more)
 
     def error(self, message: str) -> NoReturn:
         """Say it, and end with status 2."""
@@ -91,6 +97,12 @@ class Option:
                 one_of = ", ".join(self.choices)
                 raise argparse.ArgumentTypeError(f"one of {one_of} was expected, not {value!r}")
         return found if self.repeats else found[0]
+
+
+def unknown_variables(options: Iterable[Option]) -> Sequence[str]:
+    """The variables in the environment that look like one of these options, and are none."""
+    known = {option.variable for option in options}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
 
 
 def complete(parser: Parser, options: Sequence[Option], typed: argparse.Namespace) -> None:

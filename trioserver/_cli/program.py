@@ -56,6 +56,7 @@ class Progress:
         """Say what has ended the program, with a traceback or without; what status that is."""
         if show:
             traceback.print_exception(error)
+        error = _the_one_in(error)
         if self.is_ready:
             say(f"error: a server failed: {in_words(error)}")
             if not show:
@@ -64,7 +65,15 @@ class Progress:
         say(f"error: {in_words(error)}")
         if isinstance(error, OSError) and (self.is_made or error.errno in _NO_SUCH_PLACE):
             return Status.CANNOT_BIND
-        return Status.FAILED if self.is_made else Status.USAGE
+        is_usage = not self.is_made or isinstance(error, (TypeError, ValueError))
+        return Status.USAGE if is_usage else Status.FAILED
+
+
+def _the_one_in(error: Exception) -> Exception:
+    """What a nursery has put into a group, if it is one error."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    return error
 
 
 def run_program(
@@ -115,5 +124,8 @@ def say(text: str) -> None:
 def set_up_logging(level: str) -> None:
     """Log to stderr."""
     logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+        level=level.upper(),
+        # The process, as a successor writes to the same stream.
+        format="%(asctime)s %(process)d %(levelname)s %(message)s",
+        stream=sys.stderr,
     )

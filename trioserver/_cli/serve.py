@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pkgutil
+import socketserver
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import trioserver
 
-from .building import evolved, servers_for
+from .building import evolved, servers_for, why_not_served
 from .options import Option
 from .program import in_words, run_program
 
@@ -54,9 +55,15 @@ def _servers(typed: argparse.Namespace) -> Sequence[trioserver.BaseServer]:
         if typed.bind is not None and len(several) > 1:
             raise ValueError(f"{typed.place} are several servers: --bind is for one, or a handler")
         return [server for it in several for server in evolved(it, typed)]
-    return servers_for(
-        found, typed, mode=typed.mode or "task", udp=typed.udp or _wants_datagrams(found)
-    )
+    if isinstance(found, socketserver.BaseServer):
+        found.server_close()
+        raise TypeError(f"{typed.place} is a server of socketserver: see `trioserver adopt`")
+    mode, udp = typed.mode or "task", bool(typed.udp) or _wants_datagrams(found)
+    if why_not := why_not_served(found, mode=mode, udp=udp):
+        fits_threads = not why_not_served(found, mode="thread", udp=udp)
+        hint = "; or give --mode thread" if fits_threads else ""
+        raise TypeError(f"cannot serve {typed.place}: {why_not}{hint}")
+    return servers_for(found, typed, mode=mode, udp=udp)
 
 
 def resolve(place: str, *, call: bool = False) -> Any:
@@ -74,6 +81,11 @@ def resolve(place: str, *, call: bool = False) -> Any:
     try:
         found = pkgutil.resolve_name(place)
         return found() if call else found
+    except ModuleNotFoundError as error:
+        hint = f"modules are looked for in {here} first"
+        if module.endswith(".py"):
+            hint = f"a module was expected, as in {module.removesuffix('.py')}:{attribute}"
+        raise ValueError(f"cannot use {place}: {in_words(error)} ({hint})") from error
     except OSError as error:
         raise OSError(error.errno, f"cannot use {place}: {in_words(error)}") from error
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from trioserver import Limits, Timeouts
 
 from . import values
 from .options import Option
+
+_FILES = ("tls_cert", "tls_key", "tls_client_ca")
 
 DEFAULT_BIND = values.Bind("127.0.0.1:8000", ("127.0.0.1", 8000))
 
@@ -43,14 +45,21 @@ def _with_default(what: str, of: type, name: str) -> str:
     default = attrs.fields_dict(of)[name].default
     if default is None or default == math.inf:
         return f"{what} (default: no limit)"
-    return f"{what} (default: {default:g}{'s' if of is Timeouts else ''})"
+    if of is Timeouts:
+        return f"{what} (default: {default:g}s)"
+    return f"{what} (default: {values.shown_size(default) if _is_size(what) else default})"
+
+
+def _is_size(what: str) -> bool:
+    return what.startswith("bytes")
 
 
 LISTENING = (
     Option(
         "--bind",
-        "where to listen: host:port, unix:PATH, fd://N, or inherited:NAME for sockets of a service"
-        f" manager; several times for several places (default: {DEFAULT_BIND.text})",
+        "where to listen: host:port (a port alone is 127.0.0.1's), unix:PATH, fd://N, or"
+        " inherited:NAME for sockets of a service manager; several times for several places"
+        f" (default: {DEFAULT_BIND.text})",
         values.bind,
         "ADDRESS",
         short="-b",
@@ -66,8 +75,8 @@ LIMITS = (
         Option(
             f"--limit-{name.replace('_', '-')}",
             _with_default(what, Limits, name),
-            values.count,
-            "N",
+            values.size if _is_size(what) else values.count,
+            "SIZE" if _is_size(what) else "N",
         )
         for name, what in _HOW_MANY.items()
     ),
@@ -150,10 +159,21 @@ GROUPS = {
 
 
 def fields_of(typed: argparse.Namespace, of: Any) -> dict[str, Any]:
-    """The fields of `Timeouts` or `Limits` that were given, by their names."""
+    """The fields of `Timeouts` or `Limits` that were given, by their names.
+
+    Raises:
+      ValueError: one makes no sense; the option is named.
+    """
     prefix = {Timeouts: "timeout", Limits: "limit"}[of]
     given = {name: getattr(typed, f"{prefix}_{name}", None) for name in attrs.fields_dict(of)}
-    return {name: value for name, value in given.items() if value is not None}
+    found = {name: value for name, value in given.items() if value is not None}
+    for name, value in found.items():
+        try:
+            of(**{name: value})
+        except ValueError as error:
+            option = f"--{prefix}-{name.replace('_', '-')}"
+            raise ValueError(str(error).replace(f"{of.__name__}.{name}", option)) from None
+    return found
 
 
 def timeouts(typed: argparse.Namespace) -> Timeouts:
@@ -173,7 +193,7 @@ def stream_fields(typed: argparse.Namespace) -> dict[str, Any]:
         key = typed.tls_key or typed.tls_cert
         more = {"client_ca": typed.tls_client_ca, "alpn": typed.tls_alpn or ()}
         make = partial(trioserver.server_context, typed.tls_cert, key, **more)
-        make()  # what is wrong with the files is said now
+        _check_files(make, typed)
         found["ssl_context"] = make
     elif typed.tls_key or typed.tls_client_ca or typed.tls_alpn:
         raise ValueError("--tls-cert was expected, too: without it nothing is served by TLS")
@@ -182,6 +202,19 @@ def stream_fields(typed: argparse.Namespace) -> dict[str, Any]:
     if typed.backlog is not None:
         found["request_queue_size"] = typed.backlog
     return found
+
+
+def _check_files(make: Callable[[], object], typed: argparse.Namespace) -> None:
+    """Say now what is wrong with them, by the options that name them."""
+    try:
+        make()
+    except OSError as error:
+        wrong = next(name for name in _FILES if getattr(typed, name) == error.filename)
+        option = f"--{wrong.replace('_', '-')}"
+        raise OSError(error.errno, f"{option} {error.filename}: {error.strerror}") from None
+    except ValueError as error:
+        hint = "" if typed.tls_key else " (without --tls-key, it is looked for there)"
+        raise ValueError(f"{error}{hint if str(error).startswith('key: ') else ''}") from None
 
 
 def places(typed: argparse.Namespace) -> Sequence[values.Bind]:

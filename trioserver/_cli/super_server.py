@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -111,14 +112,22 @@ class _Conversation:
     _process: trio.Process
     _silence: float
     _cleanup: float
-    _ends_at: float = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._ends_at = self._client.cancel_scope.deadline  # of --timeout-request
-        self._somebody_speaks()
+    _patience: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     async def take_place(self) -> None:
-        """Pass everything on, until the program has ended, and what it has said is on its way."""
+        """Pass everything on, until the program has ended, and what it has said is on its way.
+
+        Raises:
+          trioserver.IdleTimeout: nobody has said anything for too long.
+        """
+        self._somebody_speaks()
+        with self._patience:
+            await self._pass_everything_on()
+        if self._patience.cancelled_caught:
+            message = f"no byte from either side for {self._silence:g} s (idle)"
+            raise trioserver.IdleTimeout(message, info=self._client.info)
+
+    async def _pass_everything_on(self) -> None:
         async with trio.open_nursery() as others:
             others.start_soon(self._client_to_program)
             async with trio.open_nursery() as outputs:
@@ -147,9 +156,8 @@ class _Conversation:
         await self._client.send_eof()
 
     def _somebody_speaks(self) -> None:
-        """Put the end of the request off: it comes when nobody has said anything for a while."""
-        scope = self._client.cancel_scope
-        scope.deadline = min(self._ends_at, trio.current_time() + self._silence)
+        """Put the end off: it comes when nobody has said anything for a while."""
+        self._patience.deadline = trio.current_time() + self._silence
 
     async def _log_errors(self) -> None:
         errors, rest = self._process.stderr, b""
@@ -225,8 +233,20 @@ class SuperServerMixIn(trioserver.BaseServer):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which program."""
-    parser.add_argument("program", metavar="PROGRAM", help="the program, as in -- cat")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
+    parser.add_argument(
+        "command",
+        metavar="PROGRAM",
+        nargs=argparse.REMAINDER,
+        help="the program, and its arguments, as in -- tr a-z A-Z",
+    )
+
+
+def _check_program(command: Sequence[str]) -> None:
+    if not command:
+        raise ValueError("a program was expected, as in: trioserver exec -- tr a-z A-Z")
+    if shutil.which(command[0]) is None:
+        what = "cannot be executed" if Path(command[0]).exists() else "was found nowhere"
+        raise ValueError(f"the program {command[0]!r} {what}")
 
 
 def main(typed: argparse.Namespace) -> int:
@@ -236,9 +256,9 @@ def main(typed: argparse.Namespace) -> int:
 
 def _servers(typed: argparse.Namespace) -> Sequence[trioserver.BaseServer]:
     times = options.timeouts(typed)
-    if shutil.which(typed.program) is None:
-        raise ValueError(f"there is no program {typed.program!r}, or it cannot be executed")
-    handler = RunsProgram([typed.program, *typed.arguments], times.idle, times.cleanup)
+    command = typed.command[1:] if typed.command[:1] == ["--"] else typed.command
+    _check_program(command)
+    handler = RunsProgram(command, times.idle, times.cleanup)
     # Silence is that of both directions together: see RunsProgram.
     timeouts = attrs.evolve(times, idle=math.inf)
     return servers_for(handler, typed, mix_in=SuperServerMixIn, timeouts=timeouts)

@@ -17,6 +17,8 @@ Address: TypeAlias = Any
 
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+\.?\d*|\.\d+)(\D*)", re.ASCII)
+_BYTES = {"": 1, "KiB": 1024, "MiB": 1024 * 1024}
+_SIZE = re.compile(r"(\d+)(\D*)", re.ASCII)
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<host>[^:]*)):(?P<port>[^:]+)")
 
 
@@ -37,6 +39,24 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
         raise argparse.ArgumentTypeError(f"a whole number was expected, not {text!r}")
     return int(text)
+
+
+def size(text: str) -> int:
+    """A number of bytes: alone, or with a unit of ``KiB`` or ``MiB``."""
+    found = _SIZE.fullmatch(text)
+    if found is None or found[2] not in _BYTES:
+        raise argparse.ArgumentTypeError(
+            f"a number of bytes was expected, such as 4096, 64KiB or 1MiB, not {text!r}"
+        )
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def shown_size(number: int) -> str:
+    """A number of bytes as it can be typed."""
+    for unit, factor in reversed(_BYTES.items()):
+        if number >= factor and number % factor == 0:
+            return f"{number // factor}{unit}"
+    return str(number)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -90,7 +110,10 @@ def bind(text: str) -> Bind:
 
 
 def address(text: str) -> Address:
-    """Where a server is: ``host:port``, or ``unix:PATH``; ``@`` begins an abstract name."""
+    """Where a server is: ``host:port``, or ``unix:PATH``; ``@`` begins an abstract name.
+
+    A port alone is one of 127.0.0.1.
+    """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path:
@@ -100,8 +123,8 @@ def address(text: str) -> Address:
     found = _HOST_AND_PORT.fullmatch(f"127.0.0.1:{text}" if is_port else text)
     if found is None:
         raise argparse.ArgumentTypeError(
-            "an address was expected, such as 127.0.0.1:8000, [::1]:8000, :8000 (every interface),"
-            f" or unix:PATH, not {text!r}"
+            "an address was expected, such as 127.0.0.1:8000, 8000 (the same), [::1]:8000, :8000"
+            f" (every interface), or unix:PATH, not {text!r}"
         )
     host = found["ipv6"] if found["ipv6"] is not None else found["host"]
     port = found["port"]

@@ -49,6 +49,7 @@ class ServerHooks(RequestHooks, Protocol):
     limits: Limits
     observers: Sequence[object]
     _mode: ClassVar[Mode]
+    _log_level: ClassVar[int]
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
     async def process_request(self, request: Any, client_address: Address) -> None: ...

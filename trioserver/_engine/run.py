@@ -92,7 +92,8 @@ class Run:
 
     def __attrs_post_init__(self) -> None:
         self.requests = RequestNursery(type(self.server).__name__)
-        audience = Audience.of(self.server.observers, self.requests.on_exit)
+        server = self.server
+        audience = Audience.of(server.observers, server._log_level, self.requests.on_exit)
         self.registry = RequestRegistry(audience, self.listeners)
         acceptor = Acceptor(self.server, self.requests, self.registry, self.drain, self.overrides)
         self.admission = Admission(

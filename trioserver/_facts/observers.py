@@ -87,8 +87,16 @@ def valid_observers(server: object, field: attrs.Attribute[Any], value: object) 
             reject(TypeError, server, field, expected, observer)
 
 
+@attrs.frozen
 class LoggingObserver(Observer):
-    """The observer every server has: one INFO record a request, on ``trioserver.access``."""
+    """The observer every server has: one record a request, on ``trioserver.access``.
+
+    Attributes:
+      level: of what comes of clients; of those who only look whether the port is open it is
+        DEBUG.
+    """
+
+    level: int = logging.INFO
 
     def server_listening(self, addresses: tuple[Address, ...]) -> None:
         shown = ", ".join(map(describe, addresses))
@@ -98,21 +106,21 @@ class LoggingObserver(Observer):
         self.arrival_failed(info, record)
 
     def arrival_failed(self, info: RequestInfo, record: RequestRecord) -> None:
-        level = logging.DEBUG if record.reason.endswith(LEFT_IN_SILENCE) else logging.INFO
+        level = logging.DEBUG if record.reason.endswith(LEFT_IN_SILENCE) else self.level
         if access_log.isEnabledFor(level):
             fields = {"client_address": info.client_address, "outcome": record.outcome.value}
             log_safely(access_log, level, "%s", record, extra={"request_id": info.id, **fields})
 
     def request_refused(self, client_address: Address, reason: str) -> None:
         log_safely(
-            access_log, logging.INFO, "client %s refused (%s)", describe(client_address), reason
+            access_log, self.level, "client %s refused (%s)", describe(client_address), reason
         )
 
     def draining(self, grace: float) -> None:
-        log_safely(access_log, logging.INFO, "draining, %g s of grace", grace)
+        log_safely(access_log, self.level, "draining, %g s of grace", grace)
 
     def server_closed(self, report: ShutdownReport) -> None:
-        log_safely(access_log, logging.INFO, "closed: %s", report.summary)
+        log_safely(access_log, self.level, "closed: %s", report.summary)
 
 
 class RequestLogFilter(logging.Filter):
@@ -152,15 +160,18 @@ class Audience:
     _on_exit: Callable[[BaseException], None]
 
     @classmethod
-    def of(cls, observers: Iterable[object], on_exit: Callable[[BaseException], None]) -> Audience:
+    def of(
+        cls, observers: Iterable[object], level: int, on_exit: Callable[[BaseException], None]
+    ) -> Audience:
         """The given observers, after the one that logs.
 
         Args:
           observers: who is told.
+          level: at which it is logged, too.
           on_exit: raises what is no `Exception`, a ``SystemExit`` say, where
             nothing is half done.
         """
-        seats = [_Seat(observer) for observer in (LoggingObserver(), *observers)]
+        seats = [_Seat(observer) for observer in (LoggingObserver(level), *observers)]
         return cls(seats, on_exit)
 
     def tell(self, event: str, *facts: object) -> None:

@@ -7,6 +7,7 @@ that speaks HTTP: the first line is all that it looks at, and every answer ends 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +83,9 @@ def health_server(address: Any, why_not_ready: Callable[[], str]) -> BaseServer:
         kind = kind_of_fault(address, (tuple, list, str, bytes, os.PathLike))
         raise kind(f"health must be None, a path, or {expected}, not {address!r}")
     base = UnixStreamServer if is_path else TCPServer
-    server: BaseServer = type("Health", (base,), {"why_not_ready": staticmethod(why_not_ready)})(
+    # At DEBUG, as probes come every few seconds, and nobody counts them as clients.
+    body = {"why_not_ready": staticmethod(why_not_ready), "_log_level": logging.DEBUG}
+    server: BaseServer = type("Health", (base,), body)(
         address, HealthHandler, limits=LIMITS, timeouts=TIMEOUTS
     )
     return server

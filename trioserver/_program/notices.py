@@ -44,40 +44,44 @@ class Notices:
     def ready(self, addresses: tuple[Address, ...]) -> None:
         """Everything listens."""
         self._is_ready = True
-        self._say(f"serves {', '.join(map(describe, addresses))}", "READY=1")
+        # Whoever is told by the program itself need not read it in the log, too.
+        level = logging.INFO if self.on_ready is None else logging.DEBUG
+        self._say("", f"serves {', '.join(map(describe, addresses))}", "READY=1", level=level)
         if self.on_ready is not None:
             self.on_ready(addresses)
 
-    def leaving(self, seconds: float) -> None:
+    def leaving(self, order: str, seconds: float) -> None:
         """It is going to drain after so many seconds."""
-        self._say(f"says that it is not ready, and drains in {seconds:g} s")
+        self._say(order, f"says that it is not ready, and drains in {seconds:g} s")
 
-    def draining(self) -> None:
+    def draining(self, order: str) -> None:
         """Nobody else is let in."""
-        self._say("drains", "STOPPING=1")
+        self._say(order, "drains", "STOPPING=1")
 
     def handed_over(self, process: int) -> None:
         """Another process takes the place of this one, and speaks for the program from now on."""
-        self._say(f"goes on as process {process}", f"MAINPID={process}")
+        self._say("", f"goes on as process {process}", f"MAINPID={process}")
         self.manager = ServiceManager()
 
     @contextmanager
-    def reloading(self) -> Iterator[None]:
-        """It reloads in the block."""
+    def reloading(self) -> Iterator[list[str]]:
+        """It reloads in the block, which can add what has come of that."""
+        outcome: list[str] = []
         if not self._is_ready:
-            yield
+            yield outcome
             return
         # The instant tells the service manager that this comes after its own order, and which.
         instant = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.manager.tell("RELOADING=1", f"MONOTONIC_USEC={instant}", "STATUS=reloads")
         try:
-            yield
+            yield outcome
         finally:
-            self.manager.tell("READY=1", f"STATUS={self._status}")
+            self.manager.tell("READY=1", f"STATUS={'; '.join([self._status, *outcome])}")
 
-    def _say(self, status: str, *lines: str) -> None:
+    def _say(self, order: str, status: str, *lines: str, level: int = logging.INFO) -> None:
         self._status = status
-        log_safely(program_log, logging.INFO, "the program %s", status)
+        because = f"{order}: " if order else ""
+        log_safely(program_log, level, "%sthe program %s", because, status)
         self.manager.tell(*lines, f"STATUS={status}")
 
     async def give_signs_of_life(self) -> None:

@@ -78,6 +78,7 @@ class Program:
     _places: Places = attrs.field(init=False)
     _successor: Successor | None = None
     _listening: int = 0
+    _order: str = ""  # the first one to end
 
     # Its servers --------------------------------------------------------------------
 
@@ -148,13 +149,14 @@ class Program:
 
     def end(self, number: int) -> None:
         """Go one step further towards the end."""
+        self._order = self._order or signal.Signals(number).name
         if self.stage is Stage.HANDED_OVER:
             self.stage = Stage.DRAINING  # as it has begun to already
         elif self.is_draining:
             self._cancel(number)
         elif self.stage is Stage.SERVING and self.ready_off:
             self.stage = Stage.LEAVING
-            self.notices.leaving(self.ready_off)
+            self.notices.leaving(self._order, self.ready_off)
             self.beside.start_soon(self._drain_later)
         else:
             self._drain()
@@ -171,8 +173,9 @@ class Program:
             self._successor.terminate()
         # In one step, so that all have stopped accepting before any waits.
         for server in self.servers:
+            server._note_why(self._order)
             server.shutdown(self.grace)
-        self.notices.draining()
+        self.notices.draining(self._order)
         # By the bounds of the servers, everything is over then.
         ends = (self.grace_of(server) + server.timeouts.cleanup for server in self.servers)
         self.beside.start_soon(self.notices.put_the_end_off, max(ends), self._what_is_left)
@@ -198,10 +201,13 @@ class Program:
         if self.stage not in {Stage.SERVING, Stage.LEAVING}:
             return  # nobody comes any more to whom that would make a difference
         able = [server for server in self.servers if _can_reload(server)]
-        with self.notices.reloading():
+        with self.notices.reloading() as outcome:
             done = sum(_reloads(server) for server in able)
-        message = "SIGHUP: %d of %d servers that can have reloaded"
-        log_safely(program_log, logging.INFO, message, done, len(able))
+            if done < len(able):
+                outcome.append(f"the last reload failed for {len(able) - done} of {len(able)}")
+        level = logging.INFO if done == len(able) else logging.WARNING
+        message = "SIGHUP: reloaded %d of the %d servers that can"
+        log_safely(program_log, level, message, done, len(able))
 
     # Handing over -------------------------------------------------------------------
 
@@ -216,6 +222,8 @@ class Program:
         except Exception as error:  # noqa: BLE001  (whatever it is, nothing has changed)
             log_safely(error_log, logging.ERROR, "SIGUSR2: cannot hand over: %s", error)
         else:
+            message = "SIGUSR2: process %d is to take the place of this one"
+            log_safely(program_log, logging.INFO, message, self._successor.pid)
             self.beside.start_soon(self._hand_over_to, self._successor)
 
     def _why_not_hand_over(self) -> str:
@@ -267,7 +275,10 @@ def _reloads(server: Any) -> bool:
     try:
         server.reload()
     except Exception as error:  # noqa: BLE001  (a file's, or the program's own)
-        message = "%s could not reload, and goes on as it was"
-        log_safely(error_log, logging.ERROR, message, type(server).__name__, exc_info=error)
+        message = "%s could not reload, and goes on as it was: %s"
+        # What is wrong with a file says so itself; the rest is the program's.
+        trace = None if isinstance(error, (OSError, ValueError)) else error
+        name = type(server).__name__
+        log_safely(error_log, logging.ERROR, message, name, error, exc_info=trace)
         return False
     return True

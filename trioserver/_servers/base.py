@@ -6,6 +6,7 @@ A server is configuration and policy. All that changes while it serves is in its
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -116,6 +117,7 @@ class BaseServer(Listening):
     # Where handlers run: the mix-ins say otherwise.
 
     _mode: ClassVar[Mode] = "task"
+    _log_level: ClassVar[int] = logging.INFO
     _LATE: ClassVar[str] = "verify_request took too long (handshake)"
     _connection_class: ClassVar[type[Connection]] = Connection
 

@@ -138,6 +138,11 @@ class Lifecycle(DefaultHooks):
             self._run = self._stop = None
         run.ended.set()
 
+    def _note_why(self, reason: str) -> None:
+        """Have the report say why the run ends that is going to; the first reason holds."""
+        if self._run is not None:
+            self._run.ending.because(reason)
+
     def _stop_next_run(self, grace: float) -> None:
         """Have the next run end at once; its start has at most ``grace`` seconds."""
         self._stop = StopRequest(grace).and_earlier(self._stop)
