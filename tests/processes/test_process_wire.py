@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import process_handlers as handlers
 
@@ -195,7 +195,6 @@ def test_a_record_may_tell_little(by, monkeypatch, caplog):
     assert (record.getMessage(), record.levelno) == ("so little", logging.ERROR)
 
 
-@settings(deadline=None)  # it is much, and the machine may be busy
 @given(st.characters(codec=None))
 def test_a_record_fits_into_a_frame(character):
     """Whatever is in it, and wherever."""

@@ -31,7 +31,6 @@ from trioserver.testing import MemoryDatagramServer, MemoryServer, MemoryTranspo
 
 LIVES = settings(
     max_examples=int(os.environ.get("LIFE_EXAMPLES", "200")),
-    deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

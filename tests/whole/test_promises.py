@@ -66,7 +66,7 @@ async def reply_to(handler, pieces):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_replies_do_not_depend_on_segments(name, data):
     """CM-04: however a request is cut into segments, the reply is that to one in one piece."""
     handler, requests = PROTOCOLS[name]
