@@ -6,6 +6,7 @@
  *   pipeline  the same with bursts of -d lines, sent at once and awaited together
  *   connect   each slot connects, sends a line, reads the reply, closes, repeats
  *   bulk      each connection streams both ways as fast as it can; the server echoes
+ *   udp       each socket has -d datagrams on their way, and sends one for each answer
  *
  *   -c CONNECTIONS  -n LINE_BYTES  -d LINES_PER_BURST  -t SECONDS  -u WARM_UP_SECONDS
  *   --close eof|fin|rst  (connect) eof: half-close after the line and read until the
@@ -35,6 +36,9 @@
 #define MAX_EVENTS 512
 #define BULK_BLOCK (256 * 1024)
 #define BULK_LINE 1024
+#define UDP_HEAD 16                 /* bytes that say which datagram it is, in hex */
+#define UDP_SLOTS 256               /* most datagrams of one socket on their way */
+#define UDP_LOST 200000000u         /* ns after which one is lost */
 
 static void die(const char *what) {
     fprintf(stderr, "loadgen: %s: %s\n", what, strerror(errno));
@@ -97,8 +101,8 @@ static double hist_microseconds(double quantile) {
 
 /* ---- options ---- */
 
-static enum { PINGPONG, PIPELINE, CONNECT, BULK } mode;
-static const char *const mode_names[] = {"pingpong", "pipeline", "connect", "bulk"};
+static enum { PINGPONG, PIPELINE, CONNECT, BULK, UDP } mode;
+static const char *const mode_names[] = {"pingpong", "pipeline", "connect", "bulk", "udp"};
 static enum { CLOSE_EOF, CLOSE_FIN, CLOSE_RST } close_how = CLOSE_EOF;
 static int connections = 1, line_bytes = 32, depth = 1;
 static double seconds = 2, warm_up = 0.3;
@@ -141,7 +145,7 @@ static void parse_options(int argc, char **argv) {
         fprintf(stderr, "usage: loadgen MODE --addr ADDRESS [options]\n");
         exit(2);
     }
-    mode = index_of(argv[1], mode_names, 4);
+    mode = index_of(argv[1], mode_names, 5);
     for (int i = 2; i < argc; i += 2) {
         const char *value = argv[i + 1];
         switch (index_of(argv[i], options, 8)) {
@@ -158,7 +162,8 @@ static void parse_options(int argc, char **argv) {
     errno = EINVAL;
     if (!server_address_len) die("--addr is needed");
     if (connections < 1 || line_bytes < 1 || depth < 1) die("-c, -n and -d count from 1");
-    if (mode != PIPELINE) depth = 1;
+    if (mode == UDP && (line_bytes < UDP_HEAD || depth > UDP_SLOTS)) die("-n or -d of udp");
+    if (mode != PIPELINE && mode != UDP) depth = 1;
 }
 
 /* ---- what is sent, and what must come back ---- */
@@ -168,7 +173,7 @@ static size_t block; /* bytes of both */
 
 static void make_blocks(void) {
     size_t line = mode == BULK ? BULK_LINE : (size_t)line_bytes;
-    block = mode == BULK ? BULK_BLOCK : line * (size_t)depth;
+    block = mode == BULK ? BULK_BLOCK : mode == UDP ? line : line * (size_t)depth;
     sent = malloc(block);
     expected = malloc(block);
     if (!sent || !expected) die("malloc");
@@ -219,6 +224,8 @@ struct conn {
     size_t written, read;      /* bytes of the block */
     uint64_t started;          /* when the block, or the dialling, began */
     uint32_t events;           /* what epoll watches for */
+    uint64_t *sent_at;         /* udp: of the datagrams on their way, by slot; and which */
+    uint32_t *number;
 };
 
 static int epoll_fd;
@@ -238,9 +245,10 @@ static bool bind_next_source(int fd) {
 
 static int dial(void) { /* a socket that connects, or -1 */
     int family = server_address.ss_family;
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int type = mode == UDP ? SOCK_DGRAM : SOCK_STREAM;
+    int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) return -1;
-    bool ok = family != AF_INET || bind_next_source(fd);
+    bool ok = family != AF_INET || mode == UDP || bind_next_source(fd);
     ok = ok && (connect(fd, (struct sockaddr *)&server_address, server_address_len) == 0 ||
                 errno == EINPROGRESS);
     if (ok) return fd;
@@ -410,6 +418,48 @@ static void on_slot(struct conn *conn, uint32_t events) {
     }
 }
 
+/* ---- udp: one that is lost is counted as an error, and another one is sent ---- */
+
+static void send_datagram(struct conn *conn, unsigned slot) {
+    char head[UDP_HEAD + 1];
+    uint32_t number = ++conn->number[slot];
+    snprintf(head, sizeof head, "%08x%08x", slot, number);
+    memcpy(sent, head, UDP_HEAD);
+    conn->sent_at[slot] = now();
+    if (send(conn->fd, sent, block, MSG_NOSIGNAL) < 0 && errno != EAGAIN) errors++;
+}
+
+static void on_datagrams(struct conn *conn, uint32_t events) {
+    (void)events;
+    ssize_t n;
+    while ((n = recv(conn->fd, buffer, sizeof buffer - 1, 0)) >= 0) {
+        unsigned slot, number;
+        buffer[n] = 0;
+        bool fits = (size_t)n == block && sscanf(buffer, "%8x%8x", &slot, &number) == 2;
+        size_t rest = block - UDP_HEAD;
+        if (!fits || slot >= (unsigned)depth ||
+            memcmp(buffer + UDP_HEAD, expected + UDP_HEAD, rest) != 0) {
+            bad++;
+            continue;
+        }
+        if (number != conn->number[slot]) continue; /* it was thought lost */
+        hist_add(now() - conn->sent_at[slot]);
+        ops++;
+        bytes_in += (uint64_t)n;
+        send_datagram(conn, slot);
+    }
+    if (errno != EAGAIN) errors++;
+}
+
+static void send_lost_again(struct conn *conn, uint64_t t) {
+    for (unsigned slot = 0; slot < (unsigned)depth; slot++) {
+        if (t - conn->sent_at[slot] > UDP_LOST) {
+            errors++;
+            send_datagram(conn, slot);
+        }
+    }
+}
+
 /* ---- the run ---- */
 
 static void open_connections(struct conn *conns) {
@@ -422,6 +472,14 @@ static void open_connections(struct conn *conns) {
         conn->fd = dial();
         if (conn->fd < 0) die("connect");
         conn->started = now();
+        if (mode == UDP) {
+            conn->sent_at = calloc(UDP_SLOTS, sizeof *conn->sent_at);
+            conn->number = calloc(UDP_SLOTS, sizeof *conn->number);
+            if (!conn->sent_at || !conn->number) die("calloc");
+            watch(EPOLL_CTL_ADD, conn, EPOLLIN);
+            for (unsigned slot = 0; slot < (unsigned)depth; slot++) send_datagram(conn, slot);
+            continue;
+        }
         watch(EPOLL_CTL_ADD, conn, EPOLLIN | EPOLLOUT); /* the first EPOLLOUT: connected */
     }
 }
@@ -442,7 +500,8 @@ int main(int argc, char **argv) {
     struct conn *conns = calloc((size_t)connections, sizeof *conns);
     if (epoll_fd < 0 || !conns) die("setting up");
     void (*on_event)(struct conn *, uint32_t) =
-        mode == CONNECT ? on_slot : mode == BULK ? on_bulk : on_burst;
+        mode == CONNECT ? on_slot : mode == BULK ? on_bulk : mode == UDP ? on_datagrams : on_burst;
+    uint64_t next_look = now();
 
     uint64_t window = now() + (uint64_t)(warm_up * 1e9), end = window + (uint64_t)(seconds * 1e9);
     open_connections(conns);
@@ -452,6 +511,10 @@ int main(int argc, char **argv) {
         uint64_t t = now();
         if (!window_start && t >= window) begin_window();
         if (t >= end) break;
+        if (mode == UDP && t >= next_look) {
+            next_look = t + UDP_LOST / 4;
+            for (int i = 0; i < connections; i++) send_lost_again(&conns[i], t);
+        }
         for (int i = 0; i < count; i++) {
             struct conn *conn = events[i].data.ptr;
             if (conn->fd >= 0) on_event(conn, events[i].events);

@@ -57,7 +57,7 @@ class Scenario:
 
     load: str
     """The load generator's mode and options."""
-    service: Literal["line", "bulk"] = "line"
+    service: Literal["line", "bulk", "datagram"] = "line"
     unix: bool = False
     figure: Literal["ops_s", "MB_s", "ops_cpu_s"] = "ops_s"
     """What the peers are compared by."""
@@ -78,6 +78,8 @@ SCENARIOS = {
     "connect-fin": Scenario("connect -c 32 -n 32 --close fin"),
     "tls-pingpong-c50": Scenario("pingpong -c 50 -n 32", figure="ops_cpu_s", tls=True),
     "tls-connect-c32": Scenario("connect -c 32 -n 32", figure="ops_cpu_s", tls=True),
+    "udp-w64": Scenario("udp -c 4 -d 16 -n 64", service="datagram"),
+    "udp-w1": Scenario("udp -c 1 -d 1 -n 64", service="datagram"),
     "bulk-c4": Scenario("bulk -c 4", service="bulk", figure="MB_s"),
 }
 

@@ -1,12 +1,13 @@
 """What every peer does alike; nothing of it is on the hot path.
 
-A peer is a script ``NAME.py --listen 127.0.0.1:0|unix:/path --service line|bulk
+A peer is a script ``NAME.py --listen 127.0.0.1:0|unix:/path --service line|bulk|datagram
 [--backlog N] [--certificate PEM --key PEM]`` that prints ``READY ADDRESS`` once
 it listens. At SIGTERM it closes every connection, prints ``STOPPED <ms>`` and exits.
 
 line: every line is answered with its upper-case form, one write a line, as
       ``for line in self.rfile: self.wfile.write(line.upper())`` does.
 bulk: bytes are echoed in chunks of at most 64 KiB.
+datagram: each one is answered with its upper-case form.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def task() -> Task:
     """Read the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0")
-    parser.add_argument("--service", default="line", choices=["line", "bulk"])
+    parser.add_argument("--service", default="line", choices=["line", "bulk", "datagram"])
     parser.add_argument("--backlog", type=int, default=1024)
     parser.add_argument("--certificate", default="", help="of a server by TLS")
     parser.add_argument("--key", default="")
@@ -64,6 +65,15 @@ def listener(asked: Task) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(asked.address)
     sock.listen(asked.backlog)
+    sock.setblocking(False)
+    return sock
+
+
+def datagram_socket(asked: Task) -> socket.socket:
+    """A bound, non-blocking datagram socket, whose buffer holds what the load has on its way."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    sock.bind(asked.address)
     sock.setblocking(False)
     return sock
 
