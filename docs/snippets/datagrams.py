@@ -12,6 +12,10 @@ async def echo(request, client_address, server):
     await request.reply(request.data)
 
 
+def answer(data, client_address, server):
+    return data.upper() if data.isascii() else None
+
+
 class Add(trioserver.StreamRequestHandler):
     async def handle(self):
         async for line in self.rfile:

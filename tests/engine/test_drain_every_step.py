@@ -19,8 +19,8 @@ def test_drain_after_every_step(handler):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_drain_of_fifty_after_some_steps(seed):
-    """The same with fifty, and a sample of some 700 steps."""
-    assert sweep(KeptAlive(in_memory, Lines, 50), seeds=(seed,), every=61, **drained).runs > 10
+    """The same with fifty, and a sample of some 540 steps."""
+    assert sweep(KeptAlive(in_memory, Lines, 50), seeds=(seed,), every=47, **drained).runs > 10
 
 
 @all_handlers

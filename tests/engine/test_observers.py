@@ -295,6 +295,20 @@ async def test_raising_observer_is_dropped(event, autojump_clock, caplog):
     assert len(records) == 2
 
 
+@pytest.mark.parametrize("event", ["request_started", "request_finished", "arrival_failed"])
+async def test_observer_of_one_event(event, autojump_clock, caplog):
+    """It is told of that one, although nobody else hears of requests, and nothing is logged."""
+    caplog.set_level(logging.WARNING, "trioserver.access")
+    told = []
+    body = {event: lambda self, info, *facts: told.append(info.id)}
+    only = type("Only", (trioserver.Observer,), body)()
+    kind = hooked(verify_request=refuses)["kind"] if event == "arrival_failed" else MemoryServer
+    async with kind(("memory", 1), Upper, observers=[only]).serving() as server:
+        for _ in range(2):
+            await ask(server)
+    assert told == [1, 2]
+
+
 async def test_raising_observer_inside_another_event(autojump_clock, caplog):
     """One that was dropped while an event was being told is not told of that event either."""
 

@@ -200,7 +200,7 @@ def in_virtual_time(function):
 
 
 @pytest.mark.slow
-@settings(max_examples=450, deadline=None)
+@settings(max_examples=450)
 @given(
     *(INPUT, st.sampled_from([1, 2, 5, 65_536]), OPERATIONS),
     st.sampled_from(["not interrupted", "cancelled", "timed out"]),
@@ -233,7 +233,7 @@ async def test_reads_do_not_depend_on_segments(given, portion, operations, how):
         assert (operation, result) == (operation, wanted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     INPUT.filter(lambda given: given.ends != "never"),
     st.lists(st.sampled_from(["read1", "readinto1", "peek", "recv"])),
@@ -569,13 +569,44 @@ async def test_buffered_operations_let_others_run(operations, autojump_clock):
     assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 16
 
 
-@pytest.mark.parametrize("operation", [*READS, *READS_TO_THE_END, *WRITES])
-async def test_operations_on_the_transport_are_schedule_points(operation, autojump_clock):
-    """What reaches the transport lets others run, even if its bytes are there, or there is room."""
-    end = Input(b"\n", ends="with").end(wbufsize=100 if operation == "flush" else 0)
-    await end.wfile.write(b"x")
+@pytest.mark.parametrize("before", ["write b'x'", "write b'x'; write b'y'", "recv 1"])
+@pytest.mark.parametrize("operation", [*READS, *READS_TO_THE_END, "recv 1", "sendall b'x'"])
+async def test_reads_from_the_transport_are_schedule_points(before, operation, autojump_clock):
+    """They let others run, even if the bytes are there; so does what a connection itself can do."""
+    end = Input(b"\n\n", cuts=[1], ends="with").end()
+    await end.play(before)
     with trio.testing.assert_checkpoints():
         await end.play(operation)
+
+
+REACH = ["readline", "__anext__", "read1 1", "write b'x'", "writelines [b'x']", "write b''"]
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("one", REACH)
+@pytest.mark.parametrize("other", REACH)
+async def test_one_of_two_operations_is_a_schedule_point(before, one, other, autojump_clock):
+    """Of any two in a row that reach the transport one lets others run, whatever came before."""
+    end = Input(b"\n" * 9).end(portion=1)
+    for operation in itertools.islice(itertools.cycle([one, other]), before):
+        await end.play(operation)
+    with trio.testing.assert_checkpoints():
+        await end.play(f"{one}; {other}")
+
+
+async def test_writes_to_many_clients_let_others_run(autojump_clock):
+    """It is this task that has to, and not those that have read from its clients."""
+    ends = [Input(b"\n").end() for _ in range(20)]
+    steps, seen = Steps(), []
+    trio.lowlevel.add_instrument(steps)
+    async with trio.open_nursery() as nursery:
+        for end in ends:
+            nursery.start_soon(end.rfile.readline)
+    for end in ends:
+        await end.wfile.write(b"x")
+        seen.append(steps.count)
+    trio.lowlevel.remove_instrument(steps)
+    assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 2
 
 
 @pytest.mark.parametrize("read", [*READS, *READS_TO_THE_END, "recv 1"])

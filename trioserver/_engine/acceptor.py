@@ -19,7 +19,7 @@ from .._facts.address import Address, client_key
 from .._facts.events import RequestInfo
 from .._requests.any_request import AnyRequest
 from .._requests.drain import Drain
-from .._sockets.transport import Listener
+from .._sockets.transport import DatagramTransport, Listener
 from .accept_errors import Tier, next_client, tier_of
 from .hooks import ServerHooks, call_hook
 from .offer import Offer
@@ -103,16 +103,39 @@ class Acceptor:
         if accepted is None:
             return None
         transport, client_address = accepted
-        info = RequestInfo(
+        info = self.info_of(client_address, listener.address)
+        return self._server._request_over(transport, info, self._drain)
+
+    def info_of(self, client_address: Address, server_address: Address) -> RequestInfo:
+        """The facts of the request of a client that has just come."""
+        return RequestInfo(
             id=next(self._ids),
             client_address=client_address,
             peer_address=client_address,
-            server_address=listener.address,
+            server_address=server_address,
             mode=self._server._mode,
             started=trio.current_time(),
             started_at=time.time(),
         )
-        return self._server._request_over(transport, info, self._drain)
+
+    def task_over(
+        self,
+        transport: DatagramTransport,
+        info: RequestInfo,
+        rest: Callable[[Any, Address], Awaitable[object]],
+    ) -> RequestTask:
+        """The task of a request that has begun, and has been announced: it does the rest."""
+        request = self._server._request_over(transport, info, self._drain)
+        return RequestTask(
+            request,
+            request,
+            info.client_address,
+            self._server,
+            self._events,
+            rest,
+            closes_by_default=True,
+            is_announced=True,
+        )
 
     def _task_for(
         self, request: AnyRequest | None, answer: tuple[Any, Address] | None

@@ -24,6 +24,7 @@ from .._sockets.binding import most_queued
 from .._sockets.transport import Listener
 from .accept_errors import ReserveDescriptor, Tier, tier_of
 from .acceptor import Acceptor
+from .answering import Answerer
 from .hooks import ServerHooks
 from .registry import RequestRegistry
 from .request_task import RequestEvents, RequestTask
@@ -56,6 +57,7 @@ class Admission:
     _registry: RequestRegistry
     _drain: Drain
     _acceptor: Acceptor
+    _answerer: Answerer | None
     _spawn: Callable[[RequestTask], None]
     waiting: deque[RequestTask] = attrs.field(factory=deque)
     takes: Takes = Takes.ALL
@@ -95,7 +97,8 @@ class Admission:
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
-        somebody, task = self._acceptor.next_task(listener)
+        source = self._acceptor if self._answerer is None or not self.takes_all else self._answerer
+        somebody, task = source.next_task(listener)
         if task is not None:
             self._let_in(task)
         return somebody

@@ -13,10 +13,20 @@ from .._facts.config import Limits, Timeouts
 from .._facts.events import Mode, RequestInfo
 from .._facts.verdict import as_errors
 from .._requests.any_request import AnyRequest
+from .._requests.datagram import ReplyFunction
 from .._requests.drain import Drain
 from .._sockets.transport import DatagramTransport, Listener, Transport
 
 T = TypeVar("T")
+
+REQUEST_HOOKS = (
+    "verify_request",
+    "process_request",
+    "finish_request",
+    "shutdown_request",
+    "close_request",
+)
+"""The hooks that are called in the task of a request."""
 
 
 class RequestHooks(Protocol):
@@ -58,6 +68,9 @@ class ServerHooks(RequestHooks, Protocol):
 
     def _handling(self, request: Any, client_address: Address) -> Awaitable[object]:
         """Construct the handler; what to await then, in which Ctrl-C may strike, too."""
+
+    def _reply_function(self) -> ReplyFunction | None:
+        """The handler, if it is a plain function that answers datagrams; see `answering`."""
 
     def _request_over(
         self, transport: Transport | DatagramTransport, info: RequestInfo, drain: Drain

@@ -13,7 +13,7 @@ import trio
 from trio.lowlevel import ParkingLot
 
 from .._facts.address import Address
-from .._facts.events import Outcome, RequestRecord, ShutdownReport, Statistics
+from .._facts.events import Outcome, RequestInfo, RequestRecord, ShutdownReport, Statistics
 from .._facts.observers import Audience
 from .._requests.drain import Drain
 from .listeners import Listeners
@@ -58,31 +58,56 @@ class RequestRegistry:
         self._accepted += 1
         self.active[task.info.id] = task
 
-    def settled(self, task: RequestTask, record: RequestRecord) -> None:
+    def settled(self, task: RequestTask) -> None:
         """Note that the request's outcome is decided, and count it."""
         self._arrivals_failed += not task.has_arrived
         del self.active[task.info.id]
         self.closing[task.info.id] = task
         if task.request._must_linger:
             self.lingering[task.info.id] = task
-        self._outcomes[record.outcome] += 1
-        self._bytes_received += record.bytes_received
-        self._bytes_sent += record.bytes_sent
+        self._outcomes[task.outcome] += 1
+        self._bytes_received += task.request.bytes_received
+        self._bytes_sent += task.request.bytes_sent
         if self._drain_began is not None:
-            self._records.append(record)
+            self._records.append(task.record)
 
-    def tell_of_end(self, task: RequestTask, record: RequestRecord) -> None:
+    def tell_of_end(self, task: RequestTask) -> None:
         """Tell observers: of a request that has arrived, they have heard that it began."""
+        event = "request_finished" if task.has_arrived else "arrival_failed"
+        if not self.audience.hears(event):
+            return
         if task.has_arrived:
-            self.audience.tell("request_finished", record.info, record.outcome, record)
+            self.audience.tell(event, task.info, task.outcome, task.record)
         else:
-            self.audience.tell("arrival_failed", record.info, record)
+            self.audience.tell(event, task.info, task.record)
+
+    def answered(self, info: RequestInfo, received: int, sent: int) -> None:
+        """Note a request that has begun and ended in one step, without a task."""
+        self._accepted += 1
+        self._outcomes[Outcome.COMPLETED] += 1
+        self._bytes_received += received
+        self._bytes_sent += sent
+        is_reported = self._drain_began is not None
+        if not is_reported and not self.audience.hears("request_finished"):
+            return
+        record = RequestRecord(
+            info=info,
+            outcome=Outcome.COMPLETED,
+            reason="",
+            duration=trio.current_time() - info.started,
+            bytes_received=received,
+            bytes_sent=sent,
+        )
+        if is_reported:
+            self._records.append(record)
+        self.audience.tell("request_finished", info, record.outcome, record)
 
     def closed(self, task: RequestTask) -> None:
         """Note that the request's connection is closed: nothing of it is left."""
         del self.closing[task.info.id]
         self.lingering.pop(task.info.id, None)
-        self._changed.unpark_all()
+        if self._changed:
+            self._changed.unpark_all()
 
     def in_slots(self) -> list[RequestTask]:
         """The requests that hold a slot, oldest first."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
 
-from .._facts.events import RequestRecord
 from .._facts.verdict import describe_error
 from .admission import TOO_MANY, Admission
 from .registry import RequestRegistry
@@ -65,14 +65,14 @@ class RequestNursery:
         start = partial(
             self._nursery.start_soon, task.serve, name=f"{self._server_name} {task.info}"
         )
-        self._context.copy().run(start)
+        self._context.run(start)
         self._registry.opened(task)
         if self._admission.is_done:
             self._ending.accepting.cancel(reason="handle_request has its request")
 
-    def call_in_context(self, function: Callable[..., object], *arguments: object) -> None:
+    def call_in_context(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Call a function in the server's context, whichever task this is called from."""
-        self._context.copy().run(function, *arguments)
+        return self._context.copy().run(function, *arguments)
 
     def owns_current_task(self) -> bool:
         """Whether the calling task is, or runs under, a request or ``service_actions``."""
@@ -126,15 +126,15 @@ class RequestNursery:
             self._ending.begin_report()
             self._admission.empty_waiting_room()
 
-    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
+    def on_outcome(self, task: RequestTask) -> None:
         """Write the one record, and give the slot back. Only then does the connection linger."""
-        self._registry.settled(task, record)
+        self._registry.settled(task)
         thread = task.request._fate.left_behind
         if thread is None:
             self._admission.leave(task)
         else:
             thread.when_over(partial(self._admission.leave, task))
-        self._registry.tell_of_end(task, record)
+        self._registry.tell_of_end(task)
         self._ending.end_oldest_linger()
 
     def on_close(self, task: RequestTask) -> None:

@@ -28,7 +28,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from .._facts.address import Address
 from .._facts.bounded import Bounded
@@ -69,7 +69,7 @@ class RequestEvents(Protocol):
     def on_exit(self, error: BaseException) -> None: ...
     def on_fatal(self, task: RequestTask, reason: str) -> None: ...
     def on_cancelled_from_outside(self) -> None: ...
-    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None: ...
+    def on_outcome(self, task: RequestTask) -> None: ...
     def on_close(self, task: RequestTask) -> None: ...
 
 
@@ -88,6 +88,7 @@ class RequestTask:
       has_introduction: whether the client is not known yet, when it is accepted.
       arrives: whether there is a step between the accept and `process_request`.
       closes_by_default: whether no override has a say in how the request is closed.
+      is_announced: whether observers have heard already that it has begun.
       rejection: instead of the server's handler, the function that tells the
         client that the server is full.
       client_key: the key under which ``Limits.per_client`` counts it.
@@ -105,6 +106,7 @@ class RequestTask:
     has_introduction: bool = False
     arrives: bool = False
     closes_by_default: bool = False
+    is_announced: bool = False
     rejection: Callable[[Any], Awaitable[object]] | None = None
     client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
@@ -113,6 +115,8 @@ class RequestTask:
     _outcome: Outcome | None = None
     _reason: str = ""
     _cancelled_because: str = ""
+    _ended: float = math.nan
+    _record: RequestRecord | None = None
 
     def __attrs_post_init__(self) -> None:
         self.info = self.request.info  # kept: it is asked for nine times in a short request
@@ -134,12 +138,15 @@ class RequestTask:
             with self.request.cancel_scope:
                 try:
                     await self._converse()
-                finally:
+                    await checkpoint_if_cancelled()  # a handler may have swallowed it
+                except BaseException:
+                    # Asked only now: it takes a walk over all scopes around this one.
                     cancelled = trio.current_effective_deadline() == -math.inf
                     self._settle(cancelled=cancelled)
-                if not cancelled:
-                    parted = True
-                    await self._part()
+                    raise
+                self._settle(cancelled=False)
+                parted = True
+                await self._part()
         finally:
             try:
                 if not parted:  # cancelled, or something goes on up
@@ -184,7 +191,8 @@ class RequestTask:
     def _begin(self) -> None:
         """Go on from the arrival: there is somebody to serve, or to say why not."""
         self.has_arrived, self._phase = True, "working"
-        self._events.on_start(self)
+        if not self.is_announced:
+            self._events.on_start(self)
 
     async def _complete(self, outcome: Outcome, reason: str) -> None:
         """Send the last reply of a handler that has ended properly."""
@@ -305,30 +313,46 @@ class RequestTask:
 
     def _settle(self, *, cancelled: bool) -> None:
         self._phase = "closing"
-        info, request = self.info, self.request
-        record = RequestRecord(
-            info=info,
-            outcome=self._outcome or Outcome.FAILED,
-            reason=self._reason,
-            duration=trio.current_time() - info.started,
-            bytes_received=request.bytes_received,
-            bytes_sent=request.bytes_sent,
-        )
-        if cancelled and not request.cancel_scope.cancel_called:
+        self._ended = trio.current_time()
+        if cancelled and not self.request.cancel_scope.cancel_called:
             self._events.on_cancelled_from_outside()
-        self._events.on_outcome(self, record)
+        self._events.on_outcome(self)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it has ended."""
+        return self._outcome or Outcome.FAILED
+
+    @property
+    def reason(self) -> str:
+        """Why, in words; ``""`` when it has completed."""
+        return self._reason
+
+    @property
+    def record(self) -> RequestRecord:
+        """The one record of it, made when somebody wants it, once it has ended."""
+        if self._record is None:
+            self._record = RequestRecord(
+                info=self.info,
+                outcome=self.outcome,
+                reason=self._reason,
+                duration=self._ended - self.info.started,
+                bytes_received=self.request.bytes_received,
+                bytes_sent=self.request.bytes_sent,
+            )
+        return self._record
 
     # Part ------------------------------------------------------------------
 
     async def _part(self) -> None:
         """Let the hooks close. What they raise is reported, and does not change the outcome."""
         try:
-            if self.closes_by_default:
+            if not self.closes_by_default:
+                await self._part_within_bounds()
+            elif self.request._must_linger:
                 # What the hooks would do, but for the close, which comes next: without
                 # two calls, a scope (it bounds itself) and a turn of the loop.
                 await self.request.linger()
-            else:
-                await self._part_within_bounds()
         except BaseException as error:  # noqa: BLE001  (reported; what is no error goes on)
             ours, rest = split(error)
             try:

@@ -30,8 +30,9 @@ from .._requests.drain import Drain
 from .._sockets.credentials import Credentials
 from .acceptor import Acceptor
 from .admission import Admission
+from .answering import Answerer
 from .home_thread import HomeThread
-from .hooks import ServerHooks
+from .hooks import REQUEST_HOOKS, ServerHooks
 from .listeners import Listeners
 from .phase import CurrentPhase, Phase
 from .registry import RequestRegistry
@@ -102,12 +103,23 @@ class Run:
             registry=self.registry,
             drain=self.drain,
             acceptor=acceptor,
+            answerer=self._answerer(acceptor),
             spawn=self.requests.spawn,
         )
         self.ending = Shutdown(
             self.server, self.listeners, self.admission, self.registry, self.drain, self.phase
         )
         self.requests.connect(self.registry, self.admission, self.ending)
+
+    def _answerer(self, acceptor: Acceptor) -> Answerer | None:
+        """What answers by a plain function, if there is one, and nothing else has a say."""
+        server, hooks = self.server, (*REQUEST_HOOKS, "get_request")
+        function = server._reply_function()
+        is_counted = server.limits.per_client is not None
+        if function is None or is_counted or any(map(self.overrides, hooks)):
+            return None
+        call = self.requests.call_in_context
+        return Answerer(function, server, self.registry, acceptor, call)
 
     @property
     def serving(self) -> bool:

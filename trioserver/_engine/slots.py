@@ -91,7 +91,8 @@ class Slots:
             if not self._by_client[client]:
                 # One entry for each client that is here, not for all that ever were.
                 del self._by_client[client]
-        self._changed.unpark_all()
+        if self._changed:
+            self._changed.unpark_all()
 
     def turned_away(self) -> None:
         """Note that a client was told; it never had a slot."""

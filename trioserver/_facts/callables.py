@@ -22,6 +22,19 @@ def is_async_callable(value: object) -> bool:
     return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(inspect.unwrap(value))
 
 
+def is_plain_function(value: object) -> bool:
+    """Whether it is a function, or a method, and calling it does what it does, at once."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return inspect.isroutine(value) and not is_async_callable(value) and not has_yield(value)
+
+
+def close_unawaited(value: object) -> None:
+    """Close a coroutine that nobody is going to await, so that nobody is warned of that, too."""
+    if inspect.iscoroutine(value):
+        value.close()
+
+
 def has_yield(value: object) -> bool:
     """Whether calling ``value`` runs nothing of it, because there is a ``yield`` in it."""
     return inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -156,7 +156,8 @@ class _Seat:
 class Audience:
     """The observers of one run; forgets those that raise."""
 
-    _seats: list[_Seat]
+    _seats: Mapping[str, Sequence[_Seat]]  # by event, those that may hear of it
+    _log_level: int
     _on_exit: Callable[[BaseException], None]
 
     @classmethod
@@ -172,14 +173,22 @@ class Audience:
             nothing is half done.
         """
         seats = [_Seat(observer) for observer in (LoggingObserver(level), *observers)]
-        return cls(seats, on_exit)
+        hearing = {
+            event: [seat for seat in seats if not _is_deaf(seat.observer, event)]
+            for event in EVENTS
+        }
+        return cls(hearing, level, on_exit)
+
+    def hears(self, event: str) -> bool:
+        """Whether anybody wants to know of the end of a request, be it the log."""
+        return len(self._seats[event]) > 1 or access_log.isEnabledFor(self._log_level)
 
     def tell(self, event: str, *facts: object) -> None:
         """Call the method named ``event`` on every observer that has it.
 
         One event can lead to another: an observer may shut the server down.
         """
-        for seat in self._seats:
+        for seat in self._seats[event]:
             if seat.dropped:
                 continue
             try:
@@ -193,6 +202,12 @@ class Audience:
                 log_safely(error_log, logging.ERROR, message, event, name, exc_info=error)
             except BaseException as error:  # noqa: BLE001  (on_exit has it raised)
                 self._on_exit(error)
+
+
+def _is_deaf(observer: object, event: str) -> bool:
+    """Whether it has of `Observer` alone what it does then: nothing."""
+    inherited = getattr(type(observer), event, None) is getattr(Observer, event)
+    return inherited and event not in getattr(observer, "__dict__", {})
 
 
 def log_safely(logger: logging.Logger, level: int, message: str, *values: Any, **more: Any) -> None:

@@ -9,19 +9,26 @@ The rules this file keeps:
 from __future__ import annotations
 
 import contextlib
-from typing import Literal, NamedTuple, Self
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import attrs
 import trio
 from trio.lowlevel import checkpoint
 
+from .._facts.address import Address
+from .._facts.callables import close_unawaited
 from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
+from .._facts.made_when_needed import made_when_needed
 from .._sockets.transport import Data, DatagramTransport
 from .any_request import Fate
 from .client import OfClient
 from .datagram_socket import DatagramSocket
 from .stream_state import cut
+
+ReplyFunction: TypeAlias = Callable[[bytes, Address, Any], Data | None]
+"""A plain function that answers a datagram: called with its data, the client and the server."""
 
 
 class _Pair(NamedTuple):
@@ -51,9 +58,7 @@ class Datagram(OfClient, _Pair):
     cancel_scope: trio.CancelScope
     idle_timeout: float
     _transport: DatagramTransport
-    _receiver: _Packet
-    _sender: _Reply
-    _buffered_operations: int
+    _buffered_operations = 0
     _fate: Fate
 
     def __new__(
@@ -72,11 +77,16 @@ class Datagram(OfClient, _Pair):
         self.cancel_scope = trio.CancelScope(deadline=info.started + timeouts.request)
         self.idle_timeout = timeouts.idle
         self._transport = transport
-        self._receiver = _Packet(self.socket, bytearray(transport.data))
-        self._sender = _Reply(self.socket)
-        self._buffered_operations = 0
         self._fate = Fate()
         return self
+
+    @made_when_needed
+    def _receiver(self) -> _Packet:
+        return _Packet(self.socket, bytearray(self.data))
+
+    @made_when_needed
+    def _sender(self) -> _Reply:
+        return _Reply(self.socket)
 
     def __repr__(self) -> str:
         return f"<trioserver.Datagram: {self.info}, {len(self.data)} bytes>"
@@ -141,7 +151,7 @@ class Datagram(OfClient, _Pair):
 
     async def _flush(self) -> None:
         """Send what the handler has written to ``wfile``, if anything, as one datagram."""
-        if self._sender.buffer and not self.socket._closed:
+        if "_sender" in vars(self) and self._sender.buffer and not self.socket._closed:
             written = bytes(self._sender.buffer)
             self._sender.buffer.clear()
             await self.reply(written)
@@ -157,6 +167,21 @@ class Datagram(OfClient, _Pair):
 
     def _end_idle_waits(self) -> None:
         """Do nothing: a datagram is complete, so its handler waits for no input."""
+
+
+def checked_reply(reply: object) -> Data | None:
+    """What a plain function has answered with, if it is fit to be sent.
+
+    Raises:
+      TypeError: it is no bytes.
+    """
+    if reply is None or isinstance(reply, (bytes, bytearray, memoryview)):
+        return reply
+    close_unawaited(reply)
+    raise TypeError(
+        f"a plain function answers a datagram with bytes, or None, not {reply!r}: one that waits"
+        " is an `async def`"
+    )
 
 
 @attrs.define(eq=False)
@@ -194,9 +219,9 @@ class _Reply:
         """Raise what a write would raise before it did anything."""
         self._socket._check_open()
 
-    async def send_all(self, data: Data) -> None:
+    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = checkpoint) -> None:
         """Append to the datagram that is sent when the handler has returned."""
-        await checkpoint()
+        await first()
         self.check()
         self.buffer += data
 

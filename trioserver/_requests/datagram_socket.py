@@ -18,6 +18,7 @@ from trio.lowlevel import checkpoint
 
 from .._facts.errors import PeerGone, WriteTimeout
 from .._facts.events import RequestInfo
+from .._facts.made_when_needed import made_when_needed
 from .._sockets.transport import Data, DatagramTransport
 
 # What a send to a client that is not there, or no longer, can meet.
@@ -41,13 +42,17 @@ class DatagramSocket:
     It sends, as long as its request lasts. Receiving and closing are the server's.
     """
 
+    _closed = False
+    _total = 0
+
     def __init__(self, transport: DatagramTransport, info: RequestInfo, timeout: float) -> None:
         self._transport = transport
         self._info = info
         self._timeout = timeout
-        self._waits: list[trio.CancelScope] = []
-        self._closed = False
-        self._total = 0
+
+    @made_when_needed
+    def _waits(self) -> list[trio.CancelScope]:
+        return []
 
     def __repr__(self) -> str:
         return f"<trioserver.DatagramSocket: {self._info}>"
@@ -85,7 +90,7 @@ class DatagramSocket:
         view = memoryview(data).cast("B")
         await checkpoint()
         self._check_open()
-        if address == self._info.client_address and (fault := _no_way_back(address)):
+        if address == self._info.client_address and (fault := no_way_back(address)):
             raise PeerGone(fault, info=self._info)
         try:
             if not self._transport.send_now(view, address):
@@ -123,7 +128,7 @@ class DatagramSocket:
     def _close(self) -> None:
         """Send no more. A send that waits raises `trio.ClosedResourceError`."""
         self._closed = True
-        for wait in self._waits:
+        for wait in vars(self).get("_waits", ()):
             wait.cancel(reason="the way back was closed")
 
     def _check_open(self) -> None:
@@ -131,7 +136,7 @@ class DatagramSocket:
             raise trio.ClosedResourceError("the request is over, and its way back is closed")
 
 
-def _no_way_back(address: Any) -> str | None:
+def no_way_back(address: Any) -> str | None:
     """Why nobody can be reached at a client's address; None if somebody can."""
     if isinstance(address, tuple):
         nobody = address[1:2] == (0,)

@@ -1,18 +1,19 @@
 """What ``rfile`` and ``wfile`` share: a connection, or a datagram, seen as a file.
 
-The rule this file keeps: every operation is a cancellation point. One that
-reaches the socket is a schedule point, and so is every 16th that does not.
+The rule of `schedule_points` is kept here for operations that find what they need in a buffer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import checkpoint_if_cancelled
 
 from .._facts.config import Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data
+from .schedule_points import schedule_point
 
 # A handler that finds a megabyte of lines in its buffer must not keep the other
 # tasks waiting for all of them; a schedule point at each would cost more than
@@ -38,7 +39,7 @@ class Output(Protocol):
     buffer: bytearray
 
     def check(self) -> None: ...
-    async def send_all(self, data: Data) -> None: ...
+    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = ...) -> None: ...
     async def flush(self) -> None: ...
 
 
@@ -77,12 +78,11 @@ class File:
         """The connection's file descriptor; -1 once closed, and where there is none."""
         return self._connection.fileno()
 
-    async def _checkpoint(self) -> None:
-        """Be the cancellation point of an operation on a buffer."""
+    def _checkpoint(self) -> Awaitable[None]:
+        """What an operation on a buffer has to await."""
         connection = self._connection
         connection._buffered_operations += 1
         if connection._buffered_operations < _BUFFERED_OPERATIONS:
-            await checkpoint_if_cancelled()
-        else:
-            connection._buffered_operations = 0
-            await checkpoint()
+            return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
+        connection._buffered_operations = 0
+        return schedule_point()

@@ -71,17 +71,18 @@ class RequestReader(File):
 
     async def __anext__(self) -> bytes:
         """The next line; the loop ends when the peer's input does, or when the server drains."""
-        if not self._receiver.buffer:
+        receiver = self._receiver
+        if receiver.buffer:
+            await self._checkpoint()
+            receiver.check()
+        else:
             try:  # as `more` does, without a coroutine more in every idle connection
-                if not await self._receiver.fill(between_requests=True):
+                if not await receiver.fill(between_requests=True):
                     raise StopAsyncIteration
             except Draining:
                 raise StopAsyncIteration from None
-            # That was a schedule point; commonly the whole line came at once.
-            line = self._buffered_line()
-            if line is not None:
-                return line
-        return await self.readline()
+        line = self._buffered_line()
+        return receiver.take(await self._end_of_line()) if line is None else line
 
     async def read(self, size: int | None = -1) -> bytes:
         """Read ``size`` bytes, fewer only at the end of input.
@@ -141,7 +142,8 @@ class RequestReader(File):
         than ``Limits.line`` raises `LimitExceeded`. At the end of input,
         ``b""``.
         """
-        await self._begin()
+        await self._checkpoint()
+        self._receiver.check()
         if size is not None and size >= 0:
             end = await self._find(b"\n", within=size, enough=size)
             return self._receiver.take(size if end is None else end)

@@ -32,6 +32,7 @@ from .._sockets.transport import Transport, UncleanEnd
 from .drain import NEW_CONNECTION_GRACE, Drain
 from .idle_block import IdleBlock
 from .input_wait import Bound, InputWait
+from .schedule_points import note_schedule_point
 from .sending import Sender
 from .stream_state import StreamState, cut
 
@@ -84,8 +85,7 @@ class Receiver:
         """Up to ``max_bytes`` bytes, what is buffered first; ``b""`` at the end of input."""
         if self._sender.buffer and not self.buffer:
             await self._flush()
-        else:
-            await checkpoint()
+        await checkpoint()
         while True:
             self.check()
             if self.buffer:
@@ -93,6 +93,7 @@ class Receiver:
             data = self._receive_now(max_bytes, between_requests=self._idles_here())
             if data is not None:
                 self._note_in_idle_blocks()
+                note_schedule_point()
                 return data
             with self._waiting(between_requests=False) as wait:
                 await self._transport.wait_readable()
@@ -112,8 +113,7 @@ class Receiver:
         ends = between_requests and self.drain.began and self._nothing_has_begun()
         if self._sender.buffer:
             await self._flush()
-        else:
-            await checkpoint()
+        await checkpoint()
         while True:
             self.check()
             if ends:
@@ -124,6 +124,7 @@ class Receiver:
             data = self._receive_now(self.portion, between_requests=may_leave)
             if data is not None:
                 self.buffer += data
+                note_schedule_point()
                 return bool(data)
             with self._waiting(between_requests=between_requests, deadline=deadline) as wait:
                 await self._transport.wait_readable()
@@ -156,9 +157,8 @@ class Receiver:
         self.check()
         self.busy = True
         try:
-            await self._sender.flush()
-        except trio.BusyResourceError:
-            await checkpoint()  # another task is sending it
+            with contextlib.suppress(trio.BusyResourceError):  # another task is sending it
+                await self._sender.flush()
         finally:
             self.busy = False
 

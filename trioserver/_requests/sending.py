@@ -2,7 +2,7 @@
 
 The rules this file keeps:
 
-* A checkpoint first, then the operation: a send that is cancelled before it
+* A cancellation point first, then the operation: a send that is cancelled before it
   had to wait has sent nothing.
 * The send is tried at once. Only where it would block is there a wait, and
   only around that wait is there a cancel scope for the time-out: a scope costs
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import math
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
@@ -24,6 +25,7 @@ from .._facts.errors import PeerGone, RequestEnded, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, Transport, holds_output
 from .drain import Drain
+from .schedule_points import before_write
 from .stream_state import StreamState
 
 
@@ -56,9 +58,14 @@ class Sender:
     peer_was_quiet: bool = False
     is_midway: bool = False
 
-    async def send_all(self, data: Data) -> None:
-        """Send the buffer, then ``data``. See `Connection.send_all`."""
-        await checkpoint()
+    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = checkpoint) -> None:
+        """Send the buffer, then ``data``. See `Connection.send_all`.
+
+        Args:
+          data: it.
+          first: what to await before anything else; see `schedule_points`.
+        """
+        await first()
         self.check()
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
@@ -74,7 +81,7 @@ class Sender:
     async def flush(self) -> None:
         """Send the buffer, if there is anything in it."""
         if self.buffer:
-            await self.send_all(b"")
+            await self.send_all(b"", before_write)
 
     async def wait_writable(self) -> None:
         """Wait until the transport takes a byte."""

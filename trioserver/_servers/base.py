@@ -31,6 +31,7 @@ from .._facts.validators import (
 )
 from .._requests.any_request import AnyRequest
 from .._requests.connection import Connection
+from .._requests.datagram import ReplyFunction
 from .._requests.drain import Drain
 from .handler_checks import check_callable, check_handler
 from .handlers import Handler
@@ -65,9 +66,9 @@ class BaseServer(Listening):
 
     Args:
       server_address: where to listen, or bound sockets to use.
-      RequestHandlerClass: a handler class, an async function, or any callable
-        that is called with ``(request, client_address, server)`` and returns
-        an awaitable.
+      RequestHandlerClass: a handler class, an async function, or any callable that is called
+        with ``(request, client_address, server)`` and returns an awaitable. For datagrams
+        also a plain function of the data, not the request, that returns the answer, or None.
       timeout: seconds that `handle_request` waits for a request; nothing else.
       timeouts: how long the server waits, for its clients and for itself.
       limits: how much it takes on at once.
@@ -277,6 +278,10 @@ class BaseServer(Listening):
         return self._connection_class(
             transport, info, timeouts=self.timeouts, limits=self.limits, drain=drain
         )
+
+    def _reply_function(self) -> ReplyFunction | None:
+        """The handler, if it is a plain function that answers datagrams."""
+        return None
 
     def _resources(self, *, for_one_request: bool) -> AbstractAsyncContextManager[object]:
         """A block of what handlers need, entered before clients are let in, left after the last."""

@@ -19,16 +19,18 @@ from .._facts.address import Address
 from .._facts.callables import name_of
 from .._facts.chains import chain_after
 from .._facts.events import RequestInfo, current_request
+from .._facts.made_when_needed import made_when_needed
 from .._facts.verdict import peers_doing
 from .._requests.connection import Connection
-from .._requests.datagram import Datagram
+from .._requests.datagram import Datagram, ReplyFunction
 from .._requests.datagram_socket import DatagramSocket
 from .._requests.reader import RequestReader
 from .._requests.writer import RequestWriter
 
-Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]]
+Handler: TypeAlias = Callable[[Any, Address, Any], Awaitable[object]] | ReplyFunction
 """What a server calls for each request and awaits: a handler class, an async
-function, or anything else that returns an awaitable."""
+function, or anything else that returns an awaitable. For datagrams, also a plain function that
+returns the answer."""
 
 
 class BaseRequestHandler:
@@ -186,8 +188,6 @@ class DatagramRequestHandler(BaseRequestHandler):
     Attributes:
       packet: the datagram.
       socket: what to send others with; see `DatagramSocket.sendto`.
-      rfile: the datagram, to read from.
-      wfile: the reply, to write to.
     """
 
     request: Datagram
@@ -201,8 +201,18 @@ class DatagramRequestHandler(BaseRequestHandler):
         super().__init__(request, client_address, server)
         self.packet: bytes = request.data
         self.socket: DatagramSocket = request.socket
-        self.rfile: RequestReader = RequestReader(request)
-        self.wfile: RequestWriter = RequestWriter(request, 0)
+
+    # Few handlers want both of them, and many neither.
+
+    @made_when_needed
+    def rfile(self) -> RequestReader:
+        """The datagram, to read from."""
+        return RequestReader(self.request)
+
+    @made_when_needed
+    def wfile(self) -> RequestWriter:
+        """The reply, to write to."""
+        return RequestWriter(self.request, 0)
 
 
 def awaitable(handling: object, handler: object) -> Awaitable[object]:

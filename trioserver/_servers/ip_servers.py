@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
+from trio.lowlevel import disable_ki_protection
 
-from .._facts.address import given_sockets, valid_ip_address
+from .._facts.address import Address, given_sockets, valid_ip_address
+from .._facts.callables import is_plain_function
 from .._facts.events import RequestInfo
 from .._facts.validators import LARGEST_INT, count, reject, true_or_false
 from .._requests.any_request import AnyRequest
-from .._requests.datagram import Datagram
+from .._requests.datagram import Datagram, ReplyFunction, checked_reply
 from .._requests.drain import Drain
 from .._sockets.binding import activate, bind_ip, listeners_of, use_sockets
 from .._sockets.datagram_listener import DatagramListener
@@ -191,9 +193,32 @@ class UDPServer(IPServer):
             info = attrs.evolve(info, server_address=transport.local_address)
         return Datagram(transport, info, timeouts=self.timeouts, limits=self.limits)
 
+    def _reply_function(self) -> ReplyFunction | None:
+        is_plain = self._mode == "task" and is_plain_function(self.RequestHandlerClass)
+        return cast("Any", self.RequestHandlerClass) if is_plain else None
+
+    def _handling(self, request: Any, client_address: Address) -> Awaitable[object]:
+        function = self._reply_function()
+        if function is None:
+            return super()._handling(request, client_address)
+        return _answer(function, request, client_address, self)
+
     def _waiting_room(self) -> int:
         # Unlike a connection, a datagram that is turned away tells its client nothing.
         return max(super()._waiting_room(), DATAGRAMS_TAKEN_IN)
+
+
+@disable_ki_protection
+async def _answer(
+    function: ReplyFunction,
+    request: Any,
+    client_address: Address,
+    server: object,
+) -> None:
+    """Have a plain function answer in a task, where something else has a say in the request."""
+    reply = checked_reply(function(request.data, client_address, server))
+    if reply is not None:
+        await request.reply(reply)
 
 
 def _has_ipv6_parts(address: object) -> bool:

@@ -78,12 +78,14 @@ class DatagramListener:
     _buffer: bytearray = attrs.field(init=False)
     _keeps_errors: bool = attrs.field(init=False)
     _room_for_notes: int = attrs.field(init=False)
+    _no_notes: Ancillary = attrs.field(init=False)
     _turn_to_wait: trio.Lock = attrs.field(factory=trio.Lock)
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
         self._buffer = bytearray(self.largest)
+        self._no_notes = Ancillary(self.address)
         self._keeps_errors = _keeps_errors(self.socket)
         self._room_for_notes = enable_ancillary(self.socket, self.address)
 
@@ -113,7 +115,7 @@ class DatagramListener:
                 self._forget_errors()
             return None
         client_address = UNNAMED if sender is None else sender
-        ancillary = Ancillary.by(items, self.address)
+        ancillary = Ancillary.by(items, self.address) if items else self._no_notes
         if ancillary.dropped is not None:
             self.dropped = ancillary.dropped
         if flags & socket.MSG_TRUNC:

@@ -20,7 +20,7 @@ from ...._engine.request_task import RequestTask
 from ...._facts.address import Address
 from ...._facts.chains import lone_errors
 from ...._facts.config import Timeouts
-from ...._facts.events import Outcome, RequestInfo, RequestRecord
+from ...._facts.events import Outcome, RequestInfo
 from ...._requests.begin_tls import begin_tls
 from ...._requests.connection import Connection
 from ...._requests.datagram import Datagram
@@ -253,10 +253,10 @@ class _WorkerSideHooks:
     def on_cancelled_from_outside(self) -> None:
         """Do nothing: the server is gone."""
 
-    def on_outcome(self, task: RequestTask, record: RequestRecord) -> None:
+    def on_outcome(self, task: RequestTask) -> None:
         """Note the outcome, and in which state the connection is left."""
         result, request = self.result, self._request
-        result.outcome, result.reason = record.outcome.value, shorten(record.reason)
+        result.outcome, result.reason = task.outcome.value, shorten(task.reason)
         if isinstance(request, TakenConnection):
             result.stream = request._stream
             # For the peer that is the end of the output: the server only lingers and closes.
