@@ -18,7 +18,7 @@ from trioserver import WorkerStartError
 
 from .threads import THERE, ask, witnessed
 
-SOON = 1.0
+SOON = 2.0
 """Seconds, generously, for what happens at once: the wrong way takes more."""
 
 

@@ -35,7 +35,7 @@ import trioserver
 from trioserver import Outcome, Timeouts
 from trioserver._requests import drain
 
-SOON = 0.5  # seconds, generously, for what happens at once: the wrong way takes seconds
+SOON = 2.0  # seconds, generously, for what happens at once: the wrong way takes seconds
 
 
 class Waits(socketserver.StreamRequestHandler):

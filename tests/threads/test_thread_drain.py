@@ -30,7 +30,7 @@ import trioserver
 from trioserver import Timeouts
 from trioserver._requests.drain import NEW_CONNECTION_GRACE
 
-SOON = 0.4  # seconds, generously, for what happens at once: the wrong way takes the grace
+SOON = 2.0  # seconds, generously, for what happens at once: the wrong way takes the grace
 
 stream = of_both_families(trioserver.ThreadingTCPServer, trioserver.ThreadingUnixStreamServer)
 
