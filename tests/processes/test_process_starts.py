@@ -389,7 +389,7 @@ async def test_end_of_a_server_whose_preload_hangs(how, modules):
             server.shutdown(0)
         else:
             nursery.cancel_scope.cancel()
-    assert time.perf_counter() - began < 1 + SOON
+    assert time.perf_counter() - began < SOON
 
 
 @pytest.mark.slow
@@ -443,7 +443,7 @@ async def test_start_that_never_ends(monkeypatch, caplog):
             assert await ask(server, b"exit 3") == b"begun."
             await until(spawn._multiprocessing_lock.locked)
             began = time.perf_counter()
-        assert time.perf_counter() - began < 2 * SOON
+        assert time.perf_counter() - began < SOON
         assert not any(map(is_running, pids))
         assert "the start of a worker process does not end; left behind" in caplog.text
     finally:
