@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-
 import trio
-from _common import Stopping, ready, task
+from _common import ready, task
+from _trio import until_told_to_stop
 from trio_serve_tcp import serving_line
 
 import trioserver
@@ -16,17 +15,12 @@ async def main() -> None:
     asked = task()
     context = trioserver.server_context(asked.certificate, asked.key)
     host, port = asked.address
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            listeners = await trio.open_ssl_over_tcp_listeners(
-                port, context, host=host, backlog=asked.backlog
-            )
-            await nursery.start(trio.serve_listeners, serving_line, listeners)
-            ready(listeners[0].transport_listener.socket.getsockname())
-            await anext(signals)
-            stopping = Stopping()
-            nursery.cancel_scope.cancel()
-    stopping.done()
+    async with until_told_to_stop() as nursery:
+        listeners = await trio.open_ssl_over_tcp_listeners(
+            port, context, host=host, backlog=asked.backlog
+        )
+        await nursery.start(trio.serve_listeners, serving_line, listeners)
+        ready(listeners[0].transport_listener.socket.getsockname())
 
 
 trio.run(main)

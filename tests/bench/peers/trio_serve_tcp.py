@@ -6,10 +6,10 @@ What a competent Trio user writes without a framework; one send_all a line.
 from __future__ import annotations
 
 import contextlib
-import signal
 
 import trio
-from _common import CHUNK, Stopping, listener, ready, task
+from _common import CHUNK, listener, ready, task
+from _trio import until_told_to_stop
 
 
 async def line(stream: trio.abc.Stream) -> None:
@@ -45,20 +45,15 @@ async def main() -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # the client is gone
             await service(stream)  # serve_listeners closes the stream
 
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            if isinstance(asked.address, str):
-                accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener(asked)))
-                listeners = [accepting]
-            else:
-                host, port = asked.address
-                listeners = await trio.open_tcp_listeners(port, host=host, backlog=asked.backlog)
-            await nursery.start(trio.serve_listeners, handler, listeners)
-            ready(listeners[0].socket.getsockname())
-            await anext(signals)
-            stopping = Stopping()
-            nursery.cancel_scope.cancel()
-    stopping.done()
+    async with until_told_to_stop() as nursery:
+        if isinstance(asked.address, str):
+            accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener(asked)))
+            listeners = [accepting]
+        else:
+            host, port = asked.address
+            listeners = await trio.open_tcp_listeners(port, host=host, backlog=asked.backlog)
+        await nursery.start(trio.serve_listeners, handler, listeners)
+        ready(listeners[0].socket.getsockname())
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-
 import trio
-from _common import CHUNK, Stopping, datagram_socket, ready, task
+from _common import CHUNK, datagram_socket, ready, task
+from _trio import until_told_to_stop
 
 
 async def serve(sock: trio.socket.SocketType) -> None:
@@ -17,15 +16,10 @@ async def serve(sock: trio.socket.SocketType) -> None:
 
 async def main() -> None:
     """Serve until SIGTERM."""
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            sock = trio.socket.from_stdlib_socket(datagram_socket(task()))
-            nursery.start_soon(serve, sock)
-            ready(sock.getsockname())
-            await anext(signals)
-            stopping = Stopping()
-            nursery.cancel_scope.cancel()
-    stopping.done()
+    async with until_told_to_stop() as nursery:
+        sock = trio.socket.from_stdlib_socket(datagram_socket(task()))
+        nursery.start_soon(serve, sock)
+        ready(sock.getsockname())
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import trio
-from _common import CHUNK, Stopping, datagram_socket, ready, task
+from _common import CHUNK, datagram_socket, ready, task
+from _trio import until_told_to_stop
 
 
 async def answer(sock: trio.socket.SocketType, data: bytes, address: Any) -> None:
@@ -23,15 +23,10 @@ async def serve(sock: trio.socket.SocketType, nursery: trio.Nursery) -> None:
 
 async def main() -> None:
     """Serve until SIGTERM."""
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            sock = trio.socket.from_stdlib_socket(datagram_socket(task()))
-            nursery.start_soon(serve, sock, nursery)
-            ready(sock.getsockname())
-            await anext(signals)
-            stopping = Stopping()
-            nursery.cancel_scope.cancel()
-    stopping.done()
+    async with until_told_to_stop() as nursery:
+        sock = trio.socket.from_stdlib_socket(datagram_socket(task()))
+        nursery.start_soon(serve, sock, nursery)
+        ready(sock.getsockname())
 
 
 if __name__ == "__main__":
