@@ -26,6 +26,7 @@ from .._facts.snapshots import (
     ListenerSnapshot,
     ServerSnapshot,
 )
+from .._requests.datagram import ReplyFunction
 from .._requests.drain import Drain
 from .._sockets.credentials import Credentials
 from .acceptor import Acceptor
@@ -67,6 +68,8 @@ class Run:
       stop: a shutdown that came before anything served.
       credentials: for the TLS of new connections; None without TLS.
       home: the thread in which it is served.
+      reply_function: the plain function that answers datagrams; looked for once, as telling
+        what a function is takes longer than most of them do.
     """
 
     server: ServerHooks
@@ -87,11 +90,13 @@ class Run:
     stop: StopRequest | None = None
     credentials: Credentials | None = None
     home: HomeThread = attrs.field(factory=HomeThread)
+    reply_function: ReplyFunction | None = attrs.field(init=False)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
     _is_announced: bool = False
 
     def __attrs_post_init__(self) -> None:
+        self.reply_function = self.server._reply_function()
         self.requests = RequestNursery(type(self.server).__name__)
         server = self.server
         audience = Audience.of(server.observers, server._log_level, self.requests.on_exit)
@@ -114,7 +119,7 @@ class Run:
     def _answerer(self, acceptor: Acceptor) -> Answerer | None:
         """What answers by a plain function, if there is one, and nothing else has a say."""
         server, hooks = self.server, (*REQUEST_HOOKS, "get_request")
-        function = server._reply_function()
+        function = self.reply_function
         is_counted = server.limits.per_client is not None
         if function is None or is_counted or any(map(self.overrides, hooks)):
             return None

@@ -198,7 +198,7 @@ class UDPServer(IPServer):
         return cast("Any", self.RequestHandlerClass) if is_plain else None
 
     def _handling(self, request: Any, client_address: Address) -> Awaitable[object]:
-        function = self._reply_function()
+        function = None if self._run is None else self._run.reply_function
         if function is None:
             return super()._handling(request, client_address)
         return _answer(function, request, client_address, self)
