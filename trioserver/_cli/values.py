@@ -6,14 +6,15 @@ import argparse
 import math
 import re
 import socket
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
 import trioserver
 
 Address: TypeAlias = Any
+N = TypeVar("N", int, float)
 
 _SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 _TIME = re.compile(r"(\d+\.?\d*|\.\d+)(\D*)", re.ASCII)
@@ -26,12 +27,9 @@ def seconds(text: str) -> float:
     """A time: seconds, or with a unit of ``ms``, ``s``, ``m`` or ``h``; or ``inf``."""
     if text == "inf":
         return math.inf
-    found = _TIME.fullmatch(text)
-    if found is None or found[2] not in _SECONDS:
-        raise argparse.ArgumentTypeError(
-            f"a time was expected, such as 2.5, 300ms, 10s, 5m, 1h or inf, not {text!r}"
-        )
-    return float(found[1]) * _SECONDS[found[2]]
+    expected = "a time was expected, such as 2.5, 300ms, 10s, 5m, 1h or inf"
+    number, unit = _with_unit(text, _TIME, _SECONDS, expected)
+    return float(number) * unit
 
 
 def count(text: str) -> int:
@@ -43,12 +41,19 @@ def count(text: str) -> int:
 
 def size(text: str) -> int:
     """A number of bytes: alone, or with a unit of ``KiB`` or ``MiB``."""
-    found = _SIZE.fullmatch(text)
-    if found is None or found[2] not in _BYTES:
-        raise argparse.ArgumentTypeError(
-            f"a number of bytes was expected, such as 4096, 64KiB or 1MiB, not {text!r}"
-        )
-    return int(found[1]) * _BYTES[found[2]]
+    expected = "a number of bytes was expected, such as 4096, 64KiB or 1MiB"
+    number, unit = _with_unit(text, _SIZE, _BYTES, expected)
+    return int(number) * unit
+
+
+def _with_unit(
+    text: str, pattern: re.Pattern[str], units: Mapping[str, N], expected: str
+) -> tuple[str, N]:
+    """The number in a text, and what its unit stands for."""
+    found = pattern.fullmatch(text)
+    if found is None or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"{expected}, not {text!r}")
+    return found[1], units[found[2]]
 
 
 def shown_size(number: int) -> str:
