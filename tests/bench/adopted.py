@@ -18,7 +18,7 @@ import threading
 from functools import partial
 
 import trio
-from run import LOADGEN, build_loadgen
+from measuring import LOADGEN, build_loadgen
 
 import trioserver
 

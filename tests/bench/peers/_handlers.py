@@ -15,7 +15,7 @@ class Line(socketserver.StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
-class Bulk(socketserver.BaseRequestHandler):
+class Bulk(socketserver.StreamRequestHandler):
     """Echo."""
 
     def handle(self) -> None:
@@ -23,8 +23,9 @@ class Bulk(socketserver.BaseRequestHandler):
             self.request.sendall(data)
 
 
-def handler(asked: Task) -> type[socketserver.BaseRequestHandler]:
+def handler(asked: Task) -> type[socketserver.StreamRequestHandler]:
     """The one that was asked for."""
+    chosen = Line if asked.service == "line" else Bulk
     # Nagle, on by default there, stalls pipelined replies for 40 ms.
-    Line.disable_nagle_algorithm = not asked.unix
-    return Line if asked.service == "line" else Bulk
+    chosen.disable_nagle_algorithm = not asked.unix
+    return chosen

@@ -31,4 +31,5 @@ if __name__ == "__main__":
     asked = task()
     kind = trioserver.UnixStreamServer if asked.unix else trioserver.TCPServer
     handler = Line if asked.service == "line" else bulk
-    trio.run(serve, kind(asked.address, handler, request_queue_size=asked.backlog))
+    limits = trioserver.Limits(requests=20_000)  # no other peer has any
+    trio.run(serve, kind(asked.address, handler, request_queue_size=asked.backlog, limits=limits))
