@@ -310,8 +310,12 @@ def server_where(arrive):
 
         return wait
 
+    def wake(self):
+        arrive(self)
+        MemoryTransport.wake_reader(self)
+
     waits = {name: struck(name) for name in ("wait_readable", "wait_writable")}
-    LastInstant = type("LastInstant", (MemoryTransport,), waits)  # noqa: N806
+    LastInstant = type("LastInstant", (MemoryTransport,), {**waits, "wake_reader": wake})  # noqa: N806
 
     class Listener(MemoryListener):
         def accept_now(self):

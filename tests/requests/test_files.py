@@ -233,6 +233,27 @@ async def test_reads_do_not_depend_on_segments(given, portion, operations, how):
         assert (operation, result) == (operation, wanted)
 
 
+@pytest.mark.parametrize(
+    ("segments", "lines"),
+    [
+        ([b"one\n"], [b"one\n"]),
+        ([b"one\ntwo\n"], [b"one\n", b"two\n"]),
+        ([b"one\nt", b"wo\nthree\n"], [b"one\n", b"two\n", b"three\n"]),
+        ([b"one\n", b"\n", b"two"], [b"one\n", b"\n", b"two"]),
+        ([b"12345678\n"], [trioserver.LimitExceeded]),
+        ([b"1234567\n", b"12345678\n"], [b"1234567\n", trioserver.LimitExceeded]),
+    ],
+    ids=str,
+)
+async def test_lines_are_the_same_in_whatever_they_come(segments, lines, autojump_clock):
+    """Also where a segment is a whole line, which is handed on past the buffer."""
+    at = itertools.accumulate(map(len, segments))
+    end = Input(b"".join(segments), cuts=at, limits=trioserver.Limits(line=8)).end()
+    assert [await outcome(end.do("__anext__")) for _ in lines] == lines
+    if isinstance(lines[-1], bytes):
+        assert await outcome(end.do("__anext__")) is StopAsyncIteration
+
+
 @settings(max_examples=100)
 @given(
     INPUT.filter(lambda given: given.ends != "never"),

@@ -13,7 +13,7 @@ import trio
 
 import trioserver
 
-from . import IdlesMixIn
+from . import IdlesMixIn, until
 
 PATIENCE = 10
 """Seconds that they wait for a request: more than any client needs."""
@@ -87,6 +87,8 @@ class AsyncTwoLines(trioserver.StreamRequestHandler):
 
     async def answer(self, line):
         await self.rfile.readline()
+        if line == b"two\n":  # a worker hears of the drain later than the client
+            await until(lambda: self.request._receiver.drain.began)
         await self.wfile.write(line.upper())
         await trio.lowlevel.wait_readable(self.request.socket)
 

@@ -489,7 +489,7 @@ async def test_thread_that_ends_before_its_outcome_keeps_no_slot(deaf):
             finally:
                 deaf.go.set()
                 with trio.CancelScope(shield=True):
-                    thread = request._fate.left_behind
+                    thread = request._left_behind
                     await until(lambda: thread is None or thread._over)
 
     async with deaf.serves(kind=Dawdles, max_threads=1, timeouts=AT_ONCE) as (server, witness):

@@ -16,9 +16,13 @@ from .._sockets.transport import Listener
 from .accept_errors import Shortage, Tier, tier_of
 from .admission import Admission
 
-ACCEPTS_AT_ONCE = 64
-"""How many accepts come in a row before other tasks run. A burst is taken in at once,
-and a flood does not starve the requests that are being served."""
+STARTS_AT_ONCE = 16
+"""How many tasks are started in a row before they, and others, run. A burst is taken in at once,
+and a flood does not starve the requests that are being served. With 64, what they hold outlives
+more of the garbage collector's looks: a seventh less datagrams a second."""
+
+ENDS_AT_ONCE = 64
+"""The same of clients that need no task: datagrams that are answered, connections that are shed."""
 
 
 @enable_ki_protection
@@ -96,17 +100,18 @@ def accept_now(listener: Listener, admission: Admission) -> None:
 def _accept_batch(listener: Listener, admission: Admission) -> tuple[int, OSError | None]:
     """How many clients were admitted, and the error that ended it, if one did."""
     admitted = 0
+    most = ENDS_AT_ONCE if admission.answers_at_once else STARTS_AT_ONCE
     try:
-        while admission.is_open() and admission.has_room() and admission.admit(listener):
-            admitted += 1
-            if admitted == ACCEPTS_AT_ONCE:
+        while admitted < most and admission.is_open() and admission.has_room():
+            if not admission.admit(listener):
                 break
+            admitted += 1
     except OSError as error:
         return admitted, error
     return admitted, None
 
 
 def _shed_all(listener: Listener, admission: Admission) -> None:
-    for _ in range(ACCEPTS_AT_ONCE):
+    for _ in range(ENDS_AT_ONCE):
         if not admission.shed(listener):
             return

@@ -96,15 +96,17 @@ def next_client(listener: Listener) -> tuple[Transport | DatagramTransport, Addr
     Raises:
       OSError: of one of the tiers.
     """
-    for _ in range(INTERRUPTIONS):
+    interruptions = 0
+    while True:
         try:
             return listener.accept_now()
         except OSError as error:
             if tier_of(error) is not Tier.NOBODY:
                 raise
-            if error.errno != errno.EINTR and not isinstance(error, InterruptedError):
+            interruptions += 1
+            was_interrupted = error.errno == errno.EINTR or isinstance(error, InterruptedError)
+            if not was_interrupted or interruptions == INTERRUPTIONS:
                 return None
-    return None
 
 
 @attrs.define(eq=False)

@@ -37,11 +37,13 @@ class Acceptor:
     _drain: Drain
     _overrides: Callable[[str], bool]
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
+    _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _arrives: bool = attrs.field(init=False)
     _closes_by_default: bool = attrs.field(init=False)
     _process: Callable[[Any, Address], Awaitable[object]] = attrs.field(init=False)
     _introduces: bool = attrs.field(init=False)
     _counts_at_once: bool = attrs.field(init=False)
+    _asks_hook: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._arrives = self._server._has_arrival()
@@ -57,12 +59,18 @@ class Acceptor:
             self._process = self._server._handling
         closers = ("shutdown_request", "close_request")
         self._closes_by_default = not any(map(self._overrides, closers))
+        self._asks_hook = self._overrides("get_request")
 
     def next_task(
         self, listener: Listener, *, in_drain: bool = False
     ) -> tuple[bool, RequestTask | None]:
         """Whether a client was there; and its task, unless ``get_request`` dropped it."""
-        accept = self._accept_in_drain if in_drain else self._accept
+        if not self._asks_hook:
+            request = None if self._drain.began and not in_drain else self._request_of(listener)
+            if request is None:
+                return False, None
+            return True, self._task_over(request, request, request.info.client_address)
+        accept = self._request_of if in_drain else self._accept
         offer = Offer(listener, accept, self._drop)
         try:
             answer = self._server.get_request(cast("Listener", offer))
@@ -96,9 +104,9 @@ class Acceptor:
 
     def _accept(self, listener: Listener) -> AnyRequest | None:
         """Accept a client, if one is there; None during a drain, which takes in all by itself."""
-        return None if self._drain.began else self._accept_in_drain(listener)
+        return None if self._drain.began else self._request_of(listener)
 
-    def _accept_in_drain(self, listener: Listener) -> AnyRequest | None:
+    def _request_of(self, listener: Listener) -> AnyRequest | None:
         accepted = next_client(listener)
         if accepted is None:
             return None
@@ -114,11 +122,11 @@ class Acceptor:
             peer_address=client_address,
             server_address=server_address,
             mode=self._server._mode,
-            started=trio.current_time(),
+            started=self._clock.current_time(),
             started_at=time.time(),
         )
 
-    def task_over(
+    def task_of_rest(
         self,
         transport: DatagramTransport,
         info: RequestInfo,
@@ -148,7 +156,11 @@ class Acceptor:
         if answer is None:
             self._drop(request)
             return None
-        hook_argument, client_address = answer
+        return self._task_over(request, *answer)
+
+    def _task_over(
+        self, request: AnyRequest, hook_argument: object, client_address: Address
+    ) -> RequestTask:
         task = RequestTask(
             request,
             hook_argument,

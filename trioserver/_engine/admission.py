@@ -87,6 +87,11 @@ class Admission:
         """Let in no more clients, except those that a drain takes in."""
         self.takes = Takes.NOBODY
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether datagrams are answered without tasks."""
+        return self._answerer is not None and self.takes_all
+
     def has_room(self) -> bool:
         """Whether one more client may be accepted now, be it to turn it away."""
         return self.slots.has_room()
@@ -97,8 +102,8 @@ class Admission:
 
     def admit(self, listener: Listener) -> bool:
         """Accept one client and start its task; false when none is there."""
-        source = self._acceptor if self._answerer is None or not self.takes_all else self._answerer
-        somebody, task = source.next_task(listener)
+        answerer = self._answerer if self.answers_at_once else None
+        somebody, task = (answerer or self._acceptor).next_task(listener)
         if task is not None:
             self._let_in(task)
         return somebody
@@ -117,15 +122,19 @@ class Admission:
     # What becomes of it -------------------------------------------------------
 
     def _let_in(self, task: RequestTask) -> None:
-        when_full = self._server.limits.when_full
         if self._drain.began:
             self.waiting.append(task)
             self.start_waiting()
-        elif self.slots.is_full_for(task.client_key):
+        elif task.client_key is not None and self.slots.is_full_for(task.client_key):
             self._refuse(task, TOO_MANY)
         elif self.slots.free:
             self._start(task)
-        elif callable(when_full) and self.slots.may_turn_away():
+        else:
+            self._turn_away(task)
+
+    def _turn_away(self, task: RequestTask) -> None:
+        when_full = self._server.limits.when_full
+        if callable(when_full) and self.slots.may_turn_away():
             self.slots.turning_away += 1
             task.rejection = when_full
             self._spawn(task)
@@ -161,7 +170,8 @@ class Admission:
             self.slots.give_back(task.client_key)
         else:
             self.slots.turned_away()
-        self.start_waiting()
+        if self.waiting:
+            self.start_waiting()
 
     # The waiting room -----------------------------------------------------------
 

@@ -66,7 +66,7 @@ class Answerer:
         info = self._acceptor.info_of(client_address, transport.local_address)
         self._registry.audience.tell("request_started", info)
         rest = self._rest_of(transport, info)
-        task = None if rest is None else self._acceptor.task_over(transport, info, rest)
+        task = None if rest is None else self._acceptor.task_of_rest(transport, info, rest)
         return True, task
 
     def _rest_of(self, transport: DatagramTransport, info: RequestInfo) -> Rest | None:

@@ -58,7 +58,7 @@ async def arrive(task: Arriving, hooks: RequestHooks) -> Failure | None:
       RuntimeError: a hook has put the facts of another request in the place of this one's.
     """
     if task.has_introduction and (failure := await _introduce(task, hooks)):
-        task.request._fate.must_not_linger = True
+        task.request._must_not_linger = True
         return failure
     failure = await _learn_by(task, _verify(task, hooks))
     if failure is None:
@@ -76,7 +76,7 @@ async def arrive_to_hear(task: Arriving, hooks: RequestHooks) -> bool:
     if task.has_introduction:
         why_not = await _learn_by(task, hooks._introduce(task.request))
         if why_not:
-            task.request._fate.must_not_linger = True
+            task.request._must_not_linger = True
             return False
     await hooks._secure_here(task.request)
     return True

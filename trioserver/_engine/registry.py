@@ -63,7 +63,7 @@ class RequestRegistry:
         self._arrivals_failed += not task.has_arrived
         del self.active[task.info.id]
         self.closing[task.info.id] = task
-        if task.request._must_linger:
+        if task.lingers:
             self.lingering[task.info.id] = task
         self._outcomes[task.outcome] += 1
         self._bytes_received += task.request.bytes_received

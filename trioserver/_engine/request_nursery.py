@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from .._facts.verdict import describe_error
+from .._requests.schedule_points import begin_schedule_points
 from .admission import TOO_MANY, Admission
 from .registry import RequestRegistry
 from .request_task import RequestTask
@@ -46,6 +47,7 @@ class RequestNursery:
         """Start tasks in ``nursery`` from now on, in the context of this moment."""
         # The context of now has what a hook, or the block, has set since the bind.
         self._context = contextvars.copy_context()
+        self._context.run(begin_schedule_points)
         self._nursery, self.is_open = nursery, True
 
     def close(self) -> None:
@@ -62,10 +64,8 @@ class RequestNursery:
             raise RuntimeError("a client was let in while nothing serves")
         # In the server's context, as in a nursery: no request sees what another request
         # has set, or what the task that begins a drain has set.
-        start = partial(
-            self._nursery.start_soon, task.serve, name=f"{self._server_name} {task.info}"
-        )
-        self._context.run(start)
+        name = f"{self._server_name} {task.info}"
+        self._context.run(partial(self._nursery.start_soon, task.serve, name=name))
         self._registry.opened(task)
         if self._admission.is_done:
             self._ending.accepting.cancel(reason="handle_request has its request")
@@ -129,13 +129,14 @@ class RequestNursery:
     def on_outcome(self, task: RequestTask) -> None:
         """Write the one record, and give the slot back. Only then does the connection linger."""
         self._registry.settled(task)
-        thread = task.request._fate.left_behind
+        thread = task.request._left_behind
         if thread is None:
             self._admission.leave(task)
         else:
             thread.when_over(partial(self._admission.leave, task))
         self._registry.tell_of_end(task)
-        self._ending.end_oldest_linger()
+        if task.lingers:
+            self._ending.end_oldest_linger()
 
     def on_close(self, task: RequestTask) -> None:
         """Note that the request's connection is closed."""

@@ -4,7 +4,7 @@ Every request is one task, and this is all that the task does::
 
     serve                       inside the request's own cancel scope:
       converse                    arrive, process_request, flush
-        contain                   whatever was raised: whose fault, who is told
+      contain                     whatever was raised: whose fault, who is told
       settle                      the outcome is final: slot back, one record
       part                        half-close, discard unread input, close
                                 and after the scope, in any case: close
@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -51,10 +51,19 @@ from .._facts.verdict import (
     split,
 )
 from .._requests.any_request import AnyRequest
+from .._requests.schedule_points import note_schedule_point
 from .arrival import arrive, arrive_to_hear
 from .hooks import RequestHooks, call_hook
 
-_COMPLETED = Outcome.COMPLETED, ""
+Verdict: TypeAlias = tuple[Outcome, str]
+"""How a request has ended, and why."""
+
+_COMPLETED: Verdict = Outcome.COMPLETED, ""
+
+_NEVER_AWAITED = (
+    "a handler was constructed and never awaited:"
+    " finish_request must `await self.RequestHandlerClass(...)`"
+)
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
 
@@ -94,6 +103,7 @@ class RequestTask:
       client_key: the key under which ``Limits.per_client`` counts it.
       trio_task: Trio's task that serves it, once it runs.
       has_arrived: whether it has come to where it is served, or told why it is not.
+      lingers: whether closing it at once could lose a reply, once the outcome is decided.
     """
 
     request: AnyRequest
@@ -111,11 +121,11 @@ class RequestTask:
     client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
     has_arrived: bool = False
+    lingers: bool = False
     _phase: str = "arriving"
     _outcome: Outcome | None = None
     _reason: str = ""
     _cancelled_because: str = ""
-    _ended: float = math.nan
     _record: RequestRecord | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -130,14 +140,36 @@ class RequestTask:
 
     @enable_ki_protection
     async def serve(self) -> None:
-        """Live the whole life of the request, up to its close."""
+        """Live the whole life of the request, up to its close.
+
+        It converses in here, and not in a coroutine of its own: each one deeper is 200 bytes of an
+        idle connection, and a fiftieth of the time of a datagram.
+        """
         self.trio_task = trio.lowlevel.current_task()
         enter_request(self.info)
+        note_schedule_point()  # the start of a task is one
         parted = False
         try:
             with self.request.cancel_scope:
                 try:
-                    await self._converse()
+                    try:
+                        if not (self.arrives or self.rejection) or await self._is_let_in():
+                            self._begin()
+                            end = _COMPLETED
+                            try:
+                                await self.process(self.hook_argument, self.client_address)
+                            except Exception as error:
+                                drained = self._drained_by(error)
+                                if drained is None:
+                                    raise
+                                end = drained
+                            if self.request._handlers_not_awaited:
+                                raise RuntimeError(_NEVER_AWAITED)
+                            if self.request._has_unsent:
+                                await self.request._flush()
+                            self._complete(*end)
+                    except BaseException as error:  # noqa: BLE001  (it raises again what it must)
+                        await self._contain(as_errors(error))
                     await checkpoint_if_cancelled()  # a handler may have swallowed it
                 except BaseException:
                     # Asked only now: it takes a walk over all scopes around this one.
@@ -146,7 +178,8 @@ class RequestTask:
                     raise
                 self._settle(cancelled=False)
                 parted = True
-                await self._part()
+                if self.lingers or not self.closes_by_default:
+                    await self._part()
         finally:
             try:
                 if not parted:  # cancelled, or something goes on up
@@ -157,28 +190,11 @@ class RequestTask:
 
     # Converse --------------------------------------------------------------
 
-    async def _converse(self) -> None:
-        """Do everything up to the outcome, and decide that."""
-        try:
-            if self.rejection is not None:
-                await self._reject(self.rejection)
-            elif not self.arrives or await self._arrive():
-                # It is all in here, as each coroutine deeper is 200 bytes of an idle connection.
-                self._begin()
-                end = _COMPLETED
-                try:
-                    await self.process(self.hook_argument, self.client_address)
-                except Exception as error:
-                    # A handler that lets Draining out has ended properly, so its reply is sent.
-                    end = peers_doing(error, self.info) or end
-                    if end[0] is not Outcome.DRAINED:
-                        raise
-                await self._complete(*end)
-        except BaseException as error:  # noqa: BLE001  (it raises again what it must)
-            await self._contain(as_errors(error))
-
-    async def _arrive(self) -> bool:
-        """Have the request arrive; false if it does not, which is its outcome then."""
+    async def _is_let_in(self) -> bool:
+        """Have it arrive, or be told that the server is full; whether it is to be served."""
+        if self.rejection is not None:
+            await self._reject(self.rejection)
+            return False
         failure = await arrive(self, self._hooks)
         if failure is not None:
             self._decide(*failure)
@@ -194,17 +210,14 @@ class RequestTask:
         if not self.is_announced:
             self._events.on_start(self)
 
-    async def _complete(self, outcome: Outcome, reason: str) -> None:
-        """Send the last reply of a handler that has ended properly."""
-        if self.request._fate.handlers_not_awaited:
-            raise RuntimeError(
-                "a handler was constructed and never awaited:"
-                " finish_request must `await self.RequestHandlerClass(...)`"
-            )
-        await self.request._flush()
-        if self.request._ended_idle:
-            outcome = Outcome.DRAINED
-        self._decide(outcome, reason)
+    def _drained_by(self, error: Exception) -> Verdict | None:
+        """Its end, if a handler has let `Draining` out, so that its reply is sent; else None."""
+        end = peers_doing(error, self.info)
+        return end if end is not None and end[0] is Outcome.DRAINED else None
+
+    def _complete(self, outcome: Outcome, reason: str) -> None:
+        """Decide how a handler has ended that has returned."""
+        self._decide(Outcome.DRAINED if self.request._ended_idle else outcome, reason)
 
     async def _reject(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
         self._decide(Outcome.REFUSED, "the server is full (requests)")
@@ -222,12 +235,12 @@ class RequestTask:
         ours, rest = split(error)
         try:
             if rest is not None:
-                self.request._fate.must_not_linger = True
+                self.request._must_not_linger = True
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._blame_peer(ours):
                 self._decide(Outcome.FAILED, describe_error(ours))
                 if self._hooks.propagate_errors:
-                    self.request._fate.must_not_linger = True
+                    self.request._must_not_linger = True
                     rest = error  # all of it goes on up
                 else:
                     await self._report(ours)
@@ -252,9 +265,9 @@ class RequestTask:
             self._decide(Outcome.FAILED, describe_error(error))
             return
         outcome, why = self._why_cancelled(cancelled[0])
-        if self.request._fate.left_behind:
+        if self.request._left_behind:
             outcome = Outcome.ABANDONED
-        elif self.request._fate.was_killed:
+        elif self.request._was_killed:
             outcome = Outcome.KILLED
         self._decide(outcome, why)
 
@@ -312,8 +325,7 @@ class RequestTask:
             self._outcome, self._reason = outcome, reason
 
     def _settle(self, *, cancelled: bool) -> None:
-        self._phase = "closing"
-        self._ended = trio.current_time()
+        self._phase, self.lingers = "closing", self.request._must_linger
         if cancelled and not self.request.cancel_scope.cancel_called:
             self._events.on_cancelled_from_outside()
         self._events.on_outcome(self)
@@ -330,13 +342,13 @@ class RequestTask:
 
     @property
     def record(self) -> RequestRecord:
-        """The one record of it, made when somebody wants it, once it has ended."""
+        """The one record of it, made if somebody wants it, in the step in which it ends."""
         if self._record is None:
             self._record = RequestRecord(
                 info=self.info,
                 outcome=self.outcome,
                 reason=self._reason,
-                duration=self._ended - self.info.started,
+                duration=trio.current_time() - self.info.started,
                 bytes_received=self.request.bytes_received,
                 bytes_sent=self.request.bytes_sent,
             )
@@ -349,7 +361,7 @@ class RequestTask:
         try:
             if not self.closes_by_default:
                 await self._part_within_bounds()
-            elif self.request._must_linger:
+            else:
                 # What the hooks would do, but for the close, which comes next: without
                 # two calls, a scope (it bounds itself) and a turn of the loop.
                 await self.request.linger()
@@ -375,7 +387,7 @@ class RequestTask:
 
     async def _part_shielded(self) -> None:
         """Part after a cancellation, also of a handler that has swallowed it."""
-        self.request._fate.must_not_linger = True
+        self.request._must_not_linger = True
         seconds = self._hooks.timeouts.cleanup
         with Bounded(seconds, "shutdown_request", whose=self.info, unless=self._is_closed):
             await self._part()

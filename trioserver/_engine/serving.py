@@ -3,8 +3,8 @@
 ::
 
     serve
-      requests nursery              owns every request, until the very end, and
-                                      service_actions, until the drain
+      requests nursery              owns every request, and their alarms, until the
+                                      very end, and service_actions, until the drain
         accept                      until the drain begins
           loops nursery               owns the accept loops, one a listener
         drain_out                   while requests are left
@@ -57,6 +57,8 @@ async def serve(run: Run, poll_interval: float, started: Callable[[], object]) -
         return run.close()
 
     async def until_drained(requests: trio.Nursery) -> None:
+        all_served = trio.CancelScope()
+        requests.start_soon(run.drain.keep_alarms, all_served)
         try:
             if run.overrides("service_actions"):
                 requests.start_soon(act_every, poll_interval, run.server, run.ending)
@@ -66,6 +68,8 @@ async def serve(run: Run, poll_interval: float, started: Callable[[], object]) -
             run.ending.stop_accepting(why_it_ended(error))
             await run.ending.cut(why_it_ended(error))
             raise
+        finally:
+            all_served.cancel(reason="all requests have ended")
 
     is_ready = False
 

@@ -151,8 +151,7 @@ class Shutdown:
         # With a cleanup of 0 seconds, they still have one turn of the loop to end.
         await trio.lowlevel.cancel_shielded_checkpoint()
         for task in self._registry.here():
-            fate = task.request._fate
-            if fate.left_behind or fate.awaits_thread:
+            if task.request._left_behind or task.request._awaits_thread:
                 continue  # told of where the thread is waited for: whose wait may end after this
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
             stack = _stack_of(task.trio_task)

@@ -77,6 +77,10 @@ def describe(address: Address) -> str:
     On one line, and never an error: an address that a ``get_request`` has made
     up can be anything.
     """
+    if type(address) is tuple and len(address) == 2:  # of each request: the others take longer
+        host, port = address
+        if type(host) is str and type(port) is int and host.isprintable() and ":" not in host:
+            return f"{host[:500]}:{port}"
     try:
         return printable(_in_words(address))
     except Exception:  # noqa: BLE001  (its own __str__, say)

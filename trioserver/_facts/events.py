@@ -24,6 +24,8 @@ Mode: TypeAlias = Literal["task", "thread", "process"]
 class Outcome(enum.StrEnum):
     """How a request ended. Every request has exactly one."""
 
+    __hash__ = str.__hash__  # as it is equal to a string; and not in Python, at each request
+
     COMPLETED = "completed"
     """The handler returned. One that swallowed its cancellation did so, too."""
     FAILED = "failed"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import attrs
 import trio
 
 from .._facts.events import RequestInfo
@@ -18,31 +17,36 @@ class KeepsSlot(Protocol):
         """Call ``after`` when the work is over, or now if it is."""
 
 
-@attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class Fate:
     """What has become of a request so far, as far as it bears on its end.
 
+    Defaults of the class, so that a request has only what is otherwise.
+
     Attributes:
-      must_not_linger: whether it is closed without a wait for its peer.
-      handlers_not_awaited: handlers that were constructed for it, and not awaited yet.
-      awaits_thread: whether it waits for the end of a thread that was cancelled; it will
+      _must_not_linger: whether it is closed without a wait for its peer.
+      _handlers_not_awaited: handlers that were constructed for it, and not awaited yet.
+      _awaits_thread: whether it waits for the end of a thread that was cancelled; it will
         say itself if the thread is left behind.
-      left_behind: the thread that works on for it after its outcome.
-      was_killed: whether its worker process was killed.
+      _left_behind: the thread that works on for it after its outcome.
+      _was_killed: whether its worker process was killed.
     """
 
-    must_not_linger: bool = False
-    handlers_not_awaited: int = 0
-    awaits_thread: bool = False
-    left_behind: KeepsSlot | None = None
-    was_killed: bool = False
+    _must_not_linger: bool = False
+    _handlers_not_awaited: int = 0
+    _awaits_thread: bool = False
+    _left_behind: KeepsSlot | None = None
+    _was_killed: bool = False
 
 
 class AnyRequest(Protocol):
     """What a request owns: the connection of one client, or one datagram."""
 
     cancel_scope: trio.CancelScope
-    _fate: Fate
+    _must_not_linger: bool
+    _handlers_not_awaited: int
+    _awaits_thread: bool
+    _left_behind: KeepsSlot | None
+    _was_killed: bool
 
     @property
     def info(self) -> RequestInfo: ...
@@ -52,6 +56,10 @@ class AnyRequest(Protocol):
     def bytes_sent(self) -> int: ...
     @property
     def state(self) -> str: ...
+
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether there is anything for `_flush` to do."""
 
     async def _flush(self) -> None:
         """Send what the handler has left in a buffer."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from .._facts.address import Address
 from .._facts.events import RequestInfo
 from .._sockets.transport import DatagramTransport, PeerCredentials, Transport
+from .any_request import Fate
 
 
-class OfClient:
+class OfClient(Fate):
     """What every request knows of its client, and of the address that the client has asked."""
 
     info: RequestInfo

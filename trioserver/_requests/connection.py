@@ -24,7 +24,6 @@ from .._facts.proxy import ProxyInfo
 from .._facts.tls import TLSInfo
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.transport import Data, Transport, holds_output
-from .any_request import Fate
 from .begin_tls import start_tls
 from .drain import Drain
 from .idle_block import IdleBlock
@@ -72,7 +71,6 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
             transport, info, self._sender, drain, stream, info.started, timeouts.idle
         )
         self._buffered_operations = 0
-        self._fate = Fate()
 
     # Facts -----------------------------------------------------------------
 
@@ -288,7 +286,7 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         stream, cut = self._stream, trio.current_effective_deadline() == -math.inf
         gone = self._sender.closed or stream.detached  # and then it is the handler's to end
         done = gone or stream.output_ended or stream.broken is not None
-        return not (done or cut or self._fate.must_not_linger)
+        return not (done or cut or self._must_not_linger)
 
     def reset(self) -> None:
         """Close so that the peer sees an error (a reset, on TCP), not an orderly end.

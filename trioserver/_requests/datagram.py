@@ -9,7 +9,7 @@ The rules this file keeps:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import attrs
@@ -22,10 +22,10 @@ from .._facts.config import LARGEST_PORTION, Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._facts.made_when_needed import made_when_needed
 from .._sockets.transport import Data, DatagramTransport
-from .any_request import Fate
 from .client import OfClient
 from .datagram_socket import DatagramSocket
-from .stream_state import cut
+from .receiving import Reader
+from .stream_state import cut, cut_line
 
 ReplyFunction: TypeAlias = Callable[[bytes, Address, Any], Data | None]
 """A plain function that answers a datagram: called with its data, the client and the server."""
@@ -59,7 +59,7 @@ class Datagram(OfClient, _Pair):
     idle_timeout: float
     _transport: DatagramTransport
     _buffered_operations = 0
-    _fate: Fate
+    _reply: _Reply | None = None  # a look whether it is there must not make a dict of each datagram
 
     def __new__(
         cls,
@@ -77,16 +77,17 @@ class Datagram(OfClient, _Pair):
         self.cancel_scope = trio.CancelScope(deadline=info.started + timeouts.request)
         self.idle_timeout = timeouts.idle
         self._transport = transport
-        self._fate = Fate()
         return self
 
     @made_when_needed
     def _receiver(self) -> _Packet:
         return _Packet(self.socket, bytearray(self.data))
 
-    @made_when_needed
+    @property
     def _sender(self) -> _Reply:
-        return _Reply(self.socket)
+        if self._reply is None:
+            self._reply = _Reply(self.socket)
+        return self._reply
 
     def __repr__(self) -> str:
         return f"<trioserver.Datagram: {self.info}, {len(self.data)} bytes>"
@@ -149,11 +150,15 @@ class Datagram(OfClient, _Pair):
     async def linger(self) -> None:
         """Nothing: what was sent cannot be lost by closing."""
 
+    @property
+    def _has_unsent(self) -> bool:
+        return self._reply is not None and bool(self._reply.buffer) and not self.socket._closed
+
     async def _flush(self) -> None:
         """Send what the handler has written to ``wfile``, if anything, as one datagram."""
-        if "_sender" in vars(self) and self._sender.buffer and not self.socket._closed:
+        if self._has_unsent:
             written = bytes(self._sender.buffer)
-            self._sender.buffer.clear()
+            self._sender.buffer = bytearray()
             await self.reply(written)
 
     def _note_arrival(self) -> None:
@@ -201,6 +206,16 @@ class _Packet:
         """Take up to ``size`` bytes."""
         return cut(self.buffer, size)
 
+    def take_line(self, most: int) -> bytes | None:
+        """The next line, if it has an end, and up to ``most`` bytes."""
+        return cut_line(self.buffer, most)
+
+    async def next_line(self, most: int, reader: Reader) -> bytes:
+        """There is none: all was there from the beginning."""
+        await checkpoint()
+        self.check()
+        raise StopAsyncIteration
+
     async def fill(self, *, between_requests: bool = False, deadline: float = 0) -> bool:
         """Nothing will come; false, as at any end of input."""
         await checkpoint()
@@ -213,17 +228,18 @@ class _Reply:
     """What a writer writes to: collects one datagram, which the request sends at its end."""
 
     _socket: DatagramSocket
-    buffer: bytearray = attrs.field(factory=bytearray)
+    buffer: bytearray | bytes = attrs.field(factory=bytearray)
 
     def check(self) -> None:
         """Raise what a write would raise before it did anything."""
         self._socket._check_open()
 
-    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = checkpoint) -> None:
+    def keep(self, data: Data) -> None:
         """Append to the datagram that is sent when the handler has returned."""
-        await first()
         self.check()
         self.buffer += data
+
+    send_at_once = keep
 
     async def flush(self) -> None:
         """Nothing leaves before its end is written: that would be another datagram."""

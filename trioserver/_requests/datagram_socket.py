@@ -4,8 +4,8 @@ The rules this file keeps:
 
 * A datagram that cannot be delivered to the client is the client's doing, and
   ends this request at most. One to somebody else is the handler's own affair.
-* A send is a checkpoint first, then tried at once, and waits only where it
-  would block, for ``Timeouts.write`` seconds at most.
+* A send is a cancellation point first (see `schedule_points`), then tried at once, and waits
+  only where it would block, for ``Timeouts.write`` seconds at most.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import errno
 from typing import Any
 
 import trio
-from trio.lowlevel import checkpoint
 
 from .._facts.errors import PeerGone, WriteTimeout
 from .._facts.events import RequestInfo
-from .._facts.made_when_needed import made_when_needed
 from .._sockets.transport import Data, DatagramTransport
+from .schedule_points import before_write
 
 # What a send to a client that is not there, or no longer, can meet.
 _PEER_ERRORS = frozenset(
@@ -44,15 +43,12 @@ class DatagramSocket:
 
     _closed = False
     _total = 0
+    _waits: tuple[trio.CancelScope, ...] = ()
 
     def __init__(self, transport: DatagramTransport, info: RequestInfo, timeout: float) -> None:
         self._transport = transport
         self._info = info
         self._timeout = timeout
-
-    @made_when_needed
-    def _waits(self) -> list[trio.CancelScope]:
-        return []
 
     def __repr__(self) -> str:
         return f"<trioserver.DatagramSocket: {self._info}>"
@@ -87,25 +83,26 @@ class DatagramSocket:
 
         Cancelled, nothing was sent: a datagram leaves whole or not at all.
         """
-        view = memoryview(data).cast("B")
-        await checkpoint()
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")
+        await before_write()
         self._check_open()
         if address == self._info.client_address and (fault := no_way_back(address)):
             raise PeerGone(fault, info=self._info)
         try:
-            if not self._transport.send_now(view, address):
-                await self._send_when_possible(view, address)
+            if not self._transport.send_now(data, address):
+                await self._send_when_possible(data, address)
         except OSError as error:
             if self._is_clients_doing(error, address):
                 fault = f"the client cannot be reached: {error.strerror or error}"
                 raise PeerGone(fault, info=self._info) from error
             raise
-        self._total += view.nbytes
-        return view.nbytes
+        self._total += len(data)
+        return len(data)
 
     async def _send_when_possible(self, data: Data, address: Any) -> None:
         with trio.move_on_after(self._timeout) as patience:
-            self._waits.append(patience)
+            self._waits = (*self._waits, patience)
             try:
                 while True:
                     await self._transport.wait_writable()
@@ -113,7 +110,7 @@ class DatagramSocket:
                     if self._transport.send_now(data, address):
                         return
             finally:
-                self._waits.remove(patience)
+                self._waits = tuple(wait for wait in self._waits if wait is not patience)
         self._check_open()
         # Asked once more when the time is up: room made in time counts.
         if not self._transport.send_now(data, address):
@@ -128,7 +125,7 @@ class DatagramSocket:
     def _close(self) -> None:
         """Send no more. A send that waits raises `trio.ClosedResourceError`."""
         self._closed = True
-        for wait in vars(self).get("_waits", ()):
+        for wait in self._waits:
             wait.cancel(reason="the way back was closed")
 
     def _check_open(self) -> None:
@@ -139,6 +136,7 @@ class DatagramSocket:
 def no_way_back(address: Any) -> str | None:
     """Why nobody can be reached at a client's address; None if somebody can."""
     if isinstance(address, tuple):
-        nobody = address[1:2] == (0,)
-        return "the client sent from port 0, where nobody receives" if nobody else None
+        if len(address) > 1 and address[1] == 0:
+            return "the client sent from port 0, where nobody receives"
+        return None
     return None if address else "the client's socket has no address to reply to"

@@ -1,4 +1,4 @@
-"""Whether a server drains: one object for all its connections, and a pipe that wakes threads."""
+"""What all connections of a server share: whether it drains, and what ends their waits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import socket
 
 import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
 
 from .._sockets.making import socket_pair
+from .alarms import Alarms
 
 NEW_CONNECTION_GRACE = 0.5
 """Seconds after its accept in which a connection that has never sent a byte is
@@ -54,7 +57,20 @@ class Drain:
     Attributes:
       began: whether it does.
       wakeup: wakes those that wait in threads when it does.
+      alarms: ends waits whose time is up, while `keep_alarms` runs.
     """
 
     began: bool = False
     wakeup: WakeupPipe = attrs.field(factory=WakeupPipe)
+    alarms: Alarms | None = None
+
+    @enable_ki_protection
+    async def keep_alarms(self, until: trio.CancelScope) -> None:
+        """Have waits be ended by alarms, until ``until`` is cancelled."""
+        self.alarms = alarms = Alarms()
+        try:
+            with until:
+                await alarms.ring()
+        finally:
+            self.alarms = None
+            alarms.wake_all()

@@ -5,7 +5,7 @@ The rule of `schedule_points` is kept here for operations that find what they ne
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from trio.lowlevel import checkpoint_if_cancelled
@@ -13,6 +13,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 from .._facts.config import Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data
+from .receiving import Reader
 from .schedule_points import schedule_point
 
 # A handler that finds a megabyte of lines in its buffer must not keep the other
@@ -30,16 +31,19 @@ class Input(Protocol):
     def at_eof(self) -> bool: ...
     def check(self) -> None: ...
     def take(self, size: int) -> bytes: ...
+    def take_line(self, most: int) -> bytes | None: ...
+    async def next_line(self, most: int, reader: Reader) -> bytes: ...
     async def fill(self, *, between_requests: bool = False, deadline: float = ...) -> bool: ...
 
 
 class Output(Protocol):
     """What a writer writes to; see `Sender`."""
 
-    buffer: bytearray
+    buffer: bytearray | bytes
 
     def check(self) -> None: ...
-    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = ...) -> None: ...
+    def keep(self, data: Data) -> None: ...
+    def send_at_once(self, data: Data) -> Awaitable[None] | None: ...
     async def flush(self) -> None: ...
 
 

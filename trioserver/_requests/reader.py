@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import trio
 
@@ -69,20 +70,23 @@ class RequestReader(File):
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
-    async def __anext__(self) -> bytes:
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
         """The next line; the loop ends when the peer's input does, or when the server drains."""
         receiver = self._receiver
         if receiver.buffer:
-            await self._checkpoint()
-            receiver.check()
-        else:
-            try:  # as `more` does, without a coroutine more in every idle connection
-                if not await receiver.fill(between_requests=True):
-                    raise StopAsyncIteration
-            except Draining:
-                raise StopAsyncIteration from None
-        line = self._buffered_line()
-        return receiver.take(await self._end_of_line()) if line is None else line
+            return self._next_line()
+        return receiver.next_line(self._connection.limits.line, self)
+
+    async def _next_line(self) -> bytes:
+        receiver = self._receiver
+        await self._checkpoint()
+        receiver.check()
+        line = receiver.take_line(self._connection.limits.line)
+        return await self._rest_of_line() if line is None else line
+
+    async def _rest_of_line(self) -> bytes:
+        """A line that has begun, and whose end is not buffered, or too far away."""
+        return self._receiver.take(await self._end_of_line())
 
     async def read(self, size: int | None = -1) -> bytes:
         """Read ``size`` bytes, fewer only at the end of input.
@@ -147,8 +151,8 @@ class RequestReader(File):
         if size is not None and size >= 0:
             end = await self._find(b"\n", within=size, enough=size)
             return self._receiver.take(size if end is None else end)
-        line = self._buffered_line()
-        return self._receiver.take(await self._end_of_line()) if line is None else line
+        line = self._receiver.take_line(self._connection.limits.line)
+        return await self._rest_of_line() if line is None else line
 
     async def _end_of_line(self, start: int = 0) -> int:
         """Where the line ends that begins at ``start``; there, if the input has ended."""
@@ -159,11 +163,6 @@ class RequestReader(File):
         if len(buffer) - start > limit:
             raise self._exceeded("a line", limit, "line")
         return len(buffer)
-
-    def _buffered_line(self) -> bytes | None:
-        """The next line, if all of it is buffered and it is within the limit."""
-        at = self._receiver.buffer.find(b"\n", 0, self._connection.limits.line)
-        return None if at < 0 else self._receiver.take(at + 1)
 
     async def readuntil(self, delimiter: bytes, *, limit: int | None = None) -> bytes:
         """Read up to and including ``delimiter``.

@@ -1,11 +1,11 @@
-"""Which operations of ``rfile`` and ``wfile`` let other tasks run.
+"""Which operations of ``rfile`` and ``wfile``, and which replies to datagrams, let others run.
 
 The rule, and its one place:
 
 * Every operation is a cancellation point.
 * Of any two in a row of one task that reach the socket, at least one is a schedule point.
-  A read that reaches it always is, before it looks. A write is, unless the operation
-  before it was one.
+  A read that reaches it always is, before it looks. A write, and a reply to a datagram, is,
+  unless the operation before it was one; and the first one of a task has its start before it.
 * Of operations that find all they need in a buffer, every 16th is a schedule point.
 
 `Connection`'s own methods keep Trio's full rule: each of them is both.
@@ -23,22 +23,41 @@ from contextvars import ContextVar
 
 from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-# Whether the task's last operation was a schedule point: of the task, not of a connection, so that
-# one which writes to a thousand clients lets others run at every second. A child inherits it, and
-# has begun with one.
-_has_rested: ContextVar[bool] = ContextVar("trioserver.has_rested", default=False)
+
+class _Mark:
+    """Whether a task has come from a schedule point, and nobody has written since.
+
+    One for all tasks of a server, not one for each. When a task finds the mark that another one has
+    set, that one has run meanwhile, so that there was a schedule point anyway. And a task that
+    writes to a thousand clients lets others run at every second.
+    """
+
+    __slots__ = ("is_set",)
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+# A server has its own, as two of them can be in two threads.
+_mark: ContextVar[_Mark] = ContextVar("trioserver.schedule_point", default=_Mark())  # noqa: B039
+
+
+def begin_schedule_points() -> None:
+    """Have the tasks of this context, and of its copies, be a company of their own."""
+    _mark.set(_Mark())
 
 
 def note_schedule_point() -> None:
-    """Note that the operation that ends now was a schedule point."""
-    _has_rested.set(True)
+    """Note that the calling task comes from a schedule point."""
+    _mark.get().is_set = True
 
 
 def before_write() -> Awaitable[None]:
     """What a write has to await before it does anything."""
-    if not _has_rested.get():
+    mark = _mark.get()
+    if not mark.is_set:
         return schedule_point()
-    _has_rested.set(False)
+    mark.is_set = False
     return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
 
 

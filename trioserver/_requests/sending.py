@@ -36,7 +36,7 @@ class Sender:
     Attributes:
       stream: what is known of the connection's bytes.
       timeout: seconds a send waits without the peer taking a byte.
-      buffer: output that waits for a flush.
+      buffer: output that waits for a flush; see `keep`.
       reset_by: the system's error when the peer was found to be gone.
       peer_was_quiet: during a drain, whether the peer had sent nothing more when the
         last send began. A client that waits for each answer sends its next request soon
@@ -51,7 +51,7 @@ class Sender:
     _drain: Drain
     stream: StreamState
     timeout: float = math.inf
-    buffer: bytearray = attrs.field(factory=bytearray)
+    buffer: bytearray | bytes = b""
     reset_by: OSError | None = None
     closed: bool = False
     busy: bool = False
@@ -66,7 +66,18 @@ class Sender:
           first: what to await before anything else; see `schedule_points`.
         """
         await first()
-        self.check()
+        rest = self.send_at_once(data)
+        if rest is not None:
+            await rest
+
+    def send_at_once(self, data: Data) -> Awaitable[None] | None:
+        """Send the buffer, then ``data``, as far as that can be done now.
+
+        Returns:
+          What sends the rest when it is awaited, as it must be; None if there is none.
+        """
+        if self.closed or self.busy or self.stream.output_ended or self.stream.broken:
+            self.check()
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
         buffered = len(self.buffer)
@@ -74,9 +85,17 @@ class Sender:
             data = bytes(self.buffer) + data
         sent = self._send_now(data)
         if sent < len(data):
-            await self._send_rest(data, sent)
+            return self._send_rest(data, sent, buffered)
         if buffered:
-            del self.buffer[:buffered]
+            self.buffer = b""
+        return None
+
+    def keep(self, data: Data) -> None:
+        """Have ``data`` wait for a flush."""
+        self.check()
+        # Of an unbuffered connection there is no bytearray, which would be 64 bytes.
+        self.buffer = self.buffer or bytearray()
+        self.buffer += data
 
     async def flush(self) -> None:
         """Send the buffer, if there is anything in it."""
@@ -140,7 +159,7 @@ class Sender:
         self.stream.sent += sent
         return sent
 
-    async def _send_rest(self, data: Data, sent: int) -> None:
+    async def _send_rest(self, data: Data, sent: int, buffered: int) -> None:
         self.busy = True
         try:
             with memoryview(data) as view:
@@ -154,6 +173,8 @@ class Sender:
                     if not progress and patience.cancelled_caught:
                         raise self._took_nothing()
                     sent += progress
+            if buffered:
+                self.buffer = self.buffer[buffered:]
         finally:
             self.busy = self.is_midway = False
             is_cut = 0 < sent < len(data) or holds_output(self._transport)
@@ -175,7 +196,7 @@ class Sender:
     def _break_off(self, kind: type[Exception], message: str) -> Exception:
         """Send nothing any more; what to raise in this send and in every later one."""
         self.stream.broken = kind, message
-        self.buffer.clear()
+        self.buffer = b""
         if issubclass(kind, RequestEnded):
             return kind(message, info=self._info)
         return kind(message)

@@ -11,7 +11,6 @@ from .._sockets.descriptors import lost
 from .._sockets.stream_sockets import SocketTransport
 from .._sockets.tls_transport import TLSTransport
 from .._sockets.transport import Transport
-from .any_request import Fate
 from .client import OfClient
 from .receiving import Receiver
 from .sending import Sender
@@ -27,7 +26,6 @@ class ServedStream(OfClient):
     _stream: StreamState
     _sender: Sender
     _receiver: Receiver
-    _fate: Fate
     _tls: TLSTransport | None = None
 
     @property
@@ -37,7 +35,7 @@ class ServedStream(OfClient):
 
     def _speak_by(self, tls: TLSTransport) -> None:
         """Have all bytes go by way of TLS from now on."""
-        self._tls = self._transport = self._sender._transport = self._receiver._transport = tls
+        self._tls = self._transport = self._sender._transport = self._receiver.transport = tls
 
     def reset(self) -> None:
         """Close so that the peer sees an error; see `Connection.reset`."""
@@ -101,13 +99,17 @@ class ServedStream(OfClient):
         nothing_to_save = stream.at_eof or self._sender.closed or stream.broken is not None
         # A handler that has detached the descriptor ends the output itself.
         nothing_to_save = nothing_to_save or stream.detached or self._is_lost()
-        if nothing_to_save or self._fate.must_not_linger or not self.timeouts.linger:
+        if nothing_to_save or self._must_not_linger or not self.timeouts.linger:
             return False
         if not self._receiver.drain.began:
             return True
         # A drain does not wait for a client that was told nothing: it can lose nothing, and
         # sees an orderly end. Unless the kernel has input: then closing would reset.
         return stream.sent > 0 or stream.may_have_sent or self._wire.has_input()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return not self._sender.closed and (bool(self._sender.buffer) or self._is_lost())
 
     async def _flush(self) -> None:
         """Send what is buffered, unless the handler has closed the connection.

@@ -49,6 +49,16 @@ class StreamState:
         return attrs.evolve(self, pending=bytearray(self.pending))
 
 
+def cut_line(buffer: bytearray, most: int) -> bytes | None:
+    """Take a line of up to ``most`` bytes off the front of ``buffer``; None if it holds none."""
+    end = buffer.find(b"\n", 0, most) + 1
+    if not end:
+        return None
+    line = bytes(buffer[:end])
+    del buffer[:end]
+    return line
+
+
 def cut(buffer: bytearray, size: int) -> bytes:
     """Take up to ``size`` bytes off the front of ``buffer``."""
     if size >= len(buffer):

@@ -48,14 +48,16 @@ class RequestWriter(File):
         """
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if not self._size:
-            await self._sender.send_all(data, before_write)
+            await before_write()
+            rest = self._sender.send_at_once(data)
+            if rest is not None:
+                await rest
             return size
         await self._checkpoint()
         if len(self._sender.buffer) >= self._size:
             # A flush that was cancelled left it full: no more goes in before it is out.
             await self._sender.flush()
-        self._sender.check()
-        self._sender.buffer += data
+        self._sender.keep(data)
         if len(self._sender.buffer) >= self._size:
             await self._sender.flush()
         return size

@@ -53,7 +53,7 @@ class Configured:
         super().__init_subclass__(**keywords)
         # The library's own classes are decorated in their source, because
         # mypy's attrs.evolve does not know dataclass_transform.
-        if not _is_ours(cls):
+        if not is_ours(cls):
             _check_bases(cls)
             _check_colours(cls)
             make_fields(cls)
@@ -218,7 +218,7 @@ def _check_bases(cls: type) -> None:
 
 def _check_colours(cls: type) -> None:
     """Refuse a method that is plain where the library awaits it, or the other way round."""
-    for base in filter(_is_ours, cls.__mro__):
+    for base in filter(is_ours, cls.__mro__):
         for name, original in vars(base).items():
             mine = getattr(cls, name)
             if name.startswith("_") or not inspect.isfunction(original) or mine is original:
@@ -240,5 +240,6 @@ def _without_yield(mine: object) -> str:
     return " without a `yield`" if has_yield(mine) else ""
 
 
-def _is_ours(cls: type) -> bool:
+def is_ours(cls: type) -> bool:
+    """Whether the library defines a class, not a program."""
     return cls.__module__.partition(".")[0] == _LIBRARY

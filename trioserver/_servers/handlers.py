@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractContextManager
+from types import CoroutineType
 from typing import Any, ClassVar, TypeAlias, cast
 
 import trio
@@ -21,6 +22,7 @@ from .._facts.chains import chain_after
 from .._facts.events import RequestInfo, current_request
 from .._facts.made_when_needed import made_when_needed
 from .._facts.verdict import peers_doing
+from .._requests.any_request import Fate
 from .._requests.connection import Connection
 from .._requests.datagram import Datagram, ReplyFunction
 from .._requests.datagram_socket import DatagramSocket
@@ -58,7 +60,8 @@ class BaseRequestHandler:
         self.client_address = client_address
         self.server = server
         self._awaited = False
-        self._count_as_not_awaited(1)
+        if isinstance(request, Fate):  # and not what get_request made of it
+            request._handlers_not_awaited += 1
 
     @property
     def cancel_scope(self) -> trio.CancelScope:
@@ -96,7 +99,8 @@ class BaseRequestHandler:
         if self._awaited:
             raise RuntimeError(f"{type(self).__name__} was awaited twice for {self.info}")
         self._awaited = True
-        self._count_as_not_awaited(-1)
+        if isinstance(self.request, Fate):
+            self.request._handlers_not_awaited -= 1
         await self.setup()
         try:
             await self.handle()
@@ -104,10 +108,6 @@ class BaseRequestHandler:
             await self._finish_after(error)
             raise
         await self.finish()
-
-    def _count_as_not_awaited(self, change: int) -> None:
-        if isinstance(self.request, (Connection, Datagram)):  # and not what get_request made of it
-            self.request._fate.handlers_not_awaited += change
 
     async def _finish_after(self, error: BaseException) -> None:
         """Run `finish` although a cancellation is pending, or comes; within bounds.
@@ -175,7 +175,7 @@ class StreamRequestHandler(BaseRequestHandler):
 
     async def finish(self) -> None:
         """Send what `wfile` has buffered, unless the handler has closed the connection."""
-        if not self.wfile.closed:
+        if self.request._sender.buffer and not self.wfile.closed:
             await self.request._sender.flush()
 
 
@@ -212,7 +212,7 @@ class DatagramRequestHandler(BaseRequestHandler):
     @made_when_needed
     def wfile(self) -> RequestWriter:
         """The reply, to write to."""
-        return RequestWriter(self.request, 0)
+        return RequestWriter(self.request, -1)  # it is sent at the end of the request
 
 
 def awaitable(handling: object, handler: object) -> Awaitable[object]:
@@ -224,7 +224,7 @@ def awaitable(handling: object, handler: object) -> Awaitable[object]:
     if getattr(type(handling), "__await__", None) is BaseRequestHandler.__await__:
         # A chain of coroutines, which the stack of a stuck task can follow.
         return cast("BaseRequestHandler", handling)._serve()
-    if isinstance(handling, Awaitable):
+    if isinstance(handling, (CoroutineType, Awaitable)):  # the first is told at once
         return _interruptible(handling)
     name = name_of(handler)
     raise TypeError(

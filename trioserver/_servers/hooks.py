@@ -19,7 +19,7 @@ from .._facts.address import Address, describe
 from .._facts.callables import parameters_of_method_if_not_for
 from .._facts.observers import error_log, log_safely
 from .._sockets.transport import Listener
-from .fields import Configured
+from .fields import Configured, is_ours
 from .handlers import awaitable
 
 
@@ -28,6 +28,8 @@ class DefaultHooks(Configured):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        if is_ours(cls):
+            return  # they are right, and to look is a twelfth of the library's import
         for name, original in vars(DefaultHooks).items():
             if inspect.isfunction(original) and not name.startswith("_"):
                 _check_parameters(cls, name, *[*inspect.signature(original).parameters][1:])

@@ -38,6 +38,9 @@ _RECVERR: dict[int, tuple[int, int]] = (
     else {}
 )
 
+# A plain int: an operation with the enum's member takes longer than the system call's own share.
+_CUT = int(socket.MSG_TRUNC)
+
 # What Linux takes from SO_RCVBUF for an empty datagram is more (768 bytes on
 # x86-64): its headers and its bookkeeping count.
 _LEAST_COST = 256
@@ -75,7 +78,7 @@ class DatagramListener:
     closed: bool = False
     _identity: Identity | None = None
     _ways_back: int = 0
-    _buffer: bytearray = attrs.field(init=False)
+    _view: memoryview = attrs.field(init=False)
     _keeps_errors: bool = attrs.field(init=False)
     _room_for_notes: int = attrs.field(init=False)
     _no_notes: Ancillary = attrs.field(init=False)
@@ -84,7 +87,7 @@ class DatagramListener:
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self.address = self.socket.getsockname()  # kept, because a closed socket has none
-        self._buffer = bytearray(self.largest)
+        self._view = memoryview(bytearray(self.largest))
         self._no_notes = Ancillary(self.address)
         self._keeps_errors = _keeps_errors(self.socket)
         self._room_for_notes = enable_ancillary(self.socket, self.address)
@@ -118,21 +121,21 @@ class DatagramListener:
         ancillary = Ancillary.by(items, self.address) if items else self._no_notes
         if ancillary.dropped is not None:
             self.dropped = ancillary.dropped
-        if flags & socket.MSG_TRUNC:
+        if flags & _CUT:
             raise OSError(
                 errno.EMSGSIZE,
                 f"dropped a datagram from {describe(client_address)} of more than"
                 f" {self.largest} bytes (max_packet_size)",
             )
-        data = bytes(memoryview(self._buffer)[:size])
         self._ways_back += 1
+        data = self._view[:size].tobytes()
         return _Received(self, data, client_address, ancillary), client_address
 
     def _receive(self) -> tuple[int, list[AncillaryItem], int, Address]:
         if sys.platform == "win32":  # which has no recvmsg, and raises EMSGSIZE by itself
-            size, sender = self.socket.recvfrom_into(self._buffer)
+            size, sender = self.socket.recvfrom_into(self._view)
             return size, [], 0, sender
-        return self.socket.recvmsg_into([self._buffer], self._room_for_notes)
+        return self.socket.recvmsg_into([self._view], self._room_for_notes)
 
     def _forget_errors(self) -> None:
         """Empty the queue that ip(7) calls IP_RECVERR: poll(2) never waits while it is full."""

@@ -49,11 +49,21 @@ def lost() -> OSError:
     )
 
 
-def close_socket(sock: socket.socket, identity: Identity | None) -> None:
-    """Close a socket that tasks may wait for, unless its number is not its own any more."""
-    if is_lost(sock.fileno(), identity):
+def close_socket(
+    sock: socket.socket, identity: Identity | None, *, was_waited_for: bool = True
+) -> None:
+    """Close a socket, unless its number is not its own any more.
+
+    Args:
+      sock: it.
+      identity: what was behind its number when that was shown; None: it was not.
+      was_waited_for: whether tasks may wait for it, or have. If not, Trio need not be told, which
+        is a twentieth of a short connection.
+    """
+    if identity is not None and is_lost(sock.fileno(), identity):
         sock.detach()
         return
-    trio.lowlevel.notify_closing(sock)
+    if was_waited_for:
+        trio.lowlevel.notify_closing(sock)
     with suppress(OSError):  # the number was closed, and nobody had asked us for it
         sock.close()

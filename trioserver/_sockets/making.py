@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 import sys
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 if sys.platform != "win32":
     import fcntl
@@ -68,6 +68,22 @@ def object_of(of: type[S], kind: Kind, number: int) -> S:
         if blocks is False:
             os.set_blocking(number, False)
     return sock
+
+
+def accept_from(listener: socket.socket, kind: Kind) -> tuple[socket.socket, Any]:
+    """Accept a connection as `socket.accept` does: a socket for it, and the client's address.
+
+    That one asks the listener for its kind each time, which makes two enums.
+
+    Args:
+      listener: it.
+      kind: its family, type and protocol.
+    """
+    number, address = listener._accept()  # type: ignore[attr-defined]
+    sock = socket.socket(*kind, fileno=number)
+    if not NOT_WAITING or sock.gettimeout() is not None:
+        do_not_wait(sock)
+    return sock, address
 
 
 def new_socket(family: int, kind: int) -> socket.socket:

@@ -19,9 +19,11 @@ from .making import (
     NOT_WAITING,
     RESET_ON_CLOSE,
     SENDING,
+    Kind,
+    accept_from,
     bytes_queued,
-    do_not_wait,
     duplicate_of,
+    kind_of,
     spare_the_program,
 )
 from .sealing import seal
@@ -37,10 +39,12 @@ class SocketTransport:
     Attributes:
       socket: it.
       identity: what is behind its descriptor's number, once a handler was shown that.
+      was_waited_for: whether Trio knows the socket.
     """
 
     socket: socket.socket
     identity: Identity | None = attrs.field(default=None, kw_only=True)
+    was_waited_for: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         spare_the_program(self.socket)
@@ -72,13 +76,30 @@ class SocketTransport:
         except BlockingIOError:
             return 0
 
-    # No coroutines of their own: of each idle connection that would be 200 bytes more.
-
+    # No coroutine of its own: of each idle connection that would be 200 bytes more.
     def wait_readable(self) -> Coroutine[Any, Any, None]:
+        self.was_waited_for = True
         return trio.lowlevel.wait_readable(self.socket)  # noqa: ASYNC105
 
-    def wait_writable(self) -> Coroutine[Any, Any, None]:
-        return trio.lowlevel.wait_writable(self.socket)  # noqa: ASYNC105
+    async def wait_writable(self) -> None:
+        self.was_waited_for = True
+        while True:
+            try:
+                await trio.lowlevel.wait_writable(self.socket)
+            except trio.ClosedResourceError:
+                if self.socket.fileno() == -1:
+                    raise
+                # It was only `wake_reader`, which cannot tell the two apart.
+            else:
+                return
+
+    def wake_reader(self) -> None:
+        try:
+            trio.lowlevel.notify_closing(self.socket)
+        except trio.ClosedResourceError:
+            # Between two steps, as for an instrument, Trio takes the task that has made the last
+            # one for the caller, and leaves it to that to be woken.
+            trio.lowlevel.reschedule(trio.lowlevel.current_task())
 
     def send_eof(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
@@ -94,7 +115,8 @@ class SocketTransport:
 
     def close(self) -> None:
         if self.socket.fileno() != -1:
-            close_socket(self.socket, self.identity)
+            was_waited_for = self.was_waited_for or self.identity is not None
+            close_socket(self.socket, self.identity, was_waited_for=was_waited_for)
 
     def give_away(self) -> None:
         """Forget the socket; somebody else has its descriptor, and closes it."""
@@ -131,9 +153,11 @@ class SocketListener:
     is_kept: bool = attrs.field(default=False, kw_only=True)
     address: Address = attrs.field(init=False)
     _identity: Identity | None = attrs.field(init=False)
+    _kind: Kind = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
+        self._kind = kind_of(self.socket)
         self._identity = identity_of(self.socket.fileno())  # its number is shown to everybody
         # Kept, because a closed socket has none.
         self.address = self.socket.getsockname()
@@ -155,11 +179,9 @@ class SocketListener:
 
     def accept_now(self) -> tuple[SocketTransport, Address] | None:
         try:
-            accepted, address = self.socket.accept()
+            accepted, address = accept_from(self.socket, self._kind)
         except BlockingIOError:
             return None
-        if not NOT_WAITING or accepted.gettimeout() is not None:
-            do_not_wait(accepted)
         return SocketTransport(accepted), address
 
     async def wait_acceptable(self) -> None:

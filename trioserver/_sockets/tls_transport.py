@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -27,7 +27,7 @@ from .._facts.tls import TLSInfo
 from .client_hello import HEADER
 from .tls_errors import BEFORE_HANDSHAKE, MIDDLE_OF_HANDSHAKE, TLSError
 from .tls_records import TLSRecords
-from .transport import Data, PeerCredentials, Transport, UncleanEnd
+from .transport import Data, PeerCredentials, Transport, UncleanEnd, wakes_reader
 
 _MOST_AT_ONCE = 16 * LARGEST_PORTION
 """Bytes that one send takes, a millisecond's work: a client that reads as fast as that would let
@@ -232,6 +232,11 @@ class TLSTransport(TLSOperations[Transport]):
         if self.records.is_agreed and self.records.may_have_more:
             return checkpoint()  # noqa: ASYNC105
         return self.beneath.wait_readable()
+
+    @property
+    def wake_reader(self) -> Callable[[], None] | None:
+        """What the transport beneath has for that."""
+        return wakes_reader(self.beneath)
 
     def wait_writable(self) -> Coroutine[Any, Any, None]:
         return self.beneath.wait_writable()

@@ -11,6 +11,7 @@ kernel's are in `stream_sockets` and `datagram_listener`, those in memory in
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import attrs
@@ -49,7 +50,9 @@ class Transport(Protocol):
     """One end of a byte stream. Errors are `OSError`, as a socket raises it.
 
     It may also have ``holds_output``, whether a part of what `send_now` has not counted is on
-    its way already, so that nothing else can be sent in its place.
+    its way already, so that nothing else can be sent in its place; and ``wake_reader``, a
+    function that has a `wait_readable` that waits return, or raise
+    `trio.ClosedResourceError` although nothing is closed: without it, each wait has a cancel scope.
 
     Only what begins with ``wait_`` may wait, and cancelled it has changed nothing.
     """
@@ -88,6 +91,11 @@ class Transport(Protocol):
 
     def fileno(self) -> int:
         """The file descriptor, -1 where there is none."""
+
+
+def wakes_reader(transport: Transport) -> Callable[[], None] | None:
+    """What wakes who waits for its input, if it has that; see `Transport`."""
+    return getattr(transport, "wake_reader", None)
 
 
 def holds_output(transport: Transport) -> bool:

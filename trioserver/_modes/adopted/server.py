@@ -137,7 +137,7 @@ class AdoptedServer(ThreadingMixIn):
 
     async def shutdown_request(self, request: Any) -> None:
         """Call ``shutdown_request`` of the object, unless a thread that is left behind does."""
-        if request._fate.left_behind is None and not self._is_new(request):
+        if request._left_behind is None and not self._is_new(request):
             theirs = request._transport.theirs
             self._ensure_lent(request)  # so that their close() does not close our descriptor
             if self._shuts_in_thread(request._transport):

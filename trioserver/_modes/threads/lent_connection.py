@@ -122,7 +122,7 @@ class LentConnection(Connection):
         if loan.records is not None and self._tls is None:  # the handler has begun it
             self._speak_by(TLSTransport(self._wire, loan.records))
         if self._stream.broken is not None:
-            sender.buffer.clear()
+            sender.buffer = b""
         return loan
 
     def _interrupt(self) -> None:

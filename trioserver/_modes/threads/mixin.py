@@ -116,7 +116,7 @@ class ThreadingMixIn(BaseServer):
     ) -> ThreadCall:
         return ThreadCall(
             request.info,
-            request._fate,
+            request,
             run_sync=run_sync,
             interrupt=interrupt,
             patience=partial(self._patience, request),

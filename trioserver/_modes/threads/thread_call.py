@@ -40,7 +40,7 @@ class ThreadCall:
 
     Attributes:
       info: the facts of the request.
-      fate: what has become of it, where it is noted that the thread is left behind.
+      request: that request, on which it is noted that the thread is left behind.
       interrupt: ends whatever the thread waits for in its socket.
       patience: seconds from a cancellation until the thread is left behind.
       run_sync: what has a thread call a function; None is `trio.to_thread.run_sync`.
@@ -51,7 +51,7 @@ class ThreadCall:
     """
 
     info: RequestInfo
-    fate: Fate
+    request: Fate
     interrupt: Callable[[], object]
     patience: Callable[[], float]
     run_sync: Callable[..., Awaitable[object]] | None = None
@@ -151,14 +151,14 @@ class ThreadCall:
     async def _end(self, cancelled: trio.Cancelled) -> None:
         self.interrupt()
         seconds = self.patience()
-        self.fate.awaits_thread = True
+        self.request._awaits_thread = True
         with trio.move_on_after(seconds, shield=True):
             await self._ended.wait()
-        self.fate.awaits_thread = False
+        self.request._awaits_thread = False
         with self._lock:  # Trio may not have heard of the end yet
             self.is_left_behind = not self._has_ended
         if self.is_left_behind:
-            self.fate.left_behind = self
+            self.request._left_behind = self
             message = "the thread of %s still runs %g s after it was cancelled; left behind:\n%s"
             log_safely(error_log, logging.ERROR, message, self.info, seconds, self._stack())
         elif not isinstance(self._error, (trio.Cancelled, RequestEnded, NoneType)):

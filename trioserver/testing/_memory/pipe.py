@@ -125,6 +125,9 @@ class MemoryTransport:
             await incoming.readers.park()
             self._check_open()
 
+    def wake_reader(self) -> None:
+        self._incoming.readers.unpark_all()
+
     async def wait_writable(self) -> None:
         self._check_open()
         outgoing = self._outgoing

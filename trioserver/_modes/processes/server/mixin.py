@@ -246,7 +246,7 @@ class ProcessMixIn(BaseServer):
                     await job.over.wait()
                 if not job.over.is_set():
                     worker.note(job)
-                request._fate.was_killed = job.result is None
+                request._was_killed = job.result is None
             raise
 
     async def _reply_for(self, worker: Worker, job: Job, request: Datagram) -> None:
