@@ -1,5 +1,7 @@
 """The classic ``socketserver`` framework, rebuilt on Trio's structured concurrency."""
 
+import typing
+
 from ._facts.config import Limits, Timeouts
 from ._facts.errors import (
     Draining,
@@ -27,28 +29,7 @@ from ._facts.snapshots import (
     ServerSnapshot,
 )
 from ._facts.tls import TLSInfo
-from ._modes.adopted.adopt import adopt
-from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
-from ._modes.processes.server.mixin import ProcessMixIn
-from ._modes.processes.server.servers import (
-    ForkingMixIn,
-    ForkingTCPServer,
-    ForkingUDPServer,
-    ForkingUnixDatagramServer,
-    ForkingUnixStreamServer,
-    ProcessTCPServer,
-    ProcessUDPServer,
-    ProcessUnixDatagramServer,
-    ProcessUnixStreamServer,
-)
-from ._modes.threads.mixin import (
-    ThreadingMixIn,
-    ThreadingTCPServer,
-    ThreadingUDPServer,
-    ThreadingUnixDatagramServer,
-    ThreadingUnixStreamServer,
-)
-from ._program.run import run
+from ._published import load as _load
 from ._published import publish as _publish
 from ._requests.connection import Connection
 from ._requests.datagram import Datagram
@@ -63,6 +44,30 @@ from ._servers.unix_servers import UnixDatagramServer, UnixStreamServer
 from ._sockets.inherited import inherited_sockets
 from ._sockets.server_context import server_context
 from ._sockets.transport import DatagramTransport, Listener, PeerCredentials, Transport
+
+if typing.TYPE_CHECKING:  # see _LATER
+    from ._modes.adopted.adopt import adopt
+    from ._modes.processes.protocol.errors import HandlerFailed, WorkerCrashed, WorkerStartError
+    from ._modes.processes.server.mixin import ProcessMixIn
+    from ._modes.processes.server.servers import (
+        ForkingMixIn,
+        ForkingTCPServer,
+        ForkingUDPServer,
+        ForkingUnixDatagramServer,
+        ForkingUnixStreamServer,
+        ProcessTCPServer,
+        ProcessUDPServer,
+        ProcessUnixDatagramServer,
+        ProcessUnixStreamServer,
+    )
+    from ._modes.threads.mixin import (
+        ThreadingMixIn,
+        ThreadingTCPServer,
+        ThreadingUDPServer,
+        ThreadingUnixDatagramServer,
+        ThreadingUnixStreamServer,
+    )
+    from ._program.run import run
 
 __all__ = [
     "BaseRequestHandler",
@@ -132,4 +137,41 @@ __all__ = [
     "server_context",
 ]
 
-_publish(__name__, globals(), __all__)
+# Loaded when somebody asks for one of their names: two fifths of the time that the import takes,
+# and most programs need none of them, or the names of one.
+_LATER = {
+    "_modes.adopted.adopt": ("adopt",),
+    "_modes.processes.protocol.errors": ("HandlerFailed", "WorkerCrashed", "WorkerStartError"),
+    "_modes.processes.server.mixin": ("ProcessMixIn",),
+    "_modes.processes.server.servers": (
+        "ForkingMixIn",
+        "ForkingTCPServer",
+        "ForkingUDPServer",
+        "ForkingUnixDatagramServer",
+        "ForkingUnixStreamServer",
+        "ProcessTCPServer",
+        "ProcessUDPServer",
+        "ProcessUnixDatagramServer",
+        "ProcessUnixStreamServer",
+    ),
+    "_modes.threads.mixin": (
+        "ThreadingMixIn",
+        "ThreadingTCPServer",
+        "ThreadingUDPServer",
+        "ThreadingUnixDatagramServer",
+        "ThreadingUnixStreamServer",
+    ),
+    "_program.run": ("run",),
+}
+
+_publish(__name__, globals(), [name for name in __all__ if name in globals()])
+
+
+if not typing.TYPE_CHECKING:  # or checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> typing.Any:
+        return _load(__name__, globals(), _LATER, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 
@@ -26,6 +28,33 @@ def publish(package: str, namespace: Mapping[str, typing.Any], names: Iterable[s
             resolve_annotations(thing)
     for thing in mine:
         thing.__module__ = package
+
+
+def load(
+    package: str, namespace: dict[str, typing.Any], later: Mapping[str, Iterable[str]], name: str
+) -> typing.Any:
+    """What a public name means whose file is loaded only now; the ``__getattr__`` of a package.
+
+    Args:
+      package: the public package.
+      namespace: its names, to which all of the loaded files are added.
+      later: names by the files, below the package, that define them.
+      name: the one that was asked for.
+
+    Raises:
+      AttributeError: there is no such name.
+    """
+    file = next((file for file, names in later.items() if name in names), None)
+    if file is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    importlib.import_module(f"{package}.{file}")
+    for loaded, names in later.items():
+        module = sys.modules.get(f"{package}.{loaded}")
+        is_there = all(hasattr(module, one) for one in names)  # another thread may load it now
+        if is_there and not set(names) <= set(namespace):
+            namespace.update({one: getattr(module, one) for one in names})
+            publish(package, namespace, names)
+    return namespace[name]
 
 
 def is_defined_below(package: str, thing: object) -> bool:

@@ -48,15 +48,39 @@ def test_names(module):
     the types of fields finds them, though the names are not in the package.
     """
     assert module.__all__ == sorted(set(module.__all__))
+    assert set(dir(module)) >= set(module.__all__)
+    everything = public(module)  # of which some is loaded only now
     names = {name for name, value in vars(module).items() if not inspect.ismodule(value)}
     assert {name for name in names if name[0] != "_"} == set(module.__all__)
-    for name, value in public(module):
+    for name, value in everything:
         assert value.__module__ == module.__name__, name
         assert pickle.loads(pickle.dumps(value)) is value, name  # noqa: S301
         if inspect.isclass(value):
             assert isinstance(typing.get_type_hints(value), dict)
             fields = attrs.fields(value) if attrs.has(value) else ()
             assert [field for field in fields if isinstance(field.type, str)] == []
+
+
+LATER = [name for names in trioserver._LATER.values() for name in names]
+
+
+@pytest.mark.parametrize("name", ["TCPServer", *LATER])
+def test_is_loaded_when_it_is_asked_for(name):
+    """The import loads what most programs need; the first look at one more name loads its files."""
+    seen = python(
+        "-c",
+        "import sys, trioserver\n"
+        "rooms = ('trioserver._modes', 'trioserver._program')\n"
+        "print(*(file for file in sys.modules if file.startswith(rooms)))\n"
+        f"print(trioserver.{name}.__module__)",
+    )
+    assert seen.stdout == "\ntrioserver\n"
+
+
+def test_name_that_there_is_not():
+    """A wrong name is an `AttributeError`, as of any module."""
+    with pytest.raises(AttributeError, match="module 'trioserver' has no attribute 'TcpServer'"):
+        _ = trioserver.TcpServer
 
 
 def test_all_has_every_class_that_one_meets():
