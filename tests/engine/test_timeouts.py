@@ -12,12 +12,13 @@ import time
 import pytest
 import trio
 from support import Upper, Witness, plain_client, read_to_end, running
+from support.memory import server_over
 from support.pipes import does as steps
 from support.scenes import Narrow, Scene, Visit, counts, does, drip, end, in_memory, on_tcp, table
 
 import trioserver
 from trioserver import Timeouts
-from trioserver.testing import MemoryListener, MemoryServer, MemoryTransport
+from trioserver.testing import MemoryServer, MemoryTransport
 
 FIELDS = ["handshake", "idle", "line", "write", "request", "linger", "shutdown", "cleanup"]
 
@@ -317,20 +318,7 @@ def server_where(arrive):
     waits = {name: struck(name) for name in ("wait_readable", "wait_writable")}
     LastInstant = type("LastInstant", (MemoryTransport,), {**waits, "wake_reader": wake})  # noqa: N806
 
-    class Listener(MemoryListener):
-        def accept_now(self):
-            accepted = super().accept_now()
-            if accepted is None:
-                return None
-            pipe, client_address = accepted
-            return LastInstant(pipe.local_address, pipe._incoming, pipe._outgoing), client_address
-
-    class Server(MemoryServer):
-        async def server_bind(self):
-            self.listener = Listener(self.server_address, Narrow.memory_capacity)
-            return [self.listener]
-
-    return Server
+    return server_over(LastInstant, Narrow.memory_capacity)
 
 
 def a_line(transport):

@@ -3,11 +3,11 @@
 import pytest
 import trio
 from support import connect, read_to_end, running, until
-from support.memory import memory
+from support.memory import memory, server_over
 from trio.testing import wait_all_tasks_blocked
 
 import trioserver
-from trioserver.testing import MemoryListener, MemoryServer, MemoryTransport
+from trioserver.testing import MemoryServer, MemoryTransport
 
 THERE = ("127.0.0.1", 0)
 SECONDS = [3, 1, 2, 1, 5, 3, 0.5, 3]
@@ -30,22 +30,9 @@ class Foreign(MemoryTransport):
     wake_reader = None
 
 
-class ForeignListener(MemoryListener):
-    def accept_now(self):
-        accepted = super().accept_now()
-        if accepted is None:
-            return None
-        pipe, address = accepted
-        return Foreign(pipe.local_address, pipe._incoming, pipe._outgoing), address
-
-
-class ForeignServer(MemoryServer):
-    async def server_bind(self):
-        self.listener = ForeignListener(self.server_address)
-        return [self.listener]
-
-
-kinds = pytest.mark.parametrize("kind", [MemoryServer, ForeignServer], ids=["alarms", "scopes"])
+kinds = pytest.mark.parametrize(
+    "kind", [MemoryServer, server_over(Foreign)], ids=["alarms", "scopes"]
+)
 
 
 @kinds

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trioserver.testing import MemoryServer
+from trioserver.testing import MemoryListener, MemoryServer
 
 from . import Witness, connect, read_to_end
 from .scenes import hear
@@ -22,6 +22,25 @@ def memory(handler, kind=MemoryServer, **fields):
     server = kind(MEMORY, handler, observers=observers, **fields)
     server.witness = witness
     return server
+
+
+def server_over(transport, *capacity):
+    """A server class whose connections are over this class of `MemoryTransport`."""
+
+    class Listener(MemoryListener):
+        def accept_now(self):
+            accepted = super().accept_now()
+            if accepted is None:
+                return None
+            pipe, client_address = accepted
+            return transport(pipe.local_address, pipe._incoming, pipe._outgoing), client_address
+
+    class Server(MemoryServer):
+        async def server_bind(self):
+            self.listener = Listener(self.server_address, *capacity)
+            return [self.listener]
+
+    return Server
 
 
 def raising(error):

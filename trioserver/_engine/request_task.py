@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import trio
@@ -66,8 +66,6 @@ _NEVER_AWAITED = (
 )
 
 _UNTOLD = "error while serving %s, of which handle_error has not told"
-
-T = TypeVar("T")
 
 
 class RequestEvents(Protocol):

@@ -145,10 +145,7 @@ class Receiver(Intake):
         self.check()
         self.busy = True
         try:
-            await before_write()
-            rest = self.sender.send_at_once(b"")
-            if rest is not None:
-                await rest
+            await self.sender.send_all(b"", before_write)
         except trio.BusyResourceError:
             pass  # another task is sending it
         finally:

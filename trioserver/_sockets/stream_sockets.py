@@ -39,7 +39,7 @@ class SocketTransport:
     Attributes:
       socket: it.
       identity: what is behind its descriptor's number, once a handler was shown that.
-      was_waited_for: whether Trio knows the socket.
+      was_waited_for: whether Trio may know the socket.
     """
 
     socket: socket.socket
@@ -105,7 +105,8 @@ class SocketTransport:
         self.socket.shutdown(socket.SHUT_WR)
 
     def show(self) -> None:
-        """A handler gets to know the descriptor's number, and might close it."""
+        """A handler gets to know the descriptor's number, and might close it, or wait for it."""
+        self.was_waited_for = True  # where a number has no identity, too, as on Windows
         if self.identity is None:
             self.identity = identity_of(self.socket.fileno())
 
