@@ -8,7 +8,8 @@ import time
 import pytest
 from support import plain_client, reset
 from support.listening import on_linux
-from support.running_programs import SECONDS, is_running
+from support.process_state import is_running
+from support.running_programs import SECONDS
 from support.scenes import table
 
 pytestmark = on_linux

@@ -21,6 +21,7 @@ import pytest
 import trio
 from support import connect, read_to_end, running, until
 from support import process_handlers as handlers
+from support.process_state import is_running
 from support.processes import (
     SOON,
     are_idle,
@@ -28,7 +29,6 @@ from support.processes import (
     both,
     busy,
     by_method,
-    is_running,
     is_served,
     is_there,
     kill_workers,

@@ -15,6 +15,7 @@ import pytest
 import trio
 from support import descriptors, plain_client, read_to_end, running, until
 from support import process_handlers as handlers
+from support.process_state import is_running
 from support.processes import (
     ENVIRONMENT,
     all_processes,
@@ -22,7 +23,6 @@ from support.processes import (
     busy,
     by_method,
     fork_servers,
-    is_running,
     is_served,
     is_there,
     lasting,

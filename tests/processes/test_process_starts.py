@@ -16,6 +16,7 @@ import pytest
 import trio
 from support import process_handlers as handlers
 from support import read_to_end, running, until
+from support.process_state import is_running
 from support.processes import (
     SOON,
     are_idle,
@@ -23,7 +24,6 @@ from support.processes import (
     calls_of_init,
     fails_to_start,
     fork_servers,
-    is_running,
     is_served,
     is_there,
     kill_workers,

@@ -26,7 +26,8 @@ from _common import Verdict, arguments, in_words, run_plain
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from support import plain_client, running_programs
-from support.running_programs import heard, is_running, running_program
+from support.process_state import is_running
+from support.running_programs import heard, running_program
 
 CLIENTS = 50
 PROGRAM = """

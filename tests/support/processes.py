@@ -16,6 +16,7 @@ from support import connect, until
 from support import process_handlers as handlers
 from trioserver import WorkerStartError
 
+from .process_state import state_of
 from .threads import THERE, ask, witnessed
 
 SOON = 2.0
@@ -138,21 +139,6 @@ def kill_workers(server):
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     return pids
-
-
-def state_of(pid):
-    """The state of a process, and its parent."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "X", 0
-    state, parent, *_ = stat.rpartition(")")[2].split()
-    return state, int(parent)
-
-
-def is_running(pid):
-    """Whether a process runs; not, once it waits to be reaped."""
-    return state_of(pid)[0] not in {"Z", "X"}
 
 
 def all_processes():

@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from . import plain_client
+from .process_state import is_running
 
 SECONDS = 20
 """After which a program, and all that it has started, is killed."""
@@ -128,15 +129,6 @@ class RunningProgram:
         while is_running(pid):
             assert time.monotonic() < until, self.said
             time.sleep(0.01)
-
-
-def is_running(pid):
-    """Whether a process of this number runs, and is not only waited for."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123  (of the kernel)
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager
