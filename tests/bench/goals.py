@@ -84,4 +84,7 @@ GOALS = {
     "idle-teardown": Goal("idle", STREAM, 1.0, 0.5, "teardown ms", less=True),
     "threads-connect-c32": Goal("threads", "trioserver_threading", 0.75, "trio_to_thread"),
     "import": Goal("import", "trioserver", 0.03, None, "s", by="difference", less=True),
+    "import-server": Goal(
+        "import", "trioserver:TCPServer", 0.06, 0.03, "s", by="difference", less=True
+    ),
 }
