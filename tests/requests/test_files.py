@@ -590,17 +590,53 @@ async def test_buffered_operations_let_others_run(operations, autojump_clock):
     assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 16
 
 
-@pytest.mark.parametrize("before", ["write b'x'", "write b'x'; write b'y'", "recv 1"])
-@pytest.mark.parametrize("operation", [*READS, *READS_TO_THE_END, "recv 1", "sendall b'x'"])
-async def test_reads_from_the_transport_are_schedule_points(before, operation, autojump_clock):
-    """They let others run, even if the bytes are there; so does what a connection itself can do."""
-    end = Input(b"\n\n", cuts=[1], ends="with").end()
+REACH = ["readline", "__anext__", "read1 1", "write b'x'", "writelines [b'x']", "write b''"]
+
+
+@pytest.mark.parametrize("before", [*REACH, "recv 1", "sendall b'x'"])
+@pytest.mark.parametrize("operation", ["recv 1", "sendall b'x'"])
+async def test_what_a_connection_does_is_a_schedule_point(before, operation, autojump_clock):
+    """By its own methods it lets others run each time, whatever came before."""
+    end = Input(b"\n" * 9).end(portion=1)
     await end.play(before)
     with trio.testing.assert_checkpoints():
         await end.play(operation)
 
 
-REACH = ["readline", "__anext__", "read1 1", "write b'x'", "writelines [b'x']", "write b''"]
+@pytest.mark.parametrize("operation", [*READS, *WRITES[:3]])
+async def test_operation_after_a_schedule_point(operation, autojump_clock):
+    """It has let others run just now, and need not once more."""
+    end = Input(b"\n" * 9).end(portion=1)
+    await end.play("recv 1")
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    await end.play(operation)
+    trio.lowlevel.remove_instrument(steps)
+    assert steps.count == 0
+
+
+@pytest.mark.parametrize("wbufsize", [0, 100])
+async def test_write_has_sent_before_it_lets_others_run(wbufsize, autojump_clock):
+    """The peer has it all when others run; cancelled by one of them, the task hears it later."""
+    end, heard, task = pipe(wbufsize=wbufsize), [], trio.lowlevel.current_task()
+    write = "write b'x'; flush" if wbufsize else "write b'x'"
+
+    class Others(trio.abc.Instrument):
+        def after_task_step(self, stepped):
+            if stepped is task:
+                heard.append(end.hears())
+                scope.cancel()
+
+    end.says(b"straight from a schedule point")
+    await end.request.recv()
+    with trio.CancelScope() as scope:
+        trio.lowlevel.add_instrument(others := Others())
+        await end.play(f"{write}; {write}")
+        trio.lowlevel.remove_instrument(others)
+        heard.append("written")
+        await end.play(write)
+    assert scope.cancelled_caught
+    assert [*heard, end.hears()] == [b"xx", "written", None]
 
 
 @pytest.mark.parametrize("before", [1, 2, 3])

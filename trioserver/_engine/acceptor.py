@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from .accept_errors import Tier, next_client, tier_of
 from .hooks import ServerHooks, call_hook
 from .offer import Offer
 from .registry import RequestRegistry
-from .request_task import RequestEvents, RequestTask
+from .request_task import Course, Process, RequestEvents, RequestTask
 
 
 @attrs.define(eq=False)
@@ -38,28 +38,35 @@ class Acceptor:
     _overrides: Callable[[str], bool]
     _ids: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
-    _arrives: bool = attrs.field(init=False)
-    _closes_by_default: bool = attrs.field(init=False)
-    _process: Callable[[Any, Address], Awaitable[object]] = attrs.field(init=False)
-    _introduces: bool = attrs.field(init=False)
+    _course: Course = attrs.field(init=False)
     _counts_at_once: bool = attrs.field(init=False)
     _asks_hook: bool = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._arrives = self._server._has_arrival()
-        self._introduces = self._server._has_introduction()
-        counts = self._server.limits.per_client is not None
-        self._counts_at_once = counts and not self._introduces
-        # Three calls less, and 700 bytes of an idle connection.
-        if self._overrides("process_request"):
-            self._process = partial(call_hook, self._server.process_request)
-        elif self._overrides("finish_request"):
-            self._process = partial(call_hook, self._server.finish_request)
-        else:
-            self._process = self._server._handling
-        closers = ("shutdown_request", "close_request")
-        self._closes_by_default = not any(map(self._overrides, closers))
+        server = self._server
+        self._course = Course(
+            server,
+            self._events,
+            self._process(),
+            has_introduction=server._has_introduction(),
+            arrives=server._has_arrival(),
+            closes_by_default=not any(map(self._overrides, ("shutdown_request", "close_request"))),
+        )
+        counts = server.limits.per_client is not None
+        self._counts_at_once = counts and not self._course.has_introduction
         self._asks_hook = self._overrides("get_request")
+
+    def _process(self) -> Process:
+        """What constructs and awaits the handler, by the hooks that are overridden alone.
+
+        Three calls less, and 700 bytes of an idle connection.
+        """
+        server = self._server
+        if self._overrides("process_request"):
+            return partial(call_hook, server.process_request)
+        if self._overrides("finish_request"):
+            return partial(call_hook, server.finish_request)
+        return server._handling
 
     def next_task(
         self, listener: Listener, *, in_drain: bool = False
@@ -130,20 +137,12 @@ class Acceptor:
         self,
         transport: DatagramTransport,
         info: RequestInfo,
-        rest: Callable[[Any, Address], Awaitable[object]],
+        rest: Process,
     ) -> RequestTask:
         """The task of a request that has begun, and has been announced: it does the rest."""
         request = self._server._request_over(transport, info, self._drain)
-        return RequestTask(
-            request,
-            request,
-            info.client_address,
-            self._server,
-            self._events,
-            rest,
-            closes_by_default=True,
-            is_announced=True,
-        )
+        course = Course(self._server, self._events, rest, closes_by_default=True, is_announced=True)
+        return RequestTask(request, request, info.client_address, course)
 
     def _task_for(
         self, request: AnyRequest | None, answer: tuple[Any, Address] | None
@@ -161,17 +160,7 @@ class Acceptor:
     def _task_over(
         self, request: AnyRequest, hook_argument: object, client_address: Address
     ) -> RequestTask:
-        task = RequestTask(
-            request,
-            hook_argument,
-            client_address,
-            self._server,
-            self._events,
-            self._process,
-            has_introduction=self._introduces,
-            arrives=self._arrives,
-            closes_by_default=self._closes_by_default and hook_argument is request,
-        )
+        task = RequestTask(request, hook_argument, client_address, self._course)
         if self._counts_at_once:
             task.client_key = client_key(client_address, request.user_id())
         return task

@@ -8,9 +8,9 @@ other request. How many are answered before other tasks run is the accept loop's
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, cast
 
 import attrs
 from trio.lowlevel import disable_ki_protection
@@ -23,10 +23,7 @@ from .._sockets.transport import Data, DatagramTransport, Listener
 from .accept_errors import next_client
 from .acceptor import Acceptor
 from .registry import RequestRegistry
-from .request_task import RequestTask
-
-Rest: TypeAlias = Callable[[Any, Address], Awaitable[object]]
-"""What is left to do for a request, as `RequestTask.process` has it."""
+from .request_task import Process, RequestTask
 
 
 class CallsInContext(Protocol):
@@ -69,7 +66,7 @@ class Answerer:
         task = None if rest is None else self._acceptor.task_of_rest(transport, info, rest)
         return True, task
 
-    def _rest_of(self, transport: DatagramTransport, info: RequestInfo) -> Rest | None:
+    def _rest_of(self, transport: DatagramTransport, info: RequestInfo) -> Process | None:
         """Answer a datagram; what is left to do, if that cannot be done at once."""
         try:
             reply = checked_reply(self._call(self._ask, info, transport.data))

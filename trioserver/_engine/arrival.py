@@ -43,8 +43,9 @@ class Arriving(Protocol):
     info: RequestInfo
     hook_argument: Any
     client_address: Address
-    has_introduction: bool
 
+    @property
+    def has_introduction(self) -> bool: ...
     def is_refused(self) -> str:
         """Count the client, now that it is known; why it is refused, or ``""``."""
 

@@ -60,14 +60,16 @@ class RequestRegistry:
 
     def settled(self, task: RequestTask) -> None:
         """Note that the request's outcome is decided, and count it."""
-        self._arrivals_failed += not task.has_arrived
-        del self.active[task.info.id]
-        self.closing[task.info.id] = task
+        number, request = task.info.id, task.request
+        del self.active[number]
+        self.closing[number] = task
+        if not task.has_arrived:
+            self._arrivals_failed += 1
         if task.lingers:
-            self.lingering[task.info.id] = task
+            self.lingering[number] = task
         self._outcomes[task.outcome] += 1
-        self._bytes_received += task.request.bytes_received
-        self._bytes_sent += task.request.bytes_sent
+        self._bytes_received += request.bytes_received
+        self._bytes_sent += request.bytes_sent
         if self._drain_began is not None:
             self._records.append(task.record)
 
@@ -105,7 +107,8 @@ class RequestRegistry:
     def closed(self, task: RequestTask) -> None:
         """Note that the request's connection is closed: nothing of it is left."""
         del self.closing[task.info.id]
-        self.lingering.pop(task.info.id, None)
+        if task.lingers:
+            del self.lingering[task.info.id]
         if self._changed:
             self._changed.unpark_all()
 

@@ -58,6 +58,9 @@ from .hooks import RequestHooks, call_hook
 Verdict: TypeAlias = tuple[Outcome, str]
 """How a request has ended, and why."""
 
+Process: TypeAlias = Callable[[Any, Address], Awaitable[object]]
+"""Makes what a request does once it has arrived."""
+
 _COMPLETED: Verdict = Outcome.COMPLETED, ""
 
 _NEVER_AWAITED = (
@@ -80,6 +83,30 @@ class RequestEvents(Protocol):
     def on_close(self, task: RequestTask) -> None: ...
 
 
+@attrs.frozen(eq=False)
+class Course:
+    """What requests go through, the same for all of a run.
+
+    Attributes:
+      hooks: the server's.
+      events: who is told of what becomes of each.
+      process: calls `process_request`, as `call_hook` does; or constructs the handler, which
+        is what that comes to, if no override has a say in it.
+      has_introduction: whether a client is not known yet, when it is accepted.
+      arrives: whether there is a step between the accept and `process_request`.
+      closes_by_default: whether no override has a say in how a request is closed.
+      is_announced: whether observers have heard already that the request has begun.
+    """
+
+    hooks: RequestHooks
+    events: RequestEvents
+    process: Process
+    has_introduction: bool = False
+    arrives: bool = False
+    closes_by_default: bool = False
+    is_announced: bool = False
+
+
 @attrs.define(eq=False, weakref_slot=False)  # 16 bytes less, of each idle connection
 class RequestTask:
     """The task of one request.
@@ -90,12 +117,6 @@ class RequestTask:
       hook_argument: what the hooks get as ``request``: the request itself, unless an
         override of ``get_request`` has wrapped it.
       client_address: what the hooks get as ``client_address``.
-      process: calls `process_request`, as `call_hook` does; or constructs the handler, which
-        is what that comes to, if no override has a say in it.
-      has_introduction: whether the client is not known yet, when it is accepted.
-      arrives: whether there is a step between the accept and `process_request`.
-      closes_by_default: whether no override has a say in how the request is closed.
-      is_announced: whether observers have heard already that it has begun.
       rejection: instead of the server's handler, the function that tells the
         client that the server is full.
       client_key: the key under which ``Limits.per_client`` counts it.
@@ -108,13 +129,7 @@ class RequestTask:
     info: RequestInfo = attrs.field(init=False)
     hook_argument: Any
     client_address: Address
-    _hooks: RequestHooks
-    _events: RequestEvents
-    process: Callable[[Any, Address], Awaitable[object]]
-    has_introduction: bool = False
-    arrives: bool = False
-    closes_by_default: bool = False
-    is_announced: bool = False
+    _course: Course
     rejection: Callable[[Any], Awaitable[object]] | None = None
     client_key: object = None
     trio_task: trio.lowlevel.Task | None = None
@@ -136,6 +151,16 @@ class RequestTask:
             self._cancelled_because = reason
             scope.cancel(reason=reason)
 
+    @property
+    def has_introduction(self) -> bool:
+        """Whether the client was not known yet, when it was accepted."""
+        return self._course.has_introduction
+
+    @property
+    def _closes_by_default(self) -> bool:
+        """Whether nothing but the library has a say in how it is closed."""
+        return self._course.closes_by_default and self.hook_argument is self.request
+
     @enable_ki_protection
     async def serve(self) -> None:
         """Live the whole life of the request, up to its close.
@@ -143,6 +168,7 @@ class RequestTask:
         It converses in here, and not in a coroutine of its own: each one deeper is 200 bytes of an
         idle connection, and a fiftieth of the time of a datagram.
         """
+        course = self._course
         self.trio_task = trio.lowlevel.current_task()
         enter_request(self.info)
         note_schedule_point()  # the start of a task is one
@@ -151,11 +177,11 @@ class RequestTask:
             with self.request.cancel_scope:
                 try:
                     try:
-                        if not (self.arrives or self.rejection) or await self._is_let_in():
+                        if not (course.arrives or self.rejection) or await self._is_let_in():
                             self._begin()
                             end = _COMPLETED
                             try:
-                                await self.process(self.hook_argument, self.client_address)
+                                await course.process(self.hook_argument, self.client_address)
                             except Exception as error:
                                 drained = self._drained_by(error)
                                 if drained is None:
@@ -176,7 +202,7 @@ class RequestTask:
                     raise
                 self._settle(cancelled=False)
                 parted = True
-                if self.lingers or not self.closes_by_default:
+                if self.lingers or not self._closes_by_default:
                     await self._part()
         finally:
             try:
@@ -184,7 +210,7 @@ class RequestTask:
                     await self._part_shielded()
             finally:
                 self.request.close()
-                self._events.on_close(self)
+                course.events.on_close(self)
 
     # Converse --------------------------------------------------------------
 
@@ -193,20 +219,20 @@ class RequestTask:
         if self.rejection is not None:
             await self._reject(self.rejection)
             return False
-        failure = await arrive(self, self._hooks)
+        failure = await arrive(self, self._course.hooks)
         if failure is not None:
             self._decide(*failure)
         return failure is None
 
     def is_refused(self) -> str:
         """Count the client, now that it is known; why it is refused, or ``""``."""
-        return self._events.on_introduction(self)
+        return self._course.events.on_introduction(self)
 
     def _begin(self) -> None:
         """Go on from the arrival: there is somebody to serve, or to say why not."""
         self.has_arrived, self._phase = True, "working"
-        if not self.is_announced:
-            self._events.on_start(self)
+        if not self._course.is_announced:
+            self._course.events.on_start(self)
 
     def _drained_by(self, error: Exception) -> Verdict | None:
         """Its end, if a handler has let `Draining` out, so that its reply is sent; else None."""
@@ -219,8 +245,8 @@ class RequestTask:
 
     async def _reject(self, say_why: Callable[[Any], Awaitable[object]]) -> None:
         self._decide(Outcome.REFUSED, "the server is full (requests)")
-        with trio.move_on_after(self._hooks.timeouts.write):
-            if self.arrives and not await arrive_to_hear(self, self._hooks):
+        with trio.move_on_after(self._course.hooks.timeouts.write):
+            if self._course.arrives and not await arrive_to_hear(self, self._course.hooks):
                 return
             self._begin()
             await call_hook(say_why, self.request)
@@ -237,7 +263,7 @@ class RequestTask:
                 self._decide_by_what_goes_on(rest)
             if ours is not None and not self._blame_peer(ours):
                 self._decide(Outcome.FAILED, describe_error(ours))
-                if self._hooks.propagate_errors:
+                if self._course.hooks.propagate_errors:
                     self.request._must_not_linger = True
                     rest = error  # all of it goes on up
                 else:
@@ -280,7 +306,7 @@ class RequestTask:
     def _announce(self, error: BaseException) -> None:
         """Tell the run of what goes on up now, not only when the connection is closed."""
         if not cancellations(error):
-            self._events.on_fatal(self, f"the server failed: {describe_error(error)}")
+            self._course.events.on_fatal(self, f"the server failed: {describe_error(error)}")
 
     def _deadline_was_ours(self, cancelled: trio.Cancelled) -> bool:
         """Whether it was the request's own deadline that passed, not one around the server."""
@@ -294,7 +320,7 @@ class RequestTask:
 
         A hook that does not return may have told nobody, so ``error`` is logged then.
         """
-        seconds = self._hooks.timeouts.cleanup
+        seconds = self._course.hooks.timeouts.cleanup
         try:
             # The try is outside: what a hook raises when it is cut is its error, too.
             with Bounded(seconds, "handle_error", whose=self.info, error=error):
@@ -302,7 +328,7 @@ class RequestTask:
                     raise error
                 except Exception:  # noqa: BLE001  (handle_error asks for it)
                     await call_hook(
-                        self._hooks.handle_error, self.hook_argument, self.client_address
+                        self._course.hooks.handle_error, self.hook_argument, self.client_address
                     )
         except Exception as second:  # noqa: BLE001  (an error of handle_error ends nothing)
             log_lost(error, second, _UNTOLD, self.info)
@@ -325,8 +351,8 @@ class RequestTask:
     def _settle(self, *, cancelled: bool) -> None:
         self._phase, self.lingers = "closing", self.request._must_linger
         if cancelled and not self.request.cancel_scope.cancel_called:
-            self._events.on_cancelled_from_outside()
-        self._events.on_outcome(self)
+            self._course.events.on_cancelled_from_outside()
+        self._course.events.on_outcome(self)
 
     @property
     def outcome(self) -> Outcome:
@@ -357,7 +383,7 @@ class RequestTask:
     async def _part(self) -> None:
         """Let the hooks close. What they raise is reported, and does not change the outcome."""
         try:
-            if not self.closes_by_default:
+            if not self._closes_by_default:
                 await self._part_within_bounds()
             else:
                 # What the hooks would do, but for the close, which comes next: without
@@ -375,18 +401,18 @@ class RequestTask:
                 del ours, rest  # no cycles, as in _contain
 
     async def _part_within_bounds(self) -> None:
-        timeouts = self._hooks.timeouts
+        timeouts = self._course.hooks.timeouts
         seconds = timeouts.linger + timeouts.cleanup
         bound = Bounded(
             seconds, "shutdown_request", whose=self.info, bound="linger and cleanup", shield=False
         )
         with bound:
-            await call_hook(self._hooks.shutdown_request, self.hook_argument)
+            await call_hook(self._course.hooks.shutdown_request, self.hook_argument)
 
     async def _part_shielded(self) -> None:
         """Part after a cancellation, also of a handler that has swallowed it."""
         self.request._must_not_linger = True
-        seconds = self._hooks.timeouts.cleanup
+        seconds = self._course.hooks.timeouts.cleanup
         with Bounded(seconds, "shutdown_request", whose=self.info, unless=self._is_closed):
             await self._part()
 

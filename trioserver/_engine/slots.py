@@ -72,12 +72,12 @@ class Slots:
     def take(self, client: Hashable = None) -> None:
         """Take a slot for ``client``. None is a client that is not counted."""
         self.free -= 1
-        self.count(client)
+        if client is not None:
+            self.count(client)
 
     def count(self, client: Hashable) -> None:
-        """Count one more slot for ``client``, which has it already. None is not counted."""
-        if client is not None:
-            self._by_client[client] += 1
+        """Count one more slot for ``client``, which has it already."""
+        self._by_client[client] += 1
 
     def give_back(self, client: Hashable = None) -> None:
         """Give a slot back, and wake all tasks that wait for one.

@@ -14,11 +14,12 @@ import errno
 from typing import Any
 
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from .._facts.errors import PeerGone, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, DatagramTransport
-from .schedule_points import before_write
+from .schedule_points import after_write
 
 # What a send to a client that is not there, or no longer, can meet.
 _PEER_ERRORS = frozenset(
@@ -85,7 +86,7 @@ class DatagramSocket:
         """
         if type(data) is not bytes:
             data = memoryview(data).cast("B")
-        await before_write()
+        await checkpoint_if_cancelled()
         self._check_open()
         if address == self._info.client_address and (fault := no_way_back(address)):
             raise PeerGone(fault, info=self._info)
@@ -98,6 +99,9 @@ class DatagramSocket:
                 raise PeerGone(fault, info=self._info) from error
             raise
         self._total += len(data)
+        rest = after_write()
+        if rest is not None:
+            await rest
         return len(data)
 
     async def _send_when_possible(self, data: Data, address: Any) -> None:

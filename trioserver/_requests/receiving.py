@@ -22,7 +22,7 @@ from .._facts.errors import Draining, IdleTimeout
 from .._sockets.transport import wakes_reader
 from .input_wait import AlarmedWait, Bound, InputWait, ScopedWait
 from .intake import Intake
-from .schedule_points import before_write, note_schedule_point
+from .schedule_points import before_read, note_schedule_point
 
 
 class Reader(Protocol):
@@ -41,6 +41,7 @@ class Receiver(Intake):
         if self.sender.buffer and not self.buffer:
             await self.flush()
         await checkpoint()
+        note_schedule_point()
         while True:
             self.check()
             if self.buffer:
@@ -48,7 +49,6 @@ class Receiver(Intake):
             data = self.receive_now(max_bytes, between_requests=self._idles_here())
             if data is not None:
                 self._note_in_idle_blocks()
-                note_schedule_point()
                 return data
             with self.waiting(between_requests=False) as wait:
                 await self.transport.wait_readable()
@@ -76,7 +76,7 @@ class Receiver(Intake):
             ends = self.drain.began and self.nothing_has_begun()
             if self.sender.buffer:
                 await self.flush()
-            await checkpoint()
+            await before_read()
             while True:
                 self.check()
                 if ends:
@@ -85,7 +85,6 @@ class Receiver(Intake):
                     break  # a last look has put it there
                 data = self.receive_now(self.portion, between_requests=True)
                 if data is not None:
-                    note_schedule_point()
                     if not data:
                         raise StopAsyncIteration
                     if data.find(b"\n") == len(data) - 1 < most and not self.idle_blocks:
@@ -94,6 +93,7 @@ class Receiver(Intake):
                     break
                 with self.waiting(between_requests=True) as wait:
                     await self.transport.wait_readable()
+                note_schedule_point()
                 if wait.was_ended:
                     await self.judge(wait)
         except Draining:
@@ -115,7 +115,7 @@ class Receiver(Intake):
         ends = between_requests and self.drain.began and self.nothing_has_begun()
         if self.sender.buffer:
             await self.flush()
-        await checkpoint()
+        await before_read()
         while True:
             self.check()
             if ends:
@@ -126,10 +126,10 @@ class Receiver(Intake):
             data = self.receive_now(self.portion, between_requests=may_leave)
             if data is not None:
                 self.buffer += data
-                note_schedule_point()
                 return bool(data)
             with self.waiting(between_requests=between_requests, deadline=deadline) as wait:
                 await self.transport.wait_readable()
+            note_schedule_point()
             if wait.was_ended:
                 await self.judge(wait)
 
@@ -145,7 +145,7 @@ class Receiver(Intake):
         self.check()
         self.busy = True
         try:
-            await self.sender.send_all(b"", before_write)
+            await self.sender.flush()
         except trio.BusyResourceError:
             pass  # another task is sending it
         finally:

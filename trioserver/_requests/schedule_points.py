@@ -2,18 +2,18 @@
 
 The rule, and its one place:
 
-* Every operation is a cancellation point.
-* Of any two in a row of one task that reach the socket, at least one is a schedule point.
-  A read that reaches it always is, before it looks. A write, and a reply to a datagram, is,
-  unless the operation before it was one; and the first one of a task has its start before it.
+* Every operation is a cancellation point, before it does anything.
+* Of any two in a row of one task that reach the socket, at least one is a schedule point. One is
+  not if the task comes straight from one: from the start of the task, from a wait, or from the
+  operation before. A read is one before it looks, a write and a reply are after they have sent.
 * Of operations that find all they need in a buffer, every 16th is a schedule point.
 
 `Connection`'s own methods keep Trio's full rule: each of them is both.
 
-Why there: a schedule point costs as much as a system call, and the one that pays is between
-an answer and the look for the next request, which a client commonly sends meanwhile. Without
-it the look finds nothing, and a wait costs three times as much; with one more before the
-answer, nobody gains anything.
+Why there: a schedule point costs as much as a system call, and the one that pays is between an
+answer and the look for the next request, which a client commonly sends meanwhile. Without it the
+look finds nothing, and a wait costs three times as much. One more, between a request and its
+answer, would gain nobody anything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from contextvars import ContextVar
 
-from trio.lowlevel import checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 
 class _Mark:
-    """Whether a task has come from a schedule point, and nobody has written since.
+    """Whether a task comes straight from a schedule point.
 
     One for all tasks of a server, not one for each. When a task finds the mark that another one has
     set, that one has run meanwhile, so that there was a schedule point anyway. And a task that
@@ -52,8 +52,8 @@ def note_schedule_point() -> None:
     _mark.get().is_set = True
 
 
-def before_write() -> Awaitable[None]:
-    """What a write has to await before it does anything."""
+def before_read() -> Awaitable[None]:
+    """What a read has to await before it does anything."""
     mark = _mark.get()
     if not mark.is_set:
         return schedule_point()
@@ -61,7 +61,24 @@ def before_write() -> Awaitable[None]:
     return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
 
 
+def after_write() -> Awaitable[None] | None:
+    """What a write has to await once it has sent; None if there is nothing to await.
+
+    It cannot be cancelled there: who learns of a cancellation must be sure that nothing was sent.
+    """
+    mark = _mark.get()
+    if not mark.is_set:
+        return _shielded_schedule_point()
+    mark.is_set = False
+    return None
+
+
 async def schedule_point() -> None:
     """Be a cancellation point and a schedule point."""
     await checkpoint()
+    note_schedule_point()
+
+
+async def _shielded_schedule_point() -> None:
+    await cancel_shielded_checkpoint()
     note_schedule_point()

@@ -15,17 +15,17 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
 import attrs
 import trio
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from .._facts.errors import PeerGone, RequestEnded, WriteTimeout
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data, Transport, holds_output
 from .drain import Drain
-from .schedule_points import before_write
+from .schedule_points import after_write
 from .stream_state import StreamState
 
 
@@ -58,14 +58,9 @@ class Sender:
     peer_was_quiet: bool = False
     is_midway: bool = False
 
-    async def send_all(self, data: Data, first: Callable[[], Awaitable[None]] = checkpoint) -> None:
-        """Send the buffer, then ``data``. See `Connection.send_all`.
-
-        Args:
-          data: it.
-          first: what to await before anything else; see `schedule_points`.
-        """
-        await first()
+    async def send_all(self, data: Data) -> None:
+        """Send the buffer, then ``data``. See `Connection.send_all`."""
+        await checkpoint()
         rest = self.send_at_once(data)
         if rest is not None:
             await rest
@@ -100,7 +95,10 @@ class Sender:
     async def flush(self) -> None:
         """Send the buffer, if there is anything in it."""
         if self.buffer:
-            await self.send_all(b"", before_write)
+            await checkpoint_if_cancelled()
+            rest = self.send_at_once(b"") or after_write()
+            if rest is not None:
+                await rest
 
     async def wait_writable(self) -> None:
         """Wait until the transport takes a byte."""

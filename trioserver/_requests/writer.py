@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from trio.lowlevel import checkpoint_if_cancelled
+
 from .._facts.config import LARGEST_PORTION
 from .._sockets.transport import Data
 from .files import File, ReadableAndWritable
-from .schedule_points import before_write
+from .schedule_points import after_write
 
 
 class RequestWriter(File):
@@ -48,8 +50,8 @@ class RequestWriter(File):
         """
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
         if not self._size:
-            await before_write()
-            rest = self._sender.send_at_once(data)
+            await checkpoint_if_cancelled()
+            rest = self._sender.send_at_once(data) or after_write()
             if rest is not None:
                 await rest
             return size

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import attrs
 import trio
 
-from ...._engine.request_task import RequestTask
+from ...._engine.request_task import Course, RequestTask
 from ...._facts.address import Address
 from ...._facts.chains import lone_errors
 from ...._facts.config import Timeouts
@@ -202,9 +202,8 @@ class _WorkerSideHooks:
 
     def task(self, client_address: Address) -> RequestTask:
         """The task that serves the request by these hooks."""
-        return RequestTask(
-            self._request, self._request, client_address, self, self, self._server._handling
-        )
+        course = Course(self, self, self._server._handling)
+        return RequestTask(self._request, self._request, client_address, course)
 
     # Hooks ---------------------------------------------------------------------
 
