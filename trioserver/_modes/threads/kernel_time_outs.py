@@ -13,10 +13,16 @@ OPTIONS = {socket.SO_RCVTIMEO: "idle", socket.SO_SNDTIMEO: "write"}
 """Each option, and which wait it bounds: its name in `LoanTerms`, and in `LoanState`."""
 
 
+# Plain ones, as each connection is asked for both.
+_getsockopt, _SOCKET, _NONE = socket.socket.getsockopt, int(socket.SOL_SOCKET), bytes(16)
+
+
 def time_out_of(sock: socket.socket, option: int) -> float:
     """Seconds of one of the options; 0 if it is not set."""
     # Not by a method that a class of sockets may have for itself.
-    value = socket.socket.getsockopt(sock, socket.SOL_SOCKET, option, 16)
+    value = _getsockopt(sock, _SOCKET, option, 16)
+    if value == _NONE:  # as of nearly every connection
+        return 0
     if len(value) < 8:  # Windows: milliseconds
         return int.from_bytes(value, sys.byteorder) / 1000
     seconds, microseconds = struct.unpack("ll", value)
@@ -28,5 +34,6 @@ def time_outs_of(sock: socket.socket) -> dict[str, float]:
 
     A connection has those of its listener.
     """
-    found = {name: time_out_of(sock, option) for option, name in OPTIONS.items()}
-    return {name: seconds for name, seconds in found.items() if seconds}
+    return {
+        name: seconds for option, name in OPTIONS.items() if (seconds := time_out_of(sock, option))
+    }

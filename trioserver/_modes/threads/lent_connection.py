@@ -164,6 +164,7 @@ class LentConnection(Connection):
 
 
 _LINGER = struct.Struct("ii")
+_NO_LINGER = _LINGER.pack(0, 0)
 
 
 def _do_not_wait_in_close(sock: socket.socket) -> None:
@@ -171,6 +172,9 @@ def _do_not_wait_in_close(sock: socket.socket) -> None:
 
     Non-blocking or not (Linux). For no time at all means a reset, and does not wait.
     """
-    on, seconds = _LINGER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size))
+    set_to = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size)
+    if set_to == _NO_LINGER:
+        return
+    on, seconds = _LINGER.unpack(set_to)
     if on and seconds:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(0, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

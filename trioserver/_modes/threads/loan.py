@@ -21,7 +21,7 @@ import math
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from weakref import WeakSet
 
 import attrs
@@ -151,10 +151,10 @@ class Loan:
       interrupted: whether the request was cancelled; nothing is read or written any more.
     """
 
-    terms: LoanTerms = attrs.field(on_setattr=attrs.setters.frozen)
-    stream: StreamState = attrs.field(factory=StreamState, on_setattr=attrs.setters.frozen)
-    state: LoanState = attrs.field(factory=LoanState, on_setattr=attrs.setters.frozen)
-    wakeup: WakeupPipe = attrs.field(factory=WakeupPipe, on_setattr=attrs.setters.frozen)
+    terms: Final[LoanTerms]
+    stream: Final[StreamState] = attrs.field(factory=StreamState)
+    state: Final[LoanState] = attrs.field(factory=LoanState)
+    wakeup: Final[WakeupPipe] = attrs.field(factory=WakeupPipe)
     records: TLSRecords | None = None
     interrupted: bool = attrs.field(default=False, init=False)
 

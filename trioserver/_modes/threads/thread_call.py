@@ -62,7 +62,7 @@ class ThreadCall:
     _has_ended: bool = False
     _over: bool = False
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
-    _ended: trio.Event = attrs.field(factory=trio.Event)
+    _ended: trio.Event | None = None
     _thread: int | None = None
     _error: BaseException | None = None
 
@@ -113,7 +113,8 @@ class ThreadCall:
         with self._lock:
             self._has_ended = True
         self._over = True
-        self._ended.set()
+        if self._ended is not None:
+            self._ended.set()
         if self.is_left_behind:
             error, self._error = self._error, None
             if error is not None:
@@ -152,8 +153,10 @@ class ThreadCall:
         self.interrupt()
         seconds = self.patience()
         self.request._awaits_thread = True
-        with trio.move_on_after(seconds, shield=True):
-            await self._ended.wait()
+        if not self._over:
+            self._ended = trio.Event()
+            with trio.move_on_after(seconds, shield=True):
+                await self._ended.wait()
         self.request._awaits_thread = False
         with self._lock:  # Trio may not have heard of the end yet
             self.is_left_behind = not self._has_ended

@@ -18,7 +18,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -34,9 +34,6 @@ _CUT = trio.BrokenResourceError, "an earlier send was cut short"
 
 class TLSAccounting(Accounting, Ciphering):  # type: ignore[misc]  # they are on top of each other
     """The operations of a socket by TLS, which wait, and keep account of a `Loan`."""
-
-    # What was deciphered is seen by nobody who waits for the descriptor.
-    _tries_always: ClassVar[bool] = True
 
     def _has_input(self) -> bool:
         with self._turn:

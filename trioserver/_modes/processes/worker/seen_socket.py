@@ -25,9 +25,6 @@ T = TypeVar("T")
 class SeenSocket(BlockingSocket):
     """A blocking socket whose use the server can look at."""
 
-    # No other thread wants the interpreter. And to see that nothing drains, and then wait
-    # for what is there, took longer than all else that a short request needs.
-    _tries_always = True
     _cells: memoryview
     _afterwards: int
 
