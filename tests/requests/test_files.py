@@ -666,6 +666,20 @@ async def test_writes_to_many_clients_let_others_run(autojump_clock):
     assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 2
 
 
+async def test_buffers_of_many_clients_let_others_run(autojump_clock):
+    """It is the task that has to at every 16th operation, by whichever connection."""
+    ends = [Input(b"\n" * 2).end() for _ in range(40)]
+    for end in ends:
+        await end.rfile.peek()
+    steps, seen = Steps(), []
+    trio.lowlevel.add_instrument(steps)
+    for end in ends:
+        await end.rfile.readline()
+        seen.append(steps.count)
+    trio.lowlevel.remove_instrument(steps)
+    assert max(len(list(group)) for _, group in itertools.groupby(seen)) <= 16
+
+
 @pytest.mark.parametrize("read", [*READS, *READS_TO_THE_END, "recv 1"])
 async def test_reads_that_wait_flush(read, autojump_clock):
     """Before the peer is waited for, it is told what it may be waiting for."""

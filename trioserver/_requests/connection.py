@@ -70,7 +70,6 @@ class Connection(ServedStream, trio.abc.HalfCloseableStream):
         self._receiver = Receiver(
             transport, info, self._sender, drain, stream, info.started, timeouts.idle
         )
-        self._buffered_operations = 0
 
     # Facts -----------------------------------------------------------------
 

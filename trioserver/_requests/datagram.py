@@ -58,7 +58,6 @@ class Datagram(OfClient, _Pair):
     cancel_scope: trio.CancelScope
     idle_timeout: float
     _transport: DatagramTransport
-    _buffered_operations = 0
     _reply: _Reply | None = None  # a look whether it is there must not make a dict of each datagram
 
     def __new__(
@@ -207,7 +206,8 @@ class _Packet:
         return cut(self.buffer, size)
 
     def take_line(self, most: int) -> bytes | None:
-        """The next line, if it has an end, and up to ``most`` bytes."""
+        """The next line, if it has an end, and up to ``most`` bytes; raises as `check` does."""
+        self.check()
         return cut_line(self.buffer, most)
 
     async def next_line(self, most: int, reader: Reader) -> bytes:

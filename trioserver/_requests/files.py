@@ -1,25 +1,14 @@
-"""What ``rfile`` and ``wfile`` share: a connection, or a datagram, seen as a file.
-
-The rule of `schedule_points` is kept here for operations that find what they need in a buffer.
-"""
+"""What ``rfile`` and ``wfile`` share: a connection, or a datagram, seen as a file."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
 from typing import Protocol
 
-from trio.lowlevel import checkpoint_if_cancelled
-
 from .._facts.config import Limits, Timeouts
 from .._facts.events import RequestInfo
 from .._sockets.transport import Data
 from .receiving import Reader
-from .schedule_points import schedule_point
-
-# A handler that finds a megabyte of lines in its buffer must not keep the other
-# tasks waiting for all of them; a schedule point at each would cost more than
-# the line.
-_BUFFERED_OPERATIONS = 16
 
 
 class Input(Protocol):
@@ -52,7 +41,6 @@ class ReadableAndWritable(Protocol):
 
     timeouts: Timeouts
     limits: Limits
-    _buffered_operations: int
 
     @property
     def info(self) -> RequestInfo: ...
@@ -81,12 +69,3 @@ class File:
     def fileno(self) -> int:
         """The connection's file descriptor; -1 once closed, and where there is none."""
         return self._connection.fileno()
-
-    def _checkpoint(self) -> Awaitable[None]:
-        """What an operation on a buffer has to await."""
-        connection = self._connection
-        connection._buffered_operations += 1
-        if connection._buffered_operations < _BUFFERED_OPERATIONS:
-            return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
-        connection._buffered_operations = 0
-        return schedule_point()

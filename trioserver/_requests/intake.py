@@ -84,7 +84,12 @@ class Intake:
         return cut(self.buffer, size)
 
     def take_line(self, most: int) -> bytes | None:
-        """Take a line, if all of it is buffered, and it has up to ``most`` bytes."""
+        """Take a line, if all of it is buffered, and it has up to ``most`` bytes.
+
+        Raises as `check` does.
+        """
+        if self.sender.closed or self.wait is not None or self.busy:
+            self.check()
         line = cut_line(self.buffer, most)
         if line is not None and self.idle_blocks:
             self._note_in_idle_blocks()

@@ -20,6 +20,7 @@ import trio
 from .._facts.config import LARGEST_PORTION
 from .._facts.errors import Draining, IncompleteRead, LimitExceeded
 from .files import File, ReadableAndWritable
+from .schedule_points import before_buffer
 
 
 class RequestReader(File):
@@ -79,8 +80,7 @@ class RequestReader(File):
 
     async def _next_line(self) -> bytes:
         receiver = self._receiver
-        await self._checkpoint()
-        receiver.check()
+        await before_buffer()
         line = receiver.take_line(self._connection.limits.line)
         return await self._rest_of_line() if line is None else line
 
@@ -146,9 +146,9 @@ class RequestReader(File):
         than ``Limits.line`` raises `LimitExceeded`. At the end of input,
         ``b""``.
         """
-        await self._checkpoint()
-        self._receiver.check()
+        await before_buffer()
         if size is not None and size >= 0:
+            self._receiver.check()
             end = await self._find(b"\n", within=size, enough=size)
             return self._receiver.take(size if end is None else end)
         line = self._receiver.take_line(self._connection.limits.line)
@@ -215,7 +215,7 @@ class RequestReader(File):
 
     async def _begin(self) -> None:
         """Be the cancellation point of a read, and raise what stands against it."""
-        await self._checkpoint()
+        await before_buffer()
         self._receiver.check()
 
     async def _read_all(self) -> bytes:

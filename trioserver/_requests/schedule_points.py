@@ -23,19 +23,28 @@ from contextvars import ContextVar
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
+_MOST_BUFFERED = 16
+"""A handler that finds a megabyte of lines in its buffer must not keep others waiting for all of
+them; a schedule point at each would cost more than the line."""
+
 
 class _Mark:
-    """Whether a task comes straight from a schedule point.
+    """Whether a task comes straight from a schedule point, and what it has done since the last one.
 
     One for all tasks of a server, not one for each. When a task finds the mark that another one has
     set, that one has run meanwhile, so that there was a schedule point anyway. And a task that
     writes to a thousand clients lets others run at every second.
+
+    Attributes:
+      is_set: whether it comes straight from one.
+      buffered: operations since then that have found what they need in a buffer.
     """
 
-    __slots__ = ("is_set",)
+    __slots__ = ("buffered", "is_set")
 
     def __init__(self) -> None:
         self.is_set = False
+        self.buffered = 0
 
 
 # A server has its own, as two of them can be in two threads.
@@ -49,14 +58,16 @@ def begin_schedule_points() -> None:
 
 def note_schedule_point() -> None:
     """Note that the calling task comes from a schedule point."""
-    _mark.get().is_set = True
+    mark = _mark.get()
+    mark.is_set = True
+    mark.buffered = 0
 
 
 def before_read() -> Awaitable[None]:
     """What a read has to await before it does anything."""
     mark = _mark.get()
     if not mark.is_set:
-        return schedule_point()
+        return _schedule_point()
     mark.is_set = False
     return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
 
@@ -73,8 +84,16 @@ def after_write() -> Awaitable[None] | None:
     return None
 
 
-async def schedule_point() -> None:
-    """Be a cancellation point and a schedule point."""
+def before_buffer() -> Awaitable[None]:
+    """What an operation has to await before it looks for what it needs in a buffer."""
+    mark = _mark.get()
+    mark.buffered += 1
+    if mark.buffered < _MOST_BUFFERED:
+        return checkpoint_if_cancelled()  # noqa: ASYNC105  (no coroutine more than that)
+    return _schedule_point()
+
+
+async def _schedule_point() -> None:
     await checkpoint()
     note_schedule_point()
 

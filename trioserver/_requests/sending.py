@@ -87,7 +87,8 @@ class Sender:
 
     def keep(self, data: Data) -> None:
         """Have ``data`` wait for a flush."""
-        self.check()
+        if self.closed or self.busy or self.stream.output_ended or self.stream.broken:
+            self.check()
         # Of an unbuffered connection there is no bytearray, which would be 64 bytes.
         self.buffer = self.buffer or bytearray()
         self.buffer += data

@@ -12,7 +12,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 from .._facts.config import LARGEST_PORTION
 from .._sockets.transport import Data
 from .files import File, ReadableAndWritable
-from .schedule_points import after_write
+from .schedule_points import after_write, before_buffer
 
 
 class RequestWriter(File):
@@ -48,20 +48,21 @@ class RequestWriter(File):
         A write that is cancelled half-way has sent an unknown part, and the
         connection can only be closed.
         """
+        sender, most = self._sender, self._size
         size = len(data) if type(data) is bytes else memoryview(data).nbytes
-        if not self._size:
+        if not most:
             await checkpoint_if_cancelled()
-            rest = self._sender.send_at_once(data) or after_write()
+            rest = sender.send_at_once(data) or after_write()
             if rest is not None:
                 await rest
             return size
-        await self._checkpoint()
-        if len(self._sender.buffer) >= self._size:
+        await before_buffer()
+        if len(sender.buffer) >= most:
             # A flush that was cancelled left it full: no more goes in before it is out.
-            await self._sender.flush()
-        self._sender.keep(data)
-        if len(self._sender.buffer) >= self._size:
-            await self._sender.flush()
+            await sender.flush()
+        sender.keep(data)
+        if len(sender.buffer) >= most:
+            await sender.flush()
         return size
 
     async def writelines(self, lines: Iterable[Data]) -> None:
@@ -73,5 +74,5 @@ class RequestWriter(File):
 
         Cancelled while it waits, it has sent an unknown part.
         """
-        await self._checkpoint()
+        await before_buffer()
         await self._sender.flush()
