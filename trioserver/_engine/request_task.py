@@ -211,6 +211,7 @@ class RequestTask:
             finally:
                 self.request.close()
                 course.events.on_close(self)
+                note_schedule_point()  # so is the end, for whoever runs next
 
     # Converse --------------------------------------------------------------
 
