@@ -21,6 +21,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trioserver
 from trioserver import Limits, Timeouts
+from trioserver._engine.accept import ONE_BY_ONE
 from trioserver._engine.accept_errors import ReserveDescriptor
 from trioserver.testing import MemoryDatagramServer, MemoryListener, MemoryServer, open_descriptors
 
@@ -238,6 +239,34 @@ class Spinning(MemoryListener):
         return super().accept_now()
 
 
+async def test_clients_that_come_alone(autojump_clock):
+    """One look for another one is enough for eight of them; of a burst all are soon there."""
+    seen = []
+
+    class Looking(MemoryListener):
+        def accept_now(self):
+            found = super().accept_now()
+            seen.append("nobody" if found is None else "one")
+            return found
+
+    async def visit(times):
+        seen.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(times):
+                nursery.start_soon(server.connect)
+        await wait_all_tasks_blocked()
+        return seen.copy()
+
+    async with running(server := in_memory(Upper, server_at(Looking))):
+        assert await visit(1) == ["one", "nobody"]
+        for _ in range(ONE_BY_ONE):
+            assert await visit(1) == ["one"]
+        assert await visit(1) == ["one", "nobody"]
+        came = await visit(ONE_BY_ONE + 20)
+        assert came[:ONE_BY_ONE] == ["one"] * ONE_BY_ONE
+        assert sorted(came) == ["nobody"] + ["one"] * (ONE_BY_ONE + 20)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["EAGAIN", "EINTR", "ECONNABORTED"])
 async def test_listener_without_a_checkpoint_stops_nobody(name):
@@ -384,6 +413,13 @@ TURNED_AWAY = Visit().gives(b"", breaks=True)
             does(sleep(0.05)), meanwhile={0: has_descriptors(1)}
         )
         .beside(*[Visit().gives(b"")] * 59)
+        .gives(b"", refused=0),
+        "AE-01: so they are after one that came alone, and it is told once": Scene(
+            does(sleep(0.05)),
+            comes_at=1,
+            meanwhile={0: has_descriptors(2), 1.5: has_descriptors(1)},
+        )
+        .beside(*[Visit(comes_at=2).gives(b"")] * 40)
         .gives(b"", refused=0),
         "AE-06: clients that a drain finds waiting, and cannot keep, are turned away": Scene(
             Upper, {0.5: b"hello\n"}, 1, meanwhile={0: has_descriptors(1)}

@@ -24,6 +24,31 @@ more of the garbage collector's looks: a seventh less datagrams a second."""
 ENDS_AT_ONCE = 64
 """The same of clients that need no task: datagrams that are answered, connections that are shed."""
 
+ONE_BY_ONE = 7
+"""After a client that came alone, how many are accepted without a look whether there is one more.
+That look, which finds nobody, would be a fifteenth of the time in which a lone client is served."""
+
+
+class _Portions:
+    """How many clients one listener's loop accepts each time that some are there."""
+
+    _one_by_one = 0
+
+    def most(self, admission: Admission) -> int:
+        """How many to accept in a row now, at most."""
+        if self._one_by_one:
+            return 1
+        return ENDS_AT_ONCE if admission.answers_at_once else STARTS_AT_ONCE
+
+    def note(self, admitted: int, error: OSError | None) -> None:
+        """Note how many there were, and what was met instead of one more."""
+        if error is not None:
+            self._one_by_one = 0  # it is only over once there is a look that does not meet it
+        elif self._one_by_one:
+            self._one_by_one -= 1
+        elif admitted == 1:
+            self._one_by_one = ONE_BY_ONE
+
 
 @enable_ki_protection
 async def accept_loop(listener: Listener, admission: Admission) -> None:
@@ -36,12 +61,14 @@ async def accept_loop(listener: Listener, admission: Admission) -> None:
       OSError: of the fatal tier.
     """
     shortage: Shortage | None = None
+    portions = _Portions()
     while admission.is_open():
         if not admission.has_room():
             await admission.wait_for_room()
             continue  # the drain may have closed the listener in the same tick
         await _wait_for_client(listener, admission)
-        admitted, error = _accept_batch(listener, admission)
+        admitted, error = _accept_batch(listener, admission, portions.most(admission))
+        portions.note(admitted, error)
         if error is None:
             if not admitted:
                 await checkpoint()  # a listener may wait without one; other tasks must still run
@@ -97,10 +124,11 @@ def accept_now(listener: Listener, admission: Admission) -> None:
                 return
 
 
-def _accept_batch(listener: Listener, admission: Admission) -> tuple[int, OSError | None]:
-    """How many clients were admitted, and the error that ended it, if one did."""
+def _accept_batch(
+    listener: Listener, admission: Admission, most: int
+) -> tuple[int, OSError | None]:
+    """Admit up to ``most`` clients; how many, and the error that ended it, if one did."""
     admitted = 0
-    most = ENDS_AT_ONCE if admission.answers_at_once else STARTS_AT_ONCE
     try:
         while admitted < most and admission.is_open() and admission.has_room():
             if not admission.admit(listener):
