@@ -3,9 +3,9 @@
     python tests/bench/flatness.py
     python tests/bench/flatness.py -p trioserver_stream -n 10 1000 --lines 200000
 
-Prints the server's processor time for one more connection, and for one line, while so many
-connections are idle; then for one line of a single connection, over many of them. README.md
-beside this file says what a peer is.
+Prints the server's processor time for one line of a single connection, over many of them; then
+for one more connection, and for one line, while so many connections are idle. README.md beside
+this file says what a peer is.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ def cost_of(load: str, server: Server, address: str, options: Options) -> float:
 
 def look_at(peer: Peer, sizes: list[int], lines: int, options: Options) -> None:
     """Measure one peer, and print its tables."""
-    print(f"\n{peer.name}\n\n| idle | us a connection | us a line |\n|--:|--:|--:|")
     with serving(peer, SCENARIOS["connect-c32"], options) as server:
         address, held = server.wait_ready(), []
         cost_of("connect-c32", server, address, options)  # what is only made once
+        costs = [f"{cost:.2f}" for cost in cost_of_lines(server, address, lines)]
+        print(f"\n{peer.name}\n\nus a line, in tenths of {lines}: {', '.join(costs)}\n")
+        print("| idle | us a connection | us a line |\n|--:|--:|--:|", flush=True)
         for size in sizes:
             held += open_idle(address, size - len(held))
             loads = ("connect-c32", "pingpong-c50")
@@ -69,8 +71,6 @@ def look_at(peer: Peer, sizes: list[int], lines: int, options: Options) -> None:
             print(f"| {size} | {' | '.join(costs)} |", flush=True)
         for client in held:
             client.close()
-        costs = [f"{cost:.2f}" for cost in cost_of_lines(server, address, lines)]
-        print(f"\nus a line, in tenths of {lines}: {', '.join(costs)}", flush=True)
 
 
 def main() -> None:

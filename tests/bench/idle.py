@@ -94,7 +94,8 @@ def hold(server: Server, count: int) -> dict[str, float]:
 def allow(connections: int) -> None:
     """Let this process, and what it starts, have so many of them open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * connections + 1000), hard))
+    wanted = min(hard, 2 * connections + 1000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def measure_idle(peer: Peer, connections: int, options: Options) -> Run:
