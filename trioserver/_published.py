@@ -57,6 +57,13 @@ def load(
     return namespace[name]
 
 
+def load_all(package: str) -> None:
+    """Load now what a public package loads when it is asked for: before processes are forked."""
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        getattr(module, name)
+
+
 def is_defined_below(package: str, thing: object) -> bool:
     """Whether a private file of the package defines it."""
     return getattr(thing, "__module__", "").startswith(f"{package}._")

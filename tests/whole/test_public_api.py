@@ -77,6 +77,16 @@ def test_is_loaded_when_it_is_asked_for(name):
     assert seen.stdout == "_facts _published\ntrioserver\n"
 
 
+def test_fork_server_has_all_of_it():
+    """What it has, its workers need not load, each for itself."""
+    seen = python(
+        "-c",
+        "import trioserver._modes.processes.worker.preloaded, trioserver\n"
+        "print(sorted({*trioserver.__all__} - {*vars(trioserver)}))",
+    )
+    assert seen.stdout == "[]\n"
+
+
 def test_name_that_there_is_not():
     """A wrong name is an `AttributeError`, as of any module."""
     with pytest.raises(AttributeError, match="module 'trioserver' has no attribute 'TcpServer'"):

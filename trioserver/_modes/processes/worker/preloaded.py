@@ -10,6 +10,7 @@ import multiprocessing
 from multiprocessing import util
 
 from ...._facts.cpython import is_about_to
+from ...._published import load_all
 from ..protocol.signals import hear_again
 from .main import main
 
@@ -21,3 +22,5 @@ def _begins(worker: object) -> None:
 
 
 util.register_after_fork(main, _begins)
+
+load_all("trioserver")  # or each worker would do so anew: its start would take three times as long
