@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 import attrs
 import pytest
 import trio
-from support import Upper, Witness, plain_client, read_to_end, running
+from support import Upper, Witness, descriptors, plain_client, read_to_end, running
 from support.memory import assert_bare, leaves, raises_bare
 from support.scenes import Scene, Visit, close, does, end, heard_by, in_memory, on_tcp, sleep, table
 from trio.testing import wait_all_tasks_blocked
@@ -472,7 +472,7 @@ async def failure_of(server, harm):
         if isinstance(harmed, Coroutine):
             await harmed
 
-    before = open_descriptors()
+    before = descriptors()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(do_harm)
@@ -691,7 +691,7 @@ async def test_get_request_that_raises_or_returns_nonsense(answer):
 @pytest.mark.parametrize("answer", ["ab", (None, None), (object(), object())], ids=["ab", "N", "o"])
 async def test_get_request_that_returns_a_nonsensical_pair(answer):
     """AE-05: a pair that no handler can use is that request's error; the client is closed."""
-    before, witness = open_descriptors(), Witness()
+    before, witness = descriptors(), Witness()
     kind = overriding(lambda get: get() and answer, trioserver.TCPServer)
     async with running(on_tcp(kind=kind, observers=[witness])) as address:
         with plain_client(address) as client:

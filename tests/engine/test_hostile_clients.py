@@ -7,7 +7,7 @@ import socket
 
 import pytest
 import trio
-from support import Upper, Witness, plain_client, read_to_end, running, until
+from support import Upper, Witness, descriptors, plain_client, read_to_end, running, until
 from support import reset as vanish
 from support.protocols import Delimited, Framed
 from support.scenes import (
@@ -66,7 +66,7 @@ async def test_clients_that_connect_and_vanish(says, unix, folder):
 
     Over a Unix socket, leaving unread input behind is a reset.
     """
-    ends, before = Witness(), open_descriptors()
+    ends, before = Witness(), descriptors()
     if unix:
         server = trioserver.UnixStreamServer(str(folder / "s"), Upper, observers=[ends])
     else:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import attrs
 import pytest
 import trio
-from support import Upper, connect, hold, plain_client, read_to_end, running, stubborn
+from support import Upper, connect, descriptors, hold, plain_client, read_to_end, running, stubborn
 from support.memory import ask, asking, come, ended, memory, noting, raises_bare, raising
 from support.scenes import does, heard_by, sleep, table
 from trio.testing import wait_all_tasks_blocked
@@ -72,7 +72,7 @@ class Refuses(Noted):
 
 def test_building_does_no_io():
     """LC-01: building a server opens no descriptor and starts no thread."""
-    before = open_descriptors(), threading.active_count()
+    before = descriptors(), threading.active_count()
     trioserver.TCPServer(("no such host", 80), Upper)
     trioserver.UnixStreamServer("/no/such/folder/socket", Upper)
     assert (open_descriptors(), threading.active_count()) == before
@@ -445,7 +445,7 @@ async def test_restart_on_one_port_under_clients():
     with socket.socket() as taken:
         taken.bind(LOOPBACK)
         server = trioserver.TCPServer(taken.getsockname(), nothing)
-    before = open_descriptors()
+    before = descriptors()
     served = trio.Event()
 
     async def keep_connecting():

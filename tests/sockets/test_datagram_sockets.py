@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import trio
-from support import Witness, hold, until
+from support import Witness, descriptors, hold, until
 from support.datagrams import echo
 from support.listening import LOOPBACK, Later, Looks, bound, is_there, needs_ipv6, on_linux
 from support.scenes import table
@@ -87,7 +87,7 @@ async def turns_in(seconds):
 @asynccontextmanager
 async def serving(where, handler, **fields):
     """Serve there, with a client; nothing may be left afterwards, and an error ends it all."""
-    (kind, address), before = where, open_descriptors()
+    (kind, address), before = where, descriptors()
     if isinstance(address, socket.socket):
         before.discard(address.fileno())  # adopted, and closed at the end
     server = kind(address, handler, propagate_errors=True, **fields)
@@ -367,7 +367,7 @@ async def test_passed_descriptors_do_not_stay(let_in, where):
             [listener] = server._run.listeners
             listener._room_for_notes += 512
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            before = open_descriptors()
+            before = descriptors()
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2] * 4))]
             for turn in range(50):
                 client.sendmsg([b"%d" % turn], passed, 0, server.server_address)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 import trio
-from support import plain_client, until
+from support import descriptors, plain_client, until
 from support.adopting import adopted
 from support.listening import Later, bound, tcp, told, unix
 
@@ -129,7 +129,7 @@ sys.stdin.read()
 def test_who_holds_it(make, tmp_path):
     """Another process counts, and another descriptor; not one that is closed, nor its own look."""
     with make(tmp_path) as sock:
-        before = open_descriptors()
+        before = descriptors()
         assert not others_hold(sock)
         assert open_descriptors() == before
         with sock.dup():

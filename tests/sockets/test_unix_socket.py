@@ -17,7 +17,7 @@ from unittest import mock
 
 import pytest
 import trio
-from support import Upper, hold, plain_client, until
+from support import Upper, descriptors, hold, plain_client, until
 from support.listening import Looks, answered, asked, bound, fails_to_listen, is_there, on_linux
 from support.memory import raising
 from support.scenes import table
@@ -234,7 +234,7 @@ async def test_lock_of_the_folder(folder, path, autojump_clock):
     """
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    server, before = UnixStreamServer(path, Upper), open_descriptors()
+    server, before = UnixStreamServer(path, Upper), descriptors()
     with trio.move_on_after(0.3) as patience:
         await server.serve_forever()
     assert patience.cancelled_caught
@@ -394,7 +394,7 @@ async def test_client_passes_descriptors(path):
     during = []
 
     async def look(request, client_address, server):
-        before = open_descriptors()
+        before = descriptors()
         assert await request.receive_some() == b"take these"
         during.append(open_descriptors() - before)
         await request.send_all(b"!")

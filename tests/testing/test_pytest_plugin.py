@@ -9,6 +9,7 @@ import textwrap
 import time
 
 import pytest
+from support import descriptors
 from support.programs import failures, pytest_says
 from support.scenes import table
 
@@ -317,7 +318,7 @@ async def test_wrong(trio_server):
     suite.makeconftest(shuffle)
     result = suite.runpytest_subprocess("-n", "4", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=36)
-    before = open_descriptors()
+    before = descriptors()
     result = result_of(suite, many + wrong, "-x")
     assert result.parseoutcomes()["failed"] == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")

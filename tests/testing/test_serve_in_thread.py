@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from support import Upper, process_handlers
+from support import Upper, descriptors, process_handlers
 from support.speaking import ON_SOCKETS, Back, fails
 
 import trioserver
@@ -41,7 +41,7 @@ def server_threads():
 def nothing_is_left(tmp_path, monkeypatch):
     """No thread, no descriptor, no file, whatever a test does."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = open_descriptors()
+    before = descriptors()
     yield
     assert server_threads() == []
     assert open_descriptors() == before

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import trio
-from support import Upper, hold, no_sockets, read_to_end
+from support import Upper, descriptors, hold, no_sockets, read_to_end
 from support.speaking import EVERYWHERE, Back, answer, fails, speaks
 from trio.testing import wait_all_tasks_blocked
 
@@ -285,7 +285,7 @@ async def test_guard_leaves_no_thread():
 @pytest.mark.parametrize("failure", [trio.Cancelled, ZeroDivisionError])
 async def test_clients_are_closed_whatever_happens(where, failure):
     """All of them, and not just the first, so that they complain of nothing later."""
-    before = open_descriptors()
+    before = descriptors()
     with trio.CancelScope() as scope, contextlib.suppress(ZeroDivisionError):
         async with open_test_server(Upper, transport=where) as server:
             clients = [await server.connect() for _ in range(3)]

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from support import Upper, Witness
+from support import Upper, Witness, descriptors
 
 from trioserver.testing import (
     Cancel,
@@ -249,7 +249,7 @@ def test_a_descriptor():
     async def keeps(trial):
         kept.append(socket.socket())
 
-    before = open_descriptors()
+    before = descriptors()
     assert "1 descriptors are still open" in finding(when_cancelled(keeps))
     assert open_descriptors() - before == {sock.fileno() for sock in kept}
     for sock in kept:
