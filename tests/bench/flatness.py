@@ -82,6 +82,8 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1_000_000)
     parser.add_argument("-t", "--seconds", type=float, default=2)
     asked = parser.parse_args()
+    if asked.lines < PORTIONS * BURST:
+        parser.error(f"--lines must be at least {PORTIONS * BURST}, not {asked.lines}")
     prepare()
     allow(max(asked.idle))
     options = dataclasses.replace(Options(), seconds=asked.seconds)
