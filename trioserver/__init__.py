@@ -27,6 +27,7 @@ from ._facts.snapshots import (
     ListenerSnapshot,
     RequestSnapshot,
     ServerSnapshot,
+    WorkerSnapshot,
 )
 from ._facts.tls import TLSInfo
 from ._published import load as _load
@@ -128,6 +129,7 @@ __all__ = [
     "UnixDatagramServer",
     "UnixStreamServer",
     "WorkerCrashed",
+    "WorkerSnapshot",
     "WorkerStartError",
     "WriteTimeout",
     "adopt",

@@ -11,11 +11,12 @@ from ._cli.program import Status, in_words, say
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status."""
-    typed = parsed(arguments)
-    if typed is None:
+    command = parsed(arguments)
+    if command is None:
         return Status.DONE
+    chosen, typed = command
     try:
-        status: int = typed.chosen.main(typed)
+        status: int = chosen.main(typed)
     except (ValueError, TypeError) as error:
         say(f"error: {in_words(error)}")
         return Status.USAGE

@@ -43,6 +43,13 @@ RACES = {
     "udp-w1": DATAGRAMS,
     "idle": STREAMS,
     "threads": Race("stdlib_threading", ("trio_to_thread",), "", "connect-c32", "0,1"),
+    "workers": Race(
+        "trioserver_stream",
+        ("asyncio_prefork", "asyncio_streams_prefork", "gevent_prefork"),
+        "",
+        "pingpong-c50",
+        "0,1",
+    ),
     "import": Race("trio", (), ""),
 }
 
@@ -83,6 +90,7 @@ GOALS = {
     "idle-KiB": Goal("idle", STREAM, 6.7, 5.6, "KiB", by="itself", less=True),
     "idle-teardown": Goal("idle", STREAM, 1.0, 0.5, "teardown ms", less=True),
     "threads-connect-c32": Goal("threads", "trioserver_threading", 0.75, "trio_to_thread"),
+    "workers-pingpong-c50": Goal("workers", "trioserver_workers", 1.0),
     "import": Goal("import", "trioserver", 0.03, None, "s", by="difference", less=True),
     "import-server": Goal(
         "import", "trioserver:TCPServer", 0.06, 0.03, "s", by="difference", less=True

@@ -13,6 +13,7 @@ import trustme
 from support import plain_client
 from support.listening import on_linux
 from support.scenes import table
+from support.workers import renews
 
 pytestmark = on_linux
 
@@ -89,6 +90,8 @@ def test_server_with_other_settings(command):
         "all of them": ("-b inherited:", {}),
         "by number": ("-b fd://4", {}),
         "from the environment": ("", {"TRIOSERVER_BIND": "inherited:web"}),
+        "with workers, by name": ("-b inherited:web --workers 2", {}),
+        "with workers, by number": ("-b fd://4 --workers 2", {}),
     },
 )
 def test_passed_sockets(arguments, environment, command):
@@ -100,6 +103,51 @@ def test_passed_sockets(arguments, environment, command):
             program.says("ready on")
             assert answer(one.getsockname()) == b"HELLO\n"
             program.stops()
+
+
+@table(
+    "arguments",
+    {
+        "a handler class": "serve app:Upper",
+        "in threads": "serve app:Blocking --mode thread",
+        "a function that makes a server": "serve app:make --factory",
+        "a small service": "echo",
+    },
+)
+def test_workers(arguments, command):
+    """Whatever it is, several processes serve it; SIGHUP renews them, and SIGTERM ends them."""
+    with command(arguments, ANY, "--workers 2") as program:
+        address = program.address()
+        assert answer(address).upper() == b"HELLO\n"
+        program.order("SIGHUP")
+        program.says("all 2 workers were replaced")
+        assert answer(address).upper() == b"HELLO\n"
+        program.stops()
+
+
+def test_workers_of_new_code(command, tmp_path):
+    """A worker that SIGHUP starts imports the module anew."""
+    (tmp_path / "code.py").write_text(CODE.format("old"))
+    with command("serve code:handle", ANY, "--workers 2") as program:
+        address = program.address()
+        assert answer(address) == b"old"
+        (tmp_path / "code.py").write_text(CODE.format("another"))
+        renews(program)
+        assert {answer(address) for _ in range(8)} == {b"another"}
+        program.stops()
+
+
+CODE = """
+async def handle(request, client_address, server):
+    await request.sendall(b"{}")
+"""
+
+
+def test_exec_with_workers(command):
+    """Programs are run by workers, too."""
+    with command("exec", ANY, "--workers 2 -- cat") as program:
+        assert answer(program.address()) == b"hello\n"
+        program.stops()
 
 
 def test_environment(command):

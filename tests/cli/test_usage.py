@@ -52,6 +52,8 @@ SERVE = {
     "no key": ("app:Upper --tls-cert app.py", "certificate: app.py must have a certificate in PEM"),
     "no number": ("app:Upper --limit-requests x", "argument --limit-requests: a whole number was"),
     "too small": ("app:Upper --limit-requests 0", "--limit-requests must be a whole number of at"),
+    "no workers": ("app:Upper --workers 0", "argument --workers: a number of at least 1, or auto"),
+    "few requests": ("app:Upper --workers 4 --total-requests 3", "total_requests must be a number"),
     "no mode": ("app:Upper --mode fast", "argument --mode: invalid choice: 'fast' (choose from"),
     "no certificate": (
         "app:Upper --tls-cert nowhere.pem",

@@ -2,12 +2,12 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.installed import where_is
 from support.pages import EXAMPLES
 from support.scenes import table
 
@@ -43,13 +43,6 @@ def test_there_are_some():
     assert len(set(commands())) > 15
 
 
-def systemd_analyze():
-    """Where it is; without it a test is skipped, but in CI it fails."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
-    return "systemd-analyze"
-
-
 def test_units(tmp_path):
     """The service manager itself finds nothing to say about them."""
     script = Path(sys.exec_prefix) / "bin" / "trioserver"
@@ -57,7 +50,12 @@ def test_units(tmp_path):
         text = (UNITS / unit).read_text()
         installed = text.replace("/opt/upper/venv/bin/trioserver", str(script))
         (tmp_path / unit).write_text(installed.replace("/opt/upper", str(UNITS)))
-    command = [systemd_analyze(), "verify", "--man=no", str(tmp_path / "upper.service")]
+    command = [
+        where_is("systemd-analyze", "systemd"),
+        "verify",
+        "--man=no",
+        str(tmp_path / "upper.service"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     about_ours = [line for line in done.stderr.splitlines() if "upper." in line]
     assert (done.returncode, about_ours) == (0, [])

@@ -548,7 +548,7 @@ async def test_connection_that_cannot_be_given_to_a_worker(lets_go, reason, monk
 async def test_worker_that_a_kill_does_not_end(monkeypatch, caplog):
     """After a while the server goes on without it, and so does its request."""
     monkeypatch.setattr(pool, "SOON", 0.1)
-    monkeypatch.setattr("trioserver._modes.processes.server.worker_process.LONGEST_KILL", 0.1)
+    monkeypatch.setattr("trioserver._modes.processes.server.ending.LONGEST_KILL", 0.1)
     kill = Spawned.kill
     async with running(server := erring(handlers.does)):
         [pid] = server.active_children

@@ -34,8 +34,16 @@ from support.scenes import table
 from support.threads import ask, takes, witnessed
 
 import trioserver
-from trioserver import Timeouts, WorkerStartError
-from trioserver._modes.processes.server import pool, pool_config, setbacks, spawn, starter
+from trioserver import Timeouts, WorkerCrashed, WorkerStartError
+from trioserver._modes.processes.server import (
+    fork_server,
+    pool,
+    pool_config,
+    pool_process,
+    setbacks,
+    spawn,
+    starter,
+)
 from trioserver._modes.processes.server.phase import Phase
 from trioserver._modes.processes.server.setbacks import Setbacks, is_shortage
 from trioserver._modes.processes.server.worker_process import Worker
@@ -96,8 +104,10 @@ def test_shortages():
     numbers = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
     passing = [OSError(number, "") for number in numbers]
     passing += [MemoryError(), RuntimeError("can't start new thread")]
+    passing += [WorkerCrashed(1, -signal.SIGKILL)]  # as Linux ends processes when memory is short
     others = [FileNotFoundError(errno.ENOENT, ""), RuntimeError("another one"), None]
-    assert [is_shortage(error) for error in (*passing, *others)] == [True] * 6 + [False] * 3
+    others += [WorkerCrashed(1, -signal.SIGSEGV)]
+    assert [is_shortage(error) for error in (*passing, *others)] == [True] * 7 + [False] * 4
 
 
 # Servers that do not start ---------------------------------------------------------------------
@@ -118,9 +128,9 @@ def modules(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
-    spawn.end_fork_server()
+    fork_server.end_fork_server()
     yield tmp_path
-    spawn.end_fork_server()
+    fork_server.end_fork_server()
 
 
 NOBODYS = types.ModuleType("nobodys")
@@ -191,14 +201,14 @@ def told(caplog):
 
 def fails_in_the_system(fails, monkeypatch):
     """While it does, there are no descriptors to be had for a worker."""
-    begin = spawn.spawn
+    begin = pool_process.spawn
 
     def spawns(*arguments):
         if fails():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return begin(*arguments)
 
-    monkeypatch.setattr(spawn, "spawn", spawns)
+    monkeypatch.setattr(pool_process, "spawn", spawns)
 
 
 @pytest.mark.slow
@@ -426,7 +436,7 @@ async def test_start_that_never_ends(monkeypatch, caplog):
     A worker that comes so late is ended.
     """
     monkeypatch.setattr(starter, "SOON", 0.1)
-    monkeypatch.setattr("trioserver._modes.processes.server.worker_process.LONGEST_KILL", 0.5)
+    monkeypatch.setattr("trioserver._modes.processes.server.ending.LONGEST_KILL", 0.5)
     goes_on, start, late = threading.Event(), spawn._start, []
 
     def hangs(process):

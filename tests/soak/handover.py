@@ -11,25 +11,16 @@ never ready, 20 times each: the old program serves on.
 from __future__ import annotations
 
 import argparse
-import sys
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
 from _common import Verdict, arguments, in_words, run_plain
-
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
-from support import plain_client, running_programs
+from _crowd import Crowd
+from support import running_programs
 from support.process_state import is_running
-from support.running_programs import heard, running_program
+from support.running_programs import running_program
 
-CLIENTS = 50
 PROGRAM = """
 limits = trioserver.Limits(requests=200)
 server = trioserver.TCPServer(("127.0.0.1", 0), handle, limits=limits)
@@ -40,40 +31,6 @@ BAD = {
     "hangs": "time.sleep(600)",
     "is never ready": "trio.run(trio.sleep_forever)",
 }
-
-
-@attrs.define
-class Crowd:
-    """Clients, each a thread, and what came of their visits."""
-
-    address: Any
-    outcomes: Counter[str] = attrs.field(factory=Counter)
-    is_over: bool = False
-
-    @contextmanager
-    def visiting(self) -> Iterator[None]:
-        """They come as long as the block lasts."""
-        threads = [threading.Thread(target=self._visit) for _ in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self.is_over = True
-            for thread in threads:
-                thread.join()
-
-    def _visit(self) -> None:
-        while not self.is_over:
-            try:
-                with plain_client(self.address) as client:
-                    client.sendall(b"hello\n")
-                    heard(client, b"hello\n")
-            except (OSError, AssertionError, ValueError) as error:
-                self.outcomes[type(error).__name__] += 1
-            else:
-                self.outcomes["answered"] += 1
-            time.sleep(0.005)
 
 
 def soak(options: argparse.Namespace, folder: str, verdict: Verdict) -> None:

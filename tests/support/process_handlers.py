@@ -283,7 +283,7 @@ class Deeds:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
 
     def print():
-        print("y" * 1_000_000)
+        print("y" * 1_000_000, flush=True)
         print("z" * 1_000_000, file=sys.stderr, flush=True)
 
     def close_stdio():

@@ -20,3 +20,9 @@ def state_of(pid):
 def is_running(pid):
     """Whether a process runs; not, once it waits to be reaped."""
     return state_of(pid)[0] not in {"Z", "X"}
+
+
+def children_of(pid):
+    """The processes that a process has started, and that run."""
+    pids = [int(it.name) for it in Path("/proc").iterdir() if it.name.isdecimal()]
+    return {it for it in pids if state_of(it)[1] == pid and is_running(it)}

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from contextlib import contextmanager
@@ -174,6 +175,11 @@ def running_program(path, source, passed=(), **environment):
     command = [sys.executable, "-W", "error::ResourceWarning", path.name]
     with running(command, path.parent, passed, **environment) as program:
         yield program
+
+
+def guarded(source):
+    """A program that workers can import: what starts it is not for them."""
+    return 'if __name__ == "__main__":\n' + textwrap.indent(source, "    ")
 
 
 def who_answers(address):

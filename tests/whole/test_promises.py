@@ -145,7 +145,7 @@ def live_objects():
     """How many objects of the library's own classes there are, by class."""
     gc.collect()
     kinds = [type(thing) for thing in gc.get_objects()]
-    return Counter(k.__qualname__ for k in kinds if k.__module__.startswith("trioserver."))
+    return Counter(k.__qualname__ for k in kinds if str(k.__module__).startswith("trioserver."))
 
 
 class Quits(Upper):

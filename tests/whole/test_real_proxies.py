@@ -1,8 +1,6 @@
 """Behind a real HAProxy and a real nginx: who the client is, in every mode, and by TLS."""
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 from contextlib import asynccontextmanager
@@ -13,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import trio
 from support import read_to_end, until
+from support.installed import where_is
 from support.scenes import table
 from support.tls import SERVER
 from support.tls_handlers import AsyncWho, Who
@@ -56,16 +55,7 @@ stream {{
 """
 
 
-def program(name):
-    """Where a program is; a test without it is skipped, but in CI it fails."""
-    if (path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")) is None:
-        message = (
-            f"{name} is not installed: apt-get install haproxy nginx-light libnginx-mod-stream"
-        )
-        if "CI" in os.environ:
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+PROXIES = "haproxy nginx-light libnginx-mod-stream"
 
 
 @asynccontextmanager
@@ -84,9 +74,9 @@ async def proxying(kind, port, **settings):
         config = Path(folder) / "config"
         if kind == "haproxy":
             front.listen()
-            command = [program("haproxy"), "-db", "-f", config]
+            command = [where_is("haproxy", PROXIES), "-db", "-f", config]
         else:
-            command = [program("nginx"), "-c", config, "-p", folder]
+            command = [where_is("nginx", PROXIES), "-c", config, "-p", folder]
         config.write_text((HAPROXY if kind == "haproxy" else NGINX).format(**facts))
         process = subprocess.Popen(  # noqa: ASYNC220  (takes no time)
             command, pass_fds=[front.fileno()], stderr=subprocess.PIPE

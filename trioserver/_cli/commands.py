@@ -116,15 +116,20 @@ def parser() -> Parser:
     return whole
 
 
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace | None:
-    """What was typed, or is in the environment; None: nothing was."""
+def parsed(arguments: Sequence[str] | None) -> tuple[Command, argparse.Namespace] | None:
+    """The command, and its options, which were typed or are in the environment; None: nothing was.
+
+    The options are values alone, which pickle: each worker has them, too.
+    """
     whole = parser()
     typed = whole.parse_args(arguments)
     if not hasattr(typed, "chosen"):
         whole.print_help()
         return None
-    complete(typed.parser, typed.chosen.options, typed)
+    chosen, one = typed.chosen, typed.parser
+    del typed.chosen, typed.parser
+    complete(one, chosen.options, typed)
     everything = (option for command in COMMANDS.values() for option in command.options)
     for name in unknown_variables(everything):
         say(f"warning: {name} is in the environment, and no command has such an option")
-    return typed
+    return chosen, typed

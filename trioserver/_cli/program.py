@@ -69,6 +69,22 @@ class Progress:
         return Status.USAGE if is_usage else Status.FAILED
 
 
+@attrs.define
+class _Making:
+    """Makes the servers, and notes that there are some; in a worker there is nobody to note it."""
+
+    _make: Callable[[], Sequence[trioserver.BaseServer]]
+    _progress: Progress
+
+    def __call__(self) -> Sequence[trioserver.BaseServer]:
+        servers = self._make()
+        self._progress.is_made = True
+        return servers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Making, (self._make, Progress())
+
+
 def _the_one_in(error: Exception) -> Exception:
     """What a nursery has put into a group, if it is one error."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
@@ -87,17 +103,18 @@ def run_program(
     """
     set_up_logging(typed.log_level or "info")
     progress = Progress(prints=bool(typed.print_address))
-
-    def made() -> Sequence[trioserver.BaseServer]:
-        servers = make()
-        progress.is_made = True
-        return servers
-
     times = {"grace": typed.grace, "ready_off": typed.ready_off}
     times["start_timeout"] = typed.start_timeout
     options = {name: value for name, value in times.items() if value is not None}
     try:
-        trioserver.run(made, health=typed.health, on_ready=progress.tell, **options)
+        trioserver.run(
+            _Making(make, progress),
+            workers=typed.workers or 1,
+            total_requests=typed.total_requests,
+            health=typed.health,
+            on_ready=progress.tell,
+            **options,
+        )
     except Exception as error:  # noqa: BLE001  (all of them end the program, each with its status)
         return progress.ended_by(error, show=bool(typed.traceback))
     return Status.DONE

@@ -123,6 +123,19 @@ PROTECTION = (
 )
 PROGRAM = (
     Option(
+        "--workers",
+        "how many processes serve, each with a processor of its own; auto: as many as there are"
+        " processors to use (default: this one alone)",
+        values.workers,
+        "N",
+    ),
+    Option(
+        "--total-requests",
+        "clients at once in all workers together; --limit-requests is for each of them",
+        values.count,
+        "N",
+    ),
+    Option(
         "--grace",
         "time that requests have to end, at a signal (default: 15s)",
         values.seconds,
@@ -136,7 +149,7 @@ PROGRAM = (
     ),
     Option(
         "--start-timeout",
-        "time that a successor has to get ready (default: 60s)",
+        "time that a successor, or a worker, has to get ready (default: 60s)",
         values.seconds,
         "TIME",
     ),

@@ -39,6 +39,16 @@ def count(text: str) -> int:
     return int(text)
 
 
+def workers(text: str) -> int | str:
+    """How many processes: a number, or ``auto``."""
+    if text == "auto":
+        return text
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        message = f"a number of at least 1, or auto, was expected, not {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
+
+
 def size(text: str) -> int:
     """A number of bytes: alone, or with a unit of ``KiB`` or ``MiB``."""
     expected = "a number of bytes was expected, such as 4096, 64KiB or 1MiB"

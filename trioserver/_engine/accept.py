@@ -30,13 +30,19 @@ That look, which finds nobody, would be a fifteenth of the time in which a lone 
 
 
 class _Portions:
-    """How many clients one listener's loop accepts each time that some are there."""
+    """How many clients one listener's loop accepts each time that some are there.
 
-    _one_by_one = 0
+    Args:
+      is_shared: whether others accept from it, too, so that each takes one at a time.
+    """
+
+    def __init__(self, *, is_shared: bool) -> None:
+        self._one_by_one = 0
+        self._is_shared = is_shared
 
     def most(self, admission: Admission) -> int:
         """How many to accept in a row now, at most."""
-        if self._one_by_one:
+        if self._one_by_one or self._is_shared:
             return 1
         return ENDS_AT_ONCE if admission.answers_at_once else STARTS_AT_ONCE
 
@@ -46,7 +52,7 @@ class _Portions:
             self._one_by_one = 0  # it is only over once there is a look that does not meet it
         elif self._one_by_one:
             self._one_by_one -= 1
-        elif admitted == 1:
+        elif admitted == 1 and not self._is_shared:
             self._one_by_one = ONE_BY_ONE
 
 
@@ -61,7 +67,7 @@ async def accept_loop(listener: Listener, admission: Admission) -> None:
       OSError: of the fatal tier.
     """
     shortage: Shortage | None = None
-    portions = _Portions()
+    portions = _Portions(is_shared=admission.peers is not None)
     while admission.is_open():
         if not admission.has_room():
             await admission.wait_for_room()
@@ -94,6 +100,8 @@ async def accept_loop(listener: Listener, admission: Admission) -> None:
 async def _wait_for_client(listener: Listener, admission: Admission) -> None:
     try:
         await listener.wait_acceptable()
+        if admission.peers is not None:
+            await admission.peers.give_way()
     except trio.ClosedResourceError:
         if admission.is_open():
             raise

@@ -26,6 +26,7 @@ from .accept_errors import ReserveDescriptor, Tier, tier_of
 from .acceptor import Acceptor
 from .answering import Answerer
 from .hooks import ServerHooks
+from .peers import Peers, slots_of
 from .registry import RequestRegistry
 from .request_task import RequestEvents, RequestTask
 from .slots import Slots
@@ -65,9 +66,15 @@ class Admission:
     slots: Slots = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.slots = Slots(self._server.limits, self._server._most_requests())
+        server = self._server
+        self.slots = slots_of(server.limits, server._most_requests(), server._peers)
 
     # For the accept loops ----------------------------------------------------
+
+    @property
+    def peers(self) -> Peers | None:
+        """Others that accept from the same listeners; None: nobody does."""
+        return self._server._peers
 
     def is_open(self) -> bool:
         """Whether clients are still let in."""

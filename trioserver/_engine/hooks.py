@@ -16,6 +16,7 @@ from .._requests.any_request import AnyRequest
 from .._requests.datagram import ReplyFunction
 from .._requests.drain import Drain
 from .._sockets.transport import DatagramTransport, Listener, Transport
+from .peers import Peers
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class ServerHooks(RequestHooks, Protocol):
     observers: Sequence[object]
     _mode: ClassVar[Mode]
     _log_level: ClassVar[int]
+    _peers: Peers | None
+    _is_in_worker: bool
 
     def get_request(self, listener: Listener) -> tuple[Any, Address] | None: ...
     async def process_request(self, request: Any, client_address: Address) -> None: ...

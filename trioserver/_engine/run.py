@@ -21,7 +21,7 @@ from .._facts.events import (
     ShutdownReport,
     Statistics,
 )
-from .._facts.observers import Audience
+from .._facts.observers import Audience, LoggingObserver
 from .._facts.snapshots import (
     ListenerSnapshot,
     ServerSnapshot,
@@ -32,6 +32,7 @@ from .._sockets.credentials import Credentials
 from .acceptor import Acceptor
 from .admission import Admission
 from .answering import Answerer
+from .deputy import Deputy
 from .home_thread import HomeThread
 from .hooks import REQUEST_HOOKS, ServerHooks
 from .listeners import Listeners
@@ -68,6 +69,7 @@ class Run:
       stop: a shutdown that came before anything served.
       credentials: for the TLS of new connections; None without TLS.
       home: the thread in which it is served.
+      deputy: who serves in its stead; None: it does so itself.
       reply_function: the plain function that answers datagrams; looked for once, as telling
         what a function is takes longer than most of them do.
     """
@@ -90,6 +92,7 @@ class Run:
     stop: StopRequest | None = None
     credentials: Credentials | None = None
     home: HomeThread = attrs.field(factory=HomeThread)
+    deputy: Deputy | None = None
     reply_function: ReplyFunction | None = attrs.field(init=False)
     _clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock)
     _bound_at: float = attrs.field(factory=trio.current_time)
@@ -99,7 +102,8 @@ class Run:
         self.reply_function = self.server._reply_function()
         self.requests = RequestNursery(type(self.server).__name__)
         server = self.server
-        audience = Audience.of(server.observers, server._log_level, self.requests.on_exit)
+        log = LoggingObserver(server._log_level, server._is_in_worker)
+        audience = Audience.of(server.observers, log, self.requests.on_exit)
         self.registry = RequestRegistry(audience, self.listeners)
         acceptor = Acceptor(self.server, self.requests, self.registry, self.drain, self.overrides)
         self.admission = Admission(
@@ -170,7 +174,10 @@ class Run:
         """
         stop = StopRequest(seconds)
         self.ending.because(stop.reason)
-        if self.requests.is_open:
+        if self.deputy is not None:
+            self.ending.begin_report(seconds)
+            self.deputy.drain(seconds)
+        elif self.requests.is_open:
             # It calls get_request, a hook.
             self.requests.call_in_context(self.ending.begin, seconds)
         elif self.phase.now in {Phase.BINDING, Phase.ACQUIRING}:
@@ -210,17 +217,22 @@ class Run:
     def suspend(self) -> None:
         """Accept nobody until `resume`. Who is there goes on, and who comes waits in the queue."""
         self.admission.slots.suspend()
+        if self.deputy is not None:
+            self.deputy.suspend()
 
     def resume(self) -> None:
         """Accept again."""
         self.admission.slots.resume()
+        if self.deputy is not None:
+            self.deputy.resume()
 
     @property
     def state(self) -> str:
         """What it is doing, in the words of `ServerSnapshot`."""
         if self.drain.began:
             return "draining"
-        if self.phase.now is not Phase.SERVING:
+        serves = self.phase.now is Phase.SERVING if self.deputy is None else self.deputy.is_serving
+        if not serves:
             return "bound"
         return "suspended" if self.admission.slots.suspended else "serving"
 
@@ -234,6 +246,8 @@ class Run:
         """
         self.ending.reason = reason
         self.everything.cancel(reason=reason)
+        if self.deputy is not None:
+            self.deputy.drain(0.0)
 
     def cancel_request(self, request_id: int, reason: str) -> bool:
         """Cancel one request; false if there is none of that id, or its outcome is decided."""
@@ -249,7 +263,8 @@ class Run:
         self.admission.reserve.give_back()
         self.drain.wakeup.close()
         if self.report is None:
-            self.report = self.registry.report(self.ending.reason or "the server was closed")
+            reason = self.ending.reason or "the server was closed"
+            self.report = (self.deputy or self.registry).report(reason)
             if self._is_announced:
                 self.registry.audience.tell("server_closed", self.report)
         return self.report
@@ -258,6 +273,8 @@ class Run:
 
     def statistics(self) -> Statistics:
         """The counts at this instant."""
+        if self.deputy is not None:
+            return self.deputy.statistics()
         return self.registry.statistics(waiting=len(self.admission.waiting))
 
     def snapshot(self) -> ServerSnapshot:
@@ -274,4 +291,5 @@ class Run:
             ),
             requests=tuple(task.snapshot(now) for task in self.registry.here()),
             statistics=self.statistics(),
+            workers=() if self.deputy is None else self.deputy.snapshots(),
         )

@@ -132,12 +132,12 @@ class Shutdown:
             if task is not culprit:
                 task.cancel(reason)
 
-    def begin_report(self) -> None:
+    def begin_report(self, seconds: float = 0.0) -> None:
         """From now on, a request that ends is part of the report."""
         if not self._drain.began:
             self._phase.enter(Phase.DRAINING)
             self._drain.began = True
-            self._registry.drain_began(0.0)
+            self._registry.drain_began(seconds)
 
     async def cut(self, reason: str) -> None:
         """Cancel the requests, wait for them within bounds, and name those that do not end."""

@@ -94,13 +94,17 @@ class LoggingObserver(Observer):
     Attributes:
       level: of what comes of clients; of those who only look whether the port is open it is
         DEBUG.
+      is_worker: whether it is one of several processes that serve the same: then they listen,
+        drain and close at DEBUG, since the program says that for all of them.
     """
 
     level: int = logging.INFO
+    is_worker: bool = False
 
     def server_listening(self, addresses: tuple[Address, ...]) -> None:
         shown = ", ".join(map(describe, addresses))
-        log_safely(access_log, logging.INFO, "listening on %s", shown)
+        level = logging.DEBUG if self.is_worker else logging.INFO
+        log_safely(access_log, level, "listening on %s", shown)
 
     def request_finished(self, info: RequestInfo, outcome: Outcome, record: RequestRecord) -> None:
         self.arrival_failed(info, record)
@@ -117,10 +121,12 @@ class LoggingObserver(Observer):
         )
 
     def draining(self, grace: float) -> None:
-        log_safely(access_log, self.level, "draining, %g s of grace", grace)
+        level = logging.DEBUG if self.is_worker else self.level
+        log_safely(access_log, level, "draining, %g s of grace", grace)
 
     def server_closed(self, report: ShutdownReport) -> None:
-        log_safely(access_log, self.level, "closed: %s", report.summary)
+        level = logging.DEBUG if self.is_worker else self.level
+        log_safely(access_log, level, "closed: %s", report.summary)
 
 
 class RequestLogFilter(logging.Filter):
@@ -162,22 +168,25 @@ class Audience:
 
     @classmethod
     def of(
-        cls, observers: Iterable[object], level: int, on_exit: Callable[[BaseException], None]
+        cls,
+        observers: Iterable[object],
+        log: LoggingObserver,
+        on_exit: Callable[[BaseException], None],
     ) -> Audience:
         """The given observers, after the one that logs.
 
         Args:
           observers: who is told.
-          level: at which it is logged, too.
+          log: the one that logs.
           on_exit: raises what is no `Exception`, a ``SystemExit`` say, where
             nothing is half done.
         """
-        seats = [_Seat(observer) for observer in (LoggingObserver(level), *observers)]
+        seats = [_Seat(observer) for observer in (log, *observers)]
         hearing = {
             event: [seat for seat in seats if not _is_deaf(seat.observer, event)]
             for event in EVENTS
         }
-        return cls(hearing, level, on_exit)
+        return cls(hearing, log.level, on_exit)
 
     def hears(self, event: str) -> bool:
         """Whether anybody wants to know of the end of a request, be it the log."""

@@ -40,6 +40,27 @@ class ListenerSnapshot:
 
 
 @attrs.frozen(kw_only=True)
+class WorkerSnapshot:
+    """One worker process of a server's program, as it was when it last told; see `run`.
+
+    Attributes:
+      pid: its process id.
+      generation: counts from 1; one more after each rolling restart.
+      state: ``starting``, ``serving``, ``suspended`` or ``draining``.
+      age: seconds since it told; about one at most, unless it is kept from telling.
+      requests: what it serves, oldest first; of more than 256 those. Their ids are its own.
+      statistics: its counts, of this server.
+    """
+
+    pid: int
+    generation: int
+    state: str
+    age: float
+    requests: tuple[RequestSnapshot, ...]
+    statistics: Statistics
+
+
+@attrs.frozen(kw_only=True)
 class ServerSnapshot:
     """A server and everything under it at one instant.
 
@@ -49,7 +70,8 @@ class ServerSnapshot:
       uptime: seconds since it was bound.
       listeners: where it listens.
       requests: what it serves, oldest first.
-      statistics: its counts.
+      statistics: its counts; those of its workers together, if workers serve it.
+      workers: the worker processes that serve it (``run(server, workers=4)``).
     """
 
     name: str
@@ -58,3 +80,4 @@ class ServerSnapshot:
     listeners: tuple[ListenerSnapshot, ...]
     requests: tuple[RequestSnapshot, ...]
     statistics: Statistics
+    workers: tuple[WorkerSnapshot, ...] = ()

@@ -12,11 +12,11 @@ Made: TypeAlias = BaseServer | Sequence[BaseServer]
 Given: TypeAlias = "BaseServer | str | Callable[[], Made]"
 
 
-def servers_of(given: Given) -> Sequence[BaseServer]:
+def servers_of(given: Given | Sequence[BaseServer]) -> Sequence[BaseServer]:
     """The servers that are meant.
 
     Args:
-      given: a server; a plain function without arguments that returns one, or several; or
+      given: a server, or several; a plain function without arguments that returns that; or
         ``"module:attribute"``, where one of all these is.
 
     Raises:

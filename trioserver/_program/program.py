@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -26,13 +26,16 @@ import trio
 from .._facts.address import Address
 from .._facts.observers import error_log, log_safely
 from .._servers.base import BaseServer
-from .._servers.ip_servers import TCPServer
 from .._sockets.inherited import inheritance
 from ..monitoring import task_tree
 from .notices import Notices, program_log
 from .places import Places
+from .reloading import can_reload, reloads
 from .signals import ENDING, SignalRelay
 from .successor import Successor, tell_ready
+
+if TYPE_CHECKING:  # it brings multiprocessing
+    from .workers.supervisor import Supervisor
 
 
 class Stage(enum.Enum):
@@ -57,6 +60,7 @@ class Program:
       start_timeout: seconds that a successor has to get ready.
       relay: where its orders come from.
       notices: who is told how it is.
+      supervisor: has workers serve; None: they are served here.
       stage: how far it is.
       everything: the scope around all of it.
       beside: the nursery of what goes on beside the servers, and ends with them.
@@ -70,6 +74,7 @@ class Program:
     start_timeout: float
     relay: SignalRelay
     notices: Notices
+    supervisor: Supervisor | None = None
     stage: Stage = Stage.SERVING
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     beside: trio.Nursery = attrs.field(init=False)
@@ -106,6 +111,11 @@ class Program:
         self._listening += 1
         if self._is_listening and self.stage is Stage.SERVING:
             self._is_ready()
+
+    def all_listen(self) -> None:
+        """Note that all of the servers let clients in."""
+        self._listening = len(self.servers) - 1
+        self.one_more_listens()
 
     @property
     def _is_listening(self) -> bool:
@@ -177,11 +187,14 @@ class Program:
             server.shutdown(self.grace)
         self.notices.draining(self._order)
         # By the bounds of the servers, everything is over then.
-        ends = (self.grace_of(server) + server.timeouts.cleanup for server in self.servers)
-        self.beside.start_soon(self.notices.put_the_end_off, max(ends), self._what_is_left)
+        ends = max(self.grace_of(server) + server.timeouts.cleanup for server in self.servers)
+        if self.supervisor is not None:
+            ends += self.supervisor.LONGEST_END
+        self.beside.start_soon(self.notices.put_the_end_off, ends, self._what_is_left)
 
     def _what_is_left(self) -> str:
-        return f"{sum(len(server.requests) for server in self.servers)} requests are left"
+        left = sum(server.statistics().active for server in self.servers)
+        return f"{left} requests are left"
 
     def _addresses(self) -> tuple[Address, ...]:
         shown = (one for server in self.servers for one in server.snapshot().listeners)
@@ -200,14 +213,23 @@ class Program:
         """Have each server that can read its files anew do so; one that fails goes on as it was."""
         if self.stage not in {Stage.SERVING, Stage.LEAVING}:
             return  # nobody comes any more to whom that would make a difference
-        able = [server for server in self.servers if _can_reload(server)]
+        if self.supervisor is not None:
+            self.beside.start_soon(self._restart, self.supervisor)
+            return
+        able = [server for server in self.servers if can_reload(server)]
         with self.notices.reloading() as outcome:
-            done = sum(_reloads(server) for server in able)
+            done = sum(reloads(server) for server in able)
             if done < len(able):
                 outcome.append(f"the last reload failed for {len(able) - done} of {len(able)}")
         level = logging.INFO if done == len(able) else logging.WARNING
         message = "SIGHUP: reloaded %d of the %d servers that can"
         log_safely(program_log, level, message, done, len(able))
+
+    async def _restart(self, supervisor: Supervisor) -> None:
+        """Have each worker be replaced by one that runs the code as it is now."""
+        with self.notices.reloading() as outcome:
+            if why_not := await supervisor.restart():
+                outcome.append(f"the last restart of workers was given up: {why_not}")
 
     # Handing over -------------------------------------------------------------------
 
@@ -259,26 +281,5 @@ class Program:
     def show_tasks(self) -> None:
         """Log all tasks, and where they wait; so that it is seen where nobody set up a log."""
         log_safely(program_log, logging.WARNING, "SIGUSR1: the tasks are\n%s", task_tree())
-
-
-def _can_reload(server: BaseServer) -> bool:
-    """Whether a server is bound, and has anything to reload."""
-    if server._state == "unbound" or not hasattr(server, "reload"):
-        return False
-    if not isinstance(server, TCPServer) or type(server).reload is not TCPServer.reload:
-        return True  # it is the program's own
-    return callable(server.ssl_context)
-
-
-def _reloads(server: Any) -> bool:
-    """Have a server reload; whether it could."""
-    try:
-        server.reload()
-    except Exception as error:  # noqa: BLE001  (a file's, or the program's own)
-        message = "%s could not reload, and goes on as it was: %s"
-        # What is wrong with a file says so itself; the rest is the program's.
-        trace = None if isinstance(error, (OSError, ValueError)) else error
-        name = type(server).__name__
-        log_safely(error_log, logging.ERROR, message, name, error, exc_info=trace)
-        return False
-    return True
+        if self.supervisor is not None:
+            self.supervisor.show_tasks()

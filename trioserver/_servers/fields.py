@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 import attrs
 
+from .._engine.peers import Peers
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
 from .._facts.callables import has_yield, is_async_callable
@@ -47,6 +48,8 @@ class Configured:
     _report: ShutdownReport | None = None
     _stop: StopRequest | None = None
     _left: Sequence[LeftSocket] = ()  # for the next run, by an earlier program
+    _peers: Peers | None = None  # other processes that serve the same sockets
+    _is_in_worker: bool = False  # whether there are any
     _is_built: bool = False
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -100,7 +103,7 @@ class Configured:
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        for name in ("_run", "_report", "_stop", "_left", "_is_built"):
+        for name in ("_run", "_report", "_stop", "_left", "_peers", "_is_built"):
             state.pop(name, None)
         return state
 

@@ -145,11 +145,14 @@ class TCPServer(IPServer, StreamArrival):
 
         When it raises, everything is as before.
         """
-        credentials = self._bound_run().credentials
+        run = self._bound_run()
+        credentials = run.credentials
         if credentials is None:
             name = type(self).__name__
             raise RuntimeError(f"there is nothing to reload: {name}.ssl_context is None")
         credentials.reload()
+        if run.deputy is not None:
+            run.deputy.reload()
 
     async def server_activate(self) -> None:
         """Listen, with a queue of ``request_queue_size``."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, cast
 
 import trio
 
+from .._engine.deputy import Deputy
 from .._engine.hooks import ServerHooks
+from .._engine.phase import Phase
 from .._engine.run import Run
 from .._engine.stop_request import StopRequest
 from .._facts.bounded import Bounded
@@ -146,6 +149,23 @@ class Lifecycle(DefaultHooks):
     def _stop_next_run(self, grace: float) -> None:
         """Have the next run end at once; its start has at most ``grace`` seconds."""
         self._stop = StopRequest(grace).and_earlier(self._stop)
+
+    @contextmanager
+    def _served_by(self, deputy: Deputy) -> Iterator[None]:
+        """Have somebody else serve in the block what is bound here, and tell of it later."""
+        run = self._idle_run()
+        with run.work.going_on():
+            run.phase.enter(Phase.ACQUIRING)
+            run.phase.enter(Phase.SERVING)
+            run.deputy = deputy
+            if run.admission.slots.suspended:
+                deputy.suspend()
+            if run.stop is not None:
+                run.begin_drain(run.stop.left(trio.current_time()))
+            try:
+                yield
+            finally:
+                run.ending.begin_report()
 
     # Looking ---------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 
 import attrs
 
@@ -70,11 +71,27 @@ class Inheritance:
         return sorted(left, key=lambda it: it.socket.family != socket.AF_INET)
 
     def _take_number(self, name: str) -> socket.socket:
+        if stand_in := self._take(lambda it: it.name == name):
+            return stand_in[0][1]
         number = _number("the descriptor", name.removeprefix(BY_NUMBER))
         ((_, sock),) = _as_sockets([Passed(number, name)])
         os.set_inheritable(number, False)
         self.taken[number] = name
         return sock
+
+    @contextmanager
+    def standing_in(self, passed: Sequence[Passed]) -> Iterator[None]:
+        """Have these be what was passed to this process, in the block: it is a worker of that one.
+
+        They are the caller's still; what is taken has descriptors of its own.
+        """
+        self._left = [Passed(os.dup(it.number), it.name) for it in passed]
+        try:
+            yield
+        finally:
+            for it in self._left:
+                os.close(it.number)
+            self._left = []
 
     def close_unclaimed(self) -> Sequence[str]:
         """Close what was left for servers that there are not any more; their names."""

@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 if sys.platform != "win32":
@@ -30,7 +30,7 @@ PATIENCE = 0.1
 _PAUSE = 0.001
 
 
-def others_hold(sock: socket.socket, *, ours: int = 1) -> bool:
+def others_hold(sock: socket.socket, *, ours: int = 1, apart_from: Collection[int] = ()) -> bool:
     """Whether somebody else has the socket, or perhaps has it.
 
     Who has it: another process, or another descriptor of this one. Of a process of another
@@ -41,6 +41,7 @@ def others_hold(sock: socket.socket, *, ours: int = 1) -> bool:
 
     Args:
       ours: how many descriptors the caller has for it.
+      apart_from: processes that do not count: the caller's workers.
     """
     if sys.platform != "linux":
         return True
@@ -49,10 +50,11 @@ def others_hold(sock: socket.socket, *, ours: int = 1) -> bool:
         name = f"socket:[{os.fstat(sock.fileno()).st_ino}]"
         if sum(name == other for other in _open_in("self")) > ours:
             return True
-        mine, parent = str(os.getpid()), str(os.getppid())
+        parent = str(os.getppid())
+        ours_all = {str(os.getpid()), *map(str, apart_from)}
         for process in _processes():
             try:
-                if process != mine and name in _open_in(process):
+                if process not in ours_all and name in _open_in(process):
                     return True
             except OSError:  # it has ended, or is another user's
                 if process == parent:

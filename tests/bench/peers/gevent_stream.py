@@ -36,5 +36,13 @@ def handler(sock: Any, address: Any) -> None:
 
 
 service = line if asked.service == "line" else bulk
-connections = gevent.pool.Pool()  # without one, it would end none of them
-serve(gevent.server.StreamServer(cooperative(listener(asked)), handler, spawn=connections))
+
+
+def server_on(sock: socket.socket) -> gevent.server.StreamServer:
+    """The server."""
+    connections = gevent.pool.Pool()  # without one, it would end none of them
+    return gevent.server.StreamServer(cooperative(sock), handler, spawn=connections)
+
+
+if __name__ == "__main__":
+    serve(server_on(listener(asked)))

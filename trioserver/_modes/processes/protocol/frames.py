@@ -45,6 +45,8 @@ class Message(enum.Enum):
     """How the reply went that the worker asked for."""
     DRAIN = b"W"
     """The server drains: end waits between requests."""
+    ORDER = b"O"
+    """Do this, with the whole servers that this worker has."""
 
     # The worker:
     READY = b"r"
@@ -59,6 +61,14 @@ class Message(enum.Enum):
     """A record for the server's loggers."""
     DONE = b"d"
     """The request has ended: how."""
+    TOLD = b"t"
+    """How its whole servers are."""
+    RECORDS = b"c"
+    """How requests went that were served when a drain began, or who was not served at all."""
+    ENDED = b"e"
+    """One of its whole servers has ended: how."""
+    FAILED = b"f"
+    """One of them has failed, and so this worker ends; why."""
 
 
 class FrameError(Exception):

@@ -8,8 +8,9 @@ from contextlib import suppress
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from ...._facts.events import RequestInfo
-from .frames import FrameError, Message, shorten
+from ...._facts.address import Address
+from ...._facts.events import RequestInfo, current_request
+from .frames import FrameError, Message, address_from_json, address_to_json, shorten
 
 if TYPE_CHECKING:  # for workers, and so for POSIX
     from .channel import Channel
@@ -36,11 +37,15 @@ def _named() -> dict[str, logging.Logger]:
     return {name: one for name, one in known.items() if isinstance(one, logging.Logger)}
 
 
-def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
+def forward_records(
+    channel: Channel, levels: Mapping[str, int], *, with_requests: bool = False
+) -> None:
     """Have what is logged in this process, a worker, be logged by its server, and not here.
 
     Args:
       levels: the server's, so that what it would not log does not travel.
+      with_requests: whether to tell for which request something was logged, for
+        `RequestLogFilter`: of a worker of one request at a time the server knows that.
     """
     for name, level in levels.items():
         logging.getLogger(name or None).setLevel(level)
@@ -48,15 +53,16 @@ def forward_records(channel: Channel, levels: Mapping[str, int]) -> None:
     for logger in _named().values():
         logger.handlers.clear()
         logger.propagate = True
-    logging.root.handlers[:] = [_ToServer(channel)]
+    logging.root.handlers[:] = [_ToServer(channel, with_requests=with_requests)]
 
 
 class _ToServer(logging.Handler):
     """Sends records to the server, which logs them."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, with_requests: bool) -> None:
         super().__init__()
         self._channel = channel
+        self._with_requests = with_requests
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record. It is lost if that fails: the server is gone."""
@@ -66,13 +72,19 @@ class _ToServer(logging.Handler):
                 last.handle(record)
             return
         try:
-            self._channel.say(Message.LOG, **as_facts(record))
+            info = current_request() if self._with_requests else None
+            self._channel.say(Message.LOG, **as_facts(record, info))
         except Exception:  # noqa: BLE001  (as logging does with every error)
             self.handleError(record)
 
 
-def as_facts(record: logging.LogRecord) -> dict[str, Any]:
-    """A record as values for the wire; what it does not have is ``""``, None or 0."""
+def as_facts(record: logging.LogRecord, info: RequestInfo | None = None) -> dict[str, Any]:
+    """A record as values for the wire; what it does not have is ``""``, None or 0.
+
+    Args:
+      record: it.
+      info: that of the request for which it was logged, if the server does not know.
+    """
     text = record.getMessage()
     if record.exc_info:
         trace = logging.Formatter().formatException(record.exc_info)
@@ -80,6 +92,8 @@ def as_facts(record: logging.LogRecord) -> dict[str, Any]:
         trace = record.exc_text or ""
     facts: dict[str, Any] = {"msg": shorten(text), "exc_text": shorten(trace) or None}
     facts["stack_info"] = shorten(record.stack_info or "") or None
+    if info is not None:
+        facts["request"] = [info.id, address_to_json(info.client_address)]
     for name in _TEXTS:
         facts[name] = str(getattr(record, name) or "")[:_LONGEST]
     for name in _NUMBERS:
@@ -98,6 +112,7 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
     Raises:
       FrameError: it is no record.
     """
+    request = _request_of(facts) if info is None else (info.id, info.client_address)
     texts, numbers = (*_TEXTS, "msg"), _NUMBERS
     right = all(isinstance(facts.get(name), str) for name in texts) and all(
         isinstance(facts.get(name), (int, float)) and abs(facts[name]) < _TOO_LARGE
@@ -112,9 +127,18 @@ def log_here(facts: Mapping[str, Any], info: RequestInfo | None = None) -> None:
         # A filter of the program's may raise, and the code at fault is not here.
         with suppress(Exception):
             record = _as_record(facts, level)
-            if info is not None:
-                record.request_id, record.client_address = info.id, info.client_address
+            if request is not None:
+                record.request_id, record.client_address = request
             logger.handle(record)
+
+
+def _request_of(facts: Mapping[str, Any]) -> tuple[int, Address] | None:
+    match facts.get("request"):
+        case None:
+            return None
+        case [int(number), address]:
+            return number, address_from_json(address)
+    raise FrameError(f"not a log record: {facts!r}")
 
 
 def _as_record(facts: Mapping[str, Any], level: int) -> logging.LogRecord:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
+
+from .files import new_file
 
 State: TypeAlias = Literal["working", "reading", "idle", "writing"]
 
@@ -114,11 +115,3 @@ def new_shared_status() -> int:
     number = new_file()
     os.ftruncate(number, mmap.PAGESIZE)
     return number
-
-
-def new_file() -> int:
-    """The descriptor of an empty file, which has no name."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("trioserver", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

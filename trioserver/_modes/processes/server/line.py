@@ -15,17 +15,23 @@ import attrs
 import trio
 
 from ...._sockets.making import NO_SIGNAL
-from ..protocol.frames import Message, frame
+from ..protocol.frames import LONGEST_FROM_WORKER, Frames, Message, frame
 
 _PORTION = 65_536
 
 
 @attrs.define(eq=False)
 class Line:
-    """A non-blocking socket, over which a worker hears what to do and says what it has done."""
+    """A non-blocking socket, over which a worker hears what to do and says what it has done.
+
+    Attributes:
+      frames: cuts what it says.
+    """
 
     _socket: socket.socket
+    frames: Frames = attrs.field(factory=lambda: Frames(LONGEST_FROM_WORKER))
     _unsent: bytearray = attrs.field(factory=bytearray)
+    _is_posted: trio.Event = attrs.field(factory=trio.Event)
 
     async def send(self, kind: Message, body: bytes, descriptor: int | None) -> None:
         """Send a message, and wait until it is on its way.
@@ -55,6 +61,31 @@ class Line:
             return
         with suppress(OSError):
             self._socket.send(data, NO_SIGNAL)
+
+    def post(self, kind: Message, body: bytes) -> None:
+        """Send a message after all others, as soon as there is room; see `send_posted`."""
+        self._unsent += frame(kind, body)
+        self._send_what_fits()
+        if self._unsent:
+            self._is_posted.set()
+
+    async def send_posted(self) -> None:
+        """Send what was posted and did not fit; until cancelled."""
+        while True:
+            await self._is_posted.wait()
+            self._is_posted = trio.Event()
+            while self._unsent:
+                await trio.lowlevel.wait_writable(self._socket)
+                self._send_what_fits()
+
+    def _send_what_fits(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self._socket.send(self._unsent, NO_SIGNAL)]
+        except BlockingIOError:
+            pass
+        except OSError:  # it has ended, and reads no more
+            self._unsent.clear()
 
     async def _send_rest(self, data: bytes) -> None:
         self._unsent += data

@@ -15,6 +15,7 @@ import trio
 from ...._facts.address import Address
 from ...._facts.callables import has_yield, is_async_callable, parameters_if_not_for
 from ...._facts.events import Mode
+from ...._facts.processors import processors
 from ...._facts.validators import LARGEST_INT, as_tuple, count, reject, seconds, true_or_false
 from ...._requests.begin_tls import read_client_hello
 from ...._requests.connection import Connection
@@ -30,11 +31,13 @@ from .conclusion import conclude, error_of
 from .job import Job, Outbox
 from .passed_connection import PassedConnection
 from .pool import Pool
-from .pool_config import START_METHOD, PoolConfig, processors
+from .pool_config import START_METHOD, PoolConfig
 from .worker_process import Worker
 
 ATTEMPTS = 3
 """Workers that a request is given to, if one after the other ends without having begun."""
+
+_IN_WORKERS = ("trioserver._modes.processes.worker.preloaded",)
 
 A_MOMENT = 0.5
 """Seconds for a worker to say that a time that it knows is over."""
@@ -295,6 +298,3 @@ class ProcessMixIn(BaseServer):
         pool = Pool(config, pack(setup_of(self)), self._bound_run().requests.on_exit)
         async with pool.open():
             yield pool
-
-
-_IN_WORKERS = ("trioserver._modes.processes.worker.preloaded",)

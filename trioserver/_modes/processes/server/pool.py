@@ -27,13 +27,15 @@ from trio.lowlevel import enable_ki_protection
 from ...._facts.chains import lone_errors
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import WorkerStartError
+from .ending import SOON
 from .job import Job
 from .phase import Phase
 from .pool_config import PoolConfig
+from .pool_starter import starter_of
 from .setbacks import Setbacks
 from .starter import Starter
 from .stopped_workers import end_stopped
-from .worker_process import SOON, Worker
+from .worker_process import Worker
 
 
 @attrs.define(eq=False)
@@ -60,9 +62,8 @@ class Pool:
     _nursery: trio.Nursery | None = None
 
     def __attrs_post_init__(self) -> None:
-        config = self._config
-        self._setbacks = Setbacks(config.start_timeout)
-        self._starter = Starter(config.start_method, config.preload, self._setup, config.patience)
+        self._setbacks = Setbacks(self._config.start_timeout)
+        self._starter = starter_of(self._config, self._setup)
 
     # The whole -----------------------------------------------------------------
 

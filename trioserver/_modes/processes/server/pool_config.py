@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import sys
 
@@ -34,10 +33,3 @@ class PoolConfig:
 
 
 START_METHOD = "spawn" if sys.platform == "darwin" else "forkserver"
-
-
-def processors() -> int:
-    """How many processors can be used."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

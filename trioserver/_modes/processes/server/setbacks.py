@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import signal
 
 import attrs
 import trio
 
 from ...._facts.backoff import Backoff
 from ...._facts.observers import error_log, log_safely
-from ..protocol.errors import WorkerStartError
+from ..protocol.errors import WorkerCrashed, WorkerStartError
 
 FAILURES = 5
 """Starts in a row that may fail when there is no worker; several at a time are one."""
@@ -34,6 +35,8 @@ def is_shortage(error: BaseException | None) -> bool:
     """Whether this says that descriptors, processes, threads or memory are short."""
     if isinstance(error, OSError):
         return error.errno in _SHORTAGES
+    if isinstance(error, WorkerCrashed):
+        return error.status == -signal.SIGKILL  # Linux has that happen when memory is short
     # What Python says of a thread that the system does not start.
     return isinstance(error, MemoryError) or str(error) == "can't start new thread"
 
@@ -44,6 +47,7 @@ class Setbacks:
 
     Args:
       patience: seconds that a shortage may last when there is no worker.
+      longest: seconds of a pause at most.
 
     Attributes:
       number: of all so far; those that were started together are one.
@@ -51,9 +55,10 @@ class Setbacks:
     """
 
     _patience: float
+    _longest: float = attrs.field(factory=lambda: LONGEST_PAUSE)
     number: int = 0
     last: bool = False
-    _backoff: Backoff = attrs.field(factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE))
+    _backoff: Backoff = attrs.field(init=False)
     _not_before: float = -math.inf
     # Of starts that failed since as many were there as should be, for the records.
     _failures: int = 0
@@ -61,6 +66,9 @@ class Setbacks:
     # Of these, since there was a worker.
     _hopeless: int = 0
     _hopeless_since: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        self._backoff = Backoff(FIRST_PAUSE, self._longest)
 
     async def pause(self) -> None:
         """Wait until it is time to try again."""

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -22,13 +22,12 @@ from typing import Any
 
 import attrs
 
-from ...._facts.cpython import fork_server_pid, set_exit_status
+from ...._facts.cpython import set_exit_status
 from ...._sockets.making import socket_pair, spare_the_program
 from ..protocol.errors import ForkServerGone, WorkerStartError
+from ..protocol.files import new_file
 from ..protocol.lifeline import Lifeline
 from ..protocol.signals import held_back
-from ..protocol.status import SharedStatus, new_file, new_shared_status
-from ..worker import main as worker
 
 # multiprocessing looks after all its children whenever one is started, and is not made
 # for two threads that do so at once.
@@ -48,12 +47,10 @@ class Spawned:
     Attributes:
       pid: its process id.
       control: the line to it; does not block.
-      shared_status: what it does.
     """
 
     pid: int
     control: socket.socket
-    shared_status: SharedStatus
     _process: BaseProcess
     _lifeline: Lifeline
     _itself: int
@@ -108,7 +105,6 @@ class Spawned:
         """Close everything but the process. Twice is once."""
         self.control.close()
         self._lifeline.cut()
-        self.shared_status.close()
         if self._itself != -1:
             os.close(self._itself)
             self._itself = -1
@@ -145,13 +141,34 @@ class Spawn:
             return self._spawned
 
 
-def spawn(method: str, preload: Sequence[str], setup: bytes) -> Spawned:
+@attrs.frozen
+class Recipe:
+    """What a worker process is to do, and what it gets.
+
+    Args:
+      target: a function at the top of a module, which is its whole life. It is called with
+        its line, the descriptor of its lifeline, that of a file with the setup, the process
+        id of this one, and what the other descriptors are there.
+      setup: what it is told when it starts, packed.
+      descriptors: others that it gets; the caller's still.
+      is_daemonic: whether it must not have worker processes itself.
+      preload: names of modules that a fork server imports, if it has not started yet.
+    """
+
+    target: Callable[..., object]
+    setup: bytes
+    descriptors: Sequence[int] = ()
+    is_daemonic: bool = True
+    preload: Sequence[str] = ()
+
+
+def spawn(method: str, recipe: Recipe, made: Callable[..., Spawned] | None = None) -> Spawned:
     """Start a worker; blocks for a moment, or for as long as a fork server takes to start.
 
     Args:
       method: ``"forkserver"`` or ``"spawn"``.
-      preload: names of modules that the fork server imports, if it has not started yet.
-      setup: packed, for `worker.main`.
+      recipe: what it is to do.
+      made: makes what is returned; None: `Spawned` does.
 
     Raises:
       OSError: the system refuses it.
@@ -165,7 +182,7 @@ def spawn(method: str, preload: Sequence[str], setup: bytes) -> Spawned:
         )
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload(["__main__", *preload])
+        context.set_forkserver_preload(["__main__", *recipe.preload])
     with ExitStack() as unless_started, ExitStack() as theirs:
         ours, control = socket_pair()
         unless_started.callback(ours.close)
@@ -175,14 +192,13 @@ def spawn(method: str, preload: Sequence[str], setup: bytes) -> Spawned:
         lifeline = Lifeline()
         unless_started.callback(lifeline.cut)
         theirs.callback(lifeline.handed_over)
-        theirs.callback(os.close, shared_status := new_shared_status())
-        theirs.callback(os.close, told := _file_with(setup))
-        arguments = (control, *map(_Descriptor, (lifeline.worker_end, shared_status, told)))
+        theirs.callback(os.close, told := _file_with(recipe.setup))
+        arguments = (control, *_as_arguments((lifeline.worker_end, told)), os.getpid())
         process = context.Process(  # type: ignore[attr-defined]
-            target=worker.main, args=(*arguments, os.getpid()), daemon=True
+            target=recipe.target,
+            args=(*arguments, *_as_arguments(recipe.descriptors)),
+            daemon=recipe.is_daemonic,
         )
-        seen = SharedStatus(shared_status)
-        unless_started.callback(seen.close)
         ours.setblocking(False)
         try:
             _start(process)
@@ -191,7 +207,8 @@ def spawn(method: str, preload: Sequence[str], setup: bytes) -> Spawned:
                 raise
             raise ForkServerGone("the fork server has ended") from error
         unless_started.pop_all()
-        return Spawned(process.pid, ours, seen, process, lifeline, _itself(process))
+        make = Spawned if made is None else made
+        return make(process.pid, ours, process, lifeline, _itself(process))
 
 
 def _file_with(setup: bytes) -> int:
@@ -236,22 +253,6 @@ _MOST_DESCRIPTORS = 10
 """The fork server's line, two pipes, a duplicate; its own start took five more before that."""
 
 
-def end_fork_server() -> bool:
-    """End the fork server of this program, whatever it does; false if there is none."""
-    pid = fork_server_pid()
-    with suppress(OSError):  # somebody else has reaped it
-        if pid is not None and not _has_ended(pid):
-            os.kill(pid, signal.SIGKILL)
-            return True
-    return False
-
-
-def _has_ended(child: int) -> bool:
-    if not hasattr(os, "waitid"):  # macOS with an older Python: it is there until it is reaped
-        return False
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
 def _wait_for(number: int, seconds: float | None) -> bool:
     """Whether a descriptor is readable, after so many seconds at most."""
     poll = select.poll()
@@ -269,6 +270,10 @@ def _itself(process: BaseProcess) -> int:
         with suppress(OSError):
             return os.pidfd_open(process.pid)
     return -1
+
+
+def _as_arguments(numbers: Iterable[int]) -> Iterable[_Descriptor]:
+    return map(_Descriptor, numbers)
 
 
 @attrs.frozen

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 import trio
 
 from ...._facts.observers import error_log, log_safely
 from ..protocol.errors import ForkServerGone, WorkerStartError
-from .worker_process import SOON
+from .ending import SOON
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .spawn import Spawn, Spawned
@@ -30,13 +30,13 @@ class Starter:
     Args:
       method: ``"forkserver"`` or ``"spawn"``.
       preload: what the fork server imports.
-      setup: what a worker is told, packed.
+      spawn: starts one by such a method, in a thread; see the function of that name.
       patience: seconds that a start has for its end when nobody waits for it any more.
     """
 
     _method: str
     _preload: tuple[str, ...]
-    _setup: bytes
+    _spawn: Callable[[str], Any]
     _patience: float
     # multiprocessing is not made for two starts at once.
     _turns: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -48,7 +48,7 @@ class Starter:
             return ""
         return f"; what the fork server imports is {', '.join(self._preload)}"
 
-    async def start(self, is_late: Callable[[], bool]) -> Spawned:
+    async def start(self, is_late: Callable[[], bool]) -> Any:
         """Start a worker process, by a fresh interpreter if the fork server has gone.
 
         Args:
@@ -67,11 +67,11 @@ class Starter:
             log_safely(error_log, logging.WARNING, message, error, self.suspects)
             return await self._start("spawn", is_late)
 
-    async def _start(self, method: str, is_late: Callable[[], bool]) -> Spawned:
+    async def _start(self, method: str, is_late: Callable[[], bool]) -> Any:
         # Not before: whoever has no workers does without multiprocessing.
-        from .spawn import Spawn, spawn  # noqa: PLC0415
+        from .spawn import Spawn  # noqa: PLC0415
 
-        start = Spawn(partial(spawn, method, self._preload, self._setup))
+        start = Spawn(partial(self._spawn, method))
         turn = _Turn(self._turns)
         try:
             spawned = await trio.to_thread.run_sync(
@@ -89,13 +89,13 @@ class Starter:
             spawned = await self._last_moment_of(start, turn, patience, fork_server=fork_server)
             if spawned is None:
                 raise
-        return cast("Spawned", spawned)
+        return spawned
 
     async def _last_moment_of(
         self, start: Spawn, turn: _Turn, seconds: float, *, fork_server: bool
     ) -> Spawned | None:
         """A start is cancelled: what comes of it, if that is not long in coming."""
-        from .spawn import end_fork_server  # noqa: PLC0415
+        from .fork_server import end_fork_server  # noqa: PLC0415
 
         if turn.came and not await turn.over_within(seconds):
             if fork_server and end_fork_server():

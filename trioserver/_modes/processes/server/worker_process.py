@@ -9,21 +9,15 @@ The rules this file keeps:
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import trio
 
-from ...._facts.observers import error_log, log_safely
 from ..protocol.frames import (
-    LONGEST_FROM_WORKER,
     FrameError,
-    Frames,
     Message,
     address_from_json,
     decode_facts,
@@ -32,24 +26,19 @@ from ..protocol.log import log_here
 from ..protocol.replies import as_answer
 from ..protocol.result import Result
 from ..protocol.task import ArrivalTask, ConnectionTask, DatagramTask, pack_task
+from .ending import end_process, hear_all, why_never_ready
 from .job import Job
 from .line import Line
 from .phase import Phase
 
 if TYPE_CHECKING:  # it brings multiprocessing
-    from .spawn import Spawned
-
-LONGEST_KILL = 5.0
-"""Seconds that the system has to end a process that was killed, and may have in hand."""
+    from .pool_process import PoolProcess
 
 _FRAMES = {
     ArrivalTask: Message.ARRIVAL,
     ConnectionTask: Message.CONNECTION,
     DatagramTask: Message.DATAGRAM,
 }
-
-SOON = 1.0
-"""Seconds for what commonly takes none: the end of a worker that has hung up, say."""
 
 
 @attrs.define(eq=False)
@@ -68,7 +57,7 @@ class Worker:
       was_killed: whether the server has killed it.
     """
 
-    _spawned: Spawned
+    _spawned: PoolProcess
     most_requests: float = math.inf
     phase: Phase = Phase.STARTING
     job: Job | None = None
@@ -153,27 +142,12 @@ class Worker:
         Args:
           on_change: called when it is ready for a request.
         """
-        frames = Frames(LONGEST_FROM_WORKER)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._wait_for_end, nursery.cancel_scope)
-                while data := await self._line.receive():
-                    for kind, body in frames.feed(data):
-                        self._hear(kind, body, on_change)
-                nursery.cancel_scope.cancel(reason="the worker has hung up")
-            # It has ended; what it has said before counts.
-            while data := self._line.receive_now():
-                for kind, body in frames.feed(data):
-                    self._hear(kind, body, on_change)
-        except* FrameError as group:
-            message = "%s does not keep to the protocol, and is killed: %s"
-            log_safely(error_log, logging.ERROR, message, self, group.exceptions[0])
-            self.kill()
 
-    async def _wait_for_end(self, scope: trio.CancelScope) -> None:
-        # A process that it has forked may keep the line open.
-        await trio.lowlevel.wait_readable(self._spawned.sentinel)
-        scope.cancel(reason="the worker has ended")
+        def hear(kind: Message, body: bytes) -> None:
+            self._hear(kind, body, on_change)
+
+        if not await hear_all(self._line, self._spawned.sentinel, hear, who=self):
+            self.kill()
 
     def _hear(self, kind: Message, body: bytes, on_change: Callable[[Worker], object]) -> None:
         facts, payload = decode_facts(body)
@@ -214,39 +188,10 @@ class Worker:
 
         A cancellation does not shorten it.
         """
-        with trio.move_on_after(seconds + LONGEST_KILL, shield=True) as bound:
-            status = await self._end(seconds)
-        if bound.cancelled_caught:
-            log_safely(error_log, logging.ERROR, "%s does not end, though it was killed", self)
-            status = self._give_up()
-        return status
-
-    async def _end(self, seconds: float) -> int:
-        spawned = self._spawned
-        self.dismiss()
-        with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_readable(spawned.sentinel)
-        spawned.kill()
-        await trio.lowlevel.wait_readable(spawned.sentinel)
-        self._forget_job()
-        # By a thread of its own: those of the program may all be busy.
-        alone = trio.CapacityLimiter(1)
-        try:
-            status = await trio.to_thread.run_sync(
-                spawned.reap, limiter=alone, abandon_on_cancel=True
-            )
-        except RuntimeError:  # there is none to be had: here, as it has ended, and takes no time
-            status = spawned.reap()
+        parts = (self._spawned, self._line, seconds)
+        status = await end_process(*parts, who=self, has_ended=self._forget_job)
         self._note_exit(status)
         return status
-
-    def _give_up(self) -> int:
-        """Go on as if it had ended; returns the exit status that it will have."""
-        if self.phase is not Phase.GONE:
-            self._forget_job()
-        self._spawned.give_back()
-        self._note_exit(-signal.SIGKILL)
-        return -signal.SIGKILL
 
     def _forget_job(self) -> None:
         if self.job is not None:
@@ -261,11 +206,7 @@ class Worker:
 
     def why_never_ready(self, status: int) -> str:
         """Why it has ended with this exit status and was never ready, as far as it is known."""
-        if self.why_not:
-            return self.why_not
-        hint = ' (what starts a server belongs under `if __name__ == "__main__":`)'
-        why = f"it ended with exit status {status}, and did not say why"
-        return why + hint if status == 1 else why
+        return why_never_ready(self.why_not, status)
 
     # Looking -------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from importlib import import_module
@@ -19,50 +18,36 @@ from typing import Any
 import trio
 
 from ..protocol.channel import Channel, NoDescriptor
+from ..protocol.files import all_of
 from ..protocol.frames import Message, shorten, unpack
-from ..protocol.lifeline import end_with
 from ..protocol.log import forward_records
 from ..protocol.result import traceback_of
 from ..protocol.setup import WorkerSetup
-from ..protocol.signals import do_nothing_at_signals
 from ..protocol.status import SharedStatus
 from . import asynchronous, synchronous
+from .beginning import begin
 from .contexts import Contexts
 
 
 def main(
-    control: socket.socket, lifeline: int, shared_status: int, setup: int, parent: int
+    control: socket.socket, lifeline: int, setup: int, parent: int, shared_status: int
 ) -> None:
     """Run a worker process.
 
     Args:
       control: the line to the server.
       lifeline: the descriptor that ends when the server does.
-      shared_status: the descriptor of the file for a `SharedStatus`.
       setup: the descriptor of the file with a `WorkerSetup`, packed.
       parent: the process id of the server.
+      shared_status: the descriptor of the file for a `SharedStatus`.
     """
-    control.set_inheritable(False)
-    control.settimeout(None)  # whatever socket.setdefaulttimeout says
-    do_nothing_at_signals()
-    with suppress(OSError):
-        os.setpgid(0, 0)  # so that what a handler starts can be ended with it
-    end_with(parent, lifeline)
+    channel = begin(control, lifeline, parent)
     shared = SharedStatus(shared_status)
     os.close(shared_status)
-    channel = Channel(control)
-    # A child that a handler forks has nothing to say: the line is its parent's.
-    os.register_at_fork(after_in_child=channel.close)
     try:
-        work(channel, shared, _all_of(setup))
+        work(channel, shared, all_of(setup))
     finally:
         channel.close()  # now, not when the last thread of a handler has ended
-
-
-def _all_of(number: int) -> bytes:
-    with open(number, "rb") as file:
-        file.seek(0)
-        return file.read()
 
 
 def work(channel: Channel, shared_status: SharedStatus, setup: bytes) -> None:
