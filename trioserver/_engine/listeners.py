@@ -69,6 +69,10 @@ class Listeners:
         """How many datagrams were lost before the server took them, as far as listeners know."""
         return sum(getattr(listener, "dropped", 0) for listener in self._all)
 
+    def queued(self) -> list[int | None]:
+        """How many clients wait to be accepted, at each; None where nobody knows."""
+        return [getattr(listener, "queued", None) for listener in self._all]
+
     def __iter__(self) -> Iterator[Listener]:
         return iter(self._all)
 

@@ -39,9 +39,8 @@ from .._facts.events import (
     enter_request,
 )
 from .._facts.observers import error_log, log_lost, log_safely
-from .._facts.snapshots import (
-    RequestSnapshot,
-)
+from .._facts.snapshots import RequestSnapshot
+from .._facts.trio_tasks import task_number
 from .._facts.verdict import (
     as_errors,
     cancellations,
@@ -430,4 +429,5 @@ class RequestTask:
             time_left=request.cancel_scope.deadline - now,
             bytes_received=request.bytes_received,
             bytes_sent=request.bytes_sent,
+            task=None if self.trio_task is None else task_number(self.trio_task),
         )

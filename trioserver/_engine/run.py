@@ -286,10 +286,14 @@ class Run:
             state=state,
             uptime=now - self._bound_at,
             listeners=tuple(
-                ListenerSnapshot(address=address, accepting=state == "serving")
-                for address in self.listeners.addresses
+                ListenerSnapshot(address=address, accepting=state == "serving", queued=queued)
+                for address, queued in zip(
+                    self.listeners.addresses, self.listeners.queued(), strict=True
+                )
             ),
             requests=tuple(task.snapshot(now) for task in self.registry.here()),
             statistics=self.statistics(),
+            slots=self.server._most_requests(),
+            free_slots=self.admission.slots.free if self.deputy is None else None,
             workers=() if self.deputy is None else self.deputy.snapshots(),
         )

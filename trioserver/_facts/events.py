@@ -114,6 +114,11 @@ def current_request() -> RequestInfo | None:
     return _current_request.get()
 
 
+def request_of(context: contextvars.Context) -> RequestInfo | None:
+    """The request that a task works for whose context this is, or None."""
+    return context.get(_current_request)
+
+
 @attrs.frozen(kw_only=True)
 class RequestRecord:
     """How one request went, from accept to outcome.

@@ -27,7 +27,7 @@ from .._facts.address import Address
 from .._facts.observers import error_log, log_safely
 from .._servers.base import BaseServer
 from .._sockets.inherited import inheritance
-from ..monitoring import task_tree
+from ..monitoring._tree.taking import task_tree
 from .notices import Notices, program_log
 from .places import Places
 from .reloading import can_reload, reloads

@@ -148,6 +148,22 @@ def _blocks(number: int) -> bool | None:
     return os.get_blocking(number) if NOT_WAITING else None
 
 
+def accept_queue_of(sock: socket.socket) -> int | None:
+    """How many connections wait in a listening socket to be accepted; None where nobody tells.
+
+    Linux does, and for TCP: there the field of a listening socket that has the segments without
+    an ACK otherwise is the length of its queue (``tcp_get_info`` in net/ipv4/tcp.c).
+    """
+    if sys.platform != "linux":
+        return None
+    fields = struct.Struct("8B5I")  # struct tcp_info up to tcpi_unacked, linux/tcp.h
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, fields.size)
+    except OSError:  # it is closed, or of a Unix socket
+        return None
+    return int(fields.unpack(raw)[-1]) if len(raw) == fields.size else None
+
+
 def bytes_queued(sock: socket.socket) -> int:
     """Bytes that the kernel holds for whoever receives next; 0 of a socket that is closed.
 

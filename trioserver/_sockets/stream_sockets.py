@@ -21,6 +21,7 @@ from .making import (
     SENDING,
     Kind,
     accept_from,
+    accept_queue_of,
     bytes_queued,
     duplicate_of,
     kind_of,
@@ -170,6 +171,10 @@ class SocketListener:
     @property
     def shared(self) -> bool:
         return self.was_given and not self.is_kept and others_hold(self.socket)
+
+    @property
+    def queued(self) -> int | None:
+        return accept_queue_of(self.socket)
 
     def seal(self) -> None:
         if not self.is_kept:

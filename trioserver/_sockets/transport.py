@@ -139,7 +139,8 @@ class Listener(Protocol):
 
     It may also have ``most_queued``, how many clients can be queued at once,
     which bounds what a drain takes in; ``dropped``, how many were lost before
-    anybody could take them; ``seal()``, which lets nobody else into the
+    anybody could take them; ``queued``, how many wait now, or None where nobody knows;
+    ``seal()``, which lets nobody else into the
     queue, while `accept_now` takes in who is there; and, so that it can be handed
     over, ``duplicate()``, one more socket for the same queue, and ``leave()``, a
     `close` that leaves the queue, and whatever shows the way to it, as they are.

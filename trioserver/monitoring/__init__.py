@@ -1,13 +1,22 @@
-"""Looking at what runs: the tree of all tasks of a Trio program.
+"""Looking at what runs: the tree of all tasks of a Trio program, and its servers.
 
-Made of Trio's public names alone, so it works in every Trio program. It must not know that
-there are servers.
+Whatever shows a tree of tasks is made of Trio's public names alone, so it works in every Trio
+program. Each part is loaded with the first look at one of its names.
 """
 
-from .._published import publish as _publish
-from ._task_tree import TaskTree, TaskView, as_text, task_tree, tasks_below
+import typing
+
+from .._published import load as _load
+
+if typing.TYPE_CHECKING:  # see _LATER
+    from ._text.as_text import as_text
+    from ._tree.taking import task_tree, tasks_below
+    from ._tree.tree import TaskTree
+    from ._tree.views import Cancellation, ScopeView, TaskView
 
 __all__ = [
+    "Cancellation",
+    "ScopeView",
     "TaskTree",
     "TaskView",
     "as_text",
@@ -15,4 +24,19 @@ __all__ = [
     "tasks_below",
 ]
 
-_publish(__name__, globals(), __all__)
+_LATER = {
+    "_text.as_text": ("as_text",),
+    "_tree.taking": ("task_tree", "tasks_below"),
+    "_tree.tree": ("TaskTree",),
+    "_tree.views": ("Cancellation", "ScopeView", "TaskView"),
+}
+
+
+if not typing.TYPE_CHECKING:  # or checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> typing.Any:
+        return _load(__name__, globals(), _LATER, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -27,7 +27,7 @@ from ..._modes.processes.protocol.result import traceback_of
 from ..._modes.processes.worker.beginning import begin
 from ..._servers.base import BaseServer
 from ..._servers.ip_servers import TCPServer
-from ...monitoring import task_tree
+from ...monitoring._tree.taking import task_tree
 from ..notices import program_log
 from ..places import KernelListener
 from . import orders, wire

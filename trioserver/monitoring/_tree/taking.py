@@ -1,0 +1,97 @@
+"""Taking the tree of tasks of a Trio program: in one step, so that all of it is of one instant."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from types import CodeType
+from typing import TypeAlias
+
+import trio
+
+from ..._facts.events import request_of
+from ..._facts.trio_tasks import cancellation_of, is_cancelled, own_scopes, task_number
+from .tree import TaskTree
+from .views import Cancellation, ScopeView, TaskView
+
+_PLAIN = ScopeView()
+"""A scope without a deadline, that is not cancelled: one object for most of them."""
+
+
+def task_tree(*, stacks: bool = True) -> TaskTree:
+    """All tasks of this Trio program, of any program; plain, to be called in Trio's thread.
+
+    Args:
+      stacks: whether to tell where each task waits, which takes three times as long. On one
+        core of a small machine 5 000 tasks take about 10 ms without, and 40 ms with it.
+
+    Raises:
+      RuntimeError: no Trio program runs in this thread.
+    """
+    root = trio.lowlevel.current_root_task()
+    now = trio.current_time()
+    if root is None:  # it is about to begin
+        return TaskTree(now, ())
+    return TaskTree(now, tuple(_views(root, stacks=stacks)))
+
+
+# What is below is run for each of thousands of tasks, while all of them wait: it asks for each
+# thing once, and makes no function's call that it can do without. See tests/bench/monitoring.py.
+
+
+def _views(root: trio.lowlevel.Task, *, stacks: bool) -> list[TaskView]:
+    """A task and all below it, as values."""
+    found = []
+    # By hand, and not by calling itself: a tree may be deeper than Python's stack.
+    ahead: list[_Place] = [(task_number(root), root, None, None, 0)]
+    while ahead:
+        number, task, parent, which, depth = ahead.pop()
+        nurseries = task.child_nurseries
+        scopes = tuple([_view_of(scope, nurseries) for scope in own_scopes(task)])
+        stack = _stack_of(task) if stacks else ()
+        request = request_of(task.context)
+        found.append(TaskView(number, parent, which, depth, task.name, scopes, request, stack))
+        for which in range(len(nurseries) - 1, -1, -1):
+            inside = [
+                (task_number(child), child, number, which, depth + 1)
+                for child in nurseries[which].child_tasks
+            ]
+            inside.sort(key=_age, reverse=True)
+            ahead += inside
+    return found
+
+
+_Place: TypeAlias = tuple[int, trio.lowlevel.Task, int | None, int | None, int]
+"""A task, by its number, and where it is: the parent, which of its nurseries, and the depth."""
+
+_age = operator.itemgetter(0)
+
+
+def _view_of(scope: trio.CancelScope, nurseries: list[trio.Nursery]) -> ScopeView:
+    nursery = None
+    if nurseries:
+        scopes = [nursery.cancel_scope for nursery in nurseries]
+        nursery = scopes.index(scope) if scope in scopes else None
+    deadline, shield = scope.deadline, scope.shield
+    if is_cancelled(scope):
+        return ScopeView(deadline, shield, nursery, Cancellation(*cancellation_of(scope)))
+    if nursery is None and deadline == math.inf and not shield:
+        return _PLAIN
+    return ScopeView(deadline, shield, nursery)
+
+
+def _stack_of(task: trio.lowlevel.Task) -> tuple[tuple[CodeType, int], ...]:
+    try:
+        return tuple([(frame.f_code, line) for frame, line in task.iter_await_frames()])
+    except AttributeError:  # it has ended this very moment, which Trio 0.31 does not expect
+        return ()
+
+
+def tasks_below(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    """A task, and all tasks below it: each before those below it; none of None."""
+    ahead = [] if task is None else [task]
+    while ahead:
+        yield (one := ahead.pop())
+        for nursery in one.child_nurseries:
+            ahead += sorted(nursery.child_tasks, key=task_number, reverse=True)
