@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import math
 import signal
 import socket
@@ -751,11 +752,29 @@ async def test_handler_that_will_not_end_is_named_and_waited_for(autojump_clock,
     """
     scene = Scene(by_turns, {}, 1, timeouts=Timeouts(cleanup=4), address=("client", 7))
     scene = scene.beside(*[Visit().gives(b"", 6)] * 2)
-    [named] = (await scene.gives(closed_at=60, logs=["in stubborn\n"]).play()).log
+    [named] = (await scene.gives(closed_at=60, logs=["in stubborn: "]).play()).log
     assert named.at == 1 + 5 + 4
     assert "client:7" in named.text
     [record] = caplog.records
     assert (record.name, record.levelname) == ("trioserver.error", "ERROR")
+
+
+@pytest.mark.parametrize(("grace", "clients", "listed"), [(4, 2, 2), (4, 12, 10), (0, 2, 0)])
+async def test_cut_requests_are_shown(grace, clients, listed, autojump_clock, caplog):
+    """When a grace is over, the log has where the requests wait; of more than 10, that of 10."""
+    caplog.set_level(logging.INFO, "trioserver.access")
+    async with in_memory(hold).serving(grace=grace) as server:
+        for _ in range(clients):
+            await server.connect()
+        await wait_all_tasks_blocked()
+        server.shutdown(grace)
+        await server.wait_closed()
+    told = [it.getMessage() for it in caplog.records if "which are here" in it.getMessage()]
+    assert len(told) == bool(grace)
+    for text in told:
+        assert text.startswith(f"the grace of 4 s is over, and {clients} requests are cancelled,")
+        assert text.count("in hold: await trio.sleep_forever()") == listed
+        assert text.endswith("and 2 more") == (listed < clients)
 
 
 class Finishes(trioserver.BaseRequestHandler):
@@ -782,7 +801,7 @@ TakesLong = noting(MemoryServer, ["shutdown_request"], does(sleep(60)))
         ).gives(closed_at=7),
         "a request whose outcome is decided, and which does not close, is named": Scene(
             greets, HELLO, 0.5, 0, address=("client", 7), kind=WillNotClose
-        ).gives(closed_at=60.5, logs=["client:7.*in stubborn\n"]),
+        ).gives(closed_at=60.5, logs=["client:7.*in stubborn: "]),
         "EX-07: a shutdown_request that takes too long is ended, and named": Scene(
             a_second, kind=TakesLong
         ).gives(b"done", 7, logs=["shutdown_request did not end within 6 s"]),

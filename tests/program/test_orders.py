@@ -1,6 +1,7 @@
 """What signals order: to end in steps, to reload, to show the tasks."""
 
 import logging
+import re
 import signal
 import socket
 import subprocess
@@ -254,7 +255,10 @@ def test_servers_that_end_before_all_listen(virtual_clock):
 
 
 def test_tasks_are_shown(caplog):
-    """All of them, with the lines in which they wait, at a level that is seen without set-up."""
+    """All of them, with the lines in which they wait, at a level that is seen without set-up.
+
+    And so are the servers, with their requests.
+    """
 
     async def ask(server):
         order("SIGUSR1")
@@ -267,6 +271,8 @@ def test_tasks_are_shown(caplog):
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("SIGUSR1: the tasks are\n<init>")
     assert "await trio.lowlevel.checkpoint()  # waits here" in record.getMessage()
+    assert re.search(r"^Visited  serving .*active 1$", record.getMessage(), re.MULTILINE)
+    assert re.search(r"^   └─ #1 .*  task  working ", record.getMessage(), re.MULTILINE)
 
 
 UPPER = """

@@ -13,6 +13,8 @@ PACKAGE = Path(trioserver.__file__).parent
 ROOMS = (
     "_published.py",
     "_facts/",
+    "monitoring/_tree/",
+    "monitoring/_text/",
     "_sockets/",
     "_requests/",
     "_engine/",
@@ -22,8 +24,6 @@ ROOMS = (
     "_modes/processes/worker/",
     "_modes/processes/server/",
     "_modes/adopted/",
-    "monitoring/_tree/",
-    "monitoring/_text/",
     "_program/",
     "__init__.py",
     "monitoring/",
@@ -40,8 +40,8 @@ ROOMS = (
 """A file imports from its own room, and from rooms that stand above that in this table.
 
 Files of one room may import each other, but not in circles. From ``__init__.py`` on they are
-what people use, or use as people do: those import public names alone. ``monitoring/`` is public,
-too, and stands above since it needs Trio's names alone, and programs show their tasks with it.
+what people use, or use as people do: those import public names alone. What all of ``monitoring/``
+begins with, the tree of tasks and the text of what is seen, stands above: servers log with it.
 """
 
 SHARED = "_published.py"

@@ -152,6 +152,11 @@ class RequestRegistry:
 
     # The end ---------------------------------------------------------------
 
+    @property
+    def grace(self) -> float:
+        """Seconds that requests have, or had, after the drain began."""
+        return self._grace
+
     def drain_began(self, grace: float) -> None:
         """Note when the drain began: requests that end from now on are in the report."""
         self._drain_began, self._grace = trio.current_time(), grace

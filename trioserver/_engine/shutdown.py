@@ -16,22 +16,27 @@ The rules that this file keeps:
 from __future__ import annotations
 
 import logging
-import traceback
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._facts.chains import lone_errors
-from .._facts.observers import error_log, log_safely
+from .._facts.observers import access_log, error_log, log_safely
 from .._requests.drain import NEW_CONNECTION_GRACE, Drain
 from .._sockets.binding import seal
+from ..monitoring._tree.taking import task_tree
 from .admission import Admission
 from .hooks import ServerHooks
 from .listeners import Listeners
 from .phase import CurrentPhase, Phase
 from .registry import RequestRegistry
 from .request_task import RequestTask
+
+GRACE_IS_OVER = "the grace is over"
+
+MOST_TOLD_OF = 10
+"""Requests whose tasks are logged when they are cut: what has kept those has kept the others."""
 
 
 @attrs.define(eq=False)
@@ -54,7 +59,7 @@ class Shutdown:
     accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     acting: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    _why_cut: str = "the grace is over"
+    _why_cut: str = GRACE_IS_OVER
 
     def because(self, reason: str) -> None:
         """Note why the run ends; the first reason holds."""
@@ -100,7 +105,24 @@ class Shutdown:
                 await self._registry.until_all_closed()
                 watch.cancel_scope.cancel(reason="all requests have ended")
         if self._grace.cancelled_caught:
+            self._tell_of_cut()
             await self.cut(self._why_cut)
+
+    def _tell_of_cut(self) -> None:
+        """Log where the requests wait that are about to be cancelled, since their grace is over.
+
+        On the log of what becomes of requests: it is no error. Who has asked for an end at once
+        has given them none, and knows.
+        """
+        seconds, cut, level = self._registry.grace, self._registry.here(), self._server._log_level
+        is_news = seconds and cut and self._why_cut == GRACE_IS_OVER
+        if not is_news or not access_log.isEnabledFor(level):
+            return
+        shown = [_whereabouts(task) for task in cut[:MOST_TOLD_OF]]
+        if len(cut) > len(shown):
+            shown.append(f"and {len(cut) - len(shown)} more")
+        message = "the grace of %g s is over, and %d requests are cancelled, which are here:\n%s"
+        log_safely(access_log, level, message, seconds, len(cut), "\n".join(shown))
 
     async def _end_waits_of_new(self) -> None:
         """End the idle waits of connections that were too new when the drain began."""
@@ -154,8 +176,8 @@ class Shutdown:
             if task.request._left_behind or task.request._awaits_thread:
                 continue  # told of where the thread is waited for: whose wait may end after this
             message = "%s has not ended %g s after it was cancelled (cleanup); waiting for it:\n%s"
-            stack = _stack_of(task.trio_task)
-            log_safely(error_log, logging.ERROR, message, task.info, seconds, stack)
+            where = _whereabouts(task)
+            log_safely(error_log, logging.ERROR, message, task.info, seconds, where)
 
     # Both ------------------------------------------------------------------------
 
@@ -174,7 +196,8 @@ class Shutdown:
                 return
 
 
-def _stack_of(task: trio.lowlevel.Task | None) -> str:
-    if task is None:
-        return "(its task has not started)"
-    return "".join(traceback.StackSummary.extract(task.iter_await_frames()).format())
+def _whereabouts(task: RequestTask) -> str:
+    """The tasks of a request, and where each of them waits."""
+    if task.trio_task is None:
+        return f"{task.info} (its task has not started)"
+    return str(task_tree(root=task.trio_task))

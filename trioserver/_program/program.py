@@ -17,8 +17,8 @@ import enum
 import logging
 import os
 import signal
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import trio
@@ -27,15 +27,18 @@ from .._facts.address import Address
 from .._facts.observers import error_log, log_safely
 from .._servers.base import BaseServer
 from .._sockets.inherited import inheritance
-from ..monitoring._tree.taking import task_tree
 from .notices import Notices, program_log
 from .places import Places
 from .reloading import can_reload, reloads
 from .signals import ENDING, SignalRelay
 from .successor import Successor, tell_ready
+from .whole import whole
 
 if TYPE_CHECKING:  # it brings multiprocessing
     from .workers.supervisor import Supervisor
+
+Beside: TypeAlias = Callable[[Sequence[BaseServer]], Awaitable[object]]
+"""What runs beside the servers of a program, and knows them."""
 
 
 class Stage(enum.Enum):
@@ -60,6 +63,7 @@ class Program:
       start_timeout: seconds that a successor has to get ready.
       relay: where its orders come from.
       notices: who is told how it is.
+      jobs: what runs beside the servers.
       supervisor: has workers serve; None: they are served here.
       stage: how far it is.
       everything: the scope around all of it.
@@ -74,6 +78,7 @@ class Program:
     start_timeout: float
     relay: SignalRelay
     notices: Notices
+    jobs: Sequence[Beside] = ()
     supervisor: Supervisor | None = None
     stage: Stage = Stage.SERVING
     everything: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -280,6 +285,6 @@ class Program:
 
     def show_tasks(self) -> None:
         """Log all tasks, and where they wait; so that it is seen where nobody set up a log."""
-        log_safely(program_log, logging.WARNING, "SIGUSR1: the tasks are\n%s", task_tree())
+        log_safely(program_log, logging.WARNING, "SIGUSR1: the tasks are\n%s", whole(self.servers))
         if self.supervisor is not None:
             self.supervisor.show_tasks()

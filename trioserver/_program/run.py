@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import trio
 
+from .._facts.callables import is_async_callable
 from .._facts.events import ShutdownReport
 from .._facts.processors import processors
 from .._facts.validators import check_seconds
@@ -19,7 +20,7 @@ from .._servers.base import BaseServer
 from .application import Given, servers_of
 from .health import health_server
 from .notices import Notices
-from .program import Program
+from .program import Beside, Program
 from .service_manager import told_by_environment
 from .serving import serve, tell_of_cut_requests
 from .signals import SignalRelay
@@ -31,7 +32,7 @@ MOST_WORKERS = 1024
 """More are a mistake: each is a process, and each looks at all the others' numbers."""
 
 
-def run(
+def run(  # noqa: PLR0913  (each is one fact of a program)
     *servers: BaseServer | str | Callable[[], BaseServer | Sequence[BaseServer]],
     workers: int | Literal["auto"] = 1,
     total_requests: int | None = None,
@@ -40,6 +41,7 @@ def run(
     health: Any = None,
     start_timeout: float = 60.0,
     on_ready: Callable[[tuple[Any, ...]], object] | None = None,
+    beside: Sequence[Beside] = (),
 ) -> tuple[ShutdownReport, ...]:
     """Serve until a signal, as the main job of a program.
 
@@ -89,6 +91,10 @@ def run(
       start_timeout: seconds that a successor, or a worker, has to get ready.
       on_ready: a plain function that is called once, with the addresses of all listeners, when
         all servers let clients in. None: nobody is told.
+      beside: async functions that run beside the servers, from before they listen until they
+        have ended, and are cancelled then: what watches them, for example. Each is called with
+        the list of the servers, in this process. One that raises cancels everything, as in every
+        nursery; one that returns is done.
 
     Returns:
       The reports, in the order of the servers, when all have drained; what the grace has cut
@@ -116,13 +122,14 @@ def run(
     check_seconds("grace", grace, zero=True, optional=True)
     check_seconds("ready_off", ready_off, zero=True)
     check_seconds("start_timeout", start_timeout)
+    _check_beside(beside)
     relay = SignalRelay(orders_left=3 if ready_off else 2)
     # Before Trio comes, which has its own idea of Ctrl-C.
     with told_by_environment() as manager, relay.installed():
         made = [servers_of(given) for given in servers]
         found = [server for several in made for server in several]
         notices = Notices(manager, on_ready)
-        program = Program(found, grace, ready_off, start_timeout, relay, notices)
+        program = Program(found, grace, ready_off, start_timeout, relay, notices, tuple(beside))
         if wanted > 1:
             program.supervisor = _supervisor(program, servers, made, wanted, total_requests)
         elif total_requests is not None:
@@ -157,6 +164,15 @@ def _check_total(total: object, workers: int) -> None:
         raise TypeError(f"total_requests must be {expected}, not {total!r}")
     if total < workers:
         raise ValueError(f"total_requests must be {expected}, not {total!r}")
+
+
+def _check_beside(beside: object) -> None:
+    expected = "a list of async functions, each of which takes the list of the servers"
+    if not isinstance(beside, (list, tuple)):
+        raise TypeError(f"beside must be {expected}, not {beside!r}")
+    for function in beside:
+        if not is_async_callable(function):
+            raise TypeError(f"beside must be {expected}; {function!r} is none")
 
 
 def _supervisor(

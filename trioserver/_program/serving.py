@@ -3,7 +3,7 @@
 ::
 
     everything                     what the second signal cancels
-      beside                         signs of life, and what else goes on meanwhile
+      beside                         signs of life, and what the program wants beside its servers
       health                         is the first to listen, and the last to end
         servers                        side by side; when one fails, all are cancelled
 """
@@ -39,6 +39,8 @@ async def serve(program: Program) -> tuple[ShutdownReport, ...]:
         async with trio.open_nursery() as program.beside:
             program.relay.connect(program.obey)
             program.beside.start_soon(program.notices.give_signs_of_life)
+            for job in program.jobs:
+                program.beside.start_soon(job, list(program.servers))
             try:
                 await _serve_all(program, reports)
             finally:

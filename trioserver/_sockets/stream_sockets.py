@@ -172,10 +172,6 @@ class SocketListener:
     def shared(self) -> bool:
         return self.was_given and not self.is_kept and others_hold(self.socket)
 
-    @property
-    def queued(self) -> int | None:
-        return accept_queue_of(self.socket)
-
     def seal(self) -> None:
         if not self.is_kept:
             seal(self.socket)
@@ -197,6 +193,10 @@ class SocketListener:
 
     def fileno(self) -> int:
         return self.socket.fileno()
+
+    @property
+    def queued(self) -> int | None:
+        return accept_queue_of(self.socket)
 
     def duplicate(self) -> KernelSocket:
         return duplicate_of(self.socket)

@@ -27,9 +27,9 @@ from ..._modes.processes.protocol.result import traceback_of
 from ..._modes.processes.worker.beginning import begin
 from ..._servers.base import BaseServer
 from ..._servers.ip_servers import TCPServer
-from ...monitoring._tree.taking import task_tree
 from ..notices import program_log
 from ..places import KernelListener
+from ..whole import whole
 from . import orders, wire
 from .giving_way import give_way
 from .orders import Order, Queue
@@ -173,7 +173,13 @@ class Shift:
                 self._serving.cancel(reason=reason)
             case orders.ShowTasks():
                 message = "SIGUSR1: the tasks of worker process %d are\n%s"
-                log_safely(program_log, logging.WARNING, message, os.getpid(), task_tree())
+                log_safely(
+                    program_log,
+                    logging.WARNING,
+                    message,
+                    os.getpid(),
+                    whole([*self._servers.values()]),
+                )
             case _ if self._servers[order.server]._run is None:
                 self._note(order)
             case orders.Drain():

@@ -83,7 +83,7 @@ def shown_places(
 def _scopes_in_words(scopes: tuple[ScopeView, ...], now: float) -> str:
     """What is to be known of a task's scopes, in brackets; nothing of those that do nothing."""
     told = [words for scope in scopes if (words := scope_in_words(scope, now))]
-    return f"  [{', '.join(told)}]" if told else ""
+    return f"  [{'; '.join(told)}]" if told else ""
 
 
 def scope_in_words(scope: ScopeView, now: float) -> str:
