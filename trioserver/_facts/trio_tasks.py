@@ -20,32 +20,27 @@ def task_number(task: trio.lowlevel.Task) -> int:
     return number if isinstance(number, int) else id(task)
 
 
-def own_scopes(task: trio.lowlevel.Task) -> list[trio.CancelScope]:
+def own_scopes(task: trio.lowlevel.Task) -> list[tuple[trio.CancelScope, float, bool, bool]]:
     """The scopes that a task has entered itself and not left, its nurseries' too, outermost first.
 
-    Where Trio does not tell, those of its nurseries.
+    Each with its deadline, whether it shields, and whether it is cancelled. That is looked at
+    without what `trio.CancelScope.cancel_called` does beside: it cancels a scope whose deadline
+    has passed, and looks at the clock each time. Where Trio does not tell, those of its nurseries.
     """
     nursery: Any = task.parent_nursery
-    found: list[trio.CancelScope] = []
+    found: list[tuple[trio.CancelScope, float, bool, bool]] = []
     try:
         status: Any = task._cancel_status  # type: ignore[attr-defined,unused-ignore]
         outside: Any = None if nursery is None else nursery._cancel_status
         while status is not outside:
-            found.append(status._scope)
+            scope = status._scope
+            found.append((scope, scope._deadline, scope._shield, scope._cancel_called))
             status = status._parent
     except AttributeError:  # another Trio than those that are known
-        return [nursery.cancel_scope for nursery in task.child_nurseries]
+        scopes = [nursery.cancel_scope for nursery in task.child_nurseries]
+        return [(scope, scope.deadline, scope.shield, scope.cancel_called) for scope in scopes]
     found.reverse()
     return found
-
-
-def is_cancelled(scope: trio.CancelScope) -> bool:
-    """Whether a scope is cancelled, without what `trio.CancelScope.cancel_called` does beside.
-
-    That one cancels a scope whose deadline has passed, and looks at the clock each time.
-    """
-    called = getattr(scope, "_cancel_called", None)
-    return scope.cancel_called if called is None else bool(called)
 
 
 def cancellation_of(scope: trio.CancelScope) -> tuple[str, str, str]:

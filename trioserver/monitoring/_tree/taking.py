@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from types import CodeType
@@ -11,12 +10,9 @@ from typing import TypeAlias
 import trio
 
 from ..._facts.events import request_of
-from ..._facts.trio_tasks import cancellation_of, is_cancelled, own_scopes, task_number
+from ..._facts.trio_tasks import cancellation_of, own_scopes, task_number
 from .tree import TaskTree
 from .views import Cancellation, ScopeView, TaskView
-
-_PLAIN = ScopeView()
-"""A scope without a deadline, that is not cancelled: one object for most of them."""
 
 
 def task_tree(*, root: trio.lowlevel.Task | None = None, stacks: bool = True) -> TaskTree:
@@ -38,7 +34,9 @@ def task_tree(*, root: trio.lowlevel.Task | None = None, stacks: bool = True) ->
 
 
 # What is below is run for each of thousands of tasks, while all of them wait: it asks for each
-# thing once, and makes no function's call that it can do without. See tests/bench/monitoring.py.
+# thing once, makes no call that it can do without, and calls what a named tuple's own `__new__`
+# calls, which is written in Python. See tests/bench/views.py.
+_new = tuple.__new__
 
 
 def _views(root: trio.lowlevel.Task, *, stacks: bool) -> list[TaskView]:
@@ -48,19 +46,37 @@ def _views(root: trio.lowlevel.Task, *, stacks: bool) -> list[TaskView]:
     ahead: list[_Place] = [(task_number(root), root, *_above(root), 0)]
     while ahead:
         number, task, parent, which, depth = ahead.pop()
-        nurseries = task.child_nurseries
-        scopes = tuple([_view_of(scope, nurseries) for scope in own_scopes(task)])
+        nurseries, scopes = task.child_nurseries, []
+        for scope, deadline, shield, called in own_scopes(task):
+            nursery = _number_of(scope, nurseries) if nurseries else None
+            why = Cancellation(*cancellation_of(scope)) if called else None
+            scopes.append(_new(ScopeView, (deadline, shield, nursery, why)))
         stack = _stack_of(task) if stacks else ()
         request = request_of(task.context)
-        found.append(TaskView(number, parent, which, depth, task.name, scopes, request, stack))
-        for which in range(len(nurseries) - 1, -1, -1):
-            inside = [
-                (task_number(child), child, number, which, depth + 1)
-                for child in nurseries[which].child_tasks
-            ]
-            inside.sort(key=_age, reverse=True)
-            ahead += inside
+        facts = (number, parent, which, depth, task.name, tuple(scopes), request, stack)
+        found.append(_new(TaskView, facts))
+        if nurseries:
+            ahead += _children(number, nurseries, depth + 1)
     return found
+
+
+def _children(number: int, nurseries: list[trio.Nursery], depth: int) -> list[_Place]:
+    """The tasks in the nurseries of a task, the one that is to come first at the end."""
+    found: list[_Place] = []
+    for which in reversed(range(len(nurseries))):
+        inside = [
+            (task_number(child), child, number, which, depth)
+            for child in nurseries[which].child_tasks
+        ]
+        inside.sort(key=_age, reverse=True)
+        found += inside
+    return found
+
+
+def _number_of(scope: trio.CancelScope, nurseries: list[trio.Nursery]) -> int | None:
+    """Which of the nurseries it is whose scope this is, if it is one's."""
+    scopes = [nursery.cancel_scope for nursery in nurseries]
+    return scopes.index(scope) if scope in scopes else None
 
 
 def _above(task: trio.lowlevel.Task) -> tuple[int | None, int | None]:
@@ -75,19 +91,6 @@ _Place: TypeAlias = tuple[int, trio.lowlevel.Task, int | None, int | None, int]
 """A task, by its number, and where it is: the parent, which of its nurseries, and the depth."""
 
 _age = operator.itemgetter(0)
-
-
-def _view_of(scope: trio.CancelScope, nurseries: list[trio.Nursery]) -> ScopeView:
-    nursery = None
-    if nurseries:
-        scopes = [nursery.cancel_scope for nursery in nurseries]
-        nursery = scopes.index(scope) if scope in scopes else None
-    deadline, shield = scope.deadline, scope.shield
-    if is_cancelled(scope):
-        return ScopeView(deadline, shield, nursery, Cancellation(*cancellation_of(scope)))
-    if nursery is None and deadline == math.inf and not shield:
-        return _PLAIN
-    return ScopeView(deadline, shield, nursery)
 
 
 def _stack_of(task: trio.lowlevel.Task) -> tuple[tuple[CodeType, int], ...]:
