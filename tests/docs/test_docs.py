@@ -196,7 +196,7 @@ def test_reference_describes_every_name_once():
     Nothing else is.
     """
     assert sorted(name for each in REFERENCE for name in described(each)) == DOCUMENTED
-    member = r"^   \.\. auto(?:method|property):: (\w+)"
+    member = r"^   \.\. auto(?:method|property|attribute):: (\w+)"
     members = re.findall(member, page("reference/servers"), re.MULTILINE)
     fields = attrs.fields_dict(trioserver.BaseServer)
     public = {name for name in dir(trioserver.BaseServer) if not name.startswith("_")}

@@ -60,7 +60,7 @@ class ServerHooks(RequestHooks, Protocol):
     limits: Limits
     observers: Sequence[object]
     _mode: ClassVar[Mode]
-    _log_level: ClassVar[int]
+    access_level: ClassVar[int]
     _peers: Peers | None
     _is_in_worker: bool
 

@@ -102,7 +102,7 @@ class Run:
         self.reply_function = self.server._reply_function()
         self.requests = RequestNursery(type(self.server).__name__)
         server = self.server
-        log = LoggingObserver(server._log_level, server._is_in_worker)
+        log = LoggingObserver(server.access_level, server._is_in_worker)
         audience = Audience.of(server.observers, log, self.requests.on_exit)
         self.registry = RequestRegistry(audience, self.listeners)
         acceptor = Acceptor(self.server, self.requests, self.registry, self.drain, self.overrides)

@@ -114,7 +114,7 @@ class Shutdown:
         On the log of what becomes of requests: it is no error. Who has asked for an end at once
         has given them none, and knows.
         """
-        seconds, cut, level = self._registry.grace, self._registry.here(), self._server._log_level
+        seconds, cut, level = self._registry.grace, self._registry.here(), self._server.access_level
         is_news = seconds and cut and self._why_cut == GRACE_IS_OVER
         if not is_news or not access_log.isEnabledFor(level):
             return

@@ -5,7 +5,6 @@ In JSON an address is a text, as people write it; a time that never comes is nul
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import attrs
 
 from .address import Address, describe
 from .events import RequestInfo, Statistics
+from .json_values import finite
 
 SNAPSHOT_VERSION = 1
 """Of the form that `ServerSnapshot.as_json` has; it changes when a field changes or goes."""
@@ -54,7 +54,7 @@ class RequestSnapshot:
             "started_at": info.started_at,
             "state": self.state,
             "age": self.age,
-            "time_left": None if self.time_left == math.inf else self.time_left,
+            "time_left": finite(self.time_left),
             "bytes_received": self.bytes_received,
             "bytes_sent": self.bytes_sent,
             "task": self.task,

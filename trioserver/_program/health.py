@@ -84,7 +84,7 @@ def health_server(address: Any, why_not_ready: Callable[[], str]) -> BaseServer:
         raise kind(f"health must be None, a path, or {expected}, not {address!r}")
     base = UnixStreamServer if is_path else TCPServer
     # At DEBUG, as probes come every few seconds, and nobody counts them as clients.
-    body = {"why_not_ready": staticmethod(why_not_ready), "_log_level": logging.DEBUG}
+    body = {"why_not_ready": staticmethod(why_not_ready), "access_level": logging.DEBUG}
     server: BaseServer = type("Health", (base,), body)(
         address, HealthHandler, limits=LIMITS, timeouts=TIMEOUTS
     )

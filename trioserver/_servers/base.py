@@ -115,10 +115,12 @@ class BaseServer(Listening):
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
         """Raise an error that names ``field`` if the address is wrong."""
 
+    access_level: ClassVar[int] = logging.INFO
+    """At which level ``trioserver.access`` is told of requests; for a subclass to assign."""
+
     # Where handlers run: the mix-ins say otherwise.
 
     _mode: ClassVar[Mode] = "task"
-    _log_level: ClassVar[int] = logging.INFO
     _LATE: ClassVar[str] = "verify_request took too long (handshake)"
     _connection_class: ClassVar[type[Connection]] = Connection
 

@@ -9,6 +9,7 @@ import typing
 from .._published import load as _load
 
 if typing.TYPE_CHECKING:  # see _LATER
+    from ._monitor.monitor import Monitor
     from ._text.as_text import as_text
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
@@ -16,6 +17,7 @@ if typing.TYPE_CHECKING:  # see _LATER
 
 __all__ = [
     "Cancellation",
+    "Monitor",
     "ScopeView",
     "TaskTree",
     "TaskView",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "_monitor.monitor": ("Monitor",),
     "_text.as_text": ("as_text",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),

@@ -26,7 +26,7 @@ _OURS = str(Path(__file__).parents[2]) + os.sep
 
 
 def text_of_tasks(tasks: Iterable[TaskView], now: float) -> str:
-    """Tasks as lines, those below another indented.
+    """Tasks as lines, those below another indented, as far as the first one is not.
 
     The lines of Trio are left out, and those of this library where there are others.
 
@@ -34,9 +34,12 @@ def text_of_tasks(tasks: Iterable[TaskView], now: float) -> str:
       tasks: each before those below it.
       now: when they were so, by the Trio clock, to tell how much time scopes have left.
     """
-    return "\n".join(
-        line for alike in _runs(tasks) for line in _lines_of_several(alike, now) if line
-    )
+    lines: list[str] = []
+    outermost = None
+    for alike in _runs(tasks):
+        outermost = alike[0].depth if outermost is None else outermost
+        lines += _lines_of_several(alike, now, alike[0].depth - outermost)
+    return "\n".join(lines)
 
 
 def _runs(tasks: Iterable[TaskView]) -> Iterator[list[TaskView]]:
@@ -50,18 +53,18 @@ def _place(task: TaskView) -> tuple[object, ...]:
     return task.parent, task.nursery, task.stack, cancelled
 
 
-def _lines_of_several(alike: list[TaskView], now: float) -> Iterator[str]:
+def _lines_of_several(alike: list[TaskView], now: float, depth: int) -> Iterator[str]:
     shown = alike if len(alike) <= _SHOWN_ALIKE + 1 else alike[:_SHOWN_ALIKE]
     for task in shown:
-        yield from _lines(task, now)
+        yield from _lines(task, now, depth)
     if len(shown) < len(alike):
         last = printable(alike[-1].name)
         more = len(alike) - len(shown)
-        yield f"{'  ' * alike[0].depth}({more} more like these, the last one is {last})"
+        yield f"{'  ' * depth}({more} more like these, the last one is {last})"
 
 
-def _lines(task: TaskView, now: float) -> Iterator[str]:
-    indent = "  " * task.depth
+def _lines(task: TaskView, now: float, depth: int) -> Iterator[str]:
+    indent = "  " * depth
     yield f"{indent}{printable(task.name)}{_scopes_in_words(task.scopes, now)}"
     for code, number in shown_places(task.stack):
         line = linecache.getline(code.co_filename, number).strip()

@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from ..._facts.json_values import finite
 from .text import text_of_tasks
 from .views import ScopeView, TaskView
 
@@ -82,7 +83,7 @@ def _task_as_json(task: TaskView) -> dict[str, Any]:
 
 def _scope_as_json(scope: ScopeView) -> dict[str, Any]:
     return {
-        "deadline": None if scope.deadline == math.inf else scope.deadline,
+        "deadline": finite(scope.deadline),
         "shield": scope.shield,
         "nursery": scope.nursery,
         "cancelled": None if scope.cancelled is None else attrs.asdict(scope.cancelled),
