@@ -288,19 +288,19 @@ HOURS = (0.0, 7200.0)
             [],
             [],
         ),
-        "A deadline of the handler's own is one": (
-            lambda at: [snapshot(served(ONE, at, left=math.inf, number=5))],
-            [task(5, 0, 0, ScopeView(), ScopeView(9e9), request=ONE)],
-            [],
-        ),
-        "and so is one around the server": (
+        "A deadline around the server is one": (
             lambda at: [snapshot(served(ONE, at, left=math.inf, number=5))],
             [task(1, 0, 0, ScopeView(9e9), NURSERY), task(5, 1, 0, request=ONE)],
             [],
         ),
         "but for one outside of a shield": (
             lambda at: [snapshot(served(ONE, at, left=math.inf, number=5))],
-            [task(5, 0, 0, ScopeView(9e9), SHIELD, request=ONE)],
+            [task(1, 0, 0, ScopeView(9e9), SHIELD, NURSERY), task(5, 1, 0, request=ONE)],
+            ["no-deadline"],
+        ),
+        "That of a single wait, a sleep say, is none": (
+            lambda at: [snapshot(served(ONE, at, left=math.inf, number=5))],
+            [task(5, 0, 0, ScopeView(), ScopeView(9e9), request=ONE)],
             ["no-deadline"],
         ),
         "A client that takes something now and then is fine": (

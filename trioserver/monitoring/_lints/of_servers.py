@@ -17,25 +17,25 @@ def no_deadline(seen: Seen) -> Iterator[Case]:
         request = served.request
         if request.time_left < math.inf or request.state in {"idle", "closing"}:
             continue
-        if _ends_by_its_handler(seen, served):
+        if _ends_by_what_is_around(seen, served):
             continue
 
         def say(since: float, info: RequestInfo = request.info) -> str:
             return (
                 f"{info} has no deadline, and has lasted for {since:.1f} s; set Timeouts.request,"
-                " or wait in the handler within trio.fail_after"
+                " or the deadline of its cancel_scope in the handler"
             )
 
         yield _case(served, say, began=seen.tree.at - request.age)
 
 
-def _ends_by_its_handler(seen: Seen, served: Served) -> bool:
-    """Whether a scope of its own task, or around that, has a deadline."""
+def _ends_by_what_is_around(seen: Seen, served: Served) -> bool:
+    """Whether a scope around its task has a deadline; those within may be of single waits."""
     number = served.request.task
     standing = None if number is None else seen.tasks.get(number)
     if standing is None or seen.key_of(standing.task) != request_key(served.request.info):
         return False
-    return standing.now.deadline < math.inf
+    return standing.around.deadline < math.inf
 
 
 def reader_never_reads(seen: Seen) -> Iterator[Case]:
@@ -73,7 +73,7 @@ def idle_slots(seen: Seen) -> Iterator[Case]:
                 f" {free} slots are free; look at get_request and at errors of accept"
             )
 
-        yield Case(key=(index, counts.accepted, counts.accept_errors), say=say, server=index)
+        yield Case(key=(index, counts.accepted), say=say, server=index)
 
 
 def _case(

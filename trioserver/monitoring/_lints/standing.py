@@ -46,6 +46,7 @@ class Standing:
 
     Attributes:
       task: which one.
+      around: what reaches it from outside of its own scopes.
       now: what reaches it where it is: inside all of its scopes.
       holding_off: the shielded scope that keeps a cancellation away from it; and that one.
       waits_for: whether it has child tasks that a cancellation of its own reaches, too: they
@@ -53,6 +54,7 @@ class Standing:
     """
 
     task: TaskView
+    around: Surroundings
     now: Surroundings
     holding_off: tuple[int, ScopeView, Cancellation] | None = None
     waits_for: bool = False
@@ -67,7 +69,7 @@ def standings(tree: TaskTree) -> Iterator[Standing]:
         parent = found.get(task.parent) if task.parent is not None else None
         if parent is not None and now.cancelled:
             parent.waits_for = True
-        found[task.id] = standing = Standing(task, now)
+        found[task.id] = standing = Standing(task, now, now)
         for number, scope in enumerate(task.scopes):
             if scope.shield and now.cancelled and scope.cancelled is None:
                 standing.holding_off = number, scope, now.cancelled

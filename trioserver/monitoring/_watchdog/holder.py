@@ -19,7 +19,7 @@ from trioserver import RequestInfo, current_request
 
 from .._tree.taking import tasks_below
 
-_DEBUGGERS = {"bdb", "pdb", "pydevd", "debugpy", "_pydevd_bundle"}
+_DEBUGGERS = {"bdb", "pdb", "pydevd", "debugpy"}
 """The modules of debuggers: who stops at a breakpoint blocks the loop, and knows it."""
 
 _ATTEMPTS = 3
