@@ -1,6 +1,6 @@
 """A block of a test in which nothing may be wrong, as the lints see it.
 
-It looks while Trio's loop turns, as an instrument, and never wakes it: it has no task and no deadline
+It looks while the loop turns, as an instrument, and never wakes it: it has no task and no deadline
 of its own, and a clock with autojump jumps as it would without.
 """
 
