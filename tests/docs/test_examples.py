@@ -619,3 +619,36 @@ async def test_behind_haproxy(start):
     await client.says(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 443\r\n")
     await client.hears(b"you are 192.0.2.7, port 5000\n")
     await client.stream.aclose()
+
+
+STUCK = {
+    b"wait": "no-deadline: request 1 from 127.0.0.1:",
+    b"swallow": "swallowed-cancellation: task 'Practice request 1 from ",
+    b"clean": "long-shield: task 'Practice request 1 from ",
+    b"block": "blocked-loop: the loop was blocked by task 'Practice request 1 from ",
+    b"leak": "child-outlives-request: task ",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", STUCK)
+async def test_stuck(line, folder):
+    """Whatever a client has go wrong there, the program logs by itself, in words and with where."""
+    async with program(EXAMPLES / "monitoring" / "stuck.py", "0") as process:
+        _, port = await listening(process)
+        client = Client(await trio.open_tcp_stream(HERE, int(port)))
+        await client.asks(b"?\n", b"wait, swallow, clean, leak or block?\n")
+        await client.says(line + b"\n")
+        if line == b"leak":
+            await client.hears(b"done\n")
+            await client.stream.aclose()
+        logged = ""
+        while STUCK[line] not in logged:
+            logged += (await process.stderr.receive_some()).decode()
+        places = {b"wait": "Timeouts.request", b"leak": "in talk_to_nobody"}
+        while places.get(line, "stuck.py") not in logged.partition(STUCK[line])[2]:
+            logged += (await process.stderr.receive_some()).decode()
+        if line != b"leak":
+            await client.stream.aclose()
+        if line != b"wait":
+            await interrupted(process)

@@ -77,6 +77,7 @@ PRIVATE = {
     "_modes/processes/protocol/lifeline.py": {"_exit": "documented: os._exit ends a process"},
     "_modes/threads/own_thread.py": {"_threads": "Trio: what from_thread asks for, in any thread"},
     "_modes/threads/thread_call.py": {"_current_frames": "documented: where a thread is"},
+    "monitoring/_watchdog/holder.py": {"_current_frames": "documented: sys._current_frames"},
     "pytest_plugin.py": {"_trio_test_runner_wrapped": "pytest-trio: it has made a test plain"},
     "testing/_looking/guard.py": {"_current_frames": "documented: sys._current_frames"},
     "testing/_sweeping/schedule.py": {

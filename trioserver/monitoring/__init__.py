@@ -9,29 +9,45 @@ import typing
 from .._published import load as _load
 
 if typing.TYPE_CHECKING:  # see _LATER
+    from ._lints.linter import Linter
+    from ._lints.log_findings import log_findings
     from ._monitor.monitor import Monitor
     from ._text.as_text import as_text
+    from ._text.finding import Finding
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
     from ._tree.views import Cancellation, ScopeView, TaskView
+    from ._watchdog.blocked import Blocked
+    from ._watchdog.watchdog import Watchdog, watch_loop
 
 __all__ = [
+    "Blocked",
     "Cancellation",
+    "Finding",
+    "Linter",
     "Monitor",
     "ScopeView",
     "TaskTree",
     "TaskView",
+    "Watchdog",
     "as_text",
+    "log_findings",
     "task_tree",
     "tasks_below",
+    "watch_loop",
 ]
 
 _LATER = {
+    "_lints.linter": ("Linter",),
+    "_lints.log_findings": ("log_findings",),
     "_monitor.monitor": ("Monitor",),
     "_text.as_text": ("as_text",),
+    "_text.finding": ("Finding",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),
     "_tree.views": ("Cancellation", "ScopeView", "TaskView"),
+    "_watchdog.blocked": ("Blocked",),
+    "_watchdog.watchdog": ("Watchdog", "watch_loop"),
 }
 
 

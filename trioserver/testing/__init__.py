@@ -33,6 +33,7 @@ from ._running.clients import KernelDatagramClient
 from ._running.exchanges import Exchange
 from ._running.factory import ServerFactory, servers_of_a_test
 from ._running.in_thread import ThreadFaults, ThreadServer, serve_in_thread
+from ._running.no_findings import Findings, no_findings
 from ._running.open_server import Unfinished, open_test_server
 from ._running.server import RunningServer
 from ._running.tls import TestTLS, TLSClient
@@ -53,6 +54,7 @@ __all__ = [
     "Faults",
     "FaultyListener",
     "Finding",
+    "Findings",
     "Hung",
     "KernelDatagramClient",
     "Latency",
@@ -92,6 +94,7 @@ __all__ = [
     "expect_eof",
     "fire_at",
     "memory_pipe",
+    "no_findings",
     "open_descriptors",
     "open_scripted_server",
     "open_test_server",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ..._facts.snapshots import ServerSnapshot
 from .._tree.tree import TaskTree
+from .finding import Finding
 from .servers import text_of_server
 
 
-def as_text(it: TaskTree | ServerSnapshot, *, most: float = math.inf) -> str:
-    """A tree of tasks, or a server, as lines of plain text.
+def as_text(
+    it: TaskTree | ServerSnapshot | Finding | Sequence[Finding], *, most: float = math.inf
+) -> str:
+    """A tree of tasks, a server, or what is wrong with them, as lines of plain text.
 
     Of a task there are its name, its scopes and the lines of its own code in which it waits;
     those of Trio are left out, and those of this library where there are others. What clients and
@@ -18,7 +22,8 @@ def as_text(it: TaskTree | ServerSnapshot, *, most: float = math.inf) -> str:
     nothing else.
 
     Args:
-      it: what `task_tree` or `trioserver.BaseServer.snapshot` has returned.
+      it: what `task_tree`, `trioserver.BaseServer.snapshot` or `Linter.look` has returned, or one
+        finding; each finding is one line.
       most: requests of each listener, or worker, that are shown; the others are counted.
 
     Raises:
@@ -28,4 +33,7 @@ def as_text(it: TaskTree | ServerSnapshot, *, most: float = math.inf) -> str:
         return str(it)
     if isinstance(it, ServerSnapshot):
         return text_of_server(it, most)
-    raise TypeError(f"a TaskTree or a ServerSnapshot was expected, not {it!r}")
+    findings = (it,) if isinstance(it, Finding) else it
+    if isinstance(findings, (tuple, list)) and all(isinstance(one, Finding) for one in findings):
+        return "\n".join(map(str, findings))
+    raise TypeError(f"a TaskTree, a ServerSnapshot or Findings were expected, not {it!r}")

@@ -14,26 +14,34 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, Literal
 
 import trio
 
 import trioserver
 
+from ...monitoring import Linter
 from .._faults.faults import Faults
 from .._faults.kinds import Fault
 from .._looking.guard import wall_clock_guard
 from .clock import clock_that_waits
 from .exchanges import A_SECOND, Exchange, Recorder
 from .network import Network, Where, check_fit, server_for
+from .no_findings import no_findings
 from .options import check_choice, check_flag
 from .server import RunningServer
 from .tls import with_tls
 
 
 @asynccontextmanager
-async def open_test_server(
+async def open_test_server(  # noqa: PLR0913  (each one is of its own, and has a default)
     server: trioserver.BaseServer | Callable[..., Any],
     *,
     transport: Where = "memory",
@@ -42,6 +50,7 @@ async def open_test_server(
     autojump: Literal["refuse", "wait"] = "refuse",
     tls: bool = False,
     guard: float = 60.0,
+    linter: Linter | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serve in a block, for a test; gives a `RunningServer`.
 
@@ -60,11 +69,14 @@ async def open_test_server(
       tls: whether the server speaks TLS, with a certificate of an authority that is made for
         tests, and `RunningServer.connect` trusts. It needs trustme (the extra ``test``).
       guard: real seconds that the block may take; ``inf``: any number.
+      linter: what it finds while the block runs fails the test, see `no_findings`; None: nobody
+        looks.
 
     Raises:
       ExceptionGroup: what handlers and hooks have raised.
       Unfinished: requests went on.
       Hung: the block took too long by the wall clock; says where every task was.
+      Findings: the linter has found something.
       RuntimeError: the clock would jump while others work; or the server is bound already; or
         there is no trustme.
       TypeError: this server cannot be served so.
@@ -91,7 +103,8 @@ async def open_test_server(
                         async with served.serving(grace=0):
                             running = RunningServer(served, network, recorder, agreed)
                             try:
-                                yield running
+                                async with _lints_of(running, linter):
+                                    yield running
                                 if strict:
                                     await _refuse_unfinished(served, network, recorder)
                             finally:
@@ -100,6 +113,10 @@ async def open_test_server(
                         tasks.cancel_scope.cancel(reason="the test is over")
     if strict:
         recorder.check()
+
+
+def _lints_of(running: RunningServer, linter: Linter | None) -> AbstractAsyncContextManager[object]:
+    return nullcontext() if linter is None else no_findings(running, linter=linter)
 
 
 class Unfinished(AssertionError):
