@@ -257,6 +257,16 @@ def test_field_table(name):
     assert all(meaning for _, _, meaning in rows)
 
 
+def test_lints_on_the_page():
+    """The page about what is stuck has every lint, with its bound, and a cause and a cure."""
+    rows = table("how-to/stuck", "What the lints find")
+    linter = trioserver.monitoring.Linter()
+    shown = {literals(name)[0]: literals(bound) for name, bound, _, _ in rows}
+    bounds = {it.name: getattr(linter, it.name) for it in attrs.fields(type(linter)) if it.init}
+    assert shown == {name.replace("_", "-"): [repr(bound)] for name, bound in bounds.items()}
+    assert all(cause and cure for *_, cause, cure in rows)
+
+
 def classic_names(cls):
     """The public names a class of socketserver defines, and those its objects get."""
     names = {*vars(cls), *re.findall(r"\bself\.(\w+)(?=[\w., ]* = )", inspect.getsource(cls))}

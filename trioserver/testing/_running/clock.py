@@ -27,11 +27,17 @@ def jumping_clock() -> MockClock | None:
     """The clock of this run, if it goes ahead by itself."""
     if (watch := _WATCH.get()) is not None:
         return watch.clock  # which may stand still just now
+    clock = virtual_clock()
+    return clock if clock is not None and clock.autojump_threshold < math.inf else None
+
+
+def virtual_clock() -> MockClock | None:
+    """The clock of this run, if it is a virtual one."""
     testing = sys.modules.get("trio.testing")  # who has such a clock has imported it
     clock = trio.lowlevel.current_clock()
     if testing is None or not isinstance(clock, testing.MockClock):
         return None
-    return clock if clock.autojump_threshold < math.inf else None
+    return clock
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import trio
-from trio.testing import MockClock
 
 import trioserver
 
 from ...monitoring import Finding, Linter, as_text, task_tree
+from .clock import virtual_clock
 from .server import RunningServer
 
 _SHARE = 0.05
@@ -91,7 +91,7 @@ class _Watch(trio.abc.Instrument):
         self.found: dict[object, Finding] = {}
         self.error: Exception | None = None
         self._servers, self._every = servers, every
-        self._is_virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
+        self._is_virtual = virtual_clock() is not None
         self._looked_at = -math.inf
         self._rests_until = -math.inf  # by the real clock
 
