@@ -380,7 +380,7 @@ def test_blocks_are_bounded():
 
 def test_finding_as_json_and_text():
     """A finding is values of JSON, and one line of text, with what clients have named escaped."""
-    evil = attrs.evolve(task(1, 0, 0, CANCELLED), name="a\x1b[2J\nb")
+    evil = task(1, 0, 0, CANCELLED)._replace(name="a\x1b[2J\nb")
     [found] = looks(Linter(), evil)
     told = json.loads(json.dumps(found.as_json()))
     assert told == attrs.asdict(found)
@@ -455,6 +455,7 @@ tasks_ = st.builds(
     st.text(),
     st.lists(scopes, max_size=3).map(tuple),
     st.none() | infos,
+    st.just(()),
 )
 requests_ = st.builds(
     RequestSnapshot,

@@ -313,12 +313,8 @@ async def test_viewer_that_never_reads():
 async def test_viewer_that_leaves():
     """One that goes at once, in the middle of a line or of a state, is gone, and that is all."""
     async with watched(clients=3) as (server, address):
-        for said in (
-            b"",
-            b'{"watch"',
-            b'{"watch": {}}\n',
-            b"GET /events HTTP/1.1\r\nHost: localhost",
-        ):
+        browser = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
+        for said in (b"", b'{"watch"', b'{"watch": {}}\n', browser, browser + b"\r\n"):
             gone = socket.create_connection(address)
             gone.sendall(said)
             gone.close()

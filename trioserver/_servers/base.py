@@ -6,7 +6,6 @@ A server is configuration and policy. All that changes while it serves is in its
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -114,9 +113,6 @@ class BaseServer(Listening):
 
     def _check_address(self, field: attrs.Attribute[Any], address: object) -> None:
         """Raise an error that names ``field`` if the address is wrong."""
-
-    access_level: ClassVar[int] = logging.INFO
-    """At which level ``trioserver.access`` is told of requests; for a subclass to assign."""
 
     # Where handlers run: the mix-ins say otherwise.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from socket import socket as KernelSocket  # noqa: N812  (the class has a property of that name)
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, cast
+from typing import TYPE_CHECKING, ClassVar, NoReturn, Self, cast
 
 import trio
 
@@ -36,6 +37,9 @@ class Lifecycle(DefaultHooks):
 
     A run is made on the way in and dropped on the way out, whatever happens in between.
     """
+
+    access_level: ClassVar[int] = logging.INFO
+    """At which level ``trioserver.access`` is told of requests; for a subclass to assign."""
 
     async def __aenter__(self) -> Self:
         if self._run is not None:

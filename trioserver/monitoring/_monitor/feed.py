@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import attrs
 import trio
 
 import trioserver
 
+from .._text.finding import Finding
 from .._tree.taking import task_tree
 from .._tree.tree import TaskTree
 from .query import Query
@@ -27,8 +28,8 @@ SHARE = 1 / 20
 MOST_QUERIES = 16
 """Different queries that are answered from one look; further ones get what is the oldest's."""
 
-Lints = Callable[[TaskTree, Sequence[trioserver.ServerSnapshot]], Sequence[dict[str, Any]]]
-"""Looks for what is odd; what it has found, as values of JSON."""
+Lints: TypeAlias = Callable[[TaskTree, Sequence[trioserver.ServerSnapshot]], Sequence[Finding]]
+"""Looks for what is odd."""
 
 
 @attrs.define(eq=False)
@@ -61,7 +62,8 @@ class Feed:
             began = time.perf_counter()
             snapshots = [server.snapshot() for server in self.servers]
             tree = task_tree(stacks=False)
-            self._look = Look(snapshots, tree, self.lints(tree, snapshots))
+            findings = [finding.as_json() for finding in self.lints(tree, snapshots)]
+            self._look = Look(snapshots, tree, findings)
             self._made.clear()
             self._cost = time.perf_counter() - began
         return self._look

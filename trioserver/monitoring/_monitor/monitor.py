@@ -13,7 +13,7 @@ import trio
 
 import trioserver
 
-from .._tree.tree import TaskTree
+from .._lints.linter import Linter
 from .feed import Feed
 from .lines import Conversation
 from .query import MOST_REQUESTS, Query
@@ -125,7 +125,7 @@ class Monitor:
         Whatever fails later is logged on ``trioserver.monitoring``, and this returns: it never ends
         the servers that are watched.
         """
-        feed = Feed(self.servers, self.interval, self.allow_control, _no_lints)
+        feed = Feed(self.servers, self.interval, self.allow_control, Linter().look)
         server = self._server(feed)
         async with server:
             task_status.started(server.server_address)
@@ -151,9 +151,3 @@ def _is_here(host: object) -> bool:
         return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
     except ValueError:
         return False
-
-
-def _no_lints(
-    _tree: TaskTree, _snapshots: Sequence[trioserver.ServerSnapshot]
-) -> Sequence[dict[str, Any]]:
-    return ()
