@@ -9,8 +9,12 @@ import typing
 from .._published import load as _load
 
 if typing.TYPE_CHECKING:  # see _LATER
+    from ._html.as_html import as_html
     from ._lints.linter import Linter
     from ._lints.log_findings import log_findings
+    from ._log.json_formatter import JSONLogFormatter
+    from ._metrics.opentelemetry import OpenTelemetryObserver
+    from ._metrics.prometheus import PrometheusCollector, PrometheusObserver
     from ._monitor.monitor import Monitor
     from ._text.as_text import as_text
     from ._text.finding import Finding
@@ -24,12 +28,17 @@ __all__ = [
     "Blocked",
     "Cancellation",
     "Finding",
+    "JSONLogFormatter",
     "Linter",
     "Monitor",
+    "OpenTelemetryObserver",
+    "PrometheusCollector",
+    "PrometheusObserver",
     "ScopeView",
     "TaskTree",
     "TaskView",
     "Watchdog",
+    "as_html",
     "as_text",
     "log_findings",
     "task_tree",
@@ -38,8 +47,12 @@ __all__ = [
 ]
 
 _LATER = {
+    "_html.as_html": ("as_html",),
     "_lints.linter": ("Linter",),
     "_lints.log_findings": ("log_findings",),
+    "_log.json_formatter": ("JSONLogFormatter",),
+    "_metrics.opentelemetry": ("OpenTelemetryObserver",),
+    "_metrics.prometheus": ("PrometheusCollector", "PrometheusObserver"),
     "_monitor.monitor": ("Monitor",),
     "_text.as_text": ("as_text",),
     "_text.finding": ("Finding",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..._facts.address import Address, describe
+from ..._facts.address import Address
 from ..._facts.events import Statistics
 from ..._facts.snapshots import (
     ListenerSnapshot,
@@ -13,8 +13,7 @@ from ..._facts.snapshots import (
     ServerSnapshot,
     WorkerSnapshot,
 )
-
-_UNITS = ("kB", "MB", "GB", "TB")
+from .words import describe, duration, size
 
 
 def text_of_server(snapshot: ServerSnapshot, most: float = math.inf) -> str:
@@ -105,22 +104,3 @@ def _branches(branches: Iterable[_Branch]) -> Iterator[str]:
         indent = "   " if is_last else "│  "
         yield from (f"{indent}├─ {one}" for one in below[:-1])
         yield from (f"{indent}└─ {one}" for one in below[-1:])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them off a clock: ``00:03:12``, after a day ``2 d 00:03:12``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    clock = f"{hours:02}:{minutes:02}:{rest:02}"
-    return f"{days} d {clock}" if days else clock
-
-
-def size(number: float) -> str:
-    """A number of bytes as people say it: ``120 B``, ``4.0 kB``; by 1000."""
-    if number < 1000:
-        return f"{number} B"
-    power = min(int(math.log(number, 1000)), len(_UNITS))
-    if number / 1000**power >= 999.95 and power < len(_UNITS):
-        power += 1  # 999 999 bytes are 1.0 MB
-    return f"{number / 1000**power:.1f} {_UNITS[power - 1]}"

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -34,10 +34,11 @@ def jumping_clock() -> MockClock | None:
 def virtual_clock() -> MockClock | None:
     """The clock of this run, if it is a virtual one."""
     testing = sys.modules.get("trio.testing")  # who has such a clock has imported it
-    clock = trio.lowlevel.current_clock()
+    clock: Any = trio.lowlevel.current_clock()
     if testing is None or not isinstance(clock, testing.MockClock):
         return None
-    return clock
+    found: MockClock = clock
+    return found
 
 
 @contextmanager
