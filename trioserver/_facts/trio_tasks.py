@@ -57,3 +57,17 @@ def cancellation_of(scope: trio.CancelScope) -> tuple[str, str, str]:
     found = (getattr(why, name, None) for name in ("reason", "source", "source_task"))
     reason, source, by = (value or "" for value in found)
     return reason, source, by
+
+
+def innermost(task: trio.lowlevel.Task) -> object:
+    """What stands for the innermost scope that a task is in; another object for another scope.
+
+    While it is the same one, the task has neither entered nor left a scope. A new object each
+    time where Trio does not tell.
+    """
+    return getattr(task, "_cancel_status", None) or object()
+
+
+def values_of(scopes: list[trio.CancelScope]) -> list[tuple[float, bool, bool]]:
+    """What can change of scopes that are entered: the deadline, the shield, if it is cancelled."""
+    return [(scope.deadline, scope.shield, is_cancelled(scope)) for scope in scopes]

@@ -9,6 +9,10 @@ import typing
 from .._published import load as _load
 
 if typing.TYPE_CHECKING:  # see _LATER
+    from ._recording.events import RecordedEvent
+    from ._recording.recorder import Recorder
+    from ._recording.recording import Recording
+    from ._recording.timeline import timeline
     from ._text.as_text import as_text
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
@@ -16,15 +20,23 @@ if typing.TYPE_CHECKING:  # see _LATER
 
 __all__ = [
     "Cancellation",
+    "RecordedEvent",
+    "Recorder",
+    "Recording",
     "ScopeView",
     "TaskTree",
     "TaskView",
     "as_text",
     "task_tree",
     "tasks_below",
+    "timeline",
 ]
 
 _LATER = {
+    "_recording.events": ("RecordedEvent",),
+    "_recording.recorder": ("Recorder",),
+    "_recording.recording": ("Recording",),
+    "_recording.timeline": ("timeline",),
     "_text.as_text": ("as_text",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),
