@@ -1,7 +1,9 @@
-"""Following the tasks of a Trio program from step to step: what each of them enters and leaves.
+"""Following the tasks of a Trio program: who begins and ends, and what each enters and leaves.
 
 Trio tells of tasks that begin and end, and of each step; of scopes it tells nobody. So after each
-step this looks at the scopes that the task is in itself, which most often are those of before.
+step `FollowingScopes` looks at those that the task is in itself, which most often are those of
+before. Of what that costs, a good part is that Trio calls anybody at all after each step. So
+`Following`, which leaves scopes out, is not called then.
 
 What others change of a task that does not run (they cancel a scope in which it waits shielded, or
 for its children; they set a deadline of it) is found when it runs, and by a look at all tasks
@@ -24,6 +26,7 @@ import trioserver
 from .._tree.scopes import (
     cancellation_of,
     innermost,
+    is_as_before,
     is_cancelled,
     own_scopes,
     request_of,
@@ -61,18 +64,17 @@ class _Followed:
 
 
 class Following(trio.abc.Instrument):
-    """Notes what tasks do, as an instrument of Trio; never raises.
+    """Notes which tasks begin and end, as an instrument of Trio; never raises.
 
     Attributes:
       failures: how often it could not note something.
     """
 
-    def __init__(self, note: Note, *, scopes: bool) -> None:
+    def __init__(self, note: Note) -> None:
         self._note = note
         self._tasks: dict[int, _Followed] = {}  # by id(), as Trio names tasks in its reasons
-        self._last_task = self._last_scope = 0
+        self._last_task = 0
         self._steps = 0
-        self._has_scopes = scopes
         self.failures = 0
 
     def number_of(self, task: trio.lowlevel.Task) -> int | None:
@@ -85,6 +87,19 @@ class Following(trio.abc.Instrument):
         for task in sorted(tasks_below(root), key=task_number):
             self.task_spawned(task)
         self.look_at_all()
+
+    def end(self) -> None:
+        """Note what is new of all tasks, and follow them no more."""
+        self.look_at_all()
+        self._tasks.clear()
+
+    def look_at(self, task: trio.lowlevel.Task) -> int | None:
+        """Note what is new of a task; its number, or None if it is not known."""
+        followed = self._tasks.get(id(task))
+        if followed is None:
+            return None
+        self._look_at(followed)
+        return followed.number
 
     def look_at_all(self) -> None:
         """Note what others have changed of tasks."""
@@ -117,25 +132,6 @@ class Following(trio.abc.Instrument):
         except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
             self._fail(error)
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        """A task waits again."""
-        try:
-            self._steps += 1
-            followed = self._tasks.get(id(task))
-            if followed is not None:
-                self._look_at(followed)
-        except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
-            self._fail(error)
-
-    def before_io_wait(self, timeout: float) -> None:
-        """No task can run."""
-        try:
-            number = len(self._tasks)
-            if number <= FEW_TASKS or self._steps >= STEPS_FOR_A_LOOK * number:
-                self.look_at_all()
-        except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
-            self._fail(error)
-
     def _fail(self, error: Exception) -> None:
         self.failures += 1
         if self.failures == 1:
@@ -155,12 +151,6 @@ class Following(trio.abc.Instrument):
             followed.request = request
             facts = {"request": request_as_json(request)}
             self._note("task_request", followed.number, facts)
-        if not self._has_scopes:
-            return
-        if innermost(task) is not followed.innermost:
-            self._enter_and_leave(followed)
-        elif values_of(followed.scopes) != followed.values:
-            self._change(followed)
 
     def _place_of(self, followed: _Followed) -> Facts:
         nursery = followed.nursery
@@ -170,8 +160,52 @@ class Following(trio.abc.Instrument):
         which = nurseries.index(nursery) if nursery in nurseries else None
         return {"parent": self.number_of(nursery.parent_task), "nursery": which}
 
+    def _close(self, followed: _Followed, keeping: int) -> None:
+        """Note that a task has left the scopes that it was in, but for the outermost ones."""
+
+
+class FollowingScopes(Following):
+    """Notes the scopes of tasks, too."""
+
+    def __init__(self, note: Note) -> None:
+        super().__init__(note)
+        self._last_scope = 0
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """A task waits again."""
+        try:
+            self._steps += 1
+            followed = self._tasks.get(id(task))
+            # Most steps change nothing.
+            if followed is not None and not (
+                request_of(task.context) is followed.request
+                and is_as_before(
+                    task, followed.innermost, followed.nursery, followed.scopes, followed.values
+                )
+            ):
+                self._look_at(followed)
+        except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
+            self._fail(error)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """No task can run."""
+        try:
+            number = len(self._tasks)
+            if number <= FEW_TASKS or self._steps >= STEPS_FOR_A_LOOK * number:
+                self.look_at_all()
+        except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
+            self._fail(error)
+
+    def _look_at(self, followed: _Followed) -> None:
+        super()._look_at(followed)
+        now_in = innermost(followed.task)
+        if now_in is not followed.innermost:
+            followed.innermost = now_in
+            self._enter_and_leave(followed)
+        else:
+            self._change(followed)
+
     def _enter_and_leave(self, followed: _Followed) -> None:
-        followed.innermost = innermost(followed.task)
         scopes, before = own_scopes(followed.task), followed.scopes
         same = 0
         while same < min(len(scopes), len(before)) and scopes[same] is before[same]:
@@ -188,7 +222,7 @@ class Following(trio.abc.Instrument):
         self._last_scope += 1
         followed.scopes.append(scope)
         followed.numbers.append(self._last_scope)
-        [values] = values_of([scope])
+        values = values_of(scope)
         followed.values.append(values)
         facts = {
             **_facts_of(self._last_scope, values),
@@ -200,7 +234,9 @@ class Following(trio.abc.Instrument):
 
     def _change(self, followed: _Followed) -> None:
         """Note what is new of scopes that the task was in before, and still is."""
-        values = values_of(followed.scopes)
+        values = [*map(values_of, followed.scopes)]
+        if values == followed.values:
+            return
         before, followed.values = followed.values, values
         for place, (was, now) in enumerate(zip(before, values, strict=True)):
             if was[:2] != now[:2]:

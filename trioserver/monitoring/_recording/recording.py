@@ -24,8 +24,8 @@ class Recording:
 
     Attributes:
       events: what has happened, the oldest first; at most as many as the recorder's limit.
-      base: what there was before the first of them, as the events that bring it about: the tasks
-        that ran when the recording began, and what dropped events have left.
+      base: what there was before the first of them, as events that bring it about: what those
+        that were dropped have left.
       dropped: how many events there were between the beginning and the first one in ``events``.
       started: when the recording began, by the Trio clock.
       exact_from: from when on the tree of each instant is known: ``started``, or the time of the

@@ -5,6 +5,7 @@ from ..._facts.events import request_of
 from ..._facts.trio_tasks import (
     cancellation_of,
     innermost,
+    is_as_before,
     is_cancelled,
     own_scopes,
     task_number,
@@ -15,6 +16,7 @@ __all__ = [
     "cancellation_of",
     "describe",
     "innermost",
+    "is_as_before",
     "is_cancelled",
     "own_scopes",
     "printable",
