@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -41,6 +42,9 @@ log = logging.getLogger("trioserver.monitoring")
 
 FEW_TASKS = 32
 """A program of so many is looked at as a whole whenever it waits: a few microseconds."""
+
+_ENDED = 64
+"""Tasks that are remembered when they have ended: they may just have cancelled another one."""
 
 STEPS_FOR_A_LOOK = 4
 """Steps for each task after which a larger one is, too."""
@@ -73,6 +77,7 @@ class Following(trio.abc.Instrument):
     def __init__(self, note: Note) -> None:
         self._note = note
         self._tasks: dict[int, _Followed] = {}  # by id(), as Trio names tasks in its reasons
+        self._ended: deque[tuple[int, str, int]] = deque(maxlen=_ENDED)
         self._last_task = 0
         self._steps = 0
         self.failures = 0
@@ -129,6 +134,7 @@ class Following(trio.abc.Instrument):
             if (followed := self._tasks.pop(id(task), None)) is not None:
                 self._close(followed, keeping=0)
                 self._note("task_ended", followed.number, {})
+                self._ended.append((id(task), task.name, followed.number))
         except Exception as error:  # noqa: BLE001  (Trio would drop the instrument)
             self._fail(error)
 
@@ -271,13 +277,17 @@ class FollowingScopes(Following):
 
         An address is another one in each run, so it is no part of a recording.
         """
-        address = shown.rpartition(" at ")[2].rstrip(">")
+        text = shown.rpartition(" at ")[2].rstrip(">")
         try:
-            followed = self._tasks.get(int(address, 16))
+            address = int(text, 16)
         except ValueError:
             return None, ""
-        is_it = followed is not None and repr(followed.task) == shown
-        return followed.number if followed is not None and is_it else None, address
+        followed = self._tasks.get(address)
+        there = [] if followed is None else [(address, followed.task.name, followed.number)]
+        for where, name, number in (*there, *reversed(self._ended)):
+            if where == address and shown == f"<Task {name!r} at {text}>":
+                return number, text
+        return None, text
 
 
 def _facts_of(number: int, values: tuple[float, bool, bool]) -> Facts:

@@ -89,7 +89,7 @@ function drawTask(scene, { task, depth }) {
   const { svg, labels, tops, x, right } = scene;
   const top = tops.get(task.number);
   const indent = 4 + Math.min(depth * 10, labels / 2);
-  const room = Math.floor((labels - indent) / 6.6);
+  const room = Math.floor((labels - indent) / 7.2);
   const name = task.name.split(".").slice(-2).join(".");
   const text = label(scene, indent, top + 14,
                      name.length > room ? `${name.slice(0, Math.max(room - 1, 1))}…` : name);

@@ -75,7 +75,7 @@ function main() {
       }, 400);
     }
     byId("play").setAttribute("aria-pressed", String(isOn));
-    byId("play").textContent = isOn ? "⏸ stop" : "▶ play";
+    byId("play").textContent = isOn ? "stop" : "play";
     byId("play").setAttribute("aria-label", isOn ? "Stop" : "Play");
   }
 
