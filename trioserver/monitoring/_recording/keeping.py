@@ -24,7 +24,7 @@ AT_MOST = 10
 """Episodes that are written, unless somebody says otherwise."""
 GAP = 60.0
 LAST_WORDS = 2.0
-"""Seconds for which it waits for servers that drain when it is cancelled."""
+"""Seconds for which it waits for servers to end when it is cancelled."""
 WRITING = 5.0
 """Seconds that an episode may take to be written, be it cancelled meanwhile or not."""
 
@@ -61,7 +61,7 @@ class Keeping:
             finally:
                 if "cut" in self.on:  # servers end beside it, and tell only then who was cut
                     with trio.move_on_after(LAST_WORDS, shield=True):
-                        await triggers.wait_drained()
+                        await triggers.wait_closed()
                 if self._pulled:
                     await self._write_one(recording())
 

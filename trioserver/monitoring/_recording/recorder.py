@@ -167,8 +167,9 @@ class Recorder(trioserver.Observer):
 
         To be run beside servers, in the recorder's block: for each episode a page
         (`timeline`) and the recording as JSON, named after the time and what it was. What
-        cannot be written is logged (``trioserver.monitoring``). When it is cancelled amid an
-        episode, it still writes, within two seconds.
+        cannot be written is logged (``trioserver.monitoring``). When it is cancelled, it waits
+        for the recorder's servers to end, for two seconds at most, as only then they tell who was
+        cut; and it still writes that, within five more.
 
         Args:
           folder: where to; it is made if it is not there.
@@ -188,6 +189,7 @@ class Recorder(trioserver.Observer):
 
     def server_listening(self, addresses: tuple[Any, ...]) -> None:
         """Note it."""
+        self._triggers.opened()
         self._note_here("listening", addresses=[describe(address) for address in addresses])
 
     def request_started(self, info: trioserver.RequestInfo) -> None:
@@ -222,7 +224,6 @@ class Recorder(trioserver.Observer):
 
     def draining(self, grace: float) -> None:
         """Note it."""
-        self._triggers.drains()
         self._note_here("draining", grace=grace if math.isfinite(grace) else None)
 
     def server_closed(self, report: trioserver.ShutdownReport) -> None:

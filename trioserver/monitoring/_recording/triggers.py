@@ -14,7 +14,7 @@ class Triggers:
     """Tells everybody who listens of each trigger, at its instant."""
 
     _listeners: list[tuple[Callable[[str], None], float]] = attrs.field(factory=list)
-    _draining: int = 0
+    _open: int = 0
     _waiting: list[trio.Event] = attrs.field(factory=list)
 
     @contextmanager
@@ -38,18 +38,18 @@ class Triggers:
             if seconds > slow:
                 listener("slow")
 
-    def drains(self) -> None:
-        """One server more drains."""
-        self._draining += 1
+    def opened(self) -> None:
+        """One server more serves."""
+        self._open += 1
 
     def closed(self) -> None:
-        """A server's run is over; it has drained most often."""
-        self._draining = max(0, self._draining - 1)
-        while self._waiting and not self._draining:
+        """A server's run is over."""
+        self._open = max(0, self._open - 1)
+        while self._waiting and not self._open:
             self._waiting.pop().set()
 
-    async def wait_drained(self) -> None:
-        """Wait until no server drains."""
-        if self._draining:
+    async def wait_closed(self) -> None:
+        """Wait until no server serves."""
+        if self._open:
             self._waiting.append(event := trio.Event())
             await event.wait()
