@@ -30,6 +30,14 @@ def signals_are_heeded():
         signal.signal(number, signal.SIG_IGN)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def timelines_go_away(tmp_path_factory):
+    """Those of the findings of sweeps, of which tests make many, and look at few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIOSERVER_TIMELINES", str(tmp_path_factory.getbasetemp() / "timelines"))
+        yield
+
+
 @pytest.fixture
 def nothing_stays_open():
     """Whatever a test does with servers, all descriptors are closed at its end."""

@@ -7,15 +7,18 @@ So it imports nothing else than pytest before a test asks for a fixture.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from .monitoring import Recorder
     from .testing import ServerFactory
 
-_FIXTURES = {"trio_server", "scripted_server"}
+_FIXTURES = {"trio_server", "scripted_server", "trio_recorder"}
 
 
 @pytest.fixture
@@ -46,6 +49,65 @@ async def scripted_server() -> AsyncIterator[ServerFactory]:
 
     async with servers_of_a_test(open_scripted_server) as open_server:
         yield open_server
+
+
+@pytest.fixture
+async def trio_recorder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Recorder]:
+    """Record the test: a `trioserver.monitoring.Recorder`, in its block.
+
+    When the test fails, its timeline is written into the folder of ``--trio-timelines``, or into
+    pytest's temporary one, and the report says where. The recorder hears of requests, too, when
+    it is in the ``observers`` of a server.
+    """
+    from .monitoring import Recorder  # noqa: PLC0415
+
+    recorder = Recorder()
+    request.node.stash[_RECORDED] = (recorder, tmp_path_factory)
+    with recorder:
+        yield recorder
+
+
+_RECORDED = pytest.StashKey[tuple["Recorder", pytest.TempPathFactory]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say where timelines go."""
+    parser.getgroup("trioserver").addoption(
+        "--trio-timelines",
+        metavar="DIR",
+        help="where the timeline of a test that fails is written, if it has trio_recorder;"
+        " default: pytest's temporary directory",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write the timeline of a test that has failed, and say where it is."""
+    report = yield
+    if report.failed and _RECORDED in item.stash:
+        recorder, folders = item.stash[_RECORDED]
+        del item.stash[_RECORDED]  # its tasks are over: what follows is not recorded
+        folder = Path(item.config.getoption("--trio-timelines") or folders.getbasetemp())
+        report.sections.append(("timeline of the tasks", _write_timeline(recorder, folder, item)))
+    return report
+
+
+def _write_timeline(recorder: Recorder, folder: Path, item: pytest.Item) -> str:
+    """Where it is; or why it could not be written, which is no reason to lose the report."""
+    from .monitoring import timeline  # noqa: PLC0415
+
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid, flags=re.ASCII).strip("-.")
+    path = folder / f"{name[-120:]}.html"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(timeline(recorder.recording(), title=item.nodeid), "utf-8")
+    except Exception as error:  # noqa: BLE001  (it is told)
+        return f"could not be written to {path}: {error!r}"
+    return str(path)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

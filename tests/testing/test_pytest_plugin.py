@@ -90,6 +90,54 @@ def test_nothing_is_imported_before(suite):
     result.assert_outcomes(passed=1)
 
 
+RECORDED = """
+async def fails_later(recorder):
+    recorder.mark("it begins")
+    await trio.sleep(3)
+    assert "hello" == "bye"
+
+async def test_fails(trio_recorder, autojump_clock):
+    await fails_later(trio_recorder)
+
+@pytest.mark.parametrize("name", ["</title>", "/../" + 200 * "x"])
+async def test_named(trio_recorder, name):
+    assert not name
+
+async def test_passes(trio_recorder):
+    pass
+
+async def test_fails_alone():
+    assert False
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--trio-timelines=to/here",)])
+def test_timelines(suite, options):
+    """A test that fails has a timeline, and its report says where; others have none."""
+    result = result_of(suite, RECORDED, *options, f"--basetemp={suite.path / 'temp'}")
+    result.assert_outcomes(failed=4, passed=1)
+    folder = suite.path / ("to/here" if options else "temp")
+    pages = sorted(page.name for page in folder.glob("*.html"))
+    assert len(pages) == 3
+    assert "test_theirs.py-test_fails.html" in pages
+    assert all(len(name) <= 125 for name in pages)
+    text = (folder / "test_theirs.py-test_fails.html").read_text("utf-8")
+    assert '"it begins"' in text
+    shown = result.stdout.str()
+    assert shown.count("timeline of the tasks") == 3
+    where = "to/here" if options else str(folder)
+    assert f"{where}/test_theirs.py-test_fails.html" in shown
+
+
+def test_timeline_that_cannot_be_written(suite):
+    """Then the report says why, and the test fails as it would have."""
+    (suite.path / "file").write_text("in the way")
+    tests = "async def test_fails(trio_recorder):\n    assert 1 == 2\n"
+    result = result_of(suite, tests, "--trio-timelines=file")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*assert 1 == 2*", "could not be written to file/*"])
+
+
 THEIRS = """
 before, closed = open_descriptors(), []
 

@@ -277,6 +277,32 @@ def test_where_everybody_was():
     assert message.endswith("run_trial(scenario, breaks, at=[1], seed=0, jump_after=0.01)")
 
 
+def test_timeline_of_a_finding(tmp_path, monkeypatch):
+    """A finding has a note that names the timeline of its very run, in the folder of one's own."""
+    monkeypatch.setenv("TRIOSERVER_TIMELINES", str(tmp_path / "new"))
+    with pytest.raises(Finding) as found:
+        run_trial(three_steps, breaks, Cancel(), at=[1, 2]).check()
+    [page] = (tmp_path / "new").iterdir()
+    assert found.value.__notes__ == [f"its timeline: {page}"]
+    text = page.read_text("utf-8")
+    assert "<title>breaks after step 1 and Cancel() after step 2, seed 0:</title>" in text
+    assert '"reason":"a fault of the sweep"' in text
+    assert "three_steps" not in text  # it runs in the main task, as it did before
+
+
+def test_timeline_that_cannot_be_written(tmp_path, monkeypatch):
+    """What was found is told all the same; and of what cannot be repeated there is no timeline."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TRIOSERVER_TIMELINES", str(tmp_path / "file"))
+    with pytest.raises(Finding) as found:
+        run_trial(three_steps, breaks, at=[1]).check()
+    [note] = found.value.__notes__
+    assert note.startswith("its timeline could not be written: FileExistsError")
+    with pytest.raises(Finding) as found:
+        run_trial(three_steps, breaks, at=[1], jump_after=0.01).check()
+    assert not hasattr(found.value, "__notes__")
+
+
 def test_ctrl_c_that_is_no_fault():
     """Somebody wants the sweep to end: that is no finding, also in a nursery."""
     runs = 0

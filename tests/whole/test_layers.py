@@ -71,6 +71,7 @@ PRIVATE = {
         "_counter": "Trio: the number of a task",
         "_deadline": "Trio: the deadline of a scope",
         "_parent": "Trio: the next scope outside",
+        "_parent_nursery": "Trio: that of a task, read in C",
         "_scope": "Trio: the public scope of a status",
         "_shield": "Trio: whether a scope shields",
     },

@@ -43,6 +43,12 @@ def own_scopes(task: trio.lowlevel.Task) -> list[tuple[trio.CancelScope, float, 
     return found
 
 
+def is_cancelled(scope: trio.CancelScope) -> bool:
+    """Whether a scope is cancelled, looked at as `own_scopes` does."""
+    called = getattr(scope, "_cancel_called", None)
+    return scope.cancel_called if called is None else bool(called)
+
+
 def cancellation_of(scope: trio.CancelScope) -> tuple[str, str, str]:
     """Why a scope was cancelled: the reason, the source, and the task that has called `cancel`.
 
@@ -52,3 +58,45 @@ def cancellation_of(scope: trio.CancelScope) -> tuple[str, str, str]:
     found = (getattr(why, name, None) for name in ("reason", "source", "source_task"))
     reason, source, by = (value or "" for value in found)
     return reason, source, by
+
+
+def innermost(task: trio.lowlevel.Task) -> object:
+    """What stands for the innermost scope that a task is in; another object for another scope.
+
+    Where Trio does not tell, it is another one each time.
+    """
+    return getattr(task, "_cancel_status", None) or object()
+
+
+def values_of(scope: trio.CancelScope) -> tuple[float, bool, bool]:
+    """What can change of a scope that is entered: the deadline, the shield, if it is cancelled."""
+    return scope.deadline, scope.shield, is_cancelled(scope)
+
+
+def is_as_before(
+    task: trio.lowlevel.Task,
+    innermost: object,
+    nursery: trio.Nursery | None,
+    scopes: list[trio.CancelScope],
+    values: list[tuple[float, bool, bool]],
+) -> bool:
+    """Whether nothing of a task is new: its innermost scope, its nursery, the scopes' values.
+
+    Asked after each step of each task, so by private names alone, in a third of a microsecond.
+    Where Trio does not have them any more, everything may be new.
+    """
+    it: Any = task
+    try:
+        if it._cancel_status is not innermost or it._parent_nursery is not nursery:
+            return False
+        scope: Any
+        for scope, (deadline, shield, cancelled) in zip(scopes, values):  # noqa: B905  (is dearer)
+            if (
+                scope._cancel_called is not cancelled
+                or scope._deadline != deadline
+                or scope._shield is not shield
+            ):
+                return False
+    except AttributeError:  # another Trio than those that are known
+        return False
+    return True

@@ -16,6 +16,10 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._metrics.opentelemetry import OpenTelemetryObserver
     from ._metrics.prometheus import PrometheusCollector, PrometheusObserver
     from ._monitor.monitor import Monitor
+    from ._recording.events import RecordedEvent
+    from ._recording.recorder import Recorder
+    from ._recording.recording import Recording
+    from ._recording.timeline import timeline
     from ._text.as_text import as_text
     from ._text.finding import Finding
     from ._tree.taking import task_tree, tasks_below
@@ -34,6 +38,9 @@ __all__ = [
     "OpenTelemetryObserver",
     "PrometheusCollector",
     "PrometheusObserver",
+    "RecordedEvent",
+    "Recorder",
+    "Recording",
     "ScopeView",
     "TaskTree",
     "TaskView",
@@ -43,6 +50,7 @@ __all__ = [
     "log_findings",
     "task_tree",
     "tasks_below",
+    "timeline",
     "watch_loop",
 ]
 
@@ -54,6 +62,10 @@ _LATER = {
     "_metrics.opentelemetry": ("OpenTelemetryObserver",),
     "_metrics.prometheus": ("PrometheusCollector", "PrometheusObserver"),
     "_monitor.monitor": ("Monitor",),
+    "_recording.events": ("RecordedEvent",),
+    "_recording.recorder": ("Recorder",),
+    "_recording.recording": ("Recording",),
+    "_recording.timeline": ("timeline",),
     "_text.as_text": ("as_text",),
     "_text.finding": ("Finding",),
     "_tree.taking": ("task_tree", "tasks_below"),

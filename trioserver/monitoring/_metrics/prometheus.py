@@ -18,12 +18,12 @@ class PrometheusObserver(MeteringObserver):
     """Counts what happens to requests, for Prometheus; needs ``prometheus-client``.
 
     ``TCPServer(..., observers=[PrometheusObserver("upper")])``. Observers with the same registry
-    and namespace share their collectors. With workers, `prometheus_client` adds up what each
+    and namespace share their collectors. With workers, ``prometheus_client`` adds up what each
     process has counted if ``PROMETHEUS_MULTIPROC_DIR`` is set, as its docs say.
 
     Args:
       server: what the label ``server`` says.
-      registry: a `prometheus_client.CollectorRegistry`; None is the one of the whole process.
+      registry: a ``CollectorRegistry`` of Prometheus's library; None is the one of the whole process.
       namespace: what the names of all metrics begin with.
 
     Raises:
@@ -63,7 +63,8 @@ class PrometheusCollector:
 
     def collect(self) -> Iterator[Any]:
         """The metrics, as they are now."""
-        core = self._client.core
+        from prometheus_client import core  # noqa: PLC0415  (an extra)
+
         names = [type(server).__name__ for server in self._servers]
         counts = [server.statistics() for server in self._servers]
         ends = self._family(

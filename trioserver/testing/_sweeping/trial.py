@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any, TypeAlias
 
 import attrs
@@ -12,11 +13,12 @@ import trio
 
 import trioserver
 
-from ...monitoring import TaskTree, task_tree
+from ...monitoring import Recorder, TaskTree, task_tree
 from .._looking.descriptors import open_descriptors
 from .._looking.shields import lift_shields
 from . import schedule
 from .surroundings import ctrl_c_heeded, warnings_into
+from .timelines import note_timeline
 
 PATIENCE = 10_000.0
 """Virtual seconds after which a scenario hangs."""
@@ -70,6 +72,8 @@ class Trial:
     _checks: list[Callable[[], Iterable[str]]] = attrs.field(factory=list)
     _watchdog: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     _rounds_since: int = 0
+    _recorder: Recorder | None = None
+    _again: Callable[[Recorder], None] | None = None
 
     # For the scenario ----------------------------------------------------------
 
@@ -117,6 +121,8 @@ class Trial:
         """Run the scenario; all that is known of it is here afterwards."""
         from trio.testing import MockClock  # noqa: PLC0415  (it brings pytest, where that is)
 
+        made = partial(Trial, faults=self.faults, at=self.at, seed=self.seed)
+        self._again = lambda recorder: made(recorder=recorder).run(scenario)
         self._watchdog = trio.CancelScope(deadline=PATIENCE)
         before = open_descriptors()
         clock = MockClock(autojump_threshold=self.jump_after)
@@ -139,7 +145,7 @@ class Trial:
 
     async def _scenario(self, scenario: Scenario) -> None:
         whole = self.scope
-        with self._watchdog, whole:
+        with self._recorder or nullcontext(), self._watchdog, whole:
             await scenario(self)
 
     def check(self) -> None:
@@ -185,7 +191,10 @@ class Trial:
         for fault, tree in zip(self.faults, self._fired, strict=False):
             lines += [f"where the tasks were when {_name_of(fault)} came:", str(tree)]
         lines.append(self._how_to_repeat())
-        raise Finding("\n".join(lines)) from self.error
+        finding = Finding("\n".join(lines))
+        if self._again is not None and self._is_repeatable:
+            note_timeline(finding, self._again)
+        raise finding from self.error
 
     def _what_came(self) -> str:
         if not self.at:
