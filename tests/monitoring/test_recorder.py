@@ -15,6 +15,7 @@ from trio.testing import MockClock
 import trioserver
 from trioserver.monitoring import Recorder, Recording, task_tree
 from trioserver.monitoring._recording.following import Following
+from trioserver.monitoring._recording.recording import json_of
 from trioserver.monitoring._recording.ring import Ring
 from trioserver.testing import MemoryServer
 from trioserver.testing._sweeping import schedule
@@ -219,6 +220,7 @@ def test_json_there_and_back():
         again = Recording.from_json(json.loads(json.dumps(recording.as_json(), allow_nan=False)))
         assert again == recording
         assert again.tree() == recording.tree()
+        assert json.loads("".join(json_of(recording))) == recording.as_json()
 
 
 GOOD = Recording(events=(), started=0.0, exact_from=0.0, ended=1.0).as_json()

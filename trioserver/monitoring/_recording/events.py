@@ -10,6 +10,9 @@ import attrs
 Facts: TypeAlias = Mapping[str, Any]
 """What is known of an event: values of JSON, by name."""
 
+PlainEvent: TypeAlias = tuple[float, str, int | None, Facts]
+"""What a `RecordedEvent` has, in its order."""
+
 KINDS = {
     "task_started": "a task is there: parent, nursery, name, request",
     "task_moved": "a task is in another nursery, after task_status.started(): parent, nursery",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
 import trio
 
-from .recording import Recording
+from .recording import Recording, json_of
 from .timeline import timeline
 from .triggers import Triggers
 
 log = logging.getLogger("trioserver.monitoring")
+
+MakeRecording: TypeAlias = Callable[[], Recording]
+"""Makes a recording of what was noted, in whatever thread: it takes a while."""
 
 TRIGGERS = ("failed", "cut", "blocked")
 AT_MOST = 10
@@ -25,7 +28,7 @@ AT_MOST = 10
 GAP = 60.0
 LAST_WORDS = 2.0
 """Seconds for which it waits for servers to end when it is cancelled."""
-WRITING = 5.0
+WRITING = 10.0
 """Seconds that an episode may take to be written, be it cancelled meanwhile or not."""
 
 
@@ -51,19 +54,19 @@ class Keeping:
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)!r}")
 
-    async def run(self, triggers: Triggers, recording: Callable[[], Recording]) -> None:
+    async def run(self, triggers: Triggers, take: Callable[[], MakeRecording]) -> None:
         """Wait for episodes and write them, until it is cancelled."""
         with triggers.told_to(self._hear, self.slow):
             try:
                 while True:
                     await self._changed.wait()
-                    await self._write_one(recording())
+                    await self._write_one(take())
             finally:
                 if "cut" in self.on:  # servers end beside it, and tell only then who was cut
                     with trio.move_on_after(LAST_WORDS, shield=True):
                         await triggers.wait_closed()
                 if self._pulled:
-                    await self._write_one(recording())
+                    await self._write_one(take())
 
     def _hear(self, trigger: str) -> None:
         """Remember it, if it is another episode."""
@@ -75,13 +78,13 @@ class Keeping:
             self._pulled.append(trigger)
             self._changed.set()
 
-    async def _write_one(self, recording: Recording) -> None:
+    async def _write_one(self, make: MakeRecording) -> None:
         trigger = self._pulled.pop()
         self._changed = trio.Event()
         self._written += 1
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self.folder / f"{stamp}-{self._written:03}-{trigger}"
-        write_it = partial(write, recording, path, title=path.name)
+        write_it = partial(write, make, path, title=path.name)
         try:
             # A disk may hang: then the thread is left alone, and its files are whole or not there.
             with trio.fail_after(WRITING, shield=True):
@@ -93,10 +96,11 @@ class Keeping:
         log.warning("recorded: %s.html%s", path, last)
 
 
-def write(recording: Recording, path: Path, *, title: str) -> None:
+def write(make: MakeRecording, path: Path, *, title: str) -> None:
     """Write a recording as ``path.html`` and ``path.json``, each of them whole or not at all."""
+    recording = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = {".json": json.dumps(recording.as_json()), ".html": timeline(recording, title=title)}
+    texts = {".json": "".join(json_of(recording)), ".html": timeline(recording, title=title)}
     for ending, text in texts.items():
         part = path.with_name(f"{path.name}{ending}.part")
         part.write_text(text, "utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,13 +17,13 @@ import trioserver
 from .._tree.scopes import describe
 from .following import Following, FollowingScopes
 from .keeping import AT_MOST, GAP, TRIGGERS, Keeping
-from .recording import Recording
+from .recording import Recording, recording_of
 from .ring import Ring
 from .triggers import Triggers
 from .values import request_as_json
 
 LIMIT = 100_000
-"""Events that are held unless somebody says otherwise: about 40 MB of them."""
+"""Events that are held unless somebody says otherwise: about 30 MB of them."""
 
 
 class Recorder(trioserver.Observer):
@@ -107,20 +108,26 @@ class Recorder(trioserver.Observer):
         Raises:
           RuntimeError: it has recorded nothing: there was no block, and no event.
         """
+        return self._take()()
+
+    def _take(self) -> Callable[[], Recording]:
+        """Hold what was noted; the function makes a recording of it, which takes a while.
+
+        Of a full ring a third of a second: in whatever thread.
+        """
         if self._started is None:
-            raise RuntimeError(
-                "nothing was recorded: neither a block (with recorder), nor an event"
-            )
+            raise RuntimeError("nothing was recorded: no block (with recorder), and no event")
         if self._token is not None and self._ended is None:
             self._following.look_at_all()
-        ring = self._ring
-        return Recording(
-            events=ring.events(),
+        ring, ended = self._ring, self._now() if self._ended is None else self._ended
+        return partial(
+            recording_of,
+            ring.events(),
             base=tuple(ring.base.events()),
             dropped=ring.dropped,
             started=self._started,
             exact_from=self._started if ring.base_at is None else ring.base_at,
-            ended=self._now() if self._ended is None else self._ended,
+            ended=ended,
         )
 
     def mark(self, text: str) -> None:
@@ -169,7 +176,7 @@ class Recorder(trioserver.Observer):
         (`timeline`) and the recording as JSON, named after the time and what it was. What
         cannot be written is logged (``trioserver.monitoring``). When it is cancelled, it waits
         for the recorder's servers to end, for two seconds at most, as only then they tell who was
-        cut; and it still writes that, within five more.
+        cut; and it still writes that, within ten more.
 
         Args:
           folder: where to; it is made if it is not there.
@@ -183,7 +190,7 @@ class Recorder(trioserver.Observer):
           ValueError: ``on`` has something else, or a number is out of range.
         """
         keeping = Keeping(Path(folder), on, at_most=at_most, gap=gap, slow=slow)
-        await keeping.run(self._triggers, self.recording)
+        await keeping.run(self._triggers, self._take)
 
     # What servers tell ------------------------------------------------------------------
 

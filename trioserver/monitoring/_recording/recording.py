@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
 from .._tree.tree import TaskTree
 from .chrome import chrome_trace
-from .events import RecordedEvent, event_of
+from .events import PlainEvent, RecordedEvent, event_of
 from .state import State
 
 RECORDING_VERSION = 1
@@ -103,3 +104,21 @@ class Recording:
         ``started``.
         """
         return chrome_trace(self.base, self.events, self.started, self.ended)
+
+
+def recording_of(events: Iterable[PlainEvent], **facts: Any) -> Recording:
+    """The recording that has these events, and all else as `Recording` has it."""
+    return Recording(events=tuple(RecordedEvent(*event) for event in events), **facts)
+
+
+def json_of(recording: Recording) -> Iterator[str]:
+    """The text of its JSON, event by event: all at once would keep all other threads waiting."""
+    told = recording.as_json()
+    lists = {name: told.pop(name) for name in ("base", "events")}
+    yield json.dumps(told, separators=(",", ":"))[:-1]
+    for name, events in lists.items():
+        yield f',"{name}":['
+        for number, event in enumerate(events):
+            yield ("," if number else "") + json.dumps(event, separators=(",", ":"))
+        yield "]"
+    yield "}"

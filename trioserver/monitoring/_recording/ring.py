@@ -6,7 +6,7 @@ from collections import deque
 
 import attrs
 
-from .events import Facts, RecordedEvent
+from .events import Facts, PlainEvent, RecordedEvent
 from .state import State
 
 
@@ -26,7 +26,7 @@ class Ring:
     base: State = attrs.field(factory=State)
     base_at: float | None = None
     # Plain tuples, which are made in a third of the time: most are never looked at.
-    _events: deque[tuple[float, str, int | None, Facts]] = attrs.field(factory=deque)
+    _events: deque[PlainEvent] = attrs.field(factory=deque)
 
     def note(self, at: float, kind: str, task: int | None, facts: Facts) -> None:
         """Hold one more event, and drop the oldest one if there are too many."""
@@ -37,6 +37,6 @@ class Ring:
             self.base_at = oldest.at
             self.dropped += 1
 
-    def events(self) -> tuple[RecordedEvent, ...]:
+    def events(self) -> list[PlainEvent]:
         """All that it holds, the oldest first."""
-        return tuple(RecordedEvent(*event) for event in self._events)
+        return list(self._events)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 import importlib.resources
-import json
 
-from .recording import Recording
+from .recording import Recording, json_of
 
 _UNSAFE = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
 """What could end a script's element. To JSON it is the same text, in ASCII as all of it."""
@@ -44,5 +43,4 @@ def _part(name: str) -> str:
 
 def _as_script(recording: Recording) -> str:
     """Its JSON, such that it cannot end the script's element that it is in."""
-    text = json.dumps(recording.as_json(), separators=(",", ":"))
-    return text.translate(_UNSAFE)
+    return "".join(piece.translate(_UNSAFE) for piece in json_of(recording))
