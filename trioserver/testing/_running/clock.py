@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -35,9 +35,8 @@ def virtual_clock() -> MockClock | None:
     """The clock of this run, if it is a virtual one."""
     testing = sys.modules.get("trio.testing")  # who has such a clock has imported it
     clock = trio.lowlevel.current_clock()
-    if testing is None or not isinstance(clock, testing.MockClock):
-        return None
-    return clock
+    is_one = testing is not None and isinstance(clock, testing.MockClock)
+    return cast("MockClock", clock) if is_one else None
 
 
 @contextmanager
