@@ -101,7 +101,7 @@ class Linter:
           due: when this look was to come, by the Trio clock. If it comes much later, something
             has blocked the loop, or has stopped the process.
         """
-        seen = Seen(tree, snapshots, self._known)
+        seen = Seen(tree, snapshots, self._known, self.no_deadline)
         since: dict[tuple[str, Hashable], float] = {}
         found = list(self._found_blocked(tree.at - due))
         for name, lint in LINTS.items():

@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator
 from trioserver import RequestInfo
 
 from .cases import Case
-from .seen import Seen, Served, request_key
+from .seen import Seen, Served
 
 
 def no_deadline(seen: Seen) -> Iterator[Case]:
     """A request that nothing will end."""
     for served in seen.requests():
         request = served.request
-        if request.time_left < math.inf or request.state in {"idle", "closing"}:
+        if request.age <= seen.oldest or request.time_left < math.inf:
+            continue
+        if request.state in {"idle", "closing"}:
             continue
         if _ends_by_what_is_around(seen, served):
             continue
@@ -26,14 +28,15 @@ def no_deadline(seen: Seen) -> Iterator[Case]:
                 " or the deadline of its cancel_scope in the handler"
             )
 
-        yield _case(served, say, began=seen.tree.at - request.age)
+        yield _case(seen, served, say, began=seen.tree.at - request.age)
 
 
 def _ends_by_what_is_around(seen: Seen, served: Served) -> bool:
     """Whether a scope around its task has a deadline; those within may be of single waits."""
     number = served.request.task
     standing = None if number is None else seen.tasks.get(number)
-    if standing is None or seen.key_of(standing.task) != request_key(served.request.info):
+    info = None if standing is None else standing.task.request
+    if standing is None or info is None or seen.key_of(info) != seen.key_of(served.request.info):
         return False
     return standing.around.deadline < math.inf
 
@@ -53,7 +56,7 @@ def reader_never_reads(seen: Seen) -> Iterator[Case]:
                 " sent before; lower Timeouts.write, or send less to who does not read"
             )
 
-        yield _case(served, say, request.bytes_sent)
+        yield _case(seen, served, say, request.bytes_sent)
 
 
 def idle_slots(seen: Seen) -> Iterator[Case]:
@@ -77,11 +80,16 @@ def idle_slots(seen: Seen) -> Iterator[Case]:
 
 
 def _case(
-    served: Served, say: Callable[[float], str], more: object = None, *, began: float | None = None
+    seen: Seen,
+    served: Served,
+    say: Callable[[float], str],
+    more: object = None,
+    *,
+    began: float | None = None,
 ) -> Case:
     info = served.request.info
     return Case(
-        key=(request_key(info), more),
+        key=(seen.key_of(info), more),
         say=say,
         began=began,
         server=served.server,

@@ -57,8 +57,7 @@ def child_outlives_request(seen: Seen) -> Iterator[Case]:
     """A task that works for a request that has ended."""
     for number, standing in seen.tasks.items():
         task = standing.task
-        key = seen.key_of(task)
-        if key is None or key not in seen.known:
+        if task.request is None or (key := seen.key_of(task.request)) not in seen.known:
             continue
         served = seen.here.get(key)
         if served is not None and (

@@ -20,11 +20,6 @@ random time, so a snapshot of another process differs by hours."""
 RequestKey: TypeAlias = Hashable
 
 
-def request_key(info: RequestInfo) -> RequestKey:
-    """The same for all infos of one request, and for no other; ids alone begin at 1 in each run."""
-    return info.id, info.started, info.started_at, repr(info.server_address)
-
-
 @attrs.frozen
 class Served:
     """A request as a snapshot has it.
@@ -47,6 +42,7 @@ class Seen:
       snapshots: the servers.
       known: requests of these servers, by their keys, of which there are tasks: their ends
         are known, too.
+      oldest: seconds that a request may last without a deadline.
       tasks: where each task stands, by its number.
       here: the requests that the servers of this process have.
     """
@@ -54,6 +50,7 @@ class Seen:
     tree: TaskTree
     snapshots: Sequence[ServerSnapshot]
     known: set[RequestKey]
+    oldest: float
     tasks: dict[int, Standing] = attrs.field(init=False)
     here: dict[RequestKey, Served] = attrs.field(init=False, factory=dict)
     _keys: dict[int, RequestKey] = attrs.field(init=False, factory=dict)
@@ -63,30 +60,31 @@ class Seen:
         ours = [it for it in enumerate(self.snapshots) if self._is_of_here(it[1])]
         for index, snapshot in ours:
             for request in snapshot.requests:
-                self.here[request_key(request.info)] = Served(index, request)
+                self.here[self.key_of(request.info)] = Served(index, request)
         addresses = [it.address for _, snapshot in ours for it in snapshot.listeners]
         known = set()
         for standing in self.tasks.values():
             info = standing.task.request
-            if info is None or (key := self.key_of(standing.task)) in known:
+            if info is None or (key := self.key_of(info)) in known:
                 continue
             if key in self.here or key in self.known or info.server_address in addresses:
                 known.add(key)
         self.known = known
 
-    def key_of(self, task: TaskView) -> RequestKey:
-        """The key of the request that a task works for; None of none."""
-        info = task.request
-        if info is None:
-            return None
-        key = self._keys.get(id(info))  # the tree keeps it: no other object has its number
+    def key_of(self, info: RequestInfo) -> RequestKey:
+        """The same for all infos of one request, and for no other one.
+
+        Ids alone begin at 1 in each run of a server.
+        """
+        key = self._keys.get(id(info))  # what is seen keeps it: no other object has its number
         if key is None:
-            key = self._keys[id(info)] = request_key(info)
+            key = info.id, info.started, info.started_at, repr(info.server_address)
+            self._keys[id(info)] = key
         return key
 
     def served(self, task: TaskView) -> Served | None:
         """The request that a task works for, as its server has it now."""
-        return self.here.get(self.key_of(task))
+        return None if task.request is None else self.here.get(self.key_of(task.request))
 
     def requests(self) -> Iterator[Served]:
         """All requests, those of workers too."""

@@ -23,7 +23,7 @@ class PrometheusObserver(MeteringObserver):
 
     Args:
       server: what the label ``server`` says.
-      registry: a ``CollectorRegistry`` of Prometheus's library; None is the one of the whole process.
+      registry: a ``CollectorRegistry``; None is the one of the whole process.
       namespace: what the names of all metrics begin with.
 
     Raises:

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -34,11 +34,9 @@ def jumping_clock() -> MockClock | None:
 def virtual_clock() -> MockClock | None:
     """The clock of this run, if it is a virtual one."""
     testing = sys.modules.get("trio.testing")  # who has such a clock has imported it
-    clock: Any = trio.lowlevel.current_clock()
-    if testing is None or not isinstance(clock, testing.MockClock):
-        return None
-    found: MockClock = clock
-    return found
+    clock = trio.lowlevel.current_clock()
+    is_one = testing is not None and isinstance(clock, testing.MockClock)
+    return cast("MockClock", clock) if is_one else None
 
 
 @contextmanager
