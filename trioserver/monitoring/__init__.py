@@ -9,6 +9,7 @@ import typing
 from .._published import load as _load
 
 if typing.TYPE_CHECKING:  # see _LATER
+    from ._rich.as_rich import as_rich
     from ._text.as_text import as_text
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
@@ -19,12 +20,14 @@ __all__ = [
     "ScopeView",
     "TaskTree",
     "TaskView",
+    "as_rich",
     "as_text",
     "task_tree",
     "tasks_below",
 ]
 
 _LATER = {
+    "_rich.as_rich": ("as_rich",),
     "_text.as_text": ("as_text",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),
