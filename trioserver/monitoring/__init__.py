@@ -11,24 +11,36 @@ from .._published import load as _load
 if typing.TYPE_CHECKING:  # see _LATER
     from ._rich.as_rich import as_rich
     from ._text.as_text import as_text
+    from ._top.feed import ask_monitor
+    from ._top.parts import MonitorError
+    from ._top.state import MonitorState
+    from ._top.top import top
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
     from ._tree.views import Cancellation, ScopeView, TaskView
 
 __all__ = [
     "Cancellation",
+    "MonitorError",
+    "MonitorState",
     "ScopeView",
     "TaskTree",
     "TaskView",
     "as_rich",
     "as_text",
+    "ask_monitor",
     "task_tree",
     "tasks_below",
+    "top",
 ]
 
 _LATER = {
     "_rich.as_rich": ("as_rich",),
     "_text.as_text": ("as_text",),
+    "_top.feed": ("ask_monitor",),
+    "_top.parts": ("MonitorError",),
+    "_top.state": ("MonitorState",),
+    "_top.top": ("top",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),
     "_tree.views": ("Cancellation", "ScopeView", "TaskView"),
