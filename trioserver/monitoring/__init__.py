@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._rich.as_rich import as_rich
     from ._text.as_text import as_text
     from ._top.feed import ask_monitor
+    from ._top.live import LiveScreen
     from ._top.parts import MonitorError
     from ._top.state import MonitorState
     from ._top.top import top
@@ -21,6 +22,7 @@ if typing.TYPE_CHECKING:  # see _LATER
 
 __all__ = [
     "Cancellation",
+    "LiveScreen",
     "MonitorError",
     "MonitorState",
     "ScopeView",
@@ -38,6 +40,7 @@ _LATER = {
     "_rich.as_rich": ("as_rich",),
     "_text.as_text": ("as_text",),
     "_top.feed": ("ask_monitor",),
+    "_top.live": ("LiveScreen",),
     "_top.parts": ("MonitorError",),
     "_top.state": ("MonitorState",),
     "_top.top": ("top",),

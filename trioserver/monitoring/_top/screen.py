@@ -116,7 +116,7 @@ def _style_of(state: str) -> str:
 
 def _log(view: View, most: int) -> list[Line]:
     """The last lines that the program has logged."""
-    return [] if view.log is None or most < 1 else [(it, "dim") for it in list(view.log)[-most:]]
+    return [] if view.log is None or most < 1 else [(it, "dim") for it in view.log[-most:]]
 
 
 def _findings(view: View, most: int) -> Iterator[Line]:

@@ -6,7 +6,6 @@ must not hold up a program that shows itself, and what is changed is ours alone.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import termios
@@ -133,6 +132,16 @@ class Terminal:
                 return
 
 
+def check_terminal() -> None:
+    """See whether there is a terminal.
+
+    Raises:
+      RuntimeError: standard input is none.
+    """
+    if not os.isatty(_STDIN):
+        raise RuntimeError("a terminal was expected as standard input")
+
+
 @contextmanager
 def opened(*, colour: bool | None = None) -> Iterator[Terminal]:
     """This program's terminal, for a block, after which it is as it was, whatever ends the block.
@@ -144,11 +153,9 @@ def opened(*, colour: bool | None = None) -> Iterator[Terminal]:
     Raises:
       RuntimeError: standard input is no terminal.
     """
-    try:
-        number = _open_anew(_STDIN)
-        before = termios.tcgetattr(number)
-    except (OSError, termios.error):
-        raise RuntimeError("a terminal was expected as standard input") from None
+    check_terminal()
+    number = _open_anew(_STDIN)
+    before = termios.tcgetattr(number)
     if colour is None:
         colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     styles = STYLES if colour else {**STYLES, **_COLOURS}
@@ -162,8 +169,6 @@ def opened(*, colour: bool | None = None) -> Iterator[Terminal]:
 
 
 def _open_anew(number: int) -> int:
-    if not os.isatty(number):
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
     try:
         return os.open(os.ttyname(number), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:  # its name is none that is known here, as in some containers

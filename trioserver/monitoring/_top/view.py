@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -15,8 +14,6 @@ from .selection import Selection
 from .state import MonitorState
 
 LONGEST_FILTER = 100
-KEPT_LINES = 200
-"""Of the program's log; the oldest ones go first."""
 
 _STEPS = {"up": -1, "k": -1, "down": 1, "j": 1}
 
@@ -53,7 +50,7 @@ class View:
     scrolled: int = 0
     message: str = ""
     question: str = ""
-    log: deque[str] | None = None
+    log: Sequence[str] | None = None
     ended: bool = False
     _newest: MonitorState | None = None
     _of: Key | None = None
