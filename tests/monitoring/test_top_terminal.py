@@ -98,6 +98,25 @@ async def test_error_leaves_the_terminal(tmp_path):
             assert not program.screen.other
 
 
+async def test_interrupted_before_there_is_a_screen(tmp_path):
+    """Ctrl-C ends the wait for a monitor that says nothing, without a traceback."""
+    came = trio.Event()
+
+    async def say_nothing(request, client_address, server):
+        await request.receive_some()
+        came.set()
+        await request.receive_some()
+
+    async with open_test_server(say_nothing, transport="unix", strict=False) as server:
+        command = [sys.executable, "-m", "trioserver", "top", f"unix:{server.address}"]
+        async with in_terminal(command, tmp_path) as program:
+            with trio.fail_after(10):
+                await came.wait()
+            program.types("\x03")
+            assert await program.ends() == 128 + signal.SIGINT
+            assert b"Traceback" not in program.raw
+
+
 async def test_resize(tmp_path):
     """Another size is another picture, at once, and nothing of the old one is left."""
     async with watching(tmp_path, FakeMonitor([a_server(*TWENTY)])) as program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 
 import trio
@@ -54,14 +55,15 @@ def main(typed: argparse.Namespace) -> int:
     is_asked_once = typed.once or typed.json
     if not is_asked_once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ValueError("top needs a terminal; --once and --json are for pipes and files")
+    status: int = Status.DONE
     try:
-        if is_asked_once:
-            return _print_once(typed)
-        ended_by = trio.run(_watch, typed)
-    except monitoring.MonitorError as error:
-        say(f"error: {values.shown(typed.address)}: {error}")
-        return Status.FAILED
-    return 128 + ended_by if ended_by else Status.DONE
+        status = _print_once(typed) if is_asked_once else trio.run(_watch, typed)
+    except* monitoring.MonitorError as errors:
+        say(f"error: {values.shown(typed.address)}: {errors.exceptions[0]}")
+        status = Status.FAILED
+    except* KeyboardInterrupt:  # before there was a screen, which hears of it by itself
+        status = 128 + signal.SIGINT
+    return status
 
 
 def _print_once(typed: argparse.Namespace) -> int:
@@ -76,6 +78,7 @@ async def _ask(typed: argparse.Namespace) -> monitoring.MonitorState:
 
 async def _watch(typed: argparse.Namespace) -> int:
     colour = False if typed.no_colour else None
-    return await monitoring.top(
+    ended_by = await monitoring.top(
         typed.address, interval=typed.interval, most=typed.most, colour=colour
     )
+    return 128 + ended_by if ended_by else Status.DONE
