@@ -113,9 +113,8 @@ def set_size(number, columns, lines):
     fcntl.ioctl(number, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
 
-def be_in_charge():
-    """Have the terminal at standard input send this process its signals; in the child."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+OPENS_IT = 'exec "$@" <>"$0" >&0 2>&0'
+"""For a shell that leads a session: the terminal that it opens is that of the session."""
 
 
 @asynccontextmanager
@@ -125,16 +124,12 @@ async def in_terminal(command, folder, *, columns=100, lines=24, **environment):
     set_size(terminal, columns, lines)
     environment = {**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environment}
     process = subprocess.Popen(  # noqa: ASYNC220  (it is not waited for)
-        command,
+        ["sh", "-c", OPENS_IT, os.ttyname(terminal), *command],
         cwd=folder,
         env=environment,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
+        stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=be_in_charge,  # noqa: PLW1509  (nothing else runs in the child)
     )
-    os.close(terminal)
     program = InTerminal(process, Bench(columns, lines), user)
     try:
         async with trio.open_nursery() as nursery:
@@ -148,3 +143,4 @@ async def in_terminal(command, folder, *, columns=100, lines=24, **environment):
                 nursery.cancel_scope.cancel(reason="the test is over")
     finally:
         os.close(user)
+        os.close(terminal)  # kept, or there would be an end before the program has opened it
