@@ -131,7 +131,7 @@ async def test_whatever_ends_it(tmp_path):
     for ends_by, status in ((signal.SIGTERM, 0), (signal.SIGINT, 1)):
         folder = tmp_path / str(status)
         folder.mkdir()
-        async with live(folder) as program:
+        async with live(folder, lines=80) as program:
             await talk(folder, "hello")
             program.process.send_signal(ends_by)
             assert await program.ends() == status
