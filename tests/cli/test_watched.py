@@ -58,7 +58,7 @@ async def test_monitor(command, tmp_path):
             state = json.loads(done.stdout)
             assert state["pid"] == program.process.pid
             assert state["servers"][0]["statistics"]["active"] == 1
-            async with in_terminal(top, tmp_path) as screen:
+            async with in_terminal(top, tmp_path, columns=160) as screen:
                 await screen.shows("UnixStreamServer  serving", "unix:(unnamed)")
                 screen.types("\r")
                 await screen.shows("started at", "in stuck: await trio.sleep_forever()")

@@ -79,7 +79,7 @@ async def talk(folder, word):
 
 async def test_picture_and_log(tmp_path):
     """It shows its requests, and what it logs below them, also what a process of it writes."""
-    async with live(tmp_path) as program:
+    async with live(tmp_path, columns=160) as program:
         assert program.screen.other
         with plain_client(str(tmp_path / "socket")):
             await program.shows("1 unix:(unnamed)", "active 1/")
