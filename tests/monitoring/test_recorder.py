@@ -262,7 +262,7 @@ def test_a_million_events():
 
 async def test_beyond_the_recording(autojump_clock):
     """An instant whose tree nobody knows is refused: before the first event, after the end."""
-    with (recorder := Recorder(limit=1)):
+    with (recorder := Recorder(limit=1, scopes=True)):
         await trio.sleep(2)
         recorder.mark("one")
         await trio.sleep(2)
