@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._recording.recorder import Recorder
     from ._recording.recording import Recording
     from ._recording.timeline import timeline
+    from ._schemas.schemas import SNAPSHOT_SCHEMA, TASK_TREE_SCHEMA
     from ._text.as_text import as_text
     from ._text.finding import Finding
     from ._tree.taking import task_tree, tasks_below
@@ -28,7 +29,7 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._watchdog.blocked import Blocked
     from ._watchdog.watchdog import Watchdog, watch_loop
 
-__all__ = [
+__all__ = [  # noqa: RUF022  (in the order of `sorted`)
     "Blocked",
     "Cancellation",
     "Finding",
@@ -41,7 +42,9 @@ __all__ = [
     "RecordedEvent",
     "Recorder",
     "Recording",
+    "SNAPSHOT_SCHEMA",
     "ScopeView",
+    "TASK_TREE_SCHEMA",
     "TaskTree",
     "TaskView",
     "Watchdog",
@@ -66,6 +69,7 @@ _LATER = {
     "_recording.recorder": ("Recorder",),
     "_recording.recording": ("Recording",),
     "_recording.timeline": ("timeline",),
+    "_schemas.schemas": ("SNAPSHOT_SCHEMA", "TASK_TREE_SCHEMA"),
     "_text.as_text": ("as_text",),
     "_text.finding": ("Finding",),
     "_tree.taking": ("task_tree", "tasks_below"),
