@@ -63,7 +63,7 @@ async def trio_recorder(
     """
     from .monitoring import Recorder  # noqa: PLC0415
 
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     request.node.stash[_RECORDED] = (recorder, tmp_path_factory)
     with recorder:
         yield recorder

@@ -11,7 +11,7 @@ import record
 
 async def test_record(tmp_path, autojump_clock, capsys):
     """Ten seconds of a server are a page, JSON that can be replayed, and a trace."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     server = MemoryServer(MEMORY, record.Upper, observers=(recorder,))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(record.record, server, recorder)
@@ -35,7 +35,7 @@ async def fails(request, client_address, server):
 
 async def test_keep(tmp_path):
     """An error of a handler leaves a page, and its JSON."""
-    recorder = Recorder(scopes=False)
+    recorder = Recorder()
     server = MemoryServer(MEMORY, fails, observers=(recorder,))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(record.keep, server, recorder, tmp_path)

@@ -26,9 +26,12 @@ def commands():
     for page in PAGES:
         text = re.sub(r"\\\n\s*", " ", page.read_text())
         for line in re.findall(
-            rf"^(?: .*\b)?trioserver (?=(?:{names})\b)(.*)$", f" {text}", re.MULTILINE
+            # Not what is told of a command in a sentence, nor the head of what `top` shows.
+            rf"^(?: .*\b)?trioserver (?=(?:{names})\b(?!``|  ))(.*)$",
+            f" {text}",
+            re.MULTILINE,
         ):
-            yield page.name, line
+            yield page.name, line.partition(" | ")[0]
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))

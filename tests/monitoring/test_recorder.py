@@ -156,7 +156,7 @@ def test_trees_are_those_that_were(limit):
 
 async def test_tree_of_requests(autojump_clock):
     """The tree tells which request a task works for, who is the client, and its scopes."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
 
     async def handle(request, client_address, server):
         with trio.move_on_after(7):
@@ -280,7 +280,7 @@ async def test_who_cancels(autojump_clock):
     async def boss(scope):
         scope.cancel(reason="enough")
 
-    with (recorder := Recorder()):
+    with (recorder := Recorder(scopes=True)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(boss, nursery.cancel_scope)
             await trio.sleep(9)
@@ -294,7 +294,7 @@ async def test_who_cancels(autojump_clock):
 
 async def test_what_observers_hear(autojump_clock):
     """Requests, refusals, drains and closes are noted of several servers, in the order of time."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
 
     async def fails(request, client_address, server):
         raise KeyError("x")
@@ -325,7 +325,7 @@ async def test_what_observers_hear(autojump_clock):
 
 async def test_observer_without_a_block(autojump_clock):
     """A recorder that only observes records requests, and no tasks."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     with pytest.raises(RuntimeError, match="nothing was recorded"):
         recorder.recording()
     async with MemoryServer(("memory", 1), Upper, observers=(recorder,)).serving() as server:
@@ -348,7 +348,7 @@ class BrokenInstrument(trio.abc.Instrument):
 
 async def test_broken_neighbours(autojump_clock, caplog):
     """An observer or an instrument beside it that raises takes nothing from a recording."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     trio.lowlevel.add_instrument(BrokenInstrument())
     with recorder:
         observers = (Broken(), recorder)
@@ -362,7 +362,7 @@ async def test_broken_neighbours(autojump_clock, caplog):
 
 async def test_what_cannot_be_noted(monkeypatch, caplog):
     """A failure of its own is logged once and counted, and Trio does not drop the recorder."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     with recorder:
         with monkeypatch.context() as patch:
             patch.setattr(Following, "_place_of", lambda self, followed: 1 / 0)
@@ -381,7 +381,7 @@ async def test_what_cannot_be_noted(monkeypatch, caplog):
 
 async def test_one_block(autojump_clock):
     """A recorder has one block, in a Trio program; afterwards nothing of the program is held."""
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     with recorder:
         with pytest.raises(RuntimeError, match="records one block"):
             recorder.__enter__()
@@ -405,7 +405,7 @@ def test_wrong_arguments():
 
 async def test_blocked_from_a_thread():
     """A watchdog's thread notes that the loop was blocked; it is noted when the loop turns."""
-    with (recorder := Recorder()):
+    with (recorder := Recorder(scopes=True)):
         await trio.to_thread.run_sync(recorder.note_blocked, 1.5, "in handle")
         with trio.fail_after(5):
             while not (found := [e for e in recorder.recording().events if e.kind == "blocked"]):

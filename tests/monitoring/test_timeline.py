@@ -210,7 +210,7 @@ def test_page_by_keyboard(tmp_path, width):
 
 async def test_real_time():
     """A recording of real time has a page, too, whose times count from its beginning."""
-    with (recorder := Recorder()):
+    with (recorder := Recorder(scopes=True)):
         await trio.lowlevel.checkpoint()
         recorder.mark("here")
     assert '"here"' in timeline(recorder.recording())

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from . import adopt, check, classic, serve, serving_options, super_server
+from . import adopt, check, classic, serve, serving_options, super_server, top
 from .options import Option, Parser, complete, unknown_variables
 from .program import say
 
@@ -87,6 +87,13 @@ COMMANDS: Mapping[str, Command] = {
         " if it is, and 1 if it is not, or does not answer.",
         check.main,
         add_arguments=check.add_arguments,
+    ),
+    "top": Command(
+        "watch a program from this terminal",
+        "Watch a program that has a monitor: its servers, its requests, what is odd. The status is"
+        " 1 if nobody is there, or no monitor; once a signal has ended it, 128 and its number.",
+        top.main,
+        add_arguments=top.add_arguments,
     ),
     "demo": Command(
         "serve, talk and drain, before your eyes",

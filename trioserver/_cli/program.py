@@ -15,7 +15,7 @@ import attrs
 
 import trioserver
 
-from . import values
+from . import values, watched
 
 _NO_SUCH_PLACE = {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
 """What bind(2) alone says, also to code of the user's that binds a server when it makes it."""
@@ -103,18 +103,22 @@ def run_program(
     """
     set_up_logging(typed.log_level or "info")
     progress = Progress(prints=bool(typed.print_address))
+    watched.check(typed)
     times = {"grace": typed.grace, "ready_off": typed.ready_off}
     times["start_timeout"] = typed.start_timeout
-    options = {name: value for name, value in times.items() if value is not None}
+    options: dict[str, Any] = {it: value for it, value in times.items() if value is not None}
     try:
-        trioserver.run(
-            _Making(make, progress),
-            workers=typed.workers or 1,
-            total_requests=typed.total_requests,
-            health=typed.health,
-            on_ready=progress.tell,
-            **options,
-        )
+        with watched.screen(typed) as screen:
+            if watching := watched.beside(typed, screen):
+                options["beside"] = watching
+            trioserver.run(
+                _Making(make, progress),
+                workers=typed.workers or 1,
+                total_requests=typed.total_requests,
+                health=typed.health,
+                on_ready=progress.tell,
+                **options,
+            )
     except Exception as error:  # noqa: BLE001  (all of them end the program, each with its status)
         return progress.ended_by(error, show=bool(typed.traceback))
     return Status.DONE

@@ -13,7 +13,7 @@ import attrs
 import trioserver
 from trioserver import Limits, Timeouts
 
-from . import values
+from . import values, watched
 from .options import Option
 
 _FILES = ("tls_cert", "tls_key", "tls_client_ca")
@@ -168,6 +168,7 @@ GROUPS = {
     "how long": TIMEOUTS,
     "protection": PROTECTION,
     "as a program": PROGRAM,
+    "to be watched": watched.OPTIONS,
 }
 
 

@@ -20,9 +20,15 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._recording.recorder import Recorder
     from ._recording.recording import Recording
     from ._recording.timeline import timeline
+    from ._rich.as_rich import as_rich
     from ._schemas.schemas import SNAPSHOT_SCHEMA, TASK_TREE_SCHEMA
     from ._text.as_text import as_text
     from ._text.finding import Finding
+    from ._top.feed import ask_monitor
+    from ._top.live import LiveScreen
+    from ._top.parts import MonitorError
+    from ._top.state import MonitorState
+    from ._top.top import top
     from ._tree.taking import task_tree, tasks_below
     from ._tree.tree import TaskTree
     from ._tree.views import Cancellation, ScopeView, TaskView
@@ -35,7 +41,10 @@ __all__ = [  # noqa: RUF022  (in the order of `sorted`)
     "Finding",
     "JSONLogFormatter",
     "Linter",
+    "LiveScreen",
     "Monitor",
+    "MonitorError",
+    "MonitorState",
     "OpenTelemetryObserver",
     "PrometheusCollector",
     "PrometheusObserver",
@@ -49,11 +58,14 @@ __all__ = [  # noqa: RUF022  (in the order of `sorted`)
     "TaskView",
     "Watchdog",
     "as_html",
+    "as_rich",
     "as_text",
+    "ask_monitor",
     "log_findings",
     "task_tree",
     "tasks_below",
     "timeline",
+    "top",
     "watch_loop",
 ]
 
@@ -69,9 +81,15 @@ _LATER = {
     "_recording.recorder": ("Recorder",),
     "_recording.recording": ("Recording",),
     "_recording.timeline": ("timeline",),
+    "_rich.as_rich": ("as_rich",),
     "_schemas.schemas": ("SNAPSHOT_SCHEMA", "TASK_TREE_SCHEMA"),
     "_text.as_text": ("as_text",),
     "_text.finding": ("Finding",),
+    "_top.feed": ("ask_monitor",),
+    "_top.live": ("LiveScreen",),
+    "_top.parts": ("MonitorError",),
+    "_top.state": ("MonitorState",),
+    "_top.top": ("top",),
     "_tree.taking": ("task_tree", "tasks_below"),
     "_tree.tree": ("TaskTree",),
     "_tree.views": ("Cancellation", "ScopeView", "TaskView"),

@@ -20,14 +20,15 @@ def detail_of(servers: Sequence[trioserver.BaseServer], facts: object) -> dict[s
 
     Args:
       servers: those that are watched.
-      facts: an object with ``server``, its number from 0, and ``request``, the id.
+      facts: an object with ``server``, its number from 0, ``request``, the id, and ``worker``,
+        the process that serves it, if a worker does.
 
     Raises:
       BadQuery: there is no such server, or something else was sent.
     """
     server = _server(servers, facts)
     number = _whole_number(facts, "request")
-    found = request_of(servers[server].snapshot(), number)
+    found = request_of(servers[server].snapshot(), number, _worker(facts))
     answer: dict[str, Any] = {"type": "request", "server": server, "request": None, "tasks": []}
     if found is None:
         return {**answer, "text": f"request {number} has ended"}
@@ -62,6 +63,8 @@ def obey(
     server, name = servers[number], type(servers[number]).__name__
     if what == "cancel":
         request = _whole_number(facts, "request")
+        if _worker(facts) is not None:
+            raise BadQuery("requests of workers cannot be cancelled from here")
         if not server.cancel_request(request, "a viewer of the monitor has cancelled it"):
             raise BadQuery(f"{name} has no request {request} that could be cancelled here")
         return _done(f"request {request} of {name} is cancelled")
@@ -87,6 +90,12 @@ def _server(servers: Sequence[trioserver.BaseServer], facts: object) -> int:
     if number >= len(servers):
         raise BadQuery(f"server must be from 0 to {len(servers) - 1}, not {number}")
     return number
+
+
+def _worker(facts: object) -> int | None:
+    """The worker whose request is meant; None: the program's own."""
+    is_named = isinstance(facts, Mapping) and facts.get("worker") is not None
+    return _whole_number(facts, "worker") if is_named else None
 
 
 def _whole_number(facts: object, name: str) -> int:

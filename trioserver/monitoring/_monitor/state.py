@@ -107,8 +107,15 @@ def _chosen(
 
 
 def request_of(
-    snapshot: trioserver.ServerSnapshot, number: int
+    snapshot: trioserver.ServerSnapshot, number: int, worker: int | None
 ) -> trioserver.RequestSnapshot | None:
-    """One request of a server, be it of a worker of it; None if it has ended."""
-    everywhere = [snapshot.requests, *(worker.requests for worker in snapshot.workers)]
-    return next((it for requests in everywhere for it in requests if it.info.id == number), None)
+    """One request of a server; None if it has ended.
+
+    Args:
+      snapshot: the server.
+      number: the id of the request, which each worker counts for itself.
+      worker: the process id of the worker that serves it; None: it is served here.
+    """
+    of_workers = {it.pid: it.requests for it in snapshot.workers}
+    requests = snapshot.requests if worker is None else of_workers.get(worker, ())
+    return next((it for it in requests if it.info.id == number), None)

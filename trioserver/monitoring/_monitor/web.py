@@ -141,6 +141,8 @@ class Exchange:
             await self._show_states(http, _query_of(values, self.default))
         elif target.path == "/request":
             facts = {"server": _number_in(values, "server"), "request": _number_in(values, "id")}
+            if "worker" in values:
+                facts["worker"] = _number_in(values, "worker")
             await self._send_json(http, detail_of(self.feed.servers, facts))
         elif target.path in FILES:
             name, kind = FILES[target.path]

@@ -94,8 +94,11 @@ class Following(trio.abc.Instrument):
         self.look_at_all()
 
     def end(self) -> None:
-        """Note what is new of all tasks, and follow them no more."""
-        self.look_at_all()
+        """Note what is new of all tasks, and follow them no more; never raises."""
+        try:
+            self.look_at_all()
+        except Exception as error:  # noqa: BLE001  (it would hide what has ended the block)
+            self._fail(error)
         self._tasks.clear()
 
     def look_at(self, task: trio.lowlevel.Task) -> int | None:

@@ -44,15 +44,15 @@ class Recorder(trioserver.Observer):
 
     Args:
       limit: how many events it holds.
-      scopes: whether scopes are noted. For that, Trio calls it after each step of each task,
-        which a busy server of small requests pays for with a quarter of its time or more;
+      scopes: whether scopes are noted, too. For that, Trio calls it after each step of each
+        task, which a busy server of small requests pays for with a quarter of its time or more;
         without, it pays for tasks and requests that begin and end.
 
     Raises:
       ValueError: ``limit`` is not a number from 1 on.
     """
 
-    def __init__(self, limit: int = LIMIT, *, scopes: bool = True) -> None:
+    def __init__(self, limit: int = LIMIT, *, scopes: bool = False) -> None:
         if limit < 1:
             raise ValueError(f"limit must be a number of events, at least 1, not {limit!r}")
         self._ring = Ring(limit)

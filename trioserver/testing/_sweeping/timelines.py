@@ -23,7 +23,7 @@ def note_timeline(finding: BaseException, run_again: Callable[[Recorder], None])
       finding: what was found in it.
       run_again: does the same once more, with a recorder.
     """
-    recorder = Recorder()
+    recorder = Recorder(scopes=True)
     complaints: list[str] = []  # the same as before: what was found says them
     try:
         with warnings_into(complaints):

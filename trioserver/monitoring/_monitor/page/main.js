@@ -90,8 +90,8 @@ function showFindings(state) {
 
 // One request ----------------------------------------------------------------------
 
-function openDetail({ server, request }) {
-  detail = { server, request, opener: detail?.opener ?? document.activeElement };
+function openDetail({ server, request, worker = null }) {
+  detail = { server, request, worker, opener: detail?.opener ?? document.activeElement };
   by("detail").hidden = false;
   by("detail-title").textContent = `Request ${request}`;
   by("detail-text").textContent = "";
@@ -108,11 +108,12 @@ function closeDetail() {
 }
 
 async function refreshDetail() {
-  const { server, request } = detail;
+  const { server, request, worker } = detail;
   try {
-    const answer = await fetch(`/request?server=${server}&id=${request}`);
+    const from = worker === null ? "" : `&worker=${worker}`;
+    const answer = await fetch(`/request?server=${server}&id=${request}${from}`);
     const told = await answer.json();
-    if (detail?.request !== request || detail.server !== server) return;
+    if (detail?.request !== request || detail.server !== server || detail.worker !== worker) return;
     const facts = told.request;
     pairs(by("detail-facts"), facts ? {
       client: facts.client, listener: facts.listener, state: facts.state, mode: facts.mode,
@@ -120,7 +121,7 @@ async function refreshDetail() {
       received: size(facts.bytes_received), sent: size(facts.bytes_sent),
     } : { state: "ended" });
     if (by("detail-text").textContent !== told.text) by("detail-text").textContent = told.text;
-    showOrders(Boolean(facts) && past.shown.control);
+    showOrders(Boolean(facts) && worker === null && past.shown.control);
   } catch { /* the connection is lost, which is told above */ }
 }
 

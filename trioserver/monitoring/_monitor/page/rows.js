@@ -51,7 +51,7 @@ function addWorker(rows, state, worker, { number, parent }) {
     badge: worker.state, facts: `generation ${worker.generation}, ${worker.statistics.active} active${late}` });
   const none = { byParent: new Map(), byId: new Map() };
   for (const request of worker.requests) {
-    addRequest(rows, state, none, request, { number, parent: key, depth: 2 });
+    addRequest(rows, state, none, request, { number, parent: key, depth: 2, worker: worker.pid });
   }
   if (worker.hidden) rows.push(more(key, worker.hidden));
 }
@@ -60,10 +60,10 @@ function more(parent, hidden) {
   return { key: `${parent}/more`, parent, depth: 2, kind: "more", name: `${hidden} more, not listed`, facts: "" };
 }
 
-function addRequest(rows, state, tasks, request, { number, parent, depth }) {
+function addRequest(rows, state, tasks, request, { number, parent, depth, worker = null }) {
   const key = `${parent}/r${request.id}`;
   const task = tasks.byId.get(request.task);
-  rows.push({ key, parent, depth, kind: "request", server: number, request: request.id,
+  rows.push({ key, parent, depth, kind: "request", server: number, request: request.id, worker,
     name: `#${request.id} ${plain(request.client)}`, badge: request.state,
     facts: `${request.mode}, age ${seconds(request.age)}, in ${size(request.bytes_received)}, out ${size(request.bytes_sent)}`,
     left: request.time_left, whole: request.time_left === null ? null : request.age + request.time_left });
