@@ -186,7 +186,7 @@ def described(name):
     module, found = "", []
     for kind, target in re.findall(r"^\.\. (\w+):: ([\w.]+)", page(name), re.MULTILINE):
         module = target if kind in {"currentmodule", "module"} else module
-        found += [f"{module}.{target}"] * kind.startswith("auto")
+        found += [f"{module}.{target}"] * (kind.startswith("auto") or kind == "data")
     return found
 
 

@@ -271,7 +271,7 @@ def test_tasks_are_shown(caplog):
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("SIGUSR1: the tasks are\n<init>")
     assert "await trio.lowlevel.checkpoint()  # waits here" in record.getMessage()
-    assert re.search(r"^Visited  serving .*active 1$", record.getMessage(), re.MULTILINE)
+    assert re.search(r"^Visited  serving .*active 1  slots ", record.getMessage(), re.MULTILINE)
     assert re.search(r"^   └─ #1 .*  task  working ", record.getMessage(), re.MULTILINE)
 
 

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._recording.recording import Recording
     from ._recording.timeline import timeline
     from ._rich.as_rich import as_rich
+    from ._schemas.schemas import SNAPSHOT_SCHEMA, TASK_TREE_SCHEMA
     from ._text.as_text import as_text
     from ._text.finding import Finding
     from ._top.feed import ask_monitor
@@ -34,7 +35,7 @@ if typing.TYPE_CHECKING:  # see _LATER
     from ._watchdog.blocked import Blocked
     from ._watchdog.watchdog import Watchdog, watch_loop
 
-__all__ = [
+__all__ = [  # noqa: RUF022  (in the order of `sorted`)
     "Blocked",
     "Cancellation",
     "Finding",
@@ -50,7 +51,9 @@ __all__ = [
     "RecordedEvent",
     "Recorder",
     "Recording",
+    "SNAPSHOT_SCHEMA",
     "ScopeView",
+    "TASK_TREE_SCHEMA",
     "TaskTree",
     "TaskView",
     "Watchdog",
@@ -79,6 +82,7 @@ _LATER = {
     "_recording.recording": ("Recording",),
     "_recording.timeline": ("timeline",),
     "_rich.as_rich": ("as_rich",),
+    "_schemas.schemas": ("SNAPSHOT_SCHEMA", "TASK_TREE_SCHEMA"),
     "_text.as_text": ("as_text",),
     "_text.finding": ("Finding",),
     "_top.feed": ("ask_monitor",),

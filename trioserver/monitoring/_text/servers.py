@@ -13,7 +13,7 @@ from ..._facts.snapshots import (
     ServerSnapshot,
     WorkerSnapshot,
 )
-from .words import describe, duration, size
+from .words import describe, duration, printable, size
 
 
 def text_of_server(snapshot: ServerSnapshot, most: float = math.inf) -> str:
@@ -24,8 +24,8 @@ def text_of_server(snapshot: ServerSnapshot, most: float = math.inf) -> str:
       most: requests that are shown, the oldest first; others are counted.
     """
     head = (
-        f"{snapshot.name}  {snapshot.state}  up {duration(snapshot.uptime)}"
-        f"  {counts_in_words(snapshot.statistics)}"
+        f"{printable(snapshot.name)}  {snapshot.state}  up {duration(snapshot.uptime)}"
+        f"  {counts_in_words(snapshot.statistics)}{_slots_in_words(snapshot)}"
     )
     return "\n".join([head, *_branches([*_listeners(snapshot, most), *_workers(snapshot, most)])])
 
@@ -41,6 +41,14 @@ def counts_in_words(counts: Statistics) -> str:
     if counts.refused:
         told.append(f"turned away {counts.refused}")
     return "  ".join(told)
+
+
+def _slots_in_words(snapshot: ServerSnapshot) -> str:
+    if snapshot.slots is None:
+        return ""
+    if snapshot.free_slots is None:  # workers serve it, or nobody yet
+        return f"  slots {snapshot.slots}"
+    return f"  slots {snapshot.free_slots} of {snapshot.slots} free"
 
 
 _Branch = tuple[str, Sequence[str]]

@@ -67,8 +67,16 @@ def _lines(task: TaskView, now: float, depth: int) -> Iterator[str]:
     indent = "  " * depth
     yield f"{indent}{printable(task.name)}{_scopes_in_words(task.scopes, now)}"
     for code, number in shown_places(task.stack):
-        line = linecache.getline(code.co_filename, number).strip()
-        yield f"{indent}    {code.co_filename}:{number} in {code.co_name}: {line}"
+        place = f"{printable(code.co_filename)}:{number} in {printable(code.co_name)}"
+        yield f"{indent}    {place}: {printable(_source(code, number))}"
+
+
+def _source(code: CodeType, number: int) -> str:
+    """A line of code; ``""`` if it cannot be read."""
+    try:
+        return linecache.getline(code.co_filename, number).strip()
+    except ValueError:  # what can be the name of no file
+        return ""
 
 
 def shown_places(
