@@ -7,6 +7,7 @@ from its time-out by a shield, for as long.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
@@ -39,8 +40,8 @@ async def watch(servers: Sequence[trioserver.BaseServer]) -> None:
 def main() -> None:
     timeouts = trioserver.Timeouts(idle=60, request=120)
     server = trioserver.TCPServer(("127.0.0.1", 0), Busy, timeouts=timeouts)
-    tell = lambda addresses: print("it serves on", *addresses, flush=True)  # noqa: E731
-    trioserver.run(server, on_ready=tell, beside=[watch])
+    tell = partial(print, "it serves on", flush=True)
+    trioserver.run(server, on_ready=lambda places: tell(*places), beside=[watch])
 
 
 if __name__ == "__main__":

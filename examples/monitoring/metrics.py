@@ -4,6 +4,7 @@ python examples/monitoring/metrics.py
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import prometheus_client
 import trio
@@ -32,7 +33,8 @@ async def expose(_servers: Sequence[trioserver.BaseServer]) -> None:
 
 def main() -> None:
     server = trioserver.TCPServer(("127.0.0.1", 0), Upper, observers=[PrometheusObserver("upper")])
-    trioserver.run(server, on_ready=lambda places: print("it serves on", *places), beside=[expose])
+    tell = partial(print, "it serves on", flush=True)
+    trioserver.run(server, on_ready=lambda places: tell(*places), beside=[expose])
 
 
 if __name__ == "__main__":

@@ -652,3 +652,29 @@ async def test_stuck(line, folder):
             await client.stream.aclose()
         if line != b"wait":
             await interrupted(process)
+
+
+async def web(port, target):
+    """What a browser gets from a program on this machine."""
+    async with await trio.open_tcp_stream(HERE, port) as stream:
+        await stream.send_all(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return b"".join([part async for part in stream]).decode()
+
+
+@pytest.mark.parametrize("name", ["busy", "metrics"])
+async def test_watched(name, folder):
+    """Each says where it serves and where it is watched, and shows there what it serves."""
+    async with program(EXAMPLES / "monitoring" / f"{name}.py") as process:
+        said = "\n".join(await printed_lines(process, 2))
+        server = int(re.search(r"it serves on \('127.0.0.1', (\d+)\)", said)[1])
+        views = int(re.search(r"http://127.0.0.1:(\d+)/", said)[1])
+        client = Client(await trio.open_tcp_stream(HERE, server))
+        await client.asks(b"hello\n", b"HELLO\n")
+        if name == "busy":
+            shown = await web(views, "/request?server=0&id=1")
+            assert '"bytes_sent": 6' in shown
+        else:
+            shown = await web(views, "/metrics")
+            assert 'trioserver_active_requests{listener="127.0.0.1:' in shown
+        await client.stream.aclose()
+        await interrupted(process)

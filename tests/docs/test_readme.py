@@ -1,6 +1,7 @@
 """The README: its code runs, does what the text beside it says, and its links lead somewhere."""
 
 import re
+import socket
 import textwrap
 
 import pytest
@@ -10,7 +11,9 @@ from support.pages import DOCS
 from support.programs import Client, interrupted, listening, program
 
 README = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-SERVING, STOPPING, TEST = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+SERVING, STOPPING, LOOKING, TEST = EXAMPLES
+HERE = ("127.0.0.1", 0)
 ON_A_FREE_PORT = SERVING.replace("9999", "0")
 
 
@@ -60,9 +63,40 @@ async def test_readme_stopping_example_stops(nursery):
     assert [[it.outcome for it in report.requests] for report in reports] == [["drained"]] * 2
 
 
+async def said(process, *words):
+    """Wait until a program has logged all of these."""
+    logged = ""
+    while not all(word in logged for word in words):
+        portion = await process.stderr.receive_some()
+        assert portion, logged
+        logged += portion.decode()
+
+
+async def test_readme_looking_example_shows(tmp_path):
+    """The third example serves, and shows what it serves at the address that stands there."""
+    with socket.create_server(HERE) as one, socket.create_server(HERE) as other:
+        serves_on, port = one.getsockname()[1], other.getsockname()[1]
+    assert SERVING.rstrip().endswith("trioserver.run(server)")
+    definitions = SERVING.replace("9999", str(serves_on)).partition("\nif __name__")[0]
+    logging = 'import logging\nlogging.basicConfig(level=logging.INFO, format="%(message)s")\n'
+    path = tmp_path / "readme_example.py"
+    path.write_text(f"{logging}{definitions}\n{LOOKING.replace('9998', str(port))}")
+    async with program(path) as process:
+        await said(process, f":{serves_on}", f":{port}")
+        async with await trio.open_tcp_stream("localhost", serves_on) as stream:
+            await Client(stream).asks(b"hello\n", b"HELLO\n")
+            with trio.fail_after(10):
+                shown = ""
+                while '"active":1' not in shown.replace(" ", ""):
+                    async with await trio.open_tcp_stream("127.0.0.1", port) as viewer:
+                        await viewer.send_all(b'{"watch": {}}\n')
+                        shown = (await viewer.receive_some(100_000)).decode()
+        await interrupted(process)
+
+
 @pytest.mark.parametrize("reply", ["await request.recv()", 'b"wrong"'])
 def test_readme_test_file(reply, pytester):
-    """The third example is a whole test file; it passes, and fails if its server is wrong."""
+    """The last example is a whole test file; it passes, and fails if its server is wrong."""
     pytester.makeini("[pytest]\ntrio_mode = true\n")
     pytester.makepyfile(TEST.replace("await request.recv()", reply))
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
