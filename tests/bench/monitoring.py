@@ -39,9 +39,15 @@ def scopes(options: Options) -> str:
     return pair("pingpong-c50", "trioserver_stream", "trioserver_recorded_scopes", options)
 
 
+def monitor(options: Options) -> str:
+    """A monitor with one viewer, which is shown a state four times a second."""
+    return pair("pingpong-c50", "trioserver_stream", "trioserver_monitored", options)
+
+
 ROWS: dict[str, tuple[Callable[[Options], str], float]] = {
     "recorder": (recorder, 1.10),
     "recorder-scopes": (scopes, 1.50),
+    "monitor": (monitor, 1.05),
 }
 """What is measured, and the largest ratio that is wanted."""
 
