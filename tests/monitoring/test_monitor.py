@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,7 +11,7 @@ from support import hold
 from support.scenes import table
 
 import trioserver
-from trioserver.monitoring import Monitor
+from trioserver.monitoring import Linter, Monitor
 from trioserver.testing import MemoryServer
 
 ADDRESS = ("127.0.0.1", 0)
@@ -177,7 +178,7 @@ async def test_detail():
         assert "in hold: await trio.sleep_forever()" in heard["text"]
         assert heard["text"].startswith("Named request 1 from")
         await viewer.say({"show": {"server": 0, "request": 2}})
-        assert (await viewer.hear())["text"] == "request 2 has ended"
+        assert (await viewer.hear())["text"] == "there is no request 2: it has ended, or never was"
 
 
 @table(
@@ -268,6 +269,35 @@ async def test_web_without_h11(monkeypatch):
         async with viewer_of(address) as viewer:
             await viewer.say({"watch": {}})
             assert (await viewer.hear())["type"] == "state"
+
+
+async def test_findings():
+    """What is wrong is shown, with the line in which a task waits; a block for a while after it."""
+    enough = trio.Event()
+
+    async def shields(request, client_address, server):
+        await request.send_all(b"x")
+        time.sleep(0.3)  # noqa: ASYNC251  (this is what is wrong)
+        with trio.move_on_after(0), trio.CancelScope(shield=True):
+            await enough.wait()
+
+    linter = Linter(long_shield=0, blocked_loop=0.1)
+    server = Named(ADDRESS, shields, timeouts=trioserver.Timeouts(cleanup=0, linger=0))
+    with trio.fail_after(20):
+        async with watched(shields, 0, server, linter=linter) as (server, address):
+            async with viewer_of(address) as viewer:
+                await viewer.say({"watch": {}})
+                assert (await viewer.hear())["findings"] == []
+                async with await trio.open_tcp_stream(*server.server_address):
+                    found = {}
+                    while len(found) < 2:
+                        state = await viewer.hear()
+                        found |= {it["lint"]: it["message"] for it in state["findings"]}
+                    assert "in shields" in found["long-shield"]
+                    assert "the loop did not turn" in found["blocked-loop"]
+                    state = await viewer.hear()
+                    assert "blocked-loop" in {it["lint"] for it in state["findings"]}
+                    enough.set()
 
 
 # What is not noticed -------------------------------------------------------------------

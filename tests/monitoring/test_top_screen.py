@@ -238,7 +238,7 @@ def test_page_shows_it(monkeypatch):
     counts = attrs.evolve(counts, accepted=12, outcomes={Outcome.COMPLETED: 9})
     server = a_server(*requests, statistics=counts, uptime=3792.0)
     monitor = FakeMonitor([server], more={"pid": 4242})
-    finding = {"lint": "request-without-deadline", "message": "request 3 is 312 s old"}
+    finding = {"lint": "no-deadline", "message": "request 3 is 312 s old"}
     view = View()
     view.update(state_of(monitor.state()))
     later = attrs.evolve(counts, accepted=14, outcomes={Outcome.COMPLETED: 11})

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import attrs
 import trio
+from attrs.validators import instance_of, optional
 
 import trioserver
 
@@ -71,6 +72,8 @@ class Monitor:
       allow_control: whether viewers may cancel requests, and suspend, resume and drain servers.
       interval: the shortest number of seconds between two looks.
       most: requests of each server, or worker, that are listed unless a viewer wants more.
+      linter: finds what is wrong, by its own bounds, and what a `Watchdog` has told it; it is for
+        this monitor alone. None: one with the usual bounds.
 
     Raises:
       TypeError, ValueError: a field is wrong, and named.
@@ -81,6 +84,9 @@ class Monitor:
     allow_control: bool = attrs.field(default=False, kw_only=True)
     interval: float = attrs.field(default=0.25, kw_only=True)
     most: int = attrs.field(default=256, kw_only=True)
+    linter: Linter | None = attrs.field(
+        default=None, kw_only=True, validator=optional(instance_of(Linter))
+    )
 
     @servers.validator
     def _check_servers(self, field: object, value: object) -> None:
@@ -125,7 +131,7 @@ class Monitor:
         Whatever fails later is logged on ``trioserver.monitoring``, and this returns: it never ends
         the servers that are watched.
         """
-        feed = Feed(self.servers, self.interval, self.allow_control, Linter().look)
+        feed = Feed(self.servers, self.interval, self.allow_control, self.linter or Linter())
         server = self._server(feed)
         async with server:
             task_status.started(server.server_address)

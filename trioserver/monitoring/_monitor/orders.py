@@ -31,7 +31,7 @@ def detail_of(servers: Sequence[trioserver.BaseServer], facts: object) -> dict[s
     found = request_of(servers[server].snapshot(), number, _worker(facts))
     answer: dict[str, Any] = {"type": "request", "server": server, "request": None, "tasks": []}
     if found is None:
-        return {**answer, "text": f"request {number} has ended"}
+        return {**answer, "text": f"there is no request {number}: it has ended, or never was"}
     answer["request"] = found.as_json()
     if found.task is None:
         said = "it is served by another process, which logs its tasks at SIGUSR1"
