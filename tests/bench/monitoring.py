@@ -40,7 +40,7 @@ def scopes(options: Options) -> str:
 
 
 def monitor(options: Options) -> str:
-    """A monitor with one viewer, which is shown a state four times a second."""
+    """A monitor with one viewer, which is shown a state twice a second."""
     return pair("pingpong-c50", "trioserver_stream", "trioserver_monitored", options)
 
 

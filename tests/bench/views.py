@@ -22,8 +22,8 @@ import trio.testing
 from trioserver.monitoring import as_text, task_tree
 from trioserver.testing import MemoryServer
 
-BOUNDS = {"snapshot": 30, "its text": 50, "tree": 15, "tree with stacks": 60}
-"""Milliseconds: the first two of 10 000 requests, the others of 5 000 tasks."""
+BOUNDS = {"snapshot": 30, "its text": 50, "plain tasks": 15, "with stacks": 60}
+"""Milliseconds: the first two of 10 000 requests, the others of 5 000 tasks in a scope each."""
 
 
 async def hold(request: object, client_address: object, server: object) -> None:
@@ -43,6 +43,24 @@ def least(look: Callable[[], object], rounds: int) -> float:
     return min(took) * 1000
 
 
+async def measure_tasks(tasks: int, rounds: int) -> None:
+    """Print what a tree takes of so many tasks, each of which waits in a scope with a deadline."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(tasks):
+            nursery.start_soon(hold, None, None, None)
+        await trio.testing.wait_all_tasks_blocked()
+        print(f"{tasks} tasks that are no requests")
+        tell("plain tasks", lambda: task_tree(stacks=False), rounds)
+        tell("with stacks", task_tree, rounds)
+        nursery.cancel_scope.cancel(reason="measured")
+
+
+def tell(name: str, look: Callable[[], object], rounds: int) -> None:
+    """Measure a look, and print it beside its bound."""
+    bound = f"  (at most {BOUNDS[name]})" if name in BOUNDS else ""
+    print(f"{name:17} {least(look, rounds):8.1f} ms{bound}")
+
+
 async def measure(requests: int, rounds: int) -> None:
     """Print what looks take while a server has so many requests."""
     from trioserver import Limits  # noqa: PLC0415  (the server's module is loaded by now)
@@ -58,13 +76,12 @@ async def measure(requests: int, rounds: int) -> None:
             "its text": lambda: as_text(snapshot),
             "its JSON": lambda: json.dumps(snapshot.as_json()),
             "tree": lambda: task_tree(stacks=False),
-            "tree with stacks": task_tree,
+            "its stacks, too": task_tree,
             "text of the tree": lambda: as_text(tree),
         }
         print(f"{len(snapshot.requests)} requests, {len(tree.tasks)} tasks")
         for name, look in looks.items():
-            bound = f"  (at most {BOUNDS[name]})" if name in BOUNDS else ""
-            print(f"{name:17} {least(look, rounds):8.1f} ms{bound}")
+            tell(name, look, rounds)
 
 
 def main() -> None:
@@ -75,6 +92,7 @@ def main() -> None:
     typed = parser.parse_args()
     for requests in typed.requests:
         trio.run(measure, requests, typed.rounds)
+    trio.run(measure_tasks, 5_000, typed.rounds)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ class RequestRegistry:
 
     def here(self) -> list[RequestTask]:
         """The requests whose connection is open, oldest first."""
+        if not self.closing:  # as nearly always; with thousands, a tenth of a snapshot's time
+            return list(self.active.values())
         return sorted(
             [*self.closing.values(), *self.active.values()], key=lambda task: task.info.id
         )

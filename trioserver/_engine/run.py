@@ -291,7 +291,7 @@ class Run:
                     self.listeners.addresses, self.listeners.queued(), strict=True
                 )
             ),
-            requests=tuple(task.snapshot(now) for task in self.registry.here()),
+            requests=tuple([task.snapshot(now) for task in self.registry.here()]),
             statistics=self.statistics(),
             slots=self.server._most_requests(),
             free_slots=self.admission.slots.free if self.deputy is None else None,

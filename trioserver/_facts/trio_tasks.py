@@ -6,6 +6,8 @@ has it no more: a view then shows less, and nothing fails.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from typing import Any
 
 import trio
@@ -16,8 +18,22 @@ def task_number(task: trio.lowlevel.Task) -> int:
 
     Where Trio does not count its tasks, the address of its object, which a later one may have.
     """
-    number = getattr(task, "_counter", None)
-    return number if isinstance(number, int) else id(task)
+    number: int | None = getattr(task, "_counter", None)
+    return id(task) if number is None else number
+
+
+def numbered(tasks: Iterable[trio.lowlevel.Task]) -> list[tuple[int, trio.lowlevel.Task]]:
+    """Tasks with their numbers, all at once, in the order of their start."""
+    found: list[tuple[int, trio.lowlevel.Task]]
+    try:
+        found = [(task._counter, task) for task in tasks]  # type: ignore[attr-defined,unused-ignore]
+    except AttributeError:  # another Trio than those that are known
+        found = [(id(task), task) for task in tasks]
+    found.sort(key=_number)
+    return found
+
+
+_number = operator.itemgetter(0)
 
 
 def own_scopes(task: trio.lowlevel.Task) -> list[tuple[trio.CancelScope, float, bool, bool]]:

@@ -82,7 +82,7 @@ class Monitor:
     servers: Sequence[trioserver.BaseServer] = attrs.field()
     address: Any = attrs.field()
     allow_control: bool = attrs.field(default=False, kw_only=True)
-    interval: float = attrs.field(default=0.25, kw_only=True)
+    interval: float = attrs.field(default=0.5, kw_only=True)
     most: int = attrs.field(default=256, kw_only=True)
     linter: Linter | None = attrs.field(
         default=None, kw_only=True, validator=optional(instance_of(Linter))

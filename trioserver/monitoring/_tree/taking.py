@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
+from math import inf
 from types import CodeType
 from typing import TypeAlias
 
 import trio
 
 from ..._facts.events import request_of
-from ..._facts.trio_tasks import cancellation_of, own_scopes, task_number
+from ..._facts.trio_tasks import cancellation_of, numbered, own_scopes, task_number
 from .tree import TaskTree
 from .views import Cancellation, ScopeView, TaskView
 
@@ -37,6 +37,8 @@ def task_tree(*, root: trio.lowlevel.Task | None = None, stacks: bool = True) ->
 # thing once, makes no call that it can do without, and calls what a named tuple's own `__new__`
 # calls, which is written in Python. See tests/bench/views.py.
 _new = tuple.__new__
+_PLAIN = ScopeView()
+"""A scope that does nothing: one object for all of them."""
 
 
 def _views(root: trio.lowlevel.Task, *, stacks: bool) -> list[TaskView]:
@@ -48,6 +50,9 @@ def _views(root: trio.lowlevel.Task, *, stacks: bool) -> list[TaskView]:
         number, task, parent, which, depth = ahead.pop()
         nurseries, scopes = task.child_nurseries, []
         for scope, deadline, shield, called in own_scopes(task):
+            if deadline == inf and not (called or shield or nurseries):
+                scopes.append(_PLAIN)
+                continue
             nursery = _number_of(scope, nurseries) if nurseries else None
             why = Cancellation(*cancellation_of(scope)) if called else None
             scopes.append(_new(ScopeView, (deadline, shield, nursery, why)))
@@ -64,12 +69,8 @@ def _children(number: int, nurseries: list[trio.Nursery], depth: int) -> list[_P
     """The tasks in the nurseries of a task, the one that is to come first at the end."""
     found: list[_Place] = []
     for which in reversed(range(len(nurseries))):
-        inside = [
-            (task_number(child), child, number, which, depth)
-            for child in nurseries[which].child_tasks
-        ]
-        inside.sort(key=_age, reverse=True)
-        found += inside
+        inside = numbered(nurseries[which].child_tasks)
+        found += [(mine, child, number, which, depth) for mine, child in reversed(inside)]
     return found
 
 
@@ -89,8 +90,6 @@ def _above(task: trio.lowlevel.Task) -> tuple[int | None, int | None]:
 
 _Place: TypeAlias = tuple[int, trio.lowlevel.Task, int | None, int | None, int]
 """A task, by its number, and where it is: the parent, which of its nurseries, and the depth."""
-
-_age = operator.itemgetter(0)
 
 
 def _stack_of(task: trio.lowlevel.Task) -> tuple[tuple[CodeType, int], ...]:
