@@ -105,4 +105,4 @@ def tasks_below(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]
     while ahead:
         yield (one := ahead.pop())
         for nursery in one.child_nurseries:
-            ahead += sorted(nursery.child_tasks, key=task_number, reverse=True)
+            ahead += [child for _, child in reversed(numbered(nursery.child_tasks))]
