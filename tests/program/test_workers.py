@@ -364,8 +364,8 @@ async def hangs(request, client_address, server):
             program.order("SIGTERM")
             program.says("SIGTERM: the program drains")
             program.order("SIGINT")
-            program.order("SIGTERM")  # heeded after the other one, which has the lower number
-            program.ends(-signal.SIGTERM)
+            program.order("SIGTERM")
+            program.ends(-signal.SIGINT, -signal.SIGTERM)  # Python tells which of them came last
 
 
 def test_worker_that_hangs(tmp_path):

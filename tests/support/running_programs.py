@@ -106,9 +106,9 @@ class RunningProgram:
         """Send it, or its successor, a signal."""
         os.kill(pid or self.process.pid, signal.Signals[name])
 
-    def ends(self, status=0):
-        """Wait for the end of the first program."""
-        assert self.process.wait(SECONDS / 2) == status, self.said
+    def ends(self, *statuses):
+        """Wait for the end of the first program, with one of these statuses, or with 0."""
+        assert self.process.wait(SECONDS / 2) in (statuses or (0,)), self.said
 
     def stops(self):
         """Drain it by a signal, and wait for its end, with status 0."""
