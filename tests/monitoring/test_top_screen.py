@@ -115,12 +115,34 @@ def test_findings_and_log_have_their_room():
     findings = [{"lint": "old", "message": f"request {it} is old"} for it in range(20)]
     view = a_view(a_server(*HUNDRED), findings=findings, log=[f"line {it}" for it in range(50)])
     lines = drawn(view, height=24)
-    assert lines[-4:-1] == [
-        "! old: request 0 is old",
-        "! old: request 1 is old",
-        "! 18 more findings",
+    assert lines[-7:-1] == [
+        *[f"! old: request {it} is old" for it in range(5)],
+        "! 15 more findings",
     ]
-    assert lines[-10:-4] == [f"line {it}" for it in range(44, 50)]
+    assert lines[-13:-7] == [f"line {it}" for it in range(44, 50)]
+
+
+@table(
+    ("height", "lines"),
+    {
+        "with room, over lines": (
+            20,
+            [
+                "! long: a task has kept it off for 5.0",
+                "  s; give it a deadline",
+                "! old: it is old",
+            ],
+        ),
+        "without, cut": (8, ["! long: a task has kept it off for 5.~", "! old: it is old"]),
+    },
+)
+def test_long_findings(height, lines):
+    """They are told whole, if there is room for all of them."""
+    message = "a task has kept it off for 5.0 s; give it a deadline"
+    told = {"long": message, "old": "it is old"}
+    findings = [{"lint": lint, "message": text} for lint, text in told.items()]
+    shown = drawn(a_view(a_server(), findings=findings), width=38, height=height)
+    assert shown[-1 - len(lines) : -1] == lines
 
 
 def test_many_servers_leave_room_for_requests():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 
 
 def width_of(text: str) -> int:
@@ -33,6 +34,19 @@ def cut(text: str, width: int) -> str:
             break
         kept.append(char)
     return f"{''.join(kept)}~"
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """A text in lines, broken at blanks so that they fit; a word that is longer stands alone."""
+    line, *words = text.split(" ")
+    for word in words:
+        longer = f"{line} {word}"
+        if width_of(longer) <= width:
+            line = longer
+        else:
+            yield line
+            line = f"  {word}"
+    yield line
 
 
 def left(text: str, width: int) -> str:

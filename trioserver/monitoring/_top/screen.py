@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from .cells import cut, left
+from .cells import cut, left, wrapped
 from .lines import head, row_line, server_line, worker_line
 from .state import MonitorState
 from .view import View
@@ -45,7 +45,7 @@ def picture(view: View, width: int, height: int, where: str = "") -> list[Line]:
       where: what is watched, for the title.
     """
     above = [_title(view, where), *_servers(view, max(1, height // 3))]
-    below = [*_log(view, height // 4), *_findings(view, max(1, height // 8)), _footer(view)]
+    below = [*_log(view, height // 4), *_findings(view, width, max(1, height // 4)), _footer(view)]
     room = max(0, height - len(above) - len(below))
     lines = above + _middle(view, width, room) + below
     if len(lines) > height:  # a terminal of a few lines: its title, and what can be typed
@@ -119,8 +119,13 @@ def _log(view: View, most: int) -> list[Line]:
     return [] if view.log is None or most < 1 else [(it, "dim") for it in view.log[-most:]]
 
 
-def _findings(view: View, most: int) -> Iterator[Line]:
+def _findings(view: View, width: int, most: int) -> Iterator[Line]:
+    """All of them whole, if there is room for that; else the first ones, a line each."""
     findings = view.shown.findings if view.shown is not None else ()
+    whole = [line for finding in findings for line in wrapped(f"! {finding}", width)]
+    if len(whole) <= most:
+        yield from ((line, "warning") for line in whole)
+        return
     shown = findings if len(findings) <= most else findings[: most - 1]
     yield from ((f"! {finding}", "warning") for finding in shown)
     if len(shown) < len(findings):
