@@ -98,7 +98,7 @@ all_kinds = pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", [cancel, ctrl_c, shut_down_at_once], ids=NAMES.get)
 def test_arrival_cut_after_every_step(kind, fault):
     """CX-06: whatever ends the server amid an arrival leaves no slot and no connection."""
-    assert Setting(kind, [fault]).sweep() > 200
+    assert Setting(kind, [fault]).sweep() > 60
 
 
 FEW = trioserver.Limits(requests=2, per_client=2)
@@ -109,9 +109,9 @@ FEW = trioserver.Limits(requests=2, per_client=2)
 @pytest.mark.parametrize(
     ("fault", "limits", "least"),
     [
-        (shut_down, trioserver.Limits(), 200),
-        (shut_down, FEW, 200),
-        (ResetClient(), trioserver.Limits(), 100),
+        (shut_down, trioserver.Limits(), 60),
+        (shut_down, FEW, 60),
+        (ResetClient(), trioserver.Limits(), 30),
     ],
     ids=["shutdown", "shutdown, few slots", "reset"],
 )
@@ -124,7 +124,7 @@ def test_fault_in_an_arrival_loses_nothing(kind, fault, limits, least):
 @pytest.mark.parametrize("kind", BEHIND + BY_TLS)
 def test_drain_while_clients_are_introduced_loses_nothing(kind):
     """What was asked before a drain is answered, also by who is only being introduced."""
-    assert Setting(kind, [shut_down], gentle=True).sweep() > 200
+    assert Setting(kind, [shut_down], gentle=True).sweep() > 60
 
 
 def cut_in_its_arrival(kind, step):

@@ -56,7 +56,7 @@ def test_cancelled_after_every_step(kind):
 
     Each trial starts workers, so not after every step; the soak sweeps.py takes all of them.
     """
-    assert Setting(kind, [cancel], Answers).sweep(seeds=(0,), every=5) > 10
+    assert Setting(kind, [cancel], Answers).sweep(every=5) > 10
 
 
 @pytest.mark.parametrize("fault", [shut_down, ctrl_c], ids=NAMES.get)
@@ -66,11 +66,11 @@ def test_ended_after_every_step(fault):
     Wherever Ctrl-C strikes, `KeyboardInterrupt` comes out, and everything is closed first.
     """
     setting = Setting(ProcessesOnTCP, [fault], Answers, gentle=fault is shut_down)
-    assert setting.sweep(seeds=(0,), every=5) > 10
+    assert setting.sweep(every=5) > 10
 
 
 @pytest.mark.parametrize("second", [cancel, shut_down_at_once], ids=NAMES.get)
 def test_second_fault_during_a_shutdown(second):
     """Whenever somebody loses patience with a drain, everything is closed all the same."""
     setting = Setting(ProcessesOnTCP, [shut_down, second], Answers)
-    assert setting.sweep(seeds=(0,), every=25) > 5
+    assert setting.sweep(every=25) > 5

@@ -327,9 +327,12 @@ def folder_of_its_own():
 class Sweepable:
     """What a scenario needs to be swept: the `kind` of its server, and the `faults` in order."""
 
-    def sweep(self, **options):
-        """Sweep over it, see `trioserver.testing.sweep`; how many runs it took."""
-        options |= {"faults": [tuple(self.faults)], "jump_after": self.kind.JUMP_AFTER}
+    def sweep(self, *, seeds=(0,), **options):
+        """Sweep over it, see `trioserver.testing.sweep`; how many runs it took.
+
+        By one schedule if nobody says otherwise: tests/soak/sweeps.py has more of them.
+        """
+        options |= {"seeds": seeds, "faults": [tuple(self.faults)], "jump_after": self.kind.JUMP_AFTER}
         with folder_of_its_own():
             return sweep(self, **options).runs
 

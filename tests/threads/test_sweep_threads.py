@@ -81,10 +81,10 @@ IMPATIENT = [[shut_down, fault] for fault in (cancel, ctrl_c, shut_down_at_once)
             *([[ctrl_c]], [Careful], {}, {}, 60),
         ),
         "whenever somebody loses patience with a drain, everything is closed all the same": (
-            *(IMPATIENT, [Careful], {}, {"seeds": (0,), "every": 3}, 30),
+            *(IMPATIENT, [Careful], {}, {"every": 3}, 30),
         ),
         "wherever one client is reset, the others get all their replies": (
-            *([[ResetClient()]], [Careful], GENTLE, {"seeds": (0,), "every": 5}, 5),
+            *([[ResetClient()]], [Careful], GENTLE, {"every": 5}, 5),
         ),
     },
 )

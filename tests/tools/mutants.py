@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
+import importlib.util
 import os
 import re
 import shutil
@@ -21,8 +23,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -56,17 +59,15 @@ class Hunk:
     old: str
     new: str
 
-    def apply(self, package: Path) -> None:
-        """Replace the lines in a copy of the package. Where they stand is of no importance.
+    def replaced_in(self, text: str) -> str:
+        """The file's text with these lines replaced. Where they stand is of no importance.
 
         Raises:
           ValueError: they are not there, or more than once.
         """
-        path = package.parent / self.file
-        text = path.read_text(encoding="utf-8")
         if text.count(self.old) != 1:
             raise ValueError(f"{text.count(self.old)} places in {self.file} look like\n{self.old}")
-        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        return text.replace(self.old, self.new)
 
 
 @attrs.frozen
@@ -103,17 +104,33 @@ class Mutant:
             raise Unfit(f"{patch.stem}: it changes nothing")
         return cls(patch.stem, header["promise"], header["file"], header["test"], hunks)
 
-    def apply(self, package: Path) -> None:
-        """Apply it to a copy of the package.
+    def changed(self, package: Path) -> Mapping[Path, str]:
+        """The files of the package that it changes, and what they become.
 
         Raises:
           Unfit: it does not apply any more.
         """
+        texts: dict[Path, str] = {}
         for hunk in self.hunks:
+            path = package.parent / hunk.file
             try:
-                hunk.apply(package)
+                text = texts[path] if path in texts else path.read_text(encoding="utf-8")
+                texts[path] = hunk.replaced_in(text)
             except (OSError, ValueError) as error:
                 raise Unfit(f"{self.name}: it does not apply any more: {error}") from error
+        return texts
+
+    def apply(self, package: Path) -> None:
+        """Apply it to a copy of the package, whose files may be links to those of another one.
+
+        Raises:
+          Unfit: it does not apply any more.
+        """
+        for path, text in self.changed(package).items():
+            path.unlink()
+            path.write_text(text, encoding="utf-8")
+            # What was compiled before might pass for it, if it is as long and of the same second.
+            Path(importlib.util.cache_from_source(path)).unlink(missing_ok=True)
 
     def check(self, package: Path) -> None:
         """See whether it applies, and whether there is such a test.
@@ -121,8 +138,7 @@ class Mutant:
         Raises:
           Unfit: one of them is not so.
         """
-        with copy_of(package) as copy:
-            self.apply(copy)
+        self.changed(package)
         file = ROOT / self.file
         if not file.exists() or self.test.partition("[")[0] not in _names_of_tests(file):
             raise Unfit(f"{self.name}: there is no test {self.test} in {self.file}")
@@ -147,20 +163,11 @@ def _names_of_tests(file: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, functions)}
 
 
-def copy_of(package: Path) -> _Copy:
+@contextmanager
+def copied(package: Path, copy: Callable[[str, str], object] = shutil.copy2) -> Iterator[Path]:
     """A copy of the package, for a ``with`` block."""
-    return _Copy(package)
-
-
-class _Copy(tempfile.TemporaryDirectory[str]):
-    def __init__(self, package: Path) -> None:
-        super().__init__(prefix="mutant-")
-        self._package = package
-
-    def __enter__(self) -> Path:  # type: ignore[override]
-        copy = Path(super().__enter__(), PACKAGE)
-        shutil.copytree(self._package, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        return copy
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
+        yield Path(shutil.copytree(package, Path(folder, PACKAGE), copy_function=copy))
 
 
 # Running tests ---------------------------------------------------------------------
@@ -182,21 +189,28 @@ class Verdict:
 
 def run_tests(package: Path, file: str, tests: Sequence[str]) -> tuple[int | None, str]:
     """Run tests against a copy of the package; pytest's code, None if they do not end."""
-    environment = os.environ | {
-        "PYTHONPATH": str(package.parent),
-        "PYTHONSAFEPATH": "1",  # or the working directory comes first, with the real one
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    where = "import trioserver; print(trioserver.__file__, end='')"
-    imported = _run([sys.executable, "-c", where], environment).stdout
-    if Path(imported).parent.resolve() != package.resolve():
-        raise RuntimeError(f"not the copy would be tested, but {imported}")
+    environment = _environment(package)
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", ""]
     try:
         done = _run([*pytest, file, "-k", " or ".join(tests)], environment)
     except subprocess.TimeoutExpired:
         return None, ""
     return done.returncode, done.stdout + done.stderr
+
+
+def see_that_copies_are_tested(package: Path) -> None:
+    """Tests import the copy that they are told of, and not what is installed here."""
+    where = "import trioserver; print(trioserver.__file__, end='')"
+    imported = _run([sys.executable, "-c", where], _environment(package)).stdout
+    if Path(imported).parent.resolve() != package.resolve():
+        raise RuntimeError(f"not the copy would be tested, but {imported}")
+
+
+def _environment(package: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": str(package.parent),
+        "PYTHONSAFEPATH": "1",  # or the working directory comes first, with the real one
+    }
 
 
 def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -212,25 +226,28 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
 
 
 def judge(mutant: Mutant, package: Path) -> Verdict:
-    """Break a copy of the package, and run the test that has to notice."""
+    """Break a copy of the package, on the same file system, and run the test that has to notice."""
     began = time.perf_counter()
-    with copy_of(package) as copy:
+    with copied(package, os.link) as copy:
         mutant.apply(copy)
         code, output = run_tests(copy, mutant.file, [mutant.test])
     word = {PASSED: "SURVIVED", FAILED: "killed", None: "killed"}.get(code, "NOT TESTED")
     return Verdict(mutant, word == "killed", word, time.perf_counter() - began, output)
 
 
-def failing_unpatched(mutants: Sequence[Mutant], package: Path) -> Iterator[str]:
-    """The output of those tests that fail although nothing is broken."""
-    tests = defaultdict(set)
+def tests_of(mutants: Sequence[Mutant]) -> Mapping[str, Sequence[str]]:
+    """The tests that have to notice them, by their files."""
+    tests: dict[str, set[str]] = defaultdict(set)
     for mutant in mutants:
         tests[mutant.file].add(mutant.test)
-    with copy_of(package) as copy:
-        for file, names in tests.items():
-            code, output = run_tests(copy, file, sorted(names))
-            if code != PASSED:
-                yield f"{file} does not pass without any patch:\n{output}"
+    return {file: sorted(names) for file, names in tests.items()}
+
+
+def failing_unpatched(tests: tuple[str, Sequence[str]], package: Path) -> str | None:
+    """The output of the tests of a file, if they fail although nothing is broken."""
+    file, names = tests
+    code, output = run_tests(package, file, names)
+    return None if code == PASSED else f"{file} does not pass without any patch:\n{output}"
 
 
 # The script ------------------------------------------------------------------------
@@ -250,9 +267,12 @@ def load(names: Sequence[str] = (), folder: Path = MUTANTS) -> list[Mutant]:
 
 def problems(mutants: Sequence[Mutant], package: Path, jobs: int) -> Iterator[str]:
     """Print a line for each mutant; what is wrong."""
-    yield from failing_unpatched(mutants, package)
-    with ThreadPoolExecutor(jobs) as pool:
-        for verdict in pool.map(partial(judge, package=package), mutants):
+    with copied(package) as copy, ThreadPoolExecutor(jobs) as pool:
+        see_that_copies_are_tested(copy)
+        compileall.compile_dir(copy, quiet=1)  # once, and not for each mutant
+        unpatched = pool.map(partial(failing_unpatched, package=copy), tests_of(mutants).items())
+        yield from filter(None, unpatched)
+        for verdict in pool.map(partial(judge, package=copy), mutants):
             print(verdict, flush=True)
             if not verdict.ok:
                 mutant = verdict.mutant

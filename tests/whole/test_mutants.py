@@ -95,7 +95,7 @@ def test_unfit_patch(text, sums, message, patch):
     patch.write_text(text, "utf-8")
     in_repository("trioserver", "sums.py").write_text(sums, "utf-8")
     with pytest.raises(Unfit, match=f"wrong-sums: {message}"):
-        Mutant.read(patch).apply(in_repository("trioserver"))
+        Mutant.read(patch).changed(in_repository("trioserver"))
 
 
 def test_patch_without_its_test(patch):
@@ -128,7 +128,8 @@ def test_verdict(source, word, patch):
 def test_test_that_fails_without_a_patch(patch):
     """A test that always fails proves nothing."""
     write_test(sum_is(4))
-    [problem] = mutants.failing_unpatched([Mutant.read(patch)], in_repository("trioserver"))
+    [tests] = mutants.tests_of([Mutant.read(patch)]).items()
+    problem = mutants.failing_unpatched(tests, in_repository("trioserver"))
     assert "tests/test_sums.py does not pass without any patch" in problem
     assert "1 failed" in problem
 
