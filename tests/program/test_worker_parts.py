@@ -193,6 +193,7 @@ SNAPSHOTS = st.builds(
             time_left=st.one_of(SECONDS, st.just(float("inf"))),
             bytes_received=COUNTS,
             bytes_sent=COUNTS,
+            task=st.none(),  # that number means nothing elsewhere
         ),
         max_size=3,
     ).map(tuple),

@@ -332,7 +332,11 @@ class Sweepable:
 
         By one schedule if nobody says otherwise: tests/soak/sweeps.py has more of them.
         """
-        options |= {"seeds": seeds, "faults": [tuple(self.faults)], "jump_after": self.kind.JUMP_AFTER}
+        options |= {
+            "seeds": seeds,
+            "faults": [tuple(self.faults)],
+            "jump_after": self.kind.JUMP_AFTER,
+        }
         with folder_of_its_own():
             return sweep(self, **options).runs
 

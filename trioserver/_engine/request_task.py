@@ -420,20 +420,17 @@ class RequestTask:
         return self.request.state == "closed"
 
     def snapshot(self, now: float) -> RequestSnapshot:
-        """The request at this instant, which is ``now`` by the Trio clock.
-
-        Filled by hand: thousands are made at once, while all tasks wait, and a frozen class's own
-        way takes half as long again (tests/bench/views.py).
-        """
+        """The request at this instant, which is ``now`` by the Trio clock."""
         request, info = self.request, self.info
-        made = object.__new__(RequestSnapshot)
-        vars(made).update(
-            info=info,
-            state=request.state if self._phase == "working" else self._phase,
-            age=now - info.started,
-            time_left=request.cancel_scope.deadline - now,
-            bytes_received=request.bytes_received,
-            bytes_sent=request.bytes_sent,
-            task=None if self.trio_task is None else task_number(self.trio_task),
+        state = request.state if self._phase == "working" else self._phase
+        time_left = request.cancel_scope.deadline - now
+        task = None if self.trio_task is None else task_number(self.trio_task)
+        return RequestSnapshot(  # by place, in two thirds of the time (tests/bench/views.py)
+            info,
+            state,
+            now - info.started,
+            time_left,
+            request.bytes_received,
+            request.bytes_sent,
+            task,
         )
-        return made
