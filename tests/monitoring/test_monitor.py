@@ -340,8 +340,9 @@ async def test_viewer_that_never_reads():
         assert server.statistics().outcomes[trioserver.Outcome.FAILED] == 0
 
 
-async def test_viewer_that_leaves():
+async def test_viewer_that_leaves(caplog):
     """One that goes at once, in the middle of a line or of a state, is gone, and that is all."""
+    caplog.set_level("WARNING")
     async with watched(clients=3) as (server, address):
         browser = b"GET /events HTTP/1.1\r\nHost: localhost\r\n"
         for said in (b"", b'{"watch"', b'{"watch": {}}\n', browser, browser + b"\r\n"):
@@ -353,6 +354,7 @@ async def test_viewer_that_leaves():
             for _ in range(3):
                 await viewer.hear()
         assert server.snapshot().state == "serving"
+    assert not caplog.messages
 
 
 async def test_monitor_of_a_server_that_ends():

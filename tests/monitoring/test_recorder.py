@@ -1,6 +1,7 @@
 """What is recorded of a program, and the tree of tasks of any instant of it, rebuilt."""
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -394,9 +395,11 @@ async def test_one_block(autojump_clock):
 
 
 def test_wrong_arguments():
-    """A limit below 1, and a mark that is no text, are refused."""
-    with pytest.raises(ValueError, match="limit must be a number of events, at least 1, not 0"):
-        Recorder(limit=0)
+    """A limit that is no number from 1 on, and a mark that is no text, are refused."""
+    for limit in (0, -1, 2.5, math.inf, "9", True, None):
+        expected = re.escape(f"limit must be a number of events, at least 1, not {limit!r}")
+        with pytest.raises(ValueError, match=expected):
+            Recorder(limit=limit)
     with pytest.raises(TypeError, match="a mark is a text, not 3"):
         Recorder().mark(3)
     with pytest.raises(RuntimeError):

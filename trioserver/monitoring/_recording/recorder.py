@@ -26,6 +26,12 @@ LIMIT = 100_000
 """Events that are held unless somebody says otherwise: about 30 MB of them."""
 
 
+def _checked(limit: object) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"limit must be a number of events, at least 1, not {limit!r}")
+    return limit
+
+
 class Recorder(trioserver.Observer):
     """Records what happens in a Trio program: its tasks, their scopes, and requests.
 
@@ -53,9 +59,7 @@ class Recorder(trioserver.Observer):
     """
 
     def __init__(self, limit: int = LIMIT, *, scopes: bool = False) -> None:
-        if limit < 1:
-            raise ValueError(f"limit must be a number of events, at least 1, not {limit!r}")
-        self._ring = Ring(limit)
+        self._ring = Ring(_checked(limit))
         self._following = (FollowingScopes if scopes else Following)(self._note)
         self._triggers = Triggers()
         self._started: float | None = None
