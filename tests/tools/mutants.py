@@ -283,7 +283,8 @@ def main() -> None:
     """Try the mutants; exit 1 if one of them lives."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="which patches; all of them without any")
-    parser.add_argument("--jobs", type=int, default=2, help="how many to try at once")
+    # Three on two cores: what a mutant breaks often has its test wait for a bound.
+    parser.add_argument("--jobs", type=int, default=3, help="how many to try at once")
     parser.add_argument("--check", action="store_true", help="only see whether they apply")
     parser.add_argument("--package", type=Path, default=ROOT / PACKAGE, help="what to break")
     options = parser.parse_args()
