@@ -75,8 +75,9 @@ async def fetched(address, target="/", head="", method="GET", body=b"", host="lo
         text = f"{method} {target} HTTP/1.1\r\nHost: {host}\r\n{head}{length}\r\n"
         await stream.send_all(text.encode() + body)
         heard = b""
-        async for part in stream:
-            heard += part
+        with trio.fail_after(10):
+            async for part in stream:
+                heard += part
     head, _, rest = heard.partition(b"\r\n\r\n")
     return int(head.split()[1]), head.decode(), rest
 
@@ -218,10 +219,13 @@ async def test_control(order, message, state, active):
         "the page": ({}, 200, b"<!doctype html>"),
         "its parts": ({"target": "/rows.js"}, 200, b"export function rowsOf"),
         "without the body": ({"method": "HEAD"}, 200, b""),
+        "states, without a body": ({"method": "HEAD", "target": "/events"}, 200, b""),
         "one request": ({"target": "/request?server=0&id=1"}, 200, b'"type": "request"'),
         "no request": ({"target": "/request?server=0&id=x"}, 400, b"request must be a whole"),
         "something else": ({"target": "/../monitor.py"}, 404, b"there are /, /events"),
         "in another way": ({"method": "PUT", "body": b"x"}, 405, b"GET or HEAD was expected"),
+        "by a method of its own": ({"method": "LOOK"}, 405, b"GET or HEAD was expected"),
+        "what is no URL": ({"target": "//["}, 400, b"a URL was expected"),
         "an order by GET": ({"target": "/control"}, 405, b"POST was expected"),
         "by another name": ({"host": "evil.example:80"}, 403, b"a Host of this machine"),
         "by no name": ({"host": ""}, 403, b"a Host of this machine"),
@@ -248,7 +252,7 @@ async def test_control(order, message, state, active):
         ),
     },
 )
-async def test_web(asked, status, told):
+async def test_web(asked, status, told, caplog):
     """Each request is answered as it should be, whoever sends it, and only to its own page."""
     async with watched() as (server, address):
         found, head, body = await fetched(address, **asked)
@@ -258,6 +262,24 @@ async def test_web(asked, status, told):
         assert "nosniff" in head
         assert (len(body) == 0) == (asked.get("method") == "HEAD")
         assert server.snapshot().state == "serving"
+    assert not caplog.messages
+
+
+@table("method", {name: name for name in ("POST", "OPTIONS", "TRACE", "LOOK", "control")})
+async def test_orders_of_another_page(method):
+    """A page that another name has brought here gives no orders: not as lines of a body, either."""
+    body = b'{"control": {"do": "drain", "server": 0}}\n' * 2
+    async with watched(allow_control=True) as (server, address):
+        status, _, told = await fetched(address, method=method, body=body, host="evil.example:80")
+        assert (status, b"a Host of this machine" in told) == (403, True)
+        assert server.snapshot().state == "serving"
+
+
+async def test_filter_that_looks_like_http():
+    """A program may look for what is in lines of HTTP."""
+    async with watched() as (_, address), viewer_of(address) as viewer:
+        await viewer.say({"watch": {"filter": "GET / HTTP/1.1"}})
+        assert (await viewer.hear())["servers"][0]["hidden"] == 1
 
 
 async def test_web_without_h11(monkeypatch):

@@ -28,7 +28,14 @@ TIMEOUTS = trioserver.Timeouts(idle=float("inf"), line=10, write=10, linger=1)
 FIRST_LINE = 10.0
 """Seconds that a viewer has to say what it is."""
 
-_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ")
+
+def _is_http(first: bytes) -> bool:
+    """Whether a first line is one of HTTP, by whatever method; no method has a brace.
+
+    Pages of others have a browser send methods that they have made up, with lines of JSON as the
+    body. So what begins with a line of HTTP is held to its rules, and never read as orders.
+    """
+    return b" HTTP/" in first and not first.lstrip().startswith(b"{")
 
 
 class _Viewer(trioserver.StreamRequestHandler):
@@ -41,7 +48,7 @@ class _Viewer(trioserver.StreamRequestHandler):
             first = await self.rfile.readline()
         if patience.cancelled_caught:
             return
-        if first.startswith(_METHODS):
+        if _is_http(first):
             await Exchange(feed, default, self.request, self.rfile).serve(first)
         elif first:
             await Conversation(feed, default, self.request, self.rfile).hold(first)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from importlib import resources
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import attrs
 import trio
@@ -128,7 +128,7 @@ class Exchange:
 
     async def _answer(self, http: Any, asked: Any, body: bytes) -> None:
         self._is_head = asked.method == b"HEAD"
-        method, target = asked.method.decode(), urlsplit(asked.target.decode("latin-1"))
+        method, target = asked.method.decode(), _target_of(asked)
         values = dict(parse_qsl(target.query))
         if target.path == "/control":
             self._must_be(method, "POST")
@@ -162,6 +162,8 @@ class Exchange:
 
         headers = [*_HEADERS, ("Content-Type", "text/event-stream")]
         await self._send(http, h11.Response(status_code=200, headers=headers, reason="OK"))
+        if self._is_head:
+            return
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_left, nursery.cancel_scope)
             beat = Beat(self.feed)
@@ -219,6 +221,14 @@ def _check_sender(asked: Any) -> None:
     origin = _header(asked, "origin")
     if origin is not None and origin != f"http://{host}":
         raise Refused(403, f"this is not for pages of {origin!r}")
+
+
+def _target_of(asked: Any) -> SplitResult:
+    target: str = asked.target.decode("latin-1")
+    try:
+        return urlsplit(target)
+    except ValueError as error:
+        raise Refused(400, f"a URL was expected: {error}") from error
 
 
 def _check_json(asked: Any) -> None:
