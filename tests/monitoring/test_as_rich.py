@@ -14,7 +14,7 @@ from support.scenes import table
 from support.seen import HOSTILE, a_request, a_server, a_tree, a_worker
 
 import trioserver
-from trioserver.monitoring import as_rich, task_tree
+from trioserver.monitoring import as_rich, as_text, task_tree
 
 
 def drawn(it, width=100, color_system=None, **options):
@@ -158,10 +158,13 @@ def test_something_else(it, error, message):
         as_rich(it)
 
 
-def test_fewer_than_none():
+@pytest.mark.parametrize("most", [-1, float("nan"), "9", None, True])
+@pytest.mark.parametrize("render", [as_rich, as_text])
+def test_wrong_number(render, most):
     """A number that makes no sense is an error, and not all but one."""
-    with pytest.raises(ValueError, match="most must be a number of at least 0, not -1"):
-        as_rich(BUSY, most=-1)
+    expected = f"most must be a number of at least 0, not {most!r}"
+    with pytest.raises((TypeError, ValueError), match=expected):
+        render(BUSY, most=most)
 
 
 def test_without_rich():

@@ -216,6 +216,13 @@ async def test_fixture_takes_a_linter(trio_server, autojump_clock):
     assert await client.receive_some(100) == b"hello"
 
 
+@pytest.mark.parametrize("servers", [5, None, ["a"], "a"])
+async def test_no_servers(servers):
+    """What is no server is refused at once."""
+    with pytest.raises(TypeError, match=r"servers must be a server or several, not (5|None|'a')"):
+        await log_findings(servers)
+
+
 @pytest.mark.parametrize("every", [0, -1, float("inf"), "1", True])
 @pytest.mark.parametrize("use", [lambda every: no_findings(every=every).__aenter__, None])
 async def test_wrong_intervals(every, use):

@@ -230,6 +230,7 @@ GOOD = Recording(events=(), started=0.0, exact_from=0.0, ended=1.0).as_json()
 @table(
     "value, says",
     {
+        "no object": (7, "is expected, not 7"),
         "nothing": ({}, "'trioserver.recording' of version 1 is expected, not (None, None)"),
         "another version": ({**GOOD, "version": 2}, "is expected, not ('trioserver.recording', 2)"),
         "no end": ({**GOOD, "ended": None}, "a recording lacks something"),

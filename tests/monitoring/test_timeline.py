@@ -69,6 +69,12 @@ def test_nothing_breaks_out():
         assert not set("<>&") & set(data)
 
 
+def test_no_recording():
+    """What is no recording has no page."""
+    with pytest.raises(TypeError, match=r"a Recording was expected, not \{\}"):
+        timeline({})
+
+
 def test_nothing_from_outside():
     """The page asks for nothing, and its policy would not let it; it builds no HTML from texts."""
     page = timeline(hostile_recording())

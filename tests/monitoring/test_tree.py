@@ -241,6 +241,12 @@ def test_below():
     assert below == {0: [*range(6)], 1: [1, 2, 3], 3: [3], 4: [4, 5], 9: []}
 
 
+async def test_no_task():
+    """What is no task has no tree."""
+    with pytest.raises(TypeError, match="root must be a task of Trio, or None, not 5"):
+        task_tree(root=5)
+
+
 def test_outside():
     """Outside of Trio there is no tree, and no task is below none."""
     with pytest.raises(RuntimeError):

@@ -44,15 +44,14 @@ async def log_findings(
       linter: None: one as it is by default.
 
     Raises:
-      TypeError: ``every`` is no number.
+      TypeError: ``every`` is no number, or ``servers`` are no servers.
       ValueError: it is not a number of seconds above 0.
     """
     if isinstance(every, bool) or not isinstance(every, (int, float)):
         raise TypeError(f"every must be a number of seconds, not {every!r}")
     if not 0 < every < math.inf:
         raise ValueError(f"every must be a number of seconds above 0, not {every!r}")
-    whose = (servers,) if isinstance(servers, BaseServer) else tuple(servers)
-    looking = Looking(whose, Linter() if linter is None else linter)
+    looking = Looking(_several(servers), Linter() if linter is None else linter)
     due = trio.current_time()
     failed = False
     while True:
@@ -73,6 +72,15 @@ async def log_findings(
 def _log_safely(message: str, *values: object, error: Exception | None = None) -> None:
     with contextlib.suppress(Exception):  # of a logging handler's: there is nobody left to tell
         log.warning(message, *values, exc_info=error)
+
+
+def _several(servers: object) -> Sequence[BaseServer]:
+    whose = (servers,) if isinstance(servers, BaseServer) else servers
+    several = tuple(whose) if isinstance(whose, Iterable) else (whose,)
+    for one in several:
+        if not isinstance(one, BaseServer):
+            raise TypeError(f"servers must be a server or several, not {one!r}")
+    return several
 
 
 @attrs.define(eq=False)

@@ -81,9 +81,12 @@ class Recording:
         Raises:
           ValueError: it is none, or of another version; the message says what is wrong.
         """
-        told = (value.get("schema"), value.get("version"))
+        is_object = isinstance(value, Mapping)
+        told = (value.get("schema"), value.get("version")) if is_object else value
         if told != (_SCHEMA, RECORDING_VERSION):
-            raise ValueError(f"{_SCHEMA!r} of version {RECORDING_VERSION} is expected, not {told}")
+            raise ValueError(
+                f"{_SCHEMA!r} of version {RECORDING_VERSION} is expected, not {told!r:.99}"
+            )
         try:
             return cls(
                 events=tuple(map(event_of, value["events"])),

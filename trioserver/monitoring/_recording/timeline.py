@@ -24,7 +24,12 @@ def timeline(recording: Recording, *, title: str = "Timeline") -> str:
 
     Returns:
       The HTML, to be written to a file in UTF-8.
+
+    Raises:
+      TypeError: ``recording`` is something else.
     """
+    if not isinstance(recording, Recording):
+        raise TypeError(f"a Recording was expected, not {recording!r:.99}")
     page = _part("page.html")
     parts = {
         "TITLE": html.escape(title),

@@ -7,6 +7,7 @@ from typing import Any
 
 import trioserver
 
+from .._text.servers import check_most
 from .._tree.tree import TaskTree
 
 
@@ -31,7 +32,7 @@ def as_rich(
 
     Raises:
       ImportError: rich is not installed: ``pip install 'trioserver[live]'``.
-      TypeError: it is something else.
+      TypeError: it is something else, or ``most`` is no number.
       ValueError: ``most`` is less than 0.
     """
     try:
@@ -41,8 +42,7 @@ def as_rich(
     from .servers import several_as_rich, tree_of_server  # noqa: PLC0415  (it needs rich)
     from .tasks import tree_of_tasks  # noqa: PLC0415  (it needs rich)
 
-    if most < 0:
-        raise ValueError(f"most must be a number of at least 0, not {most}")
+    check_most(most)
     if isinstance(it, TaskTree):
         return tree_of_tasks(it, most)
     if isinstance(it, trioserver.ServerSnapshot):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..._facts.snapshots import ServerSnapshot
 from .._tree.tree import TaskTree
 from .finding import Finding
-from .servers import text_of_server
+from .servers import check_most, text_of_server
 
 
 def as_text(
@@ -27,8 +27,10 @@ def as_text(
       most: requests of each listener, or worker, that are shown; the others are counted.
 
     Raises:
-      TypeError: it is something else.
+      TypeError: it is something else, or ``most`` is no number.
+      ValueError: ``most`` is less than 0.
     """
+    check_most(most)
     if isinstance(it, TaskTree):
         return str(it)
     if isinstance(it, ServerSnapshot):

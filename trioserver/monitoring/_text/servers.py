@@ -16,6 +16,14 @@ from ..._facts.snapshots import (
 from .words import describe, duration, printable, size
 
 
+def check_most(most: object) -> None:
+    """Refuse what is no number of requests to show; `math.inf` is one."""
+    if isinstance(most, bool) or not isinstance(most, (int, float)):
+        raise TypeError(f"most must be a number of at least 0, not {most!r}")
+    if not most >= 0:
+        raise ValueError(f"most must be a number of at least 0, not {most!r}")
+
+
 def text_of_server(snapshot: ServerSnapshot, most: float = math.inf) -> str:
     """A server as a tree of lines: its listeners and workers, and below each its requests.
 

@@ -25,8 +25,11 @@ def task_tree(*, root: trio.lowlevel.Task | None = None, stacks: bool = True) ->
 
     Raises:
       RuntimeError: no Trio program runs in this thread.
+      TypeError: ``root`` is no task.
     """
     now = trio.current_time()
+    if root is not None and not isinstance(root, trio.lowlevel.Task):
+        raise TypeError(f"root must be a task of Trio, or None, not {root!r}")
     root = root or trio.lowlevel.current_root_task()
     if root is None:  # the program is about to begin
         return TaskTree(now, ())
