@@ -41,12 +41,14 @@ def exported(registry):
     """What Prometheus gets: values by name and labels."""
     text = prometheus_client.generate_latest(registry).decode()
     families = text_string_to_metric_families(text)
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
+    samples = [
+        ((sample.name, *sorted(sample.labels.items())), sample.value)
         for family in families
         for sample in family.samples
         if not sample.name.endswith(("_created", "_bucket"))
-    }
+    ]
+    assert len(dict(samples)) == len(samples), "Prometheus takes no sample twice"
+    return dict(samples)
 
 
 def value(found, name, **labels):
@@ -125,18 +127,23 @@ async def test_opentelemetry():
 
 
 async def test_collector():
-    """It reads what servers have counted when it is asked, and not when it is registered."""
+    """It reads what servers have counted when it is asked, and not when it is registered.
+
+    Those of one class have the same labels, so they are one sample: Prometheus takes none twice.
+    """
     registry = prometheus_client.CollectorRegistry()
-    server = MemoryServer(("memory", 1), echo)
-    registry.register(PrometheusCollector([server]))
-    async with server.serving():
-        async with await server.connect() as stream:
-            await stream.send_all(b"abc")
-            assert await stream.receive_some() == b"abc"
+    servers = [MemoryServer(("memory", port), echo) for port in (1, 2)]
+    registry.register(PrometheusCollector([*servers, Verifies(("memory", 3), echo)]))
+    for server in servers:
+        async with server.serving():
+            async with await server.connect() as stream:
+                await stream.send_all(b"abc")
+                assert await stream.receive_some() == b"abc"
     found = exported(registry)
-    assert value(found, "requests_total", server="MemoryServer", outcome="completed") == 1
-    assert value(found, "accepted_total", server="MemoryServer") == 1
-    assert value(found, "received_bytes_total", server="MemoryServer") == 3
+    assert value(found, "requests_total", server="MemoryServer", outcome="completed") == 2
+    assert value(found, "accepted_total", server="MemoryServer") == 2
+    assert value(found, "accepted_total", server="Verifies") == 0
+    assert value(found, "received_bytes_total", server="MemoryServer") == 6
 
 
 @pytest.mark.parametrize("kind", [PrometheusObserver, OpenTelemetryObserver])

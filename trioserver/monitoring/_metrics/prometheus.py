@@ -46,7 +46,8 @@ class PrometheusCollector:
     moment old.
 
     Args:
-      servers: which; the label ``server`` is the class of each, and ``listener`` there is none.
+      servers: which; the label ``server`` is the class of each, where several of one are added
+        up, and ``listener`` there is none.
       namespace: what the names of all metrics begin with.
     """
 
@@ -65,13 +66,15 @@ class PrometheusCollector:
         """The metrics, as they are now."""
         from prometheus_client import core  # noqa: PLC0415  (an extra)
 
-        names = [type(server).__name__ for server in self._servers]
-        counts = [server.statistics() for server in self._servers]
+        counts: dict[str, list[trioserver.Statistics]] = {}
+        for server in self._servers:
+            counts.setdefault(type(server).__name__, []).append(server.statistics())
         ends = self._family(
             core.CounterMetricFamily, "requests", "Requests that have ended", "outcome"
         )
-        for name, one in zip(names, counts, strict=True):
-            for outcome, number in one.outcomes.items():
+        for name, found in counts.items():
+            for outcome in trioserver.Outcome:
+                number = sum(one.outcomes.get(outcome, 0) for one in found)
                 ends.add_metric([name, outcome.value], number)
         yield ends
         for field, (kind, metric, said) in {
@@ -84,8 +87,8 @@ class PrometheusCollector:
             "active": ("Gauge", "active_requests", "Requests that hold a slot"),
         }.items():
             family = self._family(getattr(core, f"{kind}MetricFamily"), metric, said)
-            for name, one in zip(names, counts, strict=True):
-                family.add_metric([name], getattr(one, field))
+            for name, found in counts.items():
+                family.add_metric([name], sum(getattr(one, field) for one in found))
             yield family
 
     def _family(self, kind: Any, name: str, said: str, *labels: str) -> Any:
