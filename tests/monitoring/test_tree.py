@@ -275,6 +275,10 @@ class Public:
     def __init__(self, it, known):
         self.it, self.known = it, known
 
+    @property
+    def __class__(self):
+        return type(self.it)
+
     def __getattr__(self, name):
         if name.startswith("_"):
             raise AttributeError(name)
